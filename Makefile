@@ -1,0 +1,35 @@
+# The four things a contributor needs. Everything happens in .venv; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP)  ## create .venv and install
+
+demo: $(STAMP)  ## a server, four workers, fading links: bsp against rog:4
+	$(BIN)/rowcast demo --policies bsp,rog:4 --seconds 40 --seed 0 --out demo-out
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## style, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py
+
+bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
+	$(BIN)/python benchmarks/step_cost.py --check
+	$(BIN)/python benchmarks/wire_size.py --check
+	$(BIN)/python benchmarks/memory.py --check
+	$(BIN)/python benchmarks/goodput.py --check
+
+clean:
+	rm -rf $(VENV) demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,240 @@
+"""Settings: frozen dataclasses in which each field carries its unit, its range and advice.
+
+A setting is read from one TOML file and overridden on the command line; an unknown key is an error with
+a near-match hint::
+
+    settings = load(ServerSettings, "team.toml", overrides=["absence_limit_s=5"])
+
+The reference page ``docs/settings.md`` is generated from these classes (:func:`describe`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from rowcast.errors import ConfigError, near_match
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - exercised on Python 3.10 only
+    import tomli as tomllib
+
+__all__ = ["LinkSettings", "ServerSettings", "WorkerSettings", "describe", "load", "setting"]
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A dataclass field with its documentation, unit and allowed range (both ends included)."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "unit": unit, "low": low, "high": high})
+
+
+class _Checked:
+    """Checks type and range of every field when an instance is made."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is None and type(None) in getattr(hints[field.name], "__args__", ()):
+                continue
+            _check_range(field, value)
+
+
+def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
+    low, high, unit = (field.metadata.get(key) for key in ("low", "high", "unit"))
+    if low is None and high is None:
+        return
+    bad = (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or math.isnan(value)
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+    )
+    if bad:
+        bounds = f"{'-inf' if low is None else low} .. {'inf' if high is None else high}"
+        raise ConfigError(f"{field.name}: expected a number in {bounds} {unit or ''}".rstrip() + f", got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkSettings(_Checked):
+    """How bytes are put on a link; the same on both ends."""
+
+    frame_s: float = setting(
+        0.01,
+        "Link time that one row frame takes at the measured rate. Smaller cuts deadlines finer and costs headers.",
+        unit="s",
+        low=0.001,
+        high=1.0,
+    )
+    frame_min_bytes: int = setting(1024, "Smallest target size of a row frame.", unit="byte", low=64, high=1 << 20)
+    frame_max_bytes: int = setting(1 << 20, "Largest target size of a row frame.", unit="byte", low=1024, high=4 << 20)
+    window_s: float = setting(
+        0.02,
+        "Unacknowledged row bytes allowed, as link time beyond the round trip. Larger hides jitter; smaller "
+        "leaves less behind when the link collapses.",
+        unit="s",
+        low=0.002,
+        high=5.0,
+    )
+    window_min_bytes: int = setting(4096, "The window never shrinks below this.", unit="byte", low=256, high=1 << 20)
+    initial_rate_bps: float = setting(
+        1e6, "Delivery rate assumed before the first acknowledgement.", unit="bit/s", low=1e3, high=1e11
+    )
+    congestion_control: str | None = setting(
+        None,
+        "TCP congestion control to ask the system for ('cubic', 'bbr', 'reno'); none keeps the system's. It can "
+        "change results two-fold, so pin it when you compare.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings(_Checked):
+    """Settings of the server node."""
+
+    expected_workers: int = setting(
+        1, "The gate opens for the first time when this many workers have joined.", unit="workers", low=1, high=10_000
+    )
+    absence_limit_s: float = setting(
+        10.0,
+        "A worker whose link has been down for this long leaves the gate, so that nobody waits for it. "
+        "Lower it when robots stop often, raise it when every sample of every robot counts.",
+        unit="s",
+        low=0.1,
+        high=86_400.0,
+    )
+    silence_limit_s: float = setting(
+        10.0,
+        "A link on which no byte arrives for this long is taken for lost. A slow transfer that makes progress "
+        "is not silent.",
+        unit="s",
+        low=0.5,
+        high=3600.0,
+    )
+    heartbeat_s: float = setting(
+        1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=60.0
+    )
+    handshake_limit_s: float = setting(
+        10.0, "A connection that has not introduced itself after this long is closed.", unit="s", low=0.5, high=600.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerSettings(_Checked):
+    """Settings of a worker node."""
+
+    join_limit_s: float = setting(
+        30.0, "Give up when the server has not answered for this long at the start.", unit="s", low=0.1, high=86_400.0
+    )
+    reconnect_limit_s: float = setting(
+        3600.0,
+        "Give up when a lost server has not come back for this long.",
+        unit="s",
+        low=0.1,
+        high=1e7,
+    )
+    reconnect_first_s: float = setting(
+        0.2, "Wait before the first reconnection; doubles each time, with jitter.", unit="s", low=0.01, high=60.0
+    )
+    reconnect_cap_s: float = setting(
+        5.0, "Longest wait between two attempts to reconnect.", unit="s", low=0.05, high=600.0
+    )
+    silence_limit_s: float = setting(
+        10.0, "A link on which no byte arrives for this long is taken for lost.", unit="s", low=0.5, high=3600.0
+    )
+    heartbeat_s: float = setting(
+        1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=60.0
+    )
+    patience_s: float = setting(3.0, "A wait longer than this says for whom.", unit="s", low=0.1, high=3600.0)
+
+
+def load(
+    kind: type[T],
+    path: str | Path | None = None,
+    *,
+    table: str | None = None,
+    overrides: Iterable[str] = (),
+) -> T:
+    """Read settings of class ``kind`` from a TOML file and apply ``key=value`` overrides.
+
+    Args:
+        kind: a settings class of this module.
+        path: TOML file, or ``None`` for defaults.
+        table: name of the table in the file; ``None`` reads the top level.
+        overrides: texts ``key=value``; the value is read as TOML (``5``, ``0.5``, ``"bbr"``).
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with a near match), wrong type or range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"settings file {path}: cannot be read: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"settings file {path}: not TOML: {error}") from error
+        section = content if table is None else content.get(table, {})
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"settings file {path}: [{table}] must be a table")
+        values.update(section)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"setting {text!r}: expected key=value")
+        try:
+            values[key.strip()] = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = value.strip()
+    return _build(kind, values)
+
+
+def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"{kind.__name__}: unknown setting {key!r}; {near_match(key, fields)}")
+        wanted = [t for t in getattr(hints[key], "__args__", (hints[key],)) if t is not type(None)]
+        if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) not in wanted:
+            names = " or ".join(t.__name__ for t in wanted)
+            raise ConfigError(f"{kind.__name__}.{key}: expected {names}, got {value!r}")
+        checked[key] = value
+    return kind(**checked)
+
+
+def describe(kind: type) -> list[dict[str, str]]:
+    """One entry for each field: name, default, unit, range and advice; the reference page is made of it."""
+    rows = []
+    for field in dataclasses.fields(kind):
+        low, high = field.metadata.get("low"), field.metadata.get("high")
+        rows.append(
+            {
+                "name": field.name,
+                "default": "none"
+                if field.default is None
+                else f"{field.default:g}"
+                if isinstance(field.default, float)
+                else str(field.default),
+                "unit": field.metadata.get("unit", ""),
+                "range": "" if low is None and high is None else f"{low:g} .. {high:g}",
+                "doc": field.metadata.get("doc", ""),
+            }
+        )
+    return rows

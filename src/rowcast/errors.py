@@ -1,0 +1,106 @@
+"""Every error Rowcast raises on purpose, and who is to blame.
+
+::
+
+    RowcastError
+     +-- ConfigError              a setting, a policy name, a file that the user gave
+     |    +-- TraceError          a bandwidth trace file: file, line and reason
+     |    +-- DataError           a data folder or data file
+     +-- ProtocolError
+     |    +-- LocalProtocolError  this process used Rowcast against its rules
+     |    +-- RemoteProtocolError the peer sent what no correct peer sends
+     |         +-- VersionMismatch
+     |         +-- AuthenticationFailed
+     +-- LayoutMismatch           two models that are not the same shape
+     +-- LinkLost                 the connection ended; the cause is in the message
+     |    +-- ServerUnavailable   nobody answers at the server's address
+     +-- NonFiniteGradient        NaN or Inf where an update was expected
+
+Each message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AuthenticationFailed",
+    "ConfigError",
+    "DataError",
+    "LayoutMismatch",
+    "LinkLost",
+    "LocalProtocolError",
+    "NonFiniteGradient",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "RowcastError",
+    "ServerUnavailable",
+    "TraceError",
+    "VersionMismatch",
+    "near_match",
+]
+
+
+class RowcastError(Exception):
+    """Base of every error that Rowcast raises on purpose."""
+
+
+class ConfigError(RowcastError):
+    """A setting, a name or a file that the user gave cannot be used."""
+
+
+class TraceError(ConfigError):
+    """A bandwidth trace cannot be read; the message names file, line and reason."""
+
+
+class DataError(ConfigError):
+    """A data folder or data file is missing or not in the expected format."""
+
+
+class ProtocolError(RowcastError):
+    """Base of the errors of the protocol between a worker and a server."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This process used Rowcast against its rules; mend the calling code."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent bytes that no correct peer sends; the connection is closed."""
+
+
+class VersionMismatch(RemoteProtocolError):
+    """The peer speaks another version of the protocol."""
+
+
+class AuthenticationFailed(RemoteProtocolError):
+    """The peer did not prove that it knows the shared secret."""
+
+
+class LayoutMismatch(RowcastError):
+    """Two nodes hold models of different shape; the message names the first tensor that differs."""
+
+
+class LinkLost(RowcastError):
+    """The connection to a peer ended; the message carries the cause."""
+
+
+class ServerUnavailable(LinkLost):
+    """Nobody answered at the server's address within the time allowed."""
+
+
+class NonFiniteGradient(RowcastError):
+    """A gradient holds NaN or Inf; the step was refused and counted as "no contribution"."""
+
+
+def near_match(word: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest known one, or the list of all.
+
+    Returns a sentence fragment such as ``"did you mean 'rog:4'?"``.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}? (known: {', '.join(names)})"
+    return f"known: {', '.join(names)}"

@@ -1,0 +1,180 @@
+"""The journal: the structured record of what happened, which every table, figure and test reads.
+
+A node never opens a file and never reads a clock; it calls :meth:`Journal.record` with the time it was
+given. What becomes of the record is the sink's business: kept in memory, or written as JSON lines.
+
+The schema is :data:`EVENTS`: a name for each event and, for each field, what it means and its unit.
+:meth:`Journal.record` refuses an event or a field that the schema does not know, so the schema cannot
+fall behind the code.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rowcast.errors import ConfigError, LocalProtocolError
+
+__all__ = ["EVENTS", "Journal", "read_journal", "write_to"]
+
+Record = dict[str, Any]
+
+#: Every event and its fields. ``t`` (s, the node's monotonic clock), ``node`` and ``event`` are in all.
+EVENTS: Mapping[str, Mapping[str, str]] = {
+    "start": {
+        "role": "'worker' or 'server'",
+        "version": "version of the rowcast package",
+        "policy": "policy text, or null where it is learnt at joining",
+        "settings": "the node's settings, by name",
+    },
+    "link_up": {
+        "peer": "who is at the other end: a worker's name, or the server's address",
+        "congestion_control": "TCP congestion control in force, or null where there is none",
+        "shaped_by": "name of the bandwidth trace under this link, or null",
+    },
+    "link_down": {"peer": "who was at the other end", "cause": "why the link ended"},
+    "join": {
+        "peer": "name of the worker",
+        "epoch": "membership epoch after the join",
+        "iteration": "iteration at which the worker starts",
+        "how": "'seed', 'equal', 'receive' or 'resume'",
+        "members": "number of workers that the gate counts, after the join",
+    },
+    "leave": {
+        "peer": "name of the worker",
+        "epoch": "membership epoch after the departure",
+        "cause": "why it left",
+        "members": "number of workers that the gate counts, after the departure",
+    },
+    "absent": {
+        "peer": "name of a worker whose link has been down for longer than the limit",
+        "epoch": "membership epoch after it left the gate",
+        "silent_s": "seconds since its link was lost",
+        "members": "number of workers that the gate still counts",
+    },
+    "push": {
+        "peer": "name of the worker",
+        "iteration": "iteration of the worker",
+        "rows": "rows received in this push",
+        "zero_rows": "rows advanced without payload, because nothing was pending in them",
+        "bytes": "row frames received, headers included",
+        "quota_s": "seconds from the start of the push until its quota was acknowledged (worker's measure)",
+    },
+    "gate": {
+        "peer": "name of the worker that may go on",
+        "iteration": "iteration it has finished",
+        "oldest": "min over all gated workers and rows of the version",
+        "held_s": "seconds the gate held this worker",
+        "mta_time_s": "MTA time handed out with the permission",
+        "staleness": "iterations by which this worker is behind the fastest",
+    },
+    "waiting": {
+        "peer": "name of the worker that waits (at the server) or 'self'",
+        "iteration": "iteration it has finished",
+        "for": "names of those it waits for, with the reason",
+        "waited_s": "seconds waited so far",
+    },
+    "step": {
+        "iteration": "iteration finished by this step",
+        "compute_s": "seconds from the end of the step before to the update of this one",
+        "communicate_s": "seconds of push and pull, gate excluded",
+        "stall_s": "seconds held at the gate, as measured by the server",
+        "push_rows": "rows sent with payload",
+        "push_bytes": "row frames sent, headers included",
+        "push_share": "share of the layout's rows that were sent or were empty",
+        "pull_rows": "rows received",
+        "pull_bytes": "row frames received, headers included",
+        "quota_s": "seconds until the quota of this push was acknowledged, or null",
+        "mta_time_s": "MTA time in force during the push",
+        "rate_bps": "measured delivery rate of the push direction, bit/s",
+        "staleness": "iterations by which this worker is behind the fastest",
+        "skipped": "true when the step made no contribution (NaN, Inf, skipped by a gradient scaler)",
+    },
+    "metric": {
+        "iteration": "iteration at which it was measured",
+        "name": "for example 'accuracy' or 'loss'",
+        "value": "the value",
+    },
+    "resume": {
+        "peer": "who came back",
+        "delivered": "frames that had arrived before the link was lost",
+        "restored": "frames that had not, and went back to pending or owed",
+    },
+    "drained": {
+        "peer": "name of the worker, or 'server'",
+        "iteration": "its last iteration",
+        "frames_sent": "row frames sent in this session",
+        "frames_applied": "row frames of the peer applied in this session",
+    },
+    "error": {"peer": "who caused it", "error": "class of the error", "message": "its text"},
+    "end": {"cause": "why the node stopped"},
+}
+
+_ALWAYS = frozenset({"t", "node", "event"})
+
+
+class Journal:
+    """The record of one node.
+
+    Args:
+        node: name of the node that writes.
+        sink: called with each record; ``None`` keeps them in :attr:`records` instead.
+    """
+
+    def __init__(self, node: str, sink: Callable[[Record], None] | None = None) -> None:
+        self.node = node
+        self.records: list[Record] = []
+        self._sink = sink if sink is not None else self.records.append
+
+    def record(self, now: float, event: str, **fields: Any) -> None:
+        """Add one event at time ``now`` (s).
+
+        Raises:
+            LocalProtocolError: the event or a field is not in :data:`EVENTS`.
+        """
+        known = EVENTS.get(event)
+        if known is None:
+            raise LocalProtocolError(f"journal: unknown event {event!r}; add it to rowcast.journal.EVENTS")
+        if not fields.keys() <= known.keys():
+            extra = sorted(fields.keys() - known.keys())
+            raise LocalProtocolError(f"journal: event {event!r} has no field {extra}; see rowcast.journal.EVENTS")
+        self._sink({"t": round(now, 6), "node": self.node, "event": event, **fields})
+
+
+def write_to(stream: io.TextIOBase) -> Callable[[Record], None]:
+    """A sink that writes each record to ``stream`` as one line of JSON (flushed: a crash keeps the record)."""
+
+    def sink(record: Record) -> None:
+        stream.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+        stream.flush()
+
+    return sink
+
+
+def read_journal(path: str | Path) -> Iterator[Record]:
+    """Read a journal written by :func:`write_to`, record by record.
+
+    A last line that a crash cut short is left out.
+
+    Raises:
+        ConfigError: the file is missing, or a line is not a journal record (file and line are named).
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise ConfigError(f"journal {path}: cannot be read: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return
+            raise ConfigError(f"journal {path}, line {number}: not JSON: {error.msg}") from error
+        if not isinstance(record, dict) or not record.keys() >= _ALWAYS:
+            raise ConfigError(f"journal {path}, line {number}: expected t, node and event")
+        yield record
