@@ -1,1 +1,43 @@
-"""(to be written)"""
+"""Codecs: rows of a float32 vector to bytes and back.
+
+A codec is one small class behind :class:`Codec`, plus a line in :data:`REGISTRY`, plus the shared conformance
+suite ``rowcast.testing.check_codec``.
+"""
+
+from __future__ import annotations
+
+from rowcast.codecs.base import Codec
+from rowcast.codecs.half import Half
+from rowcast.codecs.onebit import OneBit
+from rowcast.codecs.raw import Raw
+from rowcast.codecs.zero import Zero
+from rowcast.errors import ConfigError, RemoteProtocolError, near_match
+
+__all__ = ["REGISTRY", "Codec", "Half", "OneBit", "Raw", "Zero", "codec_by_id", "codec_by_name"]
+
+#: Every codec by its name. The ``wire_id`` of a codec never changes and is never given to another.
+REGISTRY: dict[str, Codec] = {codec.name: codec for codec in (Zero(), Raw(), Half(), OneBit())}
+
+_BY_ID = {codec.wire_id: codec for codec in REGISTRY.values()}
+
+
+def codec_by_name(name: str) -> Codec:
+    """The codec of that name.
+
+    Raises:
+        ConfigError: there is none; the nearest name is in the message.
+    """
+    if name not in REGISTRY:
+        raise ConfigError(f"unknown codec {name!r}; {near_match(name, REGISTRY)}")
+    return REGISTRY[name]
+
+
+def codec_by_id(wire_id: int) -> Codec:
+    """The codec with the number that a frame carries.
+
+    Raises:
+        RemoteProtocolError: there is none.
+    """
+    if wire_id not in _BY_ID:
+        raise RemoteProtocolError(f"row frame: expected a codec number in {sorted(_BY_ID)}, got {wire_id}")
+    return _BY_ID[wire_id]

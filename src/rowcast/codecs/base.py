@@ -1,0 +1,69 @@
+"""What a codec promises."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+
+__all__ = ["Bytes", "Codec", "IntArray", "Vector", "expect_bytes", "starts"]
+
+Vector = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Rows to bytes and back. Stateless: one object serves every layout and every thread.
+
+    Rows come as int64 indices in any order, each at most once. The payload of a set of rows is exactly
+    ``row_bytes(layout)[rows].sum()`` bytes long, so the size of a frame is known before it is encoded.
+    """
+
+    name: str
+    wire_id: int
+
+    def row_bytes(self, layout: Layout) -> IntArray:
+        """Encoded size of each row of the layout in bytes, int64 [rows]."""
+        ...
+
+    def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
+        """Encode ``rows`` of ``vector``.
+
+        With ``consume``, what the code expresses is taken out of ``vector``; what it could not express stays
+        there (error feedback: the residual of a row needs no second buffer).
+
+        Returns:
+            The payload, uint8 [payload bytes].
+        """
+        ...
+
+    def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
+        """Add ``sign`` times the decoded rows to ``vector``. :meth:`check` must have passed."""
+        ...
+
+    def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
+        """Refuse a payload that no correct peer sends, before anything is changed by it.
+
+        Raises:
+            RemoteProtocolError: wrong length, or values that are not finite.
+        """
+        ...
+
+
+def expect_bytes(name: str, payload: Bytes, expected: int) -> None:
+    """Raise :class:`RemoteProtocolError` unless the payload has the expected length (bytes)."""
+    if len(payload) != expected:
+        raise RemoteProtocolError(f"{name} payload: expected {expected} bytes for its rows, got {len(payload)}")
+
+
+def starts(sizes: IntArray) -> IntArray:
+    """Where each of several pieces of these sizes begins when they lie one behind the other, int64 [k + 1]."""
+    ends = np.zeros(len(sizes) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=ends[1:])
+    return ends

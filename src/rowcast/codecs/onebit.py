@@ -1,0 +1,158 @@
+"""One bit an element: the sign, and one 16-bit scale for each row.
+
+Source: dist-EF-SGDM, Zheng, Huang, Kwok, NeurIPS 2019 (arXiv 1905.10936), in the row form of algorithms.md
+3.1 and 3.9: ``C(p) = (||p||_1 / n) sign(p)`` for each row of n elements, sign(0) = +1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import prange
+
+from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+from rowcast.rows.kernels import compiled, use_threads
+
+__all__ = ["OneBit"]
+
+
+@compiled
+def _encode(
+    vector: npt.NDArray[np.float32],
+    patterns: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    scales: npt.NDArray[np.float32],
+    scale_patterns: npt.NDArray[np.uint32],
+    places: npt.NDArray[np.int64],
+    bits: npt.NDArray[np.uint8],
+    consume: bool,
+) -> None:
+    # patterns and scale_patterns are the uint32 views of vector and scales: bit 31 of a pattern is the sign,
+    # its upper half is the bfloat16.
+    for k in prange(len(rows)):
+        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
+        pattern = patterns[offsets[rows[k]] : offsets[rows[k] + 1]]
+        packed = bits[places[k] : places[k + 1]]
+        size = np.float32(0.0)
+        for j in range(len(row)):
+            size += abs(row[j])
+        scales[k] = size / np.float32(len(row))
+        exact = scale_patterns[k]
+        nearest_even = np.uint32(0x7FFF) + ((exact >> np.uint32(16)) & np.uint32(1))
+        scale_patterns[k] = (exact + nearest_even) & np.uint32(0xFFFF0000)
+        whole = len(row) // 8
+        for b in range(whole):
+            i = 8 * b
+            packed[b] = np.uint8(
+                (pattern[i] >> 31)
+                | ((pattern[i + 1] >> 30) & 2)
+                | ((pattern[i + 2] >> 29) & 4)
+                | ((pattern[i + 3] >> 28) & 8)
+                | ((pattern[i + 4] >> 27) & 16)
+                | ((pattern[i + 5] >> 26) & 32)
+                | ((pattern[i + 6] >> 25) & 64)
+                | ((pattern[i + 7] >> 24) & 128)
+            )
+        if whole < len(packed):
+            byte = np.int64(0)
+            for j in range(len(row) - 8 * whole):
+                byte |= np.int64(pattern[8 * whole + j] >> 31) << j
+            packed[whole] = np.uint8(byte)
+        if consume:
+            scale = scales[k]
+            for j in range(len(row)):
+                row[j] -= np.copysign(scale, row[j])
+
+
+@compiled
+def _decode_add(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    scales: npt.NDArray[np.float32],
+    places: npt.NDArray[np.int64],
+    bits: npt.NDArray[np.uint8],
+    sign: np.float32,
+) -> None:
+    for k in prange(len(rows)):
+        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
+        packed = bits[places[k] : places[k + 1]]
+        scale = sign * scales[k]
+        twice = np.float32(2.0) * scale
+        whole = len(row) // 8
+        for b in range(whole):
+            byte = np.int32(packed[b])
+            for j in range(8):
+                row[8 * b + j] += scale - twice * np.float32((byte >> np.int32(j)) & np.int32(1))
+        for j in range(len(row) - 8 * whole):
+            row[8 * whole + j] += scale - twice * np.float32((packed[whole] >> j) & 1)
+
+
+class OneBit:
+    """Sign bits padded to bytes for each row, one bfloat16 scale for each row.
+
+    The scale is a bfloat16, not a float16: updates with a learning rate of 1e-6 have means below the smallest
+    float16, and the exponent range of float32 is what keeps them. Its rounding error (at most 0.4 %) stays in
+    the residual like everything else that the code cannot express.
+
+    Payload of k rows: k scales (little-endian uint16), then the sign bytes of each row. Bit j of a byte is
+    element j, 1 for negative.
+    """
+
+    name = "onebit"
+    wire_id = 3
+
+    def row_bytes(self, layout: Layout) -> IntArray:
+        return _sign_bytes(layout.lengths) + 2
+
+    def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
+        lengths = layout.lengths[rows]
+        places = starts(_sign_bytes(lengths))
+        payload = np.empty(2 * len(rows) + int(places[-1]), dtype=np.uint8)
+        scales = np.empty(len(rows), dtype=np.float32)
+        use_threads(int(lengths.sum()))
+        _encode(
+            vector,
+            vector.view(np.uint32),
+            layout.offsets,
+            rows,
+            scales,
+            scales.view(np.uint32),
+            places,
+            payload[2 * len(rows) :],
+            consume,
+        )
+        payload[: 2 * len(rows)] = (scales.view(np.uint32) >> np.uint32(16)).astype("<u2").view(np.uint8)
+        return payload
+
+    def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
+        places = starts(_sign_bytes(layout.lengths[rows]))
+        use_threads(int(layout.lengths[rows].sum()))
+        _decode_add(
+            vector,
+            layout.offsets,
+            rows,
+            _scales(payload, len(rows)),
+            places,
+            payload[2 * len(rows) :],
+            np.float32(sign),
+        )
+
+    def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
+        expect_bytes(self.name, payload, 2 * len(rows) + int(_sign_bytes(layout.lengths[rows]).sum()))
+        scales = _scales(payload, len(rows))
+        if not np.isfinite(scales).all() or (scales < 0).any():
+            raise RemoteProtocolError("onebit payload: expected finite scales >= 0, got something else")
+
+
+def _sign_bytes(lengths: IntArray) -> IntArray:
+    return (lengths + 7) >> 3
+
+
+def _scales(payload: Bytes, count: int) -> Vector:
+    """The scales of a payload: the upper halves of float32 patterns."""
+    upper = np.frombuffer(payload[: 2 * count].tobytes(), dtype="<u2")
+    return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -1,0 +1,197 @@
+"""How a model's tensors become rows of one flat vector."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.errors import ConfigError, LayoutMismatch, RemoteProtocolError
+
+__all__ = ["Layout", "TensorSpec"]
+
+SMALL_TENSOR = 1000
+MAX_ROW = 1 << 16
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of the model: its name and shape, and where its elements and rows lie.
+
+    Attributes:
+        start, stop: offsets of its elements in the flat vector.
+        first_row, end_row: its rows in the layout.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    first_row: int
+    end_row: int
+
+
+class Layout:
+    """The rows of a model, in parameter order, as offsets into one flat float32 vector.
+
+    A row is one slice of a tensor along its first dimension. A 1-D tensor and a tensor of fewer than
+    ``small_tensor`` elements are one row ([ROG], artifact). A slice of more than ``max_row`` elements is
+    split into equal pieces, so that no row outgrows the budget of a frame (algorithms.md 1.9, D10).
+
+    Attributes:
+        tensors: the tensors in parameter order.
+        offsets: int64 [rows + 1]; row ``i`` is ``vector[offsets[i]:offsets[i + 1]]``.
+        lengths: int64 [rows], elements of each row.
+        rows, elements: their numbers.
+        digest: 16 bytes that agree between two nodes exactly when their layouts do.
+    """
+
+    def __init__(
+        self, tensors: Sequence[TensorSpec], offsets: npt.NDArray[np.int64], small_tensor: int, max_row: int
+    ) -> None:
+        self.tensors = tuple(tensors)
+        self.offsets = offsets
+        self.offsets.setflags(write=False)
+        self.lengths = np.diff(offsets)
+        self.rows = len(self.lengths)
+        self.elements = int(offsets[-1])
+        self.small_tensor = small_tensor
+        self.max_row = max_row
+
+    @classmethod
+    def from_shapes(
+        cls,
+        shapes: Iterable[tuple[str, Sequence[int]]],
+        *,
+        small_tensor: int = SMALL_TENSOR,
+        max_row: int = MAX_ROW,
+    ) -> Layout:
+        """Lay out named tensors.
+
+        Args:
+            shapes: ``(name, shape)`` in parameter order.
+            small_tensor: tensors of fewer elements are one row.
+            max_row: longest row, in elements.
+
+        Raises:
+            ConfigError: no tensor, an empty tensor, or a name that stands twice.
+        """
+        tensors: list[TensorSpec] = []
+        pieces: list[npt.NDArray[np.int64]] = []
+        names: set[str] = set()
+        start = row = 0
+        for name, raw_shape in shapes:
+            shape = tuple(int(size) for size in raw_shape)
+            elements = math.prod(shape)
+            if name in names:
+                raise ConfigError(f"layout: the name {name!r} stands twice; every tensor needs its own")
+            if elements <= 0:
+                raise ConfigError(f"layout: tensor {name!r} of shape {shape} has no elements; leave it out")
+            names.add(name)
+            slices = 1 if len(shape) <= 1 or elements < small_tensor else shape[0]
+            length = elements // slices
+            parts = -(-length // max_row)
+            bounds = (np.arange(parts, dtype=np.int64) * length) // parts
+            ends = (np.arange(slices, dtype=np.int64) * length)[:, None] + bounds[None, :]
+            pieces.append(start + ends.reshape(-1))
+            count = slices * parts
+            tensors.append(TensorSpec(name, shape, start, start + elements, row, row + count))
+            start += elements
+            row += count
+        if not tensors:
+            raise ConfigError("layout: the model has no trainable tensors; nothing to train together")
+        pieces.append(np.array([start], dtype=np.int64))
+        return cls(tensors, np.concatenate(pieces), small_tensor, max_row)
+
+    @cached_property
+    def digest(self) -> bytes:
+        return hashlib.blake2b(self.to_table(), digest_size=16).digest()
+
+    @cached_property
+    def tensor_rows(self) -> npt.NDArray[np.int64]:
+        """int64 [tensors + 1]: the first row of each tensor, and the number of rows."""
+        return np.array([spec.first_row for spec in self.tensors] + [self.rows], dtype=np.int64)
+
+    def to_table(self) -> bytes:
+        """The layout as canonical JSON, for the wire and for the digest."""
+        return json.dumps(
+            {
+                "small_tensor": self.small_tensor,
+                "max_row": self.max_row,
+                "tensors": [[spec.name, list(spec.shape)] for spec in self.tensors],
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    @classmethod
+    def from_table(cls, table: bytes) -> Layout:
+        """Rebuild a layout that a peer described.
+
+        Raises:
+            RemoteProtocolError: the bytes are not such a table.
+        """
+        try:
+            content = json.loads(table)
+            shapes = [(_text(name), [_size(n) for n in shape]) for name, shape in content["tensors"]]
+            small, longest = _size(content["small_tensor"]), _size(content["max_row"])
+            if sum(math.prod(shape) for _, shape in shapes) > 1 << 36:
+                raise ValueError("more than 2**36 elements")
+            return cls.from_shapes(shapes, small_tensor=small, max_row=longest)
+        except (ValueError, TypeError, KeyError, RecursionError, ConfigError, MemoryError) as error:
+            raise RemoteProtocolError(
+                f"layout table: expected names and shapes, got something else: {error}"
+            ) from error
+
+    def check_equal(self, other: Layout, *, ours: str, theirs: str) -> None:
+        """Raise where two layouts differ, naming the first tensor that does.
+
+        Args:
+            other: the layout of the peer.
+            ours, theirs: who holds which, for the message.
+
+        Raises:
+            LayoutMismatch: they differ.
+        """
+        if self.digest == other.digest:
+            return
+        advice = "run the same model code and the same version on both"
+        for mine, yours in zip(self.tensors, other.tensors, strict=False):
+            if (mine.name, mine.shape) != (yours.name, yours.shape):
+                raise LayoutMismatch(
+                    f"layout: {ours} has {mine.name!r} {mine.shape} where {theirs} has {yours.name!r} "
+                    f"{yours.shape}; {advice}"
+                )
+        if len(self.tensors) != len(other.tensors):
+            longer, owner = (self, ours) if len(self.tensors) > len(other.tensors) else (other, theirs)
+            extra = longer.tensors[min(len(self.tensors), len(other.tensors))]
+            raise LayoutMismatch(f"layout: only {owner} has {extra.name!r} {extra.shape}; {advice}")
+        raise LayoutMismatch(
+            f"layout: same tensors, but rows are cut by other rules ({ours}: small_tensor {self.small_tensor}, "
+            f"max_row {self.max_row}; {theirs}: {other.small_tensor}, {other.max_row}); {advice}"
+        )
+
+    def zeros(self) -> npt.NDArray[np.float32]:
+        """A new flat float32 vector of this layout, all zero."""
+        return np.zeros(self.elements, dtype=np.float32)
+
+    def __repr__(self) -> str:
+        return f"Layout({len(self.tensors)} tensors, {self.rows} rows, {self.elements} elements)"
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 1 << 40:
+        raise ValueError(f"size {value!r}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"name {value!r}")
+    return value

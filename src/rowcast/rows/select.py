@@ -1,0 +1,144 @@
+"""Which rows travel, in which order: first the oldest up to the quota, then the rest by value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Selection", "descending", "oldest_first", "select", "value_per_byte"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows in the order in which they should travel.
+
+    Attributes:
+        order: int64 [k], row indices: the quota, then the rest.
+        quota: how many of them are the quota and must travel.
+    """
+
+    order: IntArray
+    quota: int
+
+
+def oldest_first(units: IntArray, stamps: npt.NDArray[np.int32]) -> IntArray:
+    """``units`` sorted by ``stamps[units]`` ascending, ties by index; both in one integer key."""
+    keys = (stamps[units].astype(np.int64) << 32) | units
+    keys.sort()
+    return keys & 0xFFFFFFFF
+
+
+def descending(units: IntArray, values: npt.NDArray[np.float32]) -> IntArray:
+    """``units`` sorted by ``values[units]`` descending, ties by index. NaN and Inf come first.
+
+    Values must be >= 0: the bits of such floats sort like integers.
+    """
+    chosen = np.ascontiguousarray(values[units], dtype=np.float32)
+    chosen[~np.isfinite(chosen)] = np.inf
+    # The sign bit of a value >= 0 is 0: 31 bits of value and 32 of index fill one positive integer.
+    keys = ((0x7FFFFFFF - chosen.view(np.uint32).astype(np.int64)) << 32) | units
+    keys.sort()
+    return keys & 0xFFFFFFFF
+
+
+def value_per_byte(
+    lengths: IntArray,
+    abs_sums: npt.NDArray[np.float32],
+    row_bytes: IntArray,
+    ages: npt.NDArray[np.int32],
+    slack: int,
+    beta: float = 1.0,
+) -> npt.NDArray[np.float32]:
+    """First-order loss decrease bought by a byte of each row, times an age factor (algorithms.md 2.1 b, c).
+
+    For the one-bit code with row scale m = mean|a|, <C(a), a> = n m^2, so the value of a row per byte is
+    ``n m^2 / c * (1 + beta * age / slack)``. Shapes: all [rows].
+    """
+    means = abs_sums / lengths
+    value = lengths * means * means / row_bytes
+    if beta:
+        value = value * (1.0 + beta * ages / max(slack, 1))
+    return value.astype(np.float32)
+
+
+def select(
+    eligible: IntArray,
+    stamps: npt.NDArray[np.int32],
+    values: npt.NDArray[np.float32] | None,
+    row_bytes: IntArray,
+    *,
+    quota_bytes: float,
+    overdue_before: int,
+    units: IntArray | None = None,
+) -> Selection:
+    """Order the rows that may travel (algorithms.md 1.8, 2.1).
+
+    The quota is the shortest prefix of the oldest units that holds ``quota_bytes``, lengthened so that it
+    holds every overdue unit: oldest-first with a share of at least 1/S of the bytes sends each row once in any
+    S iterations, and the overdue rule keeps the bound after a return or a change of policy as well. The rest
+    follows by value.
+
+    Args:
+        eligible: rows with something to send, ascending, int64 [k].
+        stamps: iteration at which each row was last sent, int32 [rows].
+        values: importance of each row (>= 0), float32 [rows]; ``None``: nothing beyond the quota is ordered,
+            the rest stays oldest-first.
+        row_bytes: encoded bytes of each row, int64 [rows].
+        quota_bytes: bytes that must travel.
+        overdue_before: rows whose stamp is below this must travel as well.
+        units: int64 [units + 1], first row of each unit, when rows travel only together with the others of
+            their unit (a tensor, the model); ``None``: each row for itself.
+
+    Returns:
+        The rows in order; empty exactly when ``eligible`` is.
+    """
+    if len(eligible) == 0:
+        return Selection(eligible, 0)
+    if units is not None:
+        return _select_units(eligible, stamps, values, row_bytes, quota_bytes, overdue_before, units)
+    oldest = oldest_first(eligible, stamps)
+    filled = np.cumsum(row_bytes[oldest])
+    quota = min(int(np.searchsorted(filled, quota_bytes, side="left")) + 1, len(oldest)) if quota_bytes > 0 else 0
+    overdue = int(np.searchsorted(stamps[oldest], overdue_before, side="left"))
+    quota = max(quota, overdue)
+    if values is None or quota == len(oldest):
+        return Selection(oldest, quota)
+    return Selection(np.concatenate([oldest[:quota], descending(oldest[quota:], values)]), quota)
+
+
+def _select_units(
+    eligible: IntArray,
+    stamps: npt.NDArray[np.int32],
+    values: npt.NDArray[np.float32] | None,
+    row_bytes: IntArray,
+    quota_bytes: float,
+    overdue_before: int,
+    units: IntArray,
+) -> Selection:
+    """The same with units of several rows: a unit is as old as its oldest row, as valuable as its mean byte."""
+    unit_of = np.searchsorted(units, eligible, side="right") - 1
+    present, first = np.unique(unit_of, return_index=True)
+    sizes = np.add.reduceat(row_bytes[eligible], first)
+    ages = np.minimum.reduceat(stamps[eligible], first).astype(np.int32)
+    worth = None
+    if values is not None:
+        weighted = values[eligible].astype(np.float64) * row_bytes[eligible]
+        worth = (np.add.reduceat(weighted, first) / sizes).astype(np.float32)
+    picked = select(
+        np.arange(len(present), dtype=np.int64),
+        ages,
+        worth,
+        sizes,
+        quota_bytes=quota_bytes,
+        overdue_before=overdue_before,
+    )
+    counts = np.diff(np.append(first, len(eligible)))
+    chosen = counts[picked.order]
+    ends = np.cumsum(chosen)
+    within = np.arange(int(ends[-1]), dtype=np.int64) - np.repeat(ends - chosen, chosen)
+    order = eligible[np.repeat(first[picked.order], chosen) + within]
+    return Selection(order, int(ends[picked.quota - 1]) if picked.quota else 0)
