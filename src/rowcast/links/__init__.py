@@ -1,1 +1,65 @@
-"""(to be written)"""
+"""Links: what a wireless link carries over time, from files and from models.
+
+A :class:`Trace` is piecewise-constant bandwidth; drivers ask it when so many bits will have passed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rowcast.errors import ConfigError, near_match
+from rowcast.links.files import SUFFIXES, load_trace, save_csv
+from rowcast.links.stats import TraceStats
+from rowcast.links.synth import PROFILES, LinkState, MarkovProfile, outdoor, synthesise
+from rowcast.links.trace import Trace
+
+__all__ = [
+    "PROFILES",
+    "LinkState",
+    "MarkovProfile",
+    "Trace",
+    "TraceStats",
+    "load_trace",
+    "named_trace",
+    "outdoor",
+    "save_csv",
+    "synthesise",
+]
+
+
+def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 600.0) -> Trace:
+    """The trace that a user asked for in words.
+
+    Args:
+        text: a profile's name (``"outdoor"``), ``"constant:20"`` (Mbit/s) or the path of a trace file.
+        seed: for profiles: which trace of this kind; see :func:`synthesise`.
+        duration_s: for profiles: length in seconds, after which the trace starts again.
+
+    Raises:
+        ConfigError: ``text`` is none of the three; the message names the nearest that is.
+        TraceError: the file cannot be read.
+    """
+    kind, colon, value = text.partition(":")
+    if text in PROFILES:
+        return synthesise(PROFILES[text], seed, duration_s)
+    if kind == "constant" and colon:
+        return Trace.constant(_mbps(text, value) * 1e6, name=text)
+    path = Path(text)
+    if path.suffix in (*SUFFIXES, ".gz") or path.is_file():
+        return load_trace(path)
+    raise ConfigError(
+        f"unknown link {text!r}: {near_match(text, [*PROFILES, 'constant:MBPS'])},"
+        f" or the path of a trace file ({', '.join(SUFFIXES)})"
+    )
+
+
+def _mbps(text: str, value: str) -> float:
+    try:
+        mbps = float(value)
+    except ValueError:
+        mbps = math.nan
+    if not 0 <= mbps < math.inf:
+        raise ConfigError(f"link {text!r}: {value!r} is not a rate; expected Mbit/s, 0 or more, as in 'constant:20'")
+    return mbps

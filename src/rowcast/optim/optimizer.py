@@ -1,0 +1,346 @@
+"""A PyTorch optimizer whose steps go through a team.
+
+The inner optimizer proposes a step; the proposal, in parameter units and times the averaging weight, is added
+to what is pending; the parameters are put back and move only by what the team sends (algorithms.md 1.5: the
+learning rate and the weight are multiplied in at the sender, so every replica moves by the same sum).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+import torch
+from torch import nn
+
+from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
+from rowcast.optim.shared import moving_statistics, shared_parameters
+from rowcast.optim.team import TeamLike
+from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
+from rowcast.optim.wrapper import LiveWrapper
+
+__all__ = ["Optimizer"]
+
+
+class _NoContribution(Exception):
+    """Leaves a closure whose gradient cannot be used, before the inner optimizer has changed any state."""
+
+
+class _BadGradient(NonFiniteGradient):
+    """A bad gradient, seen before the inner optimizer did; a bad proposal is not one of these."""
+
+
+class Optimizer(LiveWrapper):
+    """Wrap any ``torch.optim`` optimizer so that a team trains the model together.
+
+    ``step()`` takes in what arrived, lets the inner optimizer propose a step, adds the proposal to what is
+    pending, and exchanges rows with the team; it blocks only in that exchange. A step without a usable gradient
+    (``GradScaler`` found Inf, or a gradient holds NaN or Inf) leaves the inner optimizer's state alone, counts as
+    "no contribution", and still finishes the iteration, so that nobody waits for it.
+
+    It is a ``torch.optim.Optimizer``: hooks, learning-rate schedulers, ``GradScaler``, closures (LBFGS),
+    ``zero_grad(set_to_none)`` and ``state_dict`` work as ever. ``param_groups``, ``state`` and ``defaults`` *are*
+    those of the inner optimizer, and a state dict loads into the bare inner optimizer and back. Momentum and
+    other inner state stay local. Hooks of all optimizers (``register_optimizer_step_post_hook``) run for the
+    wrapper and for the inner optimizer.
+
+    A team trains the parameters that are in the model, in the optimizer, and trainable when this object is made.
+    From then on the replica is the only source of truth for them: load a checkpoint into the model before, since
+    what is written into the parameters by hand is overwritten. Buffers do not travel; freeze batch-norm statistics
+    (a warning says so where they would move).
+
+    Args:
+        inner: the optimizer to wrap, built from the model's parameters.
+        model: the model; parameters take their names and order from ``model.named_parameters()``.
+        team: joined here; this blocks until the team has let us in and its values are in the model.
+        weight: averaging weight of each step, > 0; None is 1 / (active workers).
+        nonfinite: what follows a gradient with NaN or Inf, once the iteration is finished: "raise" raises
+            :class:`~rowcast.errors.NonFiniteGradient`, "skip" warns the first time and goes on.
+
+    Raises:
+        ConfigError: an argument cannot be used; the message names the parameter or the argument.
+
+    Example::
+
+        inner = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        with rowcast.optim.Optimizer(inner, model, team) as optimizer:
+            for batch, target in loader:
+                optimizer.zero_grad()
+                loss_of(model(batch), target).backward()
+                optimizer.step()
+    """
+
+    #: GradScaler then calls step() also when it found Inf, and leaves unscaling to us.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        model: nn.Module,
+        team: TeamLike,
+        *,
+        weight: float | None = None,
+        nonfinite: str = "raise",
+    ) -> None:
+        if not isinstance(inner, torch.optim.Optimizer) or isinstance(inner, Optimizer):
+            raise ConfigError(
+                f"inner: expected a bare torch.optim optimizer, got {type(inner).__name__}; "
+                "pass for example torch.optim.SGD(model.parameters(), lr=0.1)"
+            )
+        if weight is not None and not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
+            raise ConfigError(f"weight: expected a finite number above 0, or None for 1 / members; got {weight!r}")
+        if nonfinite not in ("raise", "skip"):
+            raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
+        super().__init__(inner)
+        self._shared = shared_parameters(model, inner)
+        self._statistics = moving_statistics(model)
+        self._warn_of_statistics(stacklevel=3)
+        self._team = team
+        self._weight = weight
+        self._nonfinite = nonfinite
+        self._exchanging = True
+        self._closed = False
+        self._skipped_steps = 0
+        self._warned_of_skip = False
+        vector = np.empty(self._shared.layout.elements, dtype=np.float32)
+        read_into(vector, self._shared.layout, self._shared.tensors)
+        team.start(self._shared.layout, vector)
+        self._take_replica()
+
+    # ---- the step -----------------------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Propose a step, exchange with the team, and take what arrived into the parameters.
+
+        With a closure the gradients are computed while arriving rows wait, because the closure must see
+        parameters that stand still; without one, rows arrive during forward and backward.
+
+        Args:
+            closure: evaluates the model again and returns the loss (LBFGS needs it).
+
+        Returns:
+            The closure's loss, or None without a closure.
+
+        Raises:
+            NonFiniteGradient: a gradient holds NaN or Inf (``nonfinite="raise"``), or the proposed parameters do.
+                The iteration is finished, without a contribution; a bad gradient did not reach the inner state.
+            LocalProtocolError: the optimizer is closed, or moves a parameter that the team does not share.
+            LinkLost: the team is gone; the parameters hold the last replica.
+        """
+        try:
+            self._check_usable()
+            self._warn_of_statistics(stacklevel=4)
+            try:
+                loss, problem = self._contribute(closure)
+                if self._exchanging:
+                    self._team.exchange()
+            finally:
+                self._take_replica()
+            self._answer(problem)
+        except BaseException:
+            # GradScaler takes these back only after a step that returned; left here, they would scale the next.
+            self.__dict__.pop("grad_scale", None)
+            self.__dict__.pop("found_inf", None)
+            raise
+        return loss
+
+    def _contribute(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
+        """Add one proposal to what is pending; the loss, and what was wrong with gradient or proposal."""
+        if float(self.__dict__.get("found_inf", 0.0)) > 0.0:
+            self._skipped_steps += 1
+            return None, None
+        self._unscale()
+        bad = None if closure is not None else self._bad_gradient()
+        loss: float | None = None
+        problem: NonFiniteGradient | None = None
+        if bad is None:
+            with self._team.hold():
+                self._fill_parameters()
+                loss, bad = self._inner_step(closure)
+                if bad is None:
+                    problem = self._accumulate()
+        if bad is not None:
+            problem = _BadGradient(
+                f"gradient of {bad!r}: expected finite numbers, found NaN or Inf; the step counts as no contribution "
+                "and the optimizer's state is as before; lower the learning rate, clip gradients, look at the batch, "
+                "or pass nonfinite='skip' to go on with a warning"
+            )
+        if problem is not None:
+            self._skipped_steps += 1
+        return loss, problem
+
+    def _inner_step(self, closure: Callable[[], float] | None) -> tuple[float | None, str | None]:
+        """Step the inner optimizer; the loss, and the name of a bad gradient if that kept it from stepping."""
+        if closure is None:
+            self._inner.step()
+            return None, None
+        first_loss: list[float] = []
+        bad: list[str] = []
+
+        def checked() -> float:
+            loss = closure()
+            if not first_loss:
+                # Only the first evaluation: no torch optimizer touches its state before it has one, and the later
+                # ones are trial points of a line search.
+                first_loss.append(loss)
+                self._check_known()
+                name = self._bad_gradient()
+                if name is not None:
+                    bad.append(name)
+                    raise _NoContribution
+            return loss
+
+        try:
+            return self._inner.step(checked), None
+        except _NoContribution:
+            return first_loss[0], bad[0]
+
+    def _accumulate(self) -> NonFiniteGradient | None:
+        """Add what the inner optimizer proposes to what is pending, or say why the team refused it."""
+        weight = self._weight if self._weight is not None else 1.0 / max(1, self._team.members)
+        try:
+            self._team.accumulate(Proposal(self._shared.layout, self._shared.tensors, self._team.replica), weight)
+        except NonFiniteGradient as error:
+            return NonFiniteGradient(
+                f"{error}; the gradients were finite, so the inner optimizer's own arithmetic overflowed and its state "
+                "may hold NaN or Inf: lower the learning rate and load an earlier state_dict before going on"
+            )
+        return None
+
+    def _answer(self, problem: NonFiniteGradient | None) -> None:
+        """Say what was wrong with a step, now that the iteration is finished."""
+        if problem is None:
+            return
+        if self._nonfinite == "raise" or not isinstance(problem, _BadGradient):
+            raise NonFiniteGradient(*problem.args)
+        if not self._warned_of_skip:
+            self._warned_of_skip = True
+            warnings.warn(f"{problem} (said once; Optimizer.skipped_steps counts)", UserWarning, stacklevel=4)
+
+    def _take_replica(self) -> None:
+        with self._team.hold():
+            self._fill_parameters()
+
+    def _fill_parameters(self) -> None:
+        write_from(self._team.replica, self._shared.layout, self._shared.tensors)
+
+    # ---- gradients ----------------------------------------------------------------------------------------
+
+    def _bad_gradient(self) -> str | None:
+        return first_nonfinite(
+            (name, tensor.grad)
+            for name, tensor in zip(self._shared.names, self._shared.tensors, strict=True)
+            if tensor.grad is not None
+        )
+
+    def _unscale(self) -> None:
+        """Divide the gradients by GradScaler's scale, unless ``scaler.unscale_`` did so already."""
+        scale = self.__dict__.get("grad_scale")
+        if scale is None:
+            return
+        factor = 1.0 / float(scale)
+        with torch.no_grad():
+            for group in self._inner.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(factor)
+
+    # ---- what this process may not do -----------------------------------------------------------------------
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise LocalProtocolError("step: the optimizer is closed; make a new team and a new Optimizer to go on")
+        self._check_known()
+
+    def _check_known(self) -> None:
+        """Refuse a gradient that the inner optimizer would apply here and nowhere else in the team."""
+        for g, group in enumerate(self._inner.param_groups):
+            for i, parameter in enumerate(group["params"]):
+                if parameter.grad is not None and id(parameter) not in self._shared.known:
+                    raise LocalProtocolError(
+                        f"step: param_groups[{g}]['params'][{i}] of shape {tuple(parameter.shape)} has a gradient, but "
+                        "was frozen or absent when the team agreed on its parameters; unfreeze and add parameters "
+                        "before the Optimizer is made"
+                    )
+
+    def _warn_of_statistics(self, stacklevel: int) -> None:
+        moving = [name for name, module in self._statistics if module.training]
+        if moving:
+            self._statistics = []
+            warnings.warn(
+                f"{len(moving)} layers keep running statistics that training moves and the team does not share (first: "
+                f"{moving[0]!r}), so replicas would differ in them; put these layers into eval() after model.train(), "
+                "or use a normalisation without running statistics",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
+    # ---- the optimizer's face -------------------------------------------------------------------------------
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps made no contribution, for NaN or Inf in gradient or proposal."""
+        return self._skipped_steps
+
+    def __repr__(self) -> str:
+        weight = "1/members" if self._weight is None else f"{self._weight:g}"
+        return f"rowcast.optim.Optimizer({self._shared.layout}, weight {weight}, inner {self._inner!r})"
+
+    # ---- the team's face ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Steps in this block add to what is pending but finish no iteration: gradient accumulation.
+
+        The parameters do not move by these steps; the first ``step()`` after the block sends their sum along
+        with its own. Each proposal keeps the full averaging weight, as several steps would.
+        """
+        before, self._exchanging = self._exchanging, False
+        try:
+            yield
+        finally:
+            self._exchanging = before
+
+    def report(self, **metrics: float) -> None:
+        """Write figures of the training loop (loss, accuracy) into the team's journal."""
+        self._team.report(**metrics)
+
+    def close(self, wait: bool = True, timeout_s: float | None = None) -> None:
+        """Finish with the team and take its last values into the parameters; a second call does nothing.
+
+        Args:
+            wait: also wait until all replicas agree.
+            timeout_s: longest wait in seconds; None waits without limit.
+        """
+        if self._closed:
+            return
+        try:
+            self._team.finish(wait=wait, timeout_s=timeout_s)
+            self._closed = True
+        finally:
+            self._take_replica()
+
+    def __enter__(self) -> Optimizer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        elif not self._closed:
+            # The block failed: go at once, so that nobody waits for us. Its error matters more than a dead link.
+            self._closed = True
+            with contextlib.suppress(LinkLost):
+                self._team.leave()

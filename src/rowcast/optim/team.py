@@ -1,0 +1,75 @@
+"""What the optimizer needs from a team; numpy only, no driver is named here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.rows import Layout
+
+__all__ = ["TeamLike"]
+
+
+class TeamLike(Protocol):
+    """A worker's seat in a team, as the optimizer sees it.
+
+    The socket driver's ``Team`` is one; a test may bring its own of thirty lines. All vectors are flat
+    float32 in layout order. ``hold`` may be entered at any time, also after an error or after ``finish``.
+    """
+
+    @property
+    def replica(self) -> npt.NDArray[np.float32]:
+        """This worker's parameters, float32 [layout.elements]: the only source of truth for them."""
+
+    @property
+    def members(self) -> int:
+        """How many workers are active now."""
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations this worker has finished."""
+
+    def start(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
+        """Join the team; block until joined.
+
+        Args:
+            layout: the rows of the model; must agree with that of the team.
+            parameters: float32 [layout.elements], taken over as the replica (not copied). On return the
+                replica holds the team's values.
+        """
+
+    def hold(self) -> AbstractContextManager[object]:
+        """While the returned context is entered, arriving rows wait and ``replica`` does not change."""
+
+    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
+        """Add ``weight * (replica - sources)`` to what is pending; finish no iteration, send nothing.
+
+        Args:
+            sources: the proposed parameters: per tensor of the layout, in order, one flat C-contiguous
+                float32 array. A sequence may make its items on demand: index it, do not collect it.
+            weight: averaging weight, 1 / K in a team of K.
+
+        Raises:
+            NonFiniteGradient: a source holds NaN or Inf; nothing was added. The message names the tensor.
+        """
+
+    def exchange(self) -> None:
+        """Finish the iteration: push, gate, pull. Blocks; afterwards ``replica`` holds what arrived."""
+
+    def report(self, **metrics: float) -> None:
+        """Write figures of the training loop (loss, accuracy) into the journal."""
+
+    def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
+        """Say that this worker has done its last iteration, and deliver what is pending.
+
+        Args:
+            wait: also wait until all replicas agree.
+            timeout_s: longest wait in seconds; None waits without limit.
+        """
+
+    def leave(self) -> None:
+        """Go now; what is pending is dropped, and nobody waits for this worker any more."""
