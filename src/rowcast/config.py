@@ -127,6 +127,9 @@ class ServerSettings(_Checked):
     heartbeat_s: float = setting(
         1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=60.0
     )
+    patience_s: float = setting(
+        3.0, "A worker held at the gate for longer than this is told for whom.", unit="s", low=0.1, high=3600.0
+    )
     handshake_limit_s: float = setting(
         10.0, "A connection that has not introduced itself after this long is closed.", unit="s", low=0.5, high=600.0
     )

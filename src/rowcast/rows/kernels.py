@@ -102,7 +102,7 @@ def _nonfinite(source: npt.NDArray[np.float32]) -> int:
         probe = np.float32(0.0)
         for j in range(len(block)):
             probe += abs(block[j]) * np.float32(0.0)
-        if not probe == np.float32(0.0):
+        if probe != np.float32(0.0):
             bad += 1
     return bad
 

@@ -18,7 +18,6 @@ import dataclasses
 import math
 import struct
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from rowcast.errors import LocalProtocolError, RemoteProtocolError
@@ -32,10 +31,15 @@ _U16, _U32, _U64, _F64 = (struct.Struct(form) for form in (">H", ">I", ">Q", ">d
 _MAX_METRICS = 64
 
 
-@cache
+_plans: dict[int, tuple[tuple[str, Any], ...]] = {}
+
+
 def _plan(kind: type[Message]) -> tuple[tuple[str, Any], ...]:
-    hints = get_type_hints(kind)
-    return tuple((field.name, hints[field.name]) for field in dataclasses.fields(kind))
+    """Name and type of each field, worked out once for each message class."""
+    if kind.KIND not in _plans:
+        hints = get_type_hints(kind)
+        _plans[kind.KIND] = tuple((field.name, hints[field.name]) for field in dataclasses.fields(kind))
+    return _plans[kind.KIND]
 
 
 def pack(message: Message) -> bytes:

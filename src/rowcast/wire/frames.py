@@ -17,7 +17,15 @@ from rowcast.wire.fields import pack, unpack
 from rowcast.wire.index import decode_index, encode_index
 from rowcast.wire.messages import CONTROL, Message, Rows
 
-__all__ = ["HEADER_BYTES", "MAX_CONTROL_BYTES", "MAX_ROWS_BYTES", "PROTOCOL_VERSION", "FrameDecoder", "encode"]
+__all__ = [
+    "HEADER_BYTES",
+    "MAX_CONTROL_BYTES",
+    "MAX_ROWS_BYTES",
+    "PROTOCOL_VERSION",
+    "FrameDecoder",
+    "encode",
+    "frame_bytes",
+]
 
 MAGIC = b"RC"
 PROTOCOL_VERSION = 1
@@ -41,11 +49,16 @@ def encode(message: Message) -> bytes:
         form, index = encode_index(message.rows)
         flags = _ABSOLUTE * message.absolute + _QUOTA_END * message.quota_end
         head = _ROWS.pack(message.number, message.iteration, message.codec, flags, form, len(message.rows))
-        body = b"".join((head, index, memoryview(message.payload)))
+        body = b"".join((head, index, message.payload.data))
     else:
         body = pack(message)
     start = _HEADER.pack(MAGIC, PROTOCOL_VERSION, message.KIND, len(body), 0)[:8]
     return b"".join((start, zlib.crc32(body, zlib.crc32(start)).to_bytes(4, "big"), body))
+
+
+def frame_bytes(message: Rows) -> int:
+    """Length of the frame of a row message, without making it."""
+    return ROWS_OVERHEAD_BYTES + len(encode_index(message.rows)[1]) + len(message.payload)
 
 
 class FrameDecoder:

@@ -66,6 +66,7 @@ class Hello(Message):
     layout: bytes  #: digest of the layout
     state: bytes  #: digest of the parameters
     server: bytes  #: the server life that this session knows; empty at the first joining
+    joined: bool  #: its parameters are the team's
     iteration: int
     received: int  #: number of the last row frame received from the server in this session
 
@@ -173,6 +174,7 @@ class StateEnd(Message):
     """<> All parameters were sent (seeding, or receiving the team's state)."""
 
     KIND: ClassVar[int] = 11
+    iteration: int  #: the receiver goes on counting from here
 
 
 @dataclass(frozen=True)

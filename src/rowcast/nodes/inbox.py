@@ -1,0 +1,52 @@
+"""The receiving end of one direction: frames in order, each applied once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import Codec, codec_by_id
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+from rowcast.wire import Rows
+
+__all__ = ["Inbox", "replace_rows"]
+
+
+class Inbox:
+    """Checks row frames before anything is changed by them.
+
+    Attributes:
+        received: number of the last frame that was accepted in this session.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.received = 0
+
+    def accept(self, message: Rows) -> Codec | None:
+        """Check a frame.
+
+        Returns:
+            The codec to apply it with; ``None`` when it was applied before.
+
+        Raises:
+            RemoteProtocolError: a gap in the numbers, or a payload that no correct peer sends.
+        """
+        if message.number <= self.received:
+            return None
+        if message.number != self.received + 1:
+            raise RemoteProtocolError(f"row frame: expected number {self.received + 1}, got {message.number}")
+        codec = codec_by_id(message.codec)
+        codec.check(self._layout, message.payload, message.rows)
+        if message.absolute and codec.name != "raw":
+            raise RemoteProtocolError(f"row frame: expected absolute rows in the raw codec, got {codec.name}")
+        self.received = message.number
+        return codec
+
+
+def replace_rows(layout: Layout, codec: Codec, message: Rows, vector: npt.NDArray[np.float32]) -> None:
+    """Write the rows of an absolute frame into ``vector``."""
+    # What stands there is taken out first; encoding is the compiled way of zeroing rows.
+    codec.encode(layout, vector, message.rows)
+    codec.add(layout, message.payload, message.rows, vector, 1.0)

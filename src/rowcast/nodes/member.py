@@ -1,0 +1,81 @@
+"""A worker as the server knows it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from rowcast.nodes.inbox import Inbox
+from rowcast.nodes.outbox import Outbox
+from rowcast.nodes.port import Port
+
+__all__ = ["Member", "MemberStatus", "Stage"]
+
+
+class Stage(enum.Enum):
+    """What the server does for a member."""
+
+    SEEDING = "seeding"  #: it sends the first parameters
+    RECEIVING = "receiving"  #: it is sent the parameters
+    COMPUTING = "computing"  #: it computes or pushes
+    WAITING = "waiting"  #: it is held at the gate
+    PULLING = "pulling"  #: it is sent what it is owed
+    DRAINING = "draining"  #: it has finished and is sent everything
+
+
+@dataclass(eq=False)
+class Member:
+    """One worker of the team, connected or not.
+
+    Attributes:
+        session: the life of the worker; another one means that it started afresh.
+        owed: what it has not received yet.
+        inbox: what came from it.
+        iteration: newest iteration whose push has ended.
+        quota_iteration: newest iteration whose quota has arrived.
+        port: its connection, or ``None`` while the link is down.
+        gated: the gate counts it.
+        lost_at: when its link was lost (s).
+        dirty: something was added to what it is owed since the last drain began.
+        metrics: what it reported last, for a progress display.
+    """
+
+    name: str
+    session: bytes
+    owed: Outbox
+    inbox: Inbox
+    stage: Stage
+    iteration: int = 0
+    quota_iteration: int = 0
+    port: Port | None = None
+    gated: bool = False
+    lost_at: float = 0.0
+    waiting_since: float = 0.0
+    next_notice: float = 0.0
+    cancelled_iteration: int = 0
+    finish_wait: bool = True
+    dirty: bool = True
+    push_rows: int = 0
+    push_zero_rows: int = 0
+    push_bytes: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """A line of the progress display.
+
+    Attributes:
+        state: what it is doing, or since when its link is down.
+        iteration: iterations finished.
+        staleness: iterations behind the fastest.
+        waited_s: seconds held at the gate so far, 0 when it is not.
+        metrics: what it reported last.
+    """
+
+    name: str
+    state: str
+    iteration: int
+    staleness: int
+    waited_s: float
+    metrics: dict[str, float]

@@ -1,0 +1,664 @@
+"""The worker: proposes updates, pushes rows of them, waits at the gate, applies what it pulls."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import codec_by_id
+from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.errors import (
+    AuthenticationFailed,
+    LayoutMismatch,
+    LinkLost,
+    LocalProtocolError,
+    NonFiniteGradient,
+    RemoteProtocolError,
+    RowcastError,
+)
+from rowcast.journal import Journal
+from rowcast.nodes.inbox import Inbox, replace_rows
+from rowcast.nodes.outbox import Outbox
+from rowcast.nodes.port import Port
+from rowcast.rows import Layout
+from rowcast.rows.kernels import accumulate, nonfinite
+from rowcast.sync import Policy, parse_policy
+from rowcast.wire import (
+    Ack,
+    Cancel,
+    Challenge,
+    Farewell,
+    Finish,
+    Go,
+    Heartbeat,
+    Hello,
+    LayoutTable,
+    Leave,
+    Message,
+    PullEnd,
+    PushEnd,
+    Refusal,
+    Rows,
+    StateEnd,
+    Waiting,
+    Welcome,
+)
+from rowcast.wire.auth import matches, server_proof, worker_proof
+from rowcast.wire.frames import frame_bytes
+
+__all__ = ["Phase", "WorkerNode", "digest_of"]
+
+
+class Phase(enum.Enum):
+    """What the worker is doing, whether its link is up or not."""
+
+    JOINING = "joining"
+    COMPUTING = "computing"
+    PUSHING = "pushing"
+    WAITING = "waiting"
+    PULLING = "pulling"
+    FINISHING = "finishing"
+    DONE = "done"
+
+
+#: An exchange is under way: the training loop is blocked in ``step()``.
+EXCHANGING = frozenset({Phase.PUSHING, Phase.WAITING, Phase.PULLING})
+
+#: What a server may say before it has let the worker in.
+_BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
+
+
+@dataclass
+class _Step:
+    """What one step cost so far."""
+
+    started: float = 0.0
+    proposed: float = 0.0
+    held_s: float = 0.0
+    staleness: int = 0
+    mta_time_s: float = 0.0
+    quota_s: float | None = None
+    push_rows: int = 0
+    zero_rows: int = 0
+    push_bytes: int = 0
+    pull_rows: int = 0
+    pull_bytes: int = 0
+    skipped: bool = False
+
+
+def digest_of(parameters: npt.NDArray[np.float32]) -> bytes:
+    """16 bytes that agree exactly when two parameter vectors do."""
+    return hashlib.blake2b(parameters.data, digest_size=16).digest()
+
+
+class WorkerNode:
+    """One worker.
+
+    Args:
+        name: stable name, unique in the team.
+        layout: the model's rows.
+        replica: flat float32 parameters; taken over and changed in place. The training loop copies them from
+            here; nothing else moves them.
+        settings, link_settings: see :mod:`rowcast.config`.
+        secret: the team's shared secret, or ``None``.
+        journal: where events are recorded.
+        entropy: source of random bytes (replaced in tests).
+
+    Attributes:
+        pending: flat float32, what was computed and not delivered.
+        computed: float64 [rows], the signed sum of everything ever added to each row (the audit).
+        phase: what the worker is doing.
+        joined: the server knows this worker and its parameters are the team's.
+        iteration: iterations finished.
+        members: workers that the gate counts.
+        failure: why the worker cannot go on, or ``None``.
+        notices: sentences for the user, oldest first; the driver shows and removes them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        replica: npt.NDArray[np.float32],
+        *,
+        settings: WorkerSettings | None = None,
+        link_settings: LinkSettings | None = None,
+        secret: bytes | None = None,
+        journal: Journal | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        if replica.shape != (layout.elements,) or replica.dtype != np.float32:
+            raise LocalProtocolError(
+                f"worker: expected {layout.elements} float32 parameters, got {replica.dtype} {replica.shape}"
+            )
+        self.name = name
+        self.layout = layout
+        self.replica = replica
+        self.pending = layout.zeros()
+        self.computed = np.zeros(layout.rows, dtype=np.float64)
+        self.settings = settings or WorkerSettings()
+        self.journal = journal or Journal(name)
+        self.phase = Phase.JOINING
+        self.joined = False
+        self.iteration = 0
+        self.members = 1
+        self.policy: Policy | None = None
+        self.failure: RowcastError | None = None
+        self.notices: list[str] = []
+        self.metrics: dict[str, float] = {}
+        self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica)
+        self.inbox = Inbox(layout)
+        self._secret = secret
+        self._entropy = entropy
+        self._session = entropy(16)
+        self._server = b""
+        self._port: Port | None = None
+        self._challenge: Challenge | None = None
+        self._hello: Hello | None = None
+        self._welcomed = False
+        self._seeding = False
+        self._rejoining = False
+        self._step = _Step()
+        self._mta_time_s: float | None = None
+        self._compute_s = 0.0
+        self._held: list[Rows] | None = None
+        self._finish_wait = True
+        self._finish_said = False
+        self._heartbeat_due = 0.0
+        self._woken_at = 0.0
+
+    # -- the training loop's side ------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Arriving rows wait until :meth:`release`, so that the replica does not move."""
+        self._held = []
+
+    def release(self) -> None:
+        """Apply the rows that arrived since :meth:`hold`."""
+        held, self._held = self._held or [], None
+        for message in held:
+            self._apply(message)
+
+    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
+        """Add ``weight * (replica - sources)`` to pending; no iteration is finished by it.
+
+        Args:
+            sources: proposed values, one flat float32 array for each tensor of the layout, in order.
+            weight: averaging weight, > 0.
+
+        Raises:
+            NonFiniteGradient: a source holds NaN or Inf; nothing was changed.
+            LocalProtocolError: the sources are not the layout's tensors.
+        """
+        # Taken one by one, twice: a source may be made when it is asked for, and all of them at once are a model.
+        for spec, source in zip(self.layout.tensors, sources, strict=True):
+            if source.size != spec.stop - spec.start:
+                raise LocalProtocolError(
+                    f"accumulate: expected {spec.stop - spec.start} elements for {spec.name!r}, got {source.size}"
+                )
+            if nonfinite(source.reshape(-1)):
+                raise NonFiniteGradient(
+                    f"the update of {spec.name!r} holds NaN or Inf; the step was refused and nothing was sent"
+                )
+        for spec, source in zip(self.layout.tensors, sources, strict=True):
+            rows = slice(spec.first_row, spec.end_row)
+            accumulate(
+                self.pending,
+                self.replica,
+                source.reshape(-1),
+                weight,
+                spec.start,
+                self.layout.offsets[spec.first_row : spec.end_row + 1],
+                self.outbox.abs_sums[rows],
+                self.computed[rows],
+            )
+
+    def exchange(self, now: float, *, skipped: bool = False) -> None:
+        """Finish the iteration: push, then wait at the gate, then pull. :attr:`phase` is COMPUTING when done.
+
+        Args:
+            now: time (s).
+            skipped: the iteration made no contribution; nobody waits for it.
+
+        Raises:
+            LocalProtocolError: an exchange is under way, or the worker has not joined.
+        """
+        if self.phase is not Phase.COMPUTING:
+            raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.phase.value}")
+        self.iteration += 1
+        self._step.proposed = now
+        self._step.skipped = skipped
+        self._compute_s = now - self._step.started
+        self._begin_push(now)
+
+    def finish(self, now: float, *, wait: bool = True) -> None:
+        """Deliver everything, receive everything, say goodbye. :attr:`phase` is DONE when done.
+
+        Args:
+            now: time (s).
+            wait: stay until the others have finished too, so that all end with the same parameters.
+        """
+        if self.phase is not Phase.COMPUTING:
+            raise LocalProtocolError(f"finish: expected a worker between two steps, it is {self.phase.value}")
+        self.phase = Phase.FINISHING
+        self._finish_wait = wait
+        self._begin_drain(now)
+
+    def leave(self, now: float, cause: str) -> None:
+        """Go at once; what is pending is not delivered."""
+        if self._port is not None:
+            self._port.say(Leave(cause))
+            self._port.closing = True
+        self.phase = Phase.DONE
+        self.journal.record(now, "end", cause=cause)
+
+    def report(self, now: float, metrics: dict[str, float]) -> None:
+        """Tell the journal and the server's display a few numbers."""
+        self.metrics.update(metrics)
+        for name, value in metrics.items():
+            self.journal.record(now, "metric", iteration=self.iteration, name=name, value=value)
+
+    # -- the driver's side -------------------------------------------------------------------------------------
+
+    def link_up(self, now: float, port: Port) -> None:
+        """A connection to the server stands."""
+        self._port = port
+        self._challenge = self._hello = None
+        self._welcomed = False
+        port.decoder.trusted = True
+        port.opened_at = port.heard_at = port.spoke_at = now
+        self.journal.record(
+            now, "link_up", peer=port.peer, congestion_control=port.congestion_control, shaped_by=port.shaped_by
+        )
+
+    def link_down(self, now: float, cause: str) -> None:
+        """The connection ended."""
+        if self._port is None:
+            return
+        self.journal.record(now, "link_down", peer=self._port.peer, cause=cause)
+        self._port = None
+        self._welcomed = False
+        self.outbox.link_lost()
+        if self.phase is not Phase.DONE and self.joined:
+            self.notices.append(f"{self.name}: link to the server lost ({cause}); reconnecting")
+
+    def heard(self, now: float) -> None:
+        """Bytes arrived, whole message or not: the link lives."""
+        if self._port is not None:
+            self._port.heard_at = now
+
+    def receive(self, now: float, message: Message) -> None:
+        """Handle one message.
+
+        Raises:
+            RemoteProtocolError: it has no place in the conversation; close the connection.
+        """
+        stranger = not self._welcomed and not isinstance(message, _BEFORE_WELCOME)
+        if stranger or self._port is None:
+            raise RemoteProtocolError(f"expected the server's part of the handshake, got {type(message).__name__}")
+        match message:
+            case Rows():
+                self._on_rows(now, message)
+            case Ack():
+                self.outbox.acknowledged(now, message.number)
+            case Heartbeat():
+                pass
+            case Go():
+                self._on_go(now, message)
+            case PullEnd():
+                self._on_pull_end(now, message)
+            case Cancel():
+                self._on_cancel(message)
+            case Waiting():
+                self.notices.append(f"{self.name}: waiting for {message.reason}")
+            case Challenge():
+                self._on_challenge(message)
+            case Welcome():
+                self._on_welcome(now, message)
+            case StateEnd():
+                self._on_state_end(now, message)
+            case LayoutTable():
+                self._on_layout_table(message)
+            case Refusal():
+                self._on_refusal(now, message)
+            case Farewell():
+                self._on_farewell(now, message)
+            case Leave():
+                raise LinkLost(f"the server said goodbye: {message.cause}")
+            case _:
+                raise RemoteProtocolError(f"expected a server's message, got {type(message).__name__}")
+
+    def poll(self, now: float) -> Message | None:
+        """The next message to send, or ``None``. Control overtakes rows."""
+        port = self._port
+        if port is None:
+            return None
+        message = port.next_control(now)
+        if message is not None or port.closing or not self._welcomed:
+            return message
+        message = self._next_in_order(now)
+        if message is not None:
+            port.spoke_at = now
+        return message
+
+    def _next_in_order(self, now: float) -> Message | None:
+        """Rows, and the messages whose place is before or behind rows."""
+        if self._seeding and not self.outbox.state_due.any():
+            self._seeding = False
+            if not self.joined:
+                self._joined(now)
+            return StateEnd(self.iteration)
+        if not (self.joined or self._seeding):
+            return None
+        return self.outbox.next_frame(now) or self._after_rows(now)
+
+    def next_timer(self) -> float | None:
+        """When :meth:`on_timer` must be called (s), or ``None``."""
+        if self._port is None or self.phase is Phase.DONE:
+            return None
+        times = [self._port.heard_at + self.settings.silence_limit_s]
+        if not self._welcomed:
+            return times[0]
+        times.append(self._heartbeat_due)
+        transfer = self.outbox.transfer
+        if self.phase is Phase.PUSHING and transfer is not None and transfer.deadline > self._woken_at:
+            times.append(transfer.deadline)
+        return min(times)
+
+    def on_timer(self, now: float) -> None:
+        """Time passed.
+
+        Raises:
+            LinkLost: the server has been silent for too long; close the connection.
+        """
+        self._woken_at = now
+        port = self._port
+        if port is None:
+            return
+        if now >= port.heard_at + self.settings.silence_limit_s:
+            raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
+        if self._welcomed and now >= self._heartbeat_due:
+            self._heartbeat_due = now + self.settings.heartbeat_s
+            port.say(Heartbeat({**self.metrics, "rate_bps": self.outbox.meter.rate_bps(now)}))
+
+    # -- joining -----------------------------------------------------------------------------------------------
+
+    def _on_challenge(self, message: Challenge) -> None:
+        if self._challenge is not None:
+            raise RemoteProtocolError("expected one challenge, got a second one")
+        if message.secret_needed != (self._secret is not None):
+            has, lacks = ("server", "worker") if message.secret_needed else ("worker", "server")
+            self._fail(
+                AuthenticationFailed(
+                    f"the {has} has a shared secret and this {lacks} has none; give both the same --secret-file"
+                )
+            )
+            return
+        self._challenge = message
+        hello = Hello(
+            name=self.name,
+            session=self._session,
+            nonce=self._entropy(16),
+            proof=b"",
+            layout=self.layout.digest,
+            state=digest_of(self.replica),
+            server=self._server,
+            joined=self.joined,
+            iteration=self.iteration,
+            received=self.inbox.received,
+        )
+        if self._secret is not None:
+            hello = dataclasses.replace(hello, proof=worker_proof(self._secret, message, hello))
+        self._hello = hello
+        self._say(hello)
+
+    def _on_welcome(self, now: float, message: Welcome) -> None:
+        if self._challenge is None or self._hello is None or self._welcomed:
+            raise RemoteProtocolError("expected a welcome after a hello, got one out of turn")
+        if self._secret is not None and not matches(
+            server_proof(self._secret, self._challenge, self._hello), message.proof
+        ):
+            self._fail(
+                AuthenticationFailed("the server did not prove that it knows the shared secret; check the address")
+            )
+            return
+        self.policy = parse_policy(message.policy)
+        self.members = message.members
+        known, self._server = self._server == message.server, message.server
+        self._welcomed = True
+        assert self._port is not None
+        self._port.decoder.rows = self.layout.rows
+        self._heartbeat_due = now + self.settings.heartbeat_s
+        if message.how == "resume":
+            self._resume(now, message)
+        elif message.how in ("seed", "equal", "receive"):
+            self._join(now, message, again=self.joined and not known)
+        else:
+            raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {message.how!r}")
+
+    def _join(self, now: float, message: Welcome, *, again: bool) -> None:
+        """The server does not know this session: start its numbers afresh; what is pending stays pending."""
+        self.outbox.restart()
+        self.inbox.received = 0
+        self.iteration = message.iteration
+        self.outbox.renumber(message.iteration)
+        self._rejoining = again
+        self.joined = False
+        self.journal.record(
+            now,
+            "join",
+            peer="server",
+            epoch=message.epoch,
+            iteration=message.iteration,
+            how=message.how,
+            members=message.members,
+        )
+        self._seeding = message.how == "seed"
+        if self._seeding:
+            self._say(LayoutTable(self.layout.to_table()))
+            self.outbox.send_state()
+        elif message.how == "equal":
+            self._joined(now)
+
+    def _resume(self, now: float, message: Welcome) -> None:
+        delivered, restored = self.outbox.resume(now, message.received)
+        self.journal.record(now, "resume", peer="server", delivered=delivered, restored=restored)
+        self.notices.append(f"{self.name}: link to the server is back")
+        if message.iteration != self.iteration:
+            self.iteration = message.iteration
+            self.outbox.renumber(message.iteration - 1 if self.phase in EXCHANGING else message.iteration)
+        # The server may have lost the link before it learnt that it has all parameters.
+        self._seeding = message.state == b""
+        if self.joined:
+            self._carry_on(now)
+
+    def _joined(self, now: float) -> None:
+        """The parameters are the team's: go on where the work was left."""
+        self.joined = True
+        if self._rejoining:
+            self._rejoining = False
+            if self.phase in EXCHANGING:
+                self.iteration += 1
+            self._carry_on(now)
+        else:
+            self.phase = Phase.COMPUTING
+            self._step = _Step(started=now)
+
+    def _carry_on(self, now: float) -> None:
+        if self.phase in EXCHANGING:
+            self._begin_push(now, measured=False)
+        elif self.phase is Phase.FINISHING:
+            self._begin_drain(now)
+
+    def _on_state_end(self, now: float, message: StateEnd) -> None:
+        if self.joined:
+            raise RemoteProtocolError("expected the end of a state transfer while joining, got it later")
+        self.iteration = message.iteration
+        self.outbox.renumber(message.iteration)
+        self._joined(now)
+
+    def _on_layout_table(self, message: LayoutTable) -> None:
+        try:
+            self.layout.check_equal(Layout.from_table(message.table), ours=f"worker {self.name}", theirs="the team")
+        except LayoutMismatch as error:
+            self._fail(error)
+
+    def _on_refusal(self, now: float, message: Refusal) -> None:
+        self.journal.record(now, "error", peer="server", error=f"refused: {message.code}", message=message.text)
+        if message.code == "name":
+            raise LinkLost(message.text)
+        if message.code == "secret":
+            self._fail(AuthenticationFailed(message.text))
+        else:
+            self._fail(RemoteProtocolError(f"the server refused this worker ({message.code}): {message.text}"))
+
+    # -- one iteration -----------------------------------------------------------------------------------------
+
+    def _begin_push(self, now: float, *, measured: bool = True) -> None:
+        assert self.policy is not None
+        self.phase = Phase.PUSHING
+        mta_time_s = self._compute_s if self._mta_time_s is None else self._mta_time_s
+        self._step.mta_time_s = mta_time_s
+        limit_s = max(self._step.proposed + mta_time_s - now, 0.0) if self.policy.speculative else 0.0
+        self._note_push()
+        self.outbox.begin(
+            now, self.iteration, self.policy.row_codec, self.policy.choose_push, limit_s, measured=measured
+        )
+
+    def _note_push(self) -> None:
+        """Book what the last transfer sent, before another one takes its place."""
+        transfer = self.outbox.transfer
+        if transfer is not None and transfer.iteration == self.iteration:
+            self._step.push_rows += transfer.rows
+            self._step.zero_rows += transfer.zero_rows
+            self._step.push_bytes += transfer.size
+        self.outbox.transfer = None
+
+    def _after_rows(self, now: float) -> Message | None:
+        """What follows the last row frame."""
+        outbox = self.outbox
+        transfer = outbox.transfer
+        if self.phase is Phase.PUSHING and transfer is not None and transfer.finished(now):
+            self._step.quota_s = self._quota_s(now)
+            self._note_push()
+            self.phase = Phase.WAITING
+            return PushEnd(
+                iteration=self.iteration,
+                quota_s=self._step.quota_s,
+                compute_s=self._compute_s,
+                rate_bps=outbox.meter.rate_bps(now),
+                skipped=self._step.skipped,
+            )
+        if self.phase is Phase.FINISHING and not self._finish_said and outbox.settled and transfer is not None:
+            if not transfer.finished(now):
+                return None
+            self._finish_said = True
+            return Finish(self.iteration, self._finish_wait)
+        return None
+
+    def _quota_s(self, now: float) -> float:
+        """Seconds that the quota of this push took: measured, or predicted while its last frame is on its way."""
+        transfer, meter = self.outbox.transfer, self.outbox.meter
+        assert transfer is not None
+        if transfer.quota_done is not None:
+            return transfer.quota_done - transfer.started
+        return now - transfer.started + self.outbox.in_flight * 8 / meter.rate_bps(now) + meter.round_trip_s
+
+    def _on_cancel(self, message: Cancel) -> None:
+        transfer = self.outbox.transfer
+        if self.phase is Phase.PUSHING and transfer is not None and transfer.iteration == message.iteration:
+            transfer.cancelled = True
+
+    def _on_go(self, now: float, message: Go) -> None:
+        if self.phase is not Phase.WAITING or message.iteration != self.iteration:
+            raise RemoteProtocolError(f"expected no permission while {self.phase.value}, got one")
+        self.phase = Phase.PULLING
+        self.members = message.members
+        self._mta_time_s = message.mta_time_s
+        self._step.held_s += message.held_s
+        self._step.staleness = message.staleness
+
+    def _on_pull_end(self, now: float, message: PullEnd) -> None:
+        if self.phase is not Phase.PULLING or message.iteration != self.iteration:
+            raise RemoteProtocolError(f"expected no end of a pull while {self.phase.value}, got one")
+        self.phase = Phase.COMPUTING
+        step = self._step
+        exchanged_s = now - step.proposed
+        self.journal.record(
+            now,
+            "step",
+            iteration=self.iteration,
+            compute_s=round(self._compute_s, 6),
+            communicate_s=round(max(exchanged_s - step.held_s, 0.0), 6),
+            stall_s=round(min(step.held_s, exchanged_s), 6),
+            push_rows=step.push_rows,
+            push_bytes=step.push_bytes,
+            push_share=round((step.push_rows + step.zero_rows) / self.layout.rows, 6),
+            pull_rows=step.pull_rows,
+            pull_bytes=step.pull_bytes,
+            quota_s=step.quota_s,
+            mta_time_s=step.mta_time_s,
+            rate_bps=round(self.outbox.meter.rate_bps(now)),
+            staleness=step.staleness,
+            skipped=step.skipped,
+        )
+        self.metrics["share"] = (step.push_rows + step.zero_rows) / self.layout.rows
+        self.metrics["staleness"] = float(step.staleness)
+        self._step = _Step(started=now)
+
+    # -- rows that arrive --------------------------------------------------------------------------------------
+
+    def _on_rows(self, now: float, message: Rows) -> None:
+        codec = self.inbox.accept(message)
+        if codec is not None:
+            self._step.pull_rows += len(message.rows)
+            self._step.pull_bytes += frame_bytes(message)
+            if self._held is None:
+                self._apply(message)
+            else:
+                self._held.append(dataclasses.replace(message, payload=message.payload.copy()))
+        self._say(Ack(self.inbox.received))
+
+    def _apply(self, message: Rows) -> None:
+        codec = codec_by_id(message.codec)
+        if message.absolute:
+            replace_rows(self.layout, codec, message, self.replica)
+        else:
+            codec.add(self.layout, message.payload, message.rows, self.replica, -1.0)
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _begin_drain(self, now: float) -> None:
+        self._finish_said = False
+        self.outbox.send_everything(now, self.iteration)
+
+    def _on_farewell(self, now: float, message: Farewell) -> None:
+        if self.phase is not Phase.FINISHING:
+            raise RemoteProtocolError("expected a farewell after a finish, got one out of turn")
+        self.phase = Phase.DONE
+        self.journal.record(
+            now,
+            "drained",
+            peer="server",
+            iteration=self.iteration,
+            frames_sent=self.outbox.sent_frames,
+            frames_applied=message.received,
+        )
+        self.journal.record(now, "end", cause="finished")
+
+    def _say(self, message: Message) -> None:
+        if self._port is not None:
+            self._port.say(message)
+
+    def _fail(self, error: RowcastError) -> None:
+        """Give up: the driver stops and the training loop gets ``error``."""
+        self.failure = error
+        if self._port is not None:
+            self._port.closing = True

@@ -1,0 +1,79 @@
+"""The minimum transmission amount (MTA) of ROG, and the MTA time.
+
+Source: ROG, MICRO 2022, section IV; the rule for the time is algorithms.md 2.2.
+"""
+
+from __future__ import annotations
+
+import statistics
+from functools import lru_cache
+
+__all__ = ["MtaTime", "minimum_share"]
+
+T_LOW_S = 0.1
+MAX_AGE = 2
+
+
+@lru_cache(maxsize=128)
+def minimum_share(threshold: int) -> float:
+    """The share of rows that ROG makes travel in each iteration: the root P of (1 - P)**(S - 1) = P.
+
+    Args:
+        threshold: S, the staleness threshold in the meaning of the artifact (our slack), >= 0.
+
+    Returns:
+        P in (0, 1]; 1 for S of 0 and 1.
+    """
+    if threshold <= 1:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if (1.0 - middle) ** (threshold - 1) > middle:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+class MtaTime:
+    """How long the slowest worker of the team needs for its quota, in one direction.
+
+    Everybody sends for about that long; what the others send beyond their own quota in the meantime costs no
+    time. A worker that needs longer than one computation is in outage and is left out.
+    """
+
+    def __init__(self) -> None:
+        self._quota_s: dict[str, tuple[float, int]] = {}
+        self._compute_s: dict[str, float] = {}
+
+    def report(self, worker: str, iteration: int, quota_s: float, compute_s: float | None = None) -> None:
+        """``worker`` needed ``quota_s`` for its quota of ``iteration`` and ``compute_s`` for its gradient (s)."""
+        self._quota_s[worker] = (quota_s, iteration)
+        if compute_s is not None:
+            known = self._compute_s.get(worker)
+            self._compute_s[worker] = compute_s if known is None else 0.8 * known + 0.2 * compute_s
+
+    def remove(self, worker: str) -> None:
+        """Forget ``worker``."""
+        self._quota_s.pop(worker, None)
+        self._compute_s.pop(worker, None)
+
+    def compute_s(self, worker: str) -> float | None:
+        """Average seconds that a gradient of ``worker`` takes, or ``None`` before its first report."""
+        return self._compute_s.get(worker)
+
+    def value_s(self, newest: int) -> float:
+        """The MTA time in force (s).
+
+        Args:
+            newest: iteration of the fastest worker; measurements more than two iterations older are ignored.
+        """
+        if not self._compute_s:
+            return T_LOW_S
+        high = max(statistics.median(self._compute_s.values()), T_LOW_S)
+        recent = (quota for quota, iteration in self._quota_s.values() if newest - iteration <= MAX_AGE)
+        fresh = [quota for quota in recent if quota <= high]
+        if not fresh:
+            return high
+        return min(max(*fresh, T_LOW_S), high)

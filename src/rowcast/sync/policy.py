@@ -1,0 +1,212 @@
+"""Policies: gate, order, quota, deadline and codec under one name.
+
+All of them are one class with other settings, so that what is compared is the rule and nothing else (invariant
+11): ``ssp:4`` is ``rog:4`` whose unit is the whole model, and ``bsp`` is that with slack 0.
+
+A name is written ``family``, ``family:slack`` or with settings behind a question mark::
+
+    bsp      ssp:4      asp      rog:20      rog:4?codec=raw&f2=0.5
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import Codec, codec_by_name
+from rowcast.errors import ConfigError, near_match
+from rowcast.rows import Layout, Selection, select
+from rowcast.sync.mta import minimum_share
+
+__all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
+
+GRANULARITIES = ("row", "tensor", "model")
+
+
+@dataclass(frozen=True)
+class RowsToSend:
+    """What a policy sees when it chooses rows: one direction of one worker.
+
+    Attributes:
+        eligible: rows with something to send that did not travel in this iteration, ascending int64 [k].
+        stamps: iteration at which each row was last sent, int32 [rows].
+        abs_sums: sum |pending or owed| of each row, float32 [rows].
+        row_bytes: encoded bytes of each row, int64 [rows].
+        iteration: the iteration that is being pushed or pulled.
+        travelled_bytes: encoded bytes of the rows that already travelled in this iteration (before a cut).
+    """
+
+    eligible: npt.NDArray[np.int64]
+    stamps: npt.NDArray[np.int32]
+    abs_sums: npt.NDArray[np.float32]
+    row_bytes: npt.NDArray[np.int64]
+    iteration: int
+    travelled_bytes: int
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A synchronisation policy.
+
+    Attributes:
+        name: as the user wrote it.
+        slack: iterations a worker may be ahead of the oldest row of anybody; ``None``: the gate is always open.
+        share: share of the encoded bytes of the model that must travel in each push and pull (the quota).
+        granularity: what travels only as a whole: 'row', 'tensor' or 'model'.
+        speculative: rows beyond the quota travel until the MTA time.
+        codec: name of the codec.
+        f1, f2: weights of magnitude and staleness in ROG's importance (Alg. 3).
+    """
+
+    name: str
+    slack: int | None
+    share: float
+    granularity: str = "row"
+    speculative: bool = False
+    codec: str = "onebit"
+    f1: float = 1.0
+    f2: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            raise ConfigError(
+                f"policy {self.name!r}: unknown granularity {self.granularity!r}; "
+                f"{near_match(self.granularity, GRANULARITIES)}"
+            )
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"policy {self.name!r}: expected a share in 0 .. 1 (0 excluded), got {self.share}")
+        for key in ("f1", "f2"):
+            if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
+                raise ConfigError(f"policy {self.name!r}: expected {key} >= 0, got {getattr(self, key)}")
+        codec_by_name(self.codec)
+
+    @property
+    def row_codec(self) -> Codec:
+        """The codec object."""
+        return codec_by_name(self.codec)
+
+    @property
+    def pull_bound(self) -> int:
+        """A row that is owed is pulled at least once in this many pulls."""
+        return math.ceil(1 / self.share)
+
+    def may_start(self, iteration: int, oldest: int | None) -> bool:
+        """The gate (algorithms.md 1.1): may a worker that finished ``iteration`` start the next one?
+
+        Args:
+            oldest: min of the versions over all workers and rows; ``None`` when nobody counts.
+        """
+        return self.slack is None or oldest is None or iteration - oldest <= self.slack
+
+    def choose_push(self, layout: Layout, view: RowsToSend) -> Selection:
+        """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
+        overdue = view.iteration - self.slack if self.slack is not None else -1
+        return self._choose(layout, view, overdue)
+
+    def choose_pull(self, layout: Layout, view: RowsToSend) -> Selection:
+        """Order the rows of a pull."""
+        return self._choose(layout, view, view.iteration - self.pull_bound + 1)
+
+    def _choose(self, layout: Layout, view: RowsToSend, overdue_before: int) -> Selection:
+        total = int(view.row_bytes.sum())
+        quota = self.share * total + (int(view.row_bytes.max()) if self.share < 1 else 0)
+        return select(
+            view.eligible,
+            view.stamps,
+            self._importance(layout, view),
+            view.row_bytes,
+            quota_bytes=min(quota, total) - view.travelled_bytes,
+            overdue_before=overdue_before,
+            units=self._units(layout),
+        )
+
+    def _importance(self, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32] | None:
+        """ROG Alg. 3: f1 * magnitude + f2 * staleness.
+
+        The magnitude of a row is its mean |.|, in units of the mean over the rows that may travel: the largest
+        row would flatten all others.
+        """
+        if not self.speculative or len(view.eligible) == 0:
+            return None
+        means = view.abs_sums / layout.lengths.astype(np.float32)
+        typical = float(means[view.eligible].mean())
+        scale = self.f1 / typical if typical > 0 and math.isfinite(typical) else 0.0
+        ages = (view.iteration - view.stamps).astype(np.float32)
+        return (means * np.float32(scale) + np.maximum(ages, 0) * np.float32(self.f2)).astype(np.float32)
+
+    def _units(self, layout: Layout) -> npt.NDArray[np.int64] | None:
+        if self.granularity == "row":
+            return None
+        if self.granularity == "tensor":
+            return layout.tensor_rows
+        return np.array([0, layout.rows], dtype=np.int64)
+
+
+def _bsp(name: str, slack: int | None) -> Policy:
+    if slack not in (None, 0):
+        raise ConfigError(f"policy {name!r}: bsp takes no number; write 'bsp', or 'ssp:{slack}' for slack {slack}")
+    return Policy(name, 0, 1.0, granularity="model")
+
+
+def _ssp(name: str, slack: int | None) -> Policy:
+    return Policy(name, _needed(name, slack), 1.0, granularity="model")
+
+
+def _asp(name: str, slack: int | None) -> Policy:
+    if slack is not None:
+        raise ConfigError(f"policy {name!r}: asp takes no number; write 'asp'")
+    return Policy(name, None, 1.0, granularity="model")
+
+
+def _rog(name: str, slack: int | None) -> Policy:
+    threshold = _needed(name, slack)
+    return Policy(name, threshold, minimum_share(threshold), speculative=True)
+
+
+def _needed(name: str, slack: int | None) -> int:
+    if slack is None:
+        raise ConfigError(f"policy {name!r}: expected a slack behind a colon, for example '{name}:4'")
+    return slack
+
+
+#: Every policy family: takes the whole name and the slack, if one was written.
+REGISTRY: dict[str, Callable[[str, int | None], Policy]] = {"bsp": _bsp, "ssp": _ssp, "asp": _asp, "rog": _rog}
+
+_EXAMPLES = ("bsp", "ssp:4", "asp", "rog:4")
+_OPTIONS: dict[str, Callable[[str], object]] = {
+    "codec": str,
+    "granularity": str,
+    "share": float,
+    "f1": float,
+    "f2": float,
+}
+
+
+def parse_policy(text: str) -> Policy:
+    """The policy that a name stands for.
+
+    Raises:
+        ConfigError: unknown family or option (with a near match), or a value out of range.
+    """
+    head, _, options = text.strip().partition("?")
+    family, colon, number = head.partition(":")
+    if family not in REGISTRY:
+        raise ConfigError(f"unknown policy {text!r}; {near_match(head, _EXAMPLES)}")
+    if colon and not (number.isascii() and number.isdigit() and int(number) <= 10_000):
+        raise ConfigError(f"policy {text!r}: expected a whole number in 0 .. 10000 behind the colon, got {number!r}")
+    policy = REGISTRY[family](head, int(number) if colon else None)
+    changes: dict[str, object] = {"name": text.strip()}
+    for option in filter(None, options.split("&")):
+        key, equals, value = option.partition("=")
+        if key not in _OPTIONS or not equals:
+            raise ConfigError(f"policy {text!r}: unknown option {option!r}; {near_match(key, _OPTIONS)}")
+        try:
+            changes[key] = _OPTIONS[key](value)
+        except ValueError as error:
+            raise ConfigError(f"policy {text!r}: {key}: expected a number, got {value!r}") from error
+    return dataclasses.replace(policy, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""The delivery rate of one direction of one link, measured from acknowledgements."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+__all__ = ["RateMeter"]
+
+HALF_LIFE_S = 0.5
+MEMORY_S = 5.0
+QUANTILE = 0.2
+RECENT = 8
+#: Acknowledgements closer together than this count as one: their spacing says nothing about the link.
+GRAIN_S = 0.002
+
+
+class RateMeter:
+    """Acknowledged bytes per second of time spent sending (algorithms.md 2.2).
+
+    An average with a half-life of 0.5 s of sending time, never below the 20 % quantile of the last 5 s. Time in
+    which nothing was on its way does not count.
+
+    Args:
+        initial_bps: assumed before the first acknowledgement, bit/s.
+    """
+
+    def __init__(self, initial_bps: float) -> None:
+        self._average = initial_bps / 8
+        self._measured = False
+        self._samples: deque[tuple[float, float]] = deque()
+        self._unacked = 0
+        self._since = 0.0
+        self._gathered = 0
+        self.round_trip_s = 0.0
+        self._trips: deque[float] = deque(maxlen=RECENT)
+
+    def sent(self, now: float, size: int) -> None:
+        """``size`` bytes were handed to the link."""
+        if self._unacked == 0:
+            self._since = now
+            self._gathered = 0
+        self._unacked += size
+
+    def acknowledged(self, now: float, size: int, sent_at: float) -> None:
+        """``size`` bytes, handed over at ``sent_at``, were acknowledged."""
+        self._unacked = max(self._unacked - size, 0)
+        self._gathered += size
+        elapsed = now - self._since
+        if elapsed >= GRAIN_S:
+            rate = self._gathered / elapsed
+            keep = 0.5 ** (elapsed / HALF_LIFE_S) if self._measured else 0.0
+            self._average = keep * self._average + (1 - keep) * rate
+            self._measured = True
+            self._samples.append((now, rate))
+            self._since, self._gathered = now, 0
+        while self._samples and self._samples[0][0] < now - MEMORY_S:
+            self._samples.popleft()
+        self._trips.append(max(now - sent_at - size / max(self._average, 1.0), 0.0))
+        self.round_trip_s = min(self._trips)
+
+    def forget_flight(self) -> None:
+        """The link was lost: what was on its way is no longer."""
+        self._unacked = 0
+
+    def rate_bps(self, now: float) -> float:
+        """The estimate at ``now``, bit/s."""
+        average = self._average
+        if self._unacked and self._measured:
+            # Silence while bytes are on their way is news as well: no more than one frame can have passed.
+            average *= 0.5 ** (max(now - self._since - GRAIN_S, 0.0) / HALF_LIFE_S)
+        if self._samples:
+            ordered = sorted(rate for _, rate in self._samples)
+            average = max(average, ordered[math.floor(QUANTILE * (len(ordered) - 1))])
+        return 8 * average
+
+    def peak_bps(self, now: float) -> float:
+        """The best of the estimate and the last few samples, bit/s: what the window must be able to fill."""
+        recent = [rate for _, rate in list(self._samples)[-RECENT:]]
+        return max(self.rate_bps(now), 8 * max(recent, default=0.0))

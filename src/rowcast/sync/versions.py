@@ -1,0 +1,61 @@
+"""The version table: how far each worker's contribution to each row has reached the server."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["VersionTable"]
+
+
+class VersionTable:
+    """``v[w][i]``: the newest iteration of worker w whose contribution to row i is wholly at the server.
+
+    Args:
+        rows: rows of the layout.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._versions: dict[str, npt.NDArray[np.int32]] = {}
+        self._oldest: dict[str, int] = {}
+
+    def admit(self, worker: str, iteration: int) -> None:
+        """Count ``worker`` at the gate; all its rows have version ``iteration``."""
+        self._versions[worker] = np.full(self._rows, iteration, dtype=np.int32)
+        self._oldest[worker] = iteration
+
+    def remove(self, worker: str) -> None:
+        """Count ``worker`` no longer: nobody waits for its rows."""
+        self._versions.pop(worker, None)
+        self._oldest.pop(worker, None)
+
+    def advance(self, worker: str, rows: npt.NDArray[np.int64], iteration: int) -> None:
+        """``rows`` of ``worker`` arrived whole up to ``iteration``."""
+        if worker in self._versions:
+            self._versions[worker][rows] = iteration
+            self._oldest.pop(worker, None)
+
+    def oldest_of(self, worker: str) -> int:
+        """The version of the oldest row of ``worker``."""
+        if worker not in self._oldest:
+            self._oldest[worker] = int(self._versions[worker].min())
+        return self._oldest[worker]
+
+    def oldest(self) -> int | None:
+        """min over all workers and rows; ``None`` when nobody counts."""
+        return min((self.oldest_of(worker) for worker in self._versions), default=None)
+
+    def behind(self, version: int) -> list[str]:
+        """The workers that have a row older than ``version``."""
+        return [worker for worker in self._versions if self.oldest_of(worker) < version]
+
+    def of(self, worker: str) -> npt.NDArray[np.int32]:
+        """A copy of the versions of ``worker``, int32 [rows]."""
+        return self._versions[worker].copy()
+
+    def __contains__(self, worker: object) -> bool:
+        return worker in self._versions
+
+    def __len__(self) -> int:
+        return len(self._versions)

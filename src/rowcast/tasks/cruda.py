@@ -1,0 +1,365 @@
+"""CRUDA: robots adapt a shared image classifier, together, to a domain that none of them has seen before.
+
+A model is trained on clean images. Then it is taken outdoors: fog, and another brightness. The robots of the
+team each see their own part of the foggy images, with their own mixture of classes, and train on together. The
+accuracy on foggy test images falls when the fog comes and climbs back with the steps; how fast it climbs per
+second is what a link policy is judged by.
+
+Source of the job: the coordinated robotic unsupervised domain adaptation of the ROG paper (X. Guan et al.,
+"ROG: A High Performance and Robust Distributed Training System for Robotic IoT", MICRO 2022, section VI),
+which adapts a ConvMLP to foggy CIFAR-100. Here the labels are given, so that the curve measures the network
+and not a pseudo-labelling scheme.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rowcast.config import _Checked, setting
+from rowcast.errors import ConfigError, LocalProtocolError, near_match
+from rowcast.tasks.data import Dataset, load_dataset
+from rowcast.tasks.models import ConvMLP, ConvMLPConfig, freeze_batch_norm, seeded_model
+from rowcast.tasks.shards import dirichlet_shards
+from rowcast.tasks.shift import DomainShift
+from rowcast.tasks.states import State, load_npz_state, save_npz_state
+
+__all__ = ["TASKS", "CrudaSettings", "CrudaTask", "CrudaWorker", "build_task"]
+
+_EVALUATION_BATCH = 250
+"""Images of one forward pass of an evaluation; small enough to stay in the cache of a small CPU."""
+
+# Streams of random numbers; each is seeded by (seed, stream, ...), so that none depends on another's use.
+_INIT, _PRETRAIN, _TRAIN_SHIFT, _TEST_SHIFT, _SHARDS, _BATCHES = range(6)
+
+_DIGITS_MODEL = ConvMLPConfig(
+    in_channels=1, tokens=24, stem_stride=1, conv_blocks=1, widths=(48, 96, 192), depths=(1, 1, 1), mlp_ratio=2
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrudaSettings(_Checked):
+    """Settings of a :class:`CrudaTask`; the defaults are those of ``cruda-digits``.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    dataset: str = setting("digits", "Name of the data set: 'digits', 'fashion-mnist' or 'cifar10'.")
+    data_dir: str | None = setting(None, "Folder with the files of the data set; 'digits' needs none.")
+    train_images: int | None = setting(
+        None, "Use only so many training images; none uses all.", unit="images", low=1, high=10_000_000
+    )
+    test_images: int | None = setting(
+        None, "Use only so many test images; none uses all.", unit="images", low=1, high=10_000_000
+    )
+    model: ConvMLPConfig = setting(_DIGITS_MODEL, "Size of the model.")
+    severity: int = setting(3, "How thick the fog is; see rowcast.tasks.SEVERITIES.", low=1, high=5)
+    alpha: float = setting(
+        1.0, "Label skew of the shards: small gives each class to few workers, large mixes.", low=0.01, high=1e6
+    )
+    batch: int = setting(32, "Images of one step of one worker.", unit="images", low=1, high=65_536)
+    lr: float = setting(0.005, "Learning rate of the adaptation.", low=0.0, high=10.0)
+    momentum: float = setting(0.9, "Nesterov momentum of the adaptation, local to each worker.", low=0.0, high=0.999)
+    weight_decay: float = setting(5e-4, "Weight decay of the adaptation.", low=0.0, high=1.0)
+    label_smoothing: float = setting(
+        0.1, "Share of each label that is spread over all classes; keeps the curvature low.", low=0.0, high=0.9
+    )
+    pretrain_epochs: int = setting(6, "Passes over the clean training set.", unit="epochs", low=0, high=10_000)
+    pretrain_batch: int = setting(64, "Images of one step of the clean training.", unit="images", low=2, high=65_536)
+    pretrain_lr: float = setting(
+        3e-3, "Highest learning rate of the clean training (AdamW, one cycle).", low=0.0, high=1.0
+    )
+    seed: int = setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
+
+
+class CrudaTask:
+    """The job: data, starting model, shards and the measure of success.
+
+    The same settings give the same state, shards, batches and fog on every node of a team, so the nodes need to
+    exchange nothing but updates (floating-point sums may differ in the last digit with the number of threads).
+
+    Args:
+        settings: see :class:`CrudaSettings`.
+
+    Raises:
+        ConfigError: unknown data set, or a model that does not fit its images.
+        DataError: the data set cannot be read.
+    """
+
+    def __init__(self, settings: CrudaSettings | None = None) -> None:
+        self.settings = settings = settings or CrudaSettings()
+        self.dataset: Dataset = load_dataset(
+            settings.dataset,
+            settings.data_dir,
+            train_images=settings.train_images,
+            test_images=settings.test_images,
+        )
+        _check_fit(settings.model, self.dataset)
+        pixels = self.dataset.train_images
+        self._mean = (pixels.mean(axis=(0, 2, 3), keepdims=True) / 255).astype(np.float32)
+        self._std = (pixels.std(axis=(0, 2, 3), keepdims=True) / 255 + 1e-6).astype(np.float32)
+        self._train_shift = DomainShift(len(pixels), settings.severity, self._rng(_TRAIN_SHIFT))
+        self._test_shift = DomainShift(len(self.dataset.test_images), settings.severity, self._rng(_TEST_SHIFT))
+        self._tests: dict[bool, Tensor] = {}
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State:
+        """The model after clean training, by parameter and buffer name.
+
+        Raises:
+            LocalProtocolError: neither :meth:`pretrain` nor :meth:`load_state` was called.
+        """
+        if self._state is None:
+            raise LocalProtocolError("the task has no starting model; call pretrain() or load_state(path) first")
+        return self._state
+
+    def pretrain(self) -> State:
+        """Train on the clean images and keep the result as the starting model of every worker.
+
+        Returns:
+            the state, arrays by parameter and buffer name (also as :attr:`state`).
+        """
+        settings = self.settings
+        model = seeded_model(settings.model, _torch_seed(settings.seed, _INIT))
+        count = len(self.dataset.train_images)
+        batch = min(settings.pretrain_batch, count)
+        steps = settings.pretrain_epochs * (count // batch)
+        if steps:
+            optimizer = torch.optim.AdamW(model.parameters(), lr=settings.pretrain_lr, weight_decay=0.01)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, settings.pretrain_lr, total_steps=max(steps, 2), pct_start=0.25, cycle_momentum=False
+            )
+            labels = torch.from_numpy(self.dataset.train_labels)
+            order = _endless_batches(np.arange(count), batch, self._rng(_PRETRAIN))
+            model.train()
+            for _ in range(steps):
+                indices = next(order)
+                optimizer.zero_grad()
+                images = self._tensor(self.dataset.train_images[indices])
+                self.loss(model(images), labels[indices]).backward()
+                optimizer.step()
+                schedule.step()
+        self._state = {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+        return self._state
+
+    def save_state(self, path: str | Path) -> None:
+        """Write the starting model as an ``.npz`` file without pickles; the file appears whole or not at all."""
+        save_npz_state(path, self.state)
+
+    def load_state(self, path: str | Path) -> State:
+        """Read a starting model that :meth:`save_state` wrote.
+
+        Raises:
+            DataError: no such file, not an ``.npz``, or a state of another model.
+        """
+        self._state = load_npz_state(path, like=ConvMLP(self.settings.model).state_dict())
+        return self._state
+
+    def model(self) -> ConvMLP:
+        """A new model with the starting state, its batch norm frozen."""
+        model = ConvMLP(self.settings.model)
+        model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self.state.items()})
+        model.train()
+        freeze_batch_norm(model)
+        return model
+
+    def shards(self, workers: int) -> list[NDArray[np.int64]]:
+        """The numbers of the training images of each of ``workers`` workers; see :func:`dirichlet_shards`."""
+        settings = self.settings
+        return dirichlet_shards(
+            self.dataset.train_labels,
+            workers,
+            alpha=settings.alpha,
+            minimum=settings.batch,
+            rng=self._rng(_SHARDS, workers),
+        )
+
+    def worker(self, index: int, workers: int) -> CrudaWorker:
+        """The part of worker ``index`` (from 0) of a team of ``workers``.
+
+        Raises:
+            ConfigError: ``index`` not below ``workers``, or a set too small for so many shards.
+            LocalProtocolError: no starting model yet.
+        """
+        if not 0 <= index < workers:
+            raise ConfigError(f"worker index: expected 0..{workers - 1}, got {index!r}")
+        shard = self.shards(workers)[index]
+        foggy = self._tensor(self.dataset.train_images[shard], shard, self._train_shift)
+        labels = torch.from_numpy(self.dataset.train_labels[shard])
+        return CrudaWorker(self, self.model(), foggy, labels, self._rng(_BATCHES, workers, index))
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of ``scores`` ``(n, classes)`` against ``labels`` ``(n,)``, with label smoothing."""
+        return functional.cross_entropy(scores, labels, label_smoothing=self.settings.label_smoothing)
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Percent of the foggy test images that ``model`` classifies rightly; leaves its mode as it was."""
+        return self._accuracy(model, foggy=True)
+
+    def clean_accuracy(self, model: nn.Module) -> float:
+        """Percent of the clean test images that ``model`` classifies rightly; leaves its mode as it was."""
+        return self._accuracy(model, foggy=False)
+
+    def _accuracy(self, model: nn.Module, foggy: bool) -> float:
+        if foggy not in self._tests:
+            every = np.arange(len(self.dataset.test_images))
+            self._tests[foggy] = self._tensor(self.dataset.test_images, every, self._test_shift if foggy else None)
+        images, labels = self._tests[foggy], torch.from_numpy(self.dataset.test_labels)
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.inference_mode():
+                right = sum(
+                    int((model(part).argmax(dim=1) == truth).sum())
+                    for part, truth in zip(
+                        images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True
+                    )
+                )
+        finally:
+            for module, training in modes:
+                module.training = training
+        return 100.0 * right / len(labels)
+
+    def _tensor(
+        self, pixels: NDArray[np.uint8], indices: NDArray[np.int64] | None = None, shift: DomainShift | None = None
+    ) -> Tensor:
+        """Images as the model takes them: 0..1, shifted, then to mean 0 and deviation 1 of the clean training set."""
+        images = pixels.astype(np.float32) / np.float32(255)
+        if shift is not None and indices is not None:
+            images = shift.apply(images, indices)
+        return torch.from_numpy((images - self._mean) / self._std)
+
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, *stream])
+
+
+class CrudaWorker:
+    """One robot of the team: a replica of the model, an optimizer, and its own foggy images.
+
+    Attributes:
+        model: the replica; batch norm frozen.
+        optimizer: plain SGD with Nesterov momentum over the parameters of ``model``.
+        images: ``(n, channels, height, width)`` float32, the shard.
+        labels: ``(n,)`` int64.
+    """
+
+    def __init__(
+        self, task: CrudaTask, model: ConvMLP, images: Tensor, labels: Tensor, rng: np.random.Generator
+    ) -> None:
+        settings = task.settings
+        self.task, self.model, self.images, self.labels = task, model, images, labels
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+        )
+        self._order = _endless_batches(np.arange(len(labels)), settings.batch, rng)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The next images ``(batch, channels, height, width)`` and labels ``(batch,)``, as the seed orders them."""
+        indices = torch.from_numpy(next(self._order))
+        return self.images[indices], self.labels[indices]
+
+    def loss_step(self) -> float:
+        """Zero the gradients, run the next batch forward and backward; the caller calls ``optimizer.step()``.
+
+        Returns:
+            the loss of the batch; see :meth:`CrudaTask.loss`.
+        """
+        images, labels = self.batch()
+        freeze_batch_norm(self.model)
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self.model(images), labels)
+        loss.backward()
+        return float(loss.detach())
+
+    def accuracy(self, model: nn.Module | None = None) -> float:
+        """Percent of the foggy test images that ``model`` (by default this replica) classifies rightly."""
+        return self.task.accuracy(self.model if model is None else model)
+
+
+def _endless_batches(indices: NDArray[np.int64], batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Batches of one shuffled pass after another; a pass ends when fewer than ``batch`` images are left."""
+    while True:
+        order = rng.permutation(indices)
+        for start in range(0, len(order) - batch + 1, batch):
+            yield order[start : start + batch]
+
+
+def _torch_seed(seed: int, stream: int) -> int:
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _check_fit(model: ConvMLPConfig, dataset: Dataset) -> None:
+    channels, classes = dataset.shape[0], len(dataset.classes)
+    if (model.in_channels, model.classes) != (channels, classes):
+        raise ConfigError(
+            f"model: {dataset.name} has {channels} channels and {classes} classes, but the model is made for "
+            f"{model.in_channels} and {model.classes}; set in_channels and classes"
+        )
+
+
+TASKS: dict[str, CrudaSettings] = {
+    "cruda-digits": CrudaSettings(),
+    "cruda-fashion-mnist": CrudaSettings(
+        dataset="fashion-mnist",
+        model=ConvMLPConfig(
+            in_channels=1, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 1, 1), mlp_ratio=2
+        ),
+        pretrain_epochs=2,
+        test_images=2000,
+    ),
+    "cruda-cifar10": CrudaSettings(
+        dataset="cifar10",
+        model=ConvMLPConfig(
+            in_channels=3, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 2, 1), mlp_ratio=2
+        ),
+        pretrain_epochs=8,
+        test_images=2000,
+    ),
+}
+"""Settings of the built-in tasks by name."""
+
+
+def build_task(name: str, data_dir: str | Path | None = None, **overrides: Any) -> CrudaTask:
+    """Make a built-in task.
+
+    Args:
+        name: key of :data:`TASKS`.
+        data_dir: folder with the files of the data set; ``cruda-digits`` needs none.
+        overrides: fields of :class:`CrudaSettings` that shall differ from the task's defaults.
+
+    Raises:
+        ConfigError: unknown name or setting, or a value out of range.
+        DataError: the data set cannot be read.
+
+    Example::
+
+        task = build_task("cruda-digits", seed=1)
+        task.pretrain()
+        robot = task.worker(0, workers=4)
+        robot.loss_step()
+        robot.optimizer.step()
+        print(robot.accuracy())
+    """
+    if name not in TASKS:
+        raise ConfigError(f"unknown task {name!r}; {near_match(name, TASKS)}")
+    known = {field.name for field in dataclasses.fields(CrudaSettings)}
+    for key in overrides:
+        if key not in known:
+            raise ConfigError(f"task {name}: unknown setting {key!r}; {near_match(key, known)}")
+    if data_dir is not None:
+        overrides["data_dir"] = str(data_dir)
+    return CrudaTask(dataclasses.replace(TASKS[name], **overrides))
