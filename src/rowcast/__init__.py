@@ -1,1 +1,81 @@
-"""Rowcast."""
+"""Rowcast: PyTorch training for robot teams whose wireless links fade, stall and come back.
+
+A tensor travels row by row, the row that matters most first, for as long as the link allows::
+
+    import rowcast
+
+    team = rowcast.join("10.0.0.1:7117", name="robot-1", secret_file="team.secret")
+    optimizer = rowcast.Optimizer(torch.optim.SGD(model.parameters(), lr=0.01), model, team)
+    ...
+    optimizer.step()      # as before
+    ...
+    optimizer.close()     # everything delivered, everybody agrees
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rowcast.config import LinkSettings, WorkerSettings, read_secret
+from rowcast.errors import RowcastError
+from rowcast.version import __version__
+
+if TYPE_CHECKING:
+    from rowcast.drivers.sockets import Team
+    from rowcast.optim import Optimizer
+
+__all__ = ["LinkSettings", "Optimizer", "RowcastError", "Team", "WorkerSettings", "__version__", "join"]
+
+
+def join(
+    address: str,
+    *,
+    name: str,
+    secret_file: str | Path | None = None,
+    settings: WorkerSettings | None = None,
+    link_settings: LinkSettings | None = None,
+    journal_file: str | Path | None = None,
+    insecure: bool = False,
+) -> Team:
+    """A seat in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
+
+    Args:
+        address: ``host:port`` of ``rowcast serve``.
+        name: stable name of this robot, unique in the team.
+        secret_file: file with the team's shared secret; needed beyond loopback.
+        settings, link_settings: see ``docs/settings.md``.
+        journal_file: where to write what happens, as JSON lines.
+        insecure: join beyond loopback without a secret.
+
+    Raises:
+        ConfigError: a bad address, an unreadable file, or no secret where one is needed.
+    """
+    from rowcast.drivers.sockets import Team
+    from rowcast.drivers.sockets.tcp import split_address
+    from rowcast.journal import Journal, file_sink
+
+    host, port = split_address(address)
+    return Team(
+        host,
+        port,
+        name=name,
+        secret=read_secret(secret_file) if secret_file is not None else None,
+        settings=settings,
+        link_settings=link_settings,
+        journal=Journal(name, file_sink(journal_file) if journal_file is not None else None),
+        insecure=insecure,
+    )
+
+
+def __getattr__(name: str) -> object:
+    # torch is imported when it is needed, not by a server that has no model.
+    if name == "Optimizer":
+        from rowcast.optim import Optimizer
+
+        return Optimizer
+    if name == "Team":
+        from rowcast.drivers.sockets import Team
+
+        return Team
+    raise AttributeError(f"module 'rowcast' has no attribute {name!r}")

@@ -24,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - exercised on Python 3.10 only
     import tomli as tomllib
 
-__all__ = ["LinkSettings", "ServerSettings", "WorkerSettings", "describe", "load", "setting"]
+__all__ = ["LinkSettings", "ServerSettings", "WorkerSettings", "describe", "load", "read_secret", "setting"]
 
 T = TypeVar("T")
 
@@ -220,6 +220,24 @@ def _build(kind: type[T], values: Mapping[str, Any]) -> T:
             raise ConfigError(f"{kind.__name__}.{key}: expected {names}, got {value!r}")
         checked[key] = value
     return kind(**checked)
+
+
+def read_secret(path: str | Path) -> bytes:
+    """The team's shared secret: the content of a file, surrounding white space aside.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds fewer than 16 bytes.
+    """
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"secret file {path}: cannot be read: {error.strerror}") from error
+    if len(secret) < 16:
+        raise ConfigError(
+            f"secret file {path}: expected at least 16 bytes, got {len(secret)}; "
+            "make one with: head -c 32 /dev/urandom | base64 > team.secret"
+        )
+    return secret
 
 
 def describe(kind: type) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rowcast.errors import ConfigError, LocalProtocolError
 
-__all__ = ["EVENTS", "Journal", "read_journal", "write_to"]
+__all__ = ["EVENTS", "Journal", "file_sink", "read_journal", "write_to"]
 
 Record = dict[str, Any]
 
@@ -152,6 +152,19 @@ def write_to(stream: io.TextIOBase) -> Callable[[Record], None]:
         stream.flush()
 
     return sink
+
+
+def file_sink(path: str | Path) -> Callable[[Record], None]:
+    """A sink that writes to a new file; the folder is made.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return write_to(Path(path).open("w", encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"journal {path}: cannot be written: {error.strerror}") from error
 
 
 def read_journal(path: str | Path) -> Iterator[Record]:

@@ -1,1 +1,4 @@
-"""(to be written)"""
+"""Drivers own the clock and the bytes; they all run the same nodes.
+
+``rowcast.drivers.sockets``: asyncio over TCP.
+"""

@@ -95,6 +95,15 @@ class Outbox:
         settings: frame and window sizes.
         vector: the flat float32 vector of what is pending or owed; changed in place.
         source: the parameters that absolute rows are read from (seeding, a state transfer).
+
+    Attributes:
+        stamps: int32 [rows], the iteration in which each row was last sent.
+        abs_sums: float32 [rows], sum |vector| of each row; up to date while :attr:`measured` is set, which
+            whoever adds to the vector without measuring must clear.
+        state_due: bool [rows], rows whose parameters must be sent as they are, before anything else.
+        meter: the delivery rate.
+        transfer: the push or pull under way.
+        sent_frames: number of the newest row frame.
     """
 
     def __init__(
@@ -111,6 +120,7 @@ class Outbox:
         self.meter = RateMeter(settings.initial_rate_bps)
         self.stamps = np.zeros(layout.rows, dtype=np.int32)
         self.abs_sums = np.zeros(layout.rows, dtype=np.float32)
+        self.measured = False
         self.state_due = np.zeros(layout.rows, dtype=np.bool_)
         self.transfer: Transfer | None = None
         self.sent_frames = 0
@@ -128,7 +138,6 @@ class Outbox:
         choose: Chooser,
         limit_s: float,
         *,
-        measured: bool = False,
         announce_zeros: bool = True,
     ) -> Transfer:
         """Choose the rows of a push or pull.
@@ -139,12 +148,12 @@ class Outbox:
             codec: how rows are encoded.
             choose: the policy's order.
             limit_s: rows beyond the quota are sent for this long (s).
-            measured: :attr:`abs_sums` is up to date already.
             announce_zeros: rows that are exactly zero are told to the peer (a push advances their version);
                 otherwise they only count as fresh here (nothing is owed in them).
         """
-        if not measured:
+        if not self.measured:
             row_abs_sums(self.vector, self.layout.offsets, self.abs_sums)
+            self.measured = True
         row_bytes = codec.row_bytes(self.layout)
         due = self.stamps < iteration
         zeros = np.flatnonzero(due & (self.abs_sums == 0))
@@ -244,7 +253,7 @@ class Outbox:
         peak = self.meter.peak_bps(now) / 8
         target = min(max(peak * settings.frame_s, settings.frame_min_bytes), settings.frame_max_bytes)
         window = max(
-            peak * (settings.window_s + self.meter.round_trip_s),
+            peak * (settings.window_s + 2 * self.meter.round_trip_s),
             settings.window_min_bytes,
             2 * settings.frame_min_bytes,
         )
@@ -274,6 +283,7 @@ class Outbox:
     ) -> Rows:
         source = self.source if absolute else self.vector
         payload = codec.encode(self.layout, source, rows, consume=not absolute)
+        self.measured = False
         self.sent_frames += 1
         message = Rows(self.sent_frames, iteration, codec.wire_id, absolute, quota_end, rows, payload)
         size = frame_bytes(message)
@@ -324,6 +334,7 @@ class Outbox:
         Returns:
             Frames that had arrived, frames that were put back.
         """
+        self.measured = False
         before = len(self._flight)
         self.acknowledged(now, received)
         restored = len(self._flight)

@@ -189,6 +189,17 @@ class ServerNode:
             port.spoke_at = now
         return message
 
+    def farewell(self, port: Port, cause: str) -> None:
+        """The server stops: tell the peer, then close."""
+        port.control.clear()
+        self._say(port, Leave(cause))
+        port.closing = True
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether workers must prove that they know a secret."""
+        return self._secret is not None
+
     def take_ready(self) -> list[Port]:
         """The ports on which something may be sent since the last call."""
         ready, self._ready = list(self._ready), {}
@@ -426,6 +437,7 @@ class ServerNode:
                 codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
                 for other in self.members.values():
                     codec.add(self.layout, message.payload, message.rows, other.owed.vector, 1.0)
+                    other.owed.measured = False
                     other.dirty = True
                 self._digest = b""
                 self._book(now, member, message)

@@ -119,6 +119,7 @@ class WorkerNode:
         iteration: iterations finished.
         members: workers that the gate counts.
         failure: why the worker cannot go on, or ``None``.
+        welcomed_at: when the server last let this worker in (s), or ``None``.
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
@@ -152,6 +153,7 @@ class WorkerNode:
         self.policy: Policy | None = None
         self.failure: RowcastError | None = None
         self.notices: list[str] = []
+        self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
         self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica)
         self.inbox = Inbox(layout)
@@ -171,6 +173,7 @@ class WorkerNode:
         self._held: list[Rows] | None = None
         self._finish_wait = True
         self._finish_said = False
+        self._contributed = False
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
 
@@ -219,13 +222,13 @@ class WorkerNode:
                 self.outbox.abs_sums[rows],
                 self.computed[rows],
             )
+        self.outbox.measured = True
+        self._contributed = True
 
-    def exchange(self, now: float, *, skipped: bool = False) -> None:
+    def exchange(self, now: float) -> None:
         """Finish the iteration: push, then wait at the gate, then pull. :attr:`phase` is COMPUTING when done.
 
-        Args:
-            now: time (s).
-            skipped: the iteration made no contribution; nobody waits for it.
+        An iteration in which nothing was accumulated counts as well: nobody waits for it.
 
         Raises:
             LocalProtocolError: an exchange is under way, or the worker has not joined.
@@ -234,7 +237,8 @@ class WorkerNode:
             raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.phase.value}")
         self.iteration += 1
         self._step.proposed = now
-        self._step.skipped = skipped
+        self._step.skipped = not self._contributed
+        self._contributed = False
         self._compute_s = now - self._step.started
         self._begin_push(now)
 
@@ -433,6 +437,7 @@ class WorkerNode:
         self.members = message.members
         known, self._server = self._server == message.server, message.server
         self._welcomed = True
+        self.welcomed_at = now
         assert self._port is not None
         self._port.decoder.rows = self.layout.rows
         self._heartbeat_due = now + self.settings.heartbeat_s
@@ -493,7 +498,7 @@ class WorkerNode:
 
     def _carry_on(self, now: float) -> None:
         if self.phase in EXCHANGING:
-            self._begin_push(now, measured=False)
+            self._begin_push(now)
         elif self.phase is Phase.FINISHING:
             self._begin_drain(now)
 
@@ -521,16 +526,14 @@ class WorkerNode:
 
     # -- one iteration -----------------------------------------------------------------------------------------
 
-    def _begin_push(self, now: float, *, measured: bool = True) -> None:
+    def _begin_push(self, now: float) -> None:
         assert self.policy is not None
         self.phase = Phase.PUSHING
         mta_time_s = self._compute_s if self._mta_time_s is None else self._mta_time_s
         self._step.mta_time_s = mta_time_s
         limit_s = max(self._step.proposed + mta_time_s - now, 0.0) if self.policy.speculative else 0.0
         self._note_push()
-        self.outbox.begin(
-            now, self.iteration, self.policy.row_codec, self.policy.choose_push, limit_s, measured=measured
-        )
+        self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, limit_s)
 
     def _note_push(self) -> None:
         """Book what the last transfer sent, before another one takes its place."""

@@ -11,6 +11,7 @@ HALF_LIFE_S = 0.5
 MEMORY_S = 5.0
 QUANTILE = 0.2
 RECENT = 8
+TRIP_MEMORY_S = 30.0
 #: Acknowledgements closer together than this count as one: their spacing says nothing about the link.
 GRAIN_S = 0.002
 
@@ -23,6 +24,10 @@ class RateMeter:
 
     Args:
         initial_bps: assumed before the first acknowledgement, bit/s.
+
+    Attributes:
+        round_trip_s: the shortest time, beyond its own bytes, that a frame sent into an idle link took to be
+            acknowledged in the last 30 s; 0 before the first.
     """
 
     def __init__(self, initial_bps: float) -> None:
@@ -33,13 +38,15 @@ class RateMeter:
         self._since = 0.0
         self._gathered = 0
         self.round_trip_s = 0.0
-        self._trips: deque[float] = deque(maxlen=RECENT)
+        self._trips: deque[tuple[float, float]] = deque()
+        self._alone_at = -1.0
 
     def sent(self, now: float, size: int) -> None:
         """``size`` bytes were handed to the link."""
         if self._unacked == 0:
             self._since = now
             self._gathered = 0
+            self._alone_at = now
         self._unacked += size
 
     def acknowledged(self, now: float, size: int, sent_at: float) -> None:
@@ -56,8 +63,13 @@ class RateMeter:
             self._since, self._gathered = now, 0
         while self._samples and self._samples[0][0] < now - MEMORY_S:
             self._samples.popleft()
-        self._trips.append(max(now - sent_at - size / max(self._average, 1.0), 0.0))
-        self.round_trip_s = min(self._trips)
+        if sent_at == self._alone_at:
+            # Nothing of ours was before it in any queue: what it took beyond its own bytes is the path.
+            self._alone_at = -1.0
+            self._trips.append((now, max(now - sent_at - size * 8 / self.peak_bps(now), 0.0)))
+            while self._trips[0][0] < now - TRIP_MEMORY_S:
+                self._trips.popleft()
+            self.round_trip_s = min(trip for _, trip in self._trips)
 
     def forget_flight(self) -> None:
         """The link was lost: what was on its way is no longer."""

@@ -61,14 +61,24 @@ class CrudaSettings(_Checked):
     test_images: int | None = setting(
         None, "Use only so many test images; none uses all.", unit="images", low=1, high=10_000_000
     )
-    model: ConvMLPConfig = setting(_DIGITS_MODEL, "Size of the model.")
+    model: ConvMLPConfig = dataclasses.field(default=_DIGITS_MODEL, metadata={"doc": "Size of the model."})
     severity: int = setting(3, "How thick the fog is; see rowcast.tasks.SEVERITIES.", low=1, high=5)
     alpha: float = setting(
         1.0, "Label skew of the shards: small gives each class to few workers, large mixes.", low=0.01, high=1e6
     )
     batch: int = setting(32, "Images of one step of one worker.", unit="images", low=1, high=65_536)
-    lr: float = setting(0.005, "Learning rate of the adaptation.", low=0.0, high=10.0)
-    momentum: float = setting(0.9, "Nesterov momentum of the adaptation, local to each worker.", low=0.0, high=0.999)
+    lr: float = setting(
+        0.005,
+        "Learning rate of the adaptation. High rates do not bear updates that are some steps old.",
+        low=0.0,
+        high=10.0,
+    )
+    momentum: float = setting(
+        0.7,
+        "Nesterov momentum of the adaptation, local to each worker. It adds to the delay of stale updates.",
+        low=0.0,
+        high=0.999,
+    )
     weight_decay: float = setting(5e-4, "Weight decay of the adaptation.", low=0.0, high=1.0)
     label_smoothing: float = setting(
         0.1, "Share of each label that is spread over all classes; keeps the curvature low.", low=0.0, high=0.9
@@ -146,7 +156,7 @@ class CrudaTask:
                 indices = next(order)
                 optimizer.zero_grad()
                 images = self._tensor(self.dataset.train_images[indices])
-                self.loss(model(images), labels[indices]).backward()
+                self.loss(model(images), labels[indices]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
         self._state = {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
@@ -216,15 +226,13 @@ class CrudaTask:
             self._tests[foggy] = self._tensor(self.dataset.test_images, every, self._test_shift if foggy else None)
         images, labels = self._tests[foggy], torch.from_numpy(self.dataset.test_labels)
         modes = [(module, module.training) for module in model.modules()]
+        right = 0
         model.eval()
         try:
             with torch.inference_mode():
-                right = sum(
-                    int((model(part).argmax(dim=1) == truth).sum())
-                    for part, truth in zip(
-                        images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True
-                    )
-                )
+                for start in range(0, len(labels), _EVALUATION_BATCH):
+                    part = slice(start, start + _EVALUATION_BATCH)
+                    right += int((model(images[part]).argmax(dim=1) == labels[part]).sum().item())
         finally:
             for module, training in modes:
                 module.training = training
@@ -282,7 +290,7 @@ class CrudaWorker:
         freeze_batch_norm(self.model)
         self.optimizer.zero_grad()
         loss = self.task.loss(self.model(images), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def accuracy(self, model: nn.Module | None = None) -> float:

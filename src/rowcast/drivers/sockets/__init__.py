@@ -1,0 +1,7 @@
+"""The socket driver: asyncio over TCP, and a shaper that puts a bandwidth trace under a connection."""
+
+from rowcast.drivers.sockets.server import Server
+from rowcast.drivers.sockets.shaper import Shaper
+from rowcast.drivers.sockets.team import Team
+
+__all__ = ["Server", "Shaper", "Team"]

@@ -1,0 +1,124 @@
+"""One TCP connection: bytes to a port's decoder, a node's messages to bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Protocol, cast
+
+from rowcast.drivers.sockets.tcp import CHUNK_BYTES
+from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.nodes import Port
+from rowcast.wire import Message, encode
+
+__all__ = ["Connection", "Owner"]
+
+#: How much is read at once at most.
+READ_BYTES = 1 << 18
+
+
+class Owner(Protocol):
+    """What a connection reports to: the server or the team. All calls come from the event loop."""
+
+    def on_open(self, connection: Connection, sock: socket.socket) -> None:
+        """The connection stands."""
+
+    def on_bytes(self, connection: Connection) -> None:
+        """Something arrived."""
+
+    def on_message(self, connection: Connection, message: Message) -> None:
+        """A message is whole. Raises RemoteProtocolError or LinkLost where the connection must end."""
+
+    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
+        """What arrived was wrong."""
+
+    def after_read(self) -> None:
+        """All messages of a read were handled."""
+
+    def on_closed(self, connection: Connection, cause: str) -> None:
+        """The connection ended."""
+
+    def next_message(self, connection: Connection) -> Message | None:
+        """What to send next."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Moves bytes; knows nothing of what they mean.
+
+    Frames are taken from the node one by one, when the kernel has room, and written in chunks of at most 16 kB:
+    so rows are chosen and encoded at the last moment, and a control message waits behind one frame at most.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self.port: Port
+        self.sock: socket.socket
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._writable = True
+        self._rest = memoryview(b"")
+        self._cause = ""
+
+    # -- asyncio's side --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)
+        self.sock = self._transport.get_extra_info("socket")
+        self._owner.on_open(self, self.sock)
+        self.pump()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.port.decoder.buffer(READ_BYTES)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._owner.on_bytes(self)
+        try:
+            for message in self.port.decoder.filled(nbytes):
+                if self._transport is None or self._transport.is_closing():
+                    break
+                self._owner.on_message(self, message)
+        except RemoteProtocolError as error:
+            self._owner.on_garbage(self, error)
+            self.pump()
+        except LinkLost as error:
+            self.close(str(error))
+        self._owner.after_read()
+
+    def eof_received(self) -> bool:
+        self._cause = self._cause or "closed by the other end"
+        return False
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self.pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._owner.on_closed(self, self._cause or (str(exc) if exc else "closed"))
+
+    # -- the driver's side -----------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Write as long as the kernel takes it and the node has something."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        while self._writable:
+            if not self._rest:
+                message = self._owner.next_message(self)
+                if message is None:
+                    if self.port.closing:
+                        transport.close()
+                    return
+                self._rest = memoryview(encode(message))
+            chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]
+            transport.write(chunk)
+
+    def close(self, cause: str) -> None:
+        """End the connection now; what was not written is dropped."""
+        self._cause = self._cause or cause
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,151 @@
+"""The server over TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from rowcast.config import LinkSettings
+from rowcast.drivers.sockets.connection import Connection
+from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune
+from rowcast.errors import ConfigError, RemoteProtocolError
+from rowcast.nodes import Port, ServerNode
+from rowcast.wire import Message
+
+__all__ = ["Server"]
+
+log = logging.getLogger("rowcast")
+
+
+class Server:
+    """Runs a :class:`~rowcast.nodes.ServerNode` on an event loop.
+
+    Args:
+        node: the server node.
+        host, port: where to listen; port 0 lets the system choose (:attr:`port` tells).
+        link_settings: see :mod:`rowcast.config`.
+        insecure: listen beyond loopback although the node has no shared secret.
+
+    Example::
+
+        server = Server(ServerNode(parse_policy("rog:4")), "127.0.0.1", 0)
+        await server.start()
+        ...
+        await server.close()
+    """
+
+    def __init__(
+        self,
+        node: ServerNode,
+        host: str = "127.0.0.1",
+        port: int = 7117,
+        *,
+        link_settings: LinkSettings | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self.node = node
+        self.host = host
+        self.port = port
+        self._link_settings = link_settings or LinkSettings()
+        self._insecure = insecure
+        self._listener: asyncio.Server | None = None
+        self._connections: dict[Port, Connection] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the address cannot be used, or it is not loopback and there is no secret.
+        """
+        if not self.node.has_secret and not self._insecure and not is_loopback(self.host):
+            raise ConfigError(
+                f"listening on {self.host} without a shared secret would let anybody in; "
+                "give --secret-file (the same file to every worker), or --insecure if the network is yours alone"
+            )
+        check_congestion_control(self._link_settings)
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._listener = await self._loop.create_server(lambda: Connection(self), self.host, self.port)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {self.host}:{self.port}: {error.strerror or error}; "
+                "is another server running there? choose another --port"
+            ) from error
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def close(self, cause: str = "the server was stopped") -> None:
+        """Tell every worker, close all connections, stop listening."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for connection in list(self._connections.values()):
+            self.node.farewell(connection.port, cause)
+            connection.pump()
+        # One turn of the loop for transports to notice that they are closed.
+        await asyncio.sleep(0)
+        for connection in list(self._connections.values()):
+            connection.close(cause)
+        if self._listener is not None:
+            await self._listener.wait_closed()
+
+    # -- what connections report ---------------------------------------------------------------------------------
+
+    def on_open(self, connection: Connection, sock: socket.socket) -> None:
+        peer = sock.getpeername()
+        connection.port = Port(f"{peer[0]}:{peer[1]}", congestion_control=tune(sock, self._link_settings))
+        self._connections[connection.port] = connection
+        self.node.link_up(self._loop.time(), connection.port)
+        self._arm()
+
+    def on_bytes(self, connection: Connection) -> None:
+        self.node.heard(self._loop.time(), connection.port)
+
+    def on_message(self, connection: Connection, message: Message) -> None:
+        self.node.receive(self._loop.time(), connection.port, message)
+
+    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
+        log.warning("connection from %s closed: %s", connection.port.peer, error)
+        self.node.blame(self._loop.time(), connection.port, error)
+
+    def after_read(self) -> None:
+        self._pump()
+
+    def on_closed(self, connection: Connection, cause: str) -> None:
+        del self._connections[connection.port]
+        self.node.link_down(self._loop.time(), connection.port, cause)
+        self._pump()
+
+    def next_message(self, connection: Connection) -> Message | None:
+        return self.node.poll(self._loop.time(), connection.port)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        while ready := self.node.take_ready():
+            for port in ready:
+                connection = self._connections.get(port)
+                if connection is not None:
+                    connection.pump()
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self.node.next_timer()
+        if self._timer is not None:
+            if due is not None and self._timer.when() == due:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due is not None and self._listener is not None and self._listener.is_serving():
+            self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        for port, cause in self.node.on_timer(self._loop.time()):
+            connection = self._connections.get(port)
+            if connection is not None:
+                connection.close(cause)
+        self._pump()

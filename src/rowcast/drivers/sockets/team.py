@@ -1,0 +1,366 @@
+"""A worker's seat in a team, over TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.drivers.sockets.connection import Connection
+from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune
+from rowcast.errors import (
+    ConfigError,
+    LinkLost,
+    LocalProtocolError,
+    RemoteProtocolError,
+    RowcastError,
+    ServerUnavailable,
+)
+from rowcast.journal import Journal
+from rowcast.nodes import Phase, Port, WorkerNode
+from rowcast.rows import Layout
+from rowcast.wire import Message
+
+__all__ = ["Team"]
+
+log = logging.getLogger("rowcast")
+T = TypeVar("T")
+
+
+class Team:
+    """A worker that trains with others through a server.
+
+    A background thread owns the connection and the node; the training thread never waits for the network except
+    in :meth:`exchange` and :meth:`finish`. Give it to :class:`rowcast.Optimizer`.
+
+    Args:
+        host, port: the server.
+        name: stable name of this worker, unique in the team.
+        secret: the team's shared secret.
+        settings, link_settings: see :mod:`rowcast.config`.
+        journal: where events are recorded; ``None`` keeps them in memory.
+        shaped_by: name of the bandwidth trace under the connection, for the journal.
+        insecure: connect beyond loopback without a secret.
+
+    Raises:
+        ConfigError: the server is not on loopback, and there is no secret.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 7117,
+        *,
+        name: str,
+        secret: bytes | None = None,
+        settings: WorkerSettings | None = None,
+        link_settings: LinkSettings | None = None,
+        journal: Journal | None = None,
+        shaped_by: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        if secret is None and not insecure and not is_loopback(host):
+            raise ConfigError(
+                f"joining a team at {host} without a shared secret is refused; give --secret-file (the server's), "
+                "or --insecure if the network is yours alone"
+            )
+        self.name = name
+        self.address = f"{host}:{port}"
+        self._host, self._port = host, port
+        self._secret = secret
+        self._settings = settings or WorkerSettings()
+        self._link_settings = link_settings or LinkSettings()
+        self._journal = journal or Journal(name)
+        self._shaped_by = shaped_by
+        self._node: WorkerNode | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._connection: Connection | None = None
+        self._closed: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._cause = "no attempt yet"
+        self._error: BaseException | None = None
+
+    # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
+
+    @property
+    def node(self) -> WorkerNode:
+        """The worker node.
+
+        Raises:
+            LocalProtocolError: :meth:`start` was not called.
+        """
+        if self._node is None:
+            raise LocalProtocolError("team: not started; rowcast.Optimizer starts it, or call start()")
+        return self._node
+
+    @property
+    def replica(self) -> npt.NDArray[np.float32]:
+        """This worker's parameters, flat float32 [elements]."""
+        return self.node.replica
+
+    @property
+    def members(self) -> int:
+        """Workers that the gate counts."""
+        return self.node.members
+
+    @property
+    def iteration(self) -> int:
+        """Iterations finished."""
+        return self.node.iteration
+
+    def start(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
+        """Join; blocks until the parameters are the team's.
+
+        Args:
+            layout: the model's rows.
+            parameters: flat float32, taken over as the replica.
+
+        Raises:
+            ServerUnavailable: nobody answered within ``join_limit_s``.
+            LayoutMismatch, AuthenticationFailed, RemoteProtocolError: the server refused.
+        """
+        if self._node is not None:
+            raise LocalProtocolError("team: started before; a team serves one optimizer")
+        check_congestion_control(self._link_settings)
+        self._node = WorkerNode(
+            self.name,
+            layout,
+            parameters,
+            settings=self._settings,
+            link_settings=self._link_settings,
+            secret=self._secret,
+            journal=self._journal,
+        )
+        self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
+        self._thread.start()
+        self._wait(lambda: self.node.phase is not Phase.JOINING)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """While entered, arriving rows wait and :attr:`replica` does not change."""
+        self._call(self.node.hold)
+        try:
+            yield
+        finally:
+            self._call(self.node.release)
+
+    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
+        """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
+        self._call(lambda: self.node.accumulate(sources, weight))
+
+    def exchange(self) -> None:
+        """Finish the iteration: push, gate, pull.
+
+        Raises:
+            LinkLost: the server did not come back within ``reconnect_limit_s``.
+        """
+        self._call(lambda: self.node.exchange(self._loop.time()))
+        self._wait(lambda: self.node.phase in (Phase.COMPUTING, Phase.DONE))
+
+    def report(self, **metrics: float) -> None:
+        """Write figures of the training loop into the journal and show them to the server's display."""
+        self._call(lambda: self.node.report(self._loop.time(), dict(metrics)))
+
+    def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
+        """Deliver everything, receive everything, say goodbye, close.
+
+        Args:
+            wait: stay until the others have finished too, so that all end with the same parameters.
+            timeout_s: give up after so many seconds; ``None`` waits without limit.
+
+        Raises:
+            LinkLost: time ran out, or the server is gone.
+        """
+        if self._node is None or self._thread is None or self.node.phase is Phase.DONE:
+            return
+        self._call(lambda: self.node.finish(self._loop.time(), wait=wait))
+        if not self._wait(lambda: self.node.phase is Phase.DONE, timeout_s):
+            self.leave()
+            raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
+        self._join_thread()
+
+    def leave(self) -> None:
+        """Go now; what is pending is dropped."""
+        if self._thread is None or not self._thread.is_alive():
+            return
+        with contextlib.suppress(LinkLost):
+            self._call(lambda: self.node.leave(self._loop.time(), "left"))
+        self._join_thread()
+
+    # -- the training thread's side --------------------------------------------------------------------------------
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` on the network thread, which owns the node, and return what it returns."""
+        self._raise_if_dead()
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+            self._pump()
+
+        self._loop.call_soon_threadsafe(run)
+        return future.result()
+
+    def _wait(self, reached: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Block until ``reached()``; False when ``timeout_s`` ran out. Says for whom after a few seconds."""
+        with self._changed:
+            left_s = timeout_s
+            while not reached():
+                self._raise_if_dead()
+                step_s = self._settings.patience_s if left_s is None else min(self._settings.patience_s, left_s)
+                if self._changed.wait(step_s):
+                    continue
+                if left_s is not None:
+                    left_s -= step_s
+                    if left_s <= 0:
+                        return False
+                if self._connection is None and not reached():
+                    log.warning("%s: waiting for the server at %s: %s", self.name, self.address, self._cause)
+        self._raise_if_dead()
+        return True
+
+    def _raise_if_dead(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._thread is not None and not self._thread.is_alive() and self.node.phase is not Phase.DONE:
+            raise LinkLost(f"{self.name}: the connection to {self.address} was closed")
+
+    def _join_thread(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    # -- the network thread's side ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._stay_connected())
+        except RowcastError as error:
+            self._error = error
+        except BaseException as error:
+            self._error = error
+            log.exception("%s: the network thread ended", self.name)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            # What was queued by the training thread in the meantime still gets its answer.
+            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.close()
+            with self._changed:
+                self._changed.notify_all()
+
+    async def _stay_connected(self) -> None:
+        """Connect, and connect again, until the work is done or the limit is reached."""
+        node, settings = self.node, self._settings
+        lost_at = self._loop.time()
+        pause_s = settings.reconnect_first_s
+        while not self._over:
+            try:
+                self._closed = asyncio.Event()
+                await asyncio.wait_for(
+                    self._loop.create_connection(lambda: Connection(self), self._host, self._port),
+                    settings.silence_limit_s,
+                )
+                await self._closed.wait()
+            except (OSError, asyncio.TimeoutError) as error:
+                self._cause = _plain(error)
+            if node.welcomed_at is not None and node.welcomed_at > lost_at:
+                lost_at, pause_s = self._loop.time(), settings.reconnect_first_s
+            if self._over:
+                break
+            joined_once = node.phase is not Phase.JOINING
+            limit_s = settings.reconnect_limit_s if joined_once else settings.join_limit_s
+            if self._loop.time() - lost_at + pause_s > limit_s:
+                raise ServerUnavailable(
+                    f"{self.name}: expected a Rowcast server at {self.address} within {limit_s:g} s, "
+                    f"got: {self._cause}; start one with 'rowcast serve', or check the address"
+                )
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, settings.reconnect_cap_s)
+        if node.failure is not None:
+            raise node.failure
+
+    @property
+    def _over(self) -> bool:
+        return self.node.phase is Phase.DONE or self.node.failure is not None
+
+    def on_open(self, connection: Connection, sock: socket.socket) -> None:
+        connection.port = Port(
+            self.address, congestion_control=tune(sock, self._link_settings), shaped_by=self._shaped_by
+        )
+        self._connection = connection
+        self.node.link_up(self._loop.time(), connection.port)
+
+    def on_bytes(self, connection: Connection) -> None:
+        self.node.heard(self._loop.time())
+
+    def on_message(self, connection: Connection, message: Message) -> None:
+        self.node.receive(self._loop.time(), message)
+
+    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
+        connection.close(str(error))
+
+    def after_read(self) -> None:
+        self._pump()
+
+    def on_closed(self, connection: Connection, cause: str) -> None:
+        self._connection = None
+        self._cause = cause
+        self.node.link_down(self._loop.time(), cause)
+        assert self._closed is not None
+        self._closed.set()
+        self._pump()
+
+    def next_message(self, connection: Connection) -> Message | None:
+        return self.node.poll(self._loop.time())
+
+    def _pump(self) -> None:
+        """Send what there is, set the timer, wake the training thread."""
+        connection, node = self._connection, self.node
+        if connection is not None:
+            connection.pump()
+            if node.phase is Phase.DONE and connection.port.closing is False:
+                connection.port.closing = True
+                connection.pump()
+        due = node.next_timer()
+        if self._timer is not None and self._timer.when() != due:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None and self._timer is None:
+            self._timer = self._loop.call_at(due, self._on_timer)
+        while node.notices:
+            log.warning("%s", node.notices.pop(0))
+        with self._changed:
+            self._changed.notify_all()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        try:
+            self.node.on_timer(self._loop.time())
+        except LinkLost as error:
+            if self._connection is not None:
+                self._connection.close(str(error))
+        self._pump()
+
+
+def _plain(error: BaseException) -> str:
+    """What went wrong, for people."""
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return "no answer"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nobody listens there"
+    return getattr(error, "strerror", None) or str(error)
