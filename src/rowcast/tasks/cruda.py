@@ -44,6 +44,8 @@ _DIGITS_MODEL = ConvMLPConfig(
     in_channels=1, tokens=24, stem_stride=1, conv_blocks=1, widths=(48, 96, 192), depths=(1, 1, 1), mlp_ratio=2
 )
 
+_WHOLE_NUMBERS = ("train_images", "test_images", "severity", "batch", "pretrain_epochs", "pretrain_batch", "seed")
+
 
 @dataclasses.dataclass(frozen=True)
 class CrudaSettings(_Checked):
@@ -89,6 +91,15 @@ class CrudaSettings(_Checked):
         3e-3, "Highest learning rate of the clean training (AdamW, one cycle).", low=0.0, high=1.0
     )
     seed: int = setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.model, ConvMLPConfig):
+            raise ConfigError(f"model: expected a ConvMLPConfig, got {self.model!r}")
+        for name in _WHOLE_NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, int | None):
+                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
 
 
 class CrudaTask:
@@ -172,12 +183,12 @@ class CrudaTask:
         Raises:
             DataError: no such file, not an ``.npz``, or a state of another model.
         """
-        self._state = load_npz_state(path, like=ConvMLP(self.settings.model).state_dict())
+        self._state = load_npz_state(path, like=seeded_model(self.settings.model, 0).state_dict())
         return self._state
 
     def model(self) -> ConvMLP:
         """A new model with the starting state, its batch norm frozen."""
-        model = ConvMLP(self.settings.model)
+        model = seeded_model(self.settings.model, 0)
         model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self.state.items()})
         model.train()
         freeze_batch_norm(model)

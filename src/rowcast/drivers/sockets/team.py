@@ -268,7 +268,7 @@ class Team:
         node, settings = self.node, self._settings
         lost_at = self._loop.time()
         pause_s = settings.reconnect_first_s
-        while not self._over:
+        while not self._over():
             try:
                 self._closed = asyncio.Event()
                 await asyncio.wait_for(
@@ -280,7 +280,7 @@ class Team:
                 self._cause = _plain(error)
             if node.welcomed_at is not None and node.welcomed_at > lost_at:
                 lost_at, pause_s = self._loop.time(), settings.reconnect_first_s
-            if self._over:
+            if self._over():
                 break
             joined_once = node.phase is not Phase.JOINING
             limit_s = settings.reconnect_limit_s if joined_once else settings.join_limit_s
@@ -294,7 +294,6 @@ class Team:
         if node.failure is not None:
             raise node.failure
 
-    @property
     def _over(self) -> bool:
         return self.node.phase is Phase.DONE or self.node.failure is not None
 
