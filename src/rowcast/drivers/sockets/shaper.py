@@ -12,6 +12,7 @@ import contextlib
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from rowcast.links import Trace
 
@@ -57,6 +58,11 @@ class Shaper:
     def begin(self) -> None:
         """Start shaping: the traces' time 0 is now. Before, bytes pass unhindered."""
         self._origin = self._loop.time()
+
+    def change(self, *, up: Trace, down: Trace) -> None:
+        """Follow other traces from now on, from their time 0."""
+        self._up, self._down = up, down
+        self.begin()
 
     def lift(self) -> None:
         """Stop shaping: from now on bytes pass unhindered."""
@@ -108,8 +114,8 @@ class Shaper:
             except OSError:
                 return
             ways = [
-                self._loop.create_task(self._carry(worker, server, self._up)),
-                self._loop.create_task(self._carry(server, worker, self._down)),
+                self._loop.create_task(self._carry(worker, server, lambda: self._up)),
+                self._loop.create_task(self._carry(server, worker, lambda: self._down)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +124,7 @@ class Shaper:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
 
-    async def _carry(self, source: socket.socket, target: socket.socket, trace: Trace) -> None:
+    async def _carry(self, source: socket.socket, target: socket.socket, trace: Callable[[], Trace]) -> None:
         """One direction: read ahead a little, let each piece go when the trace has carried it."""
         queue: deque[tuple[float, bytes]] = deque()
         queued = 0
@@ -165,22 +171,22 @@ class Shaper:
         finally:
             reader.cancel()
 
-    async def _pass_time(self, begun: float, bits: int, trace: Trace) -> float:
+    async def _pass_time(self, begun: float, bits: int, trace: Callable[[], Trace]) -> float:
         """Wait until the trace has carried ``bits`` from ``begun`` on; returns when that is."""
         while True:
             origin = self._origin
             if origin is None:
                 return begun
-            done = origin + trace.finish(max(begun - origin, 0.0), bits)
+            done = origin + trace().finish(max(begun - origin, 0.0), bits)
             wait_s = done - self._loop.time()
             if wait_s <= 0:
                 return done
             # Short naps, so that lifting the shaper takes effect in the middle of a slow piece as well.
             await asyncio.sleep(min(wait_s, 0.1))
 
-    def _ahead_bytes(self, trace: Trace) -> int:
+    def _ahead_bytes(self, trace: Callable[[], Trace]) -> int:
         origin = self._origin
         if origin is None:
             return 1 << 20
-        rate_bps = trace.rate(max(self._loop.time() - origin, 0.0))
+        rate_bps = trace().rate(max(self._loop.time() - origin, 0.0))
         return max(int(rate_bps / 8 * QUEUE_S), 2 * MIN_READ_BYTES)

@@ -52,6 +52,9 @@ class Team:
         shaped_by: name of the bandwidth trace under the connection, for the journal.
         insecure: connect beyond loopback without a secret.
 
+    Attributes:
+        journal: the journal of this worker.
+
     Raises:
         ConfigError: the server is not on loopback, and there is no secret.
     """
@@ -80,7 +83,7 @@ class Team:
         self._secret = secret
         self._settings = settings or WorkerSettings()
         self._link_settings = link_settings or LinkSettings()
-        self._journal = journal or Journal(name)
+        self.journal = journal or Journal(name)
         self._shaped_by = shaped_by
         self._node: WorkerNode | None = None
         self._loop = asyncio.new_event_loop()
@@ -141,7 +144,7 @@ class Team:
             settings=self._settings,
             link_settings=self._link_settings,
             secret=self._secret,
-            journal=self._journal,
+            journal=self.journal,
         )
         self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
         self._thread.start()

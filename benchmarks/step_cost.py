@@ -1,0 +1,116 @@
+"""What one step costs beside the gradient, on the reference layout: each stage, as a multiple of one copy.
+
+The limit is memory bandwidth: a copy of the same vector reads and writes each element once. Accumulating reads
+three vectors and writes one, encoding reads and writes pending, decoding reads and writes what is owed and the
+parameters, applying reads and writes the replica.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from common import Figure, arguments, best_s, finish, reference_layout
+
+from rowcast.config import LinkSettings
+from rowcast.nodes.inbox import Inbox
+from rowcast.nodes.outbox import Outbox
+from rowcast.nodes.worker import WorkerNode
+from rowcast.sync import parse_policy
+from rowcast.wire import FrameDecoder, encode
+
+REPEAT = 15
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--policy", default="rog:4")
+    parser.add_argument("--rate-mbps", type=float, default=1000.0, help="link rate, which sets the size of a frame")
+    options = parser.parse_args()
+    layout, name = reference_layout()
+    policy = parse_policy(options.policy)
+    codec = policy.row_codec
+    random = np.random.default_rng(0)
+    replica = random.standard_normal(layout.elements, dtype=np.float32)
+    # One frame of the largest size after another, as on a fast link.
+    settings = LinkSettings(initial_rate_bps=options.rate_mbps * 1e6)
+    worker = WorkerNode("bench", layout, replica, link_settings=settings)
+    proposed = replica - random.standard_normal(layout.elements, dtype=np.float32) * np.float32(1e-3)
+    sources = [proposed[spec.start : spec.stop] for spec in layout.tensors]
+    target = np.empty_like(replica)
+
+    copy_s = best_s(lambda: np.copyto(target, replica), REPEAT)
+    accumulate_s = best_s(lambda: worker.accumulate(sources, 0.25), REPEAT)
+
+    outbox = worker.outbox
+    outbox.stamps[:] = random.integers(0, 4, layout.rows)
+    stamps = outbox.stamps.copy()
+    outbox.link_ready()
+    everything = 1e9  # seconds: no deadline cuts the rows beyond the quota
+
+    def select() -> None:
+        outbox.measured = True
+        outbox.stamps[:] = stamps
+        outbox.begin(0.0, 5, codec, policy.choose_push, everything)
+
+    select_s = best_s(select, REPEAT)
+
+    def encode_all() -> None:
+        transfer = outbox.transfer
+        assert transfer is not None
+        transfer.place = 0
+        while (message := outbox.next_frame(0.0)) is not None:
+            frames.append(message)
+            outbox.acknowledged(0.0, message.number)
+
+    frames: list = []
+
+    def select_and_encode() -> None:
+        frames.clear()
+        select()
+        encode_all()
+
+    encode_s = best_s(select_and_encode, REPEAT) - select_s
+    wire = [encode(message) for message in frames]
+    pack_s = best_s(lambda: [encode(message) for message in frames], REPEAT)
+
+    parameters = replica.copy()
+    owed = layout.zeros()
+
+    def decode(targets: list[tuple[np.ndarray, float]]) -> None:
+        decoder = FrameDecoder()
+        decoder.trusted, decoder.rows = True, layout.rows
+        inbox = Inbox(layout)
+        inbox.received = frames[0].number - 1
+        for data in wire:
+            for message in decoder.feed(data):
+                accepted = inbox.accept(message)
+                assert accepted is not None
+                for vector, sign in targets:
+                    accepted.add(layout, message.payload, message.rows, vector, sign)
+
+    decode_s = best_s(lambda: decode([(parameters, -1.0), (owed, 1.0)]), REPEAT)
+    apply_s = best_s(lambda: decode([(replica, -1.0)]), REPEAT)
+
+    stages = {
+        "accumulate (check, add, reduce)": accumulate_s,
+        "select": select_s,
+        "encode all rows": encode_s,
+        "frame (index, CRC)": pack_s,
+        "decode at the server (parameters and owed)": decode_s,
+        "decode and apply at the worker": apply_s,
+    }
+    total_s = sum(stages.values())
+    megabytes = 4 * layout.elements / 1e6
+    figures = [Figure("copy of the vector", copy_s * 1e3, "ms", note=f"{megabytes:.1f} MB, {name}")]
+    figures += [
+        Figure(stage, seconds * 1e3, "ms", note=f"{seconds / copy_s:.2f} copies") for stage, seconds in stages.items()
+    ]
+    figures += [
+        Figure("total", total_s * 1e3, "ms"),
+        Figure("total / copy", total_s / copy_s, "ratio", bound=10.0),
+        Figure("frames", len(frames), "frames", note=f"{sum(len(m.rows) for m in frames)} rows, {codec.name}"),
+    ]
+    finish(f"Cost of a step, {layout.rows} rows, {layout.elements} elements, 1 worker", figures, options)
+
+
+if __name__ == "__main__":
+    main()
