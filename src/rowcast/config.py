@@ -24,7 +24,16 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - exercised on Python 3.10 only
     import tomli as tomllib
 
-__all__ = ["LinkSettings", "ServerSettings", "WorkerSettings", "describe", "load", "read_secret", "setting"]
+__all__ = [
+    "LinkSettings",
+    "ServerSettings",
+    "WorkerSettings",
+    "describe",
+    "load",
+    "load_tables",
+    "read_secret",
+    "setting",
+]
 
 T = TypeVar("T")
 
@@ -184,12 +193,7 @@ def load(
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"settings file {path}: cannot be read: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"settings file {path}: not TOML: {error}") from error
+        content = _read_toml(path)
         section = content if table is None else content.get(table, {})
         if not isinstance(section, Mapping):
             raise ConfigError(f"settings file {path}: [{table}] must be a table")
@@ -203,6 +207,49 @@ def load(
         except tomllib.TOMLDecodeError:
             values[key.strip()] = value.strip()
     return _build(kind, values)
+
+
+def load_tables(
+    kinds: Mapping[str, type], path: str | Path | None = None, *, overrides: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Read several classes of settings, each from its own table of one TOML file.
+
+    Args:
+        kinds: the settings class of each table. The other tables of a team's file (``server``, ``worker``,
+            ``link``) may be there and are left alone.
+        path: TOML file, or ``None`` for defaults.
+        overrides: texts ``key=value``; the key says which class is meant.
+
+    Returns:
+        One object for each entry of ``kinds``.
+
+    Raises:
+        ConfigError: as :func:`load`; also an unknown table.
+    """
+    if path is not None:
+        for name in _read_toml(path):
+            if name not in _TABLES:
+                raise ConfigError(f"settings file {path}: unknown table [{name}]; {near_match(name, _TABLES)}")
+    owners = {field.name: table for table, kind in kinds.items() for field in dataclasses.fields(kind)}
+    shares: dict[str, list[str]] = {table: [] for table in kinds}
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        if key not in owners:
+            raise ConfigError(f"unknown setting {key!r}; {near_match(key, owners)}")
+        shares[owners[key]].append(text)
+    return {table: load(kind, path, table=table, overrides=shares[table]) for table, kind in kinds.items()}
+
+
+_TABLES = ("link", "server", "worker")
+
+
+def _read_toml(path: str | Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"settings file {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"settings file {path}: not TOML: {error}") from error
 
 
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -15,6 +15,7 @@
      +-- LinkLost                 the connection ended; the cause is in the message
      |    +-- ServerUnavailable   nobody answers at the server's address
      +-- NonFiniteGradient        NaN or Inf where an update was expected
+     +-- WorkerFailed             a worker process of an experiment ended badly, or hangs
 
 Each message says what was expected, what came, and what to do.
 """
@@ -38,6 +39,7 @@ __all__ = [
     "ServerUnavailable",
     "TraceError",
     "VersionMismatch",
+    "WorkerFailed",
     "near_match",
 ]
 
@@ -92,6 +94,10 @@ class ServerUnavailable(LinkLost):
 
 class NonFiniteGradient(RowcastError):
     """A gradient holds NaN or Inf; the step was refused and counted as "no contribution"."""
+
+
+class WorkerFailed(RowcastError):
+    """A worker process of an experiment ended badly, or hangs; the message ends with the tail of its log."""
 
 
 def near_match(word: str, known: Iterable[str]) -> str:

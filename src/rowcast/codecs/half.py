@@ -11,22 +11,29 @@ import numpy.typing as npt
 from numba import prange
 
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
-from rowcast.codecs.raw import gather, scatter_add
+from rowcast.codecs.raw import scatter_add
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, use_threads
+from rowcast.rows.kernels import compiled, prefetch_next, use_threads
 
 __all__ = ["Half"]
 
+#: float32 has 112 more exponents below 1 than float16: times 2**-112, the fields of both line up 13 bits apart,
+#: and the subnormal numbers of one become those of the other.
+_ALIGN = np.float32(2.0**-112)
+_BACK = np.float32(2.0**112)
+_ONE = 0x3C00
+
 
 @compiled
-def _row_peaks(
+def _peaks(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
     peaks: npt.NDArray[np.float32],
 ) -> None:
     for k in prange(len(rows)):
+        prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         peak = np.float32(0.0)
         for j in range(len(row)):
@@ -35,14 +42,65 @@ def _row_peaks(
 
 
 @compiled
-def _scale_rows(
-    values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], factors: npt.NDArray[np.float32]
+def _encode(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int64],
+    down: npt.NDArray[np.float32],
+    up: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32],
+    patterns: npt.NDArray[np.uint32],
+    halves: npt.NDArray[np.uint16],
+    consume: bool,
+) -> None:
+    # patterns is the uint32 view of values.
+    for k in prange(len(rows)):
+        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
+        value = values[places[k] : places[k + 1]]
+        pattern = patterns[places[k] : places[k + 1]]
+        half = halves[places[k] : places[k + 1]]
+        # Loops of their own: in one, the compiler may multiply the two factors first, and they may overflow.
+        for j in range(len(row)):
+            value[j] = row[j] * down[k]
+        for j in range(len(row)):
+            value[j] *= _ALIGN
+        for j in range(len(row)):
+            size = pattern[j] & np.uint32(0x7FFFFFFF)
+            nearest_even = np.uint32(0x0FFF) + ((size >> np.uint32(13)) & np.uint32(1))
+            sign = (pattern[j] >> np.uint32(16)) & np.uint32(0x8000)
+            half[j] = np.uint16(((size + nearest_even) >> np.uint32(13)) | sign)
+        if consume:
+            for j in range(len(row)):
+                bits = np.uint32(half[j])
+                pattern[j] = ((bits & np.uint32(0x7FFF)) << np.uint32(13)) | (
+                    (bits & np.uint32(0x8000)) << np.uint32(16)
+                )
+            for j in range(len(row)):
+                value[j] *= _BACK
+            for j in range(len(row)):
+                row[j] -= value[j] * up[k]
+
+
+@compiled
+def _decode(
+    places: npt.NDArray[np.int64],
+    up: npt.NDArray[np.float32],
+    halves: npt.NDArray[np.uint16],
+    values: npt.NDArray[np.float32],
+    patterns: npt.NDArray[np.uint32],
 ) -> None:
     for k in prange(len(places) - 1):
-        row = values[places[k] : places[k + 1]]
-        factor = factors[k]
-        for j in range(len(row)):
-            row[j] *= factor
+        value = values[places[k] : places[k + 1]]
+        pattern = patterns[places[k] : places[k + 1]]
+        half = halves[places[k] : places[k + 1]]
+        for j in range(len(half)):
+            bits = np.uint32(half[j])
+            pattern[j] = ((bits & np.uint32(0x7FFF)) << np.uint32(13)) | ((bits & np.uint32(0x8000)) << np.uint32(16))
+        for j in range(len(value)):
+            value[j] *= _BACK
+        for j in range(len(value)):
+            value[j] *= up[k]
 
 
 class Half:
@@ -62,23 +120,31 @@ class Half:
         places = starts(layout.lengths[rows])
         use_threads(int(places[-1]))
         peaks = np.empty(len(rows), dtype=np.float32)
-        _row_peaks(vector, layout.offsets, rows, peaks)
-        exponents = np.clip(np.frexp(peaks)[1], -126, 126).astype(np.int8)
+        _peaks(vector, layout.offsets, rows, peaks)
+        exponents = np.clip(np.frexp(peaks)[1], -126, 126).astype(np.int32)
         values = np.empty(int(places[-1]), dtype=np.float32)
-        gather(vector, layout.offsets, rows, places, values, False)
-        _scale_rows(values, places, np.ldexp(np.float32(1.0), -exponents.astype(np.int32)))
-        elements = values.astype("<f2")
-        payload = np.concatenate([exponents.view(np.uint8), elements.view(np.uint8)])
-        if consume:
-            self.add(layout, payload, rows, vector, -1.0)
-        return payload
+        halves = np.empty(int(places[-1]), dtype="<u2")
+        _encode(
+            vector,
+            layout.offsets,
+            rows,
+            places,
+            np.ldexp(np.float32(1.0), -exponents),
+            np.ldexp(np.float32(1.0), exponents),
+            values,
+            values.view(np.uint32),
+            halves,
+            consume,
+        )
+        return np.concatenate([exponents.astype(np.int8).view(np.uint8), halves.view(np.uint8)])
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
         places = starts(layout.lengths[rows])
         use_threads(int(places[-1]))
         exponents = payload[: len(rows)].view(np.int8)
-        values = _elements(payload, len(rows)).astype(np.float32)
-        _scale_rows(values, places, np.ldexp(np.float32(1.0), exponents.astype(np.int32)))
+        values = np.empty(int(places[-1]), dtype=np.float32)
+        up = np.ldexp(np.float32(1.0), exponents.astype(np.int32))
+        _decode(places, up, _halves(payload, len(rows)), values, values.view(np.uint32))
         scatter_add(vector, layout.offsets, rows, places, values, np.float32(sign))
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
@@ -87,9 +153,9 @@ class Half:
         if (np.abs(exponents.astype(np.int16)) > 126).any():
             raise RemoteProtocolError("half payload: expected exponents in -126 .. 126, got one outside")
         # Elements are at most 1 in size, so that no exponent makes them overflow.
-        if not (np.abs(_elements(payload, len(rows))) <= 1.0).all():
+        if ((_halves(payload, len(rows)) & 0x7FFF) > _ONE).any():
             raise RemoteProtocolError("half payload: expected elements in -1 .. 1, got one outside or NaN")
 
 
-def _elements(payload: Bytes, count: int) -> npt.NDArray[np.float16]:
-    return np.frombuffer(payload[count:].tobytes(), dtype="<f2")
+def _halves(payload: Bytes, count: int) -> npt.NDArray[np.uint16]:
+    return np.frombuffer(payload[count:].tobytes(), dtype="<u2")

@@ -13,7 +13,7 @@ from numba import prange
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, use_threads
+from rowcast.rows.kernels import compiled, prefetch_next, use_threads
 
 __all__ = ["OneBit"]
 
@@ -33,6 +33,7 @@ def _encode(
     # patterns and scale_patterns are the uint32 views of vector and scales: bit 31 of a pattern is the sign,
     # its upper half is the bfloat16.
     for k in prange(len(rows)):
+        prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         pattern = patterns[offsets[rows[k]] : offsets[rows[k] + 1]]
         packed = bits[places[k] : places[k + 1]]
@@ -78,6 +79,7 @@ def _decode_add(
     sign: np.float32,
 ) -> None:
     for k in prange(len(rows)):
+        prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         packed = bits[places[k] : places[k + 1]]
         scale = sign * scales[k]

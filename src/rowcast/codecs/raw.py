@@ -9,7 +9,7 @@ from numba import prange
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, nonfinite, use_threads
+from rowcast.rows.kernels import compiled, nonfinite, prefetch_next, use_threads
 
 __all__ = ["Raw", "gather", "scatter_add"]
 
@@ -25,6 +25,7 @@ def gather(
 ) -> None:
     """Copy rows of ``vector`` one behind the other into ``out``; with ``consume``, zero them in ``vector``."""
     for k in prange(len(rows)):
+        prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         target = out[places[k] : places[k + 1]]
         for j in range(len(row)):
@@ -45,6 +46,7 @@ def scatter_add(
 ) -> None:
     """Add ``sign`` times rows that lie one behind the other in ``values`` to their places in ``vector``."""
     for k in prange(len(rows)):
+        prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         source = values[places[k] : places[k + 1]]
         for j in range(len(row)):

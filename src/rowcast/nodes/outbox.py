@@ -333,9 +333,16 @@ class Outbox:
 
         Returns:
             Frames that had arrived, frames that were put back.
+
+        Raises:
+            RemoteProtocolError: it claims fewer frames than it acknowledged, or more than were sent.
         """
         self.measured = False
         before = len(self._flight)
+        if received < self.sent_frames - before:
+            raise RemoteProtocolError(
+                f"resume: expected at least {self.sent_frames - before} frames, which were acknowledged, got {received}"
+            )
         self.acknowledged(now, received)
         restored = len(self._flight)
         while self._flight:
@@ -357,6 +364,7 @@ class Outbox:
         """The peer lost its memory: numbers start again; what was on its way is pending again."""
         self.resume(0.0, self.sent_frames - len(self._flight))
         self.sent_frames = 0
+        self.state_due[:] = False
         self.stamps[:] = 0
 
     def renumber(self, iteration: int) -> None:

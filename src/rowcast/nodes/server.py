@@ -129,6 +129,8 @@ class ServerNode:
 
     def blame(self, now: float, port: Port, error: RowcastError) -> None:
         """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on."""
+        if port.closing:
+            return
         member = self._by_port.get(port)
         peer = member.name if member else port.peer
         self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
@@ -143,7 +145,11 @@ class ServerNode:
         Raises:
             RemoteProtocolError: it has no place in the conversation; :meth:`blame` the port.
             LinkLost: the worker left; close the connection.
+
+        What comes on a connection that is being closed is left unread.
         """
+        if port.closing:
+            return
         member = self._by_port.get(port)
         if member is None:
             if isinstance(message, Leave):
@@ -325,6 +331,8 @@ class ServerNode:
             old.closing = True
             self._ready[old] = None
             member.owed.link_lost()
+            member.port = None
+        delivered, restored = member.owed.resume(now, hello.received)
         member.port = port
         iteration = hello.iteration
         if member.stage in (Stage.WAITING, Stage.PULLING):
@@ -332,9 +340,9 @@ class ServerNode:
         if member.stage is Stage.COMPUTING and not hello.joined:
             # The end of the state transfer was lost with the link: say it again.
             member.stage = Stage.RECEIVING
+            self._uncount(now, member)
         elif member.stage is Stage.COMPUTING and not member.gated:
             iteration = self._count(now, member)
-        delivered, restored = member.owed.resume(now, hello.received)
         if iteration != hello.iteration:
             member.owed.renumber(iteration)
         member.dirty = True
@@ -387,9 +395,12 @@ class ServerNode:
             raise RemoteProtocolError("expected a layout from the first worker only")
         layout = Layout.from_table(message.table)
         if self.layout is None:
+            try:
+                member.owed = self._new_outbox(layout)
+            except MemoryError as error:
+                raise RemoteProtocolError(f"expected a model that fits in memory, got {layout}") from error
             self.layout = layout
             self.versions = VersionTable(layout.rows)
-            member.owed = self._new_outbox(layout)
             member.owed.link_ready()
             member.inbox = Inbox(layout)
         member.port.decoder.rows = layout.rows
@@ -408,10 +419,18 @@ class ServerNode:
             self._on_hello(now, port, hello)
 
     def _count(self, now: float, member: Member) -> int:
-        """Let the gate count a worker from now on; returns the iteration at which it starts (1.10)."""
-        others = [other.iteration for other in self.members.values() if other.gated and other is not member]
+        """Let the gate count a worker from now on; returns the iteration at which it starts (1.10).
+
+        All rows of an iteration may be here before its end is: the gate has let others pass for these rows, so
+        the newcomer starts no earlier.
+        """
+        others = [
+            max(other.iteration, self.versions.oldest_of(other.name))
+            for other in self.members.values()
+            if other.gated and other is not member
+        ]
         member.iteration = min(others, default=member.iteration)
-        member.quota_iteration = member.iteration
+        member.quota_iteration = member.begun_iteration = member.iteration
         member.gated = True
         self.versions.admit(member.name, member.iteration)
         self.epoch += 1
@@ -422,10 +441,13 @@ class ServerNode:
     # -- rows --------------------------------------------------------------------------------------------------
 
     def _on_rows(self, now: float, member: Member, message: Rows) -> None:
+        if self.layout is None:
+            raise RemoteProtocolError("expected the layout first, got rows")
+        if not message.absolute:
+            self._expect_iteration(member, message.iteration)
         codec = member.inbox.accept(message)
         assert member.port is not None
         if codec is not None:
-            assert self.layout is not None
             self.frames_applied[member.name] = self.frames_applied.get(member.name, 0) + 1
             if message.absolute:
                 if member.stage is not Stage.SEEDING:
@@ -434,14 +456,23 @@ class ServerNode:
             else:
                 if self.parameters is None:
                     raise RemoteProtocolError("expected the parameters first, got an update")
+                member.begin(message.iteration)
                 codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
                 for other in self.members.values():
-                    codec.add(self.layout, message.payload, message.rows, other.owed.vector, 1.0)
+                    owed = other.owed_from(message.iteration, self.policy.slack)
+                    codec.add(self.layout, message.payload, message.rows, owed, 1.0)
                     other.owed.measured = False
                     other.dirty = True
                 self._digest = b""
                 self._book(now, member, message)
         self._say(member.port, Ack(member.inbox.received))
+
+    def _expect_iteration(self, member: Member, iteration: int) -> None:
+        """A worker pushes the iteration after its last one, or that one again after a cut."""
+        if not member.iteration <= iteration <= member.iteration + 1:
+            raise RemoteProtocolError(
+                f"expected iteration {member.iteration} or {member.iteration + 1} of {member.name}, got {iteration}"
+            )
 
     def _book(self, now: float, member: Member, message: Rows) -> None:
         empty = len(message.payload) == 0
@@ -469,6 +500,8 @@ class ServerNode:
     def _on_push_end(self, now: float, member: Member, message: PushEnd) -> None:
         if member.stage is not Stage.COMPUTING:
             raise RemoteProtocolError(f"expected no end of a push while {member.stage.value}, got one")
+        self._expect_iteration(member, message.iteration)
+        member.begin(message.iteration)
         member.iteration = message.iteration
         member.quota_iteration = max(member.quota_iteration, message.iteration)
         self._push_time.report(member.name, message.iteration, message.quota_s, message.compute_s)
@@ -497,7 +530,7 @@ class ServerNode:
         if not self._opened:
             return
         oldest = self.versions.oldest()
-        waiting = [member for member in self.members.values() if member.stage is Stage.WAITING]
+        waiting = [member for member in self.members.values() if member.stage is Stage.WAITING and member.port]
         for member in sorted(waiting, key=lambda waiter: (waiter.waiting_since, waiter.name)):
             if self.policy.may_start(member.iteration, oldest):
                 self._begin_pull(now, member, oldest)
@@ -612,6 +645,7 @@ class ServerNode:
         if not member.gated:
             return
         member.gated = False
+        member.owe_later()
         self.versions.remove(member.name)
         self._push_time.remove(member.name)
         self._pull_time.remove(member.name)
@@ -636,6 +670,7 @@ class ServerNode:
     def _on_finish(self, now: float, member: Member, message: Finish) -> None:
         if member.stage not in (Stage.COMPUTING, Stage.DRAINING):
             raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
+        self._expect_iteration(member, message.iteration)
         member.stage = Stage.DRAINING
         member.finish_wait = message.wait
         member.iteration = max(member.iteration, message.iteration)
@@ -653,9 +688,11 @@ class ServerNode:
         if member.dirty:
             member.dirty = False
             owed.send_everything(now, member.iteration)
-            return owed.next_frame(now)
+            frame = owed.next_frame(now)
+            if frame is not None:
+                return frame
         others_compute = member.finish_wait and (len(self.versions) > 0 or not self._opened)
-        if others_compute or not owed.settled or member.port is None:
+        if others_compute or not owed.empty or member.port is None:
             return None
         self.journal.record(
             now,

@@ -16,6 +16,7 @@ from rowcast.codecs import codec_by_id
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.errors import (
     AuthenticationFailed,
+    ConfigError,
     LayoutMismatch,
     LinkLost,
     LocalProtocolError,
@@ -120,6 +121,7 @@ class WorkerNode:
         members: workers that the gate counts.
         failure: why the worker cannot go on, or ``None``.
         welcomed_at: when the server last let this worker in (s), or ``None``.
+        turned_away: why the server did not let this worker in although it may later, or empty.
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
@@ -152,6 +154,7 @@ class WorkerNode:
         self.members = 1
         self.policy: Policy | None = None
         self.failure: RowcastError | None = None
+        self.turned_away = ""
         self.notices: list[str] = []
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
@@ -166,7 +169,6 @@ class WorkerNode:
         self._hello: Hello | None = None
         self._welcomed = False
         self._seeding = False
-        self._rejoining = False
         self._step = _Step()
         self._mta_time_s: float | None = None
         self._compute_s = 0.0
@@ -433,10 +435,19 @@ class WorkerNode:
                 AuthenticationFailed("the server did not prove that it knows the shared secret; check the address")
             )
             return
-        self.policy = parse_policy(message.policy)
-        self.members = message.members
-        known, self._server = self._server == message.server, message.server
+        try:
+            self.policy = parse_policy(message.policy)
+        except ConfigError as error:
+            self._fail(
+                RemoteProtocolError(
+                    f"the server's policy is not known here: {error}; install the same version of rowcast on both"
+                )
+            )
+            return
+        self.members = max(message.members, 1)
+        self._server = message.server
         self._welcomed = True
+        self.turned_away = ""
         self.welcomed_at = now
         assert self._port is not None
         self._port.decoder.rows = self.layout.rows
@@ -444,17 +455,16 @@ class WorkerNode:
         if message.how == "resume":
             self._resume(now, message)
         elif message.how in ("seed", "equal", "receive"):
-            self._join(now, message, again=self.joined and not known)
+            self._join(now, message)
         else:
             raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {message.how!r}")
 
-    def _join(self, now: float, message: Welcome, *, again: bool) -> None:
+    def _join(self, now: float, message: Welcome) -> None:
         """The server does not know this session: start its numbers afresh; what is pending stays pending."""
         self.outbox.restart()
         self.inbox.received = 0
         self.iteration = message.iteration
         self.outbox.renumber(message.iteration)
-        self._rejoining = again
         self.joined = False
         self.journal.record(
             now,
@@ -481,20 +491,21 @@ class WorkerNode:
             self.outbox.renumber(message.iteration - 1 if self.phase in EXCHANGING else message.iteration)
         # The server may have lost the link before it learnt that it has all parameters.
         self._seeding = message.state == b""
+        if self._seeding:
+            self._say(LayoutTable(self.layout.to_table()))
         if self.joined:
             self._carry_on(now)
 
     def _joined(self, now: float) -> None:
         """The parameters are the team's: go on where the work was left."""
         self.joined = True
-        if self._rejoining:
-            self._rejoining = False
-            if self.phase in EXCHANGING:
-                self.iteration += 1
-            self._carry_on(now)
-        else:
+        if self.phase is Phase.JOINING:
             self.phase = Phase.COMPUTING
             self._step = _Step(started=now)
+            return
+        if self.phase in EXCHANGING:
+            self.iteration += 1
+        self._carry_on(now)
 
     def _carry_on(self, now: float) -> None:
         if self.phase in EXCHANGING:
@@ -518,6 +529,8 @@ class WorkerNode:
     def _on_refusal(self, now: float, message: Refusal) -> None:
         self.journal.record(now, "error", peer="server", error=f"refused: {message.code}", message=message.text)
         if message.code == "name":
+            # It may be this worker's own former life, whose connection the server has not given up yet.
+            self.turned_away = message.text
             raise LinkLost(message.text)
         if message.code == "secret":
             self._fail(AuthenticationFailed(message.text))
@@ -583,7 +596,7 @@ class WorkerNode:
         if self.phase is not Phase.WAITING or message.iteration != self.iteration:
             raise RemoteProtocolError(f"expected no permission while {self.phase.value}, got one")
         self.phase = Phase.PULLING
-        self.members = message.members
+        self.members = max(message.members, 1)
         self._mta_time_s = message.mta_time_s
         self._step.held_s += message.held_s
         self._step.staleness = message.staleness
@@ -661,7 +674,7 @@ class WorkerNode:
             self._port.say(message)
 
     def _fail(self, error: RowcastError) -> None:
-        """Give up: the driver stops and the training loop gets ``error``."""
-        self.failure = error
+        """Give up: the driver stops and the training loop gets ``error``, the first one."""
+        self.failure = self.failure or error
         if self._port is not None:
             self._port.closing = True

@@ -23,22 +23,27 @@ class AccuracyCurve:
     seconds: tuple[float, ...]  #: since the first event of the run, mean over the workers
 
 
-def accuracy_curve(worker_journals: Sequence[str | Path]) -> AccuracyCurve:
+def accuracy_curve(worker_journals: Sequence[str | Path], seconds: float | None = None) -> AccuracyCurve:
     """The curve of one run from its workers' journals, one file per worker.
 
     Each worker counts with its own replica at the same iteration, however far apart in time the workers
     were there. Seconds count from the earliest event in these journals, which takes it that the workers'
     clocks agree: they do on one machine.
 
+    Args:
+        worker_journals: the files.
+        seconds: leave out what was measured later than so many seconds after the earliest event; ``None`` takes all.
+
     Raises:
         ConfigError: a journal cannot be read, or there is no iteration that all workers measured.
     """
-    measured = [{n: (t, value) for n, t, value in measured_accuracy(path)} for path in worker_journals]
+    start = min((record["t"] for path in worker_journals for record in read_journal(path)), default=0.0)
+    end = math.inf if seconds is None else start + seconds
+    measured = [{n: (t, value) for n, t, value in measured_accuracy(path) if t <= end} for path in worker_journals]
     common = sorted(set.intersection(*(set(of_worker) for of_worker in measured))) if measured else []
     if not common:
         found = ", ".join(f"{path}: {len(own)}" for path, own in zip(worker_journals, measured, strict=True)) or "none"
         raise ConfigError(f"no iteration at which every worker measured 'accuracy'; measurements found: {found}")
-    start = min(record["t"] for path in worker_journals for record in read_journal(path))
     workers = len(measured)
     return AccuracyCurve(
         steps=tuple(common),

@@ -52,10 +52,16 @@ def worker_journals(out: str | Path, policy: str) -> list[Path]:
     return found
 
 
-def summarise(policy: str, worker_journals: Sequence[str | Path]) -> PolicySummary:
+def summarise(policy: str, worker_journals: Sequence[str | Path], seconds: float | None = None) -> PolicySummary:
     """Numbers of one run from its workers' journals, one file per worker.
 
     A worker that finished no step counts as one with 0 steps; it has no say in the means per step.
+
+    Args:
+        policy: its text.
+        worker_journals: the files.
+        seconds: count only what ended within so many seconds of the start of the worker's first step; ``None``
+            counts everything.
 
     Raises:
         ConfigError: a journal cannot be read or lacks a field; or there is no step in any of them.
@@ -65,21 +71,17 @@ def summarise(policy: str, worker_journals: Sequence[str | Path]) -> PolicySumma
     spans: list[float] = []
     accuracies: list[float] = []
     for path in worker_journals:
-        own: list[Mapping[str, Any]] = []
-        accuracy: float | None = None
-        for record in read_journal(path):
-            if record["event"] == "step":
-                own.append(_complete(record, path))
-            elif _is_accuracy(record):
-                accuracy = float(record["value"])
+        records = [record for record in read_journal(path) if record["event"] == "step" or _is_accuracy(record)]
+        own = [_complete(record, path) for record in records if record["event"] == "step"]
+        start = _start(own[0]) if own else 0.0
+        end = math.inf if seconds is None or not own else start + seconds
+        own = [step for step in own if step["t"] <= end]
+        measured = [float(record["value"]) for record in records if _is_accuracy(record) and record["t"] <= end]
         counts.append(len(own))
         steps += own
         if own:
-            first = own[0]
-            start = first["t"] - first["compute_s"] - first["communicate_s"] - first["stall_s"]
             spans.append(own[-1]["t"] - start)
-        if accuracy is not None:
-            accuracies.append(accuracy)
+        accuracies += measured[-1:]
     if not steps:
         raise ConfigError(
             f"policy {policy!r}: no 'step' event in {_listed(worker_journals)}; expected journals of workers that ran"
@@ -98,6 +100,11 @@ def summarise(policy: str, worker_journals: Sequence[str | Path]) -> PolicySumma
         pull_bytes=sum(step["pull_bytes"] for step in steps),
         skipped=sum(bool(step["skipped"]) for step in steps),
     )
+
+
+def _start(step: Mapping[str, Any]) -> float:
+    """When a step began (s, the node's clock)."""
+    return float(step["t"] - step["compute_s"] - step["communicate_s"] - step["stall_s"])
 
 
 _NUMBERS = ("compute_s", "communicate_s", "stall_s", "push_share", "push_bytes", "pull_bytes")

@@ -105,7 +105,8 @@ def decode_jpegs(raw: NDArray[Any], offsets: NDArray[Any], path: Path) -> NDArra
         from PIL import Image
     except ImportError as error:
         raise DataError(f"{path}: needs Pillow, which is not installed; pip install 'rowcast[demo]'") from error
-    if raw.dtype != np.uint8 or offsets.ndim != 1 or np.any(np.diff(offsets) <= 0) or offsets[0] < 0:
+    whole = np.issubdtype(offsets.dtype, np.integer) and offsets.ndim == 1
+    if raw.dtype != np.uint8 or not whole or offsets[0] < 0 or np.any(np.diff(offsets) <= 0):
         raise DataError(f"{path}: expected jpeg as uint8 and growing offsets from 0; {_AGAIN}")
     if offsets[-1] > len(raw):
         raise DataError(f"{path}: expected {offsets[-1]} bytes of JPEG, found {len(raw)}; {_AGAIN}")

@@ -149,9 +149,8 @@ def load_fashion_mnist(
         images = read_idx(folder / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
         labels = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
         if images.shape[1:] != (28, 28):
-            raise DataError(
-                f"{folder}/{stem}-images-idx3-ubyte.gz: expected 28 x 28 pixels, found {' x '.join(map(str, images.shape[1:]))}"
-            )
+            found = " x ".join(map(str, images.shape[1:]))
+            raise DataError(f"{folder / stem}-images-idx3-ubyte.gz: expected 28 x 28 pixels, found {found}")
         parts.append(checked_pair(images[:, None], labels, f"{folder}, {stem} files", classes=10, limit=limit))
     (train, train_labels), (test, test_labels) = parts
     return Dataset("fashion-mnist", train, train_labels, test, test_labels, _FASHION_CLASSES)

@@ -63,7 +63,8 @@ class ScriptedWorker:
 class _Pipe:
     """One direction of a connection."""
 
-    def __init__(self, trace: Trace, delay_s: float) -> None:
+    def __init__(self, direction: str, trace: Trace, delay_s: float) -> None:
+        self.direction = direction
         self.trace = trace
         self.delay_s = delay_s
         self.free_at = 0.0
@@ -75,10 +76,11 @@ class _Link:
 
     def __init__(self, worker: _Worker, trace: Trace, delay_s: float) -> None:
         self.worker = worker
-        self.up, self.down = _Pipe(trace, delay_s), _Pipe(trace, delay_s)
+        self.up, self.down = _Pipe("up", trace, delay_s), _Pipe("down", trace, delay_s)
         self.worker_port = Port("server")
         self.server_port = Port(worker.script.name)
         self.alive = True
+        self.frozen = False
 
 
 class _Worker:
@@ -90,8 +92,9 @@ class _Worker:
         self.link: _Link | None = None
         self.computing = False
         self.computed = 0
-        self.started_with_gap: list[int] = []
         self.killed = False
+        self.carried = {"up": 0, "down": 0}
+        self.cuts: dict[str, list[tuple[int, float]]] = {"up": [], "down": []}
 
 
 class VirtualTeam:
@@ -111,6 +114,8 @@ class VirtualTeam:
         server: the server node; ``workers``: the newest life of each worker by name.
         journals: by node name, all lives of a worker in one.
         gaps: ``iteration - min(versions)`` at each moment at which a worker started to compute.
+        push_ages, pull_ages: at the same moments, iterations since the oldest row of this worker was pushed, and
+            since the oldest row that it is owed was pulled.
         computed: float64 [elements], the sum of weight * update of everything ever computed, by worker.
     """
 
@@ -133,6 +138,8 @@ class VirtualTeam:
         self.random = random.Random(seed)
         self.journals: dict[str, Journal] = {}
         self.gaps: list[int] = []
+        self.push_ages: list[int] = []
+        self.pull_ages: list[int] = []
         self.computed: dict[str, npt.NDArray[np.float64]] = {}
         self.workers: dict[str, _Worker] = {}
         self.failures: dict[str, RowcastError] = {}
@@ -145,16 +152,21 @@ class VirtualTeam:
         self._order = itertools.count()
         self._links: dict[Port, _Link] = {}
         self._server_wake = -1.0
-        self.server = ServerNode(
-            parse_policy(policy),
-            settings=server_settings or ServerSettings(expected_workers=max(len(workers), 1)),
+        self._policy = policy
+        self._server_settings = server_settings or ServerSettings(expected_workers=max(len(workers), 1))
+        self.server = self._new_server()
+        for script in workers:
+            self.start(script)
+
+    def _new_server(self) -> ServerNode:
+        return ServerNode(
+            parse_policy(self._policy),
+            settings=self._server_settings,
             link_settings=self._link_settings,
-            secret=secret,
+            secret=self._secret,
             journal=self._journal("server"),
             entropy=self.random.randbytes,
         )
-        for script in workers:
-            self.start(script)
 
     # -- the script ------------------------------------------------------------------------------------------
 
@@ -185,6 +197,30 @@ class VirtualTeam:
         worker = self.workers[name]
         if worker.link is not None:
             self._close(worker.link, "cut", reconnect_s=down_s)
+
+    def cut_after(self, name: str, direction: str, byte: int, down_s: float) -> None:
+        """Cut the link of a worker when so many bytes have arrived in one direction, counted from the start.
+
+        Args:
+            name: the worker.
+            direction: ``"up"`` (to the server) or ``"down"``.
+            byte: how many bytes still arrive, over all connections of this life of the worker.
+            down_s: the link is back after so many seconds.
+        """
+        self.workers[name].cuts[direction].append((byte, down_s))
+
+    def freeze(self, name: str) -> None:
+        """From now on nothing arrives on the link of a worker, and nobody is told (a half-open connection)."""
+        link = self.workers[name].link
+        if link is not None:
+            link.frozen = True
+
+    def restart_server(self) -> None:
+        """The server process dies and a new one starts at once, with an empty memory."""
+        for link in list(self._links.values()):
+            self._close(link, "the server died", reconnect_s=0.5)
+        self.server = self._new_server()
+        self._server_wake = -1.0
 
     def kill(self, name: str) -> None:
         """The worker is gone at once, with everything it had in memory."""
@@ -234,6 +270,8 @@ class VirtualTeam:
             if worker.killed or not worker.node.joined or member.owed.state_due.any():
                 continue
             missing = member.owed.vector + _in_flight(member.owed, self.layout, worker.node.inbox.received)
+            if member.later is not None:
+                missing += member.later
             worst = max(worst, float(np.abs(worker.node.replica - missing - parameters).max()))
         return worst
 
@@ -268,10 +306,13 @@ class VirtualTeam:
             return
         # What was on the air arrives as far as it got, in the middle of a frame if need be.
         for pipe, deliver in ((link.up, self._to_server), (link.down, self._to_worker)):
-            for begun, done, data in pipe.on_air:
+            on_air, pipe.on_air = pipe.on_air, []
+            for begun, done, data in on_air if not link.frozen else ():
                 part = 1.0 if done <= begun else (self.now - begun) / (done - begun)
                 if part > 0:
-                    deliver(link, data[: int(min(part, 1.0) * len(data))])
+                    arrived = data[: int(min(part, 1.0) * len(data))]
+                    link.worker.carried[pipe.direction] += len(arrived)
+                    deliver(link, arrived)
         if self._links.get(link.server_port) is not link:
             return
         link.alive = False
@@ -296,12 +337,28 @@ class VirtualTeam:
         pipe.on_air.append(entry)
 
         def arrive() -> None:
-            if link.alive:
+            if link.alive and not link.frozen:
                 pipe.on_air.remove(entry)
-                deliver(link, data)
+                self._arrive(link, pipe, data, deliver)
 
         self.at(done + pipe.delay_s, arrive)
         self.at(done, lambda: self._pump_link(link))
+
+    def _arrive(self, link: _Link, pipe: _Pipe, data: bytes, deliver: Callable[[_Link, bytes], None]) -> None:
+        """Bytes come out of a pipe: all of them, or as many as a scripted cut leaves."""
+        worker, direction = link.worker, pipe.direction
+        before = worker.carried[direction]
+        due = min((cut for cut in worker.cuts[direction] if cut[0] <= before + len(data)), default=None)
+        if due is None:
+            worker.carried[direction] += len(data)
+            deliver(link, data)
+            return
+        worker.cuts[direction].remove(due)
+        part = data[: max(due[0] - before, 0)]
+        worker.carried[direction] += len(part)
+        if part:
+            deliver(link, part)
+        self._close(link, "cut", reconnect_s=due[1])
 
     def _to_server(self, link: _Link, data: bytes) -> None:
         port = link.server_port
@@ -401,6 +458,10 @@ class VirtualTeam:
             oldest = self.server.versions.oldest()
             assert oldest is not None
             self.gaps.append(node.iteration - oldest)
+            self.push_ages.append(node.iteration - self.server.versions.oldest_of(node.name))
+            owed = self.server.members[node.name].owed
+            stamps = owed.stamps[np.logical_or.reduceat(owed.vector != 0, self.layout.offsets[:-1])]
+            self.pull_ages.append(node.iteration - int(stamps.min(initial=node.iteration)))
         self.at(self.now + worker.script.compute_s, lambda: self._propose(worker))
 
     def _propose(self, worker: _Worker) -> None:

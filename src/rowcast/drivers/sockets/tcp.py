@@ -8,7 +8,7 @@ import socket
 from rowcast.config import LinkSettings
 from rowcast.errors import ConfigError
 
-__all__ = ["check_congestion_control", "is_loopback", "split_address", "tune", "unsent_bytes"]
+__all__ = ["check_congestion_control", "check_privacy", "is_loopback", "split_address", "tune", "unsent_bytes"]
 
 #: Bytes that the kernel may hold unsent before the socket stops being writable.
 NOTSENT_LOWAT_BYTES = 16 << 10
@@ -89,3 +89,16 @@ def is_loopback(host: str) -> bool:
     except OSError:
         return False
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+
+
+def check_privacy(host: str, secret: bytes | None, *, insecure: bool) -> None:
+    """Refuse to join a team beyond loopback without a shared secret, unless the user asked for it.
+
+    Raises:
+        ConfigError: ``host`` is not on loopback, there is no secret, and ``insecure`` is not set.
+    """
+    if secret is None and not insecure and not is_loopback(host):
+        raise ConfigError(
+            f"joining a team at {host} without a shared secret is refused; give --secret-file (the server's), "
+            "or --insecure if the network is yours alone"
+        )

@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.sockets.connection import Connection
-from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune
+from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
 from rowcast.errors import (
-    ConfigError,
     LinkLost,
     LocalProtocolError,
     RemoteProtocolError,
@@ -35,6 +34,11 @@ __all__ = ["Team"]
 
 log = logging.getLogger("rowcast")
 T = TypeVar("T")
+
+#: A worker that leaves gives its goodbye so much time (s) on a link that does not move.
+LEAVE_LIMIT_S = 2.0
+#: Between two remarks about the same wait at most (s).
+REMARK_CAP_S = 60.0
 
 
 class Team:
@@ -72,11 +76,7 @@ class Team:
         shaped_by: str | None = None,
         insecure: bool = False,
     ) -> None:
-        if secret is None and not insecure and not is_loopback(host):
-            raise ConfigError(
-                f"joining a team at {host} without a shared secret is refused; give --secret-file (the server's), "
-                "or --insecure if the network is yours alone"
-            )
+        check_privacy(host, secret, insecure=insecure)
         self.name = name
         self.address = f"{host}:{port}"
         self._host, self._port = host, port
@@ -88,6 +88,9 @@ class Team:
         self._node: WorkerNode | None = None
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._ending = threading.Lock()
+        self._ended = False
         self._changed = threading.Condition()
         self._connection: Connection | None = None
         self._closed: asyncio.Event | None = None
@@ -153,11 +156,11 @@ class Team:
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """While entered, arriving rows wait and :attr:`replica` does not change."""
-        self._call(self.node.hold)
+        self._on_network(self.node.hold)
         try:
             yield
         finally:
-            self._call(self.node.release)
+            self._on_network(self.node.release)
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
@@ -192,21 +195,32 @@ class Team:
         if not self._wait(lambda: self.node.phase is Phase.DONE, timeout_s):
             self.leave()
             raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
-        self._join_thread()
+        self._thread.join()
 
     def leave(self) -> None:
-        """Go now; what is pending is dropped."""
+        """Go now; what is pending is dropped. Takes at most about two seconds, however the link is."""
         if self._thread is None or not self._thread.is_alive():
             return
-        with contextlib.suppress(LinkLost):
-            self._call(lambda: self.node.leave(self._loop.time(), "left"))
-        self._join_thread()
+        if self.node.phase is not Phase.DONE:
+            self._on_network(lambda: self.node.leave(self._loop.time(), "left"))
+        self._thread.join(LEAVE_LIMIT_S)
+        with self._ending:
+            if not self._ended and self._main is not None:
+                self._loop.call_soon_threadsafe(self._main.cancel)
+        self._thread.join()
 
     # -- the training thread's side --------------------------------------------------------------------------------
 
     def _call(self, function: Callable[[], T]) -> T:
-        """Run ``function`` on the network thread, which owns the node, and return what it returns."""
+        """Run ``function`` on the network thread, if that has not given up."""
         self._raise_if_dead()
+        return self._on_network(function)
+
+    def _on_network(self, function: Callable[[], T]) -> T:
+        """Run ``function`` on the network thread, which owns the node, and return what it returns.
+
+        Once that thread has ended the node is nobody else's, and ``function`` runs here.
+        """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def run() -> None:
@@ -216,50 +230,67 @@ class Team:
                 future.set_exception(error)
             self._pump()
 
-        self._loop.call_soon_threadsafe(run)
-        return future.result()
+        with self._ending:
+            ended = self._ended
+            if not ended:
+                self._loop.call_soon_threadsafe(run)
+        return function() if ended else future.result()
 
     def _wait(self, reached: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Block until ``reached()``; False when ``timeout_s`` ran out. Says for whom after a few seconds."""
+        begun = self._loop.time()
+        pause_s = self._settings.patience_s
+        remark_at = begun + pause_s
         with self._changed:
-            left_s = timeout_s
             while not reached():
                 self._raise_if_dead()
-                step_s = self._settings.patience_s if left_s is None else min(self._settings.patience_s, left_s)
-                if self._changed.wait(step_s):
-                    continue
-                if left_s is not None:
-                    left_s -= step_s
-                    if left_s <= 0:
-                        return False
-                if self._connection is None and not reached():
-                    log.warning("%s: waiting for the server at %s: %s", self.name, self.address, self._cause)
+                now = self._loop.time()
+                if timeout_s is not None and now >= begun + timeout_s:
+                    return False
+                if now >= remark_at:
+                    pause_s = min(2 * pause_s, REMARK_CAP_S)
+                    remark_at = now + pause_s
+                    self._remark(now)
+                until = remark_at if timeout_s is None else min(remark_at, begun + timeout_s)
+                self._changed.wait(until - now)
         self._raise_if_dead()
         return True
+
+    def _remark(self, now: float) -> None:
+        """Say what a long wait is for; who holds us at the gate is told by the server."""
+        phase = self.node.phase
+        if self._connection is None or phase is Phase.JOINING:
+            log.warning("%s: waiting for the server at %s: %s", self.name, self.address, self._cause)
+        elif phase in (Phase.PUSHING, Phase.PULLING):
+            rate_mbps = self.node.outbox.meter.rate_bps(now) / 1e6
+            log.warning("%s: still %s; the link gives about %.3g Mbit/s", self.name, phase.value, rate_mbps)
+        elif phase is Phase.FINISHING:
+            log.warning("%s: finished, and waiting for the others to finish too", self.name)
 
     def _raise_if_dead(self) -> None:
         if self._error is not None:
             raise self._error
-        if self._thread is not None and not self._thread.is_alive() and self.node.phase is not Phase.DONE:
+        if self._ended and self.node.phase is not Phase.DONE:
             raise LinkLost(f"{self.name}: the connection to {self.address} was closed")
-
-    def _join_thread(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
 
     # -- the network thread's side ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._stay_connected())
+            self._main = self._loop.create_task(self._stay_connected())
+            self._loop.run_until_complete(self._main)
+        except asyncio.CancelledError:
+            pass
         except RowcastError as error:
             self._error = error
         except BaseException as error:
             self._error = error
             log.exception("%s: the network thread ended", self.name)
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            if self._connection is not None:
+                self._connection.close("left")
+            with self._ending:
+                self._ended = True
             # What was queued by the training thread in the meantime still gets its answer.
             self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
@@ -288,6 +319,8 @@ class Team:
             joined_once = node.phase is not Phase.JOINING
             limit_s = settings.reconnect_limit_s if joined_once else settings.join_limit_s
             if self._loop.time() - lost_at + pause_s > limit_s:
+                if node.turned_away:
+                    raise RemoteProtocolError(f"the server at {self.address} refused this worker: {node.turned_away}")
                 raise ServerUnavailable(
                     f"{self.name}: expected a Rowcast server at {self.address} within {limit_s:g} s, "
                     f"got: {self._cause}; start one with 'rowcast serve', or check the address"
@@ -305,6 +338,7 @@ class Team:
             self.address, congestion_control=tune(sock, self._link_settings), shaped_by=self._shaped_by
         )
         self._connection = connection
+        self._cause = "connected, but not let in yet"
         self.node.link_up(self._loop.time(), connection.port)
 
     def on_bytes(self, connection: Connection) -> None:

@@ -1,0 +1,285 @@
+"""One robot: a worker of a built-in task, from the data to the last update delivered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.drivers.sockets import Shaper, Team
+from rowcast.drivers.sockets.tcp import check_privacy
+from rowcast.errors import ConfigError, NonFiniteGradient
+from rowcast.experiment.audit import WorkerAudit
+from rowcast.journal import Journal, write_to
+from rowcast.links import Trace, named_trace
+from rowcast.optim import Optimizer
+from rowcast.tasks import CrudaTask, CrudaWorker, build_task
+from rowcast.version import __version__
+
+__all__ = ["Progress", "RobotSettings", "ShapeSettings", "run_robot", "shaped_trace"]
+
+log = logging.getLogger("rowcast")
+
+UP, DOWN = 0, 1
+
+
+@dataclass(frozen=True)
+class ShapeSettings:
+    """A bandwidth trace under a robot's connection.
+
+    Attributes:
+        link: a profile's name, ``constant:MBPS`` or a trace file; see :func:`rowcast.links.named_trace`.
+        best_bps: the trace is scaled so that this is its best rate (bit/s); ``None`` leaves it.
+        seed: for profiles; each robot and direction has its own trace.
+    """
+
+    link: str
+    best_bps: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RobotSettings:
+    """What one robot does.
+
+    Attributes:
+        task: name of a built-in task; ``data``: its folder, if it needs one; ``seed``: of everything random in it.
+        host, port: the server.
+        name: stable name of this robot, unique in the team.
+        index, workers: which part of the task's data is its own.
+        state: the pre-trained model; ``None`` pre-trains here (the same seed gives the same model everywhere).
+        pace_s: each step's computation takes at least so long (s), as on a slower machine.
+        seconds, steps: when to stop; ``None`` for both goes on until somebody interrupts.
+        eval_every: measure the accuracy every so many steps; 0 never.
+        shape: a bandwidth trace under the connection.
+        journal, audit: files to write.
+    """
+
+    task: str
+    host: str
+    port: int
+    name: str
+    index: int = 0
+    workers: int = 1
+    data: str | None = None
+    seed: int = 0
+    state: Path | None = None
+    pace_s: float = 0.0
+    seconds: float | None = None
+    steps: int | None = None
+    eval_every: int = 5
+    shape: ShapeSettings | None = None
+    journal: Path | None = None
+    audit: Path | None = None
+    secret: bytes | None = None
+    insecure: bool = False
+    worker_settings: WorkerSettings = field(default_factory=WorkerSettings)
+    link_settings: LinkSettings = field(default_factory=LinkSettings)
+
+    def __post_init__(self) -> None:
+        for name, value in (("pace", self.pace_s), ("seconds", self.seconds)):
+            if value is not None and not 0 <= value < 1e9:
+                raise ConfigError(f"{name}: expected seconds, 0 or more, got {value!r}")
+        for name, count in (("steps", self.steps), ("eval-every", self.eval_every)):
+            if count is not None and count < 0:
+                raise ConfigError(f"{name}: expected a number, 0 or more, got {count}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a robot is, for a display.
+
+    Attributes:
+        iteration: iterations finished.
+        loss: of the last batch; ``accuracy``: percent, when last measured, or ``None``.
+        passed_s: since its first step began.
+    """
+
+    iteration: int
+    loss: float
+    accuracy: float | None
+    passed_s: float
+
+
+def shaped_trace(shape: ShapeSettings, index: int, direction: int) -> Trace:
+    """The trace of one robot in one direction (0 up, 1 down).
+
+    Raises:
+        ConfigError: no such link, or one that cannot be scaled.
+    """
+    trace = named_trace(shape.link, (shape.seed, index, direction))
+    if shape.best_bps is None:
+        return trace
+    best_bps = float(trace.rates_bps.max())
+    if best_bps <= 0:
+        raise ConfigError(f"link {shape.link!r}: a trace without any capacity cannot be scaled to a best rate")
+    return trace.scaled(shape.best_bps / best_bps)
+
+
+def run_robot(
+    settings: RobotSettings,
+    *,
+    ready: Callable[[], None] | None = None,
+    joined: Callable[[Team], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> WorkerAudit:
+    """Train until the time or the steps are over, then deliver everything.
+
+    Args:
+        settings: what to do.
+        ready: called when all is loaded, before joining; joining begins when it returns.
+        joined: called when the team has let this robot in.
+        progress: called after each step.
+
+    Raises:
+        RowcastError: as the team, the task and the files have it. An interruption (Ctrl-C) leaves the team first.
+    """
+    check_privacy(settings.host, settings.secret, insecure=settings.insecure)
+    shape = settings.shape
+    traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
+    task = build_task(settings.task, settings.data, seed=settings.seed)
+    if settings.state is not None:
+        task.load_state(settings.state)
+    else:
+        log.info("%s: pre-training on clean images", settings.name)
+        task.pretrain()
+    robot = task.worker(settings.index, settings.workers)
+    _warm_up(task, robot)
+    if ready is not None:
+        ready()
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(_journal(settings))
+        host, port, shaper = settings.host, settings.port, None
+        if traces is not None:
+            shaper = stack.enter_context(Shaper(host, port, up=traces[UP], down=traces[DOWN]))
+            host, port = shaper.address
+        team = Team(
+            host,
+            port,
+            name=settings.name,
+            secret=settings.secret,
+            settings=settings.worker_settings,
+            link_settings=settings.link_settings,
+            journal=journal,
+            shaped_by=shaper.name if shaper else None,
+            insecure=settings.insecure,
+        )
+        team.address = f"{settings.host}:{settings.port}"
+        # Whatever ends the training early, the team is left, so that nobody waits for us.
+        stack.callback(team.leave)
+        optimizer = Optimizer(robot.optimizer, robot.model, team)
+        if joined is not None:
+            joined(team)
+        busy_s = _train(settings, robot, optimizer, team, shaper, progress)
+        optimizer.close()
+        audit = WorkerAudit.of(team.node, accuracy=robot.accuracy(), busy_s=busy_s, pace_s=settings.pace_s)
+        if settings.audit is not None:
+            audit.save(settings.audit)
+        return audit
+
+
+def _train(
+    settings: RobotSettings,
+    robot: CrudaWorker,
+    optimizer: Optimizer,
+    team: Team,
+    shaper: Shaper | None,
+    progress: Callable[[Progress], None] | None,
+) -> list[float]:
+    """Step until it is time to stop; returns the seconds really computed in each step."""
+    began = time.monotonic()
+    ends = began + settings.seconds if settings.seconds is not None else float("inf")
+    last = team.iteration + settings.steps if settings.steps is not None else None
+    busy_s: list[float] = []
+    accuracy: float | None = None
+    with _shaped(shaper, settings.seconds):
+        while (last is None or team.iteration < last) and time.monotonic() < ends:
+            started = time.monotonic()
+            if settings.eval_every and team.iteration % settings.eval_every == 0:
+                accuracy = robot.accuracy()
+                optimizer.report(accuracy=accuracy)
+            loss = robot.loss_step()
+            busy_s.append(time.monotonic() - started)
+            # What does not fit into the pace anyhow is not stretched further.
+            time.sleep(max(min(started + settings.pace_s, ends) - time.monotonic(), 0.0))
+            if time.monotonic() >= ends:
+                break
+            optimizer.report(loss=loss)
+            try:
+                optimizer.step()
+            except NonFiniteGradient as error:
+                log.warning("%s: %s", settings.name, error)
+            if progress is not None:
+                progress(Progress(team.iteration, loss, accuracy, time.monotonic() - began))
+    return busy_s
+
+
+@contextlib.contextmanager
+def _shaped(shaper: Shaper | None, seconds: float | None) -> Iterator[None]:
+    """The trace holds while entered, and for so many seconds at most: what follows is not part of the experiment."""
+    if shaper is None:
+        yield
+        return
+    timer = threading.Timer(seconds, shaper.lift) if seconds is not None else None
+    shaper.begin()
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+        shaper.lift()
+
+
+def _warm_up(task: CrudaTask, robot: CrudaWorker) -> None:
+    """Let what is slow the first time be slow before the clock runs: memory, compiled kernels."""
+    from rowcast.codecs import REGISTRY
+    from rowcast.optim.shared import shared_parameters
+    from rowcast.rows.kernels import nonfinite, row_abs_sums
+
+    robot.accuracy()
+    scores = robot.model(robot.images[:2])
+    task.loss(scores, robot.labels[:2]).backward()  # type: ignore[no-untyped-call]
+    robot.model.zero_grad()
+    layout = shared_parameters(robot.model, robot.optimizer).layout
+    vector = layout.zeros()
+    nonfinite(vector)
+    sums = layout.zeros()[: layout.rows].copy()
+    row_abs_sums(vector, layout.offsets, sums)
+    for codec in REGISTRY.values():
+        rows = layout.tensor_rows[:1]
+        codec.add(layout, codec.encode(layout, vector, rows), rows, vector, 1.0)
+
+
+@contextlib.contextmanager
+def _journal(settings: RobotSettings) -> Iterator[Journal]:
+    """The robot's journal, in its file or nowhere."""
+    with contextlib.ExitStack() as stack:
+        sink: Callable[[dict[str, object]], None] = _forget
+        if settings.journal is not None:
+            try:
+                settings.journal.parent.mkdir(parents=True, exist_ok=True)
+                sink = write_to(stack.enter_context(settings.journal.open("w", encoding="utf-8")))
+            except OSError as error:
+                raise ConfigError(f"journal {settings.journal}: cannot be written: {error.strerror}") from error
+        journal = Journal(settings.name, sink)
+        journal.record(
+            time.monotonic(),
+            "start",
+            role="worker",
+            version=__version__,
+            policy=None,
+            settings={**vars(settings.worker_settings), **vars(settings.link_settings)},
+        )
+        yield journal
+
+
+def _forget(record: dict[str, object]) -> None:
+    """The sink of a robot that keeps no journal."""
