@@ -10,6 +10,7 @@ fall behind the code.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 from rowcast.errors import ConfigError, LocalProtocolError
 
-__all__ = ["EVENTS", "Journal", "file_sink", "read_journal", "write_to"]
+__all__ = ["EVENTS", "Journal", "file_sink", "open_journal", "read_journal", "write_to"]
 
 Record = dict[str, Any]
 
@@ -165,6 +166,25 @@ def file_sink(path: str | Path) -> Callable[[Record], None]:
         return write_to(Path(path).open("w", encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"journal {path}: cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def open_journal(node: str, path: str | Path | None) -> Iterator[Journal]:
+    """The journal of ``node`` in a new file that is closed at the end; without a path nothing is kept.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if path is None:
+        yield Journal(node, lambda record: None)
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        stream = Path(path).open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"journal {path}: cannot be written: {error.strerror}") from error
+    with stream:
+        yield Journal(node, write_to(stream))
 
 
 def read_journal(path: str | Path) -> Iterator[Record]:

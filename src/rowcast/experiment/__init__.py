@@ -1,1 +1,21 @@
-"""(to be written)"""
+"""One experiment: a task, a policy, links, and the proof that every update arrived once."""
+
+from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
+from rowcast.experiment.demo import DemoObserver, DemoSettings, PolicyRun, run_demo
+from rowcast.experiment.robot import Progress, RobotSettings, ShapeSettings, run_robot, shaped_trace
+
+__all__ = [
+    "AuditReport",
+    "DemoObserver",
+    "DemoSettings",
+    "PolicyRun",
+    "Progress",
+    "RobotSettings",
+    "ServerAudit",
+    "ShapeSettings",
+    "WorkerAudit",
+    "prove",
+    "run_demo",
+    "run_robot",
+    "shaped_trace",
+]

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import DataError
-from rowcast.nodes import ServerNode, WorkerNode, digest_of
+from rowcast.nodes import ServerNode, WorkerNode
+from rowcast.nodes.worker import digest_of
 from rowcast.rows import Layout
 
 __all__ = ["AuditReport", "ServerAudit", "WorkerAudit", "prove"]

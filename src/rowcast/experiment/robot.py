@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from rowcast.codecs import REGISTRY as CODECS
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.sockets import Shaper, Team
 from rowcast.drivers.sockets.tcp import check_privacy
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.experiment.audit import WorkerAudit
-from rowcast.journal import Journal, write_to
+from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
+from rowcast.nodes import WorkerNode
 from rowcast.optim import Optimizer
+from rowcast.optim.shared import shared_parameters
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
 from rowcast.version import __version__
 
@@ -153,7 +158,15 @@ def run_robot(
     if ready is not None:
         ready()
     with contextlib.ExitStack() as stack:
-        journal = stack.enter_context(_journal(settings))
+        journal = stack.enter_context(open_journal(settings.name, settings.journal))
+        journal.record(
+            time.monotonic(),
+            "start",
+            role="worker",
+            version=__version__,
+            policy=None,
+            settings={**vars(settings.worker_settings), **vars(settings.link_settings)},
+        )
         host, port, shaper = settings.host, settings.port, None
         if traces is not None:
             shaper = stack.enter_context(Shaper(host, port, up=traces[UP], down=traces[DOWN]))
@@ -240,46 +253,13 @@ def _shaped(shaper: Shaper | None, seconds: float | None) -> Iterator[None]:
 
 def _warm_up(task: CrudaTask, robot: CrudaWorker) -> None:
     """Let what is slow the first time be slow before the clock runs: memory, compiled kernels."""
-    from rowcast.codecs import REGISTRY
-    from rowcast.optim.shared import shared_parameters
-    from rowcast.rows.kernels import nonfinite, row_abs_sums
-
     robot.accuracy()
     scores = robot.model(robot.images[:2])
     task.loss(scores, robot.labels[:2]).backward()  # type: ignore[no-untyped-call]
     robot.model.zero_grad()
     layout = shared_parameters(robot.model, robot.optimizer).layout
-    vector = layout.zeros()
-    nonfinite(vector)
-    sums = layout.zeros()[: layout.rows].copy()
-    row_abs_sums(vector, layout.offsets, sums)
-    for codec in REGISTRY.values():
-        rows = layout.tensor_rows[:1]
-        codec.add(layout, codec.encode(layout, vector, rows), rows, vector, 1.0)
-
-
-@contextlib.contextmanager
-def _journal(settings: RobotSettings) -> Iterator[Journal]:
-    """The robot's journal, in its file or nowhere."""
-    with contextlib.ExitStack() as stack:
-        sink: Callable[[dict[str, object]], None] = _forget
-        if settings.journal is not None:
-            try:
-                settings.journal.parent.mkdir(parents=True, exist_ok=True)
-                sink = write_to(stack.enter_context(settings.journal.open("w", encoding="utf-8")))
-            except OSError as error:
-                raise ConfigError(f"journal {settings.journal}: cannot be written: {error.strerror}") from error
-        journal = Journal(settings.name, sink)
-        journal.record(
-            time.monotonic(),
-            "start",
-            role="worker",
-            version=__version__,
-            policy=None,
-            settings={**vars(settings.worker_settings), **vars(settings.link_settings)},
-        )
-        yield journal
-
-
-def _forget(record: dict[str, object]) -> None:
-    """The sink of a robot that keeps no journal."""
+    node = WorkerNode("warm-up", layout, layout.zeros())
+    node.accumulate([node.replica[spec.start : spec.stop] for spec in layout.tensors], 1.0)
+    row = np.zeros(1, dtype=np.int64)
+    for codec in CODECS.values():
+        codec.add(layout, codec.encode(layout, node.pending, row), row, node.replica, 1.0)

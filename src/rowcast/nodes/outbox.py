@@ -95,6 +95,8 @@ class Outbox:
         settings: frame and window sizes.
         vector: the flat float32 vector of what is pending or owed; changed in place.
         source: the parameters that absolute rows are read from (seeding, a state transfer).
+        state_settles: what the vector holds is part of these parameters, so that nothing of a row is owed once its
+            parameters were sent. True for the server; a worker's pending is not in its replica.
 
     Attributes:
         stamps: int32 [rows], the iteration in which each row was last sent.
@@ -112,8 +114,11 @@ class Outbox:
         settings: LinkSettings,
         vector: npt.NDArray[np.float32],
         source: npt.NDArray[np.float32],
+        *,
+        state_settles: bool,
     ) -> None:
         self.layout = layout
+        self._state_settles = state_settles
         self.vector = vector
         self.source = source
         self.settings = settings
@@ -267,8 +272,8 @@ class Outbox:
         ends = np.cumsum(codec.row_bytes(self.layout)[rows])
         rows = rows[: max(int(np.searchsorted(ends, room, side="right")), 1)]
         self.state_due[rows] = False
-        # What is owed in these rows is part of the parameters that are sent.
-        codec.encode(self.layout, self.vector, rows)
+        if self._state_settles:
+            codec.encode(self.layout, self.vector, rows)
         return self._send(now, rows, codec, 0, absolute=True)
 
     def _send(
@@ -297,6 +302,17 @@ class Outbox:
                 if quota_end:
                     self.transfer.quota_frame = message.number
         return message
+
+    def quota_s(self, now: float) -> float:
+        """Seconds that the quota of the current transfer took: measured, or predicted while it is on its way.
+
+        The prediction is tau of algorithms.md 2.2: what is unacknowledged, at the measured rate, and a round trip.
+        """
+        assert self.transfer is not None
+        if self.transfer.quota_done is not None:
+            return self.transfer.quota_done - self.transfer.started
+        left_s = self._flight_bytes * 8 / self.meter.rate_bps(now) + self.meter.round_trip_s
+        return now - self.transfer.started + left_s
 
     # -- what came of it ---------------------------------------------------------------------------------------
 

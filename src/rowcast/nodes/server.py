@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import Codec
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
 from rowcast.journal import Journal
@@ -15,7 +17,7 @@ from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
-from rowcast.nodes.worker import digest_of
+from rowcast.nodes.replica import digest_of
 from rowcast.rows import Layout
 from rowcast.sync import MtaTime, Policy, VersionTable
 from rowcast.wire import (
@@ -93,6 +95,8 @@ class ServerNode:
         self._life = entropy(16)
         self._digest = b""
         self._opened = False
+        # Updates that came before the team was complete; the gate is closed, so one iteration of each at most.
+        self._early: list[tuple[Member, Codec, Rows]] = []
         self._challenges: dict[Port, Challenge] = {}
         self._hopefuls: dict[Port, Hello] = {}
         self._by_port: dict[Port, Member] = {}
@@ -289,15 +293,17 @@ class ServerNode:
         if member is not None and member.session == hello.session and hello.server == self._life:
             self._resume(now, port, hello, member)
             return
-        if member is not None and member.port is not None:
+        if member is not None and member.port is not None and member.session != hello.session:
             self._refuse(now, port, hello, "name", f"a worker named {hello.name!r} is connected; choose another --name")
             return
+        if member is not None:
+            # Another life of this worker, or the same one whose welcome was lost with its link.
+            self._hang_up(member)
+            self._drop(now, member, "started afresh")
         if self.parameters is None and any(other.stage is Stage.SEEDING for other in self.members.values()):
             self._hopefuls[port] = hello
             self._say(port, Waiting(0, "the first worker, which is sending the parameters"))
             return
-        if member is not None:
-            self._drop(now, member, "started afresh")
         self._admit(now, port, hello)
 
     def _refuse(self, now: float, port: Port, hello: Hello, code: str, text: str) -> None:
@@ -325,13 +331,7 @@ class ServerNode:
 
     def _resume(self, now: float, port: Port, hello: Hello, member: Member) -> None:
         """The same life of a worker is back on a new connection."""
-        old = member.port
-        if old is not None:
-            self._by_port.pop(old, None)
-            old.closing = True
-            self._ready[old] = None
-            member.owed.link_lost()
-            member.port = None
+        self._hang_up(member)
         delivered, restored = member.owed.resume(now, hello.received)
         member.port = port
         iteration = hello.iteration
@@ -349,12 +349,22 @@ class ServerNode:
         self.journal.record(now, "resume", peer=member.name, delivered=delivered, restored=restored)
         self._connect(now, port, member, hello, "resume", iteration)
 
+    def _hang_up(self, member: Member) -> None:
+        """Close a connection that its worker has left for another one."""
+        old, member.port = member.port, None
+        if old is not None:
+            self._by_port.pop(old, None)
+            old.closing = True
+            self._ready[old] = None
+            member.owed.link_lost()
+
     def _connect(
         self, now: float, port: Port, member: Member, hello: Hello, how: str, iteration: int | None = None
     ) -> None:
         self._by_port[port] = member
         self._hopefuls.pop(port, None)
         port.decoder.trusted = True
+        port.heard_at = now  # one that had to wait for its turn had nothing to say
         port.decoder.rows = self.layout.rows if self.layout is not None else 0
         member.owed.link_ready()
         proof = server_proof(self._secret, self._challenges.pop(port), hello) if self._secret is not None else b""
@@ -429,12 +439,14 @@ class ServerNode:
             for other in self.members.values()
             if other.gated and other is not member
         ]
-        member.iteration = min(others, default=member.iteration)
+        if self._opened:
+            member.iteration = min(others, default=member.iteration)
         member.quota_iteration = member.begun_iteration = member.iteration
         member.gated = True
         self.versions.admit(member.name, member.iteration)
         self.epoch += 1
-        self._opened = self._opened or len(self.versions) >= self.settings.expected_workers
+        if not self._opened and len(self.versions) >= self.settings.expected_workers:
+            self._open(now)
         self._open_gate(now)
         return member.iteration
 
@@ -456,16 +468,32 @@ class ServerNode:
             else:
                 if self.parameters is None:
                     raise RemoteProtocolError("expected the parameters first, got an update")
-                member.begin(message.iteration)
-                codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
-                for other in self.members.values():
-                    owed = other.owed_from(message.iteration, self.policy.slack)
-                    codec.add(self.layout, message.payload, message.rows, owed, 1.0)
-                    other.owed.measured = False
-                    other.dirty = True
-                self._digest = b""
-                self._book(now, member, message)
+                if self._opened:
+                    self._add(now, member, codec, message)
+                else:
+                    self._early.append((member, codec, dataclasses.replace(message, payload=message.payload.copy())))
         self._say(member.port, Ack(member.inbox.received))
+
+    def _add(self, now: float, member: Member, codec: Codec, message: Rows) -> None:
+        """Add an update to the parameters and to what everybody is owed."""
+        assert self.layout is not None and self.parameters is not None
+        member.begin(message.iteration)
+        codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+        for other in self.members.values():
+            owed = other.owed_from(message.iteration, self.policy.slack)
+            codec.add(self.layout, message.payload, message.rows, owed, 1.0)
+            other.owed.measured = False
+            other.dirty = True
+        self._digest = b""
+        if self.members.get(member.name) is member:
+            self._book(now, member, message)
+
+    def _open(self, now: float) -> None:
+        """The team is complete: its first iteration begins at the same parameters, whoever came first."""
+        self._opened = True
+        early, self._early = self._early, []
+        for member, codec, message in early:
+            self._add(now, member, codec, message)
 
     def _expect_iteration(self, member: Member, iteration: int) -> None:
         """A worker pushes the iteration after its last one, or that one again after a cut."""
@@ -581,12 +609,8 @@ class ServerNode:
             return StateEnd(member.iteration)
         if member.stage is Stage.PULLING and transfer is not None and transfer.finished(now):
             member.stage = Stage.COMPUTING
-            if transfer.quota_done is not None:
-                quota_s = transfer.quota_done - transfer.started
-            else:
-                in_flight_s = owed.in_flight * 8 / owed.meter.rate_bps(now)
-                quota_s = now - transfer.started + in_flight_s + owed.meter.round_trip_s
-            self._pull_time.report(member.name, member.iteration, quota_s, self._push_time.compute_s(member.name))
+            compute_s = self._push_time.compute_s(member.name)
+            self._pull_time.report(member.name, member.iteration, owed.quota_s(now), compute_s)
             owed.transfer = None
             return PullEnd(member.iteration)
         if member.stage is Stage.DRAINING:
@@ -714,6 +738,14 @@ class ServerNode:
 
     # -- small things ------------------------------------------------------------------------------------------
 
+    def early_sum(self) -> npt.NDArray[np.float32]:
+        """The sum of the updates that came before the team was complete and wait until it is (for the books)."""
+        assert self.layout is not None
+        total = self.layout.zeros()
+        for _, codec, message in self._early:
+            codec.add(self.layout, message.payload, message.rows, total, 1.0)
+        return total
+
     def status(self, now: float) -> list[MemberStatus]:
         """A line for each worker, for a progress display."""
         newest = max((member.iteration for member in self.members.values()), default=0)
@@ -730,7 +762,7 @@ class ServerNode:
 
     def _new_outbox(self, layout: Layout) -> Outbox:
         source = self.parameters if self.parameters is not None else layout.zeros()
-        return Outbox(layout, self._link_settings, layout.zeros(), source)
+        return Outbox(layout, self._link_settings, layout.zeros(), source, state_settles=True)
 
     def _state_digest(self) -> bytes:
         if not self._digest and self.parameters is not None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_id
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.errors import (
     AuthenticationFailed,
@@ -20,16 +16,17 @@ from rowcast.errors import (
     LayoutMismatch,
     LinkLost,
     LocalProtocolError,
-    NonFiniteGradient,
     RemoteProtocolError,
     RowcastError,
 )
 from rowcast.journal import Journal
-from rowcast.nodes.inbox import Inbox, replace_rows
+from rowcast.nodes.handshake import WorkerHandshake
+from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.replica import Replica, digest_of
+from rowcast.nodes.steps import Step
 from rowcast.rows import Layout
-from rowcast.rows.kernels import accumulate, nonfinite
 from rowcast.sync import Policy, parse_policy
 from rowcast.wire import (
     Ack,
@@ -51,10 +48,8 @@ from rowcast.wire import (
     Waiting,
     Welcome,
 )
-from rowcast.wire.auth import matches, server_proof, worker_proof
-from rowcast.wire.frames import frame_bytes
 
-__all__ = ["Phase", "WorkerNode", "digest_of"]
+__all__ = ["Phase", "WorkerNode"]
 
 
 class Phase(enum.Enum):
@@ -74,29 +69,6 @@ EXCHANGING = frozenset({Phase.PUSHING, Phase.WAITING, Phase.PULLING})
 
 #: What a server may say before it has let the worker in.
 _BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
-
-
-@dataclass
-class _Step:
-    """What one step cost so far."""
-
-    started: float = 0.0
-    proposed: float = 0.0
-    held_s: float = 0.0
-    staleness: int = 0
-    mta_time_s: float = 0.0
-    quota_s: float | None = None
-    push_rows: int = 0
-    zero_rows: int = 0
-    push_bytes: int = 0
-    pull_rows: int = 0
-    pull_bytes: int = 0
-    skipped: bool = False
-
-
-def digest_of(parameters: npt.NDArray[np.float32]) -> bytes:
-    """16 bytes that agree exactly when two parameter vectors do."""
-    return hashlib.blake2b(parameters.data, digest_size=16).digest()
 
 
 class WorkerNode:
@@ -137,15 +109,12 @@ class WorkerNode:
         journal: Journal | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        if replica.shape != (layout.elements,) or replica.dtype != np.float32:
-            raise LocalProtocolError(
-                f"worker: expected {layout.elements} float32 parameters, got {replica.dtype} {replica.shape}"
-            )
         self.name = name
         self.layout = layout
         self.replica = replica
         self.pending = layout.zeros()
-        self.computed = np.zeros(layout.rows, dtype=np.float64)
+        self._replica = Replica(layout, replica)
+        self.computed = self._replica.computed
         self.settings = settings or WorkerSettings()
         self.journal = journal or Journal(name)
         self.phase = Phase.JOINING
@@ -158,21 +127,18 @@ class WorkerNode:
         self.notices: list[str] = []
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
-        self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica)
+        self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica, state_settles=False)
         self.inbox = Inbox(layout)
         self._secret = secret
         self._entropy = entropy
         self._session = entropy(16)
         self._server = b""
         self._port: Port | None = None
-        self._challenge: Challenge | None = None
-        self._hello: Hello | None = None
+        self._handshake = WorkerHandshake(secret, entropy)
         self._welcomed = False
         self._seeding = False
-        self._step = _Step()
+        self._step = Step(0.0)
         self._mta_time_s: float | None = None
-        self._compute_s = 0.0
-        self._held: list[Rows] | None = None
         self._finish_wait = True
         self._finish_said = False
         self._contributed = False
@@ -183,47 +149,18 @@ class WorkerNode:
 
     def hold(self) -> None:
         """Arriving rows wait until :meth:`release`, so that the replica does not move."""
-        self._held = []
+        self._replica.hold()
 
     def release(self) -> None:
         """Apply the rows that arrived since :meth:`hold`."""
-        held, self._held = self._held or [], None
-        for message in held:
-            self._apply(message)
+        self._replica.release()
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to pending; no iteration is finished by it.
 
-        Args:
-            sources: proposed values, one flat float32 array for each tensor of the layout, in order.
-            weight: averaging weight, > 0.
-
-        Raises:
-            NonFiniteGradient: a source holds NaN or Inf; nothing was changed.
-            LocalProtocolError: the sources are not the layout's tensors.
+        See :meth:`rowcast.nodes.replica.Replica.propose` for shapes and errors.
         """
-        # Taken one by one, twice: a source may be made when it is asked for, and all of them at once are a model.
-        for spec, source in zip(self.layout.tensors, sources, strict=True):
-            if source.size != spec.stop - spec.start:
-                raise LocalProtocolError(
-                    f"accumulate: expected {spec.stop - spec.start} elements for {spec.name!r}, got {source.size}"
-                )
-            if nonfinite(source.reshape(-1)):
-                raise NonFiniteGradient(
-                    f"the update of {spec.name!r} holds NaN or Inf; the step was refused and nothing was sent"
-                )
-        for spec, source in zip(self.layout.tensors, sources, strict=True):
-            rows = slice(spec.first_row, spec.end_row)
-            accumulate(
-                self.pending,
-                self.replica,
-                source.reshape(-1),
-                weight,
-                spec.start,
-                self.layout.offsets[spec.first_row : spec.end_row + 1],
-                self.outbox.abs_sums[rows],
-                self.computed[rows],
-            )
+        self._replica.propose(sources, weight, self.pending, self.outbox.abs_sums)
         self.outbox.measured = True
         self._contributed = True
 
@@ -241,7 +178,6 @@ class WorkerNode:
         self._step.proposed = now
         self._step.skipped = not self._contributed
         self._contributed = False
-        self._compute_s = now - self._step.started
         self._begin_push(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:
@@ -276,7 +212,7 @@ class WorkerNode:
     def link_up(self, now: float, port: Port) -> None:
         """A connection to the server stands."""
         self._port = port
-        self._challenge = self._hello = None
+        self._handshake = WorkerHandshake(self._secret, self._entropy)
         self._welcomed = False
         port.decoder.trusted = True
         port.opened_at = port.heard_at = port.spoke_at = now
@@ -397,21 +333,10 @@ class WorkerNode:
     # -- joining -----------------------------------------------------------------------------------------------
 
     def _on_challenge(self, message: Challenge) -> None:
-        if self._challenge is not None:
-            raise RemoteProtocolError("expected one challenge, got a second one")
-        if message.secret_needed != (self._secret is not None):
-            has, lacks = ("server", "worker") if message.secret_needed else ("worker", "server")
-            self._fail(
-                AuthenticationFailed(
-                    f"the {has} has a shared secret and this {lacks} has none; give both the same --secret-file"
-                )
-            )
-            return
-        self._challenge = message
         hello = Hello(
             name=self.name,
             session=self._session,
-            nonce=self._entropy(16),
+            nonce=b"",
             proof=b"",
             layout=self.layout.digest,
             state=digest_of(self.replica),
@@ -420,20 +345,18 @@ class WorkerNode:
             iteration=self.iteration,
             received=self.inbox.received,
         )
-        if self._secret is not None:
-            hello = dataclasses.replace(hello, proof=worker_proof(self._secret, message, hello))
-        self._hello = hello
-        self._say(hello)
+        try:
+            self._say(self._handshake.answer(message, hello))
+        except AuthenticationFailed as error:
+            self._fail(error)
 
     def _on_welcome(self, now: float, message: Welcome) -> None:
-        if self._challenge is None or self._hello is None or self._welcomed:
-            raise RemoteProtocolError("expected a welcome after a hello, got one out of turn")
-        if self._secret is not None and not matches(
-            server_proof(self._secret, self._challenge, self._hello), message.proof
-        ):
-            self._fail(
-                AuthenticationFailed("the server did not prove that it knows the shared secret; check the address")
-            )
+        if self._welcomed:
+            raise RemoteProtocolError("expected one welcome, got a second one")
+        try:
+            self._handshake.verify(message)
+        except AuthenticationFailed as error:
+            self._fail(error)
             return
         try:
             self.policy = parse_policy(message.policy)
@@ -501,7 +424,7 @@ class WorkerNode:
         self.joined = True
         if self.phase is Phase.JOINING:
             self.phase = Phase.COMPUTING
-            self._step = _Step(started=now)
+            self._step = Step(started=now)
             return
         if self.phase in EXCHANGING:
             self.iteration += 1
@@ -542,7 +465,7 @@ class WorkerNode:
     def _begin_push(self, now: float) -> None:
         assert self.policy is not None
         self.phase = Phase.PUSHING
-        mta_time_s = self._compute_s if self._mta_time_s is None else self._mta_time_s
+        mta_time_s = self._step.compute_s if self._mta_time_s is None else self._mta_time_s
         self._step.mta_time_s = mta_time_s
         limit_s = max(self._step.proposed + mta_time_s - now, 0.0) if self.policy.speculative else 0.0
         self._note_push()
@@ -552,9 +475,7 @@ class WorkerNode:
         """Book what the last transfer sent, before another one takes its place."""
         transfer = self.outbox.transfer
         if transfer is not None and transfer.iteration == self.iteration:
-            self._step.push_rows += transfer.rows
-            self._step.zero_rows += transfer.zero_rows
-            self._step.push_bytes += transfer.size
+            self._step.pushed(transfer)
         self.outbox.transfer = None
 
     def _after_rows(self, now: float) -> Message | None:
@@ -562,13 +483,13 @@ class WorkerNode:
         outbox = self.outbox
         transfer = outbox.transfer
         if self.phase is Phase.PUSHING and transfer is not None and transfer.finished(now):
-            self._step.quota_s = self._quota_s(now)
+            self._step.quota_s = outbox.quota_s(now)
             self._note_push()
             self.phase = Phase.WAITING
             return PushEnd(
                 iteration=self.iteration,
                 quota_s=self._step.quota_s,
-                compute_s=self._compute_s,
+                compute_s=self._step.compute_s,
                 rate_bps=outbox.meter.rate_bps(now),
                 skipped=self._step.skipped,
             )
@@ -578,14 +499,6 @@ class WorkerNode:
             self._finish_said = True
             return Finish(self.iteration, self._finish_wait)
         return None
-
-    def _quota_s(self, now: float) -> float:
-        """Seconds that the quota of this push took: measured, or predicted while its last frame is on its way."""
-        transfer, meter = self.outbox.transfer, self.outbox.meter
-        assert transfer is not None
-        if transfer.quota_done is not None:
-            return transfer.quota_done - transfer.started
-        return now - transfer.started + self.outbox.in_flight * 8 / meter.rate_bps(now) + meter.round_trip_s
 
     def _on_cancel(self, message: Cancel) -> None:
         transfer = self.outbox.transfer
@@ -598,56 +511,26 @@ class WorkerNode:
         self.phase = Phase.PULLING
         self.members = max(message.members, 1)
         self._mta_time_s = message.mta_time_s
-        self._step.held_s += message.held_s
-        self._step.staleness = message.staleness
+        self._step.permitted(message)
 
     def _on_pull_end(self, now: float, message: PullEnd) -> None:
         if self.phase is not Phase.PULLING or message.iteration != self.iteration:
             raise RemoteProtocolError(f"expected no end of a pull while {self.phase.value}, got one")
         self.phase = Phase.COMPUTING
         step = self._step
-        exchanged_s = now - step.proposed
-        self.journal.record(
-            now,
-            "step",
-            iteration=self.iteration,
-            compute_s=round(self._compute_s, 6),
-            communicate_s=round(max(exchanged_s - step.held_s, 0.0), 6),
-            stall_s=round(min(step.held_s, exchanged_s), 6),
-            push_rows=step.push_rows,
-            push_bytes=step.push_bytes,
-            push_share=round((step.push_rows + step.zero_rows) / self.layout.rows, 6),
-            pull_rows=step.pull_rows,
-            pull_bytes=step.pull_bytes,
-            quota_s=step.quota_s,
-            mta_time_s=step.mta_time_s,
-            rate_bps=round(self.outbox.meter.rate_bps(now)),
-            staleness=step.staleness,
-            skipped=step.skipped,
-        )
-        self.metrics["share"] = (step.push_rows + step.zero_rows) / self.layout.rows
+        step.record(now, self.journal, self.layout, self.iteration, self.outbox.meter.rate_bps(now))
+        self.metrics["share"] = step.share(self.layout)
         self.metrics["staleness"] = float(step.staleness)
-        self._step = _Step(started=now)
+        self._step = Step(started=now)
 
     # -- rows that arrive --------------------------------------------------------------------------------------
 
     def _on_rows(self, now: float, message: Rows) -> None:
         codec = self.inbox.accept(message)
         if codec is not None:
-            self._step.pull_rows += len(message.rows)
-            self._step.pull_bytes += frame_bytes(message)
-            if self._held is None:
-                self._apply(message)
-            else:
-                self._held.append(dataclasses.replace(message, payload=message.payload.copy()))
+            self._step.pulled(message)
+            self._replica.apply(message)
         self._say(Ack(self.inbox.received))
-
-    def _apply(self, message: Rows) -> None:
-        codec = codec_by_id(message.codec)
-        if message.absolute:
-            replace_rows(self.layout, codec, message, self.replica)
-        else:
-            codec.add(self.layout, message.payload, message.rows, self.replica, -1.0)
 
     # -- the end -----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """What is trained: models, data, domain shift, and the task that ties them together."""
 
-from rowcast.tasks.cruda import TASKS, CrudaSettings, CrudaTask, CrudaWorker, build_task
+from rowcast.tasks.cruda import CrudaTask, CrudaWorker, build_task
 from rowcast.tasks.data import DATASETS, Dataset, load_dataset
 from rowcast.tasks.models import ConvMLP, ConvMLPConfig, count_parameters, freeze_batch_norm
+from rowcast.tasks.settings import TASKS, CrudaSettings
 from rowcast.tasks.shards import dirichlet_shards
 from rowcast.tasks.shift import SEVERITIES, DomainShift, Severity, brightness, fog
 from rowcast.tasks.states import State

@@ -14,6 +14,7 @@ and not a pseudo-labelling scheme.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,89 +25,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rowcast.config import _Checked, setting
 from rowcast.errors import ConfigError, LocalProtocolError, near_match
 from rowcast.tasks.data import Dataset, load_dataset
 from rowcast.tasks.models import ConvMLP, ConvMLPConfig, freeze_batch_norm, seeded_model
+from rowcast.tasks.settings import TASKS, CrudaSettings
 from rowcast.tasks.shards import dirichlet_shards
 from rowcast.tasks.shift import DomainShift
 from rowcast.tasks.states import State, load_npz_state, save_npz_state
 
-__all__ = ["TASKS", "CrudaSettings", "CrudaTask", "CrudaWorker", "build_task"]
+__all__ = ["CrudaTask", "CrudaWorker", "build_task"]
 
 _EVALUATION_BATCH = 250
 """Images of one forward pass of an evaluation; small enough to stay in the cache of a small CPU."""
 
 # Streams of random numbers; each is seeded by (seed, stream, ...), so that none depends on another's use.
 _INIT, _PRETRAIN, _TRAIN_SHIFT, _TEST_SHIFT, _SHARDS, _BATCHES = range(6)
-
-_DIGITS_MODEL = ConvMLPConfig(
-    in_channels=1, tokens=24, stem_stride=1, conv_blocks=1, widths=(48, 96, 192), depths=(1, 1, 1), mlp_ratio=2
-)
-
-_WHOLE_NUMBERS = ("train_images", "test_images", "severity", "batch", "pretrain_epochs", "pretrain_batch", "seed")
-
-
-@dataclasses.dataclass(frozen=True)
-class CrudaSettings(_Checked):
-    """Settings of a :class:`CrudaTask`; the defaults are those of ``cruda-digits``.
-
-    Raises:
-        ConfigError: a value out of its range.
-    """
-
-    dataset: str = setting("digits", "Name of the data set: 'digits', 'fashion-mnist' or 'cifar10'.")
-    data_dir: str | None = setting(None, "Folder with the files of the data set; 'digits' needs none.")
-    train_images: int | None = setting(
-        None, "Use only so many training images; none uses all.", unit="images", low=1, high=10_000_000
-    )
-    test_images: int | None = setting(
-        None, "Use only so many test images; none uses all.", unit="images", low=1, high=10_000_000
-    )
-    model: ConvMLPConfig = dataclasses.field(default=_DIGITS_MODEL, metadata={"doc": "Size of the model."})
-    severity: int = setting(3, "How thick the fog is; see rowcast.tasks.SEVERITIES.", low=1, high=5)
-    alpha: float = setting(
-        1.0, "Label skew of the shards: small gives each class to few workers, large mixes.", low=0.01, high=1e6
-    )
-    batch: int = setting(32, "Images of one step of one worker.", unit="images", low=1, high=65_536)
-    lr: float = setting(
-        0.005,
-        "Learning rate of the adaptation. High rates do not bear updates that are some steps old.",
-        low=0.0,
-        high=10.0,
-    )
-    momentum: float = setting(
-        0.7,
-        "Nesterov momentum of the adaptation, local to each worker. It adds to the delay of stale updates.",
-        low=0.0,
-        high=0.999,
-    )
-    weight_decay: float = setting(5e-4, "Weight decay of the adaptation.", low=0.0, high=1.0)
-    label_smoothing: float = setting(
-        0.1, "Share of each label that is spread over all classes; keeps the curvature low.", low=0.0, high=0.9
-    )
-    pretrain_epochs: int = setting(6, "Passes over the clean training set.", unit="epochs", low=0, high=10_000)
-    pretrain_batch: int = setting(64, "Images of one step of the clean training.", unit="images", low=2, high=65_536)
-    pretrain_lr: float = setting(
-        3e-3, "Highest learning rate of the clean training (AdamW, one cycle).", low=0.0, high=1.0
-    )
-    pretrain_jitter: float = setting(
-        0.3,
-        "Clean training blends each image with a random grey by up to this share. Without it, how far the accuracy "
-        "falls in the fog is a matter of the seed.",
-        low=0.0,
-        high=0.9,
-    )
-    seed: int = setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.model, ConvMLPConfig):
-            raise ConfigError(f"model: expected a ConvMLPConfig, got {self.model!r}")
-        for name in _WHOLE_NUMBERS:
-            value = getattr(self, name)
-            if not isinstance(value, int | None):
-                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
 
 
 class CrudaTask:
@@ -164,9 +97,7 @@ class CrudaTask:
         steps = settings.pretrain_epochs * (count // batch)
         if steps:
             optimizer = torch.optim.AdamW(model.parameters(), lr=settings.pretrain_lr, weight_decay=0.01)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, settings.pretrain_lr, total_steps=max(steps, 2), pct_start=0.25, cycle_momentum=False
-            )
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _one_cycle(step, steps))
             labels = torch.from_numpy(self.dataset.train_labels)
             rng = self._rng(_PRETRAIN)
             order = _endless_batches(np.arange(count), batch, rng)
@@ -334,6 +265,14 @@ def _endless_batches(indices: NDArray[np.int64], batch: int, rng: np.random.Gene
             yield order[start : start + batch]
 
 
+def _one_cycle(step: int, steps: int) -> float:
+    """Share of the highest learning rate: a linear rise over the first quarter, then half a cosine down to 0."""
+    rise = max(1, steps // 4)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(1, steps - rise))
+
+
 def _torch_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -345,28 +284,6 @@ def _check_fit(model: ConvMLPConfig, dataset: Dataset) -> None:
             f"model: {dataset.name} has {channels} channels and {classes} classes, but the model is made for "
             f"{model.in_channels} and {model.classes}; set in_channels and classes"
         )
-
-
-TASKS: dict[str, CrudaSettings] = {
-    "cruda-digits": CrudaSettings(),
-    "cruda-fashion-mnist": CrudaSettings(
-        dataset="fashion-mnist",
-        model=ConvMLPConfig(
-            in_channels=1, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 1, 1), mlp_ratio=2
-        ),
-        pretrain_epochs=2,
-        test_images=2000,
-    ),
-    "cruda-cifar10": CrudaSettings(
-        dataset="cifar10",
-        model=ConvMLPConfig(
-            in_channels=3, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 2, 1), mlp_ratio=2
-        ),
-        pretrain_epochs=8,
-        test_images=2000,
-    ),
-}
-"""Settings of the built-in tasks by name."""
 
 
 def build_task(name: str, data_dir: str | Path | None = None, **overrides: Any) -> CrudaTask:

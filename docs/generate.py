@@ -1,0 +1,194 @@
+"""Write the generated parts of docs/: settings, policies, codecs, messages, journal events, errors.
+
+A page marks where a part goes with a pair of comments; everything else in the page is written by hand::
+
+    <!-- generated: ServerSettings -->
+    ...
+    <!-- end -->
+
+Run ``.venv/bin/python docs/generate.py`` after a change of a setting, a policy option, a codec, a message or a
+journal event. ``tests/test_docs.py`` fails while a page is out of date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rowcast import codecs, config, errors, journal, sync, wire
+
+DOCS = Path(__file__).resolve().parent
+COMMAND = ".venv/bin/python docs/generate.py"
+WIDTH = 118
+
+#: What each family stands for; a family that is missing here fails the test.
+FAMILIES = {
+    "bsp": ("bsp", "Bulk synchronous. Slack 0, the whole model in each push and pull."),
+    "ssp": ("ssp:S", "Stale synchronous. Slack S, the whole model in each push and pull."),
+    "asp": ("asp", "Asynchronous. No gate, the whole model in each push and pull."),
+    "rog": ("rog:S", "Row by row. Slack S, a quota of the oldest rows, then others for as long as the MTA time allows."),
+}
+
+#: What each option means; an option that is missing here fails the test.
+OPTIONS = {
+    "codec": "How rows are encoded: a name from the list of codecs below.",
+    "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
+    "share": "Share of the encoded bytes that must travel in each push and each pull, above 0, at most 1.",
+    "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
+    "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
+}
+
+
+def bullet(head: str, text: str) -> str:
+    """A list item of wrapped lines."""
+    return textwrap.fill(f"- {head} {text}".rstrip(), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def number(value: Any) -> str:
+    """A number as people write it, without loss."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return "none" if value is None else str(value)
+
+
+def settings(kind: type) -> str:
+    """The fields of a settings class."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    lines = []
+    for entry in config.describe(kind):
+        field = fields[entry["name"]]
+        low, high = field.metadata.get("low"), field.metadata.get("high")
+        facts = f"{number(field.default)} {entry['unit']}".rstrip()
+        if low is not None or high is not None:
+            facts += f"; range {number(low)} .. {number(high)}"
+        lines.append(bullet(f"**`{entry['name']}`** ({facts}):", entry["doc"]))
+    return "\n".join(lines)
+
+
+def policies() -> str:
+    """The policy families with what they are made of, and the options."""
+    lines = ["| policy | slack | share of bytes that must travel | unit | beyond the quota | codec |", "|" + "---|" * 6]
+    for family in sync.REGISTRY:
+        text, _ = FAMILIES[family]
+        policy = sync.parse_policy(text.replace("S", "4"))
+        slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
+        share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
+        beyond = "until the MTA time" if policy.speculative else "nothing"
+        lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | `{policy.codec}` |")
+    lines.append("")
+    lines += [bullet(f"`{text}`:", meaning) for text, meaning in (FAMILIES[family] for family in sync.REGISTRY)]
+    return "\n".join(lines)
+
+
+def options() -> str:
+    """What may stand behind the question mark of a policy."""
+    example = sync.parse_policy("rog:4")
+    lines = []
+    for name, meaning in OPTIONS.items():
+        default = getattr(example, name)
+        shown = f"{default:.3f}" if isinstance(default, float) else f"`{default}`"
+        lines.append(bullet(f"**`{name}`** (for `rog:4`: {shown}):", meaning))
+    return "\n".join(lines)
+
+
+def codec_list() -> str:
+    """The codecs and their numbers in a row frame."""
+    lines = ["| codec | number | meaning |", "|---|---|---|"]
+    for name, codec in codecs.REGISTRY.items():
+        lines.append(f"| `{name}` | {codec.wire_id} | {sentence(inspect.getdoc(type(codec)))} |")
+    return "\n".join(lines)
+
+
+def messages() -> str:
+    """The messages with their numbers and fields."""
+    kinds: dict[int, Any] = {**wire.messages.CONTROL, wire.Rows.KIND: wire.Rows}
+    lines = []
+    for kind in sorted(kinds):
+        message = kinds[kind]
+        text = sentence(inspect.getdoc(message))
+        direction, _, meaning = text.partition(" ")
+        sender = {"w>": "worker", "s>": "server", "<>": "both"}[direction]
+        hints = get_type_hints(message)
+        if message is wire.Rows:
+            names = "see [the row frame](#the-row-frame)"
+        else:
+            names = ", ".join(f"`{field.name}` {type_name(hints[field.name])}" for field in dataclasses.fields(message))
+        lines.append(bullet(f"**{kind} `{message.__name__}`** ({sender}).", f"{meaning} Fields: {names or 'none'}."))
+    return "\n".join(lines)
+
+
+def events() -> str:
+    """The events of the journal and their fields."""
+    lines = []
+    for event, fields in journal.EVENTS.items():
+        lines += [f"### {event}", ""]
+        lines += [bullet(f"`{name}`:", meaning) for name, meaning in fields.items()]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def exits() -> str:
+    """The exit codes of the command."""
+    from rowcast.cli.exits import MEANINGS  # late: the other parts need no command
+
+    return "\n".join(["| code | meaning |", "|---|---|", *(f"| {code:d} | {text} |" for code, text in MEANINGS.items())])
+
+
+def error_tree() -> str:
+    """The tree of errors, as the module draws it."""
+    tree = (errors.__doc__ or "").split("::", 1)[1].split("Each message")[0]
+    return "```text\n" + textwrap.dedent(tree).strip("\n").rstrip() + "\n```"
+
+
+def type_name(hint: Any) -> str:
+    return "dict" if str(hint).startswith("dict") else hint.__name__
+
+
+def sentence(text: str | None) -> str:
+    """The first paragraph of a docstring, as Markdown, without pointers into our design notes."""
+    first = " ".join((text or "").split("\n\n")[0].split()).replace("``", "`")
+    return re.sub(r" \(algorithms\.md [^)]*\)", "", first)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "ServerSettings": lambda: settings(config.ServerSettings),
+    "WorkerSettings": lambda: settings(config.WorkerSettings),
+    "LinkSettings": lambda: settings(config.LinkSettings),
+    "policies": policies,
+    "options": options,
+    "codecs": codec_list,
+    "messages": messages,
+    "events": events,
+    "exits": exits,
+    "errors": error_tree,
+}
+
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def render(text: str) -> str:
+    """A page with its generated parts as the code would have them now."""
+    return _PART.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n\n{found[3]}", text)
+
+
+def pages() -> Iterable[Path]:
+    """The pages that have generated parts."""
+    return (page for page in sorted(DOCS.glob("*.md")) if _PART.search(page.read_text(encoding="utf-8")))
+
+
+def main() -> None:
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        current = render(text)
+        if current != text:
+            page.write_text(current, encoding="utf-8")
+            print(f"written: {page.relative_to(DOCS.parent)}")
+
+
+if __name__ == "__main__":
+    main()

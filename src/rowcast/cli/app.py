@@ -1,0 +1,101 @@
+"""The ``rowcast`` command: its parts, and what becomes of an error."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from rowcast.cli import demo, serve, train
+from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
+from rowcast.errors import RowcastError
+from rowcast.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rowcast",
+    help="Train PyTorch models on robots whose wireless links fade, row by row.",
+    epilog="Exit codes: " + "; ".join(f"{code:d} {meaning}" for code, meaning in MEANINGS.items()) + ".",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("train")(train.train)
+app.command("demo")(demo.demo)
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Train PyTorch models on robots whose wireless links fade, row by row."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit with its code; see ``rowcast --help`` for the codes."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    # The flag may stand anywhere; the parser wants it in front.
+    words = ["--debug"] * debug + [word for word in words if word != "--debug"]
+    _show_log()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result = app(words, prog_name="rowcast", standalone_mode=False)
+        code = result if isinstance(result, int) else ExitCode.FINE
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        code = ExitCode.INTERRUPTED
+    except Exception as error:
+        code = _explain(error, debug)
+    sys.stdout.flush()
+    sys.exit(int(code))
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """One line for what went wrong; returns the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    usage = getattr(error, "format_message", None)  # click's own errors, wherever typer has click from
+    if usage is not None:
+        _complain(f"{usage()}; see rowcast --help")
+        return ExitCode.USAGE
+    if isinstance(error, RowcastError):
+        _complain(str(error))
+    else:
+        _complain(
+            f"internal error: {type(error).__name__}: {error}; run it again with --debug and report what it shows"
+        )
+    return exit_code(error)
+
+
+def _complain(text: str) -> None:
+    print(f"rowcast: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+class _OneLine(logging.Handler):
+    """Writes each message as a line to whatever standard error is at that moment (a live table redirects it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _complain(record.getMessage())
+        if record.exc_info and record.exc_info[0] is not None:
+            traceback.print_exception(record.exc_info[1])
+
+
+def _show_log() -> None:
+    log = logging.getLogger("rowcast")
+    log.handlers = [_OneLine()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")

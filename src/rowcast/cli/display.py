@@ -1,0 +1,105 @@
+"""Where everybody is: a live table on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rowcast.nodes.member import MemberStatus
+
+__all__ = ["TeamDisplay"]
+
+#: Where the output is not a terminal: seconds between two reports.
+PLAIN_EVERY_S = 10.0
+
+
+class TeamDisplay:
+    """Shows one line for each worker.
+
+    Args:
+        console: where to.
+        quiet: show nothing but what is said.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._next_plain = 0.0
+        # Errors and warnings of the log pass above the table instead of through it.
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+            if console.is_terminal and not quiet
+            else None
+        )
+
+    def __enter__(self) -> TeamDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def says(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def shows(self, title: str, lines: Sequence[MemberStatus]) -> None:
+        """Where everybody is now."""
+        if self._live is not None:
+            self._live.update(team_table(title, lines), refresh=True)
+        elif not self._quiet and time.monotonic() >= self._next_plain:
+            self._next_plain = time.monotonic() + PLAIN_EVERY_S
+            self.says(plain(title, lines))
+
+
+def team_table(title: str, lines: Sequence[MemberStatus]) -> Table:
+    """The table; fits 80 columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("worker", no_wrap=True)
+    for name in ("steps", "accuracy", "link\nMbit/s", "rows\nsent", "behind"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for line in lines:
+        table.add_row(line.name, *_cells(line))
+    if not lines:
+        table.add_row("nobody yet")
+    return table
+
+
+def plain(title: str, lines: Sequence[MemberStatus]) -> str:
+    """The same on one line."""
+    parts = []
+    for line in lines:
+        steps, accuracy, rate, share, behind, state = _cells(line)
+        parts.append(f"{line.name}: step {steps}, {accuracy}, {rate} Mbit/s, rows {share}, behind {behind}, {state}")
+    return f"{title} | " + (" | ".join(parts) or "nobody yet")
+
+
+def _cells(line: MemberStatus) -> tuple[str, ...]:
+    metrics = line.metrics
+
+    def text(name: str, form: str, factor: float = 1.0) -> str:
+        return form.format(metrics[name] * factor) if name in metrics else "-"
+
+    state = line.state if line.waited_s < 0.5 else f"{line.state} {line.waited_s:.0f} s"
+    return (
+        str(line.iteration),
+        text("accuracy", "{:.1f} %"),
+        text("rate_bps", "{:.3g}", 1e-6),
+        text("share", "{:.0f} %", 100.0),
+        str(line.staleness),
+        state,
+    )

@@ -1,0 +1,44 @@
+"""What the exit code of the ``rowcast`` command says."""
+
+from __future__ import annotations
+
+import enum
+
+from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, RemoteProtocolError
+
+__all__ = ["MEANINGS", "ExitCode", "exit_code"]
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes."""
+
+    FINE = 0
+    INTERNAL = 1
+    USAGE = 2
+    LINK = 3
+    REFUSED = 4
+    INTERRUPTED = 130
+
+
+#: For ``--help`` and the manual.
+MEANINGS: dict[ExitCode, str] = {
+    ExitCode.FINE: "all went well",
+    ExitCode.INTERNAL: "an internal error, or a process of the demo failed",
+    ExitCode.USAGE: "wrong usage, setting or file",
+    ExitCode.LINK: "the link or the server is not there",
+    ExitCode.REFUSED: "refused by the other end: secret, layout, version or name",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
+}
+
+#: The first class that fits decides.
+_BY_CLASS: tuple[tuple[type[Exception], ExitCode], ...] = (
+    (ConfigError, ExitCode.USAGE),
+    (LayoutMismatch, ExitCode.REFUSED),
+    (RemoteProtocolError, ExitCode.REFUSED),
+    (LinkLost, ExitCode.LINK),
+)
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code for what ended the command."""
+    return next((code for kind, code in _BY_CLASS if isinstance(error, kind)), ExitCode.INTERNAL)

@@ -1,0 +1,88 @@
+"""Runs a server and shows its team."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from rowcast.cli.display import TeamDisplay
+from rowcast.config import LinkSettings, ServerSettings
+from rowcast.drivers.sockets import Server
+from rowcast.journal import open_journal
+from rowcast.nodes import ServerNode
+from rowcast.sync import parse_policy
+from rowcast.version import __version__
+
+__all__ = ["run_server"]
+
+TICK_S = 0.25
+
+
+def run_server(
+    policy: str,
+    host: str,
+    port: int,
+    *,
+    settings: ServerSettings,
+    link_settings: LinkSettings,
+    secret: bytes | None,
+    insecure: bool,
+    journal_file: Path | None,
+    seconds: float | None,
+    once: bool,
+    quiet: bool,
+) -> str:
+    """Serve until something ends it; returns what. See ``rowcast serve --help`` for the arguments."""
+    chosen = parse_policy(policy)
+    with open_journal("server", journal_file) as journal, TeamDisplay(Console(), quiet=quiet) as display:
+        node = ServerNode(chosen, settings=settings, link_settings=link_settings, secret=secret, journal=journal)
+        journal.record(
+            time.monotonic(),
+            "start",
+            role="server",
+            version=__version__,
+            policy=policy,
+            settings={**vars(settings), **vars(link_settings)},
+        )
+        server = Server(node, host, port, link_settings=link_settings, insecure=insecure)
+        cause = asyncio.run(_run(server, display, seconds, once))
+        journal.record(time.monotonic(), "end", cause=cause)
+    return cause
+
+
+async def _run(server: Server, display: TeamDisplay, seconds: float | None, once: bool) -> str:
+    """Serve until something ends it; returns what."""
+    loop = asyncio.get_running_loop()
+    interrupted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    await server.start()
+    node = server.node
+    display.says(
+        f"listening on {server.host}:{server.port}, policy {node.policy.name}, "
+        f"team of {node.settings.expected_workers}; Ctrl-C ends"
+    )
+    ends = loop.time() + seconds if seconds is not None else float("inf")
+    cause = ""
+    try:
+        while not cause:
+            now = loop.time()
+            display.shows(f"{node.policy.name} on {server.host}:{server.port}", node.status(now))
+            # A finished worker is forgotten; one whose link was lost is waited for as long as the gate counts it.
+            if once and node.finished and not any(member.port or member.gated for member in node.members.values()):
+                cause = "everybody has finished"
+            elif now >= ends:
+                cause = f"{seconds:g} s are over"
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(interrupted.wait(), TICK_S)
+                cause = cause or "interrupted"
+    finally:
+        await server.close(cause or "the server failed")
+    if cause != "interrupted":
+        display.says(cause)
+    return cause

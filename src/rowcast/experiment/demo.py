@@ -1,0 +1,298 @@
+"""The comparison of policies: a server, worker processes on loopback, and links that fade the same way for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.config import LinkSettings, ServerSettings, _Checked, setting
+from rowcast.drivers.sockets import Server
+from rowcast.errors import ConfigError, DataError
+from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
+from rowcast.experiment.processes import ProcessGroup
+from rowcast.experiment.robot import ShapeSettings, shaped_trace
+from rowcast.journal import open_journal, read_journal
+from rowcast.nodes import ServerNode
+from rowcast.nodes.member import MemberStatus
+from rowcast.optim.shared import shared_parameters
+from rowcast.optim.tensors import read_into
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+from rowcast.tasks import CrudaTask, build_task
+from rowcast.version import __version__
+
+__all__ = ["DemoObserver", "DemoSettings", "PolicyRun", "run_demo"]
+
+log = logging.getLogger("rowcast")
+
+#: A machine may take so long to load PyTorch in all workers at once (s).
+READY_LIMIT_S = 120.0
+#: Delivering the rest over unhindered loopback, and a last look at the test images (s).
+FINISH_LIMIT_S = 45.0
+#: How often the observer is told where everybody is (s).
+TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class DemoSettings(_Checked):
+    """Settings of a comparison.
+
+    Raises:
+        ConfigError: a value out of its range, or an unknown policy.
+    """
+
+    policies: tuple[str, ...] = field(default=("bsp", "rog:4"), metadata={"doc": "Policies, run one after the other."})
+    seconds: float = setting(40.0, "How long each policy trains.", unit="s", low=1.0, high=86_400.0)
+    seed: int = setting(0, "Of data, model, fog and links.", low=0, high=2**32 - 1)
+    workers: int = setting(4, "Robots of the team.", unit="workers", low=1, high=100)
+    task: str = field(default="cruda-digits", metadata={"doc": "Name of a built-in task."})
+    data: str | None = field(default=None, metadata={"doc": "Folder of its data set; 'cruda-digits' needs none."})
+    pace_s: float = setting(
+        0.3,
+        "What one gradient takes on a robot. The computation here is stretched to it; raise it when the processors "
+        "cannot keep up (the summary tells).",
+        unit="s",
+        low=0.01,
+        high=60.0,
+    )
+    trace: str = field(default="outdoor", metadata={"doc": "Profile, 'constant:MBPS' or trace file of all links."})
+    ratio: float = setting(
+        0.67,
+        "Seconds to send the whole encoded model at a trace's best rate, per second of computation (as published "
+        "for ROG). Lower makes the network matter less.",
+        low=0.001,
+        high=1000.0,
+    )
+    eval_every: int = setting(2, "Steps between two looks at the accuracy.", unit="steps", low=1, high=10_000)
+    link: LinkSettings = field(
+        default_factory=lambda: LinkSettings(frame_min_bytes=512, window_min_bytes=2048),
+        metadata={"doc": "How bytes are put on the links."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.policies:
+            raise ConfigError("policies: expected at least one, for example 'bsp,rog:4'")
+        if len(set(self.policies)) < len(self.policies):
+            raise ConfigError(f"policies: {','.join(self.policies)} names one twice")
+        for policy in self.policies:
+            parse_policy(policy)
+
+
+@dataclass(frozen=True)
+class PolicyRun:
+    """What a policy's run left behind.
+
+    Attributes:
+        policy: its text.
+        journals: of the workers, by index; ``server_journal``: of the server.
+        audit: the proof that nothing was lost.
+        drained_accuracy: percent, after everything was delivered, mean over workers.
+        busy_s: seconds really computed in a step, mean; ``late_share``: share of the steps that took longer than
+            the pace.
+        best_bps: best rate of each worker's trace, bit/s.
+        model_bytes: the whole model, encoded as the first policy does.
+        congestion_control: TCP congestion control in force.
+    """
+
+    policy: str
+    journals: tuple[Path, ...]
+    server_journal: Path
+    audit: AuditReport
+    drained_accuracy: float
+    busy_s: float
+    late_share: float
+    best_bps: float
+    model_bytes: int
+    congestion_control: str | None
+
+
+class DemoObserver(Protocol):
+    """Shows how a comparison goes."""
+
+    def says(self, text: str) -> None:
+        """Something began or ended."""
+
+    def shows(self, policy: str, left_s: float, total_s: float, lines: list[MemberStatus]) -> None:
+        """Where everybody is; called about twice a second."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all policies."""
+
+    settings: DemoSettings
+    out: Path
+    layout: Layout
+    initial: npt.NDArray[np.float32]
+    model_bytes: int
+    best_bps: float
+
+
+def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[PolicyRun]:
+    """Run each policy on the same data, model and links, and prove that nothing was lost.
+
+    Writes ``OUT/pretrained-*.npz`` (kept for the next time) and for each policy a folder with the journals, the
+    logs of the workers and their audits.
+
+    Raises:
+        ConfigError, DataError: settings, data or the folder cannot be used.
+        WorkerFailed: a worker process ended badly or hangs; all of them are ended first.
+    """
+    for way in (0, 1):
+        shaped_trace(ShapeSettings(settings.trace, 1e6, settings.seed), 0, way)
+    task = build_task(settings.task, settings.data, seed=settings.seed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out {out}: cannot be made: {error.strerror}") from error
+    state = _pretrained(task, settings, out, observer)
+    robot = task.worker(0, settings.workers)
+    shared = shared_parameters(robot.model, robot.optimizer)
+    initial = shared.layout.zeros()
+    read_into(initial, shared.layout, shared.tensors)
+    # The links are the same for all policies, also where these encode differently.
+    model_bytes = int(parse_policy(settings.policies[0]).row_codec.row_bytes(shared.layout).sum())
+    best_bps = 8 * model_bytes / (settings.ratio * settings.pace_s)
+    job = _Job(settings, out, shared.layout, initial, model_bytes, best_bps)
+    return [asyncio.run(_run_policy(job, policy, state, observer)) for policy in settings.policies]
+
+
+def _pretrained(task: CrudaTask, settings: DemoSettings, out: Path, observer: DemoObserver) -> Path:
+    """The pre-trained model's file; made if it is not there or does not fit."""
+    path = out / "pretrained.npz"
+    origin = out / "pretrained.txt"
+    wanted = f"{__version__} {task.settings}"
+    with contextlib.suppress(DataError, OSError):
+        if origin.read_text(encoding="utf-8") == wanted:
+            task.load_state(path)
+            observer.says(f"pre-trained model: {path}")
+            return path
+    observer.says("pre-training on clean images")
+    task.pretrain()
+    origin.unlink(missing_ok=True)
+    task.save_state(path)
+    origin.write_text(wanted, encoding="utf-8")
+    robot = task.model()
+    observer.says(
+        f"pre-trained: {task.clean_accuracy(robot):.1f} % right on clean images, {task.accuracy(robot):.1f} % in fog"
+    )
+    return path
+
+
+async def _run_policy(job: _Job, text: str, state: Path, observer: DemoObserver) -> PolicyRun:
+    settings = job.settings
+    folder = job.out / text.replace(":", "-")
+    try:
+        folder.mkdir(exist_ok=True)
+        for stale in [*folder.glob("*.jsonl"), *folder.glob("*.npz"), *folder.glob("*.log")]:
+            stale.unlink()
+    except OSError as error:
+        raise ConfigError(f"out {folder}: cannot be used: {error.strerror}") from error
+    names = [f"robot-{index}" for index in range(settings.workers)]
+    observer.says(f"{text}: starting {settings.workers} workers")
+    async with _server(job, text, folder) as (node, server), ProcessGroup() as group:
+        for index, name in enumerate(names):
+            command = _command(settings, index, name, server.port, job.best_bps, state, folder)
+            await group.start(name, command, folder / f"{name}.log", NUMBA_NUM_THREADS="1", OMP_NUM_THREADS="1")
+        await group.wait_ready(READY_LIMIT_S)
+        watcher = asyncio.ensure_future(_watch(node, text, settings.seconds, observer))
+        try:
+            group.go()
+            await group.wait_finished(settings.seconds + FINISH_LIMIT_S)
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+    workers = [WorkerAudit.load(folder / f"{name}.npz") for name in names]
+    busy_s = np.concatenate([worker.busy_s for worker in workers])
+    return PolicyRun(
+        policy=text,
+        journals=tuple(folder / f"{name}.jsonl" for name in names),
+        server_journal=folder / "server.jsonl",
+        audit=prove(ServerAudit.of(node, job.layout, job.initial), workers),
+        drained_accuracy=float(np.mean([worker.accuracy for worker in workers])),
+        busy_s=float(busy_s.mean()),
+        late_share=float(np.mean(busy_s > settings.pace_s)),
+        best_bps=job.best_bps,
+        model_bytes=job.model_bytes,
+        congestion_control=_congestion_control(folder / "server.jsonl"),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _server(job: _Job, text: str, folder: Path) -> AsyncIterator[tuple[ServerNode, Server]]:
+    """The server of one policy, listening on loopback."""
+    settings = job.settings
+    with open_journal("server", folder / "server.jsonl") as journal:
+        server_settings = ServerSettings(expected_workers=settings.workers)
+        journal.record(
+            time.monotonic(),
+            "start",
+            role="server",
+            version=__version__,
+            policy=text,
+            settings={**vars(server_settings), **vars(settings.link)},
+        )
+        node = ServerNode(parse_policy(text), settings=server_settings, link_settings=settings.link, journal=journal)
+        server = Server(node, "127.0.0.1", 0, link_settings=settings.link)
+        await server.start()
+        try:
+            yield node, server
+        finally:
+            await server.close()
+            journal.record(time.monotonic(), "end", cause="the run is over")
+
+
+async def _watch(node: ServerNode, policy: str, seconds: float, observer: DemoObserver) -> None:
+    """Tell the observer now and then where everybody is."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + seconds
+    while True:
+        now = loop.time()
+        observer.shows(policy, max(ends - now, 0.0), seconds, node.status(now))
+        await asyncio.sleep(TICK_S)
+
+
+def _congestion_control(server_journal: Path) -> str | None:
+    """What was in force on the workers' connections."""
+    found = {record["congestion_control"] for record in read_journal(server_journal) if record["event"] == "link_up"}
+    return ", ".join(sorted(filter(None, found))) or None
+
+
+def _command(
+    settings: DemoSettings, index: int, name: str, port: int, best_bps: float, state: Path, folder: Path
+) -> list[str]:
+    """The command line of one worker."""
+    options = {
+        "task": settings.task,
+        "connect": f"127.0.0.1:{port}",
+        "name": name,
+        "index": index,
+        "workers": settings.workers,
+        "seed": settings.seed,
+        "state": state,
+        "pace": settings.pace_s,
+        "shape": settings.trace,
+        "shape-best-bps": best_bps,
+        "shape-seed": settings.seed,
+        "seconds": settings.seconds,
+        "eval-every": settings.eval_every,
+        "threads": 1,
+        "journal": folder / f"{name}.jsonl",
+        "audit": folder / f"{name}.npz",
+        **({"data": settings.data} if settings.data is not None else {}),
+    }
+    pairs = [text for option, value in options.items() for text in (f"--{option}", str(value))]
+    changed = {key: value for key, value in vars(settings.link).items() if value != getattr(LinkSettings(), key)}
+    overrides = [text for key, value in changed.items() for text in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "rowcast", "train", *pairs, *overrides, "--quiet", "--await-start"]

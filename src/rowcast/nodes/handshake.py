@@ -1,0 +1,87 @@
+"""The handshake, both sides: a challenge, a hello with its proof, a welcome with its proof."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from rowcast.errors import AuthenticationFailed, RemoteProtocolError
+from rowcast.wire import Challenge, Hello, Welcome
+from rowcast.wire.auth import matches, server_proof, worker_proof
+
+__all__ = ["ServerHandshake", "WorkerHandshake"]
+
+
+class WorkerHandshake:
+    """The worker's side of one connection.
+
+    Args:
+        secret: the team's shared secret, or ``None``.
+        entropy: source of random bytes.
+    """
+
+    def __init__(self, secret: bytes | None, entropy: Callable[[int], bytes]) -> None:
+        self._secret = secret
+        self._entropy = entropy
+        self._challenge: Challenge | None = None
+        self._hello: Hello | None = None
+
+    def answer(self, challenge: Challenge, hello: Hello) -> Hello:
+        """``hello`` with a nonce and the proof that the challenge asks for.
+
+        Raises:
+            AuthenticationFailed: one side has a secret and the other has none.
+            RemoteProtocolError: a second challenge.
+        """
+        if self._challenge is not None:
+            raise RemoteProtocolError("expected one challenge, got a second one")
+        if challenge.secret_needed != (self._secret is not None):
+            has, lacks = ("server", "worker") if challenge.secret_needed else ("worker", "server")
+            raise AuthenticationFailed(
+                f"the {has} has a shared secret and this {lacks} has none; give both the same --secret-file"
+            )
+        self._challenge = challenge
+        hello = dataclasses.replace(hello, nonce=self._entropy(16), proof=b"")
+        if self._secret is not None:
+            hello = dataclasses.replace(hello, proof=worker_proof(self._secret, challenge, hello))
+        self._hello = hello
+        return hello
+
+    def verify(self, welcome: Welcome) -> None:
+        """Check that the server knows the secret as well.
+
+        Raises:
+            AuthenticationFailed: it does not.
+            RemoteProtocolError: a welcome out of turn.
+        """
+        if self._challenge is None or self._hello is None:
+            raise RemoteProtocolError("expected a welcome after a hello, got one out of turn")
+        if self._secret is not None and not matches(
+            server_proof(self._secret, self._challenge, self._hello), welcome.proof
+        ):
+            raise AuthenticationFailed("the server did not prove that it knows the shared secret; check the address")
+
+
+class ServerHandshake:
+    """The server's side of one connection.
+
+    Args:
+        life: 16 bytes that name this life of the server.
+        secret: the team's shared secret, or ``None``.
+        entropy: source of random bytes.
+
+    Attributes:
+        challenge: what the worker must answer.
+    """
+
+    def __init__(self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes]) -> None:
+        self._secret = secret
+        self.challenge = Challenge(life, entropy(16), secret is not None)
+
+    def accepts(self, hello: Hello) -> bool:
+        """Whether the worker proved that it knows the secret."""
+        return self._secret is None or matches(worker_proof(self._secret, self.challenge, hello), hello.proof)
+
+    def proof(self, hello: Hello) -> bytes:
+        """The server's proof in return; empty without a secret."""
+        return b"" if self._secret is None else server_proof(self._secret, self.challenge, hello)

@@ -1,0 +1,189 @@
+"""Servers and workers over real sockets, in threads and processes; shared by the tests of the socket driver."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rowcast.config import ServerSettings, WorkerSettings
+from rowcast.drivers.sockets import Server, Team
+from rowcast.journal import Journal
+from rowcast.nodes import ServerNode
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+
+#: 200 rows and 12,850 elements: 51 kB in the raw codec.
+LAYOUT = Layout.from_shapes([("weight", (200, 64)), ("bias", (50,))])
+
+#: Nothing here takes longer unless it hangs.
+LIMIT_S = 20.0
+
+IMPATIENT = WorkerSettings(join_limit_s=LIMIT_S, reconnect_first_s=0.02, reconnect_cap_s=0.1, patience_s=0.3)
+
+
+def eventually(what, limit_s=LIMIT_S):
+    """Wait until ``what()`` is true; returns it."""
+    ends = time.monotonic() + limit_s
+    while not (found := what()):
+        assert time.monotonic() < ends, f"not within {limit_s} s: {what}"
+        time.sleep(0.003)
+    return found
+
+
+class LiveServer:
+    """A server with an event loop and a thread of its own; port 0 unless given."""
+
+    def __init__(self, policy="bsp?codec=raw", *, port=0, secret=None, journal=None, **settings):
+        self.journal = journal or Journal("server")
+        self.node = ServerNode(
+            parse_policy(policy), settings=ServerSettings(**settings), secret=secret, journal=self.journal
+        )
+        self.server = Server(self.node, "127.0.0.1", port)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="live-server")
+
+    def __enter__(self):
+        self._thread.start()
+        self.call(self.server.start())
+        return self
+
+    def __exit__(self, *_):
+        self.call(self.server.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(LIMIT_S)
+        self._loop.close()
+
+    @property
+    def port(self):
+        return self.server.port
+
+    def call(self, coroutine):
+        """Run a coroutine on the server's loop; returns its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(LIMIT_S)
+
+    def ask(self, function):
+        """``function(node)`` on the server's thread, where nothing moves meanwhile."""
+
+        async def answer():
+            return function(self.node)
+
+        return self.call(answer())
+
+    def member(self, name, attribute):
+        """An attribute of a member, ``None`` while there is no such member."""
+        return self.ask(lambda node: getattr(node.members.get(name), attribute, None))
+
+    def cut(self, name):
+        """Abort a worker's connection; false when it has none now."""
+
+        def abort(node):
+            port = node.members[name].port if name in node.members else None
+            connection = self.server._connections.get(port)
+            if connection is None:
+                return False
+            connection.close("cut by the test")
+            return True
+
+        return self.ask(abort)
+
+    def events(self, kind, **wanted):
+        """Records of the journal."""
+        return [
+            record
+            for record in list(self.journal.records)
+            if record["event"] == kind and all(record.get(key) == value for key, value in wanted.items())
+        ]
+
+
+class Robot(threading.Thread):
+    """A worker in a thread: steps of whole numbers, so that float32 sums are exact and may be compared as such.
+
+    Attributes:
+        computed: float64 [elements], sum of all it ever proposed.
+        error: what ended it early.
+    """
+
+    def __init__(self, server, name, *, steps, update=1, host="127.0.0.1", port=None, settings=IMPATIENT, **options):
+        super().__init__(name=f"test-{name}", daemon=True)
+        self.team = Team(host, port or server.port, name=name, settings=settings, **options)
+        self.steps, self.update = steps, update
+        self.computed = np.zeros(LAYOUT.elements)
+        self.error = None
+        self.start()
+
+    def run(self):
+        try:
+            self.team.start(LAYOUT, start_of())
+            while self.team.iteration < self.steps:
+                propose(self.team, self.update, self.computed)
+                self.team.exchange()
+            self.team.finish()
+        except BaseException as error:
+            self.error = error
+            self.team.leave()
+
+    def done(self):
+        """Wait for its end; raises what went wrong."""
+        self.join(LIMIT_S)
+        assert not self.is_alive(), f"{self.name} hangs: {self.team.node.phase}"
+        if self.error is not None:
+            raise self.error
+        return self
+
+
+def start_of(layout=LAYOUT):
+    """Whole numbers to begin with."""
+    return np.arange(layout.elements, dtype=np.float32) % 100
+
+
+def propose(team, update, computed=None):
+    """Contribute ``update`` to each parameter."""
+    with team.hold():
+        team.accumulate([part - np.float32(update) for part in parts_of(team.replica)], 1.0)
+    if computed is not None:
+        computed += update
+
+
+def parts_of(vector, layout=LAYOUT):
+    return [vector[spec.start : spec.stop] for spec in layout.tensors]
+
+
+def python(*arguments, **options):
+    """A process with this Python; its standard error is captured."""
+    options.setdefault("stdout", subprocess.PIPE)
+    options.setdefault("stderr", subprocess.PIPE)
+    return subprocess.Popen([sys.executable, *map(str, arguments)], text=True, **options)
+
+
+def worker_process(port, name, *, steps, update, rate_mbps=0.0):
+    """A worker in a process of its own (this file as a script), behind a shaper if a rate is given."""
+    return python(Path(__file__), port, name, steps, update, rate_mbps)
+
+
+def _main(port, name, steps, update, rate_mbps):
+    from rowcast.drivers.sockets import Shaper
+    from rowcast.links import Trace
+
+    address = ("127.0.0.1", int(port))
+    if float(rate_mbps):
+        trace = Trace.constant(float(rate_mbps) * 1e6)
+        shaper = Shaper(*address, up=trace, down=Trace.constant(1e9))
+        address = shaper.address
+    team = Team(*address, name=name, settings=IMPATIENT)
+    team.start(LAYOUT, start_of())
+    if float(rate_mbps):
+        shaper.begin()
+    while team.iteration < int(steps):
+        propose(team, float(update))
+        team.exchange()
+    team.finish()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,371 @@
+"""What must always hold (DESIGN.md, section 4), on the virtual team: real nodes, scripted links, no sleeps.
+
+Invariant 13, that only ``RemoteProtocolError`` comes out of a decoder, is in ``test_wire.py``.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from rowcast.config import LinkSettings, ServerSettings
+from rowcast.links import Trace
+from rowcast.sync import parse_policy
+from rowcast.testing import VirtualTeam
+from teams import (
+    LAYOUT,
+    Books,
+    events,
+    finished,
+    links,
+    members,
+    names_of,
+    noise,
+    outages,
+    policies,
+    quadratic,
+    replicas_agree,
+    start_of,
+    worker,
+)
+
+#: Frames as small as the settings allow, so that a push of this small model takes several of them.
+SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)
+
+
+def prove(examples):
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate]
+    )
+
+
+def team_of(policy, scripts, **more):
+    more.setdefault("link_settings", SMALL_FRAMES)
+    return VirtualTeam(LAYOUT, policy, scripts, **more)
+
+
+def serial_sgd(gradients, iterations):
+    """One process that computes the gradients of all workers at the same parameters and averages them."""
+    x = start_of()
+    for n in range(iterations):
+        x = x - sum(gradient(n, x) for gradient in gradients) / len(gradients)
+    return x
+
+
+def bsp_team(iterations, rates, *, cuts=(), compute=None, **more):
+    gradients = [quadratic(i, rate=0.3) for i in range(len(rates))]
+    scripts = [
+        worker(
+            f"robot{i}",
+            iterations=iterations,
+            gradient=gradients[i],
+            weight=1 / len(rates),
+            rate_bps=rate,
+            compute_s=0.1 if compute is None else compute[i],
+        )
+        for i, rate in enumerate(rates)
+    ]
+    team = team_of("bsp?codec=raw", scripts, **more)
+    for time, name, down_s in cuts:
+        team.at(time, lambda name=name, down_s=down_s: team.cut(name, down_s))
+    return team, gradients
+
+
+# -- 1: slack 0 is serial SGD ----------------------------------------------------------------------------------
+
+
+@prove(25)
+@given(st.data())
+def test_bsp_is_serial_sgd_on_the_union_batch(data):
+    count, iterations = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 8))
+    rates = [data.draw(links()) for _ in range(count)]
+    compute = [data.draw(st.sampled_from([0.001, 0.1, 0.5])) for _ in range(count)]
+    cuts = data.draw(outages([f"robot{i}" for i in range(count)]))
+    team, gradients = bsp_team(iterations, rates, cuts=cuts, compute=compute, duplicate=data.draw(st.sampled_from([0, 0.3])))
+    finished(team)
+    expected = serial_sgd(gradients, iterations)
+    np.testing.assert_allclose(team.server.parameters, expected, rtol=0, atol=1e-5)
+    replicas_agree(team, atol=1e-5)
+
+
+def test_a_fast_worker_does_not_hand_the_next_iteration_to_one_that_still_pulls():
+    team, gradients = bsp_team(5, [1e7, 1e4, 2e4], compute=[0.001, 0.001, 0.2])
+    finished(team)
+    np.testing.assert_allclose(team.server.parameters, serial_sgd(gradients, 5), rtol=0, atol=1e-5)
+
+
+# -- 2, 3, 4, 5, 6: any policy, any weather --------------------------------------------------------------------
+
+
+@prove(50)
+@given(st.data())
+def test_books_bounds_and_agreement_in_any_weather(data):
+    scripts = data.draw(members())
+    text = data.draw(policies())
+    names = names_of(scripts)
+    team = team_of(text, scripts, seed=data.draw(st.integers(0, 9)), duplicate=data.draw(st.sampled_from([0, 0.2])))
+    books = Books(team)
+    for time, name, down_s in data.draw(outages(names)):
+        team.at(time, lambda name=name, down_s=down_s: team.cut(name, down_s))
+    books.check_at(*data.draw(st.lists(st.floats(0.0, 8.0), max_size=8)))
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    policy = parse_policy(text)
+    if policy.slack is not None:
+        assert max(team.gaps, default=0) <= policy.slack
+        assert max(team.push_ages, default=0) <= policy.slack
+    assert max(team.push_ages, default=0) <= policy.pull_bound - 1
+    assert max(team.pull_ages, default=0) <= policy.pull_bound - 1
+    for script in scripts:
+        assert events(team, script.name, "drained")[-1]["iteration"] == script.iterations
+
+
+@prove(25)
+@given(st.data())
+def test_kills_restarts_joins_and_leaves_lose_nothing_else(data):
+    """Invariant 8: a killed worker loses what it had not delivered, and nobody loses anything else."""
+    scripts = data.draw(members(count=3))
+    text = data.draw(policies())
+    limit = data.draw(st.sampled_from([0.3, 2.0]))
+    team = team_of(
+        text,
+        scripts,
+        seed=data.draw(st.integers(0, 9)),
+        server_settings=ServerSettings(expected_workers=data.draw(st.integers(1, 3)), absence_limit_s=limit),
+    )
+    books = Books(team)
+    team.at(0.001, lambda: None)
+    names = names_of(scripts)
+
+    def strike(kind, name, down_s):
+        one = team.workers[name]
+        if one.killed or one.node.failure is not None:
+            return
+        if kind == "cut":
+            team.cut(name, down_s)
+        elif team.server.parameters is not None:
+            books.kill(name)
+            if kind == "kill and restart":
+                team.at(team.now + down_s, lambda: team.start(one.script))
+
+    kinds = st.sampled_from(["cut", "kill", "kill and restart"])
+    strikes = st.lists(
+        st.tuples(st.floats(0.0, 5.0), kinds, st.sampled_from(names[1:]), st.sampled_from([0.0, 0.1, 1.0, 4.0])), max_size=5
+    )
+    for time, kind, name, down_s in data.draw(strikes):
+        team.at(time, lambda kind=kind, name=name, down_s=down_s: strike(kind, name, down_s))
+    late = worker("robot9", iterations=data.draw(st.integers(1, 4)), seed=5)
+    team.at(data.draw(st.floats(0.5, 3.0)), lambda: team.start(late))
+    books.check_at(*data.draw(st.lists(st.floats(0.0, 8.0), max_size=6)))
+    finished(team)
+    books.check()
+    slack = parse_policy(text).slack
+    if slack is not None:
+        assert max(team.gaps, default=0) <= slack
+
+
+@prove(15)
+@given(policies(), st.integers(1, 40), st.booleans())
+def test_who_leaves_takes_only_what_he_had_not_delivered(text, tenths, again):
+    scripts = [worker("robot0", iterations=8), worker("robot1", iterations=8), worker("robot2", iterations=8)]
+    team = team_of(text, scripts)
+    books = Books(team)
+
+    def leave():
+        if team.server.parameters is None or team.workers["robot1"].node.phase.value in ("done", "joining"):
+            return
+        team.leave("robot1")
+        team.at(team.now + 0.05, gone)
+
+    def gone():
+        books.lost += team.undelivered("robot1")
+        team.workers["robot1"].killed = True
+        assert "robot1" not in team.server.members
+        if again:
+            team.start(scripts[1])
+
+    team.at(tenths / 20, leave)
+    team.at(5.0, books.check)
+    finished(team)
+    books.check()
+    replicas_agree(team)
+
+
+@prove(15)
+@given(st.data())
+def test_every_present_worker_grows(data):
+    """Invariant 6: with a positive long-run rate on every present link, every iteration count grows."""
+    scripts = data.draw(members(iterations=400))
+    team = team_of(data.draw(policies()), scripts)
+    names = names_of(scripts)
+    for time, name, down_s in data.draw(outages(names)):
+        team.at(time, lambda name=name, down_s=down_s: team.cut(name, down_s))
+    counts = []
+    for time in (30.0, 60.0, 90.0):
+        team.run(time)
+        counts.append([team.workers[name].computed for name in names])
+    assert all(n >= 400 or n > m for m, n in zip(counts[0], counts[1], strict=True))
+    assert all(n >= 400 or n > m for m, n in zip(counts[1], counts[2], strict=True))
+
+
+# -- 7: a cut at any byte --------------------------------------------------------------------------------------
+
+
+def cut_anywhere(text, gradient, direction, byte, down_s=0.2):
+    scripts = [
+        worker(f"robot{i}", iterations=2, gradient=gradient(i), weight=0.5, compute_s=0.02, delay_s=0.002)
+        for i in range(2)
+    ]
+    team = team_of(text, scripts)
+    books = Books(team)
+    if byte is not None:
+        team.cut_after("robot0", direction, byte, down_s)
+        team.at(0.05, books.check)
+        team.at(0.21, books.check)
+    finished(team)
+    books.check()
+    replicas_agree(team, atol=1e-5)
+    return team
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_cutting_bsp_at_every_byte_changes_only_the_time(direction):
+    calm = cut_anywhere("bsp?codec=raw", lambda i: quadratic(i, rate=0.3), direction, None)
+    total = calm.workers["robot0"].carried[direction]
+    assert total > 500
+    for byte in range(total):
+        team = cut_anywhere("bsp?codec=raw", lambda i: quadratic(i, rate=0.3), direction, byte)
+        np.testing.assert_allclose(
+            team.server.parameters, calm.server.parameters, rtol=0, atol=1e-6, err_msg=f"byte {byte}"
+        )
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_cutting_rog_at_any_byte_keeps_the_books(direction):
+    calm = cut_anywhere("rog:2?codec=onebit", noise, direction, None)
+    for byte in range(0, calm.workers["robot0"].carried[direction], 7):
+        team = cut_anywhere("rog:2?codec=onebit", noise, direction, byte)
+        # The updates do not depend on the parameters: after draining, the sum is the same whatever happened.
+        np.testing.assert_allclose(
+            team.server.parameters, calm.server.parameters, rtol=0, atol=1e-5, err_msg=f"byte {byte}"
+        )
+
+
+@prove(20)
+@given(st.data())
+def test_several_cuts_at_random_bytes(data):
+    team, gradients = bsp_team(4, [1e5, 3e5])
+    cuts = st.tuples(
+        st.sampled_from(["robot0", "robot1"]),
+        st.sampled_from(["up", "down"]),
+        st.integers(0, 4000),
+        st.sampled_from([0.0, 0.1, 1.0]),
+    )
+    for cut in data.draw(st.lists(cuts, min_size=1, max_size=8)):
+        team.cut_after(*cut)
+    finished(team)
+    np.testing.assert_allclose(team.server.parameters, serial_sgd(gradients, 4), rtol=0, atol=1e-5)
+
+
+# -- 9, 10, 11, 12 ---------------------------------------------------------------------------------------------
+
+
+@prove(15)
+@given(st.data())
+def test_a_learning_rate_schedule_keeps_agreement(data):
+    """Invariant 9: each worker scales its own updates, differently in each iteration."""
+
+    def scheduled(i, rates):
+        step = quadratic(i, rate=1.0)
+        return lambda n, x: np.float32(rates[n]) * step(n, x)
+
+    schedule = st.lists(st.floats(1e-6, 0.5), min_size=8, max_size=8)
+    scripts = [
+        worker(f"robot{i}", iterations=8, gradient=scheduled(i, data.draw(schedule)), compute_s=pace, rate_bps=rate)
+        for i, (pace, rate) in enumerate([(0.01, 1e6), (0.1, 5e4), (0.3, 2e5)])
+    ]
+    team = team_of(data.draw(policies()), scripts)
+    books = Books(team)
+    books.check_at(0.5, 1.0, 2.0)
+    finished(team)
+    books.check()
+    replicas_agree(team)
+
+
+@pytest.mark.parametrize("text", ["bsp", "ssp:1", "rog:1", "rog:2", "rog:8"])
+@pytest.mark.parametrize("dead", [("weight",), ("bias", "scale"), ("weight", "bias", "scale")])
+def test_a_parameter_without_a_gradient_blocks_nobody(text, dead):
+    mask = np.ones(LAYOUT.elements, dtype=np.float32)
+    for spec in LAYOUT.tensors:
+        if spec.name in dead:
+            mask[spec.start : spec.stop] = 0
+    scripts = [
+        worker(f"robot{i}", iterations=12, gradient=lambda n, x, step=noise(i): mask * step(n, x), rate_bps=1e5)
+        for i in range(3)
+    ]
+    team = team_of(text, scripts)
+    finished(team, until=60.0)
+    replicas_agree(team)
+    still = team.server.parameters[mask == 0]
+    assert np.array_equal(still, start_of()[mask == 0])
+    assert max(team.gaps) <= parse_policy(text).slack
+
+
+@prove(10)
+@given(st.data())
+def test_ssp_is_rog_with_one_row_per_model(data):
+    slack, codec = data.draw(st.integers(0, 6)), data.draw(st.sampled_from(["raw", "onebit"]))
+    scripts = data.draw(members())
+    cuts = data.draw(outages(names_of(scripts)))
+    journals = []
+    for text in (f"ssp:{slack}?codec={codec}", f"rog:{slack}?granularity=model&share=1&codec={codec}"):
+        team = team_of(text, scripts)
+        for time, name, down_s in cuts:
+            team.at(time, lambda team=team, name=name, down_s=down_s: team.cut(name, down_s))
+        finished(team)
+        journals.append({name: journal.records for name, journal in team.journals.items()})
+    assert journals[0] == journals[1]
+
+
+def bytes_of(team):
+    return "\n".join(
+        json.dumps(record, separators=(",", ":"), allow_nan=False)
+        for journal in team.journals.values()
+        for record in journal.records
+    ).encode()
+
+
+@prove(10)
+@given(st.data())
+def test_the_same_seed_gives_the_same_journal(data):
+    scripts, text, seed = data.draw(members()), data.draw(policies()), data.draw(st.integers(0, 99))
+    cuts = data.draw(outages(names_of(scripts)))
+    runs = []
+    for _ in range(2):
+        team = team_of(text, scripts, seed=seed, duplicate=0.1)
+        for time, name, down_s in cuts:
+            team.at(time, lambda team=team, name=name, down_s=down_s: team.cut(name, down_s))
+        finished(team)
+        runs.append(bytes_of(team))
+    assert runs[0] == runs[1]
+    assert len(runs[0]) > 1000
+
+
+# -- rates that come and go ------------------------------------------------------------------------------------
+
+
+def test_a_long_fade_is_waited_for_and_then_over():
+    fading = Trace(np.array([0.0, 1.0, 6.0]), np.array([1e6, 0.0, 1e6]), "fade", duration_s=1000.0)
+    scripts = [worker("robot0", iterations=30, rate_bps=fading), worker("robot1", iterations=30)]
+    team = team_of("rog:4", scripts)
+    books = Books(team)
+    books.check_at(0.5, 2.0, 5.0, 7.0)
+    finished(team, until=60.0)
+    replicas_agree(team)
+    assert not events(team, "server", "absent")
+    assert max(record["held_s"] for record in events(team, "server", "gate")) > 3
