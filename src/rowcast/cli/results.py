@@ -111,7 +111,7 @@ def _sentences(runs: list[PolicyRun], summary: dict[str, Any]) -> list[str]:
         )
         if run.policy != first and numbers["steps_ratio"] is not None:
             lines.append(f"{run.policy}: {numbers['steps_ratio']:.2f} times the steps of {first} in the same time")
-        if run.late_share > 0.05:
+        if run.late_share > 0.1:
             lines.append(
                 f"{run.policy}: {100 * run.late_share:.0f} % of the gradients took longer than the pace: this machine "
                 "is too slow for the comparison; raise --pace"

@@ -37,6 +37,7 @@ def train(
     seconds: Annotated[float | None, typer.Option(min=0, help="Train for so long.")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Train so many steps.")] = None,
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between two looks at the accuracy; 0 never.")] = 5,
+    test_images: Annotated[int | None, typer.Option(min=1, help="Look at so many images only.")] = None,
     pace: Annotated[
         float, typer.Option(min=0, help="Seconds to which each step's computation is stretched: a slower machine.")
     ] = 0.0,
@@ -87,6 +88,7 @@ def train(
         seconds=seconds,
         steps=steps,
         eval_every=eval_every,
+        test_images=test_images,
         shape=ShapeSettings(shape, shape_best_bps, shape_seed) if shape is not None else None,
         journal=journal,
         audit=audit,

@@ -58,7 +58,7 @@ class DemoSettings(_Checked):
     task: str = field(default="cruda-digits", metadata={"doc": "Name of a built-in task."})
     data: str | None = field(default=None, metadata={"doc": "Folder of its data set; 'cruda-digits' needs none."})
     pace_s: float = setting(
-        0.3,
+        0.15,
         "What one gradient takes on a robot. The computation here is stretched to it; raise it when the processors "
         "cannot keep up (the summary tells).",
         unit="s",
@@ -74,6 +74,13 @@ class DemoSettings(_Checked):
         high=1000.0,
     )
     eval_every: int = setting(2, "Steps between two looks at the accuracy.", unit="steps", low=1, high=10_000)
+    test_images: int = setting(
+        250,
+        "Images of such a look; it has to fit into the pace beside the gradient, in all workers at once.",
+        unit="images",
+        low=1,
+        high=10_000_000,
+    )
     link: LinkSettings = field(
         default_factory=lambda: LinkSettings(frame_min_bytes=512, window_min_bytes=2048),
         metadata={"doc": "How bytes are put on the links."},
@@ -151,7 +158,7 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
     """
     for way in (0, 1):
         shaped_trace(ShapeSettings(settings.trace, 1e6, settings.seed), 0, way)
-    task = build_task(settings.task, settings.data, seed=settings.seed)
+    task = build_task(settings.task, settings.data, seed=settings.seed, test_images=settings.test_images)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -287,6 +294,7 @@ def _command(
         "shape-seed": settings.seed,
         "seconds": settings.seconds,
         "eval-every": settings.eval_every,
+        "test-images": settings.test_images,
         "threads": 1,
         "journal": folder / f"{name}.jsonl",
         "audit": folder / f"{name}.npz",

@@ -61,6 +61,7 @@ class RobotSettings:
         pace_s: each step's computation takes at least so long (s), as on a slower machine.
         seconds, steps: when to stop; ``None`` for both goes on until somebody interrupts.
         eval_every: measure the accuracy every so many steps; 0 never.
+        test_images: measure it on so many images; ``None`` on all.
         shape: a bandwidth trace under the connection.
         journal, audit: files to write.
     """
@@ -78,6 +79,7 @@ class RobotSettings:
     seconds: float | None = None
     steps: int | None = None
     eval_every: int = 5
+    test_images: int | None = None
     shape: ShapeSettings | None = None
     journal: Path | None = None
     audit: Path | None = None
@@ -147,7 +149,8 @@ def run_robot(
     check_privacy(settings.host, settings.secret, insecure=settings.insecure)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
-    task = build_task(settings.task, settings.data, seed=settings.seed)
+    limits = {} if settings.test_images is None else {"test_images": settings.test_images}
+    task = build_task(settings.task, settings.data, seed=settings.seed, **limits)
     if settings.state is not None:
         task.load_state(settings.state)
     else:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
@@ -20,6 +17,7 @@ class Stage(enum.Enum):
 
     SEEDING = "seeding"  #: it sends the first parameters
     RECEIVING = "receiving"  #: it is sent the parameters
+    READY = "ready"  #: it holds the parameters and waits for the start
     COMPUTING = "computing"  #: it computes or pushes
     WAITING = "waiting"  #: it is held at the gate
     PULLING = "pulling"  #: it is sent what it is owed
@@ -37,7 +35,6 @@ class Member:
         iteration: newest iteration whose push has ended.
         quota_iteration: newest iteration whose quota has arrived.
         begun_iteration: newest iteration of which anything has arrived: it holds the pull of the one before.
-        later: what slack 0 keeps back from it: updates of others of an iteration that it has not begun.
         port: its connection, or ``None`` while the link is down.
         gated: the gate counts it.
         lost_at: when its link was lost (s).
@@ -53,7 +50,6 @@ class Member:
     iteration: int = 0
     quota_iteration: int = 0
     begun_iteration: int = 0
-    later: npt.NDArray[np.float32] | None = None
     port: Port | None = None
     gated: bool = False
     lost_at: float = 0.0
@@ -67,31 +63,10 @@ class Member:
     push_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def owed_from(self, iteration: int, slack: int | None) -> npt.NDArray[np.float32]:
-        """The vector that an update of ``iteration`` is added to.
-
-        With slack 0 a worker computes on exactly the sum of all iterations up to its own. A fast worker may push
-        the next one while a slow link still pulls this one, so that waits in :attr:`later` for :meth:`begin`.
-        """
-        if slack != 0 or not self.gated or iteration <= self.begun_iteration:
-            return self.owed.vector
-        if self.later is None:
-            self.later = np.zeros_like(self.owed.vector)
-        return self.later
-
-    def begin(self, iteration: int) -> None:
-        """It has begun ``iteration``: what was kept back for that is owed."""
-        if iteration > self.begun_iteration:
-            self.begun_iteration = iteration
-            self.owe_later()
-
-    def owe_later(self) -> None:
-        """Nothing is kept back any longer."""
-        if self.later is not None:
-            self.owed.vector += self.later
-            self.owed.measured = False
-            self.later[:] = 0
-            self.dirty = True
+    def owes_more(self) -> None:
+        """Something was added to what it is owed."""
+        self.owed.measured = False
+        self.dirty = True
 
 
 @dataclass(frozen=True)

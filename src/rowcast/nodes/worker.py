@@ -44,6 +44,7 @@ from rowcast.wire import (
     PushEnd,
     Refusal,
     Rows,
+    Start,
     StateEnd,
     Waiting,
     Welcome,
@@ -264,8 +265,8 @@ class WorkerNode:
                 self._on_challenge(message)
             case Welcome():
                 self._on_welcome(now, message)
-            case StateEnd():
-                self._on_state_end(now, message)
+            case Start():
+                self._on_start(now, message)
             case LayoutTable():
                 self._on_layout_table(message)
             case Refusal():
@@ -294,9 +295,7 @@ class WorkerNode:
         """Rows, and the messages whose place is before or behind rows."""
         if self._seeding and not self.outbox.state_due.any():
             self._seeding = False
-            if not self.joined:
-                self._joined(now)
-            return StateEnd(self.iteration)
+            return StateEnd()
         if not (self.joined or self._seeding):
             return None
         return self.outbox.next_frame(now) or self._after_rows(now)
@@ -402,8 +401,6 @@ class WorkerNode:
         if self._seeding:
             self._say(LayoutTable(self.layout.to_table()))
             self.outbox.send_state()
-        elif message.how == "equal":
-            self._joined(now)
 
     def _resume(self, now: float, message: Welcome) -> None:
         delivered, restored = self.outbox.resume(now, message.received)
@@ -419,9 +416,20 @@ class WorkerNode:
         if self.joined:
             self._carry_on(now)
 
-    def _joined(self, now: float) -> None:
-        """The parameters are the team's: go on where the work was left."""
+    def _carry_on(self, now: float) -> None:
+        if self.phase in EXCHANGING:
+            self._begin_push(now)
+        elif self.phase is Phase.FINISHING:
+            self._begin_drain(now)
+
+    def _on_start(self, now: float, message: Start) -> None:
+        """The parameters are the team's, and the team is complete: begin, or go on where the work was left."""
+        if self.joined:
+            raise RemoteProtocolError("expected one permission to start, got a second one")
         self.joined = True
+        self.members = max(message.members, 1)
+        self.iteration = message.iteration
+        self.outbox.renumber(message.iteration)
         if self.phase is Phase.JOINING:
             self.phase = Phase.COMPUTING
             self._step = Step(started=now)
@@ -429,19 +437,6 @@ class WorkerNode:
         if self.phase in EXCHANGING:
             self.iteration += 1
         self._carry_on(now)
-
-    def _carry_on(self, now: float) -> None:
-        if self.phase in EXCHANGING:
-            self._begin_push(now)
-        elif self.phase is Phase.FINISHING:
-            self._begin_drain(now)
-
-    def _on_state_end(self, now: float, message: StateEnd) -> None:
-        if self.joined:
-            raise RemoteProtocolError("expected the end of a state transfer while joining, got it later")
-        self.iteration = message.iteration
-        self.outbox.renumber(message.iteration)
-        self._joined(now)
 
     def _on_layout_table(self, message: LayoutTable) -> None:
         try:

@@ -263,15 +263,14 @@ class VirtualTeam:
         owed; and the server's parameters are the start minus everything delivered.
         """
         worst = 0.0
-        parameters = self.server.parameters
-        assert parameters is not None
+        assert self.server.ledger is not None
+        parameters = self.server.ledger.parameters
         for name, member in self.server.members.items():
             worker = self.workers[name]
             if worker.killed or not worker.node.joined or member.owed.state_due.any():
                 continue
             missing = member.owed.vector + _in_flight(member.owed, self.layout, worker.node.inbox.received)
-            if member.later is not None:
-                missing += member.later
+            missing += self.server.ledger.kept_back(member)
             worst = max(worst, float(np.abs(worker.node.replica - missing - parameters).max()))
         return worst
 

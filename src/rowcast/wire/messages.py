@@ -31,6 +31,7 @@ __all__ = [
     "PushEnd",
     "Refusal",
     "Rows",
+    "Start",
     "StateEnd",
     "Waiting",
     "Welcome",
@@ -171,10 +172,19 @@ class Cancel(Message):
 
 @dataclass(frozen=True)
 class StateEnd(Message):
-    """<> All parameters were sent (seeding, or receiving the team's state)."""
+    """w> All parameters were sent (seeding)."""
 
     KIND: ClassVar[int] = 11
-    iteration: int  #: the receiver goes on counting from here
+
+
+@dataclass(frozen=True)
+class Start(Message):
+    """s> You hold the team's parameters and the team is complete: compute."""
+
+    KIND: ClassVar[int] = 18
+    iteration: int  #: the worker goes on counting from here
+    members: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -245,6 +255,7 @@ CONTROL: dict[int, type[Message]] = {
         PullEnd,
         Cancel,
         StateEnd,
+        Start,
         Heartbeat,
         Waiting,
         Finish,

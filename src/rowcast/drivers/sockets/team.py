@@ -24,6 +24,7 @@ from rowcast.errors import (
     RemoteProtocolError,
     RowcastError,
     ServerUnavailable,
+    VersionMismatch,
 )
 from rowcast.journal import Journal
 from rowcast.nodes import Phase, Port, WorkerNode
@@ -97,6 +98,7 @@ class Team:
         self._timer: asyncio.TimerHandle | None = None
         self._cause = "no attempt yet"
         self._error: BaseException | None = None
+        self._mismatch: VersionMismatch | None = None
 
     # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
 
@@ -327,11 +329,12 @@ class Team:
                 )
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, settings.reconnect_cap_s)
-        if node.failure is not None:
-            raise node.failure
+        failure = node.failure or self._mismatch
+        if failure is not None:
+            raise failure
 
     def _over(self) -> bool:
-        return self.node.phase is Phase.DONE or self.node.failure is not None
+        return self.node.phase is Phase.DONE or self.node.failure is not None or self._mismatch is not None
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         connection.port = Port(
@@ -348,6 +351,9 @@ class Team:
         self.node.receive(self._loop.time(), message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
+        if isinstance(error, VersionMismatch):
+            # Trying again does not help.
+            self._mismatch = error
         connection.close(str(error))
 
     def after_read(self) -> None:

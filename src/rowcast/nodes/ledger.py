@@ -1,0 +1,83 @@
+"""The team's parameters, and what is owed to each worker: every update goes into all of them, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import Codec
+from rowcast.nodes.member import Member
+from rowcast.nodes.replica import digest_of
+from rowcast.rows import Layout
+from rowcast.wire import Rows
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """Model-sized memory of the server: the parameters, one vector for each worker, and one more with slack 0.
+
+    With slack 0 a worker computes on exactly the sum of all iterations up to its own. A fast worker may push the
+    next one while a slow link still pulls this one: for those who have not begun it, that is summed up in one
+    vector for all, and becomes owed when they begin. More than one iteration never waits there, because the gate
+    lets nobody start another one before all have begun this.
+
+    Args:
+        layout: the model's rows.
+        parameters: flat float32; taken over and changed in place.
+        strict: slack is 0.
+    """
+
+    def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32], *, strict: bool) -> None:
+        self.layout = layout
+        self.parameters = parameters
+        self._strict = strict
+        self._later: npt.NDArray[np.float32] | None = None
+        self._digest = b""
+
+    @property
+    def digest(self) -> bytes:
+        """Digest of the parameters; worked out when it is asked for."""
+        self._digest = self._digest or digest_of(self.parameters)
+        return self._digest
+
+    def add(self, codec: Codec, message: Rows, members: Iterable[Member]) -> None:
+        """Take an update in: subtract it from the parameters, owe it to everybody (its author included)."""
+        codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+        self._digest = b""
+        kept_back = False
+        for member in members:
+            if self._waits(member, message.iteration):
+                kept_back = True
+            else:
+                codec.add(self.layout, message.payload, message.rows, member.owed.vector, 1.0)
+                member.owes_more()
+        if kept_back:
+            if self._later is None:
+                self._later = self.layout.zeros()
+            codec.add(self.layout, message.payload, message.rows, self._later, 1.0)
+
+    def begin(self, member: Member, iteration: int, members: Iterable[Member]) -> None:
+        """``member`` has begun ``iteration``: what was kept back from it is owed."""
+        if iteration > member.begun_iteration:
+            self.settle(member)
+            member.begun_iteration = iteration
+            if self._later is not None and not any(self._waits(other, iteration) for other in members):
+                self._later[:] = 0
+
+    def settle(self, member: Member) -> None:
+        """Nothing is kept back from ``member`` any longer."""
+        if self._later is not None and self._waits(member, member.begun_iteration + 1):
+            member.owed.vector += self._later
+            member.owes_more()
+
+    def kept_back(self, member: Member) -> npt.NDArray[np.float32]:
+        """The updates that are kept back from ``member``, flat float32 (for the books)."""
+        if self._later is None or not self._waits(member, member.begun_iteration + 1):
+            return self.layout.zeros()
+        return self._later
+
+    def _waits(self, member: Member, iteration: int) -> bool:
+        return self._strict and member.gated and iteration > member.begun_iteration

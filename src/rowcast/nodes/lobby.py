@@ -1,0 +1,71 @@
+"""Connections that are not members yet: handshakes under way, and workers whose turn has not come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rowcast.errors import AuthenticationFailed, RemoteProtocolError
+from rowcast.nodes.handshake import ServerHandshake
+from rowcast.nodes.port import Port
+from rowcast.wire import Challenge, Hello
+
+__all__ = ["Lobby"]
+
+MAX_NAME = 200
+
+
+class Lobby:
+    """Who has connected and is not let in yet.
+
+    Args:
+        life: 16 bytes that name this life of the server.
+        secret: the team's shared secret, or ``None``.
+        entropy: source of random bytes.
+
+    Attributes:
+        queue: workers that introduced themselves and wait until the first worker has sent the parameters.
+    """
+
+    def __init__(self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes]) -> None:
+        self.queue: dict[Port, Hello] = {}
+        self._life, self._secret, self._entropy = life, secret, entropy
+        self._handshakes: dict[Port, ServerHandshake] = {}
+
+    def enter(self, port: Port) -> Challenge:
+        """A connection came; returns what it is asked."""
+        self._handshakes[port] = ServerHandshake(self._life, self._secret, self._entropy)
+        return self._handshakes[port].challenge
+
+    def leave(self, port: Port) -> None:
+        """It is gone, or a member now."""
+        self._handshakes.pop(port, None)
+        self.queue.pop(port, None)
+
+    def strangers(self) -> list[Port]:
+        """Connections that have not introduced themselves."""
+        return [port for port in self._handshakes if port not in self.queue]
+
+    def check(self, port: Port, hello: Hello) -> None:
+        """Check a hello.
+
+        Raises:
+            AuthenticationFailed: its proof does not fit the secret.
+            RemoteProtocolError: it is out of turn, or not well-formed.
+        """
+        if port not in self._handshakes or port in self.queue:
+            raise RemoteProtocolError("expected one hello, got a second one")
+        if not self._handshakes[port].accepts(hello):
+            raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
+        if not 0 < len(hello.name) <= MAX_NAME or not hello.name.isprintable() or len(hello.session) != 16:
+            raise RemoteProtocolError(f"hello: expected a printable name of 1 .. {MAX_NAME} characters and a session")
+
+    def proof(self, port: Port, hello: Hello) -> bytes:
+        """The server's proof for this worker."""
+        return self._handshakes[port].proof(hello)
+
+    def next_in_queue(self) -> tuple[Port, Hello] | None:
+        """Take the worker that has waited longest."""
+        if not self.queue:
+            return None
+        port = next(iter(self.queue))
+        return port, self.queue.pop(port)
