@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import numpy as np
-from common import Figure, arguments, finish, reference_layout
 
+from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings
 from rowcast.drivers.sockets import Server, Shaper, Team
 from rowcast.links import Trace

@@ -10,8 +10,8 @@ import gc
 import tracemalloc
 
 import numpy as np
-from common import Figure, arguments, finish
 
+from common import Figure, arguments, finish
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker, VirtualTeam
 
@@ -27,31 +27,41 @@ def main() -> None:
         return np.full_like(replica, 1e-3)
 
     # The script's own arrays (what it computes, its books) are no part of the nodes: counted before, and left out.
-    scripts = [ScriptedWorker(f"robot-{i}", gradient, 3, rate_bps=50e6) for i in range(WORKERS)]
+    scripts = [ScriptedWorker(f"robot-{i}", gradient, 3, rate_bps=(i + 1) * 50e6) for i in range(WORKERS)]
     team = VirtualTeam(layout, "rog:4", scripts)
     team.run()
     figures = []
     replica = team.workers["robot-0"].node
     own = model_sized(replica, layout)
     figures.append(
-        Figure("worker: model-sized arrays", own, "vectors", bound=2.0, note="pending and replica; the model's own not counted")
+        Figure(
+            "worker: model-sized arrays",
+            own,
+            "vectors",
+            bound=2.0,
+            note="pending and replica; the model's own not counted",
+        )
     )
     server = model_sized(team.server, layout)
     figures.append(
         Figure("server: model-sized arrays, all workers gone", server, "vectors", bound=2.0, note="the parameters")
     )
+    at_work: list[float] = []
+    team = VirtualTeam(layout, "bsp", scripts)
+    for tenth in range(1, 200):
+        team.at(tenth / 10, lambda: at_work.append(model_sized(team.server, layout)))
+    team.run()
+    figures.append(Figure("server: most model-sized arrays, bsp", max(at_work), "vectors", bound=2.0 + WORKERS))
     gc.collect()
     tracemalloc.start()
     team = VirtualTeam(layout, "rog:4", scripts)
-    at_work: list[float] = []
+    at_work = []
     for tenth in range(1, 200):
         team.at(tenth / 10, lambda: at_work.append(model_sized(team.server, layout)))
     team.run()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    figures.append(
-        Figure("server: most model-sized arrays, four workers", max(at_work), "vectors", bound=2.0 + WORKERS)
-    )
+    figures.append(Figure("server: most model-sized arrays, rog:4", max(at_work), "vectors", bound=2.0 + WORKERS))
     books = WORKERS * 2  # VirtualTeam.computed is float64
     # One worker proposes at a time: update, proposal, their difference, and its float64 for the books.
     transient = 1 + 1 + 1 + 2

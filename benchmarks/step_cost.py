@@ -8,11 +8,10 @@ parameters, applying reads and writes the replica.
 from __future__ import annotations
 
 import numpy as np
-from common import Figure, arguments, best_s, finish, reference_layout
 
+from common import Figure, arguments, best_s, finish, reference_layout
 from rowcast.config import LinkSettings
 from rowcast.nodes.inbox import Inbox
-from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.worker import WorkerNode
 from rowcast.sync import parse_policy
 from rowcast.wire import FrameDecoder, encode

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from common import Figure, arguments, finish, reference_layout
 
+from common import Figure, arguments, finish, reference_layout
 from rowcast.codecs import REGISTRY
 from rowcast.config import LinkSettings
 from rowcast.nodes.outbox import Outbox
@@ -17,7 +17,7 @@ def full_push(layout, policy_text: str, rate_bps: float) -> tuple[int, int]:
     policy = parse_policy(policy_text)
     random = np.random.default_rng(0)
     vector = random.standard_normal(layout.elements, dtype=np.float32)
-    outbox = Outbox(layout, LinkSettings(initial_rate_bps=rate_bps), vector, vector)
+    outbox = Outbox(layout, LinkSettings(initial_rate_bps=rate_bps), vector, vector, state_settles=False)
     outbox.stamps[:] = random.integers(0, 4, layout.rows)
     outbox.link_ready()
     outbox.begin(0.0, 5, policy.row_codec, policy.choose_push, 1e9)
@@ -49,7 +49,9 @@ def main() -> None:
     for codec in ("raw", "half"):
         assert codec in REGISTRY
         size, frames = full_push(layout, f"bsp?codec={codec}", 90e6)
-        figures.append(Figure(f"{codec}, bsp", 100 * size / whole, "% of float32", note=f"{size} bytes, {frames} frames"))
+        figures.append(
+            Figure(f"{codec}, bsp", 100 * size / whole, "% of float32", note=f"{size} bytes, {frames} frames")
+        )
     finish(f"One full push, {name}", figures, options)
 
 

@@ -31,14 +31,17 @@ FAMILIES = {
     "bsp": ("bsp", "Bulk synchronous. Slack 0, the whole model in each push and pull."),
     "ssp": ("ssp:S", "Stale synchronous. Slack S, the whole model in each push and pull."),
     "asp": ("asp", "Asynchronous. No gate, the whole model in each push and pull."),
-    "rog": ("rog:S", "Row by row. Slack S, a quota of the oldest rows, then others for as long as the MTA time allows."),
+    "rog": (
+        "rog:S",
+        "Row by row. Slack S, a quota of the oldest rows, then others while the MTA time lasts.",
+    ),
 }
 
 #: What each option means; an option that is missing here fails the test.
 OPTIONS = {
-    "codec": "How rows are encoded: a name from the list of codecs below.",
+    "codec": "How rows are encoded: `onebit`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
-    "share": "Share of the encoded bytes that must travel in each push and each pull, above 0, at most 1.",
+    "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
     "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
 }
@@ -136,7 +139,9 @@ def exits() -> str:
     """The exit codes of the command."""
     from rowcast.cli.exits import MEANINGS  # late: the other parts need no command
 
-    return "\n".join(["| code | meaning |", "|---|---|", *(f"| {code:d} | {text} |" for code, text in MEANINGS.items())])
+    return "\n".join(
+        ["| code | meaning |", "|---|---|", *(f"| {code:d} | {text} |" for code, text in MEANINGS.items())]
+    )
 
 
 def error_tree() -> str:

@@ -19,8 +19,8 @@ import rowcast  # rowcast
 def main() -> None:
     parser = argparse.ArgumentParser(description="Learn handwritten digits, alone or in a team.")
     parser.add_argument("--alone", action="store_true", help="plain PyTorch, no team")
-    parser.add_argument("--server", default="127.0.0.1:7117", help="host:port of 'rowcast serve'")
-    parser.add_argument("--name", default="robot-0", help="stable name of this robot, unique in the team")
+    parser.add_argument("--server", default="127.0.0.1:7117", help="host:port of the server")  # rowcast
+    parser.add_argument("--name", default="robot-0", help="unique in the team")  # rowcast
     parser.add_argument("--part", default="0/1", help="which part of the data is ours, as in 0/2 and 1/2")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--save", help="write the trained parameters to this file")
@@ -34,7 +34,7 @@ def main() -> None:
 
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    if not arguments.alone:
+    if not arguments.alone:  # rowcast
         team = rowcast.join(arguments.server, name=arguments.name)  # rowcast
         optimizer = rowcast.Optimizer(optimizer, model, team)  # rowcast
 
@@ -46,7 +46,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
 
-    if not arguments.alone:
+    if not arguments.alone:  # rowcast
         optimizer.close()  # rowcast: everything is delivered, everybody agrees
     right = (model(images).argmax(dim=1) == labels).float().mean().item()
     print(f"{arguments.name}: loss {loss.item():.3f}, {100 * right:.1f} % right")

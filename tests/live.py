@@ -50,11 +50,18 @@ class LiveServer:
 
     def __enter__(self):
         self._thread.start()
-        self.call(self.server.start())
+        try:
+            self.call(self.server.start())
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, *_):
         self.call(self.server.close())
+        self._end()
+
+    def _end(self):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LIMIT_S)
         self._loop.close()
@@ -107,11 +114,16 @@ class Robot(threading.Thread):
     Attributes:
         computed: float64 [elements], sum of all it ever proposed.
         error: what ended it early.
+        go_on: with ``hold``, it computes nothing until this is set.
     """
 
-    def __init__(self, server, name, *, steps, update=1, host="127.0.0.1", port=None, settings=IMPATIENT, **options):
+    def __init__(self, server, name, *, steps, update=1, hold=False, host="127.0.0.1", port=None, **options):
         super().__init__(name=f"test-{name}", daemon=True)
-        self.team = Team(host, port or server.port, name=name, settings=settings, **options)
+        options.setdefault("settings", IMPATIENT)
+        self.team = Team(host, port or server.port, name=name, **options)
+        self.go_on = threading.Event()
+        if not hold:
+            self.go_on.set()
         self.steps, self.update = steps, update
         self.computed = np.zeros(LAYOUT.elements)
         self.error = None
@@ -120,6 +132,7 @@ class Robot(threading.Thread):
     def run(self):
         try:
             self.team.start(LAYOUT, start_of())
+            assert self.go_on.wait(LIMIT_S)
             while self.team.iteration < self.steps:
                 propose(self.team, self.update, self.computed)
                 self.team.exchange()
@@ -127,6 +140,11 @@ class Robot(threading.Thread):
         except BaseException as error:
             self.error = error
             self.team.leave()
+
+    @property
+    def iteration(self):
+        """Iterations finished; 0 before it has started."""
+        return self.team._node.iteration if self.team._node is not None else 0
 
     def done(self):
         """Wait for its end; raises what went wrong."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.links import Trace
+from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from teams import (
@@ -39,7 +40,11 @@ SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.
 
 def prove(examples):
     return settings(
-        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate]
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+        phases=[Phase.generate],
     )
 
 
@@ -85,7 +90,9 @@ def test_bsp_is_serial_sgd_on_the_union_batch(data):
     rates = [data.draw(links()) for _ in range(count)]
     compute = [data.draw(st.sampled_from([0.001, 0.1, 0.5])) for _ in range(count)]
     cuts = data.draw(outages([f"robot{i}" for i in range(count)]))
-    team, gradients = bsp_team(iterations, rates, cuts=cuts, compute=compute, duplicate=data.draw(st.sampled_from([0, 0.3])))
+    team, gradients = bsp_team(
+        iterations, rates, cuts=cuts, compute=compute, duplicate=data.draw(st.sampled_from([0, 0.3]))
+    )
     finished(team)
     expected = serial_sgd(gradients, iterations)
     np.testing.assert_allclose(team.server.parameters, expected, rtol=0, atol=1e-5)
@@ -139,7 +146,6 @@ def test_kills_restarts_joins_and_leaves_lose_nothing_else(data):
         server_settings=ServerSettings(expected_workers=data.draw(st.integers(1, 3)), absence_limit_s=limit),
     )
     books = Books(team)
-    team.at(0.001, lambda: None)
     names = names_of(scripts)
 
     def strike(kind, name, down_s):
@@ -155,7 +161,8 @@ def test_kills_restarts_joins_and_leaves_lose_nothing_else(data):
 
     kinds = st.sampled_from(["cut", "kill", "kill and restart"])
     strikes = st.lists(
-        st.tuples(st.floats(0.0, 5.0), kinds, st.sampled_from(names[1:]), st.sampled_from([0.0, 0.1, 1.0, 4.0])), max_size=5
+        st.tuples(st.floats(0.0, 5.0), kinds, st.sampled_from(names[1:]), st.sampled_from([0.0, 0.1, 1.0, 4.0])),
+        max_size=5,
     )
     for time, kind, name, down_s in data.draw(strikes):
         team.at(time, lambda kind=kind, name=name, down_s=down_s: strike(kind, name, down_s))
@@ -200,28 +207,44 @@ def test_who_leaves_takes_only_what_he_had_not_delivered(text, tenths, again):
 @given(st.data())
 def test_every_present_worker_grows(data):
     """Invariant 6: with a positive long-run rate on every present link, every iteration count grows."""
-    scripts = data.draw(members(iterations=400))
+    scripts = data.draw(members(iterations=120))
     team = team_of(data.draw(policies()), scripts)
     names = names_of(scripts)
     for time, name, down_s in data.draw(outages(names)):
         team.at(time, lambda name=name, down_s=down_s: team.cut(name, down_s))
     counts = []
-    for time in (30.0, 60.0, 90.0):
+    for time in (15.0, 30.0, 45.0):
         team.run(time)
         counts.append([team.workers[name].computed for name in names])
-    assert all(n >= 400 or n > m for m, n in zip(counts[0], counts[1], strict=True))
-    assert all(n >= 400 or n > m for m, n in zip(counts[1], counts[2], strict=True))
+    assert all(n >= 120 or n > m for m, n in zip(counts[0], counts[1], strict=True))
+    assert all(n >= 120 or n > m for m, n in zip(counts[1], counts[2], strict=True))
 
 
 # -- 7: a cut at any byte --------------------------------------------------------------------------------------
 
 
+def steep(seed, layout):
+    return quadratic(seed, layout, rate=0.3)
+
+
+#: 4 rows of 3 elements: few bytes, so that every one of them can be the last.
+TINY = Layout.from_shapes([("weight", (3, 3)), ("bias", (3,))], small_tensor=1)
+
+
 def cut_anywhere(text, gradient, direction, byte, down_s=0.2):
     scripts = [
-        worker(f"robot{i}", iterations=2, gradient=gradient(i), weight=0.5, compute_s=0.02, delay_s=0.002)
+        worker(
+            f"robot{i}",
+            iterations=2,
+            gradient=gradient(i, TINY),
+            weight=0.5,
+            compute_s=0.02,
+            delay_s=0.002,
+            layout=TINY,
+        )
         for i in range(2)
     ]
-    team = team_of(text, scripts)
+    team = VirtualTeam(TINY, text, scripts, link_settings=SMALL_FRAMES)
     books = Books(team)
     if byte is not None:
         team.cut_after("robot0", direction, byte, down_s)
@@ -235,20 +258,20 @@ def cut_anywhere(text, gradient, direction, byte, down_s=0.2):
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_cutting_bsp_at_every_byte_changes_only_the_time(direction):
-    calm = cut_anywhere("bsp?codec=raw", lambda i: quadratic(i, rate=0.3), direction, None)
+    calm = cut_anywhere("bsp?codec=raw", steep, direction, None)
     total = calm.workers["robot0"].carried[direction]
-    assert total > 500
+    assert total > 300
     for byte in range(total):
-        team = cut_anywhere("bsp?codec=raw", lambda i: quadratic(i, rate=0.3), direction, byte)
+        team = cut_anywhere("bsp?codec=raw", steep, direction, byte)
         np.testing.assert_allclose(
             team.server.parameters, calm.server.parameters, rtol=0, atol=1e-6, err_msg=f"byte {byte}"
         )
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_cutting_rog_at_any_byte_keeps_the_books(direction):
+def test_cutting_rog_at_a_byte_keeps_the_books(direction):
     calm = cut_anywhere("rog:2?codec=onebit", noise, direction, None)
-    for byte in range(0, calm.workers["robot0"].carried[direction], 7):
+    for byte in range(0, calm.workers["robot0"].carried[direction], 3):
         team = cut_anywhere("rog:2?codec=onebit", noise, direction, byte)
         # The updates do not depend on the parameters: after draining, the sum is the same whatever happened.
         np.testing.assert_allclose(
@@ -304,10 +327,11 @@ def test_a_parameter_without_a_gradient_blocks_nobody(text, dead):
     for spec in LAYOUT.tensors:
         if spec.name in dead:
             mask[spec.start : spec.stop] = 0
-    scripts = [
-        worker(f"robot{i}", iterations=12, gradient=lambda n, x, step=noise(i): mask * step(n, x), rate_bps=1e5)
-        for i in range(3)
-    ]
+
+    def masked(step):
+        return lambda n, x: mask * step(n, x)
+
+    scripts = [worker(f"robot{i}", iterations=12, gradient=masked(noise(i)), rate_bps=1e5) for i in range(3)]
     team = team_of(text, scripts)
     finished(team, until=60.0)
     replicas_agree(team)
@@ -323,7 +347,10 @@ def test_ssp_is_rog_with_one_row_per_model(data):
     scripts = data.draw(members())
     cuts = data.draw(outages(names_of(scripts)))
     journals = []
-    for text in (f"ssp:{slack}?codec={codec}", f"rog:{slack}?granularity=model&share=1&codec={codec}"):
+    rog = f"rog:{slack}?granularity=model&share=1&codec={codec}"
+    # The name travels in the welcome: f1, which nothing asks for here, makes both as long.
+    ssp = f"ssp:{slack}?codec={codec}&f1=1.".ljust(len(rog), "0")
+    for text in (ssp, rog):
         team = team_of(text, scripts)
         for time, name, down_s in cuts:
             team.at(time, lambda team=team, name=name, down_s=down_s: team.cut(name, down_s))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 
 import pytest
-from live import LIMIT_S, eventually
 
+from live import LIMIT_S, eventually
 from rowcast.drivers.sockets import Shaper
 from rowcast.links import Trace
 
@@ -47,10 +48,8 @@ class Pipe:
         threading.Thread(target=self._send, args=(size,), daemon=True).start()
 
     def _send(self, size):
-        try:
+        with contextlib.suppress(OSError):
             self.sender.sendall(bytes(size))
-        except OSError:
-            pass
 
     def __enter__(self):
         return self
@@ -82,7 +81,9 @@ def test_nothing_passes_while_the_rate_is_zero():
         begun = time.monotonic()
         pipe.send(100_000)
         eventually(lambda: pipe.total == 100_001)
-        gaps = [(after[0] - before[0], before[0]) for before, after in zip(pipe.arrivals, pipe.arrivals[1:], strict=False)]
+        gaps = [
+            (after[0] - before[0], before[0]) for before, after in zip(pipe.arrivals, pipe.arrivals[1:], strict=False)
+        ]
         longest, at = max(gaps)
         assert longest == pytest.approx(0.6, abs=0.1)
         assert at - begun == pytest.approx(0.2, abs=0.1)

@@ -53,7 +53,7 @@ def join(
     """
     from rowcast.drivers.sockets import Team
     from rowcast.drivers.sockets.tcp import split_address
-    from rowcast.journal import Journal, file_sink
+    from rowcast.journal import FileSink, Journal, forget
 
     host, port = split_address(address)
     return Team(
@@ -63,7 +63,7 @@ def join(
         secret=read_secret(secret_file) if secret_file is not None else None,
         settings=settings,
         link_settings=link_settings,
-        journal=Journal(name, file_sink(journal_file) if journal_file is not None else None),
+        journal=Journal(name, forget if journal_file is None else FileSink(journal_file)),
         insecure=insecure,
     )
 

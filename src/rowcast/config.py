@@ -168,7 +168,7 @@ class WorkerSettings(_Checked):
         10.0, "A link on which no byte arrives for this long is taken for lost.", unit="s", low=0.5, high=3600.0
     )
     heartbeat_s: float = setting(
-        1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=60.0
+        1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=60.0
     )
     patience_s: float = setting(3.0, "A wait longer than this says for whom.", unit="s", low=0.1, high=3600.0)
 

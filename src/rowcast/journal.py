@@ -13,13 +13,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError, LocalProtocolError
 
-__all__ = ["EVENTS", "Journal", "file_sink", "open_journal", "read_journal", "write_to"]
+__all__ = ["EVENTS", "FileSink", "Journal", "forget", "open_journal", "read_journal", "write_to"]
 
 Record = dict[str, Any]
 
@@ -73,7 +75,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "staleness": "iterations by which this worker is behind the fastest",
     },
     "waiting": {
-        "peer": "name of the worker that waits (at the server) or 'self'",
+        "peer": "name of the worker that waits",
         "iteration": "iteration it has finished",
         "for": "names of those it waits for, with the reason",
         "waited_s": "seconds waited so far",
@@ -149,23 +151,44 @@ def write_to(stream: io.TextIOBase) -> Callable[[Record], None]:
     """A sink that writes each record to ``stream`` as one line of JSON (flushed: a crash keeps the record)."""
 
     def sink(record: Record) -> None:
-        stream.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+        try:
+            line = json.dumps(record, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            # A loss that became NaN is news, not a reason to stop; JSON has no word for it but null.
+            finite = {key: None if _nonfinite(value) else value for key, value in record.items()}
+            line = json.dumps(finite, separators=(",", ":"), allow_nan=False)
+        stream.write(line + "\n")
         stream.flush()
 
     return sink
 
 
-def file_sink(path: str | Path) -> Callable[[Record], None]:
-    """A sink that writes to a new file; the folder is made.
+def _nonfinite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+class FileSink:
+    """A sink that writes to a new file (the folder is made), closed by :meth:`close` or with its last user.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return write_to(Path(path).open("w", encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"journal {path}: cannot be written: {error.strerror}") from error
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            stream = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - closed by the finalizer
+        except OSError as error:
+            raise ConfigError(f"journal {path}: cannot be written: {error.strerror}") from error
+        self._write = write_to(stream)
+        self.close = weakref.finalize(self, stream.close)
+
+    def __call__(self, record: Record) -> None:
+        self._write(record)
+
+
+def forget(record: Record) -> None:
+    """The sink of a robot that keeps no journal: months of training must not fill its memory."""
 
 
 @contextlib.contextmanager
@@ -176,15 +199,13 @@ def open_journal(node: str, path: str | Path | None) -> Iterator[Journal]:
         ConfigError: the file cannot be written.
     """
     if path is None:
-        yield Journal(node, lambda record: None)
+        yield Journal(node, forget)
         return
+    sink = FileSink(path)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        stream = Path(path).open("w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"journal {path}: cannot be written: {error.strerror}") from error
-    with stream:
-        yield Journal(node, write_to(stream))
+        yield Journal(node, sink)
+    finally:
+        sink.close()
 
 
 def read_journal(path: str | Path) -> Iterator[Record]:
@@ -199,6 +220,8 @@ def read_journal(path: str | Path) -> Iterator[Record]:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ConfigError(f"journal {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"journal {path}: not a journal: {error}") from error
     for number, line in enumerate(lines, start=1):
         if not line:
             continue

@@ -55,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         result = app(words, prog_name="rowcast", standalone_mode=False)
         code = result if isinstance(result, int) else ExitCode.FINE
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
         code = ExitCode.INTERRUPTED
     except Exception as error:
         code = _explain(error, debug)
+    if code == ExitCode.INTERRUPTED:  # some versions of typer give the code back instead of raising
+        _complain("interrupted")
     sys.stdout.flush()
     sys.exit(int(code))
 

@@ -23,6 +23,7 @@ __all__ = ["Half"]
 _ALIGN = np.float32(2.0**-112)
 _BACK = np.float32(2.0**112)
 _ONE = 0x3C00
+_FOUR = 0x4400
 
 
 @compiled
@@ -69,7 +70,10 @@ def _encode(
             size = pattern[j] & np.uint32(0x7FFFFFFF)
             nearest_even = np.uint32(0x0FFF) + ((size >> np.uint32(13)) & np.uint32(1))
             sign = (pattern[j] >> np.uint32(16)) & np.uint32(0x8000)
-            half[j] = np.uint16(((size + nearest_even) >> np.uint32(13)) | sign)
+            nearest = (size + nearest_even) >> np.uint32(13)
+            # Beyond 2**126 no exponent is large enough: at most 1 is sent, the rest stays. NaN and Inf stay as well.
+            nearest = np.uint32(_ONE) if np.uint32(_ONE) < nearest <= np.uint32(_FOUR) else nearest
+            half[j] = np.uint16(nearest | sign)
         if consume:
             for j in range(len(row)):
                 bits = np.uint32(half[j])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rowcast.errors import DataError
 from rowcast.nodes import ServerNode, WorkerNode
-from rowcast.nodes.worker import digest_of
+from rowcast.nodes.replica import digest_of
 from rowcast.rows import Layout
 
 __all__ = ["AuditReport", "ServerAudit", "WorkerAudit", "prove"]

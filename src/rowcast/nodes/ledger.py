@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ class Ledger:
         self.parameters = parameters
         self._strict = strict
         self._later: npt.NDArray[np.float32] | None = None
+        self._later_iteration = 0
         self._digest = b""
 
     @property
@@ -43,11 +44,18 @@ class Ledger:
         self._digest = self._digest or digest_of(self.parameters)
         return self._digest
 
-    def add(self, codec: Codec, message: Rows, members: Iterable[Member]) -> None:
+    def add(self, codec: Codec, message: Rows, members: Collection[Member]) -> None:
         """Take an update in: subtract it from the parameters, owe it to everybody (its author included)."""
         codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
         self._digest = b""
         kept_back = False
+        if message.iteration != self._later_iteration and any(
+            self._waits(member, message.iteration) for member in members
+        ):
+            for member in members:
+                self.settle(member)
+            self._forget()
+            self._later_iteration = message.iteration
         for member in members:
             if self._waits(member, message.iteration):
                 kept_back = True
@@ -59,23 +67,38 @@ class Ledger:
                 self._later = self.layout.zeros()
             codec.add(self.layout, message.payload, message.rows, self._later, 1.0)
 
-    def begin(self, member: Member, iteration: int, members: Iterable[Member]) -> None:
+    def begin(self, member: Member, iteration: int) -> None:
         """``member`` has begun ``iteration``: what was kept back from it is owed."""
         if iteration > member.begun_iteration:
-            self.settle(member)
+            if iteration >= self._later_iteration:
+                self.settle(member)
             member.begun_iteration = iteration
-            if self._later is not None and not any(self._waits(other, iteration) for other in members):
-                self._later[:] = 0
 
     def settle(self, member: Member) -> None:
         """Nothing is kept back from ``member`` any longer."""
-        if self._later is not None and self._waits(member, member.begun_iteration + 1):
+        if self._later is not None and self._waits(member, self._later_iteration):
             member.owed.vector += self._later
             member.owes_more()
 
+    def keep_back(self, member: Member, members: Iterable[Member]) -> None:
+        """``member`` counts from now on and was owed everything: what others wait for is kept back from it."""
+        if self._later is None or not self._waits(member, self._later_iteration):
+            return
+        if any(self._waits(other, self._later_iteration) for other in members if other is not member):
+            member.owed.vector -= self._later
+            member.owes_more()
+        else:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Nobody waits for what was kept back."""
+        if self._later is not None:
+            self._later[:] = 0
+        self._later_iteration = 0
+
     def kept_back(self, member: Member) -> npt.NDArray[np.float32]:
         """The updates that are kept back from ``member``, flat float32 (for the books)."""
-        if self._later is None or not self._waits(member, member.begun_iteration + 1):
+        if self._later is None or not self._waits(member, self._later_iteration):
             return self.layout.zeros()
         return self._later
 

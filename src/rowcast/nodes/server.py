@@ -330,9 +330,8 @@ class ServerNode:
         if member.stage in (Stage.WAITING, Stage.PULLING):
             member.stage = Stage.COMPUTING
         if not hello.joined and member.stage in (Stage.READY, Stage.COMPUTING):
-            # What it was sent last, parameters or the permission to start, was lost with the link: once more.
+            # The permission to start was lost with the link: once more. It keeps its place at the gate.
             member.stage = Stage.RECEIVING
-            self._uncount(now, member)
         elif member.stage is Stage.COMPUTING and not member.gated:
             self._count(member)
             iteration = member.iteration
@@ -420,6 +419,11 @@ class ServerNode:
 
     def _is_ready(self, now: float, member: Member) -> None:
         """It holds the team's parameters: it starts with the others, or at once if they have started."""
+        if member.gated:
+            member.stage = Stage.COMPUTING
+            if member.port is not None:
+                self._say(member.port, Start(member.iteration, len(self.versions), self.epoch))
+            return
         member.stage = Stage.READY
         member.waiting_since = now
         member.next_notice = now + self.settings.patience_s
@@ -438,9 +442,9 @@ class ServerNode:
 
     def _count(self, member: Member) -> None:
         """Let the gate count a worker from now on."""
-        if self.ledger is not None:
-            self.ledger.settle(member)
         self.gate.admit(member)
+        if self.ledger is not None:
+            self.ledger.keep_back(member, self.members.values())
 
     # -- rows --------------------------------------------------------------------------------------------------
 
@@ -460,7 +464,7 @@ class ServerNode:
             else:
                 if self.ledger is None or not self.gate.opened:
                     raise RemoteProtocolError("expected no update before the start, got one")
-                self.ledger.begin(member, message.iteration, self.members.values())
+                self.ledger.begin(member, message.iteration)
                 self.ledger.add(codec, message, self.members.values())
                 self._book(now, member, message)
         self._say(member.port, Ack(member.inbox.received))
@@ -495,7 +499,7 @@ class ServerNode:
             raise RemoteProtocolError(f"expected no end of a push while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
         if self.ledger is not None:
-            self.ledger.begin(member, message.iteration, self.members.values())
+            self.ledger.begin(member, message.iteration)
         self.gate.pushed(member, message)
         member.metrics["rate_bps"] = message.rate_bps
         self.journal.record(

@@ -65,6 +65,8 @@ class Phase(enum.Enum):
     DONE = "done"
 
 
+MAX_ITERATION = 1 << 30
+
 #: An exchange is under way: the training loop is blocked in ``step()``.
 EXCHANGING = frozenset({Phase.PUSHING, Phase.WAITING, Phase.PULLING})
 
@@ -136,6 +138,7 @@ class WorkerNode:
         self._server = b""
         self._port: Port | None = None
         self._handshake = WorkerHandshake(secret, entropy)
+        self._told_iteration = 0
         self._welcomed = False
         self._seeding = False
         self._step = Step(0.0)
@@ -332,6 +335,7 @@ class WorkerNode:
     # -- joining -----------------------------------------------------------------------------------------------
 
     def _on_challenge(self, message: Challenge) -> None:
+        self._told_iteration = self.iteration
         hello = Hello(
             name=self.name,
             session=self._session,
@@ -352,6 +356,7 @@ class WorkerNode:
     def _on_welcome(self, now: float, message: Welcome) -> None:
         if self._welcomed:
             raise RemoteProtocolError("expected one welcome, got a second one")
+        _expect_countable(message.iteration)
         try:
             self._handshake.verify(message)
         except AuthenticationFailed as error:
@@ -406,9 +411,10 @@ class WorkerNode:
         delivered, restored = self.outbox.resume(now, message.received)
         self.journal.record(now, "resume", peer="server", delivered=delivered, restored=restored)
         self.notices.append(f"{self.name}: link to the server is back")
-        if message.iteration != self.iteration:
-            self.iteration = message.iteration
-            self.outbox.renumber(message.iteration - 1 if self.phase in EXCHANGING else message.iteration)
+        if message.iteration != self._told_iteration:
+            # Another count than the hello told. A gradient may have been finished between hello and welcome.
+            self.iteration += message.iteration - self._told_iteration
+            self.outbox.renumber(self.iteration - 1 if self.phase in EXCHANGING else self.iteration)
         # The server may have lost the link before it learnt that it has all parameters.
         self._seeding = message.state == b""
         if self._seeding:
@@ -426,6 +432,7 @@ class WorkerNode:
         """The parameters are the team's, and the team is complete: begin, or go on where the work was left."""
         if self.joined:
             raise RemoteProtocolError("expected one permission to start, got a second one")
+        _expect_countable(message.iteration)
         self.joined = True
         self.members = max(message.members, 1)
         self.iteration = message.iteration
@@ -556,3 +563,9 @@ class WorkerNode:
         self.failure = self.failure or error
         if self._port is not None:
             self._port.closing = True
+
+
+def _expect_countable(iteration: int) -> None:
+    """Refuse a count that the stamps of the rows (int32) could not follow."""
+    if iteration > MAX_ITERATION:
+        raise RemoteProtocolError(f"expected an iteration up to {MAX_ITERATION}, got {iteration}")

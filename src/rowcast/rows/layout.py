@@ -19,6 +19,9 @@ __all__ = ["Layout", "TensorSpec"]
 
 SMALL_TENSOR = 1000
 MAX_ROW = 1 << 16
+#: More rows than any model needs; a table that a peer sent cannot make us allocate more.
+_MOST_ROWS = 1 << 24
+_MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Layout:
             max_row: longest row, in elements.
 
         Raises:
-            ConfigError: no tensor, an empty tensor, or a name that stands twice.
+            ConfigError: no tensor, an empty tensor, a name that stands twice, or more than 2**24 rows.
         """
         tensors: list[TensorSpec] = []
         pieces: list[npt.NDArray[np.int64]] = []
@@ -98,10 +101,12 @@ class Layout:
             slices = 1 if len(shape) <= 1 or elements < small_tensor else shape[0]
             length = elements // slices
             parts = -(-length // max_row)
+            count = slices * parts
+            if row + count > _MOST_ROWS:
+                raise ConfigError(f"layout: more than {_MOST_ROWS} rows at tensor {name!r} {shape}; raise max_row")
             bounds = (np.arange(parts, dtype=np.int64) * length) // parts
             ends = (np.arange(slices, dtype=np.int64) * length)[:, None] + bounds[None, :]
             pieces.append(start + ends.reshape(-1))
-            count = slices * parts
             tensors.append(TensorSpec(name, shape, start, start + elements, row, row + count))
             start += elements
             row += count
@@ -139,7 +144,7 @@ class Layout:
         """
         try:
             content = json.loads(table)
-            shapes = [(_text(name), [_size(n) for n in shape]) for name, shape in content["tensors"]]
+            shapes = [(_text(name), _shape(shape)) for name, shape in content["tensors"]]
             small, longest = _size(content["small_tensor"]), _size(content["max_row"])
             if sum(math.prod(shape) for _, shape in shapes) > 1 << 36:
                 raise ValueError("more than 2**36 elements")
@@ -189,6 +194,12 @@ def _size(value: Any) -> int:
     if type(value) is not int or not 0 < value < 1 << 40:
         raise ValueError(f"size {value!r}")
     return value
+
+
+def _shape(value: Any) -> list[int]:
+    if type(value) is not list or len(value) > _MOST_DIMENSIONS:
+        raise ValueError(f"expected at most {_MOST_DIMENSIONS} sizes for a shape")
+    return [_size(size) for size in value]
 
 
 def _text(value: Any) -> str:

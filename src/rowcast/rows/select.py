@@ -39,6 +39,7 @@ def descending(units: IntArray, values: npt.NDArray[np.float32]) -> IntArray:
     """
     chosen = np.ascontiguousarray(values[units], dtype=np.float32)
     chosen[~np.isfinite(chosen)] = np.inf
+    chosen += np.float32(0.0)  # -0.0 has a sign bit; its sum with 0.0 has none
     # The sign bit of a value >= 0 is 0: 31 bits of value and 32 of index fill one positive integer.
     keys = ((0x7FFFFFFF - chosen.view(np.uint32).astype(np.int64)) << 32) | units
     keys.sort()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_name
+from rowcast.codecs import Codec, Zero, codec_by_name
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection, select
 from rowcast.sync.mta import minimum_share
@@ -26,6 +26,7 @@ from rowcast.sync.mta import minimum_share
 __all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
 
 GRANULARITIES = ("row", "tensor", "model")
+LOWEST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,13 @@ class Policy:
                 f"policy {self.name!r}: unknown granularity {self.granularity!r}; "
                 f"{near_match(self.granularity, GRANULARITIES)}"
             )
-        if not 0 < self.share <= 1:
-            raise ConfigError(f"policy {self.name!r}: expected a share in 0 .. 1 (0 excluded), got {self.share}")
+        if not LOWEST_SHARE <= self.share <= 1:
+            raise ConfigError(f"policy {self.name!r}: expected a share in {LOWEST_SHARE:g} .. 1, got {self.share}")
         for key in ("f1", "f2"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ConfigError(f"policy {self.name!r}: expected {key} >= 0, got {getattr(self, key)}")
-        codec_by_name(self.codec)
+        if codec_by_name(self.codec).wire_id == Zero.wire_id:
+            raise ConfigError(f"policy {self.name!r}: the codec 'zero' sends nothing; take another")
 
     @property
     def row_codec(self) -> Codec:

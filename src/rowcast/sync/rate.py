@@ -12,6 +12,8 @@ MEMORY_S = 5.0
 QUANTILE = 0.2
 RECENT = 8
 TRIP_MEMORY_S = 30.0
+#: The estimate never falls below this (bit/s): a time that is predicted from it stays finite.
+LOWEST_BPS = 1.0
 #: Acknowledgements closer together than this count as one: their spacing says nothing about the link.
 GRAIN_S = 0.002
 
@@ -37,6 +39,7 @@ class RateMeter:
         self._unacked = 0
         self._since = 0.0
         self._gathered = 0
+        self._busy = 0.0
         self.round_trip_s = 0.0
         self._trips: deque[tuple[float, float]] = deque()
         self._alone_at = -1.0
@@ -44,8 +47,8 @@ class RateMeter:
     def sent(self, now: float, size: int) -> None:
         """``size`` bytes were handed to the link."""
         if self._unacked == 0:
-            self._since = now
-            self._gathered = 0
+            # Sending time too short for a sample of its own is carried over the idle time.
+            self._since = now - self._busy
             self._alone_at = now
         self._unacked += size
 
@@ -60,7 +63,9 @@ class RateMeter:
             self._average = keep * self._average + (1 - keep) * rate
             self._measured = True
             self._samples.append((now, rate))
-            self._since, self._gathered = now, 0
+            self._since, self._gathered, self._busy = now, 0, 0.0
+        else:
+            self._busy = elapsed
         while self._samples and self._samples[0][0] < now - MEMORY_S:
             self._samples.popleft()
         if sent_at == self._alone_at:
@@ -73,7 +78,8 @@ class RateMeter:
 
     def forget_flight(self) -> None:
         """The link was lost: what was on its way is no longer."""
-        self._unacked = 0
+        self._unacked = self._gathered = 0
+        self._busy = 0.0
 
     def rate_bps(self, now: float) -> float:
         """The estimate at ``now``, bit/s."""
@@ -81,10 +87,10 @@ class RateMeter:
         if self._unacked and self._measured:
             # Silence while bytes are on their way is news as well: no more than one frame can have passed.
             average *= 0.5 ** (max(now - self._since - GRAIN_S, 0.0) / HALF_LIFE_S)
-        if self._samples:
-            ordered = sorted(rate for _, rate in self._samples)
+        ordered = sorted(rate for at, rate in self._samples if at >= now - MEMORY_S)
+        if ordered:
             average = max(average, ordered[math.floor(QUANTILE * (len(ordered) - 1))])
-        return 8 * average
+        return max(8 * average, LOWEST_BPS)
 
     def peak_bps(self, now: float) -> float:
         """The best of the estimate and the last few samples, bit/s: what the window must be able to fill."""

@@ -8,7 +8,7 @@ int      u64, big-endian
 float    IEEE 754 double, big-endian, finite
 bytes    u32 length, content
 str      the same, UTF-8
-dict     u16 count, then name (str) and value (float) of each
+dict     u16 count (at most 64), then name (str) and value (float) of each; others are left out
 ======== =====================================================
 """
 
@@ -52,7 +52,7 @@ def pack(message: Message) -> bytes:
     for name, kind in _plan(type(message)):
         try:
             parts.append(_WRITERS.get(kind, _write_metrics)(getattr(message, name)))
-        except (struct.error, AttributeError, TypeError) as error:
+        except (struct.error, AttributeError, TypeError, ValueError) as error:
             raise LocalProtocolError(f"{type(message).__name__}.{name}: cannot be sent: {error}") from error
     return b"".join(parts)
 
@@ -79,10 +79,16 @@ def _write_bytes(value: bytes) -> bytes:
     return _U32.pack(len(value)) + value
 
 
+def _write_float(value: float) -> bytes:
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
+    return _F64.pack(value)
+
+
 def _write_metrics(value: dict[str, float]) -> bytes:
-    kept = {name: number for name, number in value.items() if math.isfinite(number)}
+    kept = [(name, number) for name, number in value.items() if math.isfinite(number)][:_MAX_METRICS]
     parts = [_U16.pack(len(kept))]
-    for name, number in kept.items():
+    for name, number in kept:
         parts += [_write_bytes(name.encode()), _F64.pack(number)]
     return b"".join(parts)
 
@@ -90,7 +96,7 @@ def _write_metrics(value: dict[str, float]) -> bytes:
 _WRITERS: dict[Any, Callable[[Any], bytes]] = {
     bool: lambda value: b"\x01" if value else b"\x00",
     int: _U64.pack,
-    float: _F64.pack,
+    float: _write_float,
     bytes: _write_bytes,
     str: lambda value: _write_bytes(value.encode()),
 }

@@ -233,7 +233,7 @@ class Leave(Message):
 class Refusal(Message):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
-    ``code`` is one of ``protocol``, ``secret``, ``layout``, ``name``, ``policy``.
+    ``code`` is one of ``protocol``, ``version``, ``secret``, ``layout``, ``name``.
     """
 
     KIND: ClassVar[int] = 17

@@ -140,14 +140,16 @@ class Shaper:
                     await left.wait()
                     ahead = self._ahead_bytes(trace)
                 try:
-                    data = await self._loop.sock_recv(source, max(min(ahead // 4, MAX_READ_BYTES), MIN_READ_BYTES))
+                    data = await self._loop.sock_recv(source, _piece_bytes(ahead))
                 except OSError:
                     data = b""
                 if not data:
                     ended = True
                     arrived.set()
                     return
-                queue.append((self._loop.time(), data))
+                # The rate may have dropped while we waited for data: cut to what is a small piece now.
+                now, piece = self._loop.time(), _piece_bytes(self._ahead_bytes(trace))
+                queue.extend((now, data[start : start + piece]) for start in range(0, len(data), piece))
                 queued += len(data)
                 arrived.set()
 
@@ -190,3 +192,8 @@ class Shaper:
             return 1 << 20
         rate_bps = trace().rate(max(self._loop.time() - origin, 0.0))
         return max(int(rate_bps / 8 * QUEUE_S), 2 * MIN_READ_BYTES)
+
+
+def _piece_bytes(ahead_bytes: int) -> int:
+    """How much passes at once."""
+    return max(min(ahead_bytes // 4, MAX_READ_BYTES), MIN_READ_BYTES)

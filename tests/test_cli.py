@@ -1,0 +1,362 @@
+"""The command line: one clear line and the right exit code for each kind of bad input, and clean ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import socket
+import threading
+import warnings
+
+import pytest
+
+from live import LAYOUT, LIMIT_S, LiveServer, eventually, python, start_of
+from rowcast.cli import ExitCode, main
+from rowcast.cli import train as train_command
+from rowcast.drivers.sockets import Team
+from rowcast.journal import read_journal
+from rowcast.tasks import build_task
+from rowcast.version import __version__
+from rowcast.wire import Challenge, encode
+
+SECRET = "sixteen bytes and more\n"
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    """A starting model that took no time to train."""
+    path = tmp_path_factory.mktemp("state") / "state.npz"
+    task = build_task("cruda-digits", pretrain_epochs=0)
+    task.pretrain()
+    task.save_state(path)
+    return str(path)
+
+
+@pytest.fixture
+def rowcast(monkeypatch, capsys):
+    """Runs the command in this process; gives exit code, standard output and standard error."""
+    log = logging.getLogger("rowcast")
+    before = (list(log.handlers), log.level, log.propagate, signal.getsignal(signal.SIGTERM))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(train_command, "limit_threads", lambda threads: None)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    yield run
+    log.handlers, log.level, log.propagate = before[:3]
+    signal.signal(signal.SIGTERM, before[3])
+
+
+@pytest.fixture
+def refused(rowcast):
+    """Runs a command that must fail with this code and one line on standard error that holds these texts."""
+
+    def run(code, *words, says):
+        found, _, err = rowcast(*words)
+        last = err.rstrip("\n").splitlines()[-1:]
+        assert found == code, err
+        assert "Traceback" not in err
+        assert all(line.startswith("rowcast: ") for line in err.splitlines()), err
+        for text in [says] if isinstance(says, str) else says:
+            assert text in last[0]
+        return err.splitlines()
+
+    return run
+
+
+def train(state, port=1, *more):
+    return (
+        "train",
+        "--connect",
+        f"127.0.0.1:{port}",
+        "--state",
+        state,
+        "--set",
+        "join_limit_s=0.5",
+        "--steps=2",
+        *more,
+    )
+
+
+# -- what it says about itself -----------------------------------------------------------------------------------------
+
+
+def test_version(rowcast):
+    assert rowcast("version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["train"], ["demo"], ["version"]])
+def test_help(rowcast, command):
+    code, out, err = rowcast(*command, "--help")
+    assert (code, err) == (0, "")
+    assert "Usage" in out
+
+
+def test_help_lists_the_exit_codes(rowcast):
+    _, out, _ = rowcast("--help")
+    for code in ExitCode:
+        assert str(int(code)) in out
+
+
+def test_module_runs_the_command():
+    process = python("-m", "rowcast", "version")
+    assert process.communicate(timeout=LIMIT_S) == (f"{__version__}\n", "")
+    assert process.returncode == 0
+
+
+# -- wrong usage: 2 ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["serv"], ["No such command 'serv'", "--help"]),
+        (["serve", "--polcy", "bsp"], "--polcy"),
+        (["serve", "--port", "x"], "--port"),
+        (["serve", "--policy", "roug:4"], ["unknown policy 'roug:4'", "did you mean 'rog:4'"]),
+        (["serve", "--policy", "rog"], "expected a slack"),
+        (["serve", "--workers", "0"], "expected_workers: expected a number in 1 .. 10000"),
+        (["serve", "--set", "patience=1"], ["unknown setting 'patience'", "patience_s"]),
+        (["serve", "--set", "patience_s=soon"], ["patience_s", "'soon'"]),
+        (["serve", "--set", "congestion_control=warp"], "refuses 'warp'"),
+        (["serve", "--config", "/nowhere/team.toml"], "/nowhere/team.toml: cannot be read"),
+        (["serve", "--secret-file", "/nowhere/secret"], "/nowhere/secret: cannot be read"),
+        (["serve", "--journal", "/proc/nowhere/j.jsonl"], "cannot be written"),
+        (["serve", "--host", "0.0.0.0"], ["without a shared secret", "--secret-file"]),
+        (["train", "--connect", "here:there"], "expected host:port"),
+        (["train", "--connect", "192.0.2.1:7117"], ["192.0.2.1 without a shared secret", "--secret-file"]),
+        (["train", "--task", "cruda-digit"], ["unknown task 'cruda-digit'", "cruda-digits"]),
+        (["train", "--task", "cruda-cifar10", "--data", "/nowhere"], "/nowhere is not a folder"),
+        (["train", "--task", "cruda-fashion-mnist"], "no data folder given"),
+        (["train", "--state", "/nowhere/state.npz"], "/nowhere/state.npz"),
+        (["train", "--shape", "outdor"], ["unknown link 'outdor'", "outdoor"]),
+        (["train", "--shape", "/nowhere/trace.csv"], "/nowhere/trace.csv: cannot be read"),
+        (["train", "--shape", "constant:fast"], "'fast' is not a rate"),
+        (["train", "--shape", "constant:0", "--shape-best-bps", "1000"], "cannot be scaled"),
+        (["demo", "--policies", "bsp,rogue:4"], "unknown policy 'rogue:4'"),
+        (["demo", "--policies", ""], "expected at least one"),
+        (["demo", "--policies", "bsp,bsp"], "twice"),
+        (["demo", "--seconds", "0"], "seconds: expected a number in 1"),
+        (["demo", "--workers", "0"], "workers: expected a number in 1"),
+        (["demo", "--trace", "outdor"], "unknown link 'outdor'"),
+        (["demo", "--task", "cruda-digit"], "unknown task"),
+        (["demo", "--out", "/proc/nowhere"], "/proc/nowhere: cannot be made"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(refused, words, says):
+    refused(ExitCode.USAGE, *words, says=says)
+
+
+def test_wrong_settings_file(refused, tmp_path):
+    path = tmp_path / "team.toml"
+    path.write_text("[sever]\npatience_s = 1\n")
+    refused(ExitCode.USAGE, "serve", "--config", path, says=["unknown table [sever]", "'server'"])
+    path.write_text("[server\n")
+    refused(ExitCode.USAGE, "serve", "--config", path, says="not TOML")
+    path.write_text("[server]\nabsence_limit = 5\n")
+    refused(ExitCode.USAGE, "serve", "--config", path, says=["'absence_limit'", "'absence_limit_s'"])
+
+
+def test_short_secret(refused, tmp_path):
+    (tmp_path / "secret").write_text("short")
+    refused(ExitCode.USAGE, "serve", "--secret-file", tmp_path / "secret", says=["at least 16 bytes, got 5", "head -c"])
+
+
+def test_bad_trace_names_the_line(refused, tmp_path):
+    (tmp_path / "link.csv").write_text("time_s,mbps\n0,5\n1,fast\n")
+    refused(ExitCode.USAGE, "train", "--shape", tmp_path / "link.csv", says=["link.csv, line 3", "'fast'"])
+
+
+def test_state_of_another_model(refused, tmp_path, state):
+    (tmp_path / "state.npz").write_bytes(b"not a zip")
+    refused(ExitCode.USAGE, *train(tmp_path / "state.npz"), says="state.npz")
+
+
+def test_port_in_use(refused):
+    with LiveServer() as server:
+        refused(ExitCode.USAGE, "serve", "--port", server.port, says=["cannot listen", "another --port"])
+
+
+# -- nobody there: 3 ---------------------------------------------------------------------------------------------------
+
+
+def test_server_not_there(refused, state):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    for shape in ([], ["--shape", "constant:20"]):
+        refused(ExitCode.LINK, *train(state, port, *shape), says=[f"127.0.0.1:{port} within 0.5 s", "rowcast serve"])
+
+
+# -- refused: 4 --------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_secret(refused, state, tmp_path):
+    (tmp_path / "ours").write_text(SECRET)
+    (tmp_path / "theirs").write_text("another one of 16 bytes")
+    with LiveServer(secret=SECRET.strip().encode()) as server:
+        refused(ExitCode.REFUSED, *train(state, server.port), says=["this worker has none", "--secret-file"])
+        wrong = train(state, server.port, "--secret-file", tmp_path / "theirs")
+        refused(ExitCode.REFUSED, *wrong, says="does not fit")
+
+
+def test_wrong_layout(refused, state):
+    with LiveServer() as server:
+        first = Team("127.0.0.1", server.port, name="first")
+        first.start(LAYOUT, start_of())
+        lines = refused(ExitCode.REFUSED, *train(state, server.port), says=["weight", "(200, 64)"])
+        assert len(lines) == 1
+        first.finish()
+
+
+def test_name_clash(refused, state):
+    with LiveServer() as server, _Trainer(server.port, state):
+        refused(ExitCode.REFUSED, *train(state, server.port), says=["'robot-0' is connected", "--name"])
+
+
+class _Trainer:
+    """A worker process of the built-in task that trains until it is told to stop."""
+
+    def __init__(self, port, state, *more):
+        self.process = python(
+            "-m", "rowcast", "train", "--connect", f"127.0.0.1:{port}", "--state", state, "--test-images=50", *more
+        )
+        self.out = ""
+
+    def __enter__(self):
+        line = self.process.stdout.readline()
+        if "joined" not in line:
+            self.__exit__()
+            pytest.fail(line + self.err)
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGINT)
+        self.out, self.err = self.process.communicate(timeout=LIMIT_S)
+
+
+def test_other_version(refused, state):
+    challenge = bytearray(encode(Challenge(bytes(16), bytes(16), False)))
+    challenge[2] = 99
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(challenge)
+                while connection.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        lines = refused(ExitCode.REFUSED, *train(state, listener.getsockname()[1]), says=["version", "99"])
+        assert len(lines) == 1
+        thread.join(LIMIT_S)
+
+
+# -- internal errors: 1 ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_debug_shows_the_traceback(rowcast, place):
+    words = ["serve", "--policy=roug"]
+    words.insert(place, "--debug")
+    code, _, err = rowcast(*words)
+    assert code == ExitCode.USAGE
+    assert "Traceback" in err and "ConfigError" in err
+
+
+def test_internal_error(refused, monkeypatch):
+    monkeypatch.setattr("rowcast.cli.serve.load_tables", lambda *_, **__: 1 / 0)
+    refused(ExitCode.INTERNAL, "serve", says=["internal error: ZeroDivisionError", "--debug"])
+
+
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+def test_serve_for_a_while(rowcast, tmp_path):
+    code, out, err = rowcast("serve", "--port=0", "--seconds=0.1", "--journal", tmp_path / "a" / "server.jsonl")
+    assert (code, err) == (0, "")
+    assert "listening on 127.0.0.1:" in out
+    events = [record["event"] for record in read_journal(tmp_path / "a" / "server.jsonl")]
+    assert (events[0], events[-1]) == ("start", "end")
+
+
+@pytest.mark.system
+def test_serve_and_train(state, tmp_path):
+    """As on two laptops: a server that ends when everybody has finished, and two workers."""
+    (tmp_path / "secret").write_text(SECRET)
+    secret = ("--secret-file", tmp_path / "secret")
+    server = python(
+        "-m", "rowcast", "serve", "--port=0", "--workers=2", "--once", "--journal", tmp_path / "server.jsonl", *secret
+    )
+    port = _port_of(server)
+    common = ("-m", "rowcast", "train", "--connect", f"127.0.0.1:{port}", "--state", state, "--workers=2", "--steps=4")
+    workers = [
+        python(*common, *secret, f"--index={index}", f"--name=robot-{index}", "--audit", tmp_path / f"{index}.npz")
+        for index in range(2)
+    ]
+    for process in [*workers, server]:
+        out, err = process.communicate(timeout=2 * LIMIT_S)
+        assert process.returncode == 0, err
+        assert "finished" in out
+        assert "Traceback" not in err
+    assert [path.name for path in sorted(tmp_path.glob("*.npz"))] == ["0.npz", "1.npz"]
+    records = list(read_journal(tmp_path / "server.jsonl"))
+    assert records[-1]["event"] == "end" and records[-1]["cause"] == "everybody has finished"
+    assert {record["peer"] for record in records if record["event"] == "drained"} == {"robot-0", "robot-1"}
+
+
+def _port_of(server):
+    line = server.stdout.readline()
+    assert "listening on" in line, line + server.stderr.read()
+    return int(line.partition("127.0.0.1:")[2].partition(",")[0])
+
+
+# -- Ctrl-C: 130 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_server(tmp_path, number):
+    server = python("-m", "rowcast", "serve", "--port=0", "--journal", tmp_path / "server.jsonl")
+    _port_of(server)
+    server.send_signal(number)
+    _, err = server.communicate(timeout=LIMIT_S)
+    assert (server.returncode, err) == (ExitCode.INTERRUPTED, "rowcast: interrupted\n")
+    records = list(read_journal(tmp_path / "server.jsonl"))
+    assert (records[-1]["event"], records[-1]["cause"]) == ("end", "interrupted")
+
+
+@pytest.mark.system
+def test_interrupted_worker(state, tmp_path):
+    """It leaves the team, so that nobody waits for it, and its journal is complete."""
+    with LiveServer("rog:4", expected_workers=1) as server:
+        trainer = _Trainer(server.port, state, "--journal", str(tmp_path / "robot.jsonl"))
+        with trainer:
+            eventually(lambda: (server.member("robot-0", "iteration") or 0) > 2)
+        assert trainer.process.returncode == ExitCode.INTERRUPTED
+        assert trainer.err == "rowcast: interrupted\n"
+        assert eventually(lambda: server.events("leave", peer="robot-0"))[0]["cause"] == "left"
+    lines = (tmp_path / "robot.jsonl").read_text().splitlines()
+    assert {"end", "start"} <= {json.loads(line)["event"] for line in lines}
+
+
+@pytest.mark.system
+def test_interrupted_while_the_server_is_away(state):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    words = ("--connect", f"127.0.0.1:{port}", "--state", state, "--test-images=50", "--set", "patience_s=0.1")
+    worker = python("-m", "rowcast", "train", *words)
+    assert "waiting for the server" in worker.stderr.readline()
+    worker.send_signal(signal.SIGINT)
+    _, err = worker.communicate(timeout=LIMIT_S)
+    assert worker.returncode == ExitCode.INTERRUPTED
+    assert "Traceback" not in err

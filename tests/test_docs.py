@@ -1,0 +1,334 @@
+"""What the documentation says is true of the code: examples run, lists are current, names and files exist."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import importlib.util
+import pkgutil
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import rowcast
+from rowcast.config import ServerSettings
+from rowcast.drivers.sockets import Server
+from rowcast.errors import ConfigError
+from rowcast.nodes import ServerNode
+from rowcast.sync import REGISTRY, parse_policy
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+SECRET = b"0123456789abcdef0123456789abcdef"
+#: The server's address in the documentation; the tests put that of their own server in its place.
+ADDRESS = "10.0.0.1:7117"
+LIMIT_S = 60.0
+
+
+def page_names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+# -- examples ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page: its language, the words behind it, its text, and its first line."""
+
+    language: str
+    words: tuple[str, ...]
+    text: str
+    line: int
+
+    @property
+    def robots(self) -> int:
+        """How many robots run the block at the same time."""
+        return next((int(word.removeprefix("robots=")) for word in self.words if word.startswith("robots=")), 1)
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(found[1], tuple(found[2].split()), found[3], text[: found.start(3)].count("\n") + 1)
+        for found in re.finditer(r"^```(\w+)([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ]
+
+
+RUNNABLE = [page for page in PAGES if any("runnable" in block.words for block in blocks_of(page))]
+
+
+@contextlib.contextmanager
+def server(workers: int) -> Iterator[tuple[ServerNode, str]]:
+    """A real server on loopback, in a thread; gives its node and its address."""
+    node = ServerNode(parse_policy("rog:4"), settings=ServerSettings(expected_workers=workers), secret=SECRET)
+    loop = asyncio.new_event_loop()
+    ready, stop = threading.Event(), asyncio.Event()
+    ports: list[int] = []
+
+    async def serve() -> None:
+        running = Server(node, port=0)
+        await running.start()
+        ports.append(running.port)
+        ready.set()
+        await stop.wait()
+        await running.close()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="docs-server")
+    thread.start()
+    try:
+        assert ready.wait(LIMIT_S)
+        yield node, f"127.0.0.1:{ports[0]}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(LIMIT_S)
+        loop.close()
+
+
+def run_block(page: Path, block: Block, names: dict[str, Any]) -> None:
+    """Run one block; with several robots, once for each, each in a thread with its own name."""
+    failures: list[BaseException] = []
+
+    def run(robot: int, own: dict[str, Any]) -> None:
+        text = block.text.replace(ADDRESS, address).replace('"robot-1"', f'"robot-{robot}"')
+        # Padded, so that a traceback shows the line of the page.
+        code = compile("\n" * (block.line - 1) + text, str(page), "exec")
+        try:
+            exec(code, own)
+        except BaseException as error:
+            failures.append(error)
+
+    with server(block.robots) as (node, address):
+        if block.robots == 1:
+            run(1, names)
+        else:
+            spaces = [dict(names) for _ in range(block.robots)]
+            threads = [threading.Thread(target=run, args=(k, space)) for k, space in enumerate(spaces, start=1)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(LIMIT_S)
+            assert not failures, failures
+            agree(spaces)
+            names.update(spaces[0])
+        if failures:
+            raise failures[0]
+        assert not node.members, "a robot of the example did not say goodbye"
+
+
+def agree(spaces: list[dict[str, Any]]) -> None:
+    """All robots end with the same model."""
+    import torch
+
+    first, *others = [torch.cat([p.detach().flatten() for p in space["model"].parameters()]) for space in spaces]
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=1e-5)
+
+
+# rowcast.join(journal_file=...) leaves closing the file to the end of the process.
+@pytest.mark.parametrize("page", RUNNABLE, ids=page_names(RUNNABLE))
+def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run one after the other, in one name space, in a folder that holds the secret."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["robot.py"])
+    Path("team.secret").write_bytes(SECRET + b"\n")
+    families = dict(REGISTRY)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    try:
+        for block in blocks_of(page):
+            if "runnable" in block.words:
+                run_block(page, block, names)
+    finally:
+        REGISTRY.clear()
+        REGISTRY.update(families)
+        names.clear()
+        gc.collect()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names(PAGES))
+def test_python_blocks_parse(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.language == "python":
+            compile(block.text, str(page), "exec")
+
+
+def test_the_adoption_example_is_about_ten_lines() -> None:
+    (block,) = [block for block in blocks_of(ROOT / "README.md") if block.language == "python"]
+    assert len([line for line in block.text.splitlines() if line.strip()]) <= 12
+
+
+# -- generated pages -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_up_to_date(generate: ModuleType) -> None:
+    stale = [
+        page.name
+        for page in generate.pages()
+        if generate.render(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")
+    ]
+    assert not stale, f"out of date: {', '.join(stale)}; run: {generate.COMMAND}"
+
+
+def test_every_generated_part_stands_somewhere(generate: ModuleType) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in generate.pages())
+    assert {part for part in generate.PARTS if f"<!-- generated: {part} -->" not in text} == set()
+
+
+def test_every_policy_family_and_option_is_described(generate: ModuleType) -> None:
+    assert set(generate.FAMILIES) == set(REGISTRY)
+    with pytest.raises(ConfigError) as caught:
+        parse_policy("bsp?nothing=1")
+    known = str(caught.value).split("known: ")[1].rstrip(")").split(", ")
+    assert set(generate.OPTIONS) == set(known)
+
+
+# -- what pages refer to -------------------------------------------------------------------------------------
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings make."""
+    heads = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names(PAGES))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target} does not exist"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}: {target} has no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names(PAGES))
+def test_files_that_are_named_exist(page: Path) -> None:
+    for name in re.findall(r"(?<![\w/])((?:src|docs|tests|benchmarks|examples)/[\w./]+\w)", page.read_text("utf-8")):
+        assert (ROOT / name).exists(), f"{page.name}: {name} does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names(PAGES))
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make (\w+)", page.read_text("utf-8"), re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names(PAGES))
+def test_names_of_the_package_exist(page: Path) -> None:
+    for dotted in set(re.findall(r"`(rowcast(?:\.\w+)+)", prose(page))):
+        resolve(dotted)
+
+
+def resolve(dotted: str) -> object:
+    """The object that a dotted name stands for."""
+    parts = dotted.split(".")
+    found: Any = importlib.import_module(parts[0])
+    for k, part in enumerate(parts[1:], start=2):
+        if not hasattr(found, part):
+            found = importlib.import_module(".".join(parts[:k]))
+        else:
+            found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names(PAGES))
+def test_command_lines_are_accepted(page: Path) -> None:
+    """Every option that a page gives to ``rowcast`` is one of that command."""
+    from typer.main import get_command
+
+    from rowcast.cli.app import app
+
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    for command, rest in re.findall(r"rowcast (serve|train|demo|version)\b([^`\n#]*)", page.read_text("utf-8")):
+        known = {option for parameter in commands[command].params for option in parameter.opts}
+        assert set(re.findall(r"(--[\w-]+)", rest)) <= known, f"{page.name}: rowcast {command}{rest}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_names(PAGES))
+def test_pages_are_tidy(page: Path) -> None:
+    """Lines of at most 120 characters, no address of this machine."""
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), start=1):
+        assert len(line) <= 120, f"{page.name}:{number} has {len(line)} characters"
+        assert not re.search(r"/(?:work|root|home)/", line), f"{page.name}:{number}: {line}"
+
+
+# -- exported names ------------------------------------------------------------------------------------------
+
+EXPORTED: dict[str, str] = {
+    "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
+    "rowcast.cli": "ExitCode main",
+    "rowcast.codecs": "Codec Half OneBit REGISTRY Raw Zero codec_by_id codec_by_name",
+    "rowcast.drivers": "",
+    "rowcast.drivers.sockets": "Server Shaper Team",
+    "rowcast.experiment": """
+        AuditReport DemoObserver DemoSettings PolicyRun Progress RobotSettings ServerAudit ShapeSettings
+        WorkerAudit prove run_demo run_robot shaped_trace
+    """,
+    "rowcast.links": """
+        LinkState MarkovProfile PROFILES Trace TraceStats load_trace named_trace outdoor save_csv synthesise
+    """,
+    "rowcast.nodes": "Phase Port ServerNode WorkerNode",
+    "rowcast.optim": "Optimizer TeamLike",
+    "rowcast.report": """
+        AccuracyCurve PolicySummary accuracy_at_equal_steps accuracy_curve draw_accuracy draw_composition
+        summarise table worker_journals
+    """,
+    "rowcast.rows": "Layout Selection TensorSpec select",
+    "rowcast.sync": "MtaTime Policy REGISTRY RateMeter VersionTable minimum_share parse_policy",
+    "rowcast.tasks": """
+        ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift SEVERITIES Severity
+        State TASKS brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm load_dataset
+    """,
+    "rowcast.testing": "ScriptedWorker VirtualTeam check_codec",
+    "rowcast.wire": """
+        Ack Cancel Challenge Farewell Finish FrameDecoder Go HEADER_BYTES Heartbeat Hello LayoutTable Leave
+        Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting Welcome encode
+    """,
+}
+
+
+def packages() -> list[str]:
+    """The package and its packages."""
+    found = pkgutil.walk_packages(rowcast.__path__, "rowcast.")
+    return ["rowcast", *(module.name for module in found if module.ispkg)]
+
+
+def exported(package: str) -> list[str]:
+    return list(getattr(importlib.import_module(package), "__all__", ()))
+
+
+def test_exported_names_are_pinned() -> None:
+    """Who adds or takes away a public name says so here, and in the changelog."""
+    assert set(packages()) == set(EXPORTED)
+    for package, names in EXPORTED.items():
+        assert sorted(exported(package)) == sorted(names.split()), package
+
+
+@pytest.mark.parametrize("package", sorted(EXPORTED))
+def test_exported_names_exist(package: str) -> None:
+    module = importlib.import_module(package)
+    assert [name for name in exported(package) if not hasattr(module, name)] == []

@@ -1,0 +1,450 @@
+"""Synchronisation: who may go on, which rows travel, for how long."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rowcast.errors import ConfigError
+from rowcast.rows import Layout, Selection
+from rowcast.sync import MtaTime, Policy, RateMeter, VersionTable, minimum_share, parse_policy
+from rowcast.sync.mta import T_LOW_S
+from rowcast.sync.policy import RowsToSend
+from rowcast.sync.rate import GRAIN_S, HALF_LIFE_S, LOWEST_BPS, MEMORY_S
+
+quick = settings(deadline=None, derandomize=True, max_examples=150)
+
+LAYOUT = Layout.from_shapes([("wide", (7, 300)), ("bias", (9,)), ("conv", (20, 3, 3, 7))])
+
+# -- minimum share -------------------------------------------------------------------------------------------
+
+#: algorithms.md 1.8: roots of (1 - P)**(S - 1) = P for S = 2 .. 40.
+ROOTS = """
+.500000 .381966 .317672 .275508 .245122 .221910 .203456 .188348 .175699 .164921 .155602 .147449 .140243
+.133819 .128049 .122833 .118090 .113755 .109774 .106105 .102708 .099555 .096617 .093873 .091303 .088889
+.086618 .084477 .082454 .080539 .078723 .076998 .075358 .073796 .072306 .070883 .069522 .068220 .066972
+"""
+
+
+def test_the_minimum_share_is_the_root_of_the_inequality() -> None:
+    roots = [float(text) for text in ROOTS.split()]
+    assert [round(minimum_share(threshold), 6) for threshold in range(2, 41)] == roots
+
+
+def test_the_minimum_share_is_table_one_of_the_paper() -> None:
+    assert minimum_share(0) == minimum_share(1) == 1.0
+    shares = [minimum_share(threshold) for threshold in range(2, 9)]
+    assert [round(share, 2) for share in shares] == [0.5, 0.38, 0.32, 0.28, 0.25, 0.22, 0.2]
+
+
+@quick
+@given(st.integers(2, 10_000))
+def test_the_minimum_share_holds_the_inequality_and_is_never_below_one_in_s(threshold: int) -> None:
+    share = minimum_share(threshold)
+    assert (1 - share) ** (threshold - 1) <= share
+    assert 1 / threshold <= share < minimum_share(threshold - 1)
+
+
+# -- names of policies ---------------------------------------------------------------------------------------
+
+
+def settings_of(text: str) -> tuple[int | None, float, str, bool, str]:
+    policy = parse_policy(text)
+    assert policy.name == text.strip()
+    return policy.slack, policy.share, policy.granularity, policy.speculative, policy.codec
+
+
+def test_the_families_and_what_they_stand_for() -> None:
+    assert settings_of("bsp") == settings_of("bsp:0") == (0, 1.0, "model", False, "onebit")
+    assert settings_of("ssp:4") == (4, 1.0, "model", False, "onebit")
+    assert settings_of("ssp:0") == (0, 1.0, "model", False, "onebit")
+    assert settings_of("asp") == (None, 1.0, "model", False, "onebit")
+    assert settings_of(" rog:4 ") == (4, minimum_share(4), "row", True, "onebit")
+    assert settings_of("rog:0") == (0, 1.0, "row", True, "onebit")
+    assert settings_of("rog:10000")[0] == 10_000
+
+
+def test_every_option_is_read() -> None:
+    policy = parse_policy("rog:4?codec=raw&granularity=tensor&share=0.5&f1=0.25&f2=2")
+    assert policy == Policy(
+        "rog:4?codec=raw&granularity=tensor&share=0.5&f1=0.25&f2=2", 4, 0.5, "tensor", True, "raw", 0.25, 2.0
+    )
+    assert policy.row_codec.name == "raw"
+    assert parse_policy("asp?").share == parse_policy("asp?&").share == 1.0
+    assert settings_of("bsp?codec=half")[4] == "half"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "known: asp, bsp, rog:4, ssp:4"),
+        ("rgo:4", "unknown policy 'rgo:4'; did you mean 'rog:4'"),
+        ("bps", "unknown policy 'bps'; did you mean 'bsp'"),
+        ("ROG:4", "unknown policy"),
+        ("rog", "expected a slack behind a colon, for example 'rog:4'"),
+        ("ssp", "expected a slack behind a colon, for example 'ssp:4'"),
+        *(
+            (f"rog:{number}", "whole number in 0 .. 10000")
+            for number in ("", "-1", "1.5", "x", "10001", " 4", "٤", "²")
+        ),
+        ("bsp:2", "write 'bsp', or 'ssp:2' for slack 2"),
+        ("asp:1", "asp takes no number"),
+        ("rog:4?codc=raw", "unknown option 'codc=raw'; did you mean 'codec'"),
+        ("rog:4?codec", "unknown option 'codec'"),
+        ("rog:4?slack=3", "unknown option 'slack=3'"),
+        ("rog:4?name=x", "unknown option 'name=x'"),
+        ("rog:4?codec=onebt", "did you mean 'onebit'"),
+        ("rog:4?codec=zero", "sends nothing"),
+        ("rog:4?granularity=tensr", "did you mean 'tensor'"),
+        ("rog:4?share=much", "share: expected a number, got 'much'"),
+        *((f"rog:4?share={value}", "expected a share in") for value in ("0", "-1", "1.01", "nan", "inf", "1e-320")),
+        *((f"rog:4?f1={value}", "expected f1 >= 0") for value in ("-0.1", "nan", "inf")),
+        ("rog:4?f2=-1", "expected f2 >= 0"),
+        ("rog:4?f2=", "f2: expected a number"),
+    ],
+)
+def test_a_name_that_cannot_be_read_is_answered_with_help(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(text)
+    assert message in str(caught.value)
+
+
+@quick
+@given(st.text(st.sampled_from("rogspba:?=&.4-0 codecshref12"), max_size=30))
+def test_any_text_is_a_policy_or_a_config_error(text: str) -> None:
+    try:
+        policy = parse_policy(text)
+    except ConfigError:
+        return
+    assert 0 < policy.share <= 1 <= policy.pull_bound
+
+
+# -- the gate ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "gaps_that_pass"),
+    [
+        ("bsp", range(1)),
+        ("ssp:0", range(1)),
+        ("ssp:3", range(4)),
+        ("rog:0", range(1)),
+        ("rog:4", range(5)),
+        ("asp", range(50)),
+    ],
+)
+def test_the_gate_opens_up_to_the_slack(text: str, gaps_that_pass: range) -> None:
+    policy = parse_policy(text)
+    for oldest in (0, 7):
+        assert [gap for gap in range(50) if policy.may_start(oldest + gap, oldest)] == list(gaps_that_pass)
+    assert policy.may_start(5, 9)
+
+
+def test_the_gate_is_open_when_nobody_counts_and_at_the_start() -> None:
+    for text in ("bsp", "ssp:4", "asp", "rog:4"):
+        assert parse_policy(text).may_start(1000, None) and parse_policy(text).may_start(0, 0)
+
+
+def test_versions_advance_row_by_row_and_the_oldest_counts() -> None:
+    table = VersionTable(5)
+    assert table.oldest() is None and len(table) == 0 and "a" not in table
+    table.admit("a", 0)
+    table.admit("b", 3)
+    assert table.oldest() == 0 and table.oldest_of("b") == 3 and "a" in table and len(table) == 2
+    table.advance("a", np.array([0, 1, 2, 3]), 4)
+    assert table.oldest_of("a") == 0 and table.of("a").tolist() == [4, 4, 4, 4, 0]
+    assert table.behind(1) == ["a"] and table.behind(4) == ["a", "b"] and table.behind(0) == []
+    table.advance("a", np.array([4]), 2)
+    assert table.oldest_of("a") == table.oldest() == 2
+    table.remove("a")
+    assert table.oldest() == 3
+    table.advance("a", np.array([0]), 9)  # of one who left: nobody counts it
+    assert "a" not in table and len(table) == 1
+    table.remove("b")
+    assert table.oldest() is None
+
+
+def test_a_worker_that_returns_starts_with_new_versions() -> None:
+    table = VersionTable(3)
+    table.admit("a", 2)
+    table.advance("a", np.array([0]), 5)
+    table.admit("a", 7)
+    assert table.of("a").tolist() == [7, 7, 7] and table.oldest() == 7
+    table.of("a")[:] = 0  # a copy
+    assert table.oldest_of("a") == 7
+
+
+# -- the delivery rate ---------------------------------------------------------------------------------------
+
+
+def deliver(meter: RateMeter, start: float, rate_bps: float, seconds: float, size: int = 8000) -> float:
+    """Frames back to back, each acknowledged when the link has carried it; returns the time of the end."""
+    now = start
+    while now < start + seconds:
+        meter.sent(now, size)
+        sent_at, now = now, now + 8 * size / rate_bps
+        meter.acknowledged(now, size, sent_at)
+    return now
+
+
+@pytest.mark.parametrize("rate", [1e5, 1e6, 5e7, 1e9])
+def test_the_first_acknowledgements_replace_the_assumed_rate(rate: float) -> None:
+    meter = RateMeter(3e6)
+    assert meter.rate_bps(0.0) == 3e6
+    size = max(1000, int(rate * 0.004 / 8))
+    now = deliver(meter, 5.0, rate, 0.1, size)
+    assert meter.rate_bps(now) == pytest.approx(rate, rel=1e-6)
+    assert meter.peak_bps(now) == pytest.approx(rate, rel=1e-6)
+
+
+def test_a_change_of_rate_is_followed_with_the_half_life() -> None:
+    meter = RateMeter(1e6)
+    now = deliver(meter, 0.0, 1e6, 10.0)
+    now = deliver(meter, now, 9e6, HALF_LIFE_S)
+    assert meter.rate_bps(now) == pytest.approx(5e6, rel=0.05)
+    now = deliver(meter, now, 9e6, 10 * HALF_LIFE_S)
+    assert meter.rate_bps(now) == pytest.approx(9e6, rel=0.01)
+
+
+def test_the_estimate_is_never_below_the_fifth_worst_of_the_last_seconds() -> None:
+    meter = RateMeter(1e6)
+    now = deliver(meter, 0.0, 8e6, 3.0)
+    # One frame took a whole second: it is a single sample, far below the 20 % quantile of the others.
+    meter.sent(now, 1000)
+    meter.acknowledged(now + 1.0, 1000, now)
+    assert meter.rate_bps(now + 1.0) == pytest.approx(8e6, rel=1e-3)
+    # When what was better is older than the memory, the estimate falls.
+    now = deliver(meter, now + 1.0, 1e5, MEMORY_S + 0.5)
+    assert meter.rate_bps(now) == pytest.approx(1e5, rel=0.05)
+
+
+def test_idle_time_does_not_count() -> None:
+    meter = RateMeter(1e6)
+    now = deliver(meter, 0.0, 4e6, 2.0)
+    assert meter.rate_bps(now + 3600.0) == pytest.approx(4e6, rel=1e-3)
+    now = deliver(meter, now + 3600.0, 4e6, 0.05)
+    assert meter.rate_bps(now) == pytest.approx(4e6, rel=1e-3)
+
+
+def test_silence_while_bytes_are_on_their_way_lowers_the_estimate() -> None:
+    meter = RateMeter(1e6)
+    now = deliver(meter, 0.0, 8e6, 2.0)
+    meter.sent(now, 1000)
+    heard = [meter.rate_bps(now + silence) for silence in (0.0, 1.0, MEMORY_S + 0.5, 60.0, 3600.0, 1e6)]
+    assert heard[1:] == sorted(heard[1:], reverse=True)
+    assert heard[:2] == pytest.approx([8e6, 8e6], rel=1e-3)  # the quantile holds while it is recent
+    assert heard[2] == pytest.approx(8e6 * 0.5 ** ((MEMORY_S + 0.5 - GRAIN_S) / HALF_LIFE_S), rel=1e-3)
+    assert heard[-1] == LOWEST_BPS  # never 0: it is divided by
+    fresh = RateMeter(1e6)
+    fresh.sent(0.0, 1000)
+    assert fresh.rate_bps(100.0) == 1e6  # before the first measurement it says nothing
+    meter.forget_flight()
+    assert meter.rate_bps(now + 3600.0) == pytest.approx(8e6, rel=1e-3)
+
+
+def test_acknowledgements_in_one_grain_are_one_sample() -> None:
+    meter = RateMeter(1e6)
+    for _ in range(4):
+        meter.sent(0.0, 1000)
+    for i in range(4):
+        meter.acknowledged(0.01 + i * GRAIN_S / 8, 1000, 0.0)
+    # The first spans 10 ms; the burst behind it waits for the next grain instead of counting as a fast link.
+    assert meter.rate_bps(0.02) == pytest.approx(8e5)
+    assert meter.peak_bps(0.02) == pytest.approx(8e5)
+
+
+def test_the_round_trip_is_that_of_a_frame_alone_beyond_its_own_bytes() -> None:
+    meter = RateMeter(8e6)
+    assert meter.round_trip_s == 0.0
+    deliver(meter, 0.0, 8e6, 0.5)
+    assert meter.round_trip_s == pytest.approx(0.0, abs=1e-9)
+    for start, trip in ((40.0, 0.3), (41.0, 0.1), (42.0, 0.2)):
+        meter.sent(start, 1000)
+        meter.acknowledged(start + trip + 1e-3, 1000, start)
+    assert 0.09 < meter.round_trip_s <= 0.1  # the shortest of the last 30 s
+    meter.sent(75.0, 1000)
+    meter.acknowledged(75.2, 1000, 75.0)
+    assert meter.round_trip_s > 0.1
+
+
+def test_frames_shorter_than_a_grain_are_measured_together() -> None:
+    meter = RateMeter(1e6)
+    now = 0.0
+    for _ in range(50):  # each is acknowledged before the next is sent, with idle time between
+        meter.sent(now, 1000)
+        meter.acknowledged(now + 8e-5, 1000, now)
+        now += 1.0
+    assert meter.rate_bps(now) == pytest.approx(1e8, rel=1e-3)
+
+
+# -- MTA time ------------------------------------------------------------------------------------------------
+
+
+def mta(*reports: tuple[str, int, float, float | None]) -> MtaTime:
+    time = MtaTime()
+    for report in reports:
+        time.report(*report)
+    return time
+
+
+def test_the_mta_time_is_what_the_slowest_needs() -> None:
+    time = mta(("a", 5, 0.3, 2.0), ("b", 5, 0.7, 2.0), ("c", 4, 0.5, 2.0))
+    assert time.value_s(5) == 0.7
+    time.report("c", 5, 0.5, 4.0)
+    assert time.compute_s("c") == pytest.approx(0.8 * 2.0 + 0.2 * 4.0)  # an average
+    time.remove("b")
+    assert time.value_s(5) == 0.5
+    assert time.compute_s("b") is None and time.compute_s("a") == 2.0
+
+
+def test_a_worker_in_outage_is_left_out_and_does_not_stretch_the_time() -> None:
+    assert mta(("a", 5, 0.3, 2.0), ("b", 5, 30.0, 2.0)).value_s(5) == 0.3
+    assert mta(("a", 5, 30.0, 2.0)).value_s(5) == 2.0
+
+
+def test_measurements_more_than_two_iterations_old_are_ignored() -> None:
+    time = mta(("a", 9, 0.3, 2.0), ("b", 7, 0.8, 2.0))
+    assert [time.value_s(newest) for newest in (9, 10, 11, 12)] == [0.8, 0.3, 0.3, 2.0]
+
+
+def test_the_mta_time_is_clipped_low_and_high() -> None:
+    assert mta(("a", 1, 0.0001, 2.0)).value_s(1) == T_LOW_S
+    assert mta(("a", 1, 0.04, 0.05)).value_s(1) == T_LOW_S
+    assert mta(("a", 1, 2.0, 2.0)).value_s(1) == 2.0
+    # High is the median computation: one slow computer does not stretch it.
+    assert mta(("a", 1, 3.0, 1.0), ("b", 1, 0.5, 1.2), ("c", 1, 0.5, 90.0)).value_s(1) == 0.5
+
+
+def test_before_any_measurement_the_time_is_one_computation_or_the_least() -> None:
+    assert MtaTime().value_s(0) == T_LOW_S
+    assert mta(("a", 1, 0.7, None)).value_s(1) == T_LOW_S
+    assert mta(("a", 1, 0.7, 2.0)).value_s(4) == 2.0
+
+
+# -- which rows ----------------------------------------------------------------------------------------------
+
+
+def view(layout: Layout = LAYOUT, *, travelled: int = 0, iteration: int = 9, **changes: object) -> RowsToSend:
+    random = np.random.default_rng(7)
+    fields = {
+        "eligible": np.arange(layout.rows),
+        "stamps": np.full(layout.rows, iteration - 1, dtype=np.int32),
+        "abs_sums": random.random(layout.rows).astype(np.float32),
+        "row_bytes": layout.lengths * 4,
+        **changes,
+    }
+    return RowsToSend(**fields, iteration=iteration, travelled_bytes=travelled)
+
+
+def quota_bytes(chosen: Selection, seen: RowsToSend) -> int:
+    return int(seen.row_bytes[chosen.order[: chosen.quota]].sum())
+
+
+@pytest.mark.parametrize("text", ["rog:4", "rog:2", "rog:4?share=0.05", "rog:20?codec=raw"])
+def test_the_quota_is_the_share_of_the_bytes_and_one_largest_row(text: str) -> None:
+    policy, seen = parse_policy(text), view()
+    wanted = policy.share * seen.row_bytes.sum() + seen.row_bytes.max()
+    for chosen in (policy.choose_push(LAYOUT, seen), policy.choose_pull(LAYOUT, seen)):
+        assert sorted(chosen.order) == list(range(LAYOUT.rows))
+        assert wanted <= quota_bytes(chosen, seen) < wanted + seen.row_bytes.max()
+        assert chosen.order[: chosen.quota].tolist() == list(range(chosen.quota))
+
+
+def test_what_travelled_before_a_cut_counts_for_the_quota() -> None:
+    policy, seen = parse_policy("rog:4"), view()
+    first = policy.choose_push(LAYOUT, seen)
+    done = first.order[: first.quota - 1]
+    again = view(eligible=np.setdiff1d(seen.eligible, done), travelled=int(seen.row_bytes[done].sum()))
+    assert policy.choose_push(LAYOUT, again).quota == 1
+    everything = view(travelled=int(seen.row_bytes.sum()))
+    assert policy.choose_push(LAYOUT, everything).quota == 0
+
+
+def test_overdue_rows_are_forced_into_the_quota() -> None:
+    policy = parse_policy("rog:4?share=0.001&codec=raw")
+    stamps = np.full(LAYOUT.rows, 8, dtype=np.int32)
+    stamps[[3, 11, 20]] = 4  # the push of 9: a row of version 4 would hold this worker at the gate
+    stamps[[5, 6]] = 5
+    chosen = policy.choose_push(LAYOUT, view(stamps=stamps))
+    assert chosen.order[: chosen.quota].tolist() == [3, 11, 20]
+    assert policy.may_start(9, 5) and not policy.may_start(9, 4)
+    open_gate = parse_policy("asp?granularity=row&share=0.001")
+    assert open_gate.choose_push(LAYOUT, view(stamps=stamps)).quota < 3
+
+
+def test_a_pull_forces_what_waited_for_the_pull_bound() -> None:
+    policy = parse_policy("rog:4?share=0.25")
+    assert policy.pull_bound == 4
+    assert [parse_policy(f"rog:4?share={share}").pull_bound for share in (1, 0.5, 0.34, 0.3)] == [1, 2, 3, 4]
+    stamps = np.full(LAYOUT.rows, 8, dtype=np.int32)
+    stamps[10:] = 5  # stamped 5: not in the pulls of 6, 7 and 8; the fourth is that of 9
+    chosen = policy.choose_pull(LAYOUT, view(stamps=stamps))
+    assert set(range(10, LAYOUT.rows)) <= set(chosen.order[: chosen.quota].tolist())
+
+
+def test_rows_beyond_the_quota_go_by_magnitude_and_staleness() -> None:
+    stamps = np.full(LAYOUT.rows, 8, dtype=np.int32)
+    stamps[15] = 6
+    sums = (LAYOUT.lengths * 1.0).astype(np.float32)
+    sums[[12, 17]] *= 9
+    seen = view(stamps=stamps, abs_sums=sums)
+
+    def rest(text: str) -> list[int]:
+        chosen = parse_policy(text).choose_push(LAYOUT, seen)
+        return chosen.order[chosen.quota :].tolist()
+
+    base = "rog:8?share=0.0001"
+    assert rest(base)[:2] == [12, 17]
+    assert rest(base + "&f1=0")[0] == 1  # row 15 is the oldest, so it is the quota; then by index
+    least = dataclasses.replace(parse_policy(base), speculative=False).choose_push(LAYOUT, seen)
+    assert least.order[least.quota :].tolist() == sorted(least.order[least.quota :].tolist())
+
+
+def test_a_row_that_is_not_finite_goes_first_beyond_the_quota() -> None:
+    sums = np.ones(LAYOUT.rows, dtype=np.float32)
+    sums[25] = math.nan
+    chosen = parse_policy("rog:4").choose_push(LAYOUT, view(abs_sums=sums))
+    assert chosen.order[chosen.quota] == 25
+
+
+@st.composite
+def views(draw: st.DrawFn) -> RowsToSend:
+    iteration = draw(st.integers(0, 12))
+    return view(
+        eligible=np.array(sorted(draw(st.sets(st.integers(0, LAYOUT.rows - 1)))), dtype=np.int64),
+        stamps=np.array(draw(st.lists(st.integers(0, 12), min_size=LAYOUT.rows, max_size=LAYOUT.rows)), dtype=np.int32),
+        row_bytes=parse_policy(f"asp?codec={draw(st.sampled_from(['raw', 'half', 'onebit']))}").row_codec.row_bytes(
+            LAYOUT
+        ),
+        travelled=draw(st.sampled_from([0, 100, 10**6])),
+        iteration=iteration,
+    )
+
+
+@quick
+@given(views(), st.integers(0, 6))
+def test_ssp_is_rog_with_one_row_per_model(seen: RowsToSend, slack: int) -> None:
+    ssp, rog = parse_policy(f"ssp:{slack}"), parse_policy(f"rog:{slack}?granularity=model&share=1")
+    for one, other in (
+        (ssp.choose_push(LAYOUT, seen), rog.choose_push(LAYOUT, seen)),
+        (ssp.choose_pull(LAYOUT, seen), rog.choose_pull(LAYOUT, seen)),
+    ):
+        assert one.order.tolist() == other.order.tolist() == seen.eligible.tolist()
+        assert one.quota == other.quota
+
+
+@quick
+@given(views(), st.sampled_from(["bsp", "ssp:3", "asp", "rog:0", "rog:4", "rog:4?granularity=tensor", "rog:9?f1=0"]))
+def test_a_choice_is_a_permutation_of_what_may_travel(seen: RowsToSend, text: str) -> None:
+    policy = parse_policy(text)
+    for chosen in (policy.choose_push(LAYOUT, seen), policy.choose_pull(LAYOUT, seen)):
+        assert sorted(chosen.order.tolist()) == seen.eligible.tolist()
+        assert 0 <= chosen.quota <= len(chosen.order)
+        assert chosen.quota == len(chosen.order) or quota_bytes(chosen, seen) + seen.travelled_bytes >= min(
+            policy.share * seen.row_bytes.sum(), seen.row_bytes.sum()
+        )

@@ -1,0 +1,509 @@
+"""Bytes and messages: what goes in comes out, and whatever comes in, only RemoteProtocolError comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import tracemalloc
+import zlib
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, VersionMismatch
+from rowcast.nodes import Port
+from rowcast.testing import VirtualTeam
+from rowcast.wire import (
+    HEADER_BYTES,
+    Ack,
+    Challenge,
+    FrameDecoder,
+    Heartbeat,
+    Hello,
+    LayoutTable,
+    Refusal,
+    Rows,
+    Waiting,
+    encode,
+)
+from rowcast.wire.auth import matches, server_proof, worker_proof
+from rowcast.wire.frames import MAX_CONTROL_BYTES, MAX_STRANGER_BYTES, frame_bytes
+from rowcast.wire.index import decode_index, encode_index
+from rowcast.wire.messages import CONTROL
+from teams import LAYOUT, Books, finished, replicas_agree, worker
+
+ROWS = 5000
+
+FORMS = {
+    bool: st.booleans(),
+    int: st.one_of(st.integers(0, 300), st.integers(0, 2**31 - 1)),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bytes: st.binary(max_size=40),
+    str: st.text(st.characters(codec="utf-8"), max_size=40),
+}
+
+
+def prove(examples):
+    return settings(max_examples=examples, deadline=None, derandomize=True)
+
+
+@st.composite
+def control_messages(draw, kinds=tuple(CONTROL.values())):
+    kind = draw(st.sampled_from(kinds))
+    hints = get_type_hints(kind)
+    metrics = st.dictionaries(FORMS[str], FORMS[float], max_size=4)
+    return kind(**{field.name: draw(FORMS.get(hints[field.name], metrics)) for field in dataclasses.fields(kind)})
+
+
+@st.composite
+def ascending(draw, rows=ROWS):
+    """Row indices of every pattern that the index block has a form for."""
+    kind = draw(st.sampled_from(["run", "any", "dense", "far"]))
+    if kind == "run":
+        first = draw(st.integers(0, rows - 1))
+        return np.arange(first, draw(st.integers(first + 1, rows)), dtype=np.int64)
+    seed = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    share = {"any": draw(st.floats(0.001, 0.4)), "dense": draw(st.floats(0.4, 0.99)), "far": 0.0004}[kind]
+    chosen = np.flatnonzero(seed.random(rows) < share)
+    return chosen.astype(np.int64) if len(chosen) else np.array([rows - 1])
+
+
+@st.composite
+def row_messages(draw, rows=ROWS):
+    return Rows(
+        number=draw(st.integers(0, 2**64 - 1)),
+        iteration=draw(st.integers(0, 2**31 - 1)),
+        codec=draw(st.integers(0, 255)),
+        absolute=draw(st.booleans()),
+        quota_end=draw(st.booleans()),
+        rows=draw(ascending(rows)),
+        payload=np.frombuffer(draw(st.binary(max_size=200)), dtype=np.uint8),
+    )
+
+
+messages = st.one_of(control_messages(), row_messages())
+
+
+def decoder(rows=ROWS, trusted=True):
+    new = FrameDecoder()
+    new.rows, new.trusted = rows, trusted
+    return new
+
+
+def same(one, other):
+    if not isinstance(one, Rows):
+        return one == other
+    return all(
+        np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(Rows)
+    )
+
+
+# -- there and back --------------------------------------------------------------------------------------------
+
+
+@prove(150)
+@given(messages)
+def test_every_message_comes_back_as_it_was(message):
+    data = encode(message)
+    [back] = decoder().feed(data)
+    assert type(back) is type(message)
+    assert same(message, back)
+    if isinstance(message, Rows):
+        assert frame_bytes(message) == len(data)
+
+
+@pytest.mark.parametrize("kind", CONTROL.values(), ids=lambda kind: kind.__name__)
+def test_every_kind_of_message(kind):
+    @prove(10)
+    @given(control_messages((kind,)))
+    def there_and_back(message):
+        assert list(decoder().feed(encode(message))) == [message]
+
+    there_and_back()
+
+
+@pytest.mark.parametrize(
+    ("rows", "form", "size"),
+    [
+        (np.arange(7, 90), 0, 4),
+        (np.array([4999]), 0, 4),
+        (np.array([1, 50, 300]), 1, 6),
+        (np.array([1, 256, 257]), 1, 8),
+        (np.array([0, 65535]), 1, 7),
+        (np.array([0, 65536]), 2, 8),
+        (np.arange(0, 400, 2), 3, 58),
+    ],
+    ids=["run", "one", "gaps", "wide gap", "widest gap", "gap beyond u16", "bitmap"],
+)
+def test_each_form_of_the_index_block(rows, form, size):
+    chosen, block = encode_index(rows)
+    assert (chosen, len(block)) == (form, size)
+    back, used = decode_index(form, memoryview(block + b"tail"), len(rows), 100_000)
+    assert np.array_equal(back, rows)
+    assert used == size
+
+
+@prove(150)
+@given(ascending())
+def test_the_index_block_is_never_longer_than_its_rows_are_many(rows):
+    form, block = encode_index(rows)
+    back, used = decode_index(form, memoryview(block), len(rows), ROWS)
+    assert np.array_equal(back, rows)
+    assert used == len(block) <= 4 * len(rows)
+
+
+@prove(40)
+@given(st.lists(messages, min_size=1, max_size=5), st.lists(st.integers(1, 60), min_size=1, max_size=20))
+def test_a_stream_may_be_cut_anywhere(sent, sizes):
+    data = b"".join(encode(message) for message in sent)
+    reader, got, place, turn = decoder(), [], 0, 0
+    while place < len(data):
+        piece = data[place : place + sizes[turn % len(sizes)]]
+        for message in reader.feed(piece):
+            if isinstance(message, Rows):
+                message = dataclasses.replace(message, payload=message.payload.copy())
+            got.append(message)
+        place, turn = place + len(piece), turn + 1
+    assert len(got) == len(sent)
+    assert all(same(one, other) for one, other in zip(sent, got, strict=True))
+
+
+def test_a_frame_split_at_every_byte():
+    message = Rows(7, 3, 1, False, True, np.array([1, 5, 6]), np.arange(24, dtype=np.uint8))
+    data = encode(message)
+    for cut in range(len(data) + 1):
+        reader = decoder()
+        got = [*reader.feed(data[:cut]), *reader.feed(data[cut:])]
+        assert len(got) == 1
+        assert same(got[0], message)
+
+
+def test_bytes_written_into_the_buffer_are_not_copied():
+    reader = decoder()
+    data = encode(Ack(5))
+    place = reader.buffer(100)
+    assert len(place) >= 100
+    place[: len(data)] = data
+    assert list(reader.filled(len(data))) == [Ack(5)]
+
+
+def test_a_payload_stays_valid_until_the_next_buffer_call():
+    reader = decoder()
+    first = Rows(1, 1, 1, False, False, np.array([0]), np.full(4000, 7, dtype=np.uint8))
+    seen = [(message.number, int(message.payload.sum())) for message in reader.feed(encode(first) * 40)]
+    assert seen == [(1, 28_000)] * 40
+
+
+# -- garbage ---------------------------------------------------------------------------------------------------
+
+
+def drink(reader, data, step=None):
+    """Feed everything; only RemoteProtocolError may come out."""
+    try:
+        for start in range(0, len(data), step or max(len(data), 1)):
+            list(reader.feed(data[start : start + (step or len(data))]))
+    except RemoteProtocolError:
+        return True
+    return False
+
+
+@prove(150)
+@given(st.binary(max_size=300), st.booleans(), st.sampled_from([0, 1, ROWS]))
+def test_random_bytes(data, trusted, rows):
+    drink(decoder(rows, trusted), data)
+
+
+@prove(150)
+@given(st.sampled_from([5, *CONTROL]), st.binary(max_size=120), st.sampled_from([0, 1, ROWS]))
+def test_random_content_in_a_valid_frame(kind, body, rows):
+    """The checksum is no protection: whoever sends garbage may well sum it up."""
+    drink(decoder(rows), framed(kind, body))
+
+
+def framed(kind, body, version=1):
+    start = struct.pack(">2sBBI", b"RC", version, kind, len(body))
+    return start + zlib.crc32(body, zlib.crc32(start)).to_bytes(4, "big") + body
+
+
+@prove(200)
+@given(messages, st.data())
+def test_mutated_content_in_a_valid_frame(message, data):
+    body = bytearray(encode(message)[HEADER_BYTES:])
+    for _ in range(data.draw(st.integers(1, 3))):
+        if body:
+            place = data.draw(st.integers(0, len(body) - 1))
+            body[place] = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, body[place] ^ 1]))
+    body = body[: data.draw(st.integers(0, len(body)))] if data.draw(st.booleans()) else body
+    rows = data.draw(st.sampled_from([1, 40, ROWS]))
+    reader = decoder(rows)
+    try:
+        for got in reader.feed(framed(message.KIND, bytes(body))):
+            if isinstance(got, Rows):
+                assert 1 <= len(got.rows) <= rows
+                assert got.rows[0] >= 0
+                assert got.rows[-1] < rows
+                assert (np.diff(got.rows) > 0).all()
+    except RemoteProtocolError:
+        pass
+
+
+@prove(100)
+@given(messages, st.integers(0, 10**6), st.integers(1, 255))
+def test_a_damaged_frame_is_noticed(message, place, flip):
+    data = bytearray(encode(message))
+    place %= len(data)
+    data[place] ^= flip
+    reader = decoder()
+    try:
+        got = list(reader.feed(bytes(data)))
+    except RemoteProtocolError:
+        return
+    # Nothing was read: the length grew and more is waited for.
+    assert got == []
+    assert 4 <= place < 8
+
+
+@prove(60)
+@given(messages, st.data())
+def test_a_truncated_frame_is_waited_for(message, data):
+    whole = encode(message)
+    assert list(decoder().feed(whole[: data.draw(st.integers(0, len(whole) - 1))])) == []
+
+
+def test_a_stream_that_was_refused_stays_refused():
+    reader = decoder()
+    assert drink(reader, b"GET / HTTP/1.1\r\n\r\n")
+    assert drink(reader, encode(Ack(1)))
+
+
+def test_another_protocol_is_named():
+    with pytest.raises(RemoteProtocolError, match=r"b'GET / HT'.*right port"):
+        list(decoder().feed(b"GET / HTTP/1.1\r\n"))
+
+
+def test_another_version_is_told_what_to_do():
+    with pytest.raises(VersionMismatch, match=r"version 1, the peer speaks 9; install the same version"):
+        list(decoder().feed(framed(6, b"\0" * 8, version=9)))
+
+
+def test_a_stranger_may_say_little():
+    long = LayoutTable(b"x" * (MAX_STRANGER_BYTES + 1))
+    assert list(decoder().feed(encode(long))) == [long]
+    with pytest.raises(RemoteProtocolError, match=f"at most {MAX_STRANGER_BYTES} bytes"):
+        list(decoder(trusted=False).feed(encode(long)[:HEADER_BYTES]))
+    assert list(decoder(trusted=False).feed(encode(Ack(1)))) == [Ack(1)]
+
+
+def test_rows_before_the_handshake_are_refused():
+    message = Rows(1, 1, 1, False, False, np.array([0]), np.zeros(4, dtype=np.uint8))
+    with pytest.raises(RemoteProtocolError, match="handshake"):
+        list(decoder(rows=0).feed(encode(message)))
+
+
+def test_a_long_announcement_allocates_nothing():
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError, match="at most"):
+            list(decoder().feed(struct.pack(">2sBBII", b"RC", 1, 6, 0xFFFFFFFF, 0)))
+        for form in range(4):
+            head = struct.pack(">QIBBBI", 1, 1, 1, 0, form, 0xFFFFFFFF)
+            assert drink(decoder(), framed(5, head + b"\xff" * 8))
+        assert drink(decoder(), framed(3, b"\xff\xff\xff\xff"))
+        assert drink(decoder(), framed(12, b"\xff\xff"))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"",
+        b"[]",
+        b'{"small_tensor":1000,"max_row":65536,"tensors":[["w",[34359738368,1]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[["w",[1,34359738368]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[["w",[1099511627776,1099511627776]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[["w",[-1]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[["w",[1.5]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[[7,[1]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[["w",[true]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[["w",[1]],["w",[1]]]}',
+        b'{"small_tensor":1,"max_row":1,"tensors":[]}',
+        b"[" * 100_000,
+        b'{"small_tensor":1,"max_row":1,"tensors":{"ab":1}}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_bad_layout_table_costs_no_memory(table):
+    from rowcast.rows import Layout
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError, match="layout table"):
+            Layout.from_table(table)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# -- what cannot be sent ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ack(-1),
+        Ack(1 << 64),
+        Ack("five"),
+        Waiting(0, b"bytes"),
+        Waiting(0, "lone \udc80 surrogate"),
+    ],
+)
+def test_what_the_form_cannot_hold_is_our_mistake(message):
+    with pytest.raises(LocalProtocolError, match=type(message).__name__):
+        encode(message)
+
+
+def test_a_heartbeat_keeps_what_can_be_read_by_the_other_end():
+    many = {f"metric {i}": float(i) for i in range(100)}
+    [back] = decoder().feed(encode(Heartbeat({**many, "bad": float("nan")})))
+    assert len(back.metrics) == 64
+    assert back.metrics.items() <= many.items()
+
+
+def test_the_longest_control_message_is_bounded():
+    with pytest.raises(RemoteProtocolError, match=f"at most {MAX_CONTROL_BYTES}"):
+        list(decoder().feed(encode(LayoutTable(b"x" * MAX_CONTROL_BYTES))))
+
+
+# -- the proof of the secret -----------------------------------------------------------------------------------
+
+
+def test_the_proof_covers_every_field():
+    challenge = Challenge(b"s" * 16, b"n" * 16, True)
+    hello = Hello("robot0", b"1" * 16, b"2" * 16, b"", b"3" * 16, b"4" * 16, b"", False, 0, 0)
+    proof = worker_proof(b"secret", challenge, hello)
+    assert matches(proof, worker_proof(b"secret", challenge, dataclasses.replace(hello, proof=b"anything")))
+    assert not matches(proof, server_proof(b"secret", challenge, hello))
+    assert not matches(proof, worker_proof(b"other", challenge, hello))
+    assert not matches(proof, worker_proof(b"secret", dataclasses.replace(challenge, nonce=b"m" * 16), hello))
+    for field in dataclasses.fields(Hello):
+        value = getattr(hello, field.name)
+        if field.name == "proof":
+            continue
+        other = (
+            (not value)
+            if isinstance(value, bool)
+            else value
+            + (1 if isinstance(value, int) else value[:0] + type(value)("x" if isinstance(value, str) else b"x"))
+        )
+        assert not matches(proof, worker_proof(b"secret", challenge, dataclasses.replace(hello, **{field.name: other})))
+
+
+# -- garbage that reads well: messages that have no place in the conversation -----------------------------------
+
+
+def team_at(time, policy="asp"):
+    scripts = [
+        worker("robot0", iterations=60, compute_s=0.05, rate_bps=1e5, delay_s=0.01),
+        worker("robot1", iterations=60, compute_s=0.05, rate_bps=1e5, delay_s=0.01),
+    ]
+    team = VirtualTeam(LAYOUT, policy, scripts)
+    team.run(time)
+    return team
+
+
+def through_the_wire(port, message):
+    """What the decoder of that port makes of it: messages, or the error that it raises."""
+    reader = decoder(port.decoder.rows, port.decoder.trusted)
+    return list(reader.feed(encode(message)))
+
+
+garbage = st.one_of(
+    control_messages(),
+    row_messages(LAYOUT.rows),
+    st.builds(
+        lambda message, number, iteration, codec: dataclasses.replace(
+            message, number=number, iteration=iteration, codec=codec
+        ),
+        row_messages(LAYOUT.rows),
+        st.integers(0, 12),
+        st.integers(0, 4),
+        st.integers(0, 3),
+    ),
+)
+
+
+@prove(60)
+@given(st.lists(garbage, min_size=1, max_size=6), st.floats(0.0, 1.2), st.sampled_from(["asp", "bsp", "rog:4"]))
+def test_the_server_survives_any_message_and_so_do_the_others(sent, time, policy):
+    team = team_at(time, policy)
+    member = team.server.members.get("robot1")
+    port = member.port if member is not None and member.port is not None else None
+    if port is None:
+        port = Port("stranger")
+        team.server.link_up(team.now, port)
+    for message in sent:
+        try:
+            for one in through_the_wire(port, message):
+                team.server.receive(team.now, port, one)
+        except RemoteProtocolError as error:
+            team.server.blame(team.now, port, error)
+        except LinkLost as error:
+            team.server.link_down(team.now, port, str(error))
+            team._links.pop(port, None)
+            break
+    # What it said may have changed the model: it is a member. It may have stopped nobody else.
+    team.kill("robot1")
+    before = team.workers["robot0"].computed
+    team.run(time + 30)
+    assert team.workers["robot0"].computed > before or team.workers["robot0"].computed == 60
+    while team.server.poll(team.now, port) is not None:
+        pass
+
+
+@prove(60)
+@given(st.lists(garbage, min_size=1, max_size=6), st.floats(0.0, 1.2), st.sampled_from(["asp", "bsp", "rog:4"]))
+def test_the_worker_survives_any_message(sent, time, policy):
+    team = team_at(time, policy)
+    one = team.workers["robot1"]
+    assert one.link is not None
+    for message in sent:
+        try:
+            for got in through_the_wire(one.link.worker_port, message):
+                one.node.receive(team.now, got)
+        except (RemoteProtocolError, LinkLost):
+            break
+    while one.node.poll(team.now) is not None:
+        pass
+    assert one.node.members >= 1
+    timer = one.node.next_timer()
+    assert timer is None or timer >= 0
+    team.kill("robot1")
+    team.run(time + 30)
+    assert team.workers["robot0"].computed > 0
+
+
+def test_garbage_on_a_link_costs_that_link_only():
+    team = team_at(0.5, "ssp:2")
+    books = Books(team)
+    link = team.workers["robot1"].link
+    team._to_server(link, b"\x00garbage")
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    errors = [record for record in team.journals["server"].records if record["event"] == "error"]
+    assert errors[0]["peer"] == "robot1"
+    refusals = [record for record in team.journals["robot1"].records if record["event"] == "error"]
+    assert refusals == [] or "refused" in refusals[0]["error"]
+
+
+def test_an_unknown_policy_text_is_a_config_error_only_for_who_wrote_it():
+    from rowcast.sync import parse_policy
+
+    with pytest.raises(ConfigError):
+        parse_policy("quantum")
+    assert Refusal("protocol", "x").KIND == 17
