@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import signal
@@ -16,6 +17,7 @@ from live import LAYOUT, LIMIT_S, LiveServer, eventually, python, start_of
 from rowcast.cli import ExitCode, main
 from rowcast.cli import train as train_command
 from rowcast.drivers.sockets import Team
+from rowcast.experiment import WorkerAudit
 from rowcast.journal import read_journal
 from rowcast.tasks import build_task
 from rowcast.version import __version__
@@ -34,6 +36,9 @@ def state(tmp_path_factory):
     return str(path)
 
 
+built = functools.lru_cache(build_task)
+
+
 @pytest.fixture
 def rowcast(monkeypatch, capsys):
     """Runs the command in this process; gives exit code, standard output and standard error."""
@@ -41,6 +46,9 @@ def rowcast(monkeypatch, capsys):
     before = (list(log.handlers), log.level, log.propagate, signal.getsignal(signal.SIGTERM))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr(train_command, "limit_threads", lambda threads: None)
+    # Each command would read the data again and warm up for a training that never begins.
+    monkeypatch.setattr("rowcast.experiment.robot.build_task", built)
+    monkeypatch.setattr("rowcast.experiment.robot._warm_up", lambda task, robot: None)
 
     def run(*words):
         with pytest.raises(SystemExit) as end:
@@ -291,27 +299,26 @@ def test_serve_for_a_while(rowcast, tmp_path):
 
 @pytest.mark.system
 def test_serve_and_train(state, tmp_path):
-    """As on two laptops: a server that ends when everybody has finished, and two workers."""
+    """As on two laptops: a server that ends when everybody has finished, and a worker."""
     (tmp_path / "secret").write_text(SECRET)
+    journals = [tmp_path / "server.jsonl", tmp_path / "robot.jsonl"]
     secret = ("--secret-file", tmp_path / "secret")
-    server = python(
-        "-m", "rowcast", "serve", "--port=0", "--workers=2", "--once", "--journal", tmp_path / "server.jsonl", *secret
-    )
+    server = python("-m", "rowcast", "serve", "--port=0", "--once", "--journal", journals[0], *secret)
     port = _port_of(server)
-    common = ("-m", "rowcast", "train", "--connect", f"127.0.0.1:{port}", "--state", state, "--workers=2", "--steps=4")
-    workers = [
-        python(*common, *secret, f"--index={index}", f"--name=robot-{index}", "--audit", tmp_path / f"{index}.npz")
-        for index in range(2)
-    ]
-    for process in [*workers, server]:
+    words = ("--connect", f"127.0.0.1:{port}", "--state", state, "--steps=4", "--test-images=50", *secret)
+    files = ("--journal", journals[1], "--audit", tmp_path / "robot.npz")
+    worker = python("-m", "rowcast", "train", *words, *files)
+    for process in (worker, server):
         out, err = process.communicate(timeout=2 * LIMIT_S)
-        assert process.returncode == 0, err
+        assert (process.returncode, err) == (0, "")
         assert "finished" in out
-        assert "Traceback" not in err
-    assert [path.name for path in sorted(tmp_path.glob("*.npz"))] == ["0.npz", "1.npz"]
-    records = list(read_journal(tmp_path / "server.jsonl"))
-    assert records[-1]["event"] == "end" and records[-1]["cause"] == "everybody has finished"
-    assert {record["peer"] for record in records if record["event"] == "drained"} == {"robot-0", "robot-1"}
+    audit = WorkerAudit.load(tmp_path / "robot.npz")
+    assert (audit.name, audit.iterations) == ("robot-0", 4)
+    server_says, worker_says = (list(read_journal(path)) for path in journals)
+    assert (server_says[-1]["event"], server_says[-1]["cause"]) == ("end", "everybody has finished")
+    drained = [record for record in server_says if record["event"] == "drained"]
+    assert [(record["peer"], record["frames_applied"]) for record in drained] == [("robot-0", audit.frames_sent)]
+    assert sum(record["event"] == "step" for record in worker_says) == 4
 
 
 def _port_of(server):

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,17 +18,30 @@ from rowcast.errors import ConfigError, DataError, WorkerFailed
 from rowcast.experiment import DemoSettings, ServerAudit, ShapeSettings, WorkerAudit, prove, shaped_trace
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.journal import read_journal
+from rowcast.tasks import build_task
+from rowcast.version import __version__
 
 POLICIES = {"bsp": "bsp", "rog:4": "rog-4"}
+
+
+def pretend_pretrained(out):
+    """A model that took no time to train, where the demo finds its pre-trained one."""
+    task = build_task("cruda-digits", pretrain_epochs=0)
+    task.pretrain()
+    task.save_state(out / "pretrained.npz")
+    settings = build_task("cruda-digits", seed=0, test_images=DemoSettings().test_images).settings
+    (out / "pretrained.txt").write_text(f"{__version__} {settings}")
 
 
 @pytest.fixture(scope="module")
 def demo_out(tmp_path_factory):
     """What a demo of two robots and three seconds left behind, and what it printed."""
-    out = tmp_path_factory.mktemp("demo") / "out"
+    out = tmp_path_factory.mktemp("demo")
+    pretend_pretrained(out)
     process = python("-m", "rowcast", "demo", "--workers=2", "--seconds=3", "--pace=0.1", "--out", out)
     printed, err = process.communicate(timeout=6 * LIMIT_S)
     assert process.returncode == 0, printed + err
+    assert "pre-trained model:" in printed
     return out, printed
 
 
@@ -59,9 +71,8 @@ def test_demo_loses_nothing(demo_out):
 
 
 @pytest.mark.system
-def test_interrupted_demo_leaves_no_process(demo_out, tmp_path):
-    for name in ("pretrained.npz", "pretrained.txt"):
-        shutil.copy(demo_out[0] / name, tmp_path)
+def test_interrupted_demo_leaves_no_process(tmp_path):
+    pretend_pretrained(tmp_path)
     demo = python("-m", "rowcast", "demo", "--workers=2", "--out", tmp_path)
     try:
         # Both robots are there and train.

@@ -165,8 +165,6 @@ def test_versions_advance_row_by_row_and_the_oldest_counts() -> None:
     assert table.oldest() == 3
     table.advance("a", np.array([0]), 9)  # of one who left: nobody counts it
     assert "a" not in table and len(table) == 1
-    table.remove("b")
-    assert table.oldest() is None
 
 
 def test_a_worker_that_returns_starts_with_new_versions() -> None:

@@ -109,6 +109,13 @@ class LinkSettings(_Checked):
         "change results two-fold, so pin it when you compare.",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frame_min_bytes > self.frame_max_bytes:
+            raise ConfigError(
+                f"frame_min_bytes: expected at most frame_max_bytes ({self.frame_max_bytes}), got {self.frame_min_bytes}"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings(_Checked):

@@ -207,8 +207,9 @@ class WorkerNode:
 
     def report(self, now: float, metrics: dict[str, float]) -> None:
         """Tell the journal and the server's display a few numbers."""
-        self.metrics.update(metrics)
-        for name, value in metrics.items():
+        plain = {name: float(value) for name, value in metrics.items()}
+        self.metrics.update(plain)
+        for name, value in plain.items():
             self.journal.record(now, "metric", iteration=self.iteration, name=name, value=value)
 
     # -- the driver's side -------------------------------------------------------------------------------------

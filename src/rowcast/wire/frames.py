@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rowcast.errors import RemoteProtocolError, VersionMismatch
+from rowcast.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
 from rowcast.wire.fields import pack, unpack
 from rowcast.wire.index import decode_index, encode_index
 from rowcast.wire.messages import CONTROL, Message, Rows
@@ -44,7 +44,11 @@ ROWS_OVERHEAD_BYTES = HEADER_BYTES + _ROWS.size
 
 
 def encode(message: Message) -> bytes:
-    """The frame of one message."""
+    """The frame of one message.
+
+    Raises:
+        LocalProtocolError: a control message above the limit that every decoder has.
+    """
     if isinstance(message, Rows):
         form, index = encode_index(message.rows)
         flags = _ABSOLUTE * message.absolute + _QUOTA_END * message.quota_end
@@ -52,6 +56,11 @@ def encode(message: Message) -> bytes:
         body = b"".join((head, index, message.payload.data))
     else:
         body = pack(message)
+        if len(body) > MAX_CONTROL_BYTES:
+            raise LocalProtocolError(
+                f"{type(message).__name__}: expected at most {MAX_CONTROL_BYTES} bytes, got {len(body)}; "
+                "no peer would take it"
+            )
     start = _HEADER.pack(MAGIC, PROTOCOL_VERSION, message.KIND, len(body), 0)[:8]
     return b"".join((start, zlib.crc32(body, zlib.crc32(start)).to_bytes(4, "big"), body))
 

@@ -87,7 +87,7 @@ class Team:
         self.journal = journal or Journal(name)
         self._shaped_by = shaped_by
         self._node: WorkerNode | None = None
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
         self._main: asyncio.Task[None] | None = None
         self._ending = threading.Lock()
@@ -151,6 +151,7 @@ class Team:
             secret=self._secret,
             journal=self.journal,
         )
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
         self._thread.start()
         self._wait(lambda: self.node.phase is not Phase.JOINING)
@@ -261,7 +262,7 @@ class Team:
     def _remark(self, now: float) -> None:
         """Say what a long wait is for; who holds us at the gate is told by the server."""
         phase = self.node.phase
-        if self._connection is None or phase is Phase.JOINING:
+        if self._connection is None or self.node.welcomed_at is None:
             log.warning("%s: waiting for the server at %s: %s", self.name, self.address, self._cause)
         elif phase in (Phase.PUSHING, Phase.PULLING):
             rate_mbps = self.node.outbox.meter.rate_bps(now) / 1e6
