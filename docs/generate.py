@@ -52,23 +52,13 @@ def bullet(head: str, text: str) -> str:
     return textwrap.fill(f"- {head} {text}".rstrip(), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def number(value: Any) -> str:
-    """A number as people write it, without loss."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)
-    return "none" if value is None else str(value)
-
-
 def settings(kind: type) -> str:
     """The fields of a settings class."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
     lines = []
     for entry in config.describe(kind):
-        field = fields[entry["name"]]
-        low, high = field.metadata.get("low"), field.metadata.get("high")
-        facts = f"{number(field.default)} {entry['unit']}".rstrip()
-        if low is not None or high is not None:
-            facts += f"; range {number(low)} .. {number(high)}"
+        facts = f"{entry['default']} {entry['unit']}".rstrip()
+        if entry["range"]:
+            facts += f"; range {entry['range']}"
         lines.append(bullet(f"**`{entry['name']}`** ({facts}):", entry["doc"]))
     return "\n".join(lines)
 

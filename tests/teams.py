@@ -128,7 +128,7 @@ def finished(team, until=2000.0):
 def replicas_agree(team, atol=2e-4):
     """After draining, every replica is the server's model (invariant 2)."""
     for name, one in team.workers.items():
-        if not one.killed:
+        if not one.killed and events(team, name, "end")[-1]["cause"] == "finished":
             np.testing.assert_allclose(one.node.replica, team.server.parameters, rtol=0, atol=atol, err_msg=name)
 
 

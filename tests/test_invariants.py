@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings
@@ -44,7 +44,6 @@ def prove(examples):
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],
-        phases=[Phase.generate],
     )
 
 

@@ -37,6 +37,7 @@ from rowcast.wire.messages import CONTROL
 from teams import LAYOUT, worker
 
 ROWS = 5000
+KINDS = tuple(CONTROL.values())
 
 FORMS = {
     bool: st.booleans(),
@@ -52,7 +53,7 @@ def prove(examples):
 
 
 @st.composite
-def control_messages(draw, kinds=tuple(CONTROL.values())):
+def control_messages(draw, kinds=KINDS):
     kind = draw(st.sampled_from(kinds))
     hints = get_type_hints(kind)
     metrics = st.dictionaries(FORMS[str], FORMS[float], max_size=4)

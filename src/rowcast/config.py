@@ -113,7 +113,7 @@ class LinkSettings(_Checked):
         super().__post_init__()
         if self.frame_min_bytes > self.frame_max_bytes:
             raise ConfigError(
-                f"frame_min_bytes: expected at most frame_max_bytes ({self.frame_max_bytes}), got {self.frame_min_bytes}"
+                f"frame_min_bytes: expected at most frame_max_bytes, {self.frame_max_bytes}, got {self.frame_min_bytes}"
             )
 
 
@@ -302,14 +302,17 @@ def describe(kind: type) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": field.name,
-                "default": "none"
-                if field.default is None
-                else f"{field.default:g}"
-                if isinstance(field.default, float)
-                else str(field.default),
+                "default": _written(field.default),
                 "unit": field.metadata.get("unit", ""),
-                "range": "" if low is None and high is None else f"{low:g} .. {high:g}",
+                "range": "" if low is None and high is None else f"{_written(low)} .. {_written(high)}",
                 "doc": field.metadata.get("doc", ""),
             }
         )
     return rows
+
+
+def _written(value: object) -> str:
+    """A default or a bound as a user would write it: no digit lost, no exponent where none is needed."""
+    if value is None:
+        return "none"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
