@@ -35,10 +35,10 @@ def pretend_pretrained(out):
 
 @pytest.fixture(scope="module")
 def demo_out(tmp_path_factory):
-    """What a demo of two robots and three seconds left behind, and what it printed."""
+    """What a demo of two robots and two seconds left behind, and what it printed."""
     out = tmp_path_factory.mktemp("demo")
     pretend_pretrained(out)
-    process = python("-m", "rowcast", "demo", "--workers=2", "--seconds=3", "--pace=0.1", "--out", out)
+    process = python("-m", "rowcast", "demo", "--workers=2", "--seconds=2", "--pace=0.1", "--out", out)
     printed, err = process.communicate(timeout=6 * LIMIT_S)
     assert process.returncode == 0, printed + err
     assert "pre-trained model:" in printed

@@ -9,7 +9,10 @@ from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.nodes import Phase, Port, WorkerNode
+from rowcast.nodes.gate import Gate
+from rowcast.nodes.member import Member, Stage
 from rowcast.rows import Layout
+from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.wire import Heartbeat, PushEnd, Refusal, Rows, Welcome
 from teams import LAYOUT, Books, events, finished, noise, replicas_agree, start_of, worker
@@ -118,14 +121,42 @@ def test_a_seeder_that_restarts_does_not_wait_for_its_own_ghost():
 
 
 def test_who_waits_long_for_the_seeder_is_not_taken_for_silent():
-    fading = Trace(np.array([0.0, 0.1, 25.0]), np.array([2e4, 100.0, 1e5]), "fading", duration_s=1e4)
-    team = team_of("bsp", [worker("robot0", rate_bps=fading), worker("robot1")])
+    fading = Trace(np.array([0.0, 0.2, 60.0]), np.array([2e4, 400.0, 1e5]), "fading", duration_s=1e4)
+    team = team_of("bsp", [worker("robot0", rate_bps=fading)], server_settings=ServerSettings(expected_workers=2))
+    team.at(0.2, lambda: team.start(worker("robot1")))
+    team.run(60.0)
+    seeded = next(record["t"] for record in events(team, "server", "join") if record["peer"] == "robot1")
+    assert seeded > 0.2 + team.server.settings.silence_limit_s
+    assert not [record for record in events(team, "server", "link_down") if record["peer"] == "robot1"]
     finished(team)
-    assert [record["cause"] for record in events(team, "server", "link_down") if record["peer"] == "robot1"] in (
-        [],
-        ["closed by the server"],
-        ["closed by the worker"],
-    )
+
+
+def test_a_lost_welcome_changes_only_the_time():
+    """The worker knows no server yet, but the server knows its session: it keeps its place."""
+    for byte in range(50, 140, 6):
+        team = team_of("bsp", [worker("robot0", iterations=2, rate_bps=1e7), worker("robot1", iterations=2)])
+        team.cut_after("robot1", "down", byte, 0.5)
+        finished(team)
+        assert {record["cause"] for record in events(team, "server", "leave")} == {"finished"}
+        replicas_agree(team)
+
+
+def test_a_newcomer_starts_where_the_gate_has_let_others_pass():
+    """All rows of an iteration may be here before the message that ends it."""
+    members = {}
+    gate = Gate(parse_policy("bsp"), members, 2)
+    gate.versions = VersionTable(3)
+    for name in ("robot0", "robot1"):
+        members[name] = Member(name, b"", None, None, Stage.COMPUTING)
+        gate.admit(members[name])
+    for name in members:
+        gate.versions.advance(name, np.arange(3), 1)
+    members["robot0"].iteration = 1
+    assert members["robot1"].iteration == 0
+    members["robot2"] = Member("robot2", b"", None, None, Stage.READY)
+    gate.admit(members["robot2"])
+    assert members["robot2"].iteration == 1
+    assert gate.versions.oldest() == 1
 
 
 # -- who may not come in ---------------------------------------------------------------------------------------

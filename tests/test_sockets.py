@@ -82,7 +82,7 @@ def test_team_is_usable_after_its_end():
 def test_finish_gives_up_when_time_is_over():
     """Also while heartbeats keep coming."""
     with LiveServer(expected_workers=2, heartbeat_s=0.05) as server:
-        slow = Robot(server, "slow", steps=1, hold=True)
+        slow = Robot(server, "slow", steps=1, pause_at=0)
         team = Team("127.0.0.1", server.port, name="early")
         team.start(LAYOUT, start_of())
         begun = time.monotonic()
@@ -99,7 +99,7 @@ def test_finish_gives_up_when_time_is_over():
 def test_worker_killed_in_the_middle_of_a_push():
     """The others go on, it returns as a new life, everybody agrees, and every row is accounted for."""
     with LiveServer(expected_workers=2, absence_limit_s=0.3) as server:
-        survivor = Robot(server, "survivor", steps=40, update=1)
+        survivor = Robot(server, "survivor", steps=40, update=1, pause_at=20)
         victim = worker_process(server.port, "victim", steps=40, update=1000, rate_mbps=0.6)
         try:
             eventually(lambda: mid_push(server, "victim", 2))
@@ -111,13 +111,14 @@ def test_worker_killed_in_the_middle_of_a_push():
         eventually(lambda: server.events("absent", peer="victim"))
         arrived = server.ask(lambda node: node.members["victim"].push_rows)
         assert 0 < arrived < LAYOUT.rows
-        before = survivor.iteration
-        eventually(lambda: survivor.iteration > before + 2)
+        eventually(lambda: survivor.iteration == 20)
         again = Robot(server, "victim", steps=40, update=1)
+        eventually(lambda: server.events("leave", peer="victim", cause="started afresh"))
+        eventually(lambda: server.member("victim", "gated"))
+        survivor.go_on.set()
         survivor.done()
         again.done()
         moved = assert_agree(server, survivor, again)
-        assert server.events("leave", peer="victim", cause="started afresh")
     rest = moved - survivor.computed - again.computed
     # Of its first life one whole push is there, and of the second push whole rows: each row once or not at all.
     per_row = rest[LAYOUT.offsets[:-1]]
@@ -130,12 +131,13 @@ def test_connection_cut_in_the_middle_of_pushes():
     """Each cut loses what was on its way, and the worker sends it again; nothing is lost, nothing comes twice."""
     with (
         LiveServer(expected_workers=2) as server,
-        Shaper("127.0.0.1", server.port, up=Trace.constant(2e6), down=FAST) as link,
+        Shaper("127.0.0.1", server.port, up=Trace.constant(1e6), down=FAST) as link,
     ):
         other = Robot(server, "other", steps=4, update=1)
-        robot = Robot(server, "robot", steps=4, update=10, host=link.address[0], port=link.address[1])
-        eventually(lambda: robot.iteration)
+        robot = Robot(server, "robot", steps=4, update=10, pause_at=0, host=link.address[0], port=link.address[1])
+        eventually(lambda: server.events("join", peer="robot"))
         link.begin()
+        robot.go_on.set()
         for iteration in (2, 3, 4):
             eventually(lambda iteration=iteration: mid_push(server, "robot", iteration))
             assert server.cut("robot")
@@ -152,14 +154,17 @@ def test_connection_cut_in_the_middle_of_pushes():
 
 def test_garbage_closes_its_connection_only():
     with LiveServer(expected_workers=1) as server:
-        robot = Robot(server, "robot", steps=30)
+        robot = Robot(server, "robot", steps=10, pause_at=5)
+        eventually(lambda: robot.iteration == 5)
         generator = np.random.default_rng(0)
         for size in (1, 64, 5000):
             with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as sock:
                 sock.sendall(b"GET / HTTP/1.1\r\n\r\n" + generator.bytes(size))
                 while sock.recv(4096):
                     pass
+        robot.go_on.set()
         robot.done()
+        assert len(server.events("link_up", peer="robot")) == 1
         moved = assert_agree(server, robot)
         np.testing.assert_array_equal(moved, robot.computed)
         assert len(server.events("error", error="RemoteProtocolError")) == 3
@@ -169,8 +174,10 @@ def test_server_stops_and_returns():
     """Workers reconnect, bring the parameters along, and go on."""
     with LiveServer(expected_workers=2) as server:
         port = server.port
-        robots = [Robot(server, f"robot-{index}", steps=60, update=1) for index in range(2)]
-        eventually(lambda: all(robot.iteration > 3 for robot in robots))
+        robots = [Robot(server, f"robot-{index}", steps=12, update=1, pause_at=6) for index in range(2)]
+        eventually(lambda: all(robot.iteration == 6 for robot in robots))
+    for robot in robots:
+        robot.go_on.set()
     with LiveServer(expected_workers=2, port=port) as second:
         for robot in robots:
             robot.done()
@@ -285,7 +292,6 @@ def test_unknown_congestion_control():
         team = Team("127.0.0.1", server.port, name="robot", link_settings=link_settings)
         with pytest.raises(ConfigError, match="refuses 'warp'"):
             team.start(LAYOUT, start_of())
-        team._loop.close()
 
 
 def test_nan_gradient_is_refused_by_name_and_the_team_goes_on():
@@ -333,7 +339,7 @@ class _Trainer(Robot):
 
 def test_a_long_wait_names_the_blocker(caplog):
     with LiveServer(expected_workers=2, patience_s=0.1) as server, caplog.at_level("WARNING", logger="rowcast"):
-        lazy = Robot(server, "lazy", steps=1, hold=True)
+        lazy = Robot(server, "lazy", steps=1, pause_at=0)
         keen = Robot(server, "keen", steps=1)
         eventually(lambda: any("keen: waiting for lazy (computing" in text for text in caplog.messages))
         lazy.go_on.set()

@@ -374,9 +374,11 @@ def test_a_heartbeat_keeps_what_can_be_read_by_the_other_end():
     assert back.metrics.items() <= many.items()
 
 
-def test_the_longest_control_message_is_bounded():
+def test_the_longest_control_message_is_bounded_on_both_sides():
+    with pytest.raises(LocalProtocolError, match=f"at most {MAX_CONTROL_BYTES}"):
+        encode(LayoutTable(b"x" * MAX_CONTROL_BYTES))
     with pytest.raises(RemoteProtocolError, match=f"at most {MAX_CONTROL_BYTES}"):
-        list(decoder().feed(encode(LayoutTable(b"x" * MAX_CONTROL_BYTES))))
+        list(decoder().feed(framed(LayoutTable.KIND, b"x" * (MAX_CONTROL_BYTES + 1))))
 
 
 # -- the proof of the secret -----------------------------------------------------------------------------------
