@@ -26,8 +26,10 @@ __all__ = ["accumulate", "compiled", "nonfinite", "prefetch_next", "row_abs_sums
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Below this many elements a second thread costs more than it saves.
-PARALLEL_ELEMENTS = 1 << 18
+#: Below this many elements a second thread costs more than it saves: threads that wait for each other at the end of a
+#: short loop lose whole time slices when something else runs on the machine, and on a robot something does. Frames
+#: for a radio link are shorter than this.
+PARALLEL_ELEMENTS = 1 << 20
 
 _ALL_THREADS: int = numba.get_num_threads()
 
