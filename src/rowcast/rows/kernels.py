@@ -22,7 +22,16 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["accumulate", "compiled", "nonfinite", "prefetch_next", "row_abs_sums", "row_sums", "use_threads"]
+__all__ = [
+    "accumulate",
+    "compiled",
+    "float_of_bits",
+    "nonfinite",
+    "prefetch_next",
+    "row_abs_sums",
+    "row_sums",
+    "use_threads",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +70,17 @@ def _prefetch_code(typing_context: Any, array: Any, index: Any) -> Any:
 
 #: Ask the processor to bring the cache line of ``array[index]`` near, for writing.
 _prefetch: Any = intrinsic(_prefetch_code)
+
+
+def _float_code(typing_context: Any, pattern: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+#: The float32 whose bits are those of a uint32; for use in kernels, where it costs nothing.
+float_of_bits: Any = intrinsic(_float_code)
 
 
 @numba.njit(inline="always")
