@@ -88,6 +88,7 @@ def train(state, port=1, *more):
         "--set",
         "join_limit_s=0.5",
         "--steps=2",
+        "--seconds=20",
         *more,
     )
 
@@ -218,9 +219,11 @@ def test_wrong_layout(refused, state):
     with LiveServer() as server:
         first = Team("127.0.0.1", server.port, name="first")
         first.start(LAYOUT, start_of())
-        lines = refused(ExitCode.REFUSED, *train(state, server.port), says=["weight", "(200, 64)"])
+        try:
+            lines = refused(ExitCode.REFUSED, *train(state, server.port), says=["weight", "(200, 64)"])
+        finally:
+            first.leave()
         assert len(lines) == 1
-        first.finish()
 
 
 def test_name_clash(refused, state):

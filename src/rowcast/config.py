@@ -25,6 +25,7 @@ else:  # pragma: no cover - exercised on Python 3.10 only
     import tomli as tomllib
 
 __all__ = [
+    "Checked",
     "LinkSettings",
     "ServerSettings",
     "WorkerSettings",
@@ -50,7 +51,7 @@ def setting(
     return dataclasses.field(default=default, metadata={"doc": doc, "unit": unit, "low": low, "high": high})
 
 
-class _Checked:
+class Checked:
     """Checks type and range of every field when an instance is made."""
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinkSettings(_Checked):
+class LinkSettings(Checked):
     """How bytes are put on a link; the same on both ends."""
 
     frame_s: float = setting(
@@ -118,7 +119,7 @@ class LinkSettings(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class ServerSettings(_Checked):
+class ServerSettings(Checked):
     """Settings of the server node."""
 
     expected_workers: int = setting(
@@ -152,7 +153,7 @@ class ServerSettings(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkerSettings(_Checked):
+class WorkerSettings(Checked):
     """Settings of a worker node."""
 
     join_limit_s: float = setting(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from rowcast.cli.options import limit_threads
 
 if TYPE_CHECKING:
     from rowcast.nodes.member import MemberStatus
@@ -33,12 +34,12 @@ def demo(
 
     The links are scaled so that sending the whole encoded model at the best rate takes 0.67 of the computing time.
     """
-    # The server's kernels are small; the processors belong to the workers.
-    os.environ["NUMBA_NUM_THREADS"] = "1"
     from rowcast.cli.display import TeamDisplay
     from rowcast.cli.results import finish
     from rowcast.experiment import DemoSettings, run_demo
 
+    # The server's kernels are small; the processors belong to the workers.
+    limit_threads(1)
     changes = {"pace_s": pace, "eval_every": eval_every}
     settings = DemoSettings(
         policies=tuple(part.strip() for part in policies.split(",") if part.strip()),

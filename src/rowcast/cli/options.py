@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -41,15 +40,16 @@ def secret_of(path: Path | None) -> bytes | None:
 
 
 def limit_threads(threads: int) -> None:
-    """Compute with so many threads; must run before numba is imported, which is why imports are late here.
+    """Compute with so many threads, here: torch and the kernels over rows.
 
     Raises:
         ConfigError: not a positive number.
     """
     if threads < 1:
         raise ConfigError(f"threads: expected 1 or more, got {threads}")
-    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = str(min(threads, os.cpu_count() or 1))
     import torch
 
+    from rowcast.rows import kernels
+
     torch.set_num_threads(threads)
+    kernels.limit_threads(threads)

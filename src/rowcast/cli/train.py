@@ -69,7 +69,6 @@ def train(
     tables = load_tables({"worker": WorkerSettings, "link": LinkSettings}, config, overrides=set_ or [])
     secret = secret_of(secret_file)
     limit_threads(threads)
-    # Imported after the limit is set, because numba reads it when it is loaded.
     from rowcast.drivers.sockets.tcp import split_address
     from rowcast.experiment import RobotSettings, ShapeSettings, run_robot
 

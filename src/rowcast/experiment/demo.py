@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.config import LinkSettings, ServerSettings, _Checked, setting
+from rowcast.config import Checked, LinkSettings, ServerSettings, setting
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
@@ -44,7 +44,7 @@ TICK_S = 0.5
 
 
 @dataclass(frozen=True)
-class DemoSettings(_Checked):
+class DemoSettings(Checked):
     """Settings of a comparison.
 
     Raises:
@@ -211,7 +211,7 @@ async def _run_policy(job: _Job, text: str, state: Path, observer: DemoObserver)
     async with _server(job, text, folder) as (node, server), ProcessGroup() as group:
         for index, name in enumerate(names):
             command = _command(settings, index, name, server.port, job.best_bps, state, folder)
-            await group.start(name, command, folder / f"{name}.log", NUMBA_NUM_THREADS="1", OMP_NUM_THREADS="1")
+            await group.start(name, command, folder / f"{name}.log")
         await group.wait_ready(READY_LIMIT_S)
         watcher = asyncio.ensure_future(_watch(node, text, settings.seconds, observer))
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ class ProcessGroup:
     def __init__(self) -> None:
         self.workers: list[WorkerProcess] = []
 
-    async def start(self, name: str, command: Sequence[str], log: Path, **environment: str) -> None:
+    async def start(self, name: str, command: Sequence[str], log: Path) -> None:
         """Start a process in a session of its own, so that a Ctrl-C on our terminal reaches it through us only.
 
         Raises:
@@ -74,7 +73,6 @@ class ProcessGroup:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=stderr,
-                    env={**os.environ, **environment},
                     start_new_session=True,
                 )
         except OSError as error:

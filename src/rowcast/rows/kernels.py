@@ -26,6 +26,7 @@ __all__ = [
     "accumulate",
     "compiled",
     "float_of_bits",
+    "limit_threads",
     "nonfinite",
     "prefetch_next",
     "row_abs_sums",
@@ -40,7 +41,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: for a radio link are shorter than this.
 PARALLEL_ELEMENTS = 1 << 20
 
-_ALL_THREADS: int = numba.get_num_threads()
+_PROCESSORS: int = numba.get_num_threads()
+_threads = _PROCESSORS
 
 
 def compiled(function: F) -> F:
@@ -49,9 +51,15 @@ def compiled(function: F) -> F:
     return cast(F, numba.njit(**options)(function))
 
 
+def limit_threads(threads: int) -> None:
+    """Let every kernel of this process use at most so many threads (1 or more; the processors are the limit)."""
+    global _threads
+    _threads = min(threads, _PROCESSORS)
+
+
 def use_threads(elements: int) -> None:
     """Choose the number of threads for the next kernel call of this thread, by the elements it touches."""
-    numba.set_num_threads(_ALL_THREADS if elements >= PARALLEL_ELEMENTS else 1)
+    numba.set_num_threads(_threads if elements >= PARALLEL_ELEMENTS else 1)
 
 
 def _prefetch_code(typing_context: Any, array: Any, index: Any) -> Any:

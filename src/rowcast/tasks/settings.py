@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rowcast.config import _Checked, setting
+from rowcast.config import Checked, setting
 from rowcast.errors import ConfigError
 from rowcast.tasks.models import ConvMLPConfig
 
@@ -18,7 +18,7 @@ _WHOLE_NUMBERS = ("train_images", "test_images", "severity", "batch", "pretrain_
 
 
 @dataclasses.dataclass(frozen=True)
-class CrudaSettings(_Checked):
+class CrudaSettings(Checked):
     """Settings of a :class:`CrudaTask`; the defaults are those of ``cruda-digits``.
 
     Raises:

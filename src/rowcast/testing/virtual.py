@@ -402,7 +402,8 @@ class VirtualTeam:
             return
         self._server_wake = -1.0
         for port, cause in self.server.on_timer(self.now):
-            self._close(self._links[port], cause, reconnect_s=0.5)
+            if port in self._links:  # what arrives while one is closed may have closed another
+                self._close(self._links[port], cause, reconnect_s=0.5)
         self._pump_all()
 
     def _pump_port(self, port: Port) -> None:
