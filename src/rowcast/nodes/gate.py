@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rowcast.nodes.member import Member, Stage
-from rowcast.sync import MtaTime, Policy, VersionTable
+from rowcast.sync import Levels, MtaTime, Policy, VersionTable
 from rowcast.wire import PushEnd
 
 __all__ = ["Gate"]
@@ -23,6 +23,10 @@ class Gate:
         versions: the version table of the workers that count.
         epoch: counts changes of membership.
         opened: the team was complete once.
+        waiting: members held at the gate, by name; some may have gone on meanwhile.
+
+    No answer costs more with a larger team, as long as nobody comes or goes: whoever asks again although nothing has
+    changed is told so at once.
     """
 
     def __init__(self, policy: Policy, members: Mapping[str, Member], expected: int) -> None:
@@ -33,7 +37,12 @@ class Gate:
         self.expected = expected
         self.push_time = MtaTime()
         self.pull_time = MtaTime()
+        self.waiting: dict[str, Member] = {}
         self._members = members
+        self._quotas = Levels()
+        self._newest = 0
+        self._passed_at: int | None = None
+        self._cancelled_at: int | None = None
 
     def counted(self) -> list[Member]:
         """The members that count."""
@@ -41,7 +50,7 @@ class Gate:
 
     def newest(self) -> int:
         """Iteration of the fastest member that counts."""
-        return max((member.iteration for member in self.counted()), default=0)
+        return self._newest
 
     def admit(self, member: Member) -> None:
         """Count ``member``, from the iteration of the slowest on (algorithms.md 1.10).
@@ -53,8 +62,10 @@ class Gate:
             max(other.iteration, self.versions.oldest_of(other.name)) for other in self.counted() if other is not member
         ]
         member.iteration = min(others, default=member.iteration)
-        member.quota_iteration = member.begun_iteration = member.iteration
+        member.begun_iteration = member.iteration
         member.gated = True
+        self.quota_arrived(member, member.iteration)
+        self._newest = max(self._newest, member.iteration)
         self.versions.admit(member.name, member.iteration)
         self.epoch += 1
 
@@ -64,35 +75,62 @@ class Gate:
         self.versions.remove(member.name)
         self.push_time.remove(member.name)
         self.pull_time.remove(member.name)
+        self.waiting.pop(member.name, None)
+        self._quotas.remove(member.name)
+        self._newest = max((other.iteration for other in self.counted()), default=0)
+        self._passed_at = self._cancelled_at = None
         self.epoch += 1
 
-    def pushed(self, member: Member, message: PushEnd) -> None:
+    def quota_arrived(self, member: Member, iteration: int) -> None:
+        """The quota of ``iteration`` of a member is here."""
+        member.quota_iteration = iteration
+        if member.gated:
+            self._quotas.set(member.name, iteration)
+
+    def pushed(self, now: float, member: Member, message: PushEnd) -> None:
         """A push has ended; the member waits from now on."""
         member.iteration = message.iteration
-        member.quota_iteration = max(member.quota_iteration, message.iteration)
+        self.quota_arrived(member, max(member.quota_iteration, message.iteration))
         self.push_time.report(member.name, message.iteration, message.quota_s, message.compute_s)
+        self._newest = max(self._newest, member.iteration)
+        member.stage = Stage.WAITING
+        member.waiting_since = now
+        self.waiting[member.name] = member
 
-    def may_pass(self) -> list[Member]:
-        """Waiting members that may go on, the one that has waited longest first."""
+    def may_pass(self, newcomer: Member | None = None) -> list[Member]:
+        """Members that may go on, the one that has waited longest first; they do not wait any longer.
+
+        Args:
+            newcomer: has begun to wait since the last call.
+        """
         oldest = self.versions.oldest()
-        waiting = [
+        held = self.waiting.values()
+        if oldest is not None and oldest == self._passed_at:
+            # Who was held then is held still.
+            held = [newcomer] if newcomer is not None else []
+        self._passed_at = oldest
+        passing = [
             member
-            for member in self._members.values()
+            for member in held
             if member.stage is Stage.WAITING
             and member.port is not None
             and self.policy.may_start(member.iteration, oldest)
         ]
-        return sorted(waiting, key=lambda member: (member.waiting_since, member.name))
+        for member in passing:
+            del self.waiting[member.name]
+        return sorted(passing, key=lambda member: (member.waiting_since, member.name))
 
     def superfluous(self) -> list[Member]:
         """Members that send beyond their quota although every quota of their iteration is here (2.2).
 
         What they still send only delays the next iteration. Each is named once for an iteration.
         """
-        counted = self.counted()
-        lowest = min((member.quota_iteration for member in counted), default=0)
+        lowest = self._quotas.lowest()
+        if lowest is None or lowest == self._cancelled_at:
+            return []
+        self._cancelled_at = lowest
         found = []
-        for member in counted:
+        for member in self.counted():
             sending = member.stage is Stage.COMPUTING and member.iteration < member.quota_iteration <= lowest
             if sending and member.cancelled_iteration < member.quota_iteration:
                 member.cancelled_iteration = member.quota_iteration

@@ -38,6 +38,7 @@ class Member:
         port: its connection, or ``None`` while the link is down.
         gated: the gate counts it.
         lost_at: when its link was lost (s).
+        woken_at: when a timer of it last went off (s).
         dirty: something was added to what it is owed since the last drain began.
         metrics: what it reported last, for a progress display.
     """
@@ -53,6 +54,7 @@ class Member:
     port: Port | None = None
     gated: bool = False
     lost_at: float = 0.0
+    woken_at: float = 0.0
     waiting_since: float = 0.0
     next_notice: float = 0.0
     cancelled_iteration: int = 0

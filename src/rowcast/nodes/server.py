@@ -95,7 +95,7 @@ class ServerNode:
         self._lobby = Lobby(self._life, secret, entropy)
         self._by_port: dict[Port, Member] = {}
         self._ready: dict[Port, None] = {}
-        self._woken_at = 0.0
+        self._draining: dict[str, Member] = {}
 
     @property
     def parameters(self) -> npt.NDArray[np.float32] | None:
@@ -219,19 +219,26 @@ class ServerNode:
         settings = self.settings
         times = [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
         times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.queue]
-        for member in self.members.values():
-            if member.port is None:
-                if member.gated or member.stage in NOT_STARTED:
-                    times.append(member.lost_at + settings.absence_limit_s)
-                continue
-            times.append(member.port.heard_at + settings.silence_limit_s)
-            times.append(member.port.spoke_at + settings.heartbeat_s)
-            if member.stage in (Stage.READY, Stage.WAITING):
-                times.append(member.next_notice)
-            transfer = member.owed.transfer
-            if member.stage is Stage.PULLING and transfer is not None and transfer.deadline > self._woken_at:
-                times.append(transfer.deadline)
+        times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
         return min(times, default=None)
+
+    def next_timer_of(self, port: Port) -> float | None:
+        """The same for one connection of a member, for a driver that keeps a timer for each: :meth:`on_timer_of`."""
+        member = self._by_port.get(port)
+        return None if member is None else self._timer_of(member)
+
+    def _timer_of(self, member: Member) -> float | None:
+        settings, port = self.settings, member.port
+        if port is None:
+            counts = member.gated or member.stage in NOT_STARTED
+            return member.lost_at + settings.absence_limit_s if counts else None
+        due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
+        if member.stage in (Stage.READY, Stage.WAITING):
+            return min(due, member.next_notice)
+        transfer = member.owed.transfer
+        if member.stage is Stage.PULLING and transfer is not None and transfer.deadline > member.woken_at:
+            return min(due, transfer.deadline)
+        return due
 
     def on_timer(self, now: float) -> list[tuple[Port, str]]:
         """Time passed.
@@ -239,7 +246,6 @@ class ServerNode:
         Returns:
             Connections that the driver must close, with the reason: call :meth:`link_down` for each.
         """
-        self._woken_at = now
         settings = self.settings
         dead = [
             (port, f"no hello within {settings.handshake_limit_s:g} s")
@@ -252,16 +258,25 @@ class ServerNode:
             if member.port is None:
                 if now >= member.lost_at + settings.absence_limit_s:
                     self._absent(now, member)
-                continue
-            if now >= member.port.heard_at + settings.silence_limit_s:
-                dead.append((member.port, f"silent for {settings.silence_limit_s:g} s"))
-                continue
-            self._keep_alive(now, member.port)
-            if member.stage in (Stage.READY, Stage.WAITING) and now >= member.next_notice:
-                self._explain(now, member)
-            if member.stage is Stage.PULLING:
-                self._ready[member.port] = None
+            elif (cause := self._tick(now, member, member.port)) is not None:
+                dead.append((member.port, cause))
         return dead
+
+    def on_timer_of(self, now: float, port: Port) -> str | None:
+        """The same for one connection: why the driver must close it, or ``None``."""
+        member = self._by_port.get(port)
+        return None if member is None else self._tick(now, member, port)
+
+    def _tick(self, now: float, member: Member, port: Port) -> str | None:
+        member.woken_at = now
+        if now >= port.heard_at + self.settings.silence_limit_s:
+            return f"silent for {self.settings.silence_limit_s:g} s"
+        self._keep_alive(now, port)
+        if member.stage in (Stage.READY, Stage.WAITING) and now >= member.next_notice:
+            self._explain(now, member)
+        if member.stage is Stage.PULLING:
+            self._ready[port] = None
+        return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
         if now >= port.spoke_at + self.settings.heartbeat_s:
@@ -483,9 +498,9 @@ class ServerNode:
         member.push_bytes += frame_bytes(message)
         self.versions.advance(member.name, message.rows, message.iteration)
         if message.quota_end:
-            member.quota_iteration = message.iteration
+            self.gate.quota_arrived(member, message.iteration)
             self._cancel_extras()
-        if any(other.stage is Stage.WAITING for other in self.members.values()):
+        if self.gate.waiting:
             self._open_gate(now)
         self._wake_drainers()
 
@@ -500,7 +515,7 @@ class ServerNode:
         self._expect_iteration(member, message.iteration)
         if self.ledger is not None:
             self.ledger.begin(member, message.iteration)
-        self.gate.pushed(member, message)
+        self.gate.pushed(now, member, message)
         member.metrics["rate_bps"] = message.rate_bps
         self.journal.record(
             now,
@@ -513,17 +528,15 @@ class ServerNode:
             quota_s=round(message.quota_s, 6),
         )
         member.push_rows = member.push_zero_rows = member.push_bytes = 0
-        member.stage = Stage.WAITING
-        member.waiting_since = now
         member.next_notice = now + self.settings.patience_s
         self._cancel_extras()
-        self._open_gate(now)
+        self._open_gate(now, member)
 
     # -- the gate ----------------------------------------------------------------------------------------------
 
-    def _open_gate(self, now: float) -> None:
+    def _open_gate(self, now: float, newcomer: Member | None = None) -> None:
         """Let everybody go on whom the policy allows to."""
-        for member in self.gate.may_pass():
+        for member in self.gate.may_pass(newcomer):
             self._begin_pull(now, member)
 
     def _begin_pull(self, now: float, member: Member) -> None:
@@ -624,6 +637,7 @@ class ServerNode:
     def _drop(self, now: float, member: Member, cause: str) -> None:
         """Forget a worker: it left, started afresh, or was told goodbye."""
         del self.members[member.name]
+        self._draining.pop(member.name, None)
         if member.port is not None:
             self._by_port.pop(member.port, None)
         self._uncount(now, member)
@@ -638,6 +652,7 @@ class ServerNode:
             raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
         member.stage = Stage.DRAINING
+        self._draining[member.name] = member
         member.finish_wait = message.wait
         member.iteration = max(member.iteration, message.iteration)
         member.dirty = True
@@ -674,8 +689,8 @@ class ServerNode:
         return Farewell(member.inbox.received)
 
     def _wake_drainers(self) -> None:
-        for member in self.members.values():
-            if member.stage is Stage.DRAINING and member.port is not None:
+        for member in self._draining.values():
+            if member.port is not None:
                 self._ready[member.port] = None
 
     # -- small things ------------------------------------------------------------------------------------------

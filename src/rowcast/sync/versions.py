@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.sync.levels import Levels
+
 __all__ = ["VersionTable"]
 
 
@@ -18,33 +20,39 @@ class VersionTable:
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self._versions: dict[str, npt.NDArray[np.int32]] = {}
-        self._oldest: dict[str, int] = {}
+        self._oldest = Levels()
+        self._stale: dict[str, None] = {}
 
     def admit(self, worker: str, iteration: int) -> None:
         """Count ``worker`` at the gate; all its rows have version ``iteration``."""
         self._versions[worker] = np.full(self._rows, iteration, dtype=np.int32)
-        self._oldest[worker] = iteration
+        self._stale.pop(worker, None)
+        self._oldest.set(worker, iteration)
 
     def remove(self, worker: str) -> None:
         """Count ``worker`` no longer: nobody waits for its rows."""
         self._versions.pop(worker, None)
-        self._oldest.pop(worker, None)
+        self._stale.pop(worker, None)
+        self._oldest.remove(worker)
 
     def advance(self, worker: str, rows: npt.NDArray[np.int64], iteration: int) -> None:
         """``rows`` of ``worker`` arrived whole up to ``iteration``."""
         if worker in self._versions:
             self._versions[worker][rows] = iteration
-            self._oldest.pop(worker, None)
+            self._stale[worker] = None
 
     def oldest_of(self, worker: str) -> int:
         """The version of the oldest row of ``worker``."""
-        if worker not in self._oldest:
-            self._oldest[worker] = int(self._versions[worker].min())
+        if worker in self._stale:
+            del self._stale[worker]
+            self._oldest.set(worker, int(self._versions[worker].min()))
         return self._oldest[worker]
 
     def oldest(self) -> int | None:
         """min over all workers and rows; ``None`` when nobody counts."""
-        return min((self.oldest_of(worker) for worker in self._versions), default=None)
+        for worker in list(self._stale):
+            self.oldest_of(worker)
+        return self._oldest.lowest()
 
     def behind(self, version: int) -> list[str]:
         """The workers that have a row older than ``version``."""
