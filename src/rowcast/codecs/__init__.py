@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from rowcast.codecs.base import Codec
 from rowcast.codecs.half import Half
+from rowcast.codecs.hollow import Hollow
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
 from rowcast.codecs.zero import Zero
 from rowcast.errors import ConfigError, RemoteProtocolError, near_match
+from rowcast.rows import Layout
 
-__all__ = ["REGISTRY", "Codec", "Half", "OneBit", "Raw", "Zero", "codec_by_id", "codec_by_name"]
+__all__ = ["REGISTRY", "Codec", "Half", "Hollow", "OneBit", "Raw", "Zero", "codec_by_id", "codec_by_name", "codec_for"]
 
 #: Every codec by its name. The ``wire_id`` of a codec never changes and is never given to another.
 REGISTRY: dict[str, Codec] = {codec.name: codec for codec in (Zero(), Raw(), Half(), OneBit())}
 
-_BY_ID = {codec.wire_id: codec for codec in REGISTRY.values()}
+#: The hollow form of each code that has content.
+_HOLLOW: dict[str, Codec] = {name: Hollow(codec) for name, codec in REGISTRY.items() if name != Zero.name}
+
+_BY_ID = {codec.wire_id: codec for codec in (*REGISTRY.values(), *_HOLLOW.values())}
 
 
 def codec_by_name(name: str) -> Codec:
@@ -32,6 +37,11 @@ def codec_by_name(name: str) -> Codec:
     return REGISTRY[name]
 
 
+def codec_for(layout: Layout, codec: Codec) -> Codec:
+    """``codec``, or its hollow form where the layout is hollow."""
+    return _HOLLOW.get(codec.name, codec) if layout.is_hollow else codec
+
+
 def codec_by_id(wire_id: int) -> Codec:
     """The codec with the number that a frame carries.
 
@@ -39,5 +49,6 @@ def codec_by_id(wire_id: int) -> Codec:
         RemoteProtocolError: there is none.
     """
     if wire_id not in _BY_ID:
-        raise RemoteProtocolError(f"row frame: expected a codec number in {sorted(_BY_ID)}, got {wire_id}")
+        known = sorted(codec.wire_id for codec in REGISTRY.values())
+        raise RemoteProtocolError(f"row frame: expected a codec number in {known}, got {wire_id}")
     return _BY_ID[wire_id]

@@ -104,9 +104,9 @@ class Gate:
             newcomer: has begun to wait since the last call.
         """
         oldest = self.versions.oldest()
-        held = self.waiting.values()
-        if oldest is not None and oldest == self._passed_at:
-            # Who was held then is held still.
+        if oldest is None or oldest != self._passed_at:
+            held = list(self.waiting.values())
+        else:  # who was held then is held still
             held = [newcomer] if newcomer is not None else []
         self._passed_at = oldest
         passing = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_id
+from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.wire import Rows
@@ -39,7 +39,7 @@ class Inbox:
             raise RemoteProtocolError(f"row frame: expected number {self.received + 1}, got {message.number}")
         codec = codec_by_id(message.codec)
         codec.check(self._layout, message.payload, message.rows)
-        if message.absolute and codec.name != "raw":
+        if message.absolute and codec is not codec_for(self._layout, codec_by_name("raw")):
             raise RemoteProtocolError(f"row frame: expected absolute rows in the raw codec, got {codec.name}")
         self.received = message.number
         return codec

@@ -44,6 +44,12 @@ class Ledger:
         self._digest = self._digest or digest_of(self.parameters)
         return self._digest
 
+    def admit(self, member: Member) -> None:
+        """``member`` is owed what comes from now on."""
+
+    def bring_up(self, member: Member) -> None:
+        """Before something is sent to ``member``: what it is owed is to be complete."""
+
     def add(self, codec: Codec, message: Rows, members: Collection[Member]) -> None:
         """Take an update in: subtract it from the parameters, owe it to everybody (its author included)."""
         codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_id, codec_by_name
+from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
 from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout, Selection
@@ -159,6 +159,7 @@ class Outbox:
         if not self.measured:
             row_abs_sums(self.vector, self.layout.offsets, self.abs_sums)
             self.measured = True
+        codec = codec_for(self.layout, codec)
         row_bytes = codec.row_bytes(self.layout)
         due = self.stamps < iteration
         zeros = np.flatnonzero(due & (self.abs_sums == 0))
@@ -189,7 +190,7 @@ class Outbox:
     def send_everything(self, now: float, iteration: int) -> Transfer:
         """Choose all rows that are not zero, lossless, without a deadline (draining)."""
         row_abs_sums(self.vector, self.layout.offsets, self.abs_sums)
-        codec = codec_by_name("raw")
+        codec = codec_for(self.layout, codec_by_name("raw"))
         order = np.flatnonzero(self.abs_sums)
         ends = np.cumsum(codec.row_bytes(self.layout)[order] + _INDEX_BYTES)
         self.transfer = Transfer(iteration, codec, now, now, order, ends, len(order), order[:0])
@@ -267,7 +268,7 @@ class Outbox:
         return target - ROWS_OVERHEAD_BYTES
 
     def _state_frame(self, now: float, room: float) -> Rows:
-        codec = codec_by_name("raw")
+        codec = codec_for(self.layout, codec_by_name("raw"))
         rows = np.flatnonzero(self.state_due)
         ends = np.cumsum(codec.row_bytes(self.layout)[rows])
         rows = rows[: max(int(np.searchsorted(ends, room, side="right")), 1)]

@@ -18,6 +18,7 @@ from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.tally import Tally
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
 from rowcast.wire import (
@@ -331,6 +332,8 @@ class ServerNode:
         layout = self.layout or Layout.from_shapes([("unknown", (1,))])
         member = Member(hello.name, hello.session, self._new_outbox(layout), Inbox(layout), stage, port=port)
         self.members[hello.name] = member
+        if self.ledger is not None:
+            self.ledger.admit(member)
         self.finished.discard(hello.name)
         if how == "receive":
             member.owed.send_state()
@@ -427,7 +430,12 @@ class ServerNode:
             return
         if self.layout is None:
             raise RemoteProtocolError("expected a layout before the end of the parameters")
-        self.ledger = Ledger(self.layout, member.owed.source, strict=self.policy.slack == 0)
+        parameters = member.owed.source
+        if self.layout.is_hollow:
+            self.ledger = Tally(self.layout, parameters)
+        else:
+            self.ledger = Ledger(self.layout, parameters, strict=self.policy.slack == 0)
+        self.ledger.admit(member)
         self._is_ready(now, member)
         while (next_one := self._lobby.next_in_queue()) is not None:
             self._on_hello(now, *next_one)
@@ -540,6 +548,8 @@ class ServerNode:
             self._begin_pull(now, member)
 
     def _begin_pull(self, now: float, member: Member) -> None:
+        assert self.ledger is not None
+        self.ledger.bring_up(member)
         newest = max(self.gate.newest(), member.iteration)
         held_s = now - member.waiting_since
         mta_time_s = self.gate.push_time.value_s(newest)
@@ -666,6 +676,8 @@ class ServerNode:
         owed = member.owed
         if owed.transfer is not None and not owed.transfer.finished(now):
             return None
+        if self.ledger is not None:
+            self.ledger.bring_up(member)
         if member.dirty:
             member.dirty = False
             owed.send_everything(now, member.iteration)

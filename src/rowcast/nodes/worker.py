@@ -168,6 +168,21 @@ class WorkerNode:
         self.outbox.measured = True
         self._contributed = True
 
+    def accumulate_rows(self, amounts: npt.NDArray[np.float32]) -> None:
+        """Add an amount to each row of a hollow layout: an update of which only the sizes matter.
+
+        Args:
+            amounts: importance of what was computed, float32 [rows], >= 0; a row with 0 has nothing to send.
+
+        Raises:
+            LocalProtocolError: the layout has content.
+        """
+        if not self.layout.is_hollow:
+            raise LocalProtocolError("accumulate_rows: expected a hollow layout; call accumulate with the updates")
+        self.pending += amounts
+        self.outbox.measured = False
+        self._contributed = True
+
     def exchange(self, now: float) -> None:
         """Finish the iteration: push, then wait at the gate, then pull. :attr:`phase` is COMPUTING when done.
 

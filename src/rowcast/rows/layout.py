@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,19 +54,29 @@ class Layout:
         lengths: int64 [rows], elements of each row.
         rows, elements: their numbers.
         digest: 16 bytes that agree between two nodes exactly when their layouts do.
+        is_hollow: vectors of this layout hold one number for each row, see :meth:`hollow`.
     """
 
     def __init__(
-        self, tensors: Sequence[TensorSpec], offsets: npt.NDArray[np.int64], small_tensor: int, max_row: int
+        self,
+        tensors: Sequence[TensorSpec],
+        offsets: npt.NDArray[np.int64],
+        small_tensor: int,
+        max_row: int,
+        *,
+        hollow: bool = False,
     ) -> None:
         self.tensors = tuple(tensors)
-        self.offsets = offsets
-        self.offsets.setflags(write=False)
         self.lengths = np.diff(offsets)
         self.rows = len(self.lengths)
-        self.elements = int(offsets[-1])
+        self.offsets = np.arange(self.rows + 1, dtype=np.int64) if hollow else offsets
+        self.offsets.setflags(write=False)
+        self.elements = int(self.offsets[-1])
         self.small_tensor = small_tensor
         self.max_row = max_row
+        self.is_hollow = hollow
+        self._true_offsets = offsets
+        self._known: dict[str, npt.NDArray[np.int64]] = {}
 
     @classmethod
     def from_shapes(
@@ -115,6 +125,20 @@ class Layout:
         pieces.append(np.array([start], dtype=np.int64))
         return cls(tensors, np.concatenate(pieces), small_tensor, max_row)
 
+    def hollow(self) -> Layout:
+        """The same rows for a study of time only: a vector holds one number for each row, not its elements.
+
+        Lengths, and so the bytes on the wire, stay those of the real rows. Only hollow codes
+        (:class:`rowcast.codecs.Hollow`) work on it.
+        """
+        return Layout(self.tensors, self._true_offsets, self.small_tensor, self.max_row, hollow=True)
+
+    def once(self, key: str, make: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """What ``make()`` gives for this layout, worked out the first time only (sizes of rows in a code)."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
     @cached_property
     def digest(self) -> bytes:
         return hashlib.blake2b(self.to_table(), digest_size=16).digest()
@@ -131,6 +155,7 @@ class Layout:
                 "small_tensor": self.small_tensor,
                 "max_row": self.max_row,
                 "tensors": [[spec.name, list(spec.shape)] for spec in self.tensors],
+                **({"hollow": True} if self.is_hollow else {}),
             },
             separators=(",", ":"),
         ).encode()
@@ -148,7 +173,8 @@ class Layout:
             small, longest = _size(content["small_tensor"]), _size(content["max_row"])
             if sum(math.prod(shape) for _, shape in shapes) > 1 << 36:
                 raise ValueError("more than 2**36 elements")
-            return cls.from_shapes(shapes, small_tensor=small, max_row=longest)
+            layout = cls.from_shapes(shapes, small_tensor=small, max_row=longest)
+            return layout.hollow() if content.get("hollow") is True else layout
         except (ValueError, TypeError, KeyError, RecursionError, ConfigError, MemoryError) as error:
             raise RemoteProtocolError(
                 f"layout table: expected names and shapes, got something else: {error}"
@@ -187,7 +213,8 @@ class Layout:
         return np.zeros(self.elements, dtype=np.float32)
 
     def __repr__(self) -> str:
-        return f"Layout({len(self.tensors)} tensors, {self.rows} rows, {self.elements} elements)"
+        kind = "hollow, " if self.is_hollow else ""
+        return f"Layout({kind}{len(self.tensors)} tensors, {self.rows} rows, {int(self._true_offsets[-1])} elements)"
 
 
 def _size(value: Any) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rowcast.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
 from rowcast.wire.fields import pack, unpack
-from rowcast.wire.index import decode_index, encode_index
+from rowcast.wire.index import decode_index
 from rowcast.wire.messages import CONTROL, Message, Rows
 
 __all__ = [
@@ -50,7 +50,7 @@ def encode(message: Message) -> bytes:
         LocalProtocolError: a control message above the limit that every decoder has.
     """
     if isinstance(message, Rows):
-        form, index = encode_index(message.rows)
+        form, index = message.index
         flags = _ABSOLUTE * message.absolute + _QUOTA_END * message.quota_end
         head = _ROWS.pack(message.number, message.iteration, message.codec, flags, form, len(message.rows))
         body = b"".join((head, index, message.payload.data))
@@ -67,7 +67,7 @@ def encode(message: Message) -> bytes:
 
 def frame_bytes(message: Rows) -> int:
     """Length of the frame of a row message, without making it."""
-    return ROWS_OVERHEAD_BYTES + len(encode_index(message.rows)[1]) + len(message.payload)
+    return ROWS_OVERHEAD_BYTES + len(message.index[1]) + len(message.payload)
 
 
 class FrameDecoder:

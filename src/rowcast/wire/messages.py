@@ -9,10 +9,13 @@ Each message is a frozen dataclass. Its fields travel in order in the compact bi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+
+from rowcast.wire.index import encode_index
 
 __all__ = [
     "CONTROL",
@@ -119,6 +122,11 @@ class Rows(Message):
     quota_end: bool
     rows: npt.NDArray[np.int64]
     payload: npt.NDArray[np.uint8]
+
+    @cached_property
+    def index(self) -> tuple[int, bytes]:
+        """The index block: the number of its form, and its content; made once."""
+        return encode_index(self.rows)
 
 
 @dataclass(frozen=True)

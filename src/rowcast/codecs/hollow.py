@@ -1,0 +1,54 @@
+"""Codes without content: the bytes of a real code, and one number for each row where its elements would be.
+
+For experiments in virtual time that ask how long things take and not what is learnt. A hollow layout
+(:meth:`rowcast.rows.Layout.hollow`) keeps one number for each row: how much is pending or owed. Encoding takes it out,
+decoding adds 1. So rows, frames, quotas and ages are those of the real code, and nothing has the size of the model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+
+__all__ = ["Hollow"]
+
+#: Added to the number of the real code.
+HOLLOW = 128
+
+
+class Hollow:
+    """The hollow form of a codec.
+
+    Args:
+        codec: the code whose sizes count.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.name = f"hollow-{codec.name}"
+        self.wire_id = HOLLOW + codec.wire_id
+        self._codec = codec
+        self._nothing = np.zeros(1 << 16, dtype=np.uint8)
+        self._nothing.setflags(write=False)
+
+    def row_bytes(self, layout: Layout) -> IntArray:
+        return layout.once(self.name, lambda: self._codec.row_bytes(layout))
+
+    def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
+        if consume:
+            vector[rows] = 0
+        size = int(self.row_bytes(layout)[rows].sum())
+        if size > len(self._nothing):
+            self._nothing = np.zeros(2 * size, dtype=np.uint8)
+            self._nothing.setflags(write=False)
+        return self._nothing[:size]
+
+    def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
+        vector[rows] += np.float32(sign)
+
+    def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
+        if not layout.is_hollow:
+            raise RemoteProtocolError(f"{self.name} payload: expected the content of rows, got sizes only")
+        expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
