@@ -289,7 +289,8 @@ EXPORTED: dict[str, str] = {
         WorkerAudit prove run_demo run_robot shaped_trace
     """,
     "rowcast.links": """
-        LinkState MarkovProfile PROFILES Trace TraceStats load_trace named_trace outdoor save_csv synthesise
+        CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
+        load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.nodes": "Phase Port ServerNode WorkerNode",
     "rowcast.optim": "Optimizer TeamLike",

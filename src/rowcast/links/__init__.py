@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rowcast.errors import ConfigError, near_match
+from rowcast.links.channel import CHANNELS, Channel, EqualThroughput, Independent, SharedAirtime
 from rowcast.links.files import SUFFIXES, load_trace, save_csv
 from rowcast.links.stats import TraceStats
 from rowcast.links.synth import PROFILES, LinkState, MarkovProfile, outdoor, synthesise
 from rowcast.links.trace import Trace
 
 __all__ = [
+    "CHANNELS",
     "PROFILES",
+    "Channel",
+    "EqualThroughput",
+    "Independent",
     "LinkState",
     "MarkovProfile",
+    "SharedAirtime",
     "Trace",
     "TraceStats",
     "load_trace",
