@@ -31,6 +31,14 @@ FAMILIES = {
     "bsp": ("bsp", "Bulk synchronous. Slack 0, the whole model in each push and pull."),
     "ssp": ("ssp:S", "Stale synchronous. Slack S, the whole model in each push and pull."),
     "asp": ("asp", "Asynchronous. No gate, the whole model in each push and pull."),
+    "localsgd": (
+        "localsgd:H",
+        "Federated averaging. Slack 0; a worker makes H steps on parameters of its own, then their sum is exchanged.",
+    ),
+    "diloco": (
+        "diloco:H",
+        "The same, and Nesterov momentum over what is exchanged: `outer_lr` 0.7, `outer_momentum` 0.9.",
+    ),
     "rog": (
         "rog:S",
         "Row by row. Slack S, a quota of the oldest rows, then others while the MTA time lasts.",
@@ -44,6 +52,9 @@ OPTIONS = {
     "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
     "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
+    "outer_lr": "Factor on everything that is contributed, above 0; 0.7 for 'diloco'.",
+    "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco'. Above 0 a worker "
+    "holds one more vector of the model's size.",
 }
 
 
@@ -65,14 +76,16 @@ def settings(kind: type) -> str:
 
 def policies() -> str:
     """The policy families with what they are made of, and the options."""
-    lines = ["| policy | slack | share of bytes that must travel | unit | beyond the quota | codec |", "|" + "---|" * 6]
+    heads = ["policy", "slack", "share of bytes that must travel", "unit", "beyond the quota", "local steps", "codec"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for family in sync.REGISTRY:
         text, _ = FAMILIES[family]
-        policy = sync.parse_policy(text.replace("S", "4"))
+        policy = sync.parse_policy(text.replace("S", "4").replace("H", "8"))
+        steps = "H" if "H" in text else str(policy.local_steps)
         slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
         beyond = "until the MTA time" if policy.speculative else "nothing"
-        lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | `{policy.codec}` |")
+        lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | {steps} | `{policy.codec}` |")
     lines.append("")
     lines += [bullet(f"`{text}`:", meaning) for text, meaning in (FAMILIES[family] for family in sync.REGISTRY)]
     return "\n".join(lines)

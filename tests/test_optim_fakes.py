@@ -49,6 +49,7 @@ class HubTeam:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.members = hub.size
+        self.local_steps = 1
         self.iteration = 0
         self.exchanges = self.contributions = self.finishes = self.leaves = self.holds = 0
         self.held = False

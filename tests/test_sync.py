@@ -67,6 +67,23 @@ def test_the_families_and_what_they_stand_for() -> None:
     assert settings_of(" rog:4 ") == (4, minimum_share(4), "row", True, "onebit")
     assert settings_of("rog:0") == (0, 1.0, "row", True, "onebit")
     assert settings_of("rog:10000")[0] == 10_000
+    assert settings_of("localsgd:8") == settings_of("diloco:8") == settings_of("bsp")
+
+
+def outer_of(text: str) -> tuple[int, float, float]:
+    policy = parse_policy(text)
+    return policy.local_steps, policy.outer_lr, policy.outer_momentum
+
+
+def test_local_steps_and_the_outer_step() -> None:
+    assert outer_of("bsp") == outer_of("rog:4") == outer_of("localsgd:1") == (1, 1.0, 0.0)
+    assert outer_of("localsgd:8") == (8, 1.0, 0.0)
+    assert outer_of("diloco:30") == (30, 0.7, 0.9)
+    assert outer_of("diloco:30?outer_lr=0.5&outer_momentum=0") == (30, 0.5, 0.0)
+    assert outer_of("ssp:4?outer_momentum=0.5") == (1, 1.0, 0.5)
+    assert parse_policy("localsgd:8").may_start(3, 3) and not parse_policy("localsgd:8").may_start(4, 3)
+    with pytest.raises(ConfigError, match="expected 1 local step or more, got 0"):
+        dataclasses.replace(parse_policy("bsp"), local_steps=0)
 
 
 def test_every_option_is_read() -> None:
@@ -82,7 +99,7 @@ def test_every_option_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "known: asp, bsp, rog:4, ssp:4"),
+        ("", "known: asp, bsp, diloco:8, localsgd:8, rog:4, ssp:4"),
         ("rgo:4", "unknown policy 'rgo:4'; did you mean 'rog:4'"),
         ("bps", "unknown policy 'bps'; did you mean 'bsp'"),
         ("ROG:4", "unknown policy"),
@@ -94,6 +111,17 @@ def test_every_option_is_read() -> None:
         ),
         ("bsp:2", "write 'bsp', or 'ssp:2' for slack 2"),
         ("asp:1", "asp takes no number"),
+        ("localsdg:4", "did you mean 'localsgd:8'"),
+        ("dilico:4", "did you mean 'diloco:8'"),
+        *(
+            (text, "local steps, 1 or more, behind a colon, for example 'localsgd:8'")
+            for text in ("localsgd", "localsgd:0")
+        ),
+        *((text, "for example 'diloco:8'") for text in ("diloco", "diloco:0", "diloco?outer_lr=1")),
+        *((f"diloco:4?outer_lr={value}", "expected outer_lr > 0") for value in ("0", "-1", "nan", "inf")),
+        *((f"diloco:4?outer_momentum={value}", "in 0 .. below 1") for value in ("1", "-0.1", "nan", "inf")),
+        ("diloco:4?outer_momentun=0.5", "did you mean 'outer_momentum'"),
+        ("diloco:4?local_steps=5", "unknown option 'local_steps=5'"),
         ("rog:4?codc=raw", "unknown option 'codc=raw'; did you mean 'codec'"),
         ("rog:4?codec", "unknown option 'codec'"),
         ("rog:4?slack=3", "unknown option 'slack=3'"),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rowcast.codecs import codec_by_id
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.nodes.inbox import replace_rows
+from rowcast.nodes.outer import Outer
 from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite
 from rowcast.wire import Rows
@@ -72,6 +73,7 @@ class Replica:
         weight: float,
         pending: npt.NDArray[np.float32],
         abs_sums: npt.NDArray[np.float32],
+        outer: Outer | None = None,
     ) -> None:
         """Add ``weight * (parameters - sources)`` to ``pending`` and measure its rows.
 
@@ -81,6 +83,7 @@ class Replica:
             weight: averaging weight, > 0.
             pending: flat float32 [elements].
             abs_sums: receives sum |pending| of each row, float32 [rows].
+            outer: makes its step of what would be added, and adds that instead.
 
         Raises:
             NonFiniteGradient: a source holds NaN or Inf; nothing was changed.
@@ -99,9 +102,10 @@ class Replica:
                 raise NonFiniteGradient(
                     f"the update of {spec.name!r} holds NaN or Inf; the step was refused and nothing was sent"
                 )
+        add = accumulate if outer is None else outer.accumulate
         for index, spec in enumerate(tensors):
             rows = slice(spec.first_row, spec.end_row)
-            accumulate(
+            add(
                 pending,
                 self.parameters,
                 sources[index].reshape(-1),

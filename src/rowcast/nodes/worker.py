@@ -23,6 +23,7 @@ from rowcast.journal import Journal
 from rowcast.nodes.handshake import WorkerHandshake
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
+from rowcast.nodes.outer import Outer
 from rowcast.nodes.port import Port
 from rowcast.nodes.replica import Replica, digest_of
 from rowcast.nodes.steps import Step
@@ -146,6 +147,7 @@ class WorkerNode:
         self._finish_wait = True
         self._finish_said = False
         self._contributed = False
+        self._outer: Outer | None = None
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
 
@@ -159,12 +161,26 @@ class WorkerNode:
         """Apply the rows that arrived since :meth:`hold`."""
         self._replica.release()
 
+    @property
+    def local_steps(self) -> int:
+        """Optimizer steps for each iteration, from the server's policy; 1 before the server has told it."""
+        return 1 if self.policy is None else self.policy.local_steps
+
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to pending; no iteration is finished by it.
 
-        See :meth:`rowcast.nodes.replica.Replica.propose` for shapes and errors.
+        The policy's outer learning rate and momentum come in here. See
+        :meth:`rowcast.nodes.replica.Replica.propose` for shapes and errors.
         """
-        self._replica.propose(sources, weight, self.pending, self.outbox.abs_sums)
+        policy = self.policy
+        if policy is not None and policy.outer_momentum > 0:
+            if self._outer is None or not self._outer.follows(policy):
+                self._outer = Outer(self.layout, policy.outer_lr, policy.outer_momentum)
+            self._outer.begin(first=not self._contributed)
+            self._replica.propose(sources, weight, self.pending, self.outbox.abs_sums, self._outer)
+        else:
+            outer_lr = 1.0 if policy is None else policy.outer_lr
+            self._replica.propose(sources, weight * outer_lr, self.pending, self.outbox.abs_sums)
         self.outbox.measured = True
         self._contributed = True
 
@@ -196,6 +212,9 @@ class WorkerNode:
         self.iteration += 1
         self._step.proposed = now
         self._step.skipped = not self._contributed
+        if self._outer is not None and not self._contributed:
+            # The outer momentum goes on without a contribution, as it does at the others.
+            self.accumulate([self.replica[spec.start : spec.stop] for spec in self.layout.tensors], 1.0)
         self._contributed = False
         self._begin_push(now)
 

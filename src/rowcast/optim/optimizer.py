@@ -3,6 +3,9 @@
 The inner optimizer proposes a step; the proposal, in parameter units and times the averaging weight, is added
 to what is pending; the parameters are put back and move only by what the team sends (algorithms.md 1.5: the
 learning rate and the weight are multiplied in at the sender, so every replica moves by the same sum).
+
+With a policy of H local steps (``localsgd:H``, ``diloco:H``) H steps make one proposal, a round: the parameters are
+put back once, behind the H-th.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -53,6 +56,13 @@ class Optimizer(LiveWrapper):
     From then on the replica is the only source of truth for them: load a checkpoint into the model before, since
     what is written into the parameters by hand is overwritten. Buffers do not travel; freeze batch-norm statistics
     (a warning says so where they would move).
+
+    The team's policy may ask for H local steps. Then H calls of ``step()`` make one iteration, a round: all but the
+    last only run the inner optimizer, on parameters that are this worker's own until the round ends. A step that is
+    skipped counts as one of the H, so that the workers stay in step. Parameters that a step has made NaN or Inf are
+    refused when the round ends: all of its steps are lost, and the replica is back. ``state_dict()`` then also holds
+    ``"local_step"``, how many steps of the round were done, and what is loaded goes on in that place of a round, so
+    that this worker exchanges when the others do; what those steps did is in the model's parameters, not there.
 
     Args:
         inner: the optimizer to wrap, built from the model's parameters.
@@ -104,6 +114,8 @@ class Optimizer(LiveWrapper):
         self._weight = weight
         self._nonfinite = nonfinite
         self._exchanging = True
+        self._local_step = 0  # steps of this round that are done
+        self._deviates = False  # the parameters hold steps that the team has not been told
         self._closed = False
         self._skipped_steps = 0
         self._warned_of_skip = False
@@ -123,6 +135,8 @@ class Optimizer(LiveWrapper):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Propose a step, exchange with the team, and take what arrived into the parameters.
 
+        With local steps only the last step of a round exchanges, and returns with the replica in the parameters.
+
         With a closure the gradients are computed while arriving rows wait, because the closure must see
         parameters that stand still; without one, rows arrive during forward and backward.
 
@@ -141,12 +155,10 @@ class Optimizer(LiveWrapper):
         try:
             self._check_usable()
             self._warn_of_statistics(stacklevel=4)
-            try:
-                loss, problem = self._contribute(closure)
-                if self._exchanging:
-                    self._team.exchange()
-            finally:
-                self._take_replica()
+            if self._deviates or self._team.local_steps > 1:
+                loss, problem = self._step_locally(closure)
+            else:
+                loss, problem = self._step_together(closure)
             self._answer(problem)
         except BaseException:
             # GradScaler takes these back only after a step that returned; left here, they would scale the next.
@@ -155,30 +167,84 @@ class Optimizer(LiveWrapper):
             raise
         return loss
 
-    def _contribute(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
-        """Add one proposal to what is pending; the loss, and what was wrong with gradient or proposal."""
+    def _step_together(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
+        """One step is one proposal, made from the replica as it is now."""
+        try:
+            with contextlib.ExitStack() as held:
+
+                def hold() -> None:
+                    held.enter_context(self._team.hold())
+                    self._fill_parameters()
+
+                loss, problem, stepped = self._contribute(closure, hold)
+                if stepped:
+                    problem = self._accumulate()
+            if self._exchanging:
+                self._team.exchange()
+        finally:
+            self._take_replica()
+        return loss, problem
+
+    def _step_locally(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
+        """One step of a round, on parameters that deviate from the replica; the last one proposes their sum.
+
+        ``weight * (replica - parameters)`` is that sum because the replica stands still between two exchanges. Should
+        it move all the same (a server that restarted sends other parameters), the round ends with what federated
+        averaging means: the average of the workers' parameters.
+        """
+        loss, problem, stepped = self._contribute(closure, lambda: None)
+        self._deviates = self._deviates or stepped
+        if not self._exchanging:
+            return loss, problem
+        self._local_step += 1
+        if self._local_step < self._team.local_steps:
+            return loss, problem
+        try:
+            problem = self._end_round() or problem
+            self._team.exchange()
+        finally:
+            self._take_replica()
+        return loss, problem
+
+    def _end_round(self) -> NonFiniteGradient | None:
+        """Propose what the local steps did, if anything; what was wrong with it."""
+        self._local_step = 0
+        deviates, self._deviates = self._deviates, False
+        if not deviates:
+            return None
+        with self._team.hold():
+            return self._accumulate()
+
+    def _contribute(
+        self, closure: Callable[[], float] | None, before: Callable[[], None]
+    ) -> tuple[float | None, NonFiniteGradient | None, bool]:
+        """Step the inner optimizer if the gradients are usable.
+
+        Args:
+            closure: that of the step.
+            before: called right before the inner optimizer steps.
+
+        Returns:
+            The loss, what was wrong with a gradient, and whether the inner optimizer has stepped.
+        """
         if float(self.__dict__.get("found_inf", 0.0)) > 0.0:
             self._skipped_steps += 1
-            return None, None
+            return None, None, False
         self._unscale()
         bad = None if closure is not None else self._bad_gradient()
         loss: float | None = None
-        problem: NonFiniteGradient | None = None
         if bad is None:
-            with self._team.hold():
-                self._fill_parameters()
-                loss, bad = self._inner_step(closure)
-                if bad is None:
-                    problem = self._accumulate()
-        if bad is not None:
-            problem = _BadGradient(
-                f"gradient of {bad!r}: expected finite numbers, found NaN or Inf; the step counts as no contribution "
-                "and the optimizer's state is as before; lower the learning rate, clip gradients, look at the batch, "
-                "or pass nonfinite='skip' to go on with a warning"
-            )
-        if problem is not None:
-            self._skipped_steps += 1
-        return loss, problem
+            before()
+            loss, bad = self._inner_step(closure)
+        if bad is None:
+            return loss, None, True
+        self._skipped_steps += 1
+        problem = _BadGradient(
+            f"gradient of {bad!r}: expected finite numbers, found NaN or Inf; the step counts as no contribution "
+            "and the optimizer's state is as before; lower the learning rate, clip gradients, look at the batch, "
+            "or pass nonfinite='skip' to go on with a warning"
+        )
+        return loss, problem, False
 
     def _inner_step(self, closure: Callable[[], float] | None) -> tuple[float | None, str | None]:
         """Step the inner optimizer; the loss, and the name of a bad gradient if that kept it from stepping."""
@@ -212,6 +278,7 @@ class Optimizer(LiveWrapper):
         try:
             self._team.accumulate(Proposal(self._shared.layout, self._shared.tensors, self._team.replica), weight)
         except NonFiniteGradient as error:
+            self._skipped_steps += 1
             return NonFiniteGradient(
                 f"{error}; the gradients were finite, so the inner optimizer's own arithmetic overflowed and its state "
                 "may hold NaN or Inf: lower the learning rate and load an earlier state_dict before going on"
@@ -290,12 +357,24 @@ class Optimizer(LiveWrapper):
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps made no contribution, for NaN or Inf in gradient or proposal."""
+        """How many steps made no contribution, for NaN or Inf in gradient or proposal.
+
+        A round of local steps whose proposal is refused counts once.
+        """
         return self._skipped_steps
 
     def __repr__(self) -> str:
         weight = "1/members" if self._weight is None else f"{self._weight:g}"
         return f"rowcast.optim.Optimizer({self._shared.layout}, weight {weight}, inner {self._inner!r})"
+
+    def _own_state(self) -> dict[str, Any]:
+        return {"local_step": self._local_step} if self._team.local_steps > 1 else {}
+
+    def _load_own_state(self, state_dict: dict[str, Any]) -> None:
+        done = state_dict.get("local_step", self._local_step)
+        if not isinstance(done, int) or done < 0:
+            raise ConfigError(f"state dict: expected a number of local steps done, 0 or more, got {done!r}")
+        self._local_step = min(done, self._team.local_steps - 1)
 
     # ---- the team's face ------------------------------------------------------------------------------------
 
@@ -305,6 +384,9 @@ class Optimizer(LiveWrapper):
 
         The parameters do not move by these steps; the first ``step()`` after the block sends their sum along
         with its own. Each proposal keeps the full averaging weight, as several steps would.
+
+        With local steps the parameters are this worker's own and do move; a step in this block is a further local
+        step, which the round does not count.
         """
         before, self._exchanging = self._exchanging, False
         try:
@@ -319,17 +401,25 @@ class Optimizer(LiveWrapper):
     def close(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Finish with the team and take its last values into the parameters; a second call does nothing.
 
+        Local steps of a round that has not ended are contributed as they are.
+
         Args:
             wait: also wait until all replicas agree.
             timeout_s: longest wait in seconds; None waits without limit.
+
+        Raises:
+            NonFiniteGradient: those steps have made parameters NaN or Inf; everything else is done.
         """
         if self._closed:
             return
+        problem = None
         try:
+            problem = self._end_round()
             self._team.finish(wait=wait, timeout_s=timeout_s)
             self._closed = True
         finally:
             self._take_replica()
+        self._answer(problem)
 
     def __enter__(self) -> Optimizer:
         return self

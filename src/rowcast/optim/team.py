@@ -33,6 +33,10 @@ class TeamLike(Protocol):
     def iteration(self) -> int:
         """How many iterations this worker has finished."""
 
+    @property
+    def local_steps(self) -> int:
+        """Optimizer steps for each iteration: 1, or more where the team's policy has local steps; known once joined."""
+
     def start(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
         """Join the team; block until joined.
 

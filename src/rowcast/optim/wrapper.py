@@ -68,7 +68,7 @@ class LiveWrapper(torch.optim.Optimizer):
         """The inner optimizer's state dict: it loads into the bare optimizer. Hooks of both run."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        state_dict = self._inner.state_dict()
+        state_dict = {**self._inner.state_dict(), **self._own_state()}
         for after in self._optimizer_state_dict_post_hooks.values():
             replaced = after(self, state_dict)
             if replaced is not None:
@@ -83,8 +83,16 @@ class LiveWrapper(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = replaced
         self._inner.load_state_dict(state_dict)
+        self._load_own_state(state_dict)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a wrapper adds to the state dict of the inner optimizer, which ignores it when it is loaded."""
+        return {}
+
+    def _load_own_state(self, state_dict: dict[str, Any]) -> None:
+        """Take what :meth:`_own_state` added, where it is there."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, as the inner optimizer does it."""

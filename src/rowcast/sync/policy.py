@@ -3,9 +3,10 @@
 All of them are one class with other settings, so that what is compared is the rule and nothing else (invariant
 11): ``ssp:4`` is ``rog:4`` whose unit is the whole model, and ``bsp`` is that with slack 0.
 
-A name is written ``family``, ``family:slack`` or with settings behind a question mark::
+A name is written ``family``, ``family:number`` or with settings behind a question mark. The number is the slack,
+or, for the families that compute several steps between two exchanges, the number of local steps::
 
-    bsp      ssp:4      asp      rog:20      rog:4?codec=raw&f2=0.5
+    bsp      ssp:4      asp      rog:20      rog:4?codec=raw&f2=0.5      localsgd:8      diloco:30?outer_lr=0.5
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class Policy:
         speculative: rows beyond the quota travel until the MTA time.
         codec: name of the codec.
         f1, f2: weights of magnitude and staleness in ROG's importance (Alg. 3).
+        local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
+            what the iteration contributes (local SGD: McMahan et al., AISTATS 2017; Stich, ICLR 2019).
+        outer_lr: factor on every contribution, > 0 (the outer learning rate of DiLoCo).
+        outer_momentum: Nesterov momentum over the contributions, 0 .. below 1 (DiLoCo: Douillard et al., arXiv
+            2311.08105). Above 0 a worker holds one more vector of the model's size.
     """
 
     name: str
@@ -72,6 +78,9 @@ class Policy:
     codec: str = "onebit"
     f1: float = 1.0
     f2: float = 1.0
+    local_steps: int = 1
+    outer_lr: float = 1.0
+    outer_momentum: float = 0.0
 
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
@@ -84,6 +93,14 @@ class Policy:
         for key in ("f1", "f2"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ConfigError(f"policy {self.name!r}: expected {key} >= 0, got {getattr(self, key)}")
+        if self.local_steps < 1:
+            raise ConfigError(f"policy {self.name!r}: expected 1 local step or more, got {self.local_steps}")
+        if not (math.isfinite(self.outer_lr) and self.outer_lr > 0):
+            raise ConfigError(f"policy {self.name!r}: expected outer_lr > 0, got {self.outer_lr}")
+        if not 0 <= self.outer_momentum < 1:
+            raise ConfigError(
+                f"policy {self.name!r}: outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
+            )
         if codec_by_name(self.codec).wire_id == Zero.wire_id:
             raise ConfigError(f"policy {self.name!r}: the codec 'zero' sends nothing; take another")
 
@@ -170,22 +187,50 @@ def _rog(name: str, slack: int | None) -> Policy:
     return Policy(name, threshold, minimum_share(threshold), speculative=True)
 
 
+def _localsgd(name: str, steps: int | None) -> Policy:
+    return Policy(name, 0, 1.0, granularity="model", local_steps=_steps(name, steps))
+
+
+def _diloco(name: str, steps: int | None) -> Policy:
+    # The outer learning rate and momentum are those that the paper recommends.
+    policy = _localsgd(name, steps)
+    return dataclasses.replace(policy, outer_lr=0.7, outer_momentum=0.9)
+
+
+def _steps(name: str, steps: int | None) -> int:
+    if not steps:
+        raise ConfigError(
+            f"policy {name!r}: expected a number of local steps, 1 or more, behind a colon, for example "
+            f"'{name.partition(':')[0]}:8'"
+        )
+    return steps
+
+
 def _needed(name: str, slack: int | None) -> int:
     if slack is None:
         raise ConfigError(f"policy {name!r}: expected a slack behind a colon, for example '{name}:4'")
     return slack
 
 
-#: Every policy family: takes the whole name and the slack, if one was written.
-REGISTRY: dict[str, Callable[[str, int | None], Policy]] = {"bsp": _bsp, "ssp": _ssp, "asp": _asp, "rog": _rog}
+#: Every policy family: takes the whole name and the number behind the colon, if one was written.
+REGISTRY: dict[str, Callable[[str, int | None], Policy]] = {
+    "bsp": _bsp,
+    "ssp": _ssp,
+    "asp": _asp,
+    "localsgd": _localsgd,
+    "diloco": _diloco,
+    "rog": _rog,
+}
 
-_EXAMPLES = ("bsp", "ssp:4", "asp", "rog:4")
+_EXAMPLES = ("bsp", "ssp:4", "asp", "localsgd:8", "diloco:8", "rog:4")
 _OPTIONS: dict[str, Callable[[str], object]] = {
     "codec": str,
     "granularity": str,
     "share": float,
     "f1": float,
     "f2": float,
+    "outer_lr": float,
+    "outer_momentum": float,
 }
 
 

@@ -128,6 +128,11 @@ class Team:
         """Iterations finished."""
         return self.node.iteration
 
+    @property
+    def local_steps(self) -> int:
+        """Optimizer steps for each iteration, from the server's policy; 1 before the server has told it."""
+        return self.node.local_steps
+
     def start(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
         """Join; blocks until the parameters are the team's.
 

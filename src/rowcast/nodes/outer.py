@@ -1,0 +1,125 @@
+"""The outer optimizer of DiLoCo, at the origin: momentum over what a worker contributes.
+
+DiLoCo (Douillard et al., arXiv 2311.08105, Alg. 1) averages the pseudo-gradients of all workers and gives the average
+D to SGD with Nesterov momentum: ``U = momentum * U + D``, ``parameters -= lr * (D + momentum * U)``. That step is
+linear. So each worker takes it on its own share d of D and keeps its own share u of U; the contributions
+``lr * (d + momentum * u)`` then add up to the outer step, and go through the same codec, the same frames and the same
+books as any other contribution: the replicas agree with a lossy codec as well (algorithms.md 1.5).
+
+The sum is that of DiLoCo exactly while the same workers take part. A worker that leaves takes its share of the momentum
+along: the team's momentum is smaller by that share and builds up again within about ``1 / (1 - momentum)`` iterations.
+A worker that comes begins with none. What it needs is one more vector of the model's size at each worker.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import prange
+
+from rowcast.rows import Layout
+from rowcast.rows.kernels import compiled, use_threads
+from rowcast.sync import Policy
+
+__all__ = ["Outer"]
+
+
+class Outer:
+    """One worker's share of the outer momentum.
+
+    Args:
+        layout: the model's rows.
+        lr: outer learning rate, > 0.
+        momentum: outer momentum, 0 .. below 1.
+
+    Attributes:
+        velocity: the share u, flat float32 [elements], in parameter units; zero at the beginning.
+    """
+
+    def __init__(self, layout: Layout, lr: float, momentum: float) -> None:
+        self.lr = lr
+        self.momentum = momentum
+        self.velocity = layout.zeros()
+        self._keep, self._of_step, self._of_velocity = momentum, lr, lr * momentum
+
+    def follows(self, policy: Policy) -> bool:
+        """Whether these are the policy's learning rate and momentum."""
+        return (self.lr, self.momentum) == (policy.outer_lr, policy.outer_momentum)
+
+    def begin(self, *, first: bool) -> None:
+        """A contribution follows.
+
+        Args:
+            first: it is the first one of its iteration, which ages the momentum. Further ones of the same iteration
+                (gradient accumulation) only add their part: the sum is that of one contribution of all of them.
+        """
+        if first:
+            self._keep, self._of_step, self._of_velocity = self.momentum, self.lr, self.lr * self.momentum
+        else:
+            self._keep, self._of_step, self._of_velocity = 1.0, self.lr * (1 + self.momentum), 0.0
+
+    def accumulate(
+        self,
+        pending: npt.NDArray[np.float32],
+        replica: npt.NDArray[np.float32],
+        source: npt.NDArray[np.float32],
+        weight: float,
+        start: int,
+        offsets: npt.NDArray[np.int64],
+        abs_sums: npt.NDArray[np.float32],
+        computed: npt.NDArray[np.float64],
+    ) -> None:
+        """Add the outer step of ``weight * (replica - source)`` to ``pending`` for the rows of one tensor.
+
+        All arguments are those of :func:`rowcast.rows.kernels.accumulate`; ``computed`` gains what was added to
+        ``pending``, the outer learning rate and the momentum included.
+        """
+        use_threads(source.size)
+        _outer_step(
+            pending,
+            self.velocity,
+            replica,
+            source,
+            np.float32(weight),
+            np.float32(self._keep),
+            np.float32(self._of_step),
+            np.float32(self._of_velocity),
+            start,
+            offsets,
+            abs_sums,
+            computed,
+        )
+
+
+@compiled
+def _outer_step(
+    pending: npt.NDArray[np.float32],
+    velocity: npt.NDArray[np.float32],
+    replica: npt.NDArray[np.float32],
+    source: npt.NDArray[np.float32],
+    weight: np.float32,
+    keep: np.float32,
+    of_step: np.float32,
+    of_velocity: np.float32,
+    start: int,
+    offsets: npt.NDArray[np.int64],
+    abs_sums: npt.NDArray[np.float32],
+    computed: npt.NDArray[np.float64],
+) -> None:
+    for i in prange(len(offsets) - 1):
+        row = pending[offsets[i] : offsets[i + 1]]
+        speed = velocity[offsets[i] : offsets[i + 1]]
+        now = replica[offsets[i] : offsets[i + 1]]
+        proposed = source[offsets[i] - start : offsets[i + 1] - start]
+        for j in range(len(row)):
+            speed[j] = keep * speed[j] + weight * (now[j] - proposed[j])
+        total = np.float32(0.0)
+        for j in range(len(row)):
+            total += of_step * weight * (now[j] - proposed[j]) + of_velocity * speed[j]
+        for j in range(len(row)):
+            row[j] += of_step * weight * (now[j] - proposed[j]) + of_velocity * speed[j]
+        size = np.float32(0.0)
+        for j in range(len(row)):
+            size += abs(row[j])
+        abs_sums[i] = size
+        computed[i] += np.float64(total)
