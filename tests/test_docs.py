@@ -284,6 +284,11 @@ EXPORTED: dict[str, str] = {
     "rowcast.codecs": "Codec Half OneBit REGISTRY Raw Zero codec_by_id codec_by_name",
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Server Shaper Team",
+    "rowcast.energy": """
+        CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
+        PowerMeter PowerStates REGISTRY Rapl StateSeconds WorkerEnergy any_censored change_load check_alive
+        energy_to_accuracy open_meter smoothed time_to_accuracy total_energy worker_energy
+    """,
     "rowcast.experiment": """
         AuditReport DemoObserver DemoSettings PolicyRun Progress RobotSettings ServerAudit ShapeSettings
         WorkerAudit prove run_demo run_robot shaped_trace

@@ -16,6 +16,7 @@
      |    +-- ServerUnavailable   nobody answers at the server's address
      +-- NonFiniteGradient        NaN or Inf where an update was expected
      +-- WorkerFailed             a worker process of an experiment ended badly, or hangs
+     +-- MeterError               a power sensor is missing, cannot be read, or is frozen
 
 Each message says what was expected, what came, and what to do.
 """
@@ -32,6 +33,7 @@ __all__ = [
     "LayoutMismatch",
     "LinkLost",
     "LocalProtocolError",
+    "MeterError",
     "NonFiniteGradient",
     "ProtocolError",
     "RemoteProtocolError",
@@ -98,6 +100,10 @@ class NonFiniteGradient(RowcastError):
 
 class WorkerFailed(RowcastError):
     """A worker process of an experiment ended badly, or hangs; the message ends with the tail of its log."""
+
+
+class MeterError(RowcastError):
+    """A power sensor is missing, cannot be read, or shows one value for too long; its figures do not count."""
 
 
 def near_match(word: str, known: Iterable[str]) -> str:
