@@ -295,7 +295,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
-        load_trace named_trace outdoor save_csv synthesise
+        fit load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.nodes": "Phase Port ServerNode WorkerNode",
     "rowcast.optim": "Optimizer TeamLike",

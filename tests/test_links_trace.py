@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rowcast.links.fitting
 import rowcast.links.synth
 import rowcast.links.trace
 from rowcast.errors import LocalProtocolError, TraceError
@@ -214,6 +215,31 @@ def test_a_change_is_counted_from_the_last_counted_change() -> None:
     assert slow.stats().change_20_s == 4  # 100 -> 121; none of the three steps alone is 20 %
 
 
+def test_the_autocorrelation_time() -> None:
+    """Blocks of length b: the autocorrelation falls in a straight line and is 1/e at (1 - 1/e) b."""
+    generator = np.random.default_rng(0)
+    rates = np.repeat(generator.uniform(1e6, 9e6, 20_000), 10)
+    blocks = Trace(np.arange(len(rates)) * 0.1, rates, "blocks", duration_s=len(rates) * 0.1)
+    assert blocks.stats().autocorrelation_s == pytest.approx(1 - 1 / math.e, rel=0.05)
+    # The same rates in other steps are the same trace: every second boundary is one between equal rates.
+    coarse = Trace(blocks.times_s[::10], rates[::10], "coarse", duration_s=blocks.duration_s)
+    assert coarse.stats().autocorrelation_s == pytest.approx(1 - 1 / math.e, rel=0.05)
+    uneven = np.sort(np.concatenate((blocks.times_s, generator.uniform(0, 1000, 500))))
+    cut = Trace(uneven, [blocks.rate(t) for t in uneven.tolist()], "uneven", duration_s=blocks.duration_s)
+    assert cut.stats().autocorrelation_s == pytest.approx(blocks.stats().autocorrelation_s, rel=0.01)
+    assert Trace.constant(5e6).stats().autocorrelation_s == math.inf
+    assert Trace([0, 1], [5, 5], "flat", duration_s=2).stats().autocorrelation_s == math.inf
+
+
+def test_looped() -> None:
+    again = once.looped()
+    assert again.loop
+    assert again.bits(0, 8) == 40e6
+    assert again.looped(False) == once
+    with pytest.raises(TraceError, match="duration_s is inf"):
+        endless.looped()
+
+
 def test_value_semantics() -> None:
     again = Trace([0, 2, 3], [8e6, 0, 4e6], "step", duration_s=4)
     assert again == step
@@ -270,7 +296,7 @@ def test_misuse_blames_the_caller() -> None:
         Trace.constant(-1)
 
 
-@pytest.mark.parametrize("module", [rowcast.links.trace, rowcast.links.synth])
+@pytest.mark.parametrize("module", [rowcast.links.trace, rowcast.links.synth, rowcast.links.fitting])
 def test_examples_in_the_docstrings(module: object) -> None:
     outcome = doctest.testmod(module)  # type: ignore[arg-type]
     assert outcome.attempted > 0

@@ -1,6 +1,8 @@
 """Links: what a wireless link carries over time, from files and from models.
 
-A :class:`Trace` is piecewise-constant bandwidth; drivers ask it when so many bits will have passed.
+A :class:`Trace` is piecewise-constant bandwidth; drivers ask it when so many bits will have passed. A
+:class:`Channel` carries transfers over several links at a time. A profile is a kind of link: built in or fitted to
+a trace, it makes traces.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from rowcast.errors import ConfigError, near_match
 from rowcast.links.channel import CHANNELS, Channel, EqualThroughput, Independent, SharedAirtime
 from rowcast.links.files import SUFFIXES, load_trace, save_csv
+from rowcast.links.fitting import fit
 from rowcast.links.stats import TraceStats
 from rowcast.links.synth import PROFILES, LinkState, MarkovProfile, outdoor, synthesise
 from rowcast.links.trace import Trace
@@ -27,6 +30,7 @@ __all__ = [
     "SharedAirtime",
     "Trace",
     "TraceStats",
+    "fit",
     "load_trace",
     "named_trace",
     "outdoor",

@@ -5,6 +5,10 @@ share or more from the rate at the last counted change (at first: from the first
 becomes the new reference. The mean time between changes is the length of the trace over their number.
 Counted this way, the outdoor record of the ROG artifact gives the 1.0 s and 1.4 s that its
 ``outdoors_stats.json`` states for 20 % and 40 %.
+
+The *autocorrelation time* is the first lag at which the autocorrelation of the rate is no more than 1/e,
+interpolated between lags. The autocorrelation is taken over one pass, not around the end of a loop, about
+the mean of the whole pass, ``sum_t x(t) x(t + k) / sum_t x(t)^2``, on a grid of the median step.
 """
 
 from __future__ import annotations
@@ -15,9 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TraceStats", "measure"]
+__all__ = ["MOST_STEPS", "TraceStats", "autocorrelation", "measure", "on_grid"]
 
 FloatArray = npt.NDArray[np.float64]
+
+#: A grid over a trace has at most so many steps.
+MOST_STEPS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class TraceStats:
     share_zero: float  #: share of time at rate 0
     change_20_s: float  #: mean seconds between changes of 20 % or more; inf if there are none
     change_40_s: float  #: mean seconds between changes of 40 % or more; inf if there are none
+    autocorrelation_s: float  #: the autocorrelation of the rate falls to 1/e in so many seconds; inf if it never does
 
 
 def measure(lengths_s: FloatArray, rates_bps: FloatArray, low_bps: float | None = None) -> TraceStats:
@@ -65,7 +73,45 @@ def measure(lengths_s: FloatArray, rates_bps: FloatArray, low_bps: float | None 
         share_zero=float(lengths_s[rates_bps == 0].sum()) / total_s,
         change_20_s=_time_between_changes(rates_bps, total_s, 0.20),
         change_40_s=_time_between_changes(rates_bps, total_s, 0.40),
+        autocorrelation_s=_autocorrelation_time(*on_grid(lengths_s, rates_bps)),
     )
+
+
+def on_grid(lengths_s: FloatArray, rates_bps: FloatArray) -> tuple[FloatArray, float]:
+    """The mean rates (bit/s) over equal steps, and their length (s), which is that of the median step.
+
+    Steps are longer where there would be more than :data:`MOST_STEPS`; what does not fill a step at the end is left
+    out. Equal steps stay as they are.
+    """
+    step_s = float(np.median(lengths_s))
+    if np.allclose(lengths_s, step_s, rtol=1e-6, atol=0.0) and len(lengths_s) <= MOST_STEPS:
+        return rates_bps, step_s
+    edges_s = np.concatenate(([0.0], np.cumsum(lengths_s)))
+    steps = min(max(int(edges_s[-1] / step_s + 1e-6), 1), MOST_STEPS)
+    step_s = max(step_s, float(edges_s[-1]) / steps) if steps == MOST_STEPS else step_s
+    passed = np.concatenate(([0.0], np.cumsum(lengths_s * rates_bps)))
+    return np.diff(np.interp(np.arange(steps + 1) * step_s, edges_s, passed)) / step_s, step_s
+
+
+def autocorrelation(values: FloatArray) -> FloatArray:
+    """Autocorrelation at lags ``0, 1, ..., n - 1`` of values of shape ``(n,)``; zeros if they are all the same."""
+    centred = values - values.mean()
+    if not np.ptp(values) > 0:
+        return np.zeros(len(values))
+    spectrum = np.fft.rfft(centred, 2 * len(values))
+    sums: FloatArray = np.fft.irfft(np.abs(spectrum) ** 2, 2 * len(values))[: len(values)]
+    sums /= sums[0]
+    return sums
+
+
+def _autocorrelation_time(values: FloatArray, step_s: float) -> float:
+    correlation = autocorrelation(values)
+    below = np.flatnonzero(correlation <= 1 / math.e)
+    if not correlation[0] or not below.size:
+        return math.inf
+    lag = int(below[0])
+    before, after = float(correlation[lag - 1]), float(correlation[lag])
+    return step_s * (lag - 1 + (before - 1 / math.e) / (before - after))
 
 
 def _episodes(lengths_s: FloatArray, low: npt.NDArray[np.bool_]) -> tuple[float, ...]:

@@ -185,6 +185,14 @@ class Trace:
             self.times_s, self.rates_bps * factor, f"{self.name} x{factor:g}", self.loop, duration_s=self.duration_s
         )
 
+    def looped(self, loop: bool = True) -> Trace:
+        """The same trace, made to start again at its end, or to end there.
+
+        Raises:
+            TraceError: the trace has no end, so that it cannot start again.
+        """
+        return Trace(self.times_s, self.rates_bps, self.name, loop, duration_s=self.duration_s)
+
     def shifted(self, offset_s: float) -> Trace:
         """The same trace started ``offset_s`` (0 or more) seconds in: ``shifted(o).rate(t) == rate(t + o)``.
 
