@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rowcast.errors import ConfigError, near_match
 
@@ -60,7 +60,8 @@ class Checked:
             value = getattr(self, field.name)
             if value is None and type(None) in getattr(hints[field.name], "__args__", ()):
                 continue
-            _check_range(field, value)
+            for each in value if isinstance(value, tuple) else (value,):
+                _check_range(field, each)
 
 
 def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
@@ -142,7 +143,7 @@ class ServerSettings(Checked):
         high=3600.0,
     )
     heartbeat_s: float = setting(
-        1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=60.0
+        1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=3600.0
     )
     patience_s: float = setting(
         3.0, "A worker held at the gate for longer than this is told for whom.", unit="s", low=0.1, high=3600.0
@@ -176,7 +177,7 @@ class WorkerSettings(Checked):
         10.0, "A link on which no byte arrives for this long is taken for lost.", unit="s", low=0.5, high=3600.0
     )
     heartbeat_s: float = setting(
-        1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=60.0
+        1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=3600.0
     )
     patience_s: float = setting(3.0, "A wait longer than this says for whom.", unit="s", low=0.1, high=3600.0)
 
@@ -224,7 +225,7 @@ def load_tables(
 
     Args:
         kinds: the settings class of each table. The other tables of a team's file (``server``, ``worker``,
-            ``link``) may be there and are left alone.
+            ``link``, ``compare``) may be there and are left alone.
         path: TOML file, or ``None`` for defaults.
         overrides: texts ``key=value``; the key says which class is meant.
 
@@ -248,7 +249,7 @@ def load_tables(
     return {table: load(kind, path, table=table, overrides=shares[table]) for table, kind in kinds.items()}
 
 
-_TABLES = ("link", "server", "worker")
+_TABLES = ("compare", "link", "server", "worker")
 
 
 def _read_toml(path: str | Path) -> dict[str, Any]:
@@ -267,14 +268,25 @@ def _build(kind: type[T], values: Mapping[str, Any]) -> T:
     for key, value in values.items():
         if key not in fields:
             raise ConfigError(f"{kind.__name__}: unknown setting {key!r}; {near_match(key, fields)}")
-        wanted = [t for t in getattr(hints[key], "__args__", (hints[key],)) if t is not type(None)]
-        if float in wanted and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) not in wanted:
-            names = " or ".join(t.__name__ for t in wanted)
-            raise ConfigError(f"{kind.__name__}.{key}: expected {names}, got {value!r}")
-        checked[key] = value
+        checked[key] = _read_as(hints[key], value, f"{kind.__name__}.{key}")
     return kind(**checked)
+
+
+def _read_as(hint: Any, value: Any, where: str) -> Any:
+    """A value of a TOML file as a field of this type wants it; a list becomes a tuple."""
+    if get_origin(hint) is not tuple and get_args(hint):
+        wanted = [t for t in get_args(hint) if t is not type(None)]
+    else:
+        wanted = [hint]
+    if float in wanted and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) in wanted:
+        return value
+    lists = [t for t in wanted if get_origin(t) is tuple]
+    if lists and isinstance(value, list):
+        return tuple(_read_as(get_args(lists[0])[0], each, where) for each in value)
+    names = " or ".join(f"a list of {get_args(t)[0].__name__}" if t in lists else t.__name__ for t in wanted)
+    raise ConfigError(f"{where}: expected {names}, got {value!r}")
 
 
 def read_secret(path: str | Path) -> bytes:
@@ -316,4 +328,6 @@ def _written(value: object) -> str:
     """A default or a bound as a user would write it: no digit lost, no exponent where none is needed."""
     if value is None:
         return "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(_written, value)) or "none"
     return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -103,6 +103,7 @@ class Outbox:
         abs_sums: float32 [rows], sum |vector| of each row; up to date while :attr:`measured` is set, which
             whoever adds to the vector without measuring must clear.
         state_due: bool [rows], rows whose parameters must be sent as they are, before anything else.
+        state_left: whether there are any.
         meter: the delivery rate.
         transfer: the push or pull under way.
         sent_frames: number of the newest row frame.
@@ -127,6 +128,7 @@ class Outbox:
         self.abs_sums = np.zeros(layout.rows, dtype=np.float32)
         self.measured = False
         self.state_due = np.zeros(layout.rows, dtype=np.bool_)
+        self.state_left = False
         self.transfer: Transfer | None = None
         self.sent_frames = 0
         self._flight: deque[_Flight] = deque()
@@ -198,12 +200,12 @@ class Outbox:
 
     def send_state(self) -> None:
         """All parameters are to be sent as they are, before anything else."""
-        self.state_due[:] = True
+        self.state_due[:] = self.state_left = True
 
     @property
     def empty(self) -> bool:
         """Nothing pending, nothing on its way, no state to send."""
-        return not self._flight and not self.state_due.any() and not self.vector.any()
+        return not self._flight and not self.state_left and not self.vector.any()
 
     @property
     def in_flight(self) -> int:
@@ -223,16 +225,15 @@ class Outbox:
 
     def next_frame(self, now: float) -> Rows | None:
         """The next frame, encoded now; ``None`` when the window is full or there is nothing to send."""
-        if not self._connected:
+        transfer = self.transfer
+        if not self._connected or not (self.state_left or (transfer is not None and not transfer.finished(now))):
             return None
         room = self._room(now)
         if room <= 0:
             return None
-        if self.state_due.any():
+        if self.state_left:
             return self._state_frame(now, room)
-        transfer = self.transfer
-        if transfer is None or transfer.finished(now):
-            return None
+        assert transfer is not None
         if len(transfer.zeros):
             rows, transfer.zeros = transfer.zeros, transfer.zeros[:0]
             transfer.zero_rows += len(rows)
@@ -246,7 +247,7 @@ class Outbox:
                 return None
         limit = len(transfer.order) if speculative else transfer.quota
         base = int(transfer.ends[transfer.place - 1]) if transfer.place else 0
-        until = int(np.searchsorted(transfer.ends, base + room, side="right"))
+        until = int(np.searchsorted(transfer.ends, base + int(room), side="right"))
         until = min(max(until, transfer.place + 1), limit)
         rows = np.sort(transfer.order[transfer.place : until])
         transfer.place = until
@@ -271,8 +272,9 @@ class Outbox:
         codec = codec_for(self.layout, codec_by_name("raw"))
         rows = np.flatnonzero(self.state_due)
         ends = np.cumsum(codec.row_bytes(self.layout)[rows])
-        rows = rows[: max(int(np.searchsorted(ends, room, side="right")), 1)]
+        rows = rows[: max(int(np.searchsorted(ends, int(room), side="right")), 1)]
         self.state_due[rows] = False
+        self.state_left = bool(self.state_due.any())
         if self._state_settles:
             codec.encode(self.layout, self.vector, rows)
         return self._send(now, rows, codec, 0, absolute=True)
@@ -365,7 +367,7 @@ class Outbox:
         while self._flight:
             message = self._flight[-1].message
             if message.absolute:
-                self.state_due[message.rows] = True
+                self.state_due[message.rows] = self.state_left = True
             else:
                 codec = codec_by_id(message.codec)
                 codec.add(self.layout, message.payload, message.rows, self.vector, 1.0)
@@ -381,7 +383,7 @@ class Outbox:
         """The peer lost its memory: numbers start again; what was on its way is pending again."""
         self.resume(0.0, self.sent_frames - len(self._flight))
         self.sent_frames = 0
-        self.state_due[:] = False
+        self.state_due[:] = self.state_left = False
         self.stamps[:] = 0
 
     def renumber(self, iteration: int) -> None:

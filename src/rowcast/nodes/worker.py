@@ -331,7 +331,7 @@ class WorkerNode:
 
     def _next_in_order(self, now: float) -> Message | None:
         """Rows, and the messages whose place is before or behind rows."""
-        if self._seeding and not self.outbox.state_due.any():
+        if self._seeding and not self.outbox.state_left:
             self._seeding = False
             return StateEnd()
         if not (self.joined or self._seeding):

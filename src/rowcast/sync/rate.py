@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 
 __all__ = ["RateMeter"]
@@ -36,12 +37,14 @@ class RateMeter:
         self._average = initial_bps / 8
         self._measured = False
         self._samples: deque[tuple[float, float]] = deque()
+        self._ordered: list[float] = []
+        self._recent: deque[float] = deque(maxlen=RECENT)  # the newest of the samples
         self._unacked = 0
         self._since = 0.0
         self._gathered = 0
         self._busy = 0.0
         self.round_trip_s = 0.0
-        self._trips: deque[tuple[float, float]] = deque()
+        self._trips: deque[tuple[float, float]] = deque()  # rising: each is below all that came after it
         self._alone_at = -1.0
 
     def sent(self, now: float, size: int) -> None:
@@ -63,18 +66,22 @@ class RateMeter:
             self._average = keep * self._average + (1 - keep) * rate
             self._measured = True
             self._samples.append((now, rate))
+            self._recent.append(rate)
+            insort(self._ordered, rate)
             self._since, self._gathered, self._busy = now, 0, 0.0
         else:
             self._busy = elapsed
-        while self._samples and self._samples[0][0] < now - MEMORY_S:
-            self._samples.popleft()
+        self._forget(now)
         if sent_at == self._alone_at:
             # Nothing of ours was before it in any queue: what it took beyond its own bytes is the path.
             self._alone_at = -1.0
-            self._trips.append((now, max(now - sent_at - size * 8 / self.peak_bps(now), 0.0)))
+            trip = max(now - sent_at - size * 8 / self.peak_bps(now), 0.0)
+            while self._trips and self._trips[-1][1] >= trip:
+                self._trips.pop()
+            self._trips.append((now, trip))
             while self._trips[0][0] < now - TRIP_MEMORY_S:
                 self._trips.popleft()
-            self.round_trip_s = min(trip for _, trip in self._trips)
+            self.round_trip_s = self._trips[0][1]
 
     def forget_flight(self) -> None:
         """The link was lost: what was on its way is no longer."""
@@ -87,12 +94,21 @@ class RateMeter:
         if self._unacked and self._measured:
             # Silence while bytes are on their way is news as well: no more than one frame can have passed.
             average *= 0.5 ** (max(now - self._since - GRAIN_S, 0.0) / HALF_LIFE_S)
-        ordered = sorted(rate for at, rate in self._samples if at >= now - MEMORY_S)
-        if ordered:
-            average = max(average, ordered[math.floor(QUANTILE * (len(ordered) - 1))])
+        self._forget(now)
+        if self._ordered:
+            average = max(average, self._ordered[math.floor(QUANTILE * (len(self._ordered) - 1))])
         return max(8 * average, LOWEST_BPS)
 
     def peak_bps(self, now: float) -> float:
         """The best of the estimate and the last few samples, bit/s: what the window must be able to fill."""
-        recent = [rate for _, rate in list(self._samples)[-RECENT:]]
-        return max(self.rate_bps(now), 8 * max(recent, default=0.0))
+        rate_bps = self.rate_bps(now)
+        if not self._samples:
+            return rate_bps
+        return max(rate_bps, 8 * max(self._recent))
+
+    def _forget(self, now: float) -> None:
+        """Drop the samples that are too old."""
+        while self._samples and self._samples[0][0] < now - MEMORY_S:
+            if len(self._samples) == len(self._recent):
+                self._recent.popleft()
+            del self._ordered[bisect_left(self._ordered, self._samples.popleft()[1])]

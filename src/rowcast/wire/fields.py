@@ -32,6 +32,7 @@ _MAX_METRICS = 64
 
 
 _plans: dict[int, tuple[tuple[str, Any], ...]] = {}
+_fixed: dict[int, int | None] = {}
 
 
 def _plan(kind: type[Message]) -> tuple[tuple[str, Any], ...]:
@@ -55,6 +56,14 @@ def pack(message: Message) -> bytes:
         except (struct.error, AttributeError, TypeError, ValueError) as error:
             raise LocalProtocolError(f"{type(message).__name__}.{name}: cannot be sent: {error}") from error
     return b"".join(parts)
+
+
+def fixed_size(kind: type[Message]) -> int | None:
+    """Bytes of the fields of a message class, or ``None`` where they depend on what it says."""
+    if kind.KIND not in _fixed:
+        sizes = [_SIZES.get(hint) for _, hint in _plan(kind)]
+        _fixed[kind.KIND] = None if None in sizes else sum(size for size in sizes if size is not None)
+    return _fixed[kind.KIND]
 
 
 def unpack(kind: type[M], data: memoryview) -> M:
@@ -100,6 +109,8 @@ _WRITERS: dict[Any, Callable[[Any], bytes]] = {
     bytes: _write_bytes,
     str: lambda value: _write_bytes(value.encode()),
 }
+
+_SIZES: dict[Any, int] = {bool: 1, int: _U64.size, float: _F64.size}
 
 
 def _read_bool(data: memoryview, place: int) -> tuple[bool, int]:

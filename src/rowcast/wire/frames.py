@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rowcast.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
-from rowcast.wire.fields import pack, unpack
+from rowcast.wire.fields import fixed_size, pack, unpack
 from rowcast.wire.index import decode_index
 from rowcast.wire.messages import CONTROL, Message, Rows
 
@@ -25,6 +25,7 @@ __all__ = [
     "FrameDecoder",
     "encode",
     "frame_bytes",
+    "message_bytes",
 ]
 
 MAGIC = b"RC"
@@ -68,6 +69,14 @@ def encode(message: Message) -> bytes:
 def frame_bytes(message: Rows) -> int:
     """Length of the frame of a row message, without making it."""
     return ROWS_OVERHEAD_BYTES + len(message.index[1]) + len(message.payload)
+
+
+def message_bytes(message: Message) -> int:
+    """Length of the frame of any message, without making it where its length is known."""
+    if isinstance(message, Rows):
+        return frame_bytes(message)
+    size = fixed_size(type(message))
+    return HEADER_BYTES + (len(pack(message)) if size is None else size)
 
 
 class FrameDecoder:

@@ -1,0 +1,221 @@
+"""A worker's seat in a team in virtual time: an ordinary training loop, interleaved with the others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from greenlet import getcurrent, greenlet
+
+from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.drivers.virtual.device import Device
+from rowcast.drivers.virtual.simulation import Robot, Simulation
+from rowcast.errors import LinkLost, LocalProtocolError
+from rowcast.journal import Journal
+from rowcast.links import Trace
+from rowcast.nodes import Phase, WorkerNode
+from rowcast.rows import Layout
+
+__all__ = ["VirtualSeat"]
+
+
+class VirtualSeat:
+    """What :class:`rowcast.Optimizer` needs from a team, in virtual time.
+
+    The training loop is a plain function. It runs as a coroutine (greenlet) on the thread of the simulation: whenever
+    it would wait, the others go on. Its arithmetic takes no virtual time; the device says how long it would have
+    taken, and what it hands in is handed in then.
+
+    Args:
+        simulation: where it takes part.
+        name: name of the worker.
+        device: what its computing costs.
+        up, down: bandwidth of its link, each direction.
+        settings, link_settings: see :mod:`rowcast.config`.
+        journal: where events are recorded.
+        entropy: source of random bytes; a seeded one makes the run repeat.
+
+    Example::
+
+        seat = VirtualSeat(simulation, "robot-0", Device(2.0), up, down, entropy=random.Random(0).randbytes)
+        seat.train(lambda: training_loop(seat))
+        simulation.run(3600)
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        name: str,
+        device: Device,
+        up: Trace,
+        down: Trace,
+        *,
+        entropy: Callable[[int], bytes],
+        settings: WorkerSettings | None = None,
+        link_settings: LinkSettings | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self.name = name
+        self.journal = journal or Journal(name)
+        self._simulation = simulation
+        self._device, self._up, self._down = device, up, down
+        self._entropy = entropy
+        self._settings = settings
+        self._link_settings = link_settings
+        self._node: WorkerNode | None = None
+        self._robot: Robot
+        self._loop: greenlet | None = None
+        self._ready_at: float | None = None
+
+    def train(self, function: Callable[[], None]) -> None:
+        """Run a training loop in this seat, from the next event of the simulation on.
+
+        What it raises comes out of :meth:`Simulation.run`. A loop that is still under way when the simulation ends is
+        left where it is.
+        """
+        if self._loop is not None:
+            raise LocalProtocolError(f"{self.name}: a training loop runs in this seat already")
+        self._loop = greenlet(function, parent=getcurrent())
+        self._simulation.clock.at(self._simulation.clock.now, self._switch)
+
+    # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
+
+    @property
+    def node(self) -> WorkerNode:
+        """The worker node.
+
+        Raises:
+            LocalProtocolError: :meth:`start` was not called.
+        """
+        if self._node is None:
+            raise LocalProtocolError("team: not started; rowcast.Optimizer starts it, or call start()")
+        return self._node
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the team started."""
+        return self._simulation.now
+
+    @property
+    def replica(self) -> npt.NDArray[np.float32]:
+        """This worker's parameters, flat float32 [elements]."""
+        return self.node.replica
+
+    @property
+    def members(self) -> int:
+        """Workers that the gate counts."""
+        return self.node.members
+
+    @property
+    def iteration(self) -> int:
+        """Iterations finished."""
+        return self.node.iteration
+
+    @property
+    def local_steps(self) -> int:
+        """Optimizer steps on parameters of its own for each iteration; 1 before the policy is known."""
+        return self.node.local_steps
+
+    def start(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
+        """Join; returns when the whole team may start."""
+        if self._node is not None:
+            raise LocalProtocolError("team: started before; a team serves one optimizer")
+        self._node = WorkerNode(
+            self.name,
+            layout,
+            parameters,
+            settings=self._settings,
+            link_settings=self._link_settings,
+            journal=self.journal,
+            entropy=self._entropy,
+        )
+        self._robot = self._simulation.add(self._node, self._device, self._up, self._down, self._may_compute)
+        self._wait()
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """While entered, arriving rows wait and :attr:`replica` does not change."""
+        self._compute()
+        self.node.hold()
+        try:
+            yield
+        finally:
+            self.node.release()
+
+    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
+        """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
+        self._compute()
+        self.node.accumulate(sources, weight)
+
+    def exchange(self) -> None:
+        """Finish the iteration: push, gate, pull."""
+        self._compute()
+        self._simulation.computed(self._robot)
+        self._wait()
+
+    def report(self, **metrics: float) -> None:
+        """Write figures of the training loop into the journal."""
+        self.node.report(self._simulation.clock.now, dict(metrics))
+
+    def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
+        """Deliver everything, receive everything, say goodbye.
+
+        Raises:
+            LinkLost: that took longer than ``timeout_s`` seconds.
+        """
+        if self._node is None or self.node.phase is Phase.DONE:
+            return
+        clock = self._simulation.clock
+        self.node.finish(clock.now, wait=wait)
+        self._simulation.attend(self._robot)
+        if timeout_s is not None:
+            clock.at(clock.now + timeout_s, self._switch_if_waiting)
+        if not self._done:
+            self._wait()
+        if not self._done:
+            self.leave()
+            raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
+
+    def leave(self) -> None:
+        """Go now; what is pending is dropped."""
+        if self._node is not None and self.node.phase is not Phase.DONE:
+            self.node.leave(self._simulation.clock.now, "left")
+            self._simulation.attend(self._robot)
+
+    @property
+    def _done(self) -> bool:
+        return self.node.phase is Phase.DONE
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        """Let the time of this iteration's gradient pass, once."""
+        if self._ready_at is None or self.node.phase is not Phase.COMPUTING:
+            return
+        ready_at, self._ready_at = self._ready_at, None
+        self._simulation.clock.at(ready_at, self._switch, priority=1)
+        self._wait()
+
+    def _may_compute(self) -> None:
+        """The simulation lets this worker go on (or it is done)."""
+        clock = self._simulation.clock
+        if self.node.phase is Phase.COMPUTING:
+            self._ready_at = clock.now + self._simulation.gradient_s(self._robot)
+        clock.at(clock.now, self._switch)
+
+    def _wait(self) -> None:
+        """Let the simulation go on until somebody switches back."""
+        assert self._loop is not None and self._loop.parent is not None
+        if getcurrent() is not self._loop:
+            raise LocalProtocolError(f"{self.name}: a virtual seat works inside train() only")
+        self._loop.parent.switch()
+
+    def _switch(self) -> None:
+        if self._loop is not None and not self._loop.dead:
+            self._loop.switch()
+
+    def _switch_if_waiting(self) -> None:
+        if self.node.phase is Phase.FINISHING:
+            self._switch()
