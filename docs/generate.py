@@ -74,6 +74,13 @@ def settings(kind: type) -> str:
     return "\n".join(lines)
 
 
+def comparison() -> str:
+    """The settings of a comparison."""
+    from rowcast.experiment import Comparison  # late: it loads PyTorch
+
+    return settings(Comparison)
+
+
 def policies() -> str:
     """The policy families with what they are made of, and the options."""
     heads = ["policy", "slack", "share of bytes that must travel", "unit", "beyond the quota", "local steps", "codec"]
@@ -167,6 +174,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ServerSettings": lambda: settings(config.ServerSettings),
     "WorkerSettings": lambda: settings(config.WorkerSettings),
     "LinkSettings": lambda: settings(config.LinkSettings),
+    "Comparison": comparison,
     "policies": policies,
     "options": options,
     "codecs": codec_list,

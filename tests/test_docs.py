@@ -263,7 +263,8 @@ def test_command_lines_are_accepted(page: Path) -> None:
     from rowcast.cli.app import app
 
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-    for command, rest in re.findall(r"rowcast (serve|train|demo|version)\b([^`\n#]*)", page.read_text("utf-8")):
+    names = "|".join(name for name, command in commands.items() if not hasattr(command, "commands"))
+    for command, rest in re.findall(rf"rowcast ({names})\b([^`\n#]*)", page.read_text("utf-8")):
         known = {option for parameter in commands[command].params for option in parameter.opts}
         assert set(re.findall(r"(--[\w-]+)", rest)) <= known, f"{page.name}: rowcast {command}{rest}"
 
@@ -290,8 +291,8 @@ EXPORTED: dict[str, str] = {
         energy_to_accuracy open_meter smoothed time_to_accuracy total_energy worker_energy
     """,
     "rowcast.experiment": """
-        AuditReport DemoObserver DemoSettings PolicyRun Progress RobotSettings ServerAudit ShapeSettings
-        WorkerAudit prove run_demo run_robot shaped_trace
+        AuditReport Cell Comparison ComparisonProgress DemoObserver DemoSettings PolicyRun Progress RobotSettings
+        ServerAudit ShapeSettings WorkerAudit plan_cells prove run_comparison run_demo run_robot shaped_trace
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
@@ -300,8 +301,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.nodes": "Phase Port ServerNode WorkerNode",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """
-        AccuracyCurve PolicySummary accuracy_at_equal_steps accuracy_curve draw_accuracy draw_composition
-        summarise table worker_journals
+        AccuracyCurve Experiment Interval PolicySummary accuracy_at_equal_steps accuracy_curve draw_accuracy
+        draw_composition interval read_experiment summarise table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
     "rowcast.sync": "MtaTime Policy REGISTRY RateMeter VersionTable minimum_share parse_policy",

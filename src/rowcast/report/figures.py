@@ -1,48 +1,20 @@
-"""Figures of a comparison of policies, drawn from summaries and curves.
-
-matplotlib comes with the extra ``demo`` and is imported only when a figure is drawn; it draws into a file,
-never onto a screen. Colours are from the set of Okabe and Ito (2008), which stays apart for the
-colour-blind; where colours could be confused, marker and line style differ too.
-"""
+"""Figures of a comparison of policies, drawn from summaries and curves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rowcast.errors import ConfigError
 from rowcast.report.curves import AccuracyCurve, accuracy_at_equal_steps
+from rowcast.report.style import FAINT, INK, STATES, headline, looks, new_figure, plain, seconds_text
 from rowcast.report.summary import PolicySummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["draw_accuracy", "draw_composition"]
-
-#: State of a worker -> (colour, colour of text upon it). The order is that of a step.
-STATES: Mapping[str, tuple[str, str]] = {
-    "compute": ("#0072B2", "white"),
-    "communicate": ("#E69F00", "black"),
-    "stall": ("#C4C4C4", "black"),
-}
-#: Policy family (the text before a colon) -> colour; the same in every figure.
-FAMILIES: Mapping[str, str] = {
-    "bsp": "#000000",
-    "ssp": "#E69F00",
-    "asp": "#56B4E9",
-    "flown": "#CC79A7",
-    "rog": "#0072B2",
-    "rowcast": "#D55E00",
-}
-_OTHER = "#009E73"
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES = ("-", "--", "-.", ":")
-_INK, _FAINT = "#222222", "#8A8A8A"
-_DPI = 150
 
 
 def draw_accuracy(curves: Mapping[str, AccuracyCurve], path: str | Path) -> None:
@@ -57,9 +29,9 @@ def draw_accuracy(curves: Mapping[str, AccuracyCurve], path: str | Path) -> None
     """
     if not curves:
         raise ConfigError("no accuracy curves to draw")
-    with _figure(path, width=9.6, height=4.4) as figure:
+    with new_figure(path, width=9.6, height=4.4) as figure:
         by_step, by_time = figure.subplots(1, 2, sharey=True)
-        for policy, (colour, line, marker) in zip(curves, _looks(curves), strict=True):
+        for policy, (colour, line, marker) in zip(curves, looks(curves), strict=True):
             curve = curves[policy]
             for axes, along in ((by_step, curve.steps), (by_time, curve.seconds)):
                 axes.plot(
@@ -80,14 +52,14 @@ def draw_accuracy(curves: Mapping[str, AccuracyCurve], path: str | Path) -> None
         _mark_equal_steps(by_step, curves)
         by_step.set(xlabel="steps (iterations of each worker)", ylabel="accuracy (%), mean of the workers")
         by_time.set(xlabel="time (s)")
-        by_step.set_title("… at equal steps", loc="left", fontsize=10, color=_INK)
-        by_time.set_title("… at equal time", loc="left", fontsize=10, color=_INK)
+        by_step.set_title("… at equal steps", loc="left", fontsize=10, color=INK)
+        by_time.set_title("… at equal time", loc="left", fontsize=10, color=INK)
         for axes in (by_step, by_time):
             axes.set_xlim(left=0)
-            _plain(axes, grid="both")
+            plain(axes, grid="both")
         handles, labels = by_step.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 6), frameon=False)
-        figure.suptitle("Accuracy of the team", x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+        headline(figure, "Accuracy of the team")
 
 
 def draw_composition(summaries: Sequence[PolicySummary], path: str | Path) -> None:
@@ -103,7 +75,7 @@ def draw_composition(summaries: Sequence[PolicySummary], path: str | Path) -> No
     if not summaries:
         raise ConfigError("no summaries to draw")
     longest = max(summary.step_s for summary in summaries) or 1.0
-    with _figure(path, width=9.0, height=1.7 + 0.55 * len(summaries)) as figure:
+    with new_figure(path, width=9.0, height=1.7 + 0.55 * len(summaries)) as figure:
         axes = figure.subplots()
         for row, summary in enumerate(summaries):
             _draw_bar(axes, row, summary, longest)
@@ -112,11 +84,11 @@ def draw_composition(summaries: Sequence[PolicySummary], path: str | Path) -> No
         axes.set_xlim(0, 1.14 * longest)
         axes.set_xlabel("seconds per step, mean over steps and workers")
         axes.tick_params(axis="y", length=0)
-        _plain(axes, grid="x")
+        plain(axes, grid="x")
         for state, (colour, _) in STATES.items():
             axes.fill([], [], color=colour, label=state)
         figure.legend(loc="outside upper right", ncols=len(STATES), frameon=False)
-        figure.suptitle("Where a step's time goes", x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+        headline(figure, "Where a step's time goes")
 
 
 def _draw_bar(axes: Axes, row: int, summary: PolicySummary, longest: float) -> None:
@@ -126,16 +98,22 @@ def _draw_bar(axes: Axes, row: int, summary: PolicySummary, longest: float) -> N
         seconds = getattr(summary, f"{state}_s")
         axes.barh(row, seconds, left=left, height=0.62, color=colour, edgecolor="white", linewidth=0.8, zorder=2)
         if seconds >= 0.075 * longest:
-            axes.text(left + seconds / 2, row, _seconds(seconds), ha="center", va="center", color=ink, fontsize=9)
+            axes.text(left + seconds / 2, row, seconds_text(seconds), ha="center", va="center", color=ink, fontsize=9)
         else:
-            behind.append(f"{state} {_seconds(seconds)}")
+            behind.append(f"{state} {seconds_text(seconds)}")
         left += seconds
     total = axes.annotate(
-        f"{_seconds(left)} s", (left, row), (5, 0), textcoords="offset points", va="center", color=_INK, weight="bold"
+        f"{seconds_text(left)} s",
+        (left, row),
+        (5, 0),
+        textcoords="offset points",
+        va="center",
+        color=INK,
+        weight="bold",
     )
     if behind:
         axes.annotate(
-            ", ".join(behind), (1, 0.5), (6, 0), xycoords=total, textcoords="offset points", va="center", color=_FAINT
+            ", ".join(behind), (1, 0.5), (6, 0), xycoords=total, textcoords="offset points", va="center", color=FAINT
         ).set_fontsize(8)
 
 
@@ -147,7 +125,7 @@ def _mark_equal_steps(axes: Axes, curves: Mapping[str, AccuracyCurve]) -> None:
         step, _ = accuracy_at_equal_steps(curves)
     except ConfigError:  # nothing in common: nothing to mark
         return
-    axes.axvline(step, color=_FAINT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    axes.axvline(step, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     axes.annotate(
         f"all reached {step}",
         (step, 0.02),
@@ -157,46 +135,5 @@ def _mark_equal_steps(axes: Axes, curves: Mapping[str, AccuracyCurve]) -> None:
         ha="right",
         va="bottom",
         fontsize=8,
-        color=_FAINT,
+        color=FAINT,
     )
-
-
-def _looks(policies: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Colour by family, line style by place within the family, marker by place in the figure."""
-    seen: dict[str, Iterator[int]] = {}
-    for place, policy in enumerate(policies):
-        colour = FAMILIES.get(policy.partition(":")[0], _OTHER)
-        within = next(seen.setdefault(colour, count()))
-        yield colour, _LINES[within % len(_LINES)], _MARKERS[place % len(_MARKERS)]
-
-
-def _plain(axes: Axes, grid: str) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_FAINT)
-    axes.tick_params(color=_FAINT, labelcolor=_INK)
-    axes.grid(axis=grid, color="#E4E4E4", linewidth=0.8)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-
-
-def _seconds(value: float) -> str:
-    digits = 1 if value >= 9.995 else 2 if value >= 0.0995 or value == 0 else 3
-    return f"{value:.{digits}f}"
-
-
-@contextmanager
-def _figure(path: str | Path, *, width: float, height: float) -> Iterator[Figure]:
-    """An empty figure (inches) that is written to ``path`` at the end."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("figures need matplotlib, which is not installed: pip install 'rowcast[demo]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    yield figure
-    try:
-        figure.savefig(path, dpi=_DPI)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not know
-        raise ConfigError(f"figure {path}: cannot be written: {error}") from error

@@ -71,12 +71,12 @@ def summarise(policy: str, worker_journals: Sequence[str | Path], seconds: float
     spans: list[float] = []
     accuracies: list[float] = []
     for path in worker_journals:
-        records = [record for record in read_journal(path) if record["event"] == "step" or _is_accuracy(record)]
-        own = [_complete(record, path) for record in records if record["event"] == "step"]
+        records = [record for record in read_journal(path) if record["event"] == "step" or is_accuracy(record)]
+        own = [complete_step(record, path) for record in records if record["event"] == "step"]
         start = _start(own[0]) if own else 0.0
         end = math.inf if seconds is None or not own else start + seconds
         own = [step for step in own if step["t"] <= end]
-        measured = [float(record["value"]) for record in records if _is_accuracy(record) and record["t"] <= end]
+        measured = [float(record["value"]) for record in records if is_accuracy(record) and record["t"] <= end]
         counts.append(len(own))
         steps += own
         if own:
@@ -110,7 +110,12 @@ def _start(step: Mapping[str, Any]) -> float:
 _NUMBERS = ("compute_s", "communicate_s", "stall_s", "push_share", "push_bytes", "pull_bytes")
 
 
-def _complete(step: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
+def complete_step(step: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
+    """A ``step`` event that has all numbers a report needs.
+
+    Raises:
+        ConfigError: it lacks one; journal, iteration and field are named.
+    """
     for field in _NUMBERS:
         if not isinstance(step.get(field), int | float):
             raise ConfigError(
@@ -123,11 +128,12 @@ def _complete(step: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
 def measured_accuracy(path: str | Path) -> Iterator[tuple[int, float, float]]:
     """Iteration, time (s, the node's clock) and accuracy (percent) of each measurement in a journal."""
     for record in read_journal(path):
-        if _is_accuracy(record):
+        if is_accuracy(record):
             yield int(record["iteration"]), float(record["t"]), float(record["value"])
 
 
-def _is_accuracy(record: Mapping[str, Any]) -> bool:
+def is_accuracy(record: Mapping[str, Any]) -> bool:
+    """Whether a record of a journal is a measurement of the accuracy."""
     return bool(record["event"] == "metric" and record.get("name") == "accuracy")
 
 

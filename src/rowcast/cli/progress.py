@@ -1,0 +1,82 @@
+"""How far a comparison is: bars with the time left on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rowcast.experiment import ComparisonProgress
+
+__all__ = ["ComparisonDisplay"]
+
+#: Where the output is not a terminal: seconds between two lines.
+PLAIN_EVERY_S = 10.0
+
+
+class ComparisonDisplay:
+    """Shows the runs under way and the time left.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_plain = 0.0
+        self._finished = -1
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> ComparisonDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def shows(self, progress: ComparisonProgress) -> None:
+        """Where the comparison is now."""
+        if self._live is not None:
+            self._live.update(_bars(progress), refresh=True)
+        elif time.monotonic() >= self._next_plain or progress.finished != self._finished:
+            self._next_plain = time.monotonic() + PLAIN_EVERY_S
+            self._console.print(Text(headline(progress)), soft_wrap=True)
+        self._finished = progress.finished
+
+
+def headline(progress: ComparisonProgress) -> str:
+    """The whole of it in one line."""
+    left = "" if progress.left_s is None else f", about {duration(progress.left_s)} left"
+    return f"{progress.finished} of {progress.total} runs finished, {len(progress.running)} under way{left}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one says them: ``45 s``, ``3 min``, ``2 h 05 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _bars(progress: ComparisonProgress) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.title, table.title_justify, table.title_style = headline(progress), "left", "bold"
+    for cell, done_s in progress.running:
+        share = 100 * done_s / cell.seconds
+        table.add_row(cell.name, ProgressBar(total=100, completed=share, width=24), f"{share:3.0f} %")
+    return table

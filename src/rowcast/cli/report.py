@@ -1,0 +1,19 @@
+"""``rowcast report``: draws a comparison from its journals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What 'rowcast compare' or 'rowcast demo' wrote.")],
+) -> None:
+    """Draw the finished runs of a folder: DIR/report/report.html, with a PNG and a CSV of each figure."""
+    from rowcast.report import write_report
+
+    typer.echo(f"the report is {write_report(folder)}")

@@ -1,0 +1,224 @@
+"""What a comparison of policies is made of: its settings, and the cells that follow from them.
+
+A cell is one run: one policy, one seed, one kind of link, one size of team, one batch, one device. The settings
+list the values of each; the plan is their product, in an order that gives all policies one seed before any policy
+gets its second, so that an early look at the results compares all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from rowcast.config import Checked, setting
+from rowcast.energy import PowerStates
+from rowcast.errors import ConfigError, DataError, near_match
+from rowcast.links import PROFILES, named_trace
+from rowcast.links.channel import CHANNELS
+from rowcast.sync import parse_policy
+from rowcast.tasks import TASKS, load_dataset
+
+__all__ = ["DRIVERS", "Cell", "Comparison", "plan_cells"]
+
+DRIVERS = ("virtual",)
+_POWER = PowerStates()
+
+
+@dataclass(frozen=True)
+class Comparison(Checked):
+    """Settings of a comparison; in a file, the table ``[compare]``.
+
+    The values of ``policies``, ``links``, ``workers``, ``batch``, ``compute_s`` and ``seeds`` are combined in all
+    ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
+
+    Raises:
+        ConfigError: a value out of its range, an empty list, or a value that is in its list twice.
+    """
+
+    task: str = setting("cruda", "Name of a built-in task, or a family of tasks: then the data folder decides.")
+    data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.")
+    policies: tuple[str, ...] = setting(("bsp", "rog:4"), "Policies to compare.")
+    links: tuple[str, ...] = setting(("outdoor",), "Profiles, 'constant:MBPS' or trace files, each for all robots.")
+    channel: str = setting(
+        "independent", f"How transfers at the same time share the medium: {', '.join(map(repr, sorted(CHANNELS)))}."
+    )
+    workers: tuple[int, ...] = setting((4,), "Robots of the team.", unit="workers", low=1, high=1000)
+    batch: tuple[int, ...] = setting((), "Images of one step of one robot; none: the task's.", low=1, high=65_536)
+    compute_s: tuple[float, ...] = setting(
+        (2.18,),
+        "What one gradient takes on the device. The default is that of the robots of the ROG paper.",
+        unit="s",
+        low=0.001,
+        high=3600.0,
+    )
+    hours: float = setting(1.0, "How long each run trains, in virtual time.", unit="h", low=0.0001, high=10_000.0)
+    seeds: int | tuple[int, ...] = setting(
+        5, "How many seeds (0, 1, ...), or a list of them; of data, model, fog and links.", low=0, high=2**32 - 1
+    )
+    eval_every_s: float = setting(
+        60.0, "Virtual time between two looks at the accuracy; they take none.", unit="s", low=0.1, high=86_400.0
+    )
+    driver: str = setting("virtual", f"What runs the team: {', '.join(map(repr, DRIVERS))}.")
+    compute_w: float = setting(_POWER.compute_w, "Power of a robot that computes.", unit="W", low=0.0, high=10_000.0)
+    communicate_w: float = setting(
+        _POWER.communicate_w, "Power of a robot that sends or receives.", unit="W", low=0.0, high=10_000.0
+    )
+    stall_w: float = setting(_POWER.stall_w, "Power of a robot that waits.", unit="W", low=0.0, high=10_000.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("policies", "links", "workers", "compute_s"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name}: expected at least one")
+        for name in ("policies", "links", "workers", "batch", "compute_s", "seeds"):
+            values = getattr(self, name)
+            if isinstance(values, tuple) and len(set(values)) < len(values):
+                raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")
+        if not self.seed_list:
+            raise ConfigError("seeds: expected at least one")
+        _known("channel", self.channel, CHANNELS)
+        _known("driver", self.driver, DRIVERS)
+        _ = self.power
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds, one by one."""
+        return self.seeds if isinstance(self.seeds, tuple) else tuple(range(self.seeds))
+
+    @property
+    def power(self) -> PowerStates:
+        """What a robot draws in each state."""
+        return PowerStates(self.compute_w, self.communicate_w, self.stall_w)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison.
+
+    Attributes:
+        policy, links, channel: as the user wrote them; a trace file with its whole path.
+        seed: of everything random.
+        task: name of a built-in task; ``data``: its folder, with the whole path.
+        workers: robots of the team.
+        hours: virtual time to train; ``compute_s``: what one gradient takes; ``eval_every_s``: between two looks at
+            the accuracy.
+        batch: images of one step of one robot; ``None``: the task's.
+    """
+
+    policy: str
+    seed: int
+    task: str
+    data: str | None
+    links: str
+    channel: str
+    workers: int
+    hours: float
+    compute_s: float
+    batch: int | None
+    eval_every_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Virtual time to train (s)."""
+        return self.hours * 3600.0
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's folder: made of what differs between the cells of one comparison, always the same."""
+        batch = "task" if self.batch is None else self.batch
+        return f"{_slug(self.policy)}_{_slug(self.links)}_w{self.workers}_b{batch}_c{self.compute_s:.10g}_s{self.seed}"
+
+
+def plan_cells(settings: Comparison) -> list[Cell]:
+    """Check what the settings name, and list the cells.
+
+    Raises:
+        ConfigError: an unknown task, policy or link (with the nearest that is known).
+        TraceError: a trace file that cannot be read.
+        DataError: the data folder lacks files (which are listed), or they are not in the expected format.
+    """
+    for policy in settings.policies:
+        parse_policy(policy)
+    links = [_located(text) for text in settings.links]
+    task = _find_task(settings.task, settings.data)
+    axes = itertools.product(
+        settings.seed_list, links, settings.compute_s, settings.workers, settings.batch or (None,), settings.policies
+    )
+    return [
+        Cell(
+            policy=policy,
+            seed=seed,
+            task=task,
+            data=None if settings.data is None else str(Path(settings.data).resolve()),
+            links=link,
+            channel=settings.channel,
+            workers=workers,
+            hours=settings.hours,
+            compute_s=compute_s,
+            batch=batch,
+            eval_every_s=settings.eval_every_s,
+        )
+        for seed, link, compute_s, workers, batch, policy in axes
+    ]
+
+
+def _known(key: str, word: str, known: Collection[str]) -> None:
+    if word not in known:
+        raise ConfigError(f"unknown {key} {word!r}; {near_match(word, known)}")
+
+
+def _located(link: str) -> str:
+    """A link that exists; the path of a file is made whole, so that it means the same from every folder."""
+    named_trace(link)
+    if link in PROFILES or link.startswith("constant:"):
+        return link
+    return str(Path(link).resolve())
+
+
+def _find_task(name: str, data: str | None) -> str:
+    """The task of this name whose data is there; a family's name (``cruda``) stands for all tasks ``cruda-...``."""
+    if name in TASKS:
+        _look_at(name, data)
+        return name
+    members = [task for task in TASKS if task.startswith(f"{name}-")]
+    if not members:
+        families = {task.partition("-")[0] for task in TASKS}
+        raise ConfigError(f"unknown task {name!r}; {near_match(name, [*TASKS, *families])}")
+    without_folder = [task for task in members if _complaint(task, None) is None]
+    if data is None and without_folder:
+        return without_folder[0]
+    complaints = []
+    for task in members:
+        if data is not None and task in without_folder:
+            continue
+        complaint = _complaint(task, data)
+        if complaint is None:
+            return task
+        complaints.append(complaint)
+    raise DataError(f"task {name!r}: none of its data sets is there: {'; '.join(complaints)}")
+
+
+def _complaint(task: str, data: str | None) -> str | None:
+    """What is wrong with the data of a task, or ``None``."""
+    try:
+        _look_at(task, data)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _look_at(task: str, data: str | None) -> None:
+    """Read one image of each part: whatever is wrong with the files shows now and not after hours."""
+    load_dataset(TASKS[task].dataset, data, train_images=1, test_images=1)
+
+
+def _slug(text: str) -> str:
+    """A text as part of a file's name; where that loses something, a short digest keeps it apart from others."""
+    if re.fullmatch(r"[A-Za-z0-9.]+(:[A-Za-z0-9.]+)?", text):
+        return text.replace(":", "-")
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", Path(text).name).strip("-.")
+    return f"{plain[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

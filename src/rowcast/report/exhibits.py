@@ -1,0 +1,314 @@
+"""The numbers behind each figure of a comparison: functions from finished cells to sheets.
+
+Each mean is over seeds, with its 95 % interval. A figure is drawn from its sheet and from nothing else, so the CSV
+file beside it holds what is plotted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rowcast.energy import (
+    CensoredValue,
+    PowerStates,
+    any_censored,
+    energy_to_accuracy,
+    smoothed,
+    time_to_accuracy,
+)
+from rowcast.energy.accuracy import HOLD
+from rowcast.errors import ConfigError
+from rowcast.links import Trace, load_trace
+from rowcast.report.cells import Array, CellRun, Experiment, TeamCurve, common_grid, increasing
+from rowcast.report.intervals import interval
+from rowcast.report.sheet import BOUNDS, Sheet, Value, bounds, sheet_of
+from rowcast.report.style import STATES
+from rowcast.sync import parse_policy
+
+__all__ = [
+    "ALONG",
+    "MICRO_SPAN_S",
+    "accuracy_sheet",
+    "composition_sheet",
+    "energy_sheet",
+    "micro_sheet",
+    "power_sheet",
+    "sensitivity_sheets",
+    "summary_sheet",
+    "target_sheet",
+]
+
+#: Points that a curve has at most.
+MOST_POINTS = 200
+#: Seconds that the figure of micro-events shows.
+MICRO_SPAN_S = 300.0
+
+Groups = Mapping[str, Sequence[CellRun]]
+
+#: What accuracy is drawn against: column, and where the curve comes from.
+ALONG: Mapping[str, tuple[str, Callable[[CellRun], TeamCurve | None]]] = {
+    "steps": ("iteration", lambda cell: cell.over_steps),
+    "time": ("time_s", lambda cell: cell.over_time),
+    "energy": ("energy_j", lambda cell: cell.over_energy),
+}
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+#: Measures of one cell: name with unit -> function.
+MEASURES: Mapping[str, Callable[[CellRun], float | None]] = {
+    "steps of a robot": lambda cell: cell.step_count / len(cell.robots),
+    "step (s)": lambda cell: sum(_mean(cell.step_values(f"{state}_s")) for state in STATES),
+    "rows sent (%)": lambda cell: 100 * _mean(cell.step_values("push_share")),
+    "sent by the team (MB)": lambda cell: float(cell.step_values("push_bytes").sum()) / 1e6,
+    "received by the team (MB)": lambda cell: float(cell.step_values("pull_bytes").sum()) / 1e6,
+    "energy of the team (kJ)": lambda cell: float(cell.joules_at(np.array([cell.seconds]))[0]) / 1e3,
+    "accuracy at the end (%)": lambda cell: cell.final_accuracy,
+}
+
+
+def over_seeds(cells: Sequence[CellRun], measure: Callable[[CellRun], float | None]) -> tuple[Value, ...]:
+    """A measure as the columns of a mean; cells that have none are left out, and without any it is empty."""
+    values = [value for value in map(measure, cells) if value is not None and math.isfinite(value)]
+    return bounds(interval(values)) if values else (None, None, None, 0)
+
+
+def summary_sheet(groups: Groups) -> Sheet:
+    """What the runs came to, policy by policy."""
+    rows = ((policy, name, *over_seeds(cells, of)) for policy, cells in groups.items() for name, of in MEASURES.items())
+    return sheet_of(("policy", "measure", *BOUNDS), rows)
+
+
+def composition_sheet(groups: Groups) -> Sheet:
+    """Mean seconds per step in each state, and of the whole step."""
+
+    def of(states: Sequence[str]) -> Callable[[CellRun], float]:
+        return lambda cell: sum(_mean(cell.step_values(f"{state}_s")) for state in states)
+
+    parts = {**{state: (state,) for state in STATES}, "whole": tuple(STATES)}
+    rows = ((policy, part, *over_seeds(cells, of(s))) for policy, cells in groups.items() for part, s in parts.items())
+    return sheet_of(("policy", "seconds_per_step_in", *BOUNDS), rows)
+
+
+def accuracy_sheet(groups: Groups, along: str) -> Sheet:
+    """Mean accuracy of the team against steps, time or energy; see :data:`ALONG`.
+
+    Curves of several seeds are compared at the same places, wherever all of them have been.
+    """
+    column, curve_of = ALONG[along]
+    rows: list[tuple[Value, ...]] = []
+    for policy, cells in groups.items():
+        curves = [curve for cell in cells if (curve := curve_of(cell)) is not None]
+        each = [increasing(curve.along, curve.accuracy) for curve in curves]
+        grid = _thinned(common_grid([places for places, _ in each]))
+        values = np.array([np.interp(grid, places, accuracy) for places, accuracy in each])
+        rows += [
+            (policy, float(place), *bounds(interval(values[:, k].tolist()))) for k, place in enumerate(grid.tolist())
+        ]
+    return sheet_of(("policy", column, *BOUNDS), rows)
+
+
+def _thinned(grid: Array) -> Array:
+    """So many points that a curve needs; even ones where there are too many."""
+    if len(grid) <= MOST_POINTS:
+        return grid
+    even: Array = np.linspace(grid[0], grid[-1], MOST_POINTS)
+    return even
+
+
+# -- energy ------------------------------------------------------------------------------------------------------------
+
+#: State -> what it means; the order of a step.
+MEANINGS: Mapping[str, str] = {
+    "compute": "a gradient is computed, rows are encoded and decoded",
+    "overlap": "the same, while rows travel",
+    "communicate": "rows travel and nothing is computed",
+    "stall": "held at the gate",
+    "uncovered": "nothing is known; priced as stall",
+}
+
+
+def power_sheet(power: PowerStates) -> Sheet:
+    """The table of power states that every energy of the report is made with."""
+    watts = (power.compute_w, power.overlap_w, power.communicate_w, power.stall_w, power.stall_w)
+    rows = ((state, w, meaning) for (state, meaning), w in zip(MEANINGS.items(), watts, strict=True))
+    return sheet_of(("state", "watts", "meaning"), rows)
+
+
+def energy_sheet(groups: Groups, power: PowerStates) -> Sheet:
+    """Mean joules per step in each state, and of the whole step: what the team spent, by the steps it finished."""
+
+    def of(states: Sequence[str]) -> Callable[[CellRun], float | None]:
+        def joules(cell: CellRun) -> float | None:
+            each = [robot.energy.states.joules(power) for robot in cell.robots if robot.energy.states is not None]
+            spent = math.fsum(robot[state] for robot in each for state in states)
+            return spent / cell.step_count if cell.step_count else None
+
+        return joules
+
+    parts = {**{state: (state,) for state in MEANINGS}, "whole": tuple(MEANINGS)}
+    rows = ((policy, part, *over_seeds(cells, of(s))) for policy, cells in groups.items() for part, s in parts.items())
+    return sheet_of(("policy", "joules_per_step_in", *BOUNDS), rows)
+
+
+def target_sheet(groups: Groups) -> Sheet:
+    """Time and energy of the team until it keeps an accuracy.
+
+    The targets come from the runs: the highest accuracy that all of them kept, and the highest that all seeds of
+    one policy kept, rounded down to 0.1 %. A run that never kept it gives a lower bound; a mean over bounds is a
+    bound, and has no interval.
+    """
+    kept = {policy: [_kept(cell) for cell in cells] for policy, cells in groups.items()}
+    if not kept or any(value is None for values in kept.values() for value in values):
+        return sheet_of(TARGET_COLUMNS, ())
+    lowest = [min(value for value in values if value is not None) for values in kept.values()]
+    targets = sorted({math.floor(10 * value + 1e-9) / 10 for value in (min(lowest), max(lowest))})
+    return sheet_of(
+        TARGET_COLUMNS,
+        (row for target in targets for policy, cells in groups.items() for row in _reached(policy, cells, target)),
+    )
+
+
+TARGET_COLUMNS = ("accuracy_percent", "policy", "until_then", "bound", *BOUNDS)
+
+
+def _kept(cell: CellRun) -> float | None:
+    """The highest smoothed accuracy that a run kept for as long as counts, or ``None`` if it was too short."""
+    curve = cell.over_time
+    if curve is None or len(curve.along) < HOLD:
+        return None
+    held = np.lib.stride_tricks.sliding_window_view(smoothed(curve.accuracy), HOLD).min(axis=1)
+    return float(held.max())
+
+
+def _reached(policy: str, cells: Sequence[CellRun], target: float) -> Iterator[tuple[Value, ...]]:
+    curves = [(cell, cell.over_time) for cell in cells]
+    known = [(cell, curve) for cell, curve in curves if curve is not None]
+    times = [time_to_accuracy(curve.along, curve.accuracy, target) for _, curve in known]
+    joules = [
+        energy_to_accuracy(curve.along, curve.accuracy, target, [robot.energy for robot in cell.robots])
+        for cell, curve in known
+    ]
+    for name, values in (("seconds", times), ("joules of the team", joules)):
+        yield target, policy, name, *_bounded(values)
+
+
+def _bounded(values: Sequence[CensoredValue]) -> tuple[Value, ...]:
+    mean, low, high, count = bounds(interval([each.value for each in values]))
+    return (">", mean, None, None, count) if any_censored(values) else ("", mean, low, high, count)
+
+
+# -- one robot, step by step -------------------------------------------------------------------------------------------
+
+#: Quantities of the micro-events, in the unit of the journal.
+MICRO = ("rate_bps", "push_share", "staleness")
+
+
+def micro_sheet(groups: Groups, span_s: float = MICRO_SPAN_S) -> Sheet:
+    """What one robot met in the middle of one seed: its link, and each step of each policy.
+
+    The seed is the first, the robot the first by name. ``link_bps`` is the trace under its link (towards the
+    server) wherever it changes, if the run left it in ``links.json``; the others are what the journal says of the
+    step that ended at ``time_s``.
+    """
+    runs = {policy: cells[0] for policy, cells in groups.items()}
+    if not runs:
+        return sheet_of(("policy", "quantity", "time_s", "value"), ())
+    length = max(run.seconds for run in runs.values())
+    start = max(0.0, (length - span_s) / 2)
+    end = min(length, start + span_s)
+    rows: list[tuple[Value, ...]] = []
+    one = next(iter(runs.values()))
+    trace = _trace_under(one, one.robots[0].name)
+    if trace is not None:
+        times = [start, *_changes(trace, start, end), end]
+        rows += [("", "link_bps", t, trace.rate(min(t, np.nextafter(end, start)))) for t in times]
+    for policy, run in runs.items():
+        robot = run.robots[0]
+        inside = (robot.ends_s >= start) & (robot.ends_s <= end)
+        for quantity in MICRO:
+            pairs = zip(robot.ends_s[inside].tolist(), robot.steps[quantity][inside].tolist(), strict=True)
+            rows += [(policy, quantity, t, value) for t, value in pairs if math.isfinite(value)]
+    return sheet_of(("policy", "quantity", "time_s", "value"), rows)
+
+
+def _trace_under(run: CellRun, robot: str) -> Trace | None:
+    path = run.folder / "links.json"
+    if not path.is_file():
+        return None
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))[robot]["up"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected {{worker: {{'up': trace file, 'down': ...}}}}, got {error!r}") from error
+    return load_trace(path.parent / Path(name))
+
+
+def _changes(trace: Trace, start: float, end: float) -> list[float]:
+    """When the rate changes, between the two times."""
+    found: list[float] = []
+    t = trace.next_change(start)
+    while t < end:
+        found.append(t)
+        t = trace.next_change(t)
+    return found
+
+
+# -- sensitivity -------------------------------------------------------------------------------------------------------
+
+#: What is shown of each run.
+SENSITIVE: Mapping[str, Callable[[CellRun], float | None]] = {
+    "step (s)": MEASURES["step (s)"],
+    "accuracy at the end (%)": MEASURES["accuracy at the end (%)"],
+    "energy of a step (J)": lambda cell: (
+        float(cell.joules_at(np.array([cell.seconds]))[0]) / cell.step_count if cell.step_count else None
+    ),
+}
+
+
+def sensitivity_sheets(experiment: Experiment) -> dict[str, Sheet]:
+    """What batch, number of workers and threshold do: a sheet for each of the three that has several values.
+
+    All else is as in the first scene. The threshold is the slack of policies that differ in nothing else.
+    """
+    scene = experiment.scenes[0]
+    cells = experiment.cells
+    found = {}
+    for axis, value_of, scene_of in (
+        ("batch", lambda cell: cell.scene.batch, lambda s: (s.links, s.compute_s, s.workers)),
+        ("workers", lambda cell: cell.scene.workers, lambda s: (s.links, s.compute_s, s.batch)),
+        ("threshold", lambda cell: threshold_of(cell.policy), lambda s: s),
+    ):
+        chosen = [cell for cell in cells if scene_of(cell.scene) == scene_of(scene) and value_of(cell) is not None]
+        name_of = family_of if axis == "threshold" else str
+        series: dict[str, dict[Any, list[CellRun]]] = {}
+        for cell in chosen:
+            series.setdefault(name_of(cell.policy), {}).setdefault(value_of(cell), []).append(cell)
+        rows = [
+            (name, value, measure, *over_seeds(own, of))
+            for name, by_value in series.items()
+            if len(by_value) > 1
+            for measure, of in SENSITIVE.items()
+            for value, own in sorted(by_value.items())
+        ]
+        if rows:
+            found[axis] = sheet_of(("policy", axis, "measure", *BOUNDS), rows)
+    return found
+
+
+def threshold_of(policy: str) -> int | None:
+    """The slack of a policy whose name has one."""
+    return parse_policy(policy).slack if ":" in policy.partition("?")[0] else None
+
+
+def family_of(policy: str) -> str:
+    """The policy without its slack: ``rog:4?codec=raw`` -> ``rog?codec=raw``."""
+    name, mark, options = policy.partition("?")
+    return name.partition(":")[0] + mark + options

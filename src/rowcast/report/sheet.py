@@ -1,0 +1,73 @@
+"""The numbers behind a figure: a small table that becomes a CSV file and a table of the page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rowcast.errors import ConfigError
+from rowcast.report.intervals import Interval
+
+__all__ = ["BOUNDS", "Sheet", "Value", "bounds", "sheet_of"]
+
+Value = str | int | float | None
+
+#: Columns of a mean over seeds.
+BOUNDS = ("mean", "low", "high", "seeds")
+
+
+def bounds(of: Interval) -> tuple[Value, ...]:
+    """A mean over seeds, as the columns :data:`BOUNDS` have it."""
+    return of.mean, of.low, of.high, of.count
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: names of columns, with units where they have one, and rows of the same length."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def values(self, column: str) -> list[Value]:
+        """One column, from top to bottom."""
+        place = self.columns.index(column)
+        return [row[place] for row in self.rows]
+
+    def numbers(self, column: str) -> list[float]:
+        """One column of numbers; where it is empty, not-a-number."""
+        return [float(value) if isinstance(value, int | float) else float("nan") for value in self.values(column)]
+
+    def distinct(self, column: str) -> list[str]:
+        """What stands in a column, each once, in order of appearance."""
+        return list(dict.fromkeys(str(value) for value in self.values(column)))
+
+    def where(self, **wanted: Value) -> Sheet:
+        """The rows that have these values in these columns."""
+        places = {self.columns.index(column): value for column, value in wanted.items()}
+        kept = (row for row in self.rows if all(row[place] == value for place, value in places.items()))
+        return Sheet(self.columns, tuple(kept))
+
+    def save_csv(self, path: str | Path) -> None:
+        """Write it with a line of names; what is empty stays empty, numbers have twelve digits.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        try:
+            with Path(path).open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.writer(stream, lineterminator="\n")
+                writer.writerow(self.columns)
+                writer.writerows([_written(value) for value in row] for row in self.rows)
+        except OSError as error:
+            raise ConfigError(f"table {path}: cannot be written: {error.strerror}") from error
+
+
+def sheet_of(columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> Sheet:
+    """A sheet from any rows."""
+    return Sheet(tuple(columns), tuple(tuple(row) for row in rows))
+
+
+def _written(value: Value) -> Value:
+    return f"{value:.12g}" if isinstance(value, float) else value

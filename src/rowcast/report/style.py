@@ -1,0 +1,91 @@
+"""What all figures have in common: colours, axes, and how they are written.
+
+matplotlib comes with the extra ``demo`` and is imported only when a figure is drawn; it draws into a file,
+never onto a screen. Colours are from the set of Okabe and Ito (2008), which stays apart for the
+colour-blind; where colours could be confused, marker and line style differ too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rowcast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FAINT", "FAMILIES", "INK", "STATES", "headline", "looks", "new_figure", "plain", "seconds_text"]
+
+#: State of a worker -> (colour, colour of text upon it). The order is that of a step.
+STATES: Mapping[str, tuple[str, str]] = {
+    "compute": ("#0072B2", "white"),
+    "communicate": ("#E69F00", "black"),
+    "stall": ("#C4C4C4", "black"),
+}
+#: Policy family (the text before a colon) -> colour; the same in every figure.
+FAMILIES: Mapping[str, str] = {
+    "bsp": "#000000",
+    "ssp": "#E69F00",
+    "asp": "#56B4E9",
+    "flown": "#CC79A7",
+    "rog": "#0072B2",
+    "rowcast": "#D55E00",
+}
+_OTHER = "#009E73"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = ("-", "--", "-.", ":")
+INK, FAINT = "#222222", "#8A8A8A"
+_DPI = 150
+
+
+def looks(policies: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Colour by family, line style by place within the family, marker by place in the figure."""
+    seen: dict[str, Iterator[int]] = {}
+    for place, policy in enumerate(policies):
+        colour = FAMILIES.get(policy.partition(":")[0], _OTHER)
+        within = next(seen.setdefault(colour, count()))
+        yield colour, _LINES[within % len(_LINES)], _MARKERS[place % len(_MARKERS)]
+
+
+def plain(axes: Axes, grid: str) -> None:
+    """Axes with two faint lines, and a grid along 'x', 'y' or 'both'."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(color=FAINT, labelcolor=INK)
+    axes.grid(axis=grid, color="#E4E4E4", linewidth=0.8)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+
+
+def seconds_text(value: float) -> str:
+    """Seconds with about two digits that matter."""
+    digits = 1 if value >= 9.995 else 2 if value >= 0.0995 or value == 0 else 3
+    return f"{value:.{digits}f}"
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The title of a figure, at the left."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+
+
+@contextmanager
+def new_figure(path: str | Path, *, width: float, height: float) -> Iterator[Figure]:
+    """An empty figure (inches) that is written to ``path`` at the end."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("figures need matplotlib, which is not installed: pip install 'rowcast[demo]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure
+    try:
+        figure.savefig(path, dpi=_DPI)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not know
+        raise ConfigError(f"figure {path}: cannot be written: {error}") from error

@@ -1,0 +1,372 @@
+"""The report of a comparison: each CSV equals what one computes by hand, and the page needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rowcast.errors import ConfigError
+from rowcast.experiment import Comparison, plan_cells, run_comparison
+from rowcast.journal import open_journal
+from rowcast.report import Interval, interval, read_experiment, write_report, write_results
+from rowcast.report.cells import _team_curve
+from rowcast.report.exhibits import accuracy_sheet, micro_sheet
+from rowcast.report.page import shown
+from stub_cells import run_stub
+
+PNG = b"\x89PNG\r\n\x1a\n"
+#: Quantiles of Student's t for 95 %, from printed tables: degrees of freedom -> t.
+T = {1: 12.7062, 2: 4.3027, 4: 2.7764, 9: 2.2622}
+#: Half of the interval of a figure that is one apart from seed to seed, with seeds 0, 1, 2 (deviation 1).
+HALF = T[2] / math.sqrt(3)
+#: Joules of one robot in the 20 s of a step under bsp: 2.18 s of computation, the rest at the price of a stall.
+STEP_J = 2.18 * 13.35 + 17.82 * 4.04
+
+SETTINGS = Comparison(policies=("bsp", "rog:4", "rog:8"), workers=(2, 3), batch=(16, 32), hours=0.05, seeds=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of which all runs are finished, in a folder with an awkward name, and its report."""
+    out = tmp_path_factory.mktemp("out") / '<b>&"x'
+    run_comparison(SETTINGS, out, jobs=0, run=run_stub)
+    assert write_report(out) == out / "report" / "report.html"
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def rows(folder: Path, name: str, **wanted: str) -> list[dict[str, str]]:
+    with (folder / "report" / f"{name}.csv").open(newline="") as stream:
+        return [row for row in csv.DictReader(stream) if all(row[key] == value for key, value in wanted.items())]
+
+
+def mean_of(row: dict[str, str]) -> tuple[float, float, float, int]:
+    return float(row["mean"]), float(row["low"]), float(row["high"]), int(row["seeds"])
+
+
+# -- intervals ---------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_are_those_of_printed_tables() -> None:
+    assert interval([4.0]) == Interval(4.0, None, None, 1)
+    for n in (2, 3, 5, 10):
+        values = [float(k) for k in range(n)]
+        deviation = math.sqrt(sum((v - (n - 1) / 2) ** 2 for v in values) / (n - 1))
+        got = interval(values)
+        assert got.high is not None and got.low is not None
+        assert got.mean == (n - 1) / 2
+        assert got.high - got.mean == pytest.approx(T[n - 1] * deviation / math.sqrt(n), rel=1e-4)
+        assert got.mean - got.low == pytest.approx(got.half)
+    with pytest.raises(ConfigError, match="at least one value"):
+        interval([])
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_composition_by_hand(folder: Path) -> None:
+    (stall,) = rows(folder, "composition", policy="bsp", seconds_per_step_in="stall")
+    assert mean_of(stall) == pytest.approx((2.0, 2.0 - HALF, 2.0 + HALF, 3), rel=1e-4)
+    (compute,) = rows(folder, "composition", policy="rog:8", seconds_per_step_in="compute")
+    assert mean_of(compute) == pytest.approx((2.18, 2.18, 2.18, 3))
+    (whole,) = rows(folder, "composition", policy="rog:8", seconds_per_step_in="whole")
+    assert mean_of(whole) == pytest.approx((12.18, 12.18 - HALF, 12.18 + HALF, 3), rel=1e-4)
+
+
+def test_accuracy_by_hand(folder: Path) -> None:
+    for name, column, place in (("accuracy-time", "time_s", 20.0), ("accuracy-steps", "iteration", 1.0)):
+        curve = rows(folder, name, policy="bsp")
+        assert [float(row[column]) for row in curve] == [place * n for n in range(10)]
+        for n, row in enumerate(curve):
+            middle = 50.5 + 2 * n  # two robots one apart, three seeds one apart
+            assert mean_of(row) == pytest.approx((middle, middle - HALF, middle + HALF, 3), rel=1e-4)
+
+
+def test_accuracy_against_energy_by_hand(folder: Path) -> None:
+    curve = rows(folder, "accuracy-energy", policy="bsp")
+    assert [float(row["energy_j"]) for row in curve] == pytest.approx([2 * n * STEP_J for n in range(10)])
+    for n, row in enumerate(curve):
+        middle = 50.5 + 2 * n
+        assert mean_of(row) == pytest.approx((middle, middle - HALF, middle + HALF, 3), rel=1e-4)
+
+
+def test_energy_of_a_step_by_hand(folder: Path) -> None:
+    expected = {"compute": 2.18 * 13.35, "overlap": 0.0, "communicate": 4 * 4.25}
+    for state, joules in expected.items():
+        (row,) = rows(folder, "energy", policy="rog:4", joules_per_step_in=state)
+        assert mean_of(row) == pytest.approx((joules, joules, joules, 3))
+    (stall,) = rows(folder, "energy", policy="rog:4", joules_per_step_in="stall")
+    assert mean_of(stall) == pytest.approx((2 * 4.04, (2 - HALF) * 4.04, (2 + HALF) * 4.04, 3), rel=1e-4)
+    (whole,) = rows(folder, "energy", policy="bsp", joules_per_step_in="whole")
+    assert float(whole["mean"]) == pytest.approx(STEP_J)
+    assert [(row["state"], float(row["watts"])) for row in rows(folder, "power-states")] == [
+        ("compute", 13.35),
+        ("overlap", 13.56),
+        ("communicate", 4.25),
+        ("stall", 4.04),
+        ("uncovered", 4.04),
+    ]
+
+
+def test_time_to_accuracy_by_hand(folder: Path) -> None:
+    """The mean of the last five looks, which must hold for three; seeds are one percent apart."""
+    seconds = {(row["accuracy_percent"], row["policy"]): row for row in rows(folder, "targets", until_then="seconds")}
+    # bsp, seed 0: 49.5 + 2 n; the mean of five looks is 59.5 at n = 7. Seed 1 the same, seed 2 one look earlier.
+    early = seconds["59.5", "bsp"]
+    half = T[2] * math.sqrt(400 / 3) / math.sqrt(3)
+    assert mean_of(early) == pytest.approx((400 / 3, 400 / 3 - half, 400 / 3 + half, 3), rel=1e-4)
+    # 64.5 is kept by all seeds of rog from n = 7 on; by bsp by none: the bounds are 180, 160 and 160 s.
+    late = seconds["64.5", "bsp"]
+    assert (late["bound"], float(late["mean"]), late["low"], late["high"]) == (">", pytest.approx(500 / 3), "", "")
+    assert mean_of(seconds["64.5", "rog:4"])[0] == pytest.approx(140.0)
+    (joules,) = rows(folder, "targets", until_then="joules of the team", accuracy_percent="59.5", policy="bsp")
+    assert float(joules["mean"]) == pytest.approx(400 / 3 / 20 * 2 * STEP_J, rel=1e-3)
+
+
+def test_micro_events_by_hand(folder: Path) -> None:
+    link = [(float(row["time_s"]), float(row["value"])) for row in rows(folder, "micro-events", quantity="link_bps")]
+    assert link[:3] == [(0.0, 8e6), (20.0, 2e6), (40.0, 8e6)]
+    rates = rows(folder, "micro-events", policy="rog:4", quantity="rate_bps")
+    assert [(float(row["time_s"]), float(row["value"])) for row in rates] == [(20.0 * n, 1e6 * n) for n in range(1, 10)]
+    behind = rows(folder, "micro-events", policy="bsp", quantity="staleness")
+    assert [float(row["value"]) for row in behind] == [n % 2 for n in range(1, 10)]
+    groups = read_experiment(folder).by_policy(read_experiment(folder).scenes[0])
+    middle = micro_sheet(groups, span_s=60.0)
+    assert set(middle.where(policy="bsp").numbers("time_s")) == {60.0, 80.0, 100.0, 120.0}
+
+
+def test_sensitivity_by_hand(folder: Path) -> None:
+    steps = {
+        (row["policy"], row["threshold"]): mean_of(row)
+        for row in rows(folder, "sensitivity-threshold", measure="step (s)")
+    }
+    assert steps.keys() == {("rog", "4"), ("rog", "8")}
+    assert steps["rog", "8"] == pytest.approx((12.18, 12.18 - HALF, 12.18 + HALF, 3), rel=1e-4)
+    ends = rows(folder, "sensitivity-workers", measure="accuracy at the end (%)", policy="bsp")
+    assert [(row["workers"], float(row["mean"])) for row in ends] == [("2", 68.5), ("3", 68.0)]
+    joules = rows(folder, "sensitivity-batch", measure="energy of a step (J)", policy="bsp")
+    assert [(row["batch"], float(row["mean"])) for row in joules] == [
+        ("16", pytest.approx(STEP_J)),
+        ("32", pytest.approx(STEP_J)),
+    ]
+
+
+def test_the_summary_by_hand(folder: Path) -> None:
+    got = {row["measure"]: row for row in rows(folder, "summary", policy="rog:4")}
+    assert mean_of(got["steps of a robot"])[:1] == (9.0,)
+    assert float(got["rows sent (%)"]["mean"]) == 50.0
+    assert float(got["sent by the team (MB)"]["mean"]) == pytest.approx(2 * 9 * 1000 / 1e6)
+    assert mean_of(got["accuracy at the end (%)"]) == pytest.approx((77.5, 77.5 - HALF, 77.5 + HALF, 3), rel=1e-4)
+
+
+def test_results_have_a_line_for_each_run(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert sorted(line["folder"] for line in lines) == sorted(cell.name for cell in plan_cells(SETTINGS))
+    (one,) = [line for line in lines if line["folder"] == "bsp_outdoor_w2_b16_c2.18_s1"]
+    assert (one["policy"], one["seed"], one["steps"], one["final_accuracy"]) == ("bsp", 1, 9.0, 68.5)
+    assert (one["compute_s"], one["communicate_s"], one["stall_s"]) == (pytest.approx(2.18), 0.0, 2.0)
+    assert (one["push_bytes"], one["pull_bytes"], one["skipped"]) == (18_000, 36_000, 0)
+    assert one["joules"] == pytest.approx(18 * STEP_J)
+    assert one["curve"]["elapsed_s"] == [20.0 * n for n in range(10)]
+    assert one["curve"]["accuracy"] == [50.5 + 2 * n for n in range(10)]
+    assert one["curve"]["joules"] == pytest.approx([2 * n * STEP_J for n in range(10)])
+    assert one["cell"]["batch"] == 16 and one["versions"]["torch"]
+
+
+def test_curves_meet_where_all_robots_have_been() -> None:
+    """Straight lines between measurements; of two at one place the last; nothing is drawn beyond."""
+    fast = (np.array([0.0, 10.0, 10.0, 30.0]), np.array([0.0, 99.0, 10.0, 30.0]))
+    slow = (np.array([5.0, 25.0]), np.array([1.0, 21.0]))
+    curve = _team_curve([fast, slow])
+    assert curve is not None
+    assert curve.along.tolist() == [5.0, 10.0, 25.0]
+    assert curve.accuracy.tolist() == [(5 + 1) / 2, (10 + 6) / 2, (25 + 21) / 2]
+    assert _team_curve([fast, (np.array([40.0]), np.array([1.0]))]) is None
+    assert _team_curve([fast, (np.empty(0), np.empty(0))]) is None
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+class _Parts(HTMLParser):
+    """Tags that are open, images, and everything that a browser would fetch."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[str] = []
+        self.fetched: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        given = dict(attrs)
+        if tag == "img":
+            self.images.append(given["src"] or "")
+        self.fetched += [value or "" for key, value in attrs if key in ("src", "href") and tag != "img"]
+        assert tag not in ("script", "link", "iframe", "b")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def parts(page: str) -> _Parts:
+    found = _Parts()
+    found.feed(page)
+    found.close()
+    return found
+
+
+def test_the_page_needs_nothing_but_itself(folder: Path, page: str, parts: _Parts) -> None:
+    assert not re.search(r"https?:|url\(|@import", page)
+    assert parts.open == [] and parts.fetched == []
+    drawn = sorted((folder / "report").glob("*.png"))
+    assert len(parts.images) == len(drawn) == 9
+    embedded = []
+    for source in parts.images:
+        head, _, data = source.partition(",")
+        assert head == "data:image/png;base64"
+        embedded.append(base64.b64decode(data, validate=True))
+    assert sorted(embedded) == sorted(path.read_bytes() for path in drawn)
+    assert all(image.startswith(PNG) and len(image) > 5000 for image in embedded)
+
+
+def test_the_page_says_what_it_shows(folder: Path, page: str, parts: _Parts) -> None:
+    text = " ".join(" ".join(parts.text).split())
+    assert 'Comparison of policies: <b>&"x' in text  # escaped, or the parser had met a tag
+    assert "36 finished runs." in text
+    for path in (folder / "report").glob("*.csv"):
+        assert f"{path.name}" in text
+    for word in ("13.35", "jetson-stats", "eval_every_s", "torch", "matplotlib", "bsp_outdoor_w2_b16_c2.18_s0"):
+        assert word in text
+    assert "68.5 ± 2.484" in text
+    assert "Left out" not in text
+
+
+def test_the_page_is_drawn_again_and_old_figures_go(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "less"
+    shutil.copytree(folder, out)
+    for cell in plan_cells(SETTINGS):
+        if cell.seed or cell.policy != "bsp" or cell.workers != 2:
+            (out / "cells" / cell.name / "done.json").unlink()
+    for path in out.glob("cells/bsp_outdoor_w2_b16_c2.18_s0/robot-1.jsonl"):
+        text = path.read_text()
+        path.write_text("".join(line for line in text.splitlines(keepends=True) if '"metric"' not in line))
+    text = write_report(out).read_text(encoding="utf-8")
+    assert "<strong>34 not finished</strong>" in text
+    assert "bsp has no measurements that all robots share" in text
+    assert not list((out / "report").glob("accuracy-*"))
+    (stall,) = rows(out, "composition", policy="bsp", seconds_per_step_in="stall")
+    assert (float(stall["mean"]), stall["low"], stall["high"], stall["seeds"]) == (1.0, "", "", "1")
+
+
+def test_several_links_have_a_section_each(tmp_path: Path) -> None:
+    settings = Comparison(policies=("bsp",), links=("outdoor", "constant:20"), workers=(1,), hours=0.05, seeds=1)
+    run_comparison(settings, tmp_path, jobs=0, run=run_stub)
+    experiment = read_experiment(tmp_path)
+    assert [str(scene) for scene in experiment.scenes] == [
+        "outdoor, 1 robot, 2.18 s a gradient",
+        "constant:20, 1 robot, 2.18 s a gradient",
+    ]
+    sheets = [accuracy_sheet(experiment.by_policy(scene), "time") for scene in experiment.scenes]
+    assert [len(sheet.rows) for sheet in sheets] == [10, 10]
+
+
+def test_a_demo_is_a_comparison_with_one_seed(tmp_path: Path) -> None:
+    """Its clock does not begin at 0."""
+    for index in range(2):
+        with open_journal(f"robot-{index}", tmp_path / "rog-4" / f"robot-{index}.jsonl") as journal:
+            journal.record(1000.0 + index, "start", role="worker")
+            for n in (1, 2):
+                step = {"compute_s": 1.0, "communicate_s": 0.5, "stall_s": 0.5, "push_share": 1.0}
+                rest = {"push_bytes": 10, "pull_bytes": 10, "rate_bps": None, "staleness": 0, "skipped": False}
+                journal.record(1002.0 + 2 * n, "step", iteration=n, **step, **rest)
+                journal.record(1002.0 + 2 * n, "metric", iteration=n, name="accuracy", value=50.0 + n)
+    summary = {"seed": 3, "settings": {"trace": "outdoor", "pace_s": 1.0, "seconds": 10.0}, "policies": {"rog:4": {}}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (cell,) = read_experiment(tmp_path).cells
+    assert (cell.policy, cell.seed, cell.scene.workers, cell.step_count) == ("rog:4", 3, 2, 4)
+    assert cell.over_time is not None and cell.over_time.along.tolist() == [4.0, 6.0]
+    # 10 s of each robot: 2 s of computation, 1 s of communication, the rest at the price of a stall.
+    assert cell.joules_at(np.array([10.0]))[0] == pytest.approx(2 * (2 * 13.35 + 4.25 + 7 * 4.04))
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_run(tmp_path: Path) -> Iterator[Path]:
+    settings = Comparison(policies=("bsp",), workers=(1,), hours=0.05, seeds=1)
+    (cell,) = run_comparison(settings, tmp_path, jobs=0, run=run_stub)
+    yield tmp_path / "cells" / cell.name
+
+
+def test_folders_without_results(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder; expected what 'rowcast compare --out' wrote"):
+        write_report(tmp_path / "none")
+    with pytest.raises(ConfigError, match="no finished cell"):
+        write_report(tmp_path)
+
+
+def test_files_that_are_damaged_are_named(one_run: Path) -> None:
+    (one_run / "links.json").write_text('{"robot-9": {}}')
+    with pytest.raises(ConfigError, match=r"links\.json: expected"):
+        write_report(one_run.parents[1])
+    (one_run / "robot-0.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"robot-0\.jsonl: an empty journal"):
+        write_results(one_run.parents[1])
+    (one_run / "robot-0.jsonl").unlink()
+    with pytest.raises(ConfigError, match="no journals of workers"):
+        write_results(one_run.parents[1])
+    (one_run / "done.json").write_text('{"cell": {"policy": "bsp"}}')
+    with pytest.raises(ConfigError, match=r"done\.json: not what 'rowcast compare' writes"):
+        write_results(one_run.parents[1])
+    (one_run / "done.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"done\.json: expected an object"):
+        write_results(one_run.parents[1])
+
+
+@pytest.mark.parametrize(("modules", "says"), [(("jinja2",), "jinja2"), (("scipy.special",), "scipy")])
+def test_without_a_library_the_message_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, modules: tuple[str, ...], says: str
+) -> None:
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"need {says}, which is not installed: pip install 'rowcast\[demo\]'"):
+        if says == "scipy":
+            interval([1.0, 2.0])
+        else:
+            write_report(folder)
+
+
+def test_values_of_the_page() -> None:
+    assert [shown(value) for value in (None, 0.123456, 12345.678, 3, "a", [1, 2.5])] == [
+        "",
+        "0.1235",
+        "12346",
+        "3",
+        "a",
+        "1, 2.5",
+    ]
