@@ -117,6 +117,17 @@ def test_a_steady_link_has_one_state_and_no_ripple() -> None:
     assert set(synthesise(profile, 0, 100).rates_bps) == {3e6}
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_uneven_steps_of_any_rates_can_be_fitted(seed: int) -> None:
+    """Rounding on the grid must not look like two heaps; a link that is nearly always silent is one that is."""
+    generator = np.random.default_rng(seed)
+    edges = np.concatenate(([0.0], np.cumsum(generator.uniform(0.01, 3, 150))))
+    for rates in (np.full(150, 2.5e6), np.where(generator.random(150) < 0.9, 0, 1e6), generator.lognormal(14, 3, 150)):
+        source = Trace(edges[:-1], rates, "uneven", duration_s=float(edges[-1]))
+        made = synthesise(fit(source), 0, 3600.0)
+        assert made.stats().mean_bps == pytest.approx(source.stats().mean_bps, rel=0.25)
+
+
 def test_the_same_trace_gives_the_same_profile() -> None:
     assert fit(outdoor(7, 300.0)) == fit(outdoor(7, 300.0))
     assert isinstance(fit(outdoor(7, 300.0)), MarkovProfile)

@@ -1,15 +1,14 @@
 """A profile that is like a recorded trace: the model of :mod:`rowcast.links.synth`, fitted by moments.
 
-How it is done, in the order of the steps. No random numbers and no search that could end elsewhere: the same trace
-gives the same profile.
+How it is done, in the order of the steps. Nothing is left to chance: the same trace gives the same profile.
 
 1. The rates are put on a grid of the trace's median step (:func:`rowcast.links.stats.on_grid`).
 2. **States.** *outage*: at most :data:`OUTAGE_SHARE` of the 95th percentile. What is above is *good*, or *good* and
    *poor* if its logarithms fall into two heaps: the split that separates them best (Otsu, IEEE Trans. SMC, 1979) is
-   kept if the means of its sides are :data:`SPLIT` standard deviations within the sides apart, and each side has
-   :data:`LEAST_SHARE` of the time. (A normal distribution, split in the middle, has 2.6, an even one 3.5.) A link
-   goes over to the other state when its rate has come half of the way from the split to that side's mean, so that it
-   does not flicker between the two.
+   kept if the means of its sides are :data:`SPLIT` standard deviations within the sides and a factor of 2 apart, and
+   each side has :data:`LEAST_SHARE` of the time. (A normal distribution, split in the middle, has 2.6, an even one
+   3.5.) A link goes over to the other state when its rate has come half of the way from the split to that side's
+   mean, so that it does not flicker between the two.
 3. **Time scales.** The logarithm of the rate, less the mean of its state, is a level that holds for a visit plus a
    ripple. Its autocorrelation within the stays in a state, at lags ``t`` on a logarithmic scale, is compared with
    ``s exp(-t / T) + (1 - s) max(0, 1 - t / L)``; least squares over a grid give the ripple's share ``s`` of the
@@ -20,7 +19,6 @@ gives the same profile.
    the mean is the mean seen: then each state has its share of the time.
 5. **Rates.** Level and ripple share the variance of the logarithm in a state as ``1 - s`` and ``s``; rates are kept
    in the range seen; the median is set so that the mean rate of the state is the mean seen.
-
 6. **Calibration.** Recorded changes are rarely normal: many are small and a few are large, so that equal variance does
    not make equal times between changes. Synthetic traces (seed 0) are made for :data:`RIPPLES` of the ripple (the
    level takes over its part of the variance) and :data:`TIMES` of ``T``; kept is the pair whose time between changes
@@ -47,20 +45,22 @@ from rowcast.links.stats import FloatArray, TraceStats, on_grid
 from rowcast.links.synth import LinkState, MarkovProfile, stay_s, synthesise
 from rowcast.links.trace import Trace
 
-__all__ = ["LEAST_SHARE", "LEAST_STEPS", "OUTAGE_SHARE", "SPLIT", "fit"]
+__all__ = ["LEAST_FALL", "LEAST_SHARE", "LEAST_STEPS", "OUTAGE_SHARE", "SPLIT", "fit"]
 
 #: A rate of at most this share of the 95th percentile is an outage.
 OUTAGE_SHARE = 1e-3
 #: Good and poor are two states if their means are so many standard deviations apart.
 SPLIT = 4.0
+#: ... and that far in the logarithm: poor is half of good or less.
+LEAST_FALL = math.log(2)
 #: A state has at least this share of the time that is not outage.
 LEAST_SHARE = 0.02
 #: A trace of fewer steps is too short to be fitted.
 LEAST_STEPS = 20
 
 #: Tried in step 6.
-RIPPLES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.15)
-TIMES = (1.0, 2.0, 4.0, 8.0)
+RIPPLES = (1.0, 0.8, 0.6, 0.4, 0.2)
+TIMES = (1.0, 2.0, 4.0)
 
 _TRIAL_STEPS = 2000
 _LAGS = 40  # compared in step 3
@@ -187,7 +187,7 @@ def _split(logs: FloatArray) -> tuple[float, float, float] | None:
     if not allowed.any():
         return None
     at = int(np.argmin(np.where(allowed, spread, math.inf)))
-    if high[at] - low[at] < SPLIT * math.sqrt(max(spread[at], 0.0) / count):
+    if high[at] - low[at] < max(SPLIT * math.sqrt(max(spread[at], 0.0) / count), LEAST_FALL):
         return None
     return float(low[at]), float(logs[at] + logs[at + 1]) / 2, float(high[at])
 
