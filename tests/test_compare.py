@@ -97,6 +97,7 @@ def test_a_file_and_options_make_the_settings(tmp_path: Path) -> None:
         ("workers = [0]", "workers: expected a number in 1"),
         ("workers = []", "workers: expected at least one"),
         ("seeds = 0", "seeds: expected at least one"),
+        ("seeds = 20221001", "expected at most 1000 of them, got 20221001; is it a seed? [20221001]"),
         ("seeds = [1, 1]", "seeds: 1, 1 names one twice"),
         ("seeds = 'all'", "expected int or a list of int, got 'all'"),
         ("hours = -1", "hours: expected a number in"),
@@ -356,6 +357,13 @@ def test_wrong_usage(
     assert code == ExitCode.USAGE
     assert err.startswith("rowcast: ") and says in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", ["compare", "report"])
+def test_help(rowcast: Callable[..., tuple[Any, str, str]], words: str) -> None:
+    code, out, err = rowcast(words, "--help")
+    assert (code, err) == (0, "")
+    assert "Usage" in out
 
 
 def test_seeds_of_the_command_line() -> None:

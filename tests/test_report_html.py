@@ -21,8 +21,10 @@ from rowcast.experiment import Comparison, plan_cells, run_comparison
 from rowcast.journal import open_journal
 from rowcast.report import Interval, interval, read_experiment, write_report, write_results
 from rowcast.report.cells import _team_curve
+from rowcast.report.drawings import _accuracy_range
 from rowcast.report.exhibits import accuracy_sheet, micro_sheet
 from rowcast.report.page import shown
+from rowcast.report.sheet import BOUNDS, sheet_of
 from stub_cells import run_stub
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -33,7 +35,9 @@ HALF = T[2] / math.sqrt(3)
 #: Joules of one robot in the 20 s of a step under bsp: 2.18 s of computation, the rest at the price of a stall.
 STEP_J = 2.18 * 13.35 + 17.82 * 4.04
 
-SETTINGS = Comparison(policies=("bsp", "rog:4", "rog:8"), workers=(2, 3), batch=(16, 32), hours=0.05, seeds=3)
+SETTINGS = Comparison(
+    policies=("bsp", "rog:4", "rog:8"), workers=(2, 3), batch=(16, 32), hours=0.05, seeds=3, eval_every_s=20.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +178,19 @@ def test_the_summary_by_hand(folder: Path) -> None:
     assert mean_of(got["accuracy at the end (%)"]) == pytest.approx((77.5, 77.5 - HALF, 77.5 + HALF, 3), rel=1e-4)
 
 
+def test_policies_are_compared_seed_by_seed(folder: Path) -> None:
+    """What differs from seed to seed is the same for both, and cancels."""
+    against = {row["measure"]: row for row in rows(folder, "paired", policy="rog:4")}
+    end = against["accuracy at the end (%)"]
+    assert end["compared"] == "minus bsp" and mean_of(end) == pytest.approx((9.0, 9.0, 9.0, 3))
+    ratios = [7.18 / 3.18, 8.18 / 4.18, 9.18 / 5.18]
+    step = against["step (s)"]
+    assert step["compared"] == "over bsp"
+    assert mean_of(step)[0] == pytest.approx(sum(ratios) / 3)
+    assert mean_of(step)[2] - mean_of(step)[0] == pytest.approx(T[2] * np.std(ratios, ddof=1) / math.sqrt(3), rel=1e-4)
+    assert not rows(folder, "paired", policy="bsp")
+
+
 def test_results_have_a_line_for_each_run(folder: Path) -> None:
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert sorted(line["folder"] for line in lines) == sorted(cell.name for cell in plan_cells(SETTINGS))
@@ -198,6 +215,17 @@ def test_curves_meet_where_all_robots_have_been() -> None:
     assert curve.accuracy.tolist() == [(5 + 1) / 2, (10 + 6) / 2, (25 + 21) / 2]
     assert _team_curve([fast, (np.array([40.0]), np.array([1.0]))]) is None
     assert _team_curve([fast, (np.empty(0), np.empty(0))]) is None
+
+
+@pytest.mark.parametrize(
+    ("means", "half", "expected"),
+    [((50.0, 90.0), 5.0, (45.0, 95.0)), ((50.0, 90.0), 70.0, (30.0, 100.0)), ((60.0, 60.0), 0.0, (60.0, 60.0))],
+)
+def test_wide_bands_do_not_hide_the_lines(means: tuple[float, ...], half: float, expected: tuple[float, float]) -> None:
+    points = [("bsp", float(k), mean, mean - half, mean + half, 2) for k, mean in enumerate(means)]
+    low, high = _accuracy_range(sheet_of(("policy", "time_s", *BOUNDS), points))
+    edge = 0.03 * (expected[1] - expected[0]) or 1.0
+    assert (low + edge, high - edge) == pytest.approx(expected)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -277,6 +305,7 @@ def test_the_page_is_drawn_again_and_old_figures_go(folder: Path, tmp_path: Path
     text = write_report(out).read_text(encoding="utf-8")
     assert "<strong>34 not finished</strong>" in text
     assert "bsp has no measurements that all robots share" in text
+    assert "a run has too few looks at the accuracy" in text
     assert not list((out / "report").glob("accuracy-*"))
     (stall,) = rows(out, "composition", policy="bsp", seconds_per_step_in="stall")
     assert (float(stall["mean"]), stall["low"], stall["high"], stall["seeds"]) == (1.0, "", "", "1")

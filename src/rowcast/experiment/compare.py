@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import json
 import multiprocessing
 import os
@@ -69,8 +68,9 @@ class ComparisonProgress:
 
 def run_cell(cell: Cell, folder: Path, progress: Callable[[float], None]) -> None:
     """Run a cell on the driver in virtual time; writes its journals to ``folder``."""
-    driver = importlib.import_module("rowcast.experiment.virtual_run")
-    driver.run_virtual(driver.VirtualRun(**asdict(cell)), folder, progress)
+    from rowcast.experiment.virtual_run import run_virtual
+
+    run_virtual(cell, folder, progress)
 
 
 def run_comparison(

@@ -25,6 +25,8 @@ from rowcast.tasks import TASKS, load_dataset
 __all__ = ["DRIVERS", "Cell", "Comparison", "plan_cells"]
 
 DRIVERS = ("virtual",)
+#: More than so many is a seed that was taken for a number of them.
+MOST_SEEDS = 1000
 _POWER = PowerStates()
 
 
@@ -78,6 +80,10 @@ class Comparison(Checked):
             values = getattr(self, name)
             if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")
+        if isinstance(self.seeds, int) and self.seeds > MOST_SEEDS:
+            raise ConfigError(
+                f"seeds: expected at most {MOST_SEEDS} of them, got {self.seeds}; is it a seed? [{self.seeds}]"
+            )
         if not self.seed_list:
             raise ConfigError("seeds: expected at least one")
         _known("channel", self.channel, CHANNELS)

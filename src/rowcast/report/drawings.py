@@ -127,9 +127,24 @@ def draw_curves(sheet: Sheet, label: str, path: str | Path) -> None:
             )
         axes.set(xlabel=label, ylabel="accuracy (%), mean of robots and seeds")
         axes.set_xlim(left=0)
+        axes.set_ylim(*_accuracy_range(sheet))
         plain(axes, grid="both")
         figure.legend(loc="outside upper right", ncols=min(len(policies), 6), frameon=False)
         headline(figure, "Accuracy of the team")
+
+
+def _accuracy_range(sheet: Sheet) -> tuple[float, float]:
+    """What the axis shows: the lines, and of the bands no more than half as much again on each side.
+
+    The band of two or three seeds may be wider than all that accuracy can be; the lines must stay readable.
+    """
+    means = sheet.numbers("mean")
+    ends = [value for name in ("low", "high") for value in sheet.numbers(name) if value == value]
+    room = 0.5 * (max(means) - min(means)) or 1.0
+    low = max(min([*means, *ends]), min(means) - room, 0.0)
+    high = min(max([*means, *ends]), max(means) + room, 100.0)
+    edge = 0.03 * (high - low) or 1.0
+    return low - edge, high + edge
 
 
 _MICRO_LABELS: Mapping[str, tuple[str, float]] = {

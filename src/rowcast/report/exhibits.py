@@ -38,6 +38,7 @@ __all__ = [
     "composition_sheet",
     "energy_sheet",
     "micro_sheet",
+    "paired_sheet",
     "power_sheet",
     "sensitivity_sheets",
     "summary_sheet",
@@ -85,6 +86,27 @@ def summary_sheet(groups: Groups) -> Sheet:
     """What the runs came to, policy by policy."""
     rows = ((policy, name, *over_seeds(cells, of)) for policy, cells in groups.items() for name, of in MEASURES.items())
     return sheet_of(("policy", "measure", *BOUNDS), rows)
+
+
+def paired_sheet(groups: Groups) -> Sheet:
+    """Each policy against the first, seed by seed: the links of a seed are the same for all policies.
+
+    What makes one seed harder than another cancels, so these intervals are narrower than those of the summary.
+    Percentages are compared by their difference, all else by its ratio.
+    """
+    reference, *others = groups
+    by_seed = {cell.seed: cell for cell in groups[reference]}
+    rows: list[tuple[Value, ...]] = []
+    for policy in others:
+        pairs = [(cell, by_seed[cell.seed]) for cell in groups[policy] if cell.seed in by_seed]
+        for name, of in MEASURES.items():
+            differs = name.endswith("(%)")
+            each = [(of(cell), of(other)) for cell, other in pairs]
+            known = [(a, b) for a, b in each if a is not None and b is not None and math.isfinite(a + b)]
+            values = [a - b if differs else a / b for a, b in known if differs or b > 0]
+            if values:
+                rows.append((policy, name, f"{'minus' if differs else 'over'} {reference}", *bounds(interval(values))))
+    return sheet_of(("policy", "measure", "compared", *BOUNDS), rows)
 
 
 def composition_sheet(groups: Groups) -> Sheet:
@@ -164,38 +186,64 @@ def target_sheet(groups: Groups) -> Sheet:
 
     The targets come from the runs: the highest accuracy that all of them kept, and the highest that all seeds of
     one policy kept, rounded down to 0.1 %. A run that never kept it gives a lower bound; a mean over bounds is a
-    bound, and has no interval.
+    bound, and has no interval. Without enough measurements there are no rows.
     """
-    kept = {policy: [_kept(cell) for cell in cells] for policy, cells in groups.items()}
-    if not kept or any(value is None for values in kept.values() for value in values):
+    every_s = _look_spacing(groups)
+    looks = {policy: [_even_looks(cell, every_s) for cell in cells] for policy, cells in groups.items()}
+    if not looks or any(len(curve.along) < HOLD for curves in looks.values() for curve in curves):
         return sheet_of(TARGET_COLUMNS, ())
-    lowest = [min(value for value in values if value is not None) for values in kept.values()]
-    targets = sorted({math.floor(10 * value + 1e-9) / 10 for value in (min(lowest), max(lowest))})
+    kept = [min(map(_kept, curves)) for curves in looks.values()]
+    targets = sorted({math.floor(10 * value + 1e-9) / 10 for value in (min(kept), max(kept))})
     return sheet_of(
         TARGET_COLUMNS,
-        (row for target in targets for policy, cells in groups.items() for row in _reached(policy, cells, target)),
+        (
+            row
+            for target in targets
+            for policy, cells in groups.items()
+            for row in _reached(policy, cells, looks[policy], target)
+        ),
     )
 
 
 TARGET_COLUMNS = ("accuracy_percent", "policy", "until_then", "bound", *BOUNDS)
 
 
-def _kept(cell: CellRun) -> float | None:
-    """The highest smoothed accuracy that a run kept for as long as counts, or ``None`` if it was too short."""
+def _look_spacing(groups: Groups) -> float:
+    """Seconds between two looks, the same for all: a moving average over looks is one over time only then.
+
+    It is what the cells were told, or else the widest that any robot came to.
+    """
+    told = [float(cell.settings.get("eval_every_s", 0.0)) for cells in groups.values() for cell in cells]
+    if told and min(told) > 0:
+        return max(told)
+    robots = [robot for cells in groups.values() for cell in cells for robot in cell.robots]
+    return max((float(np.diff(robot.looks_s).mean()) for robot in robots if len(robot.looks_s) > 1), default=1.0)
+
+
+def _even_looks(cell: CellRun, every_s: float) -> TeamCurve:
+    """The team's accuracy at multiples of ``every_s``, wherever all robots have been."""
     curve = cell.over_time
-    if curve is None or len(curve.along) < HOLD:
-        return None
+    if curve is None:
+        return TeamCurve(np.empty(0), np.empty(0))
+    low, high = float(curve.along[0]), float(curve.along[-1])
+    numbers = np.arange(math.ceil(low / every_s - 1e-9), math.floor(high / every_s + 1e-9) + 1)
+    places = np.clip(numbers * every_s, low, high)
+    return TeamCurve(places, np.interp(places, curve.along, curve.accuracy))
+
+
+def _kept(curve: TeamCurve) -> float:
+    """The highest smoothed accuracy that a run kept for as long as counts."""
     held = np.lib.stride_tricks.sliding_window_view(smoothed(curve.accuracy), HOLD).min(axis=1)
     return float(held.max())
 
 
-def _reached(policy: str, cells: Sequence[CellRun], target: float) -> Iterator[tuple[Value, ...]]:
-    curves = [(cell, cell.over_time) for cell in cells]
-    known = [(cell, curve) for cell, curve in curves if curve is not None]
-    times = [time_to_accuracy(curve.along, curve.accuracy, target) for _, curve in known]
+def _reached(
+    policy: str, cells: Sequence[CellRun], looks: Sequence[TeamCurve], target: float
+) -> Iterator[tuple[Value, ...]]:
+    times = [time_to_accuracy(curve.along, curve.accuracy, target) for curve in looks]
     joules = [
         energy_to_accuracy(curve.along, curve.accuracy, target, [robot.energy for robot in cell.robots])
-        for cell, curve in known
+        for cell, curve in zip(cells, looks, strict=True)
     ]
     for name, values in (("seconds", times), ("joules of the team", joules)):
         yield target, policy, name, *_bounded(values)

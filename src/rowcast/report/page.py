@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rowcast.energy.accuracy import HOLD, WINDOW
 from rowcast.errors import ConfigError
 from rowcast.report.cells import Experiment, Scene, read_experiment
 from rowcast.report.drawings import JOULES, SECONDS, draw_bars, draw_curves, draw_micro, draw_sensitivity
@@ -21,6 +22,7 @@ from rowcast.report.exhibits import (
     composition_sheet,
     energy_sheet,
     micro_sheet,
+    paired_sheet,
     power_sheet,
     sensitivity_sheets,
     summary_sheet,
@@ -179,6 +181,16 @@ def _of_scene(experiment: Experiment, groups: Groups, scene: Scene, suffix: str,
         summary,
         _across(summary),
     )
+    paired = paired_sheet(groups)
+    if paired.rows:
+        yield Exhibit(
+            f"paired{suffix}",
+            f"Against {next(iter(groups))}, seed by seed",
+            "As the summary, each run against the one with the same seed and so the same links: percentages by their "
+            "difference, all else by its ratio.",
+            paired,
+            _across(paired),
+        )
     composition = composition_sheet(groups)
     yield Exhibit(
         f"composition{suffix}",
@@ -211,11 +223,14 @@ def _of_scene(experiment: Experiment, groups: Groups, scene: Scene, suffix: str,
         yield Exhibit(
             f"targets{suffix}",
             "Time and energy until an accuracy is kept",
-            "Moving average of the team's accuracy, kept for some measurements (rowcast.energy). '>' marks a bound: "
-            "a seed did not get there. Targets: what all runs kept, and what all seeds of one policy kept.",
+            f"Moving average of the team's accuracy over {WINDOW} looks, kept for {HOLD}; the looks are as far apart "
+            "for all. '>' marks a bound: a seed did not get there. Targets: what all runs kept, and what all seeds "
+            "of one policy kept.",
             targets,
             targets,
         )
+    else:
+        notes.append(f"time and energy until an accuracy is kept, {scene}: a run has too few looks at the accuracy")
     energy = energy_sheet(groups, experiment.power)
     yield Exhibit(
         f"energy{suffix}",
@@ -261,12 +276,13 @@ def _draw_sensitivity(sheet: Sheet, axis: str, path: Path) -> None:
 
 
 def _across(summary: Sheet) -> Sheet:
-    """The summary with a line for each policy, as one reads it."""
+    """Measures with a line for each policy, as one reads them."""
     measures = summary.distinct("measure")
 
     def line(policy: str) -> list[Value]:
         own = summary.where(policy=policy)
-        cells = [_cell(*own.where(measure=measure).rows[0][2:]) for measure in measures]
+        found = [own.where(measure=measure).rows for measure in measures]
+        cells = [_cell(*rows[0][-4:]) if rows else "" for rows in found]
         return [policy, *cells, max(int(count) for count in own.numbers("seeds"))]
 
     return sheet_of(("policy", *measures, "seeds"), (line(policy) for policy in summary.distinct("policy")))
