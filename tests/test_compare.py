@@ -182,7 +182,7 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     seen.clear()
     assert run_comparison(SMALL, tmp_path, jobs=2, run=run_stub, progress=seen.append) == cells
     assert ran(tmp_path) == names()
-    assert [each.finished for each in seen] == [4]
+    assert [(each.finished, each.left_s) for each in seen] == [(4, 0.0)]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/*")} == before
 
     more = replace(SMALL, seeds=3)
@@ -239,6 +239,22 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         run_comparison(SMALL, Path("/proc/nowhere"), jobs=0, run=run_stub)
     with pytest.raises(ConfigError, match="jobs: expected 0 or more"):
         run_comparison(SMALL, tmp_path, jobs=-1, run=run_stub)
+
+
+def test_the_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds to start, then one second for each 36 virtual ones; 4 runs of 180."""
+    seen: list[float | None] = []
+    clock = [0.0]
+    monkeypatch.setattr(compare.time, "monotonic", lambda: clock[0])
+    cells = plan_cells(SMALL)
+    tally = compare._Tally(4, 0, cells, lambda progress: seen.append(progress.left_s))
+    tally.began(cells[0])
+    for at, done_s in ((10.0, 36.0), (11.0, 72.0), (13.0, 144.0)):
+        clock[0] = at
+        tally.telling(cells[0])(done_s)
+    clock[0] = 14.0
+    tally.ended(cells[0])
+    assert seen == [None, None, pytest.approx(18.0), pytest.approx(16.0), pytest.approx(15.0)]
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -214,6 +214,7 @@ class _Tally:
         self._running: dict[Cell, float] = {}
         self._began = time.monotonic()
         self._next = 0.0
+        self._first: tuple[float, float] | None = None
 
     def began(self, cell: Cell) -> None:
         self._running[cell] = 0.0
@@ -244,9 +245,20 @@ class _Tally:
         self._next = now + TICK_S
         passed_s = now - self._began
         done_s = self._done_s + sum(self._running.values())
-        left_s = passed_s * (self._all_s - done_s) / done_s if done_s > 0 else None
         running = tuple(self._running.items())
+        left_s = self._left_s(now, done_s)
         self._progress(ComparisonProgress(self._total, self._finished, running, passed_s, left_s))
+
+    def _left_s(self, now: float, done_s: float) -> float | None:
+        """By the pace since the first word of any cell: what the processes needed to start tells nothing."""
+        if done_s >= self._all_s:
+            return 0.0
+        if self._first is None:
+            if done_s > 0:
+                self._first = (now, done_s)
+            return None
+        since, before_s = self._first
+        return (now - since) * (self._all_s - done_s) / (done_s - before_s) if done_s > before_s else None
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
