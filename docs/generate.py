@@ -31,6 +31,11 @@ FAMILIES = {
     "bsp": ("bsp", "Bulk synchronous. Slack 0, the whole model in each push and pull."),
     "ssp": ("ssp:S", "Stale synchronous. Slack S, the whole model in each push and pull."),
     "asp": ("asp", "Asynchronous. No gate, the whole model in each push and pull."),
+    "flown": (
+        "flown:S",
+        "FLOWN. No gate, but at most two whole models travel at once, pushes and pulls together. The server gives the "
+        "slots to those that count most and will not be late, and first to those about S iterations behind the newest.",
+    ),
     "localsgd": (
         "localsgd:H",
         "Federated averaging. Slack 0; a worker makes H steps on parameters of its own, then their sum is exchanged.",

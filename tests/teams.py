@@ -12,7 +12,7 @@ from rowcast.testing import ScriptedWorker
 #: 27 rows and 63 elements: a tensor of several rows, a bias, a scalar.
 LAYOUT = Layout.from_shapes([("weight", (24, 2)), ("bias", (14,)), ("scale", ())], small_tensor=1)
 
-POLICIES = ["bsp", "ssp:1", "ssp:3", "asp", "rog:1", "rog:2", "rog:4", "rog:8"]
+POLICIES = ["bsp", "ssp:1", "ssp:3", "asp", "flown:2", "rog:1", "rog:2", "rog:4", "rog:8"]
 CODECS = ["raw", "half", "onebit"]
 
 

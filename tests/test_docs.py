@@ -312,7 +312,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.testing": "ScriptedWorker VirtualTeam check_codec",
     "rowcast.wire": """
-        Ack Cancel Challenge Farewell Finish FrameDecoder Go HEADER_BYTES Heartbeat Hello LayoutTable Leave
+        Ack Ask Cancel Challenge Farewell Finish FrameDecoder Go Grant HEADER_BYTES Heartbeat Hello LayoutTable Leave
         Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting Welcome encode
     """,
 }

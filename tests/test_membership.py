@@ -62,7 +62,7 @@ def test_the_first_iteration_begins_at_the_same_parameters_whoever_comes_first()
     replicas_agree(team)
 
 
-@pytest.mark.parametrize("policy", ["bsp", "ssp:3", "asp", "rog:4"])
+@pytest.mark.parametrize("policy", ["bsp", "ssp:3", "asp", "flown:2", "rog:4"])
 def test_a_late_joiner_receives_the_parameters_and_starts_with_the_slowest(policy):
     team = team_of(policy, [worker("robot0", iterations=20), worker("robot1", iterations=20, compute_s=0.2)])
     books = Books(team)

@@ -63,7 +63,9 @@ def test_the_families_and_what_they_stand_for() -> None:
     assert settings_of("bsp") == settings_of("bsp:0") == (0, 1.0, "model", False, "onebit")
     assert settings_of("ssp:4") == (4, 1.0, "model", False, "onebit")
     assert settings_of("ssp:0") == (0, 1.0, "model", False, "onebit")
-    assert settings_of("asp") == (None, 1.0, "model", False, "onebit")
+    assert settings_of("asp") == settings_of("flown:3") == (None, 1.0, "model", False, "onebit")
+    flown = parse_policy("flown:3")
+    assert (flown.scheduled, flown.lag, parse_policy("asp").scheduled) == (True, 3, False)
     assert settings_of(" rog:4 ") == (4, minimum_share(4), "row", True, "onebit")
     assert settings_of("rog:0") == (0, 1.0, "row", True, "onebit")
     assert settings_of("rog:10000")[0] == 10_000
@@ -99,7 +101,7 @@ def test_every_option_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "known: asp, bsp, diloco:8, localsgd:8, rog:4, ssp:4"),
+        ("", "known: asp, bsp, diloco:8, flown:4, localsgd:8, rog:4, ssp:4"),
         ("rgo:4", "unknown policy 'rgo:4'; did you mean 'rog:4'"),
         ("bps", "unknown policy 'bps'; did you mean 'bsp'"),
         ("ROG:4", "unknown policy"),
@@ -111,6 +113,8 @@ def test_every_option_is_read() -> None:
         ),
         ("bsp:2", "write 'bsp', or 'ssp:2' for slack 2"),
         ("asp:1", "asp takes no number"),
+        ("flown", "expected a slack behind a colon, for example 'flown:4'"),
+        ("flwon:4", "did you mean 'flown:4'"),
         ("localsdg:4", "did you mean 'localsgd:8'"),
         ("dilico:4", "did you mean 'diloco:8'"),
         *(

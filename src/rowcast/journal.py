@@ -74,6 +74,13 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "mta_time_s": "MTA time handed out with the permission",
         "staleness": "iterations by which this worker is behind the fastest",
     },
+    "slot": {
+        "peer": "name of the worker that may transfer its whole model now (policies with slots)",
+        "iteration": "iteration that it pushes, or whose pull it is",
+        "direction": "'push' or 'pull'",
+        "waited_s": "seconds since it asked",
+        "limit_s": "a transfer that is expected to take longer was kept waiting, or null before the first transfer",
+    },
     "waiting": {
         "peer": "name of the worker that waits",
         "iteration": "iteration it has finished",
@@ -83,8 +90,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "step": {
         "iteration": "iteration finished by this step",
         "compute_s": "seconds from the end of the step before to the update of this one",
-        "communicate_s": "seconds of push and pull, gate excluded",
-        "stall_s": "seconds held at the gate, as measured by the server",
+        "communicate_s": "seconds of push and pull, gate and slots excluded",
+        "stall_s": "seconds held at the gate or waiting for a slot, as measured by the server",
         "push_rows": "rows sent with payload",
         "push_bytes": "row frames sent, headers included",
         "push_share": "share of the layout's rows that were sent or were empty",

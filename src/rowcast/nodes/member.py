@@ -20,6 +20,7 @@ class Stage(enum.Enum):
     READY = "ready"  #: it holds the parameters and waits for the start
     COMPUTING = "computing"  #: it computes or pushes
     WAITING = "waiting"  #: it is held at the gate
+    QUEUED = "queued"  #: its pull waits for a slot
     PULLING = "pulling"  #: it is sent what it is owed
     DRAINING = "draining"  #: it has finished and is sent everything
 
@@ -39,6 +40,7 @@ class Member:
         gated: the gate counts it.
         lost_at: when its link was lost (s).
         woken_at: when a timer of it last went off (s).
+        samples: how much it counts when slots are given: the averaging weight of its last update.
         dirty: something was added to what it is owed since the last drain began.
         metrics: what it reported last, for a progress display.
     """
@@ -58,6 +60,7 @@ class Member:
     waiting_since: float = 0.0
     next_notice: float = 0.0
     cancelled_iteration: int = 0
+    samples: float = 1.0
     finish_wait: bool = True
     dirty: bool = True
     push_rows: int = 0
@@ -79,7 +82,7 @@ class MemberStatus:
         state: what it is doing, or since when its link is down.
         iteration: iterations finished.
         staleness: iterations behind the fastest.
-        waited_s: seconds held at the gate so far, 0 when it is not.
+        waited_s: seconds held at the gate or for a slot so far, 0 when it is not.
         metrics: what it reported last.
     """
 

@@ -18,15 +18,19 @@ from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.slots import Slots
 from rowcast.nodes.tally import Tally
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
+from rowcast.sync.flown import Direction
 from rowcast.wire import (
     Ack,
+    Ask,
     Cancel,
     Farewell,
     Finish,
     Go,
+    Grant,
     Heartbeat,
     Hello,
     LayoutTable,
@@ -48,6 +52,9 @@ __all__ = ["ServerNode"]
 #: Stages of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
 NOT_STARTED = frozenset({Stage.SEEDING, Stage.RECEIVING, Stage.READY})
 
+#: Stages of a worker that is told for whom it waits.
+HELD = frozenset({Stage.READY, Stage.WAITING, Stage.QUEUED})
+
 
 class ServerNode:
     """The server of one team.
@@ -66,6 +73,7 @@ class ServerNode:
         ledger: the parameters and what is owed; ``None`` before the first worker sent the parameters.
         members: every worker that was not told goodbye, by name.
         gate: whom the gate counts.
+        slots: who may transfer; ``None`` where the policy lets everybody.
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
         has_secret: workers must prove that they know a secret.
@@ -88,6 +96,7 @@ class ServerNode:
         self.ledger: Ledger | None = None
         self.members: dict[str, Member] = {}
         self.gate = Gate(policy, self.members, self.settings.expected_workers)
+        self.slots = Slots(policy, self.journal) if policy.scheduled else None
         self.frames_applied: dict[str, int] = {}
         self.finished: set[str] = set()
         self.has_secret = secret is not None
@@ -131,6 +140,7 @@ class ServerNode:
         member.lost_at = now
         member.owed.link_lost()
         self.journal.record(now, "link_down", peer=member.name, cause=cause)
+        self._slot_lost(now, member)
 
     def heard(self, now: float, port: Port) -> None:
         """Bytes arrived, whole message or not: the link lives."""
@@ -172,11 +182,17 @@ class ServerNode:
                 self._on_rows(now, member, message)
             case Ack():
                 member.owed.acknowledged(now, message.number)
+                if self.slots is not None:
+                    self.slots.observe_pull(now, member)
                 self._ready[port] = None
+            case Ask():
+                self._on_ask(now, member, message)
             case PushEnd():
                 self._on_push_end(now, member, message)
             case Heartbeat():
                 member.metrics.update(message.metrics)
+                if self.slots is not None and "rate_bps" in message.metrics:
+                    self.slots.observe_push(now, member, message.metrics["rate_bps"])
             case LayoutTable():
                 self._on_layout_table(member, message)
             case StateEnd():
@@ -234,7 +250,7 @@ class ServerNode:
             counts = member.gated or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if counts else None
         due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
-        if member.stage in (Stage.READY, Stage.WAITING):
+        if member.stage in HELD:
             return min(due, member.next_notice)
         transfer = member.owed.transfer
         if member.stage is Stage.PULLING and transfer is not None and transfer.deadline > member.woken_at:
@@ -273,7 +289,7 @@ class ServerNode:
         if now >= port.heard_at + self.settings.silence_limit_s:
             return f"silent for {self.settings.silence_limit_s:g} s"
         self._keep_alive(now, port)
-        if member.stage in (Stage.READY, Stage.WAITING) and now >= member.next_notice:
+        if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
         if member.stage is Stage.PULLING:
             self._ready[port] = None
@@ -308,7 +324,7 @@ class ServerNode:
             return
         if member is not None:
             # Another life of this worker, or the same one that comes from another server.
-            self._hang_up(member)
+            self._hang_up(now, member)
             self._drop(now, member, "started afresh")
         if self.ledger is None and any(other.stage is Stage.SEEDING for other in self.members.values()):
             self._lobby.queue[port] = hello
@@ -341,11 +357,11 @@ class ServerNode:
 
     def _resume(self, now: float, port: Port, hello: Hello, member: Member) -> None:
         """The same life of a worker is back on a new connection."""
-        self._hang_up(member)
+        self._hang_up(now, member)
         delivered, restored = member.owed.resume(now, hello.received)
         member.port = port
         iteration = hello.iteration
-        if member.stage in (Stage.WAITING, Stage.PULLING):
+        if member.stage in (Stage.WAITING, Stage.QUEUED, Stage.PULLING):
             member.stage = Stage.COMPUTING
         if not hello.joined and member.stage in (Stage.READY, Stage.COMPUTING):
             # The permission to start was lost with the link: once more. It keeps its place at the gate.
@@ -360,7 +376,7 @@ class ServerNode:
         how = "seed" if member.stage is Stage.SEEDING and not hello.server else "resume"
         self._connect(now, port, member, hello, how, iteration)
 
-    def _hang_up(self, member: Member) -> None:
+    def _hang_up(self, now: float, member: Member) -> None:
         """Close a connection that its worker has left for another one."""
         old, member.port = member.port, None
         if old is not None:
@@ -368,6 +384,7 @@ class ServerNode:
             old.closing = True
             self._ready[old] = None
             member.owed.link_lost()
+            self._slot_lost(now, member)
 
     def _connect(
         self, now: float, port: Port, member: Member, hello: Hello, how: str, iteration: int | None = None
@@ -521,6 +538,11 @@ class ServerNode:
         if member.stage is not Stage.COMPUTING:
             raise RemoteProtocolError(f"expected no end of a push while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
+        if self.slots is not None:
+            if not self.slots.pushes(member):
+                raise RemoteProtocolError("expected a request for a slot before a push, got the end of one")
+            self.slots.observe_push(now, member, message.rate_bps)
+            self.slots.done(now, member)
         if self.ledger is not None:
             self.ledger.begin(member, message.iteration)
         self.gate.pushed(now, member, message)
@@ -545,7 +567,12 @@ class ServerNode:
     def _open_gate(self, now: float, newcomer: Member | None = None) -> None:
         """Let everybody go on whom the policy allows to."""
         for member in self.gate.may_pass(newcomer):
-            self._begin_pull(now, member)
+            if self.slots is None:
+                self._begin_pull(now, member)
+            else:
+                member.stage = Stage.QUEUED
+                self.slots.ask(now, member, Direction.PULL, member.iteration)
+        self._schedule(now)
 
     def _begin_pull(self, now: float, member: Member) -> None:
         assert self.ledger is not None
@@ -596,6 +623,9 @@ class ServerNode:
             compute_s = self.gate.push_time.compute_s(member.name)
             self.gate.pull_time.report(member.name, member.iteration, owed.quota_s(now), compute_s)
             owed.transfer = None
+            if self.slots is not None:
+                self.slots.done(now, member)
+                self._schedule(now)
             return PullEnd(member.iteration)
         if member.stage is Stage.DRAINING:
             return self._drain(now, member)
@@ -603,7 +633,10 @@ class ServerNode:
 
     def _explain(self, now: float, member: Member) -> None:
         """Tell a worker that has waited for long for whom."""
-        reason = self.gate.reason(now, member, self.settings.absence_limit_s)
+        if self.slots is not None and member.stage is Stage.QUEUED:
+            reason = self.slots.reason()
+        else:
+            reason = self.gate.reason(now, member, self.settings.absence_limit_s)
         waited_s = now - member.waiting_since
         member.next_notice = now + max(self.settings.patience_s, waited_s)
         self.journal.record(
@@ -616,6 +649,36 @@ class ServerNode:
         )
         if member.port is not None:
             self._say(member.port, Waiting(member.iteration, reason))
+
+    # -- slots -------------------------------------------------------------------------------------------------
+
+    def _on_ask(self, now: float, member: Member, message: Ask) -> None:
+        if self.slots is None or member.stage is not Stage.COMPUTING:
+            raise RemoteProtocolError(f"expected no request for a slot while {member.stage.value}, got one")
+        self._expect_iteration(member, message.iteration)
+        if message.weight <= 0:
+            raise RemoteProtocolError(f"expected a weight above 0 with a request for a slot, got {message.weight}")
+        member.samples = message.weight
+        self.slots.observe_push(now, member, message.rate_bps)
+        self.slots.ask(now, member, Direction.PUSH, message.iteration)
+        self._schedule(now)
+
+    def _schedule(self, now: float) -> None:
+        """Something has changed that slots depend on: let those transfer to whom one is due."""
+        if self.slots is None or self.layout is None:
+            return
+        for admission in self.slots.admit(now, self.members, self.layout):
+            member = admission.member
+            if admission.direction is Direction.PULL:
+                self._begin_pull(now, member)
+            elif member.port is not None:
+                self._say(member.port, Grant(admission.iteration, admission.waited_s))
+
+    def _slot_lost(self, now: float, member: Member) -> None:
+        """The link of a member is gone, and with it what it waited for or transferred."""
+        if self.slots is not None:
+            self.slots.withdraw(member)
+            self._schedule(now)
 
     # -- departures --------------------------------------------------------------------------------------------
 
@@ -639,6 +702,8 @@ class ServerNode:
             return
         if self.ledger is not None:
             self.ledger.settle(member)
+        if self.slots is not None:
+            self.slots.remove(member)
         self.gate.remove(member)
         self._cancel_extras()
         self._open_gate(now)
@@ -650,6 +715,8 @@ class ServerNode:
         self._draining.pop(member.name, None)
         if member.port is not None:
             self._by_port.pop(member.port, None)
+        if self.slots is not None:
+            self.slots.remove(member)
         self._uncount(now, member)
         self.journal.record(now, "leave", peer=member.name, epoch=self.epoch, cause=cause, members=len(self.versions))
         if member.stage is Stage.SEEDING and self.ledger is None:
@@ -712,8 +779,7 @@ class ServerNode:
         newest = max((member.iteration for member in self.members.values()), default=0)
         lines = []
         for member in self.members.values():
-            held = member.stage in (Stage.READY, Stage.WAITING)
-            waited_s = now - member.waiting_since if held else 0.0
+            waited_s = now - member.waiting_since if member.stage in HELD else 0.0
             state = member.stage.value if member.port else f"link lost {now - member.lost_at:.0f} s ago"
             lines.append(
                 MemberStatus(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rowcast.journal import Journal
 from rowcast.nodes.outbox import Transfer
 from rowcast.rows import Layout
-from rowcast.wire import Go, Rows
+from rowcast.wire import Go, Grant, Rows
 from rowcast.wire.frames import frame_bytes
 
 __all__ = ["Step"]
@@ -49,6 +49,10 @@ class Step:
         """The gate opened."""
         self.held_s += message.held_s
         self.staleness = message.staleness
+
+    def granted(self, message: Grant) -> None:
+        """A slot was given."""
+        self.held_s += message.held_s
 
     def pulled(self, message: Rows) -> None:
         """Rows arrived."""

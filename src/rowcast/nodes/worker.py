@@ -31,11 +31,13 @@ from rowcast.rows import Layout
 from rowcast.sync import Policy, parse_policy
 from rowcast.wire import (
     Ack,
+    Ask,
     Cancel,
     Challenge,
     Farewell,
     Finish,
     Go,
+    Grant,
     Heartbeat,
     Hello,
     LayoutTable,
@@ -59,6 +61,7 @@ class Phase(enum.Enum):
 
     JOINING = "joining"
     COMPUTING = "computing"
+    ASKING = "asking"
     PUSHING = "pushing"
     WAITING = "waiting"
     PULLING = "pulling"
@@ -69,7 +72,7 @@ class Phase(enum.Enum):
 MAX_ITERATION = 1 << 30
 
 #: An exchange is under way: the training loop is blocked in ``step()``.
-EXCHANGING = frozenset({Phase.PUSHING, Phase.WAITING, Phase.PULLING})
+EXCHANGING = frozenset({Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING})
 
 #: What a server may say before it has let the worker in.
 _BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
@@ -147,6 +150,7 @@ class WorkerNode:
         self._finish_wait = True
         self._finish_said = False
         self._contributed = False
+        self._weight = 1.0
         self._outer: Outer | None = None
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
@@ -182,6 +186,7 @@ class WorkerNode:
             outer_lr = 1.0 if policy is None else policy.outer_lr
             self._replica.propose(sources, weight * outer_lr, self.pending, self.outbox.abs_sums)
         self.outbox.measured = True
+        self._weight = weight
         self._contributed = True
 
     def accumulate_rows(self, amounts: npt.NDArray[np.float32]) -> None:
@@ -197,10 +202,13 @@ class WorkerNode:
             raise LocalProtocolError("accumulate_rows: expected a hollow layout; call accumulate with the updates")
         self.pending += amounts
         self.outbox.measured = False
+        self._weight = 1 / self.members
         self._contributed = True
 
     def exchange(self, now: float) -> None:
         """Finish the iteration: push, then wait at the gate, then pull. :attr:`phase` is COMPUTING when done.
+
+        Where the policy gives slots, both push and pull wait for one.
 
         An iteration in which nothing was accumulated counts as well: nobody waits for it.
 
@@ -214,9 +222,9 @@ class WorkerNode:
         self._step.skipped = not self._contributed
         if self._outer is not None and not self._contributed:
             # The outer momentum goes on without a contribution, as it does at the others.
-            self.accumulate([self.replica[spec.start : spec.stop] for spec in self.layout.tensors], 1.0)
+            self.accumulate([self.replica[spec.start : spec.stop] for spec in self.layout.tensors], self._weight)
         self._contributed = False
-        self._begin_push(now)
+        self._request_push(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:
         """Deliver everything, receive everything, say goodbye. :attr:`phase` is DONE when done.
@@ -291,6 +299,8 @@ class WorkerNode:
                 self.outbox.acknowledged(now, message.number)
             case Heartbeat():
                 pass
+            case Grant():
+                self._on_grant(now, message)
             case Go():
                 self._on_go(now, message)
             case PullEnd():
@@ -459,7 +469,7 @@ class WorkerNode:
 
     def _carry_on(self, now: float) -> None:
         if self.phase in EXCHANGING:
-            self._begin_push(now)
+            self._request_push(now)
         elif self.phase is Phase.FINISHING:
             self._begin_drain(now)
 
@@ -498,6 +508,23 @@ class WorkerNode:
             self._fail(RemoteProtocolError(f"the server refused this worker ({message.code}): {message.text}"))
 
     # -- one iteration -----------------------------------------------------------------------------------------
+
+    def _request_push(self, now: float) -> None:
+        """Push; where the policy gives slots, ask for one first, and again after each cut."""
+        assert self.policy is not None
+        if not self.policy.scheduled:
+            self._begin_push(now)
+            return
+        self.phase = Phase.ASKING
+        self._note_push()
+        if self._welcomed and self.joined:
+            self._say(Ask(self.iteration, self._weight, self.outbox.meter.rate_bps(now)))
+
+    def _on_grant(self, now: float, message: Grant) -> None:
+        if self.phase is not Phase.ASKING or message.iteration != self.iteration:
+            raise RemoteProtocolError(f"expected no slot while {self.phase.value}, got one")
+        self._step.granted(message)
+        self._begin_push(now)
 
     def _begin_push(self, now: float) -> None:
         assert self.policy is not None

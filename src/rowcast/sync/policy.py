@@ -3,10 +3,11 @@
 All of them are one class with other settings, so that what is compared is the rule and nothing else (invariant
 11): ``ssp:4`` is ``rog:4`` whose unit is the whole model, and ``bsp`` is that with slack 0.
 
-A name is written ``family``, ``family:number`` or with settings behind a question mark. The number is the slack,
-or, for the families that compute several steps between two exchanges, the number of local steps::
+A name is written ``family``, ``family:number`` or with settings behind a question mark. The number is the slack;
+for the families that compute several steps between two exchanges, the number of local steps; for ``flown`` the lag::
 
-    bsp      ssp:4      asp      rog:20      rog:4?codec=raw&f2=0.5      localsgd:8      diloco:30?outer_lr=0.5
+    bsp      ssp:4      asp      flown:4      rog:20      rog:4?codec=raw&f2=0.5      localsgd:8
+    diloco:30?outer_lr=0.5
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Policy:
         outer_lr: factor on every contribution, > 0 (the outer learning rate of DiLoCo).
         outer_momentum: Nesterov momentum over the contributions, 0 .. below 1 (DiLoCo: Douillard et al., arXiv
             2311.08105). Above 0 a worker holds one more vector of the model's size.
+        scheduled: a transfer needs a slot, which the server gives (:mod:`rowcast.sync.flown`).
+        lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
     """
 
     name: str
@@ -81,6 +84,8 @@ class Policy:
     local_steps: int = 1
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
+    scheduled: bool = False
+    lag: int = 0
 
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
@@ -187,6 +192,11 @@ def _rog(name: str, slack: int | None) -> Policy:
     return Policy(name, threshold, minimum_share(threshold), speculative=True)
 
 
+def _flown(name: str, lag: int | None) -> Policy:
+    # The gate is open: FLOWN bounds no staleness (algorithms.md 4).
+    return Policy(name, None, 1.0, granularity="model", scheduled=True, lag=_needed(name, lag))
+
+
 def _localsgd(name: str, steps: int | None) -> Policy:
     return Policy(name, 0, 1.0, granularity="model", local_steps=_steps(name, steps))
 
@@ -217,12 +227,13 @@ REGISTRY: dict[str, Callable[[str, int | None], Policy]] = {
     "bsp": _bsp,
     "ssp": _ssp,
     "asp": _asp,
+    "flown": _flown,
     "localsgd": _localsgd,
     "diloco": _diloco,
     "rog": _rog,
 }
 
-_EXAMPLES = ("bsp", "ssp:4", "asp", "localsgd:8", "diloco:8", "rog:4")
+_EXAMPLES = ("bsp", "ssp:4", "asp", "flown:4", "localsgd:8", "diloco:8", "rog:4")
 _OPTIONS: dict[str, Callable[[str], object]] = {
     "codec": str,
     "granularity": str,

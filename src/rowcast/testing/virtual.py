@@ -387,6 +387,7 @@ class VirtualTeam:
         if link.alive:
             self._pump_worker(link.worker)
             self._pump_port(link.server_port)
+            self._pump_all()  # what one worker was sent may have let another one go on
 
     def _pump_all(self) -> None:
         while ready := self.server.take_ready():

@@ -20,11 +20,13 @@ from rowcast.wire.index import encode_index
 __all__ = [
     "CONTROL",
     "Ack",
+    "Ask",
     "Cancel",
     "Challenge",
     "Farewell",
     "Finish",
     "Go",
+    "Grant",
     "Heartbeat",
     "Hello",
     "LayoutTable",
@@ -135,6 +137,25 @@ class Ack(Message):
 
     KIND: ClassVar[int] = 6
     number: int
+
+
+@dataclass(frozen=True)
+class Ask(Message):
+    """w> An update is ready: may I push it? Only where the policy gives slots."""
+
+    KIND: ClassVar[int] = 19
+    iteration: int
+    weight: float  #: averaging weight of the update, > 0: how much its worker counts
+    rate_bps: float  #: measured delivery rate, bit/s
+
+
+@dataclass(frozen=True)
+class Grant(Message):
+    """s> You have a slot: push."""
+
+    KIND: ClassVar[int] = 20
+    iteration: int
+    held_s: float  #: seconds that this worker waited for the slot
 
 
 @dataclass(frozen=True)
@@ -258,6 +279,8 @@ CONTROL: dict[int, type[Message]] = {
         LayoutTable,
         Welcome,
         Ack,
+        Ask,
+        Grant,
         PushEnd,
         Go,
         PullEnd,

@@ -35,6 +35,9 @@ class Owner(Protocol):
     def after_read(self) -> None:
         """All messages of a read were handled."""
 
+    def after_write(self) -> None:
+        """The kernel took bytes again, and what there was to send was handed to it."""
+
     def on_closed(self, connection: Connection, cause: str) -> None:
         """The connection ended."""
 
@@ -94,6 +97,7 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._writable = True
         self.pump()
+        self._owner.after_write()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -114,6 +114,11 @@ class Server:
     def after_read(self) -> None:
         self._pump()
 
+    def after_write(self) -> None:
+        # What one worker was sent may have let another one go on.
+        if self._send_ready():
+            self._arm()
+
     def on_closed(self, connection: Connection, cause: str) -> None:
         del self._connections[connection.port]
         self.node.link_down(self._loop.time(), connection.port, cause)
@@ -125,12 +130,19 @@ class Server:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
+        self._send_ready()
+        self._arm()
+
+    def _send_ready(self) -> bool:
+        """Send what the node has got to say; whether there was something."""
+        sent = False
         while ready := self.node.take_ready():
+            sent = True
             for port in ready:
                 connection = self._connections.get(port)
                 if connection is not None:
                     connection.pump()
-        self._arm()
+        return sent
 
     def _arm(self) -> None:
         due = self.node.next_timer()

@@ -269,6 +269,8 @@ class Team:
         phase = self.node.phase
         if self._connection is None or self.node.welcomed_at is None:
             log.warning("%s: waiting for the server at %s: %s", self.name, self.address, self._cause)
+        elif phase is Phase.ASKING:
+            log.warning("%s: waiting for a slot: the policy lets only a few workers transfer at once", self.name)
         elif phase in (Phase.PUSHING, Phase.PULLING):
             rate_mbps = self.node.outbox.meter.rate_bps(now) / 1e6
             log.warning("%s: still %s; the link gives about %.3g Mbit/s", self.name, phase.value, rate_mbps)
@@ -364,6 +366,9 @@ class Team:
 
     def after_read(self) -> None:
         self._pump()
+
+    def after_write(self) -> None:
+        pass
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         self._connection = None

@@ -135,7 +135,13 @@ class Simulation:
         return robot
 
     def add_hollow(
-        self, node: WorkerNode, device: Device, up: Trace, down: Trace, *, amounts: npt.NDArray[np.float32] | None = None
+        self,
+        node: WorkerNode,
+        device: Device,
+        up: Trace,
+        down: Trace,
+        *,
+        amounts: npt.NDArray[np.float32] | None = None,
     ) -> Robot:
         """A robot of which only the time matters: ``node`` has a hollow layout.
 
@@ -311,14 +317,15 @@ class Simulation:
 
     def _serve(self) -> None:
         """Send what the server has got to say."""
-        for port in self.server.take_ready():
-            robot = self._by_port.get(port)
-            if robot is None or port is not robot.server_port:
-                continue
-            self._pump(robot.down)
-            if port.closing and robot.down.carrying is None:
-                self._disconnect(robot, "closed by the server")
-            self._time_server(robot)
+        while ready := self.server.take_ready():  # what one robot is sent may let another one go on
+            for port in ready:
+                robot = self._by_port.get(port)
+                if robot is None or port is not robot.server_port:
+                    continue
+                self._pump(robot.down)
+                if port.closing and robot.down.carrying is None:
+                    self._disconnect(robot, "closed by the server")
+                self._time_server(robot)
 
     def _time_server(self, robot: Robot) -> None:
         due = self.server.next_timer_of(robot.server_port)
