@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
+from types import SimpleNamespace
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings
+from rowcast.drivers.sockets import Server, Team
+from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.virtual import Device, Simulation
 from rowcast.errors import RemoteProtocolError
 from rowcast.links import Trace
-from rowcast.nodes import Phase, ServerNode, WorkerNode
+from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
 from rowcast.nodes.member import Stage
 from rowcast.nodes.slots import HIGHEST_BPS
 from rowcast.rows import Layout
@@ -348,3 +351,25 @@ def test_slots_in_a_simulation():
             active.discard(record["peer"])
     assert {record["direction"] for record in server.journal.records if record["event"] == "slot"} == {"push", "pull"}
     assert len(server.slots._scheduler.active) <= SLOTS
+
+
+# -- the socket driver -----------------------------------------------------------------------------------------
+
+
+def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
+    server = Server(ServerNode(parse_policy("flown:2")))
+    released = Port("robot1")
+    server._connections[released] = Mock()
+    connection = Connection(server)
+    # The end of somebody's pull is handed out: that frees a slot.
+    with patch.object(connection, "pump", lambda: server.node._ready.update({released: None})):
+        connection.resume_writing()
+    server._connections[released].pump.assert_called_once_with()
+
+
+def test_a_long_wait_for_a_slot_is_said(caplog):
+    team = Team("127.0.0.1", name="robot0")
+    team._node = SimpleNamespace(phase=Phase.ASKING, welcomed_at=1.0)
+    team._connection = Mock()
+    team._remark(5.0)
+    assert "robot0: waiting for a slot" in caplog.text
