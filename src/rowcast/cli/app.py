@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rowcast.cli import compare, demo, report, serve, trace, train
+from rowcast.cli import compare, demo, report, serve, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
 from rowcast.errors import RowcastError
 from rowcast.version import __version__
@@ -33,6 +33,7 @@ app.command("demo")(demo.demo)
 app.add_typer(trace.app)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("validate")(validate.validate)
 
 
 @app.command("version")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rowcast.nodes.member import Member, Stage
-from rowcast.sync import Levels, MtaTime, Policy, VersionTable
+from rowcast.sync import ArtifactTime, Levels, MtaTime, Policy, VersionTable
 from rowcast.wire import PushEnd
 
 __all__ = ["Gate"]
@@ -37,6 +37,7 @@ class Gate:
         self.expected = expected
         self.push_time = MtaTime()
         self.pull_time = MtaTime()
+        self._artifact = ArtifactTime() if policy.mta == "artifact" else None
         self.waiting: dict[str, Member] = {}
         self._members = members
         self._quotas = Levels()
@@ -67,6 +68,8 @@ class Gate:
         self.quota_arrived(member, member.iteration)
         self._newest = max(self._newest, member.iteration)
         self.versions.admit(member.name, member.iteration)
+        if self._artifact is not None:
+            self._artifact.admit(member.name)
         self.epoch += 1
 
     def remove(self, member: Member) -> None:
@@ -75,6 +78,8 @@ class Gate:
         self.versions.remove(member.name)
         self.push_time.remove(member.name)
         self.pull_time.remove(member.name)
+        if self._artifact is not None:
+            self._artifact.remove(member.name)
         self.waiting.pop(member.name, None)
         self._quotas.remove(member.name)
         self._newest = max((other.iteration for other in self.counted()), default=0)
@@ -92,10 +97,28 @@ class Gate:
         member.iteration = message.iteration
         self.quota_arrived(member, max(member.quota_iteration, message.iteration))
         self.push_time.report(member.name, message.iteration, message.quota_s, message.compute_s)
+        if self._artifact is not None:
+            self._artifact.moved(member.name, now - member.pushing_since)
         self._newest = max(self._newest, member.iteration)
         member.stage = Stage.WAITING
         member.waiting_since = now
         self.waiting[member.name] = member
+
+    def pulled(self, now: float, member: Member, started: float, quota_s: float) -> None:
+        """A pull that began at ``started`` has ended; its quota took ``quota_s`` seconds."""
+        self.pull_time.report(member.name, member.iteration, quota_s, self.push_time.compute_s(member.name))
+        if self._artifact is not None:
+            self._artifact.moved(member.name, now - started)
+
+    def limits_s(self, member: Member) -> tuple[float, float]:
+        """For how long rows beyond the quota may travel in the next push and in the next pull of a member (s)."""
+        if not self.policy.speculative:
+            return 0.0, 0.0
+        if self._artifact is not None:
+            limit_s = self._artifact.limit_s(member.name)
+            return limit_s, limit_s
+        newest = max(self._newest, member.iteration)
+        return self.push_time.value_s(newest), self.pull_time.value_s(newest)
 
     def may_pass(self, newcomer: Member | None = None) -> list[Member]:
         """Members that may go on, the one that has waited longest first; they do not wait any longer.

@@ -1,9 +1,20 @@
 """Who may go on, which rows travel, for how long."""
 
+from rowcast.sync.artifact import ArtifactTime
 from rowcast.sync.levels import Levels
 from rowcast.sync.mta import MtaTime, minimum_share
 from rowcast.sync.policy import REGISTRY, Policy, parse_policy
 from rowcast.sync.rate import RateMeter
 from rowcast.sync.versions import VersionTable
 
-__all__ = ["REGISTRY", "Levels", "MtaTime", "Policy", "RateMeter", "VersionTable", "minimum_share", "parse_policy"]
+__all__ = [
+    "REGISTRY",
+    "ArtifactTime",
+    "Levels",
+    "MtaTime",
+    "Policy",
+    "RateMeter",
+    "VersionTable",
+    "minimum_share",
+    "parse_policy",
+]

@@ -1,0 +1,171 @@
+"""One run of a comparison in virtual time: a built-in task, a policy, links, and as many robots as you like."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.errors import ConfigError, DataError, NonFiniteGradient
+from rowcast.experiment.plan import Cell
+from rowcast.journal import open_journal
+from rowcast.links import Trace, named_trace, save_csv
+from rowcast.links.channel import CHANNELS
+from rowcast.nodes import ServerNode
+from rowcast.optim import Optimizer
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+from rowcast.tasks import CrudaTask, CrudaWorker, build_task
+from rowcast.version import __version__
+
+__all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "run_virtual"]
+
+#: Encoded bytes of the model of the ROG paper (ConvMLP-M, one bit an element). Links are scaled by the size of the
+#: model that is trained over this one: so a transfer takes as long as the paper's robots saw, whatever is trained.
+REFERENCE_BYTES = 2_188_344
+
+#: In virtual time nobody listens to heartbeats, and nobody waits at a terminal. A robot in an outage is waited for,
+#: as in the published systems: the limits never run out.
+CALM_WORKER = WorkerSettings(heartbeat_s=600.0, silence_limit_s=3600.0, patience_s=600.0)
+
+#: Frames of 50 ms of link time instead of 10 ms: five times fewer events, and the deadline of a step that takes
+#: seconds is still met to a hundredth.
+VIRTUAL_LINKS = LinkSettings(frame_s=0.05)
+
+#: Length of a synthetic trace (s); it starts again when it is over.
+_TRACE_S = 3600.0
+#: Images of clean training and of a look at the accuracy: enough to tell policies apart, few enough to run many.
+_PRETRAIN_IMAGES = 12_000
+_TEST_IMAGES = 500
+
+
+def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> None:
+    """Train with real gradients in virtual time.
+
+    Args:
+        cell: what to run.
+        folder: receives the journals of the server and of each robot (times in seconds from the start of the team),
+            the traces that were in force, and ``links.json``, which says whose they are.
+        progress: told how many virtual seconds are done.
+
+    Raises:
+        RowcastError: as the task, the links and the policy have it.
+    """
+    overrides: dict[str, int] = {} if cell.batch is None else {"batch": cell.batch}
+    if cell.data is not None:
+        overrides["test_images"] = _TEST_IMAGES
+    task = build_task(cell.task, cell.data, seed=cell.seed, **overrides)
+    _starting_state(task, cell, folder.parents[1])
+    robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
+    shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
+    layout = Layout.from_shapes(shapes)
+    scale = model_bytes(layout) / REFERENCE_BYTES
+    traces = [
+        tuple(named_trace(cell.links, (cell.seed, index, way), _TRACE_S).scaled(scale) for way in (0, 1))
+        for index in range(cell.workers)
+    ]
+    _save_links(traces, folder)
+    entropy = random.Random(cell.seed)
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(open_journal("server", folder / "server.jsonl"))
+        server = ServerNode(
+            parse_policy(cell.policy),
+            settings=calm_server(cell.workers),
+            link_settings=VIRTUAL_LINKS,
+            journal=journal,
+            entropy=entropy.randbytes,
+        )
+        journal.record(0.0, "start", role="server", version=__version__, policy=cell.policy, settings={})
+        simulation = Simulation(server, channel=CHANNELS[cell.channel](), seed=cell.seed)
+        for index, robot in enumerate(robots):
+            name = f"robot-{index}"
+            journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
+            journal.record(0.0, "start", role="worker", version=__version__, policy=cell.policy, settings={})
+            up, down = traces[index]
+            seat = VirtualSeat(
+                simulation,
+                name,
+                Device(cell.compute_s),
+                up,
+                down,
+                entropy=entropy.randbytes,
+                settings=CALM_WORKER,
+                link_settings=VIRTUAL_LINKS,
+                journal=journal,
+            )
+            seat.train(lambda robot=robot, seat=seat: _train(robot, seat, cell.eval_every_s))  # type: ignore[misc]
+        simulation.run(cell.seconds, progress=progress)
+    progress(cell.seconds)
+
+
+def calm_server(workers: int) -> ServerSettings:
+    """Settings of a server in virtual time; see :data:`CALM_WORKER`."""
+    calm = CALM_WORKER
+    return ServerSettings(
+        heartbeat_s=calm.heartbeat_s,
+        silence_limit_s=calm.silence_limit_s,
+        patience_s=calm.patience_s,
+        absence_limit_s=86_400.0,
+        expected_workers=workers,
+    )
+
+
+def model_bytes(layout: Layout) -> int:
+    """Encoded bytes of a model in the code of the published policies."""
+    return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
+
+
+def _train(robot: CrudaWorker, seat: VirtualSeat, eval_every_s: float) -> None:
+    """What a robot does until the simulation ends."""
+    optimizer = Optimizer(robot.optimizer, robot.model, seat, nonfinite="skip")
+    look_at = 0.0
+    while True:
+        if seat.now >= look_at:
+            optimizer.report(accuracy=robot.accuracy())
+            look_at = (seat.now // eval_every_s + 1) * eval_every_s
+        loss = robot.loss_step()
+        optimizer.report(loss=loss)
+        with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
+            optimizer.step()
+
+
+def _starting_state(task: CrudaTask, cell: Cell, out: Path) -> None:
+    """The pre-trained model of a task and seed: made once for all cells of a comparison."""
+    path = out / "states" / f"{cell.task}-{cell.seed}.npz"
+    if path.exists():
+        with contextlib.suppress(DataError):
+            task.load_state(path)
+            return
+    clean = task
+    if cell.data is not None:
+        clean = build_task(
+            cell.task, cell.data, seed=cell.seed, train_images=_PRETRAIN_IMAGES, test_images=_TEST_IMAGES
+        )
+    clean.pretrain()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+    clean.save_state(mine)
+    mine.replace(path)
+    task.load_state(path)
+
+
+def _save_links(traces: list[tuple[Trace, ...]], folder: Path) -> None:
+    """Write the traces that are in force, and whose they are."""
+    names: dict[str, dict[str, str]] = {}
+    for index, pair in enumerate(traces):
+        names[f"robot-{index}"] = {}
+        for way, trace in zip(("up", "down"), pair, strict=True):
+            if trace.duration_s == float("inf"):
+                trace = trace.cut(0, _TRACE_S)
+            file = f"link-{index}-{way}.csv"
+            save_csv(trace, folder / file)
+            names[f"robot-{index}"][way] = file
+    try:
+        (folder / "links.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
