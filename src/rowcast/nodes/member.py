@@ -39,6 +39,7 @@ class Member:
         port: its connection, or ``None`` while the link is down.
         gated: the gate counts it.
         lost_at: when its link was lost (s).
+        pushing_since: when the first frame of its newest iteration arrived (s).
         woken_at: when a timer of it last went off (s).
         samples: how much it counts when slots are given: the averaging weight of its last update.
         dirty: something was added to what it is owed since the last drain began.
@@ -56,6 +57,7 @@ class Member:
     port: Port | None = None
     gated: bool = False
     lost_at: float = 0.0
+    pushing_since: float = 0.0
     woken_at: float = 0.0
     waiting_since: float = 0.0
     next_notice: float = 0.0

@@ -504,6 +504,8 @@ class ServerNode:
             else:
                 if self.ledger is None or not self.gate.opened:
                     raise RemoteProtocolError("expected no update before the start, got one")
+                if message.iteration > member.begun_iteration:
+                    member.pushing_since = now
                 self.ledger.begin(member, message.iteration)
                 self.ledger.add(codec, message, self.members.values())
                 self._book(now, member, message)
@@ -579,7 +581,7 @@ class ServerNode:
         self.ledger.bring_up(member)
         newest = max(self.gate.newest(), member.iteration)
         held_s = now - member.waiting_since
-        mta_time_s = self.gate.push_time.value_s(newest)
+        mta_time_s, pull_limit_s = self.gate.limits_s(member)
         member.stage = Stage.PULLING
         assert member.port is not None
         self._say(
@@ -608,7 +610,7 @@ class ServerNode:
             member.iteration,
             self.policy.row_codec,
             self.policy.choose_pull,
-            self.gate.pull_time.value_s(newest) if self.policy.speculative else 0.0,
+            pull_limit_s,
             announce_zeros=False,
         )
 
@@ -620,8 +622,7 @@ class ServerNode:
             return member.port.next_control(now) if member.port is not None else None
         if member.stage is Stage.PULLING and transfer is not None and transfer.finished(now):
             member.stage = Stage.COMPUTING
-            compute_s = self.gate.push_time.compute_s(member.name)
-            self.gate.pull_time.report(member.name, member.iteration, owed.quota_s(now), compute_s)
+            self.gate.pulled(now, member, transfer.started, owed.quota_s(now))
             owed.transfer = None
             if self.slots is not None:
                 self.slots.done(now, member)

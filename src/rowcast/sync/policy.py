@@ -23,11 +23,13 @@ import numpy.typing as npt
 from rowcast.codecs import Codec, Zero, codec_by_name
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection, select
+from rowcast.sync.artifact import artifact_share, select_groups
 from rowcast.sync.mta import minimum_share
 
 __all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
 
 GRANULARITIES = ("row", "tensor", "model")
+MTA_RULES = ("measured", "artifact")
 LOWEST_SHARE = 1e-6
 
 
@@ -60,8 +62,11 @@ class Policy:
         name: as the user wrote it.
         slack: iterations a worker may be ahead of the oldest row of anybody; ``None``: the gate is always open.
         share: share of the encoded bytes of the model that must travel in each push and pull (the quota).
+        pull_share: the same for pulls, where it is another; ``None``: ``share``.
         granularity: what travels only as a whole: 'row', 'tensor' or 'model'.
         speculative: rows beyond the quota travel until the MTA time.
+        mta: whose rules for order, quota and MTA time: 'measured' (algorithms.md 1.8, 2.1, 2.2), or those of the
+            'artifact' (:mod:`rowcast.sync.artifact`).
         codec: name of the codec.
         f1, f2: weights of magnitude and staleness in ROG's importance (Alg. 3).
         local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
@@ -78,6 +83,7 @@ class Policy:
     share: float
     granularity: str = "row"
     speculative: bool = False
+    mta: str = "measured"
     codec: str = "onebit"
     f1: float = 1.0
     f2: float = 1.0
@@ -86,15 +92,19 @@ class Policy:
     outer_momentum: float = 0.0
     scheduled: bool = False
     lag: int = 0
+    pull_share: float | None = None
 
     def __post_init__(self) -> None:
+        if self.mta not in MTA_RULES:
+            raise ConfigError(f"policy {self.name!r}: unknown mta {self.mta!r}; {near_match(self.mta, MTA_RULES)}")
         if self.granularity not in GRANULARITIES:
             raise ConfigError(
                 f"policy {self.name!r}: unknown granularity {self.granularity!r}; "
                 f"{near_match(self.granularity, GRANULARITIES)}"
             )
-        if not LOWEST_SHARE <= self.share <= 1:
-            raise ConfigError(f"policy {self.name!r}: expected a share in {LOWEST_SHARE:g} .. 1, got {self.share}")
+        for share in (self.share, self.share_of_pull):
+            if not LOWEST_SHARE <= share <= 1:
+                raise ConfigError(f"policy {self.name!r}: expected a share in {LOWEST_SHARE:g} .. 1, got {share}")
         for key in ("f1", "f2"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ConfigError(f"policy {self.name!r}: expected {key} >= 0, got {getattr(self, key)}")
@@ -117,7 +127,12 @@ class Policy:
     @property
     def pull_bound(self) -> int:
         """A row that is owed is pulled at least once in this many pulls."""
-        return math.ceil(1 / self.share)
+        return math.ceil(1 / self.share_of_pull)
+
+    @property
+    def share_of_pull(self) -> float:
+        """The quota of a pull, as a share of the model's bytes."""
+        return self.share if self.pull_share is None else self.pull_share
 
     def may_start(self, iteration: int, oldest: int | None) -> bool:
         """The gate (algorithms.md 1.1): may a worker that finished ``iteration`` start the next one?
@@ -130,15 +145,18 @@ class Policy:
     def choose_push(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
         overdue = view.iteration - self.slack if self.slack is not None else -1
-        return self._choose(layout, view, overdue)
+        return self._choose(layout, view, overdue, self.share)
 
     def choose_pull(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a pull."""
-        return self._choose(layout, view, view.iteration - self.pull_bound + 1)
+        return self._choose(layout, view, view.iteration - self.pull_bound + 1, self.share_of_pull)
 
-    def _choose(self, layout: Layout, view: RowsToSend, overdue_before: int) -> Selection:
+    def _choose(self, layout: Layout, view: RowsToSend, overdue_before: int, share: float) -> Selection:
         total = int(view.row_bytes.sum())
-        quota = self.share * total + (int(view.row_bytes.max()) if self.share < 1 else 0)
+        if self.mta == "artifact":
+            means = view.abs_sums / layout.lengths
+            return select_groups(view.eligible, view.stamps, means, view.row_bytes, quota_bytes=share * total)
+        quota = share * total + (int(view.row_bytes.max()) if share < 1 else 0)
         return select(
             view.eligible,
             view.stamps,
@@ -169,6 +187,16 @@ class Policy:
         if self.granularity == "tensor":
             return layout.tensor_rows
         return np.array([0, layout.rows], dtype=np.int64)
+
+
+def _compat(policy: Policy, value: object) -> Policy:
+    """The policy with the rules of the software that ``value`` names."""
+    if value != "artifact":
+        raise ConfigError(f"policy {policy.name!r}: unknown compat {value!r}; {near_match(str(value), ('artifact',))}")
+    if not policy.speculative or policy.slack is None:
+        raise ConfigError(f"policy {policy.name!r}: compat=artifact goes with 'rog:S' only")
+    share = artifact_share(policy.slack)
+    return dataclasses.replace(policy, share=share, mta="artifact")
 
 
 def _bsp(name: str, slack: int | None) -> Policy:
@@ -238,10 +266,13 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "codec": str,
     "granularity": str,
     "share": float,
+    "pull_share": float,
     "f1": float,
     "f2": float,
     "outer_lr": float,
     "outer_momentum": float,
+    "mta": str,
+    "compat": str,
 }
 
 
@@ -267,4 +298,6 @@ def parse_policy(text: str) -> Policy:
             changes[key] = _OPTIONS[key](value)
         except ValueError as error:
             raise ConfigError(f"policy {text!r}: {key}: expected a number, got {value!r}") from error
+    if "compat" in changes:
+        policy = _compat(policy, changes.pop("compat"))
     return dataclasses.replace(policy, **changes)  # type: ignore[arg-type]
