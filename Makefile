@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo paper test check bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ setup: $(STAMP)  ## create .venv and install
 
 demo: $(STAMP)  ## a server, four workers, fading links: bsp against rog:4
 	$(BIN)/rowcast demo --policies bsp,rog:4 --seconds 40 --seed 0 --out demo-out
+
+paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, with a report
+	$(BIN)/rowcast compare --task cruda-digits --policies bsp,ssp:4,ssp:20,flown:4,rog:4,rog:20 --links outdoor \
+		--workers 4 --hours 0.25 --seeds 3 --eval-every-s 30 --out paper-out
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest
@@ -30,6 +34,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/wire_size.py --check
 	$(BIN)/python benchmarks/memory.py --check
 	$(BIN)/python benchmarks/goodput.py --check
+	$(BIN)/python benchmarks/simulate.py --check
 
 clean:
-	rm -rf $(VENV) demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out bench-out paper-out compare-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -55,11 +55,15 @@ OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
     "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
+    "pull_share": "The same for pulls, where it shall be another.",
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
     "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
     "outer_lr": "Factor on everything that is contributed, above 0; 0.7 for 'diloco'.",
     "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco'. Above 0 a worker "
     "holds one more vector of the model's size.",
+    "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
+    "compat": "'artifact': order, MTA time and minimum share of the published software of ROG, to replay its measured "
+    "runs. For `rog:S` only.",
 }
 
 
@@ -108,8 +112,8 @@ def options() -> str:
     example = sync.parse_policy("rog:4")
     lines = []
     for name, meaning in OPTIONS.items():
-        default = getattr(example, name)
-        shown = f"{default:.3f}" if isinstance(default, float) else f"`{default}`"
+        default = getattr(example, name, None)
+        shown = f"{default:.3f}" if isinstance(default, float) else "none" if default is None else f"`{default}`"
         lines.append(bullet(f"**`{name}`** (for `rog:4`: {shown}):", meaning))
     return "\n".join(lines)
 

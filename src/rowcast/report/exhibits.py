@@ -353,7 +353,10 @@ def sensitivity_sheets(experiment: Experiment) -> dict[str, Sheet]:
 
 def threshold_of(policy: str) -> int | None:
     """The slack of a policy whose name has one."""
-    return parse_policy(policy).slack if ":" in policy.partition("?")[0] else None
+    if ":" not in policy.partition("?")[0]:
+        return None
+    parsed = parse_policy(policy)
+    return parsed.lag if parsed.scheduled else parsed.slack
 
 
 def family_of(policy: str) -> str:

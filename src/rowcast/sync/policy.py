@@ -83,7 +83,6 @@ class Policy:
     share: float
     granularity: str = "row"
     speculative: bool = False
-    mta: str = "measured"
     codec: str = "onebit"
     f1: float = 1.0
     f2: float = 1.0
@@ -93,6 +92,7 @@ class Policy:
     scheduled: bool = False
     lag: int = 0
     pull_share: float | None = None
+    mta: str = "measured"
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:

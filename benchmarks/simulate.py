@@ -1,0 +1,95 @@
+"""How fast virtual time passes: timing only, the unchanged nodes, journals kept by nobody.
+
+The limit is the interpreter: an event is some tens of microseconds of Python in the nodes. What may not grow is the
+cost of an event with the number of workers; the last rows show it.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+
+from common import Figure, arguments, finish, reference_layout
+from rowcast.config import LinkSettings
+from rowcast.drivers.virtual import Device, Simulation
+from rowcast.experiment.virtual_run import CALM_WORKER, REFERENCE_BYTES, calm_server, model_bytes
+from rowcast.journal import Journal, Record
+from rowcast.links import PROFILES, synthesise
+from rowcast.nodes import ServerNode, WorkerNode
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+
+HOUR_S = 3600.0
+COMPUTE_S = 2.18
+#: Traces are shared by several workers where there are many: their memory is not what is measured.
+TRACES = 64
+
+
+def simulate(policy: str, workers: int, layout: Layout, seconds: float, frame_s: float) -> tuple[float, int, float]:
+    """Seconds of real time, messages delivered, and steps of a worker."""
+    hollow = layout.hollow()
+    entropy = random.Random(0)
+    links = LinkSettings(frame_s=frame_s)
+    scale = model_bytes(layout) / REFERENCE_BYTES
+    traces = [synthesise(PROFILES["outdoor"], (0, k), HOUR_S).scaled(scale) for k in range(min(2 * workers, TRACES))]
+    server = ServerNode(
+        parse_policy(policy),
+        settings=calm_server(workers),
+        link_settings=links,
+        journal=Journal("server", lambda record: None),
+        entropy=entropy.randbytes,
+    )
+    simulation = Simulation(server)
+    steps = 0
+
+    def count(record: Record) -> None:
+        nonlocal steps
+        steps += record["event"] == "step"
+
+    for index in range(workers):
+        node = WorkerNode(
+            f"robot-{index}",
+            hollow,
+            hollow.zeros(),
+            settings=CALM_WORKER,
+            link_settings=links,
+            journal=Journal(f"robot-{index}", count),
+            entropy=entropy.randbytes,
+        )
+        up, down = (traces[(2 * index + way) % len(traces)] for way in (0, 1))
+        simulation.add_hollow(node, Device(COMPUTE_S), up, down)
+    began = time.perf_counter()
+    simulation.run(seconds)
+    return time.perf_counter() - began, simulation.messages, steps / workers
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--frame-s", type=float, default=0.05, help="link time of a frame")
+    options = parser.parse_args()
+    layout, name = reference_layout()
+    small = Layout.from_shapes([(f"layer{k}", (50, 509)) for k in range(10)])
+    figures = []
+    for policy in ("bsp", "rog:4"):
+        took_s, messages, steps = simulate(policy, 4, layout, HOUR_S, options.frame_s)
+        note = f"{steps:.0f} steps each, {messages} messages; {name}"
+        figures.append(Figure(f"{policy}, 4 workers, an hour", took_s, "s", bound=10.0, note=note))
+    for policy in ("bsp", "rog:4"):
+        took_s, messages, steps = simulate(policy, 1000, small, HOUR_S, options.frame_s)
+        note = f"{steps:.0f} steps each, {messages} messages, {small.rows} rows"
+        figures.append(Figure(f"{policy}, 1000 workers, an hour", took_s, "s", bound=90.0, note=note))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    figures.append(Figure("memory", memory, "GB", bound=4.0, note="the most, of all runs above"))
+    per_message = {}
+    for workers in (4, 16, 64, 256, 1000):
+        took_s, messages, _ = simulate("rog:4", workers, small, 400.0 * 4 / min(workers, 40) + 60.0, options.frame_s)
+        per_message[workers] = 1e6 * took_s / messages
+        figures.append(Figure(f"rog:4, {workers} workers", per_message[workers], "us", note="a message"))
+    growth = per_message[1000] / per_message[16]
+    figures.append(Figure("1000 workers / 16 workers, a message", growth, "ratio", bound=1.5))
+    finish("Simulation, timing only", figures, options)
+
+
+if __name__ == "__main__":
+    main()
