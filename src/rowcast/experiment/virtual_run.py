@@ -14,7 +14,7 @@ from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.errors import ConfigError, DataError, NonFiniteGradient
 from rowcast.experiment.plan import Cell
 from rowcast.journal import open_journal
-from rowcast.links import Trace, named_trace, save_csv
+from rowcast.links import PROFILES, Trace, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
 from rowcast.nodes import ServerNode
 from rowcast.optim import Optimizer
@@ -39,6 +39,8 @@ VIRTUAL_LINKS = LinkSettings(frame_s=0.05)
 
 #: Length of a synthetic trace (s); it starts again when it is over.
 _TRACE_S = 3600.0
+#: The golden section: how far on in a recorded trace the next seed begins, so that no two seeds come close.
+_SEED_STEP = (5**0.5 - 1) / 2
 #: Images of clean training and of a look at the accuracy: enough to tell policies apart, few enough to run many.
 _PRETRAIN_IMAGES = 12_000
 _TEST_IMAGES = 500
@@ -65,10 +67,7 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> 
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
     layout = Layout.from_shapes(shapes)
     scale = model_bytes(layout) / REFERENCE_BYTES
-    traces = [
-        tuple(named_trace(cell.links, (cell.seed, index, way), _TRACE_S).scaled(scale) for way in (0, 1))
-        for index in range(cell.workers)
-    ]
+    traces = [tuple(_link(cell, index, way).scaled(scale) for way in (0, 1)) for index in range(cell.workers)]
     _save_links(traces, folder)
     entropy = random.Random(cell.seed)
     with contextlib.ExitStack() as stack:
@@ -113,6 +112,19 @@ def calm_server(workers: int) -> ServerSettings:
         absence_limit_s=86_400.0,
         expected_workers=workers,
     )
+
+
+def _link(cell: Cell, index: int, way: int) -> Trace:
+    """The trace of one robot in one direction (0 up, 1 down).
+
+    A profile gives each its own. A recorded trace is one for all, so each enters it at another moment: evenly apart,
+    and further on with each seed.
+    """
+    trace = named_trace(cell.links, (cell.seed, index, way), _TRACE_S)
+    if cell.links in PROFILES or not trace.loop:
+        return trace
+    place = (2 * index + way) / (2 * cell.workers) + _SEED_STEP * cell.seed
+    return trace.shifted(place % 1.0 * trace.duration_s)
 
 
 def model_bytes(layout: Layout) -> int:
