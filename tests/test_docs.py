@@ -282,9 +282,10 @@ def test_pages_are_tidy(page: Path) -> None:
 EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
-    "rowcast.codecs": "Codec Half OneBit REGISTRY Raw Zero codec_by_id codec_by_name",
+    "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Zero codec_by_id codec_by_name codec_for",
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Server Shaper Team",
+    "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualSeat",
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
         PowerMeter PowerStates REGISTRY Rapl StateSeconds WorkerEnergy any_censored change_load check_alive
@@ -305,12 +306,12 @@ EXPORTED: dict[str, str] = {
         draw_composition interval read_experiment summarise table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
-    "rowcast.sync": "MtaTime Policy REGISTRY RateMeter VersionTable minimum_share parse_policy",
+    "rowcast.sync": "ArtifactTime Levels MtaTime Policy REGISTRY RateMeter VersionTable minimum_share parse_policy",
     "rowcast.tasks": """
         ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift SEVERITIES Severity
         State TASKS brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm load_dataset
     """,
-    "rowcast.testing": "ScriptedWorker VirtualTeam check_codec",
+    "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """
         Ack Ask Cancel Challenge Farewell Finish FrameDecoder Go Grant HEADER_BYTES Heartbeat Hello LayoutTable Leave
         Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting Welcome encode

@@ -26,7 +26,8 @@ class VirtualSeat:
 
     The training loop is a plain function. It runs as a coroutine (greenlet) on the thread of the simulation: whenever
     it would wait, the others go on. Its arithmetic takes no virtual time; the device says how long it would have
-    taken, and what it hands in is handed in then.
+    taken, and what it hands in is handed in then: :meth:`accumulate` (or :meth:`exchange`, if nothing is handed in)
+    lets that time pass. What the loop does before, it does at the start of the iteration.
 
     Args:
         simulation: where it takes part.
@@ -122,6 +123,7 @@ class VirtualSeat:
         """Join; returns when the whole team may start."""
         if self._node is not None:
             raise LocalProtocolError("team: started before; a team serves one optimizer")
+        self._check_inside()
         self._node = WorkerNode(
             self.name,
             layout,
@@ -137,7 +139,6 @@ class VirtualSeat:
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """While entered, arriving rows wait and :attr:`replica` does not change."""
-        self._compute()
         self.node.hold()
         try:
             yield
@@ -167,6 +168,7 @@ class VirtualSeat:
         """
         if self._node is None or self.node.phase is Phase.DONE:
             return
+        self._check_inside()
         clock = self._simulation.clock
         self.node.finish(clock.now, wait=wait)
         self._simulation.attend(self._robot)
@@ -192,6 +194,7 @@ class VirtualSeat:
 
     def _compute(self) -> None:
         """Let the time of this iteration's gradient pass, once."""
+        self._check_inside()
         if self._ready_at is None or self.node.phase is not Phase.COMPUTING:
             return
         ready_at, self._ready_at = self._ready_at, None
@@ -208,12 +211,15 @@ class VirtualSeat:
     def _wait(self) -> None:
         """Let the simulation go on until somebody switches back."""
         assert self._loop is not None and self._loop.parent is not None
-        if getcurrent() is not self._loop:
-            raise LocalProtocolError(f"{self.name}: a virtual seat works inside train() only")
         self._loop.parent.switch()
+
+    def _check_inside(self) -> None:
+        if self._loop is None or getcurrent() is not self._loop:
+            raise LocalProtocolError(f"{self.name}: a virtual seat works inside train() only")
 
     def _switch(self) -> None:
         if self._loop is not None and not self._loop.dead:
+            self._loop.parent = getcurrent()  # train() may have been called from another loop
             self._loop.switch()
 
     def _switch_if_waiting(self) -> None:

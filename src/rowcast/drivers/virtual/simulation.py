@@ -28,12 +28,17 @@ _TIMER = 2
 
 @dataclass(eq=False)
 class _Lane:
-    """One direction of a robot's link: carries one message at a time."""
+    """One direction of a robot's link: carries one message at a time.
+
+    Attributes:
+        port: the connection that it belongs to, as the server sees it; ``None`` while the link is down.
+    """
 
     key: int
     trace: Trace
     poll: Callable[[], Message | None]
     deliver: Callable[[Message], None]
+    port: Port | None = None
     carrying: Message | None = None
     held_until: float = 0.0
 
@@ -47,7 +52,7 @@ class Robot:
         resume: called when it is to compute the next gradient (it calls :meth:`Simulation.computed` when that is
             there), and when the node is done.
         rounds: iterations computed.
-        bytes_up, bytes_down: carried so far.
+        bytes_up, bytes_down: of row frames that arrived since the start of the team.
     """
 
     node: WorkerNode
@@ -172,6 +177,8 @@ class Simulation:
     def run(self, until_s: float, *, progress: Callable[[float], None] | None = None, every_s: float = 10.0) -> None:
         """Let time pass until ``until_s`` seconds after the start, or until nothing is left to happen.
 
+        A team that is not complete does not start: then it returns when its nodes have waited for so long.
+
         Args:
             progress: called with :attr:`now` about each ``every_s`` seconds of virtual time.
 
@@ -183,7 +190,7 @@ class Simulation:
         while True:
             due = channel.next_finish()
             time = min(due, clock.next)
-            if time == math.inf or (self.started and time - self._zero > until_s):
+            if time == math.inf or time - self._zero > until_s:
                 break
             # What the channel delivers goes before what happens at the same moment: it left earlier.
             if due <= clock.next:
@@ -195,7 +202,7 @@ class Simulation:
             if progress is not None and self.now >= tell_at:
                 progress(self.now)
                 tell_at = self.now + every_s
-        if self.started:
+        if self.started and until_s < math.inf:
             clock.now = max(clock.now, min(self._zero + until_s, clock.next))
 
     @property
@@ -267,7 +274,7 @@ class Simulation:
     def _pump(self, lane: _Lane) -> None:
         """Hand the next message to the link, if it is free."""
         clock = self.clock
-        while lane.carrying is None:
+        while lane.port is not None and lane.carrying is None:
             if clock.now < lane.held_until:
                 return
             message = lane.poll()
@@ -284,26 +291,32 @@ class Simulation:
         message, lane.carrying = lane.carrying, None
         if message is None:
             return
+        if isinstance(message, Go) and self._costs.pull_s:
+            lane.held_until = self.clock.now + self._costs.pull_s
+            self.clock.at(lane.held_until, self._pump, lane)
         if self._delay_s and self.started:
-            self.clock.at(self.clock.now + self._delay_s, lane.deliver, message)
+            self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.port, message)
         else:
             lane.deliver(message)
         self._pump(lane)
         self._serve()
 
+    def _arrived(self, lane: _Lane, port: Port, message: Message) -> None:
+        """A message comes out of the link, unless it was cut meanwhile."""
+        if lane.port is port:
+            lane.deliver(message)
+
     def _to_server(self, robot: Robot, message: Message) -> None:
-        if not robot.connected:
-            return
         if isinstance(message, PushEnd) and self._costs.push_s and self.started:
             self.clock.at(self.clock.now + self._costs.push_s, self._server_hears, robot, robot.server_port, message)
         else:
             self._server_hears(robot, robot.server_port, message)
 
     def _server_hears(self, robot: Robot, port: Port, message: Message) -> None:
-        if not robot.connected or port is not robot.server_port:
+        if robot.up.port is not port:
             return
         self.messages += 1
-        if isinstance(message, Rows):
+        if isinstance(message, Rows) and self.started:
             robot.bytes_up += message_bytes(message)
         server, now = self.server, self.clock.now
         server.heard(now, port)
@@ -334,15 +347,9 @@ class Simulation:
             self.clock.at(due, self._wake_server, robot, due, priority=_TIMER)
 
     def _to_worker(self, robot: Robot, message: Message) -> None:
-        if not robot.connected:
-            return
         self.messages += 1
-        if isinstance(message, Rows):
+        if isinstance(message, Rows) and self.started:
             robot.bytes_down += message_bytes(message)
-        elif isinstance(message, Go) and self._costs.pull_s:
-            lane = robot.down
-            lane.held_until = self.clock.now + self._costs.pull_s
-            self.clock.at(lane.held_until, self._pump, lane)
         node, now = robot.node, self.clock.now
         node.heard(now)
         try:
@@ -366,6 +373,7 @@ class Simulation:
         robot.worker_port, robot.server_port = Port("server"), Port(robot.node.name, shaped_by=robot.up.trace.name)
         robot.worker_port.shaped_by = robot.up.trace.name
         self._by_port[robot.server_port] = robot
+        robot.up.port = robot.down.port = robot.server_port
         robot.node.link_up(self.clock.now, robot.worker_port)
         self.server.link_up(self.clock.now, robot.server_port)
         self._serve()
@@ -378,7 +386,8 @@ class Simulation:
         for lane in (robot.up, robot.down):
             if lane.carrying is not None and self.started:
                 self._channel.abort(self.clock.now, lane.key)
-            lane.carrying = None
+            lane.port = lane.carrying = None
+            lane.held_until = 0.0
         del self._by_port[robot.server_port]
         robot.worker_wake = robot.server_wake = math.inf
         self.server.link_down(self.clock.now, robot.server_port, cause)

@@ -1,0 +1,209 @@
+"""The conformance suite of drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.config import LinkSettings, ServerSettings
+from rowcast.errors import LinkLost
+from rowcast.nodes import Port, ServerNode
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+from rowcast.wire import Ack, Message, PullEnd, Rows
+
+__all__ = ["Seat", "check_driver"]
+
+Vector = npt.NDArray[np.float32]
+
+#: 120 rows and 6,435 elements: 26 kB in the raw codec, some ten frames.
+_LAYOUT = Layout.from_shapes([("weight", (119, 54)), ("bias", (9,))])
+#: Frames so small that a push has many, whatever the link.
+_LINKS = LinkSettings(frame_max_bytes=2048)
+_POLICIES = ("bsp?codec=raw", "rog:2?codec=raw")
+_STEPS = 5
+
+
+class Seat(Protocol):
+    """What the checks use of a worker's seat: a part of :class:`rowcast.optim.TeamLike`."""
+
+    @property
+    def replica(self) -> Vector:
+        """The parameters, flat float32."""
+
+    @property
+    def iteration(self) -> int:
+        """Iterations finished."""
+
+    def start(self, layout: Layout, parameters: Vector) -> None:
+        """Join."""
+
+    def hold(self) -> AbstractContextManager[object]:
+        """While entered, the replica does not change."""
+
+    def accumulate(self, sources: Sequence[Vector], weight: float) -> None:
+        """Propose."""
+
+    def exchange(self) -> None:
+        """Push, gate, pull."""
+
+    def finish(self) -> None:
+        """Deliver and receive everything, say goodbye."""
+
+    def leave(self) -> None:
+        """Go now."""
+
+
+#: A training loop. It runs in its worker's seat, at the same time as those of the others.
+Loop = Callable[[Seat], None]
+
+#: What a driver brings along: run the server, one worker for each name with these link settings and its loop, until
+#: all loops have ended; raise what a loop raised. Workers reconnect when they lose their link.
+RunTeam = Callable[[ServerNode, LinkSettings, Mapping[str, Loop]], None]
+
+
+def check_driver(run_team: RunTeam) -> None:
+    """Check that a driver carries what the nodes say, and does what they ask; raises AssertionError if not.
+
+    Updates are whole numbers, so that sums are exact and are compared exactly. With the policies ``bsp`` and
+    ``rog:2`` in the raw code:
+
+    * Workers train, finish, and agree with the server on every element; everything computed is delivered (2, 5).
+    * Whenever a worker is let go to compute, it is no further ahead than the slack (3).
+    * The server closes connections in the middle of pushes and pulls, a frame or its acknowledgement gets lost:
+      the workers come back, nothing is lost and nothing comes twice (7).
+    * A worker that leaves does not hold the others, and what was delivered of its updates are whole rows (6, 8).
+
+    Args:
+        run_team: takes a server node, settings of the links, and a training loop for each name of a worker; returns
+            when all loops have ended.
+    """
+    for policy in _POLICIES:
+        _check_training(run_team, policy, workers=3, cuts=False)
+        _check_training(run_team, policy, workers=2, cuts=True)
+        _check_leaving(run_team, policy)
+
+
+class _Watched(ServerNode):
+    """A server that notes how far ahead workers are let go, and hangs up in the middle of transfers if told.
+
+    Attributes:
+        gaps: iteration - oldest version, each time a worker is let go to compute.
+        hung_up: connections ended.
+    """
+
+    def __init__(self, policy: str, *, workers: int, cuts: bool) -> None:
+        super().__init__(parse_policy(policy), settings=ServerSettings(expected_workers=workers), link_settings=_LINKS)
+        self.gaps: list[int] = []
+        self.hung_up = 0
+        self._cuts = cuts
+        self._heard = 0
+
+    def poll(self, now: float, port: Port) -> Message | None:
+        message = super().poll(now, port)
+        oldest = self.versions.oldest()
+        if isinstance(message, PullEnd) and oldest is not None:
+            self.gaps.append(message.iteration - oldest)
+        return message
+
+    def receive(self, now: float, port: Port, message: Message) -> None:
+        if self._cuts and self.gate.opened and isinstance(message, (Rows, Ack)):
+            self._heard += 1
+            # A frame is lost, or it arrived and only its acknowledgement is lost; frames up, acknowledgements down.
+            place = self._heard % 29
+            if place == 9:
+                self._hang_up_now()
+            super().receive(now, port, message)
+            if place == 20:
+                self._hang_up_now()
+            return
+        super().receive(now, port, message)
+
+    def _hang_up_now(self) -> None:
+        self.hung_up += 1
+        raise LinkLost("cut by the check")
+
+
+def _check_training(run_team: RunTeam, policy: str, *, workers: int, cuts: bool) -> None:
+    server = _Watched(policy, workers=workers, cuts=cuts)
+    ends: dict[str, Vector] = {}
+    amounts = {f"worker-{index}": 10**index for index in range(workers)}
+
+    def loop(name: str, amount: int) -> Loop:
+        def train(seat: Seat) -> None:
+            seat.start(_LAYOUT, _start())
+            while seat.iteration < _STEPS:
+                _propose(seat, amount)
+                seat.exchange()
+            seat.finish()
+            ends[name] = seat.replica.copy()
+
+        return train
+
+    run_team(server, _LINKS, {name: loop(name, amount) for name, amount in amounts.items()})
+    assert server.parameters is not None and set(ends) == set(amounts), f"{policy}: not everybody finished"
+    for name, replica in ends.items():
+        assert np.array_equal(replica, server.parameters), f"{policy}: {name} and the server do not agree"
+    moved = _start() - server.parameters
+    computed = _STEPS * sum(amounts.values())
+    assert (moved == computed).all(), f"{policy}: {computed} computed, {moved.min():g} .. {moved.max():g} delivered"
+    assert not server.members, f"{policy}: the server still counts {sorted(server.members)}"
+    _check_gaps(server)
+    assert server.hung_up >= (3 if cuts else 0), f"{policy}: the cuts did not come"
+
+
+def _check_leaving(run_team: RunTeam, policy: str) -> None:
+    server = _Watched(policy, workers=3, cuts=False)
+    ends: dict[str, Vector] = {}
+
+    def stay(name: str) -> Loop:
+        def train(seat: Seat) -> None:
+            seat.start(_LAYOUT, _start())
+            while seat.iteration < 2 * _STEPS:
+                _propose(seat, 1)
+                seat.exchange()
+            seat.finish()
+            ends[name] = seat.replica.copy()
+
+        return train
+
+    def leave(seat: Seat) -> None:
+        seat.start(_LAYOUT, _start())
+        while seat.iteration < 2:
+            _propose(seat, 1000)
+            seat.exchange()
+        _propose(seat, 1000)
+        seat.leave()
+
+    run_team(server, _LINKS, {"stays": stay("stays"), "leaves": leave, "stays-too": stay("stays-too")})
+    assert server.parameters is not None and set(ends) == {"stays", "stays-too"}, f"{policy}: somebody was held"
+    for name, replica in ends.items():
+        assert np.array_equal(replica, server.parameters), f"{policy}: {name} and the server do not agree"
+    rest = _start() - server.parameters - 2 * 2 * _STEPS
+    per_row = rest[_LAYOUT.offsets[:-1]]
+    assert np.array_equal(rest, np.repeat(per_row, _LAYOUT.lengths)), f"{policy}: a part of a row was delivered"
+    assert set(per_row) <= {0.0, 1000.0, 2000.0}, f"{policy}: delivered of who left: {sorted(set(per_row))}"
+    left = [record for record in server.journal.records if record["event"] == "leave" and record["peer"] == "leaves"]
+    assert len(left) == 1, f"{policy}: the departure was recorded {len(left)} times"
+    _check_gaps(server)
+
+
+def _check_gaps(server: _Watched) -> None:
+    slack = server.policy.slack
+    assert server.gaps, f"{server.policy.name}: nobody was let go"
+    if slack is not None:
+        assert max(server.gaps) <= slack, f"{server.policy.name}: a worker was let go {max(server.gaps)} ahead"
+
+
+def _start() -> Vector:
+    return np.arange(_LAYOUT.elements, dtype=np.float32) % 100
+
+
+def _propose(seat: Seat, amount: int) -> None:
+    with seat.hold():
+        proposed = seat.replica - np.float32(amount)
+        seat.accumulate([proposed[spec.start : spec.stop] for spec in _LAYOUT.tensors], 1.0)

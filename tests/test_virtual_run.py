@@ -1,0 +1,136 @@
+"""One cell of a comparison in virtual time: what it writes, and that it writes the same again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from rowcast.errors import ConfigError
+from rowcast.experiment.plan import Cell
+from rowcast.experiment.virtual_run import REFERENCE_BYTES, model_bytes, run_virtual
+from rowcast.journal import read_journal
+from rowcast.links import load_trace, named_trace
+from rowcast.rows import Layout
+from rowcast.tasks import build_task
+
+FILES = ["link-0-down.csv", "link-0-up.csv", "link-1-down.csv", "link-1-up.csv", "links.json"]
+JOURNALS = ["robot-0.jsonl", "robot-1.jsonl", "server.jsonl"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in the same order each time, whatever else the machine does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A folder of a comparison with starting models that were not trained: fast, and as good for this."""
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "states").mkdir()
+    for seed in (0, 1):
+        task = build_task("cruda-digits", seed=seed, pretrain_epochs=0)
+        task.pretrain()
+        task.save_state(folder / "states" / f"cruda-digits-{seed}.npz")
+    return folder
+
+
+def cell(policy="rog:4", seed=0, **more):
+    settings = {
+        "task": "cruda-digits",
+        "data": None,
+        "links": "outdoor",
+        "channel": "airtime",
+        "workers": 2,
+        "hours": 0.75 / 60,
+        "compute_s": 2.18,
+        "batch": 16,
+        "eval_every_s": 30.0,
+    }
+    return Cell(policy=policy, seed=seed, **{**settings, **more})
+
+
+def run(out, name, cell, told=None):
+    folder = out / "cells" / name
+    folder.mkdir(parents=True)
+    run_virtual(cell, folder, (told if told is not None else []).append)
+    return folder
+
+
+def events(folder, name, event):
+    return [record for record in read_journal(folder / f"{name}.jsonl") if record["event"] == event]
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in JOURNALS}
+
+
+@pytest.mark.parametrize("policy", ["rog:4", "bsp"])
+def test_the_same_seed_writes_the_same_files(out, policy):
+    first, again = (run(out, f"{policy[:3]}-{take}", cell(policy)) for take in (1, 2))
+    assert sorted(path.name for path in first.iterdir()) == sorted(FILES + JOURNALS)
+    for name in FILES + JOURNALS:
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+    if policy == "rog:4":
+        other = run(out, "other", cell(policy, seed=1))
+        ours, theirs = contents(first), contents(other)
+        assert all(ours[name] != theirs[name] for name in JOURNALS)
+
+
+def test_a_cell_looks_trains_and_tells(out):
+    told = []
+    folder = run(out, "looks", cell("ssp:2", hours=1.75 / 60), told)
+    assert told == sorted(told) and told[-1] == pytest.approx(105.0)
+    for name in ("robot-0", "robot-1"):
+        steps = events(folder, name, "step")
+        assert steps and all(step["compute_s"] == pytest.approx(2.18, abs=1e-5) for step in steps)
+        assert all(0 < step["t"] <= 105 for step in steps)
+        metrics = events(folder, name, "metric")
+        looks = [metric["t"] for metric in metrics if metric["name"] == "accuracy"]
+        # At the start, then at the first step after each half minute.
+        assert looks[0] == 0.0 and len(looks) == 4
+        assert [look // 30 for look in looks] == [0, 1, 2, 3]
+        assert sum(metric["name"] == "loss" for metric in metrics) == len(steps) + 1
+    pushes = events(folder, "server", "push")
+    assert {push["peer"] for push in pushes} == {"robot-0", "robot-1"}
+
+
+def test_links_are_scaled_by_the_size_of_the_model(out):
+    folder = run(out, "links", cell("bsp", hours=0.5 / 60))
+    whose = json.loads((folder / "links.json").read_text())
+    assert whose == {f"robot-{i}": {way: f"link-{i}-{way}.csv" for way in ("up", "down")} for i in (0, 1)}
+    task = build_task("cruda-digits", seed=0)
+    task.load_state(out / "states" / "cruda-digits-0.npz")
+    shapes = [(name, tuple(value.shape)) for name, value in task.worker(0, 2).model.named_parameters()]
+    scale = model_bytes(Layout.from_shapes(shapes)) / REFERENCE_BYTES
+    traces = [load_trace(folder / whose["robot-0"][way]) for way in ("up", "down")]
+    for way, trace in enumerate(traces):
+        expected = named_trace("outdoor", (0, 0, way), 3600.0).scaled(scale)
+        for time in (0.0, 17.3, 1000.0):
+            assert trace.rate(time) == pytest.approx(expected.rate(time), rel=1e-3, abs=1.0)
+    assert traces[0].rates_bps.tolist() != traces[1].rates_bps.tolist()
+
+
+def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):
+    calls = []
+    from rowcast.tasks import CrudaTask
+
+    def pretrain(task):
+        calls.append(task.settings.seed)
+        return task.load_state(out / "states" / "cruda-digits-0.npz")
+
+    monkeypatch.setattr(CrudaTask, "pretrain", pretrain)
+    for take in ("1", "2"):
+        run(tmp_path, take, cell("asp", hours=0.2 / 60, links="constant:50"))
+    assert calls == [0]
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["cruda-digits-0.npz"]
+
+
+def test_what_is_wrong_with_a_cell_is_said(out):
+    with pytest.raises(ConfigError, match="unknown policy"):
+        run(out, "wrong", cell("rgo:4"))
