@@ -32,6 +32,7 @@ from rowcast.wire import Rows
 #: 26 rows and 63 elements.
 LAYOUT = Layout.from_shapes([("weight", (24, 2)), ("bias", (14,)), ("scale", ())], small_tensor=1)
 HOLLOW = LAYOUT.hollow()
+quick = settings(deadline=None, derandomize=True)
 CODES = [name for name in REGISTRY if name != "zero"]
 
 
@@ -224,6 +225,7 @@ def test_a_hollow_run_takes_the_time_of_a_real_one(policy, rates, computes, cuts
 # -- levels and times against plain rules ------------------------------------------------------------------------------
 
 
+@quick
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.one_of(st.none(), st.integers(-2, 4))), max_size=60))
 def test_levels_know_the_lowest(changes):
     levels, plain = Levels(), {}
@@ -245,6 +247,7 @@ TIMES = st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0])
 REPORTS = st.tuples(st.sampled_from("abcd"), st.integers(0, 6), TIMES, st.one_of(st.none(), TIMES))
 
 
+@quick
 @given(st.lists(st.one_of(REPORTS, st.sampled_from("abcd")), max_size=40), st.integers(0, 8))
 def test_mta_time_is_the_slowest_fresh_quota_below_the_median_gradient(changes, newest):
     time, quotas, computes = MtaTime(), {}, {}
@@ -302,6 +305,7 @@ def test_artifact_time_by_example():
     time.moved("gone", 1.0)
 
 
+@quick
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0.01, 0.5, 2.0, 7.0])), max_size=80))
 def test_artifact_time_is_the_plain_rule(transfers):
     time = ArtifactTime()
@@ -361,6 +365,7 @@ def test_groups_of_what_is_there():
     assert chosen.order.tolist() == [3, 4, 4321] and chosen.quota == 2
 
 
+@quick
 @given(ROWS, st.floats(0, 400), st.integers(0, 2**32 - 1))
 def test_every_row_is_in_the_order_once(eligible, quota, seed):
     random_numbers = np.random.default_rng(seed)

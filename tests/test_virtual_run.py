@@ -47,10 +47,10 @@ def cell(policy="rog:4", seed=0, **more):
         "links": "outdoor",
         "channel": "airtime",
         "workers": 2,
-        "hours": 0.75 / 60,
+        "hours": 0.5 / 60,
         "compute_s": 2.18,
         "batch": 16,
-        "eval_every_s": 30.0,
+        "eval_every_s": 15.0,
     }
     return Cell(policy=policy, seed=seed, **{**settings, **more})
 
@@ -84,17 +84,17 @@ def test_the_same_seed_writes_the_same_files(out, policy):
 
 def test_a_cell_looks_trains_and_tells(out):
     told = []
-    folder = run(out, "looks", cell("ssp:2", hours=1.75 / 60), told)
-    assert told == sorted(told) and told[-1] == pytest.approx(105.0)
+    folder = run(out, "looks", cell("ssp:2", hours=52 / 3600), told)
+    assert told == sorted(told) and told[-1] == pytest.approx(52.0)
     for name in ("robot-0", "robot-1"):
         steps = events(folder, name, "step")
         assert steps and all(step["compute_s"] == pytest.approx(2.18, abs=1e-5) for step in steps)
-        assert all(0 < step["t"] <= 105 for step in steps)
+        assert all(0 < step["t"] <= 52 for step in steps)
         metrics = events(folder, name, "metric")
         looks = [metric["t"] for metric in metrics if metric["name"] == "accuracy"]
-        # At the start, then at the first step after each half minute.
+        # At the start, then at the first step of each quarter of a minute.
         assert looks[0] == 0.0 and len(looks) == 4
-        assert [look // 30 for look in looks] == [0, 1, 2, 3]
+        assert [look // 15 for look in looks] == [0, 1, 2, 3]
         assert sum(metric["name"] == "loss" for metric in metrics) == len(steps) + 1
     pushes = events(folder, "server", "push")
     assert {push["peer"] for push in pushes} == {"robot-0", "robot-1"}
