@@ -21,7 +21,7 @@ paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, w
 		--workers 4 --hours 0.25 --seeds 3 --eval-every-s 30 --out paper-out
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff check .

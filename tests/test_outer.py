@@ -155,7 +155,7 @@ def test_who_leaves_takes_his_share_of_the_momentum_and_the_others_agree() -> No
     scripts = [worker(f"robot{i}", iterations=8) for i in range(3)]
     team = VirtualTeam(LAYOUT, "diloco:1", scripts)
     team.at(0.7, lambda: team.leave("robot1"))
-    team.at(0.9, lambda: team.start(worker("robot9", iterations=4, seed=5)))
+    team.at(0.75, lambda: team.start(worker("robot9", iterations=4, seed=5)))
     finished(team)
     replicas_agree(team, atol=5e-4)
     assert team.workers["robot9"].node._outer.velocity.any()

@@ -35,7 +35,7 @@ CALM_WORKER = WorkerSettings(heartbeat_s=600.0, silence_limit_s=3600.0, patience
 
 #: Frames of 50 ms of link time instead of 10 ms: five times fewer events, and the deadline of a step that takes
 #: seconds is still met to a hundredth.
-VIRTUAL_LINKS = LinkSettings(frame_s=0.05)
+VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
 
 #: Length of a synthetic trace (s); it starts again when it is over.
 _TRACE_S = 3600.0

@@ -112,13 +112,11 @@ class Gate:
 
     def limits_s(self, member: Member) -> tuple[float, float]:
         """For how long rows beyond the quota may travel in the next push and in the next pull of a member (s)."""
-        if not self.policy.speculative:
-            return 0.0, 0.0
         if self._artifact is not None:
             limit_s = self._artifact.limit_s(member.name)
             return limit_s, limit_s
         newest = max(self._newest, member.iteration)
-        return self.push_time.value_s(newest), self.pull_time.value_s(newest)
+        return self.push_time.value_s(newest), self.pull_time.value_s(newest) if self.policy.speculative else 0.0
 
     def may_pass(self, newcomer: Member | None = None) -> list[Member]:
         """Members that may go on, the one that has waited longest first; they do not wait any longer.
