@@ -56,7 +56,7 @@ def folder(tmp_path):
         writer = csv.DictWriter(stream, iterations[0])
         writer.writeheader()
         writer.writerows(iterations)
-    columns = "compute sleep compress rank_serialise decompress bookkeep".split()
+    columns = ["compute", "sleep", "compress", "rank_serialise", "decompress", "bookkeep"]
     lines = [",".join(["run", "worker", *(f"{name}_mean_s" for name in columns)])]
     lines += ["BSP-0,1,2,0,0,,0,", "BSP-0,2,3,0,0,,0,"]
     (tmp_path / "timing.csv").write_text("\n".join(lines) + "\n")
