@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rowcast.report.sheet import Sheet
-from rowcast.report.style import FAINT, INK, STATES, headline, looks, new_figure, plain, seconds_text
+from rowcast.report.style import (
+    FAINT,
+    INK,
+    STATES,
+    headline,
+    legend_columns,
+    looks,
+    new_figure,
+    plain,
+    seconds_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +139,7 @@ def draw_curves(sheet: Sheet, label: str, path: str | Path) -> None:
         axes.set_xlim(left=0)
         axes.set_ylim(*_accuracy_range(sheet))
         plain(axes, grid="both")
-        figure.legend(loc="outside upper right", ncols=min(len(policies), 6), frameon=False)
+        figure.legend(loc="outside upper right", ncols=legend_columns(len(policies)), frameon=False)
         headline(figure, "Accuracy of the team")
 
 
@@ -188,7 +198,7 @@ def draw_micro(sheet: Sheet, title: str, path: str | Path) -> None:
             plain(axes, grid="both")
         panels[-1].set_xlabel("time (s)")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 7), frameon=False)
+        figure.legend(handles, labels, loc="outside upper right", ncols=legend_columns(len(labels)), frameon=False)
         headline(figure, title)
 
 
@@ -225,5 +235,5 @@ def draw_sensitivity(sheet: Sheet, axis: str, path: str | Path) -> None:
             axes.set_title(measure, loc="left", fontsize=10, color=FAINT)
             plain(axes, grid="both")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 6), frameon=False)
+        figure.legend(handles, labels, loc="outside upper right", ncols=legend_columns(len(labels)), frameon=False)
         headline(figure, f"What the {axis} does")

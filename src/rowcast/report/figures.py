@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from rowcast.errors import ConfigError
 from rowcast.report.curves import AccuracyCurve, accuracy_at_equal_steps
-from rowcast.report.style import FAINT, INK, STATES, headline, looks, new_figure, plain, seconds_text
+from rowcast.report.style import (
+    FAINT,
+    INK,
+    STATES,
+    headline,
+    legend_columns,
+    looks,
+    new_figure,
+    plain,
+    seconds_text,
+)
 from rowcast.report.summary import PolicySummary
 
 if TYPE_CHECKING:
@@ -58,7 +68,7 @@ def draw_accuracy(curves: Mapping[str, AccuracyCurve], path: str | Path) -> None
             axes.set_xlim(left=0)
             plain(axes, grid="both")
         handles, labels = by_step.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 6), frameon=False)
+        figure.legend(handles, labels, loc="outside upper right", ncols=legend_columns(len(labels)), frameon=False)
         headline(figure, "Accuracy of the team")
 
 

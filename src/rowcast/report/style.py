@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "FAMILIES", "INK", "STATES", "headline", "looks", "new_figure", "plain", "seconds_text"]
+__all__ = [
+    "FAINT",
+    "FAMILIES",
+    "INK",
+    "STATES",
+    "headline",
+    "legend_columns",
+    "looks",
+    "new_figure",
+    "plain",
+    "seconds_text",
+]
 
 #: State of a worker -> (colour, colour of text upon it). The order is that of a step.
 STATES: Mapping[str, tuple[str, str]] = {
@@ -67,6 +78,11 @@ def seconds_text(value: float) -> str:
     """Seconds with about two digits that matter."""
     digits = 1 if value >= 9.995 else 2 if value >= 0.0995 or value == 0 else 3
     return f"{value:.{digits}f}"
+
+
+def legend_columns(entries: int) -> int:
+    """Columns of a legend beside a headline: two rows where one would run into it."""
+    return entries if entries <= 4 else -(-entries // 2)
 
 
 def headline(figure: Figure, text: str) -> None:
