@@ -10,6 +10,8 @@ import random
 import resource
 import time
 
+import numpy as np
+
 from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device, Simulation
@@ -21,6 +23,7 @@ from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 
 HOUR_S = 3600.0
+LINK_BPS = 50e6
 COMPUTE_S = 2.18
 #: Traces are shared by several workers where there are many: their memory is not what is measured.
 TRACES = 64
@@ -30,8 +33,9 @@ def simulate(policy: str, workers: int, layout: Layout, seconds: float, frame_s:
     """Seconds of real time, messages delivered, and steps of a worker."""
     hollow = layout.hollow()
     entropy = random.Random(0)
-    links = LinkSettings(frame_s=frame_s)
     scale = model_bytes(layout) / REFERENCE_BYTES
+    # The first parameters travel before time 0; with the rate that is assumed by default they make many small frames.
+    links = LinkSettings(frame_s=frame_s, initial_rate_bps=max(LINK_BPS * scale, 1e5))
     traces = [synthesise(PROFILES["outdoor"], (0, k), HOUR_S).scaled(scale) for k in range(min(2 * workers, TRACES))]
     server = ServerNode(
         parse_policy(policy),
@@ -51,7 +55,8 @@ def simulate(policy: str, workers: int, layout: Layout, seconds: float, frame_s:
         node = WorkerNode(
             f"robot-{index}",
             hollow,
-            hollow.zeros(),
+            # What the server holds once it was seeded: the others need not be sent it.
+            hollow.zeros() + np.float32(1),
             settings=CALM_WORKER,
             link_settings=links,
             journal=Journal(f"robot-{index}", count),
