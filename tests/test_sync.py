@@ -288,6 +288,25 @@ def test_acknowledgements_in_one_grain_are_one_sample() -> None:
     assert meter.peak_bps(0.02) == pytest.approx(8e5)
 
 
+def test_acknowledgements_that_were_held_up_do_not_open_the_window() -> None:
+    meter = RateMeter(1e6)
+    now = deliver(meter, 0.0, 8e6, 2.0)
+    # Five frames were held up for 40 ms, then all of them are acknowledged 2 ms apart: 32 Mbit/s, if one believes it.
+    for _ in range(5):
+        meter.sent(now, 8000)
+    for i in range(5):
+        meter.acknowledged(now + 0.032 + i * GRAIN_S, 8000, now)
+    assert meter.peak_bps(now + 0.04) == pytest.approx(8e6, rel=0.02)
+
+
+def test_the_window_follows_a_link_that_grew_within_a_few_acknowledgements() -> None:
+    meter = RateMeter(1e6)
+    now = deliver(meter, 0.0, 1e6, 5.0)
+    now = deliver(meter, now, 2e7, 0.02)
+    assert meter.rate_bps(now) < 2e6
+    assert meter.peak_bps(now) == pytest.approx(2e7, rel=0.01)
+
+
 def test_the_round_trip_is_that_of_a_frame_alone_beyond_its_own_bytes() -> None:
     meter = RateMeter(8e6)
     assert meter.round_trip_s == 0.0

@@ -100,11 +100,16 @@ class RateMeter:
         return max(8 * average, LOWEST_BPS)
 
     def peak_bps(self, now: float) -> float:
-        """The best of the estimate and the last few samples, bit/s: what the window must be able to fill."""
+        """The estimate, or the median of the last few samples if that is higher, bit/s: what the window must fill.
+
+        The median follows a link that grew within a few acknowledgements. The best sample would not do:
+        acknowledgements that were held up arrive in a bunch, and one bunch would open the window several times
+        too far.
+        """
         rate_bps = self.rate_bps(now)
         if not self._samples:
             return rate_bps
-        return max(rate_bps, 8 * max(self._recent))
+        return max(rate_bps, 8 * sorted(self._recent)[(len(self._recent) - 1) // 2])
 
     def _forget(self, now: float) -> None:
         """Drop the samples that are too old."""
