@@ -53,10 +53,16 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "members": "number of workers that the gate counts, after the departure",
     },
     "absent": {
-        "peer": "name of a worker whose link has been down for longer than the limit",
+        "peer": "name of a worker for which nobody waits any longer: its link is down, or delivers too little",
         "epoch": "membership epoch after it left the gate",
-        "silent_s": "seconds since its link was lost",
+        "silent_s": "seconds since its link was lost, or since its oldest row became newer",
         "members": "number of workers that the gate still counts",
+    },
+    "return": {
+        "peer": "name of a worker that others wait for again",
+        "epoch": "membership epoch after its return",
+        "iteration": "iteration that it counts from",
+        "members": "number of workers that the gate counts",
     },
     "push": {
         "peer": "name of the worker",
@@ -64,7 +70,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "rows": "rows received in this push",
         "zero_rows": "rows advanced without payload, because nothing was pending in them",
         "bytes": "row frames received, headers included",
-        "quota_s": "seconds from the start of the push until its quota was acknowledged (worker's measure)",
+        "quota_s": "seconds from the start of the push until its quota was acknowledged (worker's measure), or null where rows are streamed",
     },
     "gate": {
         "peer": "name of the worker that may go on",
@@ -90,6 +96,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "step": {
         "iteration": "iteration finished by this step",
         "compute_s": "seconds from the end of the step before to the update of this one",
+        "overlap_s": "those of compute_s in which rows may have travelled as well (policies that stream)",
         "communicate_s": "seconds of push and pull, gate and slots excluded",
         "stall_s": "seconds held at the gate or waiting for a slot, as measured by the server",
         "push_rows": "rows sent with payload",

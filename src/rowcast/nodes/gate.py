@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from rowcast.nodes.member import Member, Stage
 from rowcast.sync import ArtifactTime, Levels, MtaTime, Policy, VersionTable
 from rowcast.wire import PushEnd
@@ -71,6 +74,20 @@ class Gate:
         if self._artifact is not None:
             self._artifact.admit(member.name)
         self.epoch += 1
+
+    def readmit(self, member: Member, iteration: int, versions: npt.NDArray[np.int32]) -> None:
+        """Count ``member`` again, with the iteration and the versions that it has."""
+        member.iteration = iteration
+        member.gated = True
+        self._newest = max(self._newest, iteration)
+        self.versions.admit(member.name, int(versions.min()), versions)
+        self.epoch += 1
+
+    def finished(self, member: Member, iteration: int) -> None:
+        """A member has finished ``iteration``, in the gate's count."""
+        member.iteration = iteration
+        if member.gated:
+            self._newest = max(self._newest, iteration)
 
     def remove(self, member: Member) -> None:
         """Count ``member`` no longer: nobody waits for it."""

@@ -97,9 +97,13 @@ class Outbox:
         source: the parameters that absolute rows are read from (seeding, a state transfer).
         state_settles: what the vector holds is part of these parameters, so that nothing of a row is owed once its
             parameters were sent. True for the server; a worker's pending is not in its replica.
+        floor: where rows are streamed, int32 [rows], how far everybody's contribution to each row has come: what a
+            row that is sent now contains. It is the server's, the same for all of its outboxes.
 
     Attributes:
-        stamps: int32 [rows], the iteration in which each row was last sent.
+        stamps: int32 [rows], the iteration in which each row was last sent; with a floor, how far the contributions
+            have come that the peer holds of a row.
+        changed: with a floor, bool [rows]: something was added to these rows since they were last sent.
         abs_sums: float32 [rows], sum |vector| of each row; up to date while :attr:`measured` is set, which
             whoever adds to the vector without measuring must clear.
         state_due: bool [rows], rows whose parameters must be sent as they are, before anything else.
@@ -117,8 +121,11 @@ class Outbox:
         source: npt.NDArray[np.float32],
         *,
         state_settles: bool,
+        floor: npt.NDArray[np.int32] | None = None,
     ) -> None:
         self.layout = layout
+        self.floor = floor
+        self.changed = np.zeros(layout.rows if floor is not None else 0, dtype=np.bool_)
         self._state_settles = state_settles
         self.vector = vector
         self.source = source
@@ -163,10 +170,10 @@ class Outbox:
             self.measured = True
         codec = codec_for(self.layout, codec)
         row_bytes = codec.row_bytes(self.layout)
-        due = self.stamps < iteration
+        due = self.stamps < iteration if self.floor is None else self.changed
         zeros = np.flatnonzero(due & (self.abs_sums == 0))
         if not announce_zeros:
-            self.stamps[zeros] = iteration
+            self._stamp(zeros, iteration)
             zeros = zeros[:0]
         view = RowsToSend(
             eligible=np.flatnonzero(due & (self.abs_sums != 0)),
@@ -299,12 +306,39 @@ class Outbox:
         self._flight_bytes += size
         self.meter.sent(now, size)
         if not absolute:
-            self.stamps[rows] = iteration
+            self._stamp(rows, iteration)
             if self.transfer is not None:
                 self.transfer.size += size
                 if quota_end:
                     self.transfer.quota_frame = message.number
         return message
+
+    def _stamp(self, rows: npt.NDArray[np.int64], iteration: int) -> None:
+        """``rows`` are on their way, or there was nothing to send in them."""
+        if self.floor is None:
+            self.stamps[rows] = iteration
+        else:
+            self.stamps[rows] = self.floor[rows]
+            self.changed[rows] = False
+
+    def touch(self, rows: npt.NDArray[np.int64]) -> None:
+        """A contribution to ``rows`` is about to be added, and the floor about to rise: the peer lacks it.
+
+        Up to now it lacked nothing of a row that had not changed since it was sent, however long ago that was.
+        """
+        assert self.floor is not None
+        self.stamps[rows] = np.where(self.changed[rows], self.stamps[rows], self.floor[rows])
+        self.changed[rows] = True
+        self.measured = False
+
+    def horizon(self, floor: int) -> int:
+        """Up to which iteration the peer holds everybody's contributions, once all that was sent has arrived.
+
+        Args:
+            floor: the lowest of the floor.
+        """
+        lacking = self.stamps[self.changed]
+        return min(floor, int(lacking.min())) if len(lacking) else floor
 
     def quota_s(self, now: float) -> float:
         """Seconds that the quota of the current transfer took: measured, or predicted while it is on its way.
@@ -372,6 +406,8 @@ class Outbox:
                 codec = codec_by_id(message.codec)
                 codec.add(self.layout, message.payload, message.rows, self.vector, 1.0)
                 self.stamps[message.rows] = self._flight[-1].previous_stamps
+                if self.floor is not None:
+                    self.changed[message.rows] = True
             self._flight.pop()
         # The frames that were put back will be sent again under their old numbers: the peer never saw them.
         self.sent_frames = received
@@ -388,4 +424,5 @@ class Outbox:
 
     def renumber(self, iteration: int) -> None:
         """Every row counts as sent in ``iteration`` (after a return with a new count)."""
-        self.stamps[:] = iteration
+        if self.floor is None:
+            self.stamps[:] = iteration

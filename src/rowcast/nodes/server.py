@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.slots import Slots
+from rowcast.nodes.streaming import Streaming
 from rowcast.nodes.tally import Tally
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
@@ -27,6 +29,7 @@ from rowcast.wire import (
     Ack,
     Ask,
     Cancel,
+    Computed,
     Farewell,
     Finish,
     Go,
@@ -55,6 +58,9 @@ NOT_STARTED = frozenset({Stage.SEEDING, Stage.RECEIVING, Stage.READY})
 #: Stages of a worker that is told for whom it waits.
 HELD = frozenset({Stage.READY, Stage.WAITING, Stage.QUEUED})
 
+#: Stages of a worker that is sent rows all the time, where rows are streamed.
+STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
+
 
 class ServerNode:
     """The server of one team.
@@ -74,6 +80,7 @@ class ServerNode:
         members: every worker that was not told goodbye, by name.
         gate: whom the gate counts.
         slots: who may transfer; ``None`` where the policy lets everybody.
+        streaming: horizons of the workers; ``None`` where rows travel in pushes and pulls.
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
         has_secret: workers must prove that they know a secret.
@@ -97,6 +104,7 @@ class ServerNode:
         self.members: dict[str, Member] = {}
         self.gate = Gate(policy, self.members, self.settings.expected_workers)
         self.slots = Slots(policy, self.journal) if policy.scheduled else None
+        self.streaming: Streaming | None = None
         self.frames_applied: dict[str, int] = {}
         self.finished: set[str] = set()
         self.has_secret = secret is not None
@@ -189,6 +197,8 @@ class ServerNode:
                 self._on_ask(now, member, message)
             case PushEnd():
                 self._on_push_end(now, member, message)
+            case Computed():
+                self._on_computed(now, member, message)
             case Heartbeat():
                 member.metrics.update(message.metrics)
                 if self.slots is not None and "rate_bps" in message.metrics:
@@ -215,7 +225,10 @@ class ServerNode:
         member = self._by_port.get(port)
         if member is None:
             return None
-        message = member.owed.next_frame(now) or self._after_rows(now, member)
+        if self.streaming is not None and member.stage in STREAMED:
+            message = self._stream(now, member, self.streaming)
+        else:
+            message = member.owed.next_frame(now) or self._after_rows(now, member)
         if message is not None:
             port.spoke_at = now
         return message
@@ -250,6 +263,8 @@ class ServerNode:
             counts = member.gated or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if counts else None
         due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
+        if self.streaming is not None and member.stage in STREAMED:
+            due = min(due, self.streaming.wake_at(member))
         if member.stage in HELD:
             return min(due, member.next_notice)
         transfer = member.owed.transfer
@@ -293,6 +308,9 @@ class ServerNode:
             self._explain(now, member)
         if member.stage is Stage.PULLING:
             self._ready[port] = None
+        if self.streaming is not None and member.stage in STREAMED:
+            self._ready[port] = None
+            self._let_go(now, self.streaming)
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
@@ -366,9 +384,11 @@ class ServerNode:
         if not hello.joined and member.stage in (Stage.READY, Stage.COMPUTING):
             # The permission to start was lost with the link: once more. It keeps its place at the gate.
             member.stage = Stage.RECEIVING
-        elif member.stage is Stage.COMPUTING and not member.gated:
-            self._count(member)
+        elif member.stage is Stage.COMPUTING and not member.gated and self.streaming is None:
+            self._count(now, member)
             iteration = member.iteration
+        if self.streaming is not None:
+            self.streaming.forget_told(member)
         if iteration != hello.iteration:
             member.owed.renumber(iteration)
         member.dirty = True
@@ -432,6 +452,10 @@ class ServerNode:
             raise RemoteProtocolError("expected a layout from the first worker only")
         layout = Layout.from_table(message.table)
         if self.layout is None:
+            if self.policy.streaming:
+                self.streaming = Streaming(
+                    self.policy, self.gate, self.members, layout.rows, self._link_settings.frame_s, self.journal
+                )
             try:
                 member.owed = self._new_outbox(layout)
             except MemoryError as error:
@@ -472,7 +496,7 @@ class ServerNode:
         if not self.gate.opened:
             return
         for other in ready:
-            self._count(other)
+            self._count(now, other)
             other.owed.renumber(other.iteration)
             other.stage = Stage.COMPUTING
         for other in ready:
@@ -480,9 +504,11 @@ class ServerNode:
                 self._say(other.port, Start(other.iteration, len(self.versions), self.epoch))
         self._open_gate(now)
 
-    def _count(self, member: Member) -> None:
+    def _count(self, now: float, member: Member) -> None:
         """Let the gate count a worker from now on."""
         self.gate.admit(member)
+        if self.streaming is not None:
+            self.streaming.admit(now, member)
         if self.ledger is not None:
             self.ledger.keep_back(member, self.members.values())
 
@@ -507,22 +533,31 @@ class ServerNode:
                 if message.iteration > member.begun_iteration:
                     member.pushing_since = now
                 self.ledger.begin(member, message.iteration)
+                risen = self.streaming is not None and self._stamp(now, member, message, self.streaming)
                 self.ledger.add(codec, message, self.members.values())
-                self._book(now, member, message)
+                self._book(now, member, message, risen)
         self._say(member.port, Ack(member.inbox.received))
 
     def _expect_iteration(self, member: Member, iteration: int) -> None:
         """A worker pushes the iteration after its last one, or that one again after a cut."""
+        if self.streaming is not None and member.stage in STREAMED:
+            self.streaming.expect(member, iteration)
+            return
         if not member.iteration <= iteration <= member.iteration + 1:
             raise RemoteProtocolError(
                 f"expected iteration {member.iteration} or {member.iteration + 1} of {member.name}, got {iteration}"
             )
 
-    def _book(self, now: float, member: Member, message: Rows) -> None:
+    def _book(self, now: float, member: Member, message: Rows, risen: bool) -> None:
         empty = len(message.payload) == 0
         member.push_rows += 0 if empty else len(message.rows)
         member.push_zero_rows += len(message.rows) if empty else 0
         member.push_bytes += frame_bytes(message)
+        if self.streaming is not None:
+            if risen:
+                self._wake_all()
+            self._wake_drainers()
+            return
         self.versions.advance(member.name, message.rows, message.iteration)
         if message.quota_end:
             self.gate.quota_arrived(member, message.iteration)
@@ -651,6 +686,85 @@ class ServerNode:
         if member.port is not None:
             self._say(member.port, Waiting(member.iteration, reason))
 
+    # -- streaming ---------------------------------------------------------------------------------------------
+
+    def _stamp(self, now: float, member: Member, message: Rows, streaming: Streaming) -> bool:
+        """Rows of a streaming worker have arrived; whether everybody's rows are newer by that."""
+        if member.stage not in STREAMED:
+            streaming.touch(message.rows)
+            return False
+        idle = [other for other in self.members.values() if other.port is not None and streaming.is_idle(now, other)]
+        risen = streaming.arrived(now, member, message.rows, message.iteration, empty=len(message.payload) == 0)
+        for other in idle:
+            if other.port is not None:
+                self._ready[other.port] = None
+        return risen
+
+    def _on_computed(self, now: float, member: Member, message: Computed) -> None:
+        if self.streaming is None or member.stage not in STREAMED:
+            raise RemoteProtocolError(f"expected no finished iteration while {member.stage.value}, got one")
+        self.streaming.computed(now, member, message)
+        member.metrics["rate_bps"] = message.rate_bps
+        member.next_notice = now + self.settings.patience_s
+        self.journal.record(
+            now,
+            "push",
+            peer=member.name,
+            iteration=message.iteration,
+            rows=member.push_rows,
+            zero_rows=member.push_zero_rows,
+            bytes=member.push_bytes,
+            quota_s=None,
+        )
+        member.push_rows = member.push_zero_rows = member.push_bytes = 0
+        assert member.port is not None
+        self._ready[member.port] = None
+        self._let_go(now, self.streaming)
+
+    def _stream(self, now: float, member: Member, streaming: Streaming) -> Message | None:
+        """The next message to a worker that is sent rows all the time."""
+        if not member.gated and streaming.returns(now, member):
+            self.journal.record(
+                now, "return", peer=member.name, epoch=self.epoch, iteration=member.iteration, members=len(self.versions)
+            )
+            self._wake_all()
+        told = streaming.tell(now, member, max(len(self.versions), 1), self.epoch)
+        if told is not None:
+            return told
+        if streaming.due_at(now, member) <= now:
+            assert self.ledger is not None
+            self.ledger.bring_up(member)
+            member.owed.begin(
+                now,
+                member.iteration,
+                self.policy.row_codec,
+                self.policy.choose_pull,
+                math.inf,
+                announce_zeros=False,
+            )
+            streaming.chosen(now, member)
+        return member.owed.next_frame(now)
+
+    def _let_go(self, now: float, streaming: Streaming) -> None:
+        """Nobody is to wait for a robot in an outage."""
+        for member in streaming.leavers(now):
+            silent_s = now - streaming.seat(member).punctuality.since
+            self._uncount(now, member)
+            self.journal.record(
+                now,
+                "absent",
+                peer=member.name,
+                epoch=self.epoch,
+                silent_s=round(silent_s, 3),
+                members=len(self.versions),
+            )
+
+    def _wake_all(self) -> None:
+        """Everybody may be told something."""
+        for member in self.members.values():
+            if member.port is not None:
+                self._ready[member.port] = None
+
     # -- slots -------------------------------------------------------------------------------------------------
 
     def _on_ask(self, now: float, member: Member, message: Ask) -> None:
@@ -706,6 +820,9 @@ class ServerNode:
         if self.slots is not None:
             self.slots.remove(member)
         self.gate.remove(member)
+        if self.streaming is not None:
+            self.streaming.left(now, member)
+            self._wake_all()
         self._cancel_extras()
         self._open_gate(now)
         self._wake_drainers()
@@ -719,14 +836,16 @@ class ServerNode:
         if self.slots is not None:
             self.slots.remove(member)
         self._uncount(now, member)
+        if self.streaming is not None:
+            self.streaming.remove(member)
         self.journal.record(now, "leave", peer=member.name, epoch=self.epoch, cause=cause, members=len(self.versions))
         if member.stage is Stage.SEEDING and self.ledger is None:
-            self.layout = None
+            self.layout = self.streaming = None
             if (next_one := self._lobby.next_in_queue()) is not None:
                 self._on_hello(now, *next_one)
 
     def _on_finish(self, now: float, member: Member, message: Finish) -> None:
-        if member.stage not in (Stage.COMPUTING, Stage.DRAINING):
+        if member.stage not in (*STREAMED, Stage.DRAINING) or (member.stage is Stage.WAITING and not self.streaming):
             raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
         member.stage = Stage.DRAINING
@@ -791,7 +910,8 @@ class ServerNode:
 
     def _new_outbox(self, layout: Layout) -> Outbox:
         source = layout.zeros() if self.ledger is None else self.ledger.parameters
-        return Outbox(layout, self._link_settings, layout.zeros(), source, state_settles=True)
+        floor = None if self.streaming is None else self.streaming.floor
+        return Outbox(layout, self._link_settings, layout.zeros(), source, state_settles=True, floor=floor)
 
     def _say(self, port: Port, message: Message) -> None:
         port.say(message)

@@ -20,11 +20,13 @@ class Step:
     Attributes:
         started, proposed: when the computation began, when its update was handed in.
         skipped: it made no contribution.
+        streamed: rows travel while it computes; whether any did so all the time is not measured.
     """
 
     started: float
     proposed: float = 0.0
     skipped: bool = False
+    streamed: bool = False
     held_s: float = 0.0
     staleness: int = 0
     mta_time_s: float = 0.0
@@ -54,6 +56,12 @@ class Step:
         """A slot was given."""
         self.held_s += message.held_s
 
+    def passed(self, now: float, staleness: int) -> None:
+        """The gate let it pass, after it was held there since the update was handed in."""
+        self.held_s = now - self.proposed
+        self.staleness = staleness
+        self.streamed = True
+
     def pulled(self, message: Rows) -> None:
         """Rows arrived."""
         self.pull_rows += len(message.rows)
@@ -71,6 +79,7 @@ class Step:
             "step",
             iteration=iteration,
             compute_s=round(self.compute_s, 6),
+            overlap_s=round(self.compute_s if self.streamed and self.push_rows + self.pull_rows else 0.0, 6),
             communicate_s=round(max(exchanged_s - self.held_s, 0.0), 6),
             stall_s=round(min(self.held_s, exchanged_s), 6),
             push_rows=self.push_rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -34,12 +35,14 @@ from rowcast.wire import (
     Ask,
     Cancel,
     Challenge,
+    Computed,
     Farewell,
     Finish,
     Go,
     Grant,
     Heartbeat,
     Hello,
+    Horizon,
     LayoutTable,
     Leave,
     Message,
@@ -152,6 +155,8 @@ class WorkerNode:
         self._contributed = False
         self._weight = 1.0
         self._outer: Outer | None = None
+        self._horizon: Horizon | None = None
+        self._started_at = 0
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
 
@@ -224,7 +229,11 @@ class WorkerNode:
             # The outer momentum goes on without a contribution, as it does at the others.
             self.accumulate([self.replica[spec.start : spec.stop] for spec in self.layout.tensors], self._weight)
         self._contributed = False
-        self._request_push(now)
+        if self._streams:
+            self._stream(now)
+            self._pass_gate(now)
+        else:
+            self._request_push(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:
         """Deliver everything, receive everything, say goodbye. :attr:`phase` is DONE when done.
@@ -303,6 +312,8 @@ class WorkerNode:
                 self._on_grant(now, message)
             case Go():
                 self._on_go(now, message)
+            case Horizon():
+                self._on_horizon(now, message)
             case PullEnd():
                 self._on_pull_end(now, message)
             case Cancel():
@@ -468,7 +479,9 @@ class WorkerNode:
             self._carry_on(now)
 
     def _carry_on(self, now: float) -> None:
-        if self.phase in EXCHANGING:
+        if self._streams and self.phase in (Phase.COMPUTING, Phase.WAITING):
+            self._stream(now)
+        elif self.phase in EXCHANGING:
             self._request_push(now)
         elif self.phase is Phase.FINISHING:
             self._begin_drain(now)
@@ -480,7 +493,8 @@ class WorkerNode:
         _expect_countable(message.iteration)
         self.joined = True
         self.members = max(message.members, 1)
-        self.iteration = message.iteration
+        self.iteration = self._started_at = message.iteration
+        self._horizon = None
         self.outbox.renumber(message.iteration)
         if self.phase is Phase.JOINING:
             self.phase = Phase.COMPUTING
@@ -536,9 +550,12 @@ class WorkerNode:
         self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, limit_s)
 
     def _note_push(self) -> None:
-        """Book what the last transfer sent, before another one takes its place."""
+        """Book what the last transfer sent, before another one takes its place.
+
+        Where rows are streamed, those of the iteration before travelled during this step.
+        """
         transfer = self.outbox.transfer
-        if transfer is not None and transfer.iteration == self.iteration:
+        if transfer is not None and (self._streams or transfer.iteration == self.iteration):
             self._step.pushed(transfer)
         self.outbox.transfer = None
 
@@ -581,6 +598,48 @@ class WorkerNode:
         if self.phase is not Phase.PULLING or message.iteration != self.iteration:
             raise RemoteProtocolError(f"expected no end of a pull while {self.phase.value}, got one")
         self.phase = Phase.COMPUTING
+        self._record_step(now)
+
+    # -- iterations without phases -----------------------------------------------------------------------------
+
+    @property
+    def _streams(self) -> bool:
+        return self.policy is not None and self.policy.streaming
+
+    def _stream(self, now: float) -> None:
+        """Rows are chosen anew, and flow until the next iteration is finished."""
+        assert self.policy is not None
+        self._note_push()
+        self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, math.inf)
+        self._say(
+            Computed(self.iteration, self._step.compute_s, self.outbox.meter.rate_bps(now), self._step.skipped)
+        )
+
+    def _on_horizon(self, now: float, message: Horizon) -> None:
+        self._horizon = message
+        self.members = max(message.members, 1)
+        if self.phase is Phase.WAITING:
+            self._pass_gate(now)
+
+    def _pass_gate(self, now: float) -> None:
+        """Compute on, if the parameters are fresh enough for that."""
+        if not self._fresh_enough(now):
+            self.phase = Phase.WAITING
+            return
+        self.phase = Phase.COMPUTING
+        step = self._step
+        step.passed(now, 0 if self._horizon is None else max(self._horizon.newest - self.iteration, 0))
+        self._record_step(now)
+
+    def _fresh_enough(self, now: float) -> bool:
+        assert self.policy is not None
+        slack = self.policy.slack or 0
+        lag = self.iteration - self._started_at
+        if self._horizon is not None:
+            slack, lag = self._horizon.slack, self.iteration - self._horizon.horizon
+        return lag <= slack
+
+    def _record_step(self, now: float) -> None:
         step = self._step
         step.record(now, self.journal, self.layout, self.iteration, self.outbox.meter.rate_bps(now))
         self.metrics["share"] = step.share(self.layout)

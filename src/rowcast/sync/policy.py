@@ -23,6 +23,7 @@ import numpy.typing as npt
 from rowcast.codecs import Codec, Zero, codec_by_name
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection, select
+from rowcast.rows.select import value_per_byte
 from rowcast.sync.artifact import artifact_share, select_groups
 from rowcast.sync.mta import minimum_share
 
@@ -31,6 +32,9 @@ __all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
 GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
 LOWEST_SHARE = 1e-6
+
+#: Iterations of staleness, end to end, that the policy ``rowcast`` allows.
+DEFAULT_SLACK = 8
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class Policy:
             2311.08105). Above 0 a worker holds one more vector of the model's size.
         scheduled: a transfer needs a slot, which the server gives (:mod:`rowcast.sync.flown`).
         lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
+        streaming: rows flow in both directions all the time; there is no push phase and no pull phase, and the slack
+            bounds the staleness end to end (algorithms.md 1.4).
+        elastic: nobody waits for a worker in an outage. Only with ``streaming``.
     """
 
     name: str
@@ -93,6 +100,8 @@ class Policy:
     lag: int = 0
     pull_share: float | None = None
     mta: str = "measured"
+    streaming: bool = False
+    elastic: bool = False
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -125,6 +134,14 @@ class Policy:
         return codec_by_name(self.codec)
 
     @property
+    def push_bound(self) -> int | None:
+        """A row is pushed at most so many iterations after it was computed; ``None``: there is no bound.
+
+        Where rows are streamed the slack is one for both directions: what the pull does not need is left (1.4).
+        """
+        return self.slack if self.slack is None or not self.streaming else self.slack + 1 - self.pull_bound
+
+    @property
     def pull_bound(self) -> int:
         """A row that is owed is pulled at least once in this many pulls."""
         return math.ceil(1 / self.share_of_pull)
@@ -144,7 +161,7 @@ class Policy:
 
     def choose_push(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
-        overdue = view.iteration - self.slack if self.slack is not None else -1
+        overdue = view.iteration - self.push_bound if self.push_bound is not None else -1
         return self._choose(layout, view, overdue, self.share)
 
     def choose_pull(self, layout: Layout, view: RowsToSend) -> Selection:
@@ -173,6 +190,9 @@ class Policy:
         The magnitude of a row is its mean |.|, in units of the mean over the rows that may travel: the largest
         row would flatten all others.
         """
+        if self.streaming:
+            ages = view.iteration - view.stamps
+            return value_per_byte(layout.lengths, view.abs_sums, view.row_bytes, ages, self.slack or 1)
         if not self.speculative or len(view.eligible) == 0:
             return None
         means = view.abs_sums / layout.lengths.astype(np.float32)
@@ -220,6 +240,16 @@ def _rog(name: str, slack: int | None) -> Policy:
     return Policy(name, threshold, minimum_share(threshold), speculative=True)
 
 
+def _rowcast(name: str, slack: int | None) -> Policy:
+    bound = DEFAULT_SLACK if slack is None else slack
+    if not bound:
+        raise ConfigError(f"policy {name!r}: expected a slack of 1 or more; with 0 nothing can overlap, write 'bsp'")
+    # Both directions cost the same where each worker is sent rows of its own: half of the slack for each (1.4).
+    pull = max((bound + 2) // 2, 1)
+    push = bound + 1 - pull
+    return Policy(name, bound, 1 / (push + 1), pull_share=1 / pull, streaming=True, elastic=True)
+
+
 def _flown(name: str, lag: int | None) -> Policy:
     # The gate is open: FLOWN bounds no staleness (algorithms.md 4).
     return Policy(name, None, 1.0, granularity="model", scheduled=True, lag=_needed(name, lag))
@@ -259,7 +289,15 @@ REGISTRY: dict[str, Callable[[str, int | None], Policy]] = {
     "localsgd": _localsgd,
     "diloco": _diloco,
     "rog": _rog,
+    "rowcast": _rowcast,
 }
+
+def _switch(text: str) -> bool:
+    """'on' or 'off'."""
+    if text not in ("on", "off"):
+        raise ValueError(text)
+    return text == "on"
+
 
 _EXAMPLES = ("bsp", "ssp:4", "asp", "flown:4", "localsgd:8", "diloco:8", "rog:4")
 _OPTIONS: dict[str, Callable[[str], object]] = {
@@ -273,6 +311,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "outer_momentum": float,
     "mta": str,
     "compat": str,
+    "elastic": _switch,
 }
 
 

@@ -23,9 +23,9 @@ class VersionTable:
         self._oldest = Levels()
         self._stale: dict[str, None] = {}
 
-    def admit(self, worker: str, iteration: int) -> None:
-        """Count ``worker`` at the gate; all its rows have version ``iteration``."""
-        self._versions[worker] = np.full(self._rows, iteration, dtype=np.int32)
+    def admit(self, worker: str, iteration: int, versions: npt.NDArray[np.int32] | None = None) -> None:
+        """Count ``worker`` at the gate; all its rows have version ``iteration``, or those of ``versions``."""
+        self._versions[worker] = np.full(self._rows, iteration, dtype=np.int32) if versions is None else versions
         self._stale.pop(worker, None)
         self._oldest.set(worker, iteration)
 
@@ -57,6 +57,10 @@ class VersionTable:
     def behind(self, version: int) -> list[str]:
         """The workers that have a row older than ``version``."""
         return [worker for worker in self._versions if self.oldest_of(worker) < version]
+
+    def floor(self, rows: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.int32]:
+        """How far everybody's contribution to each of ``rows`` has come: min over the workers, int32 [k]."""
+        return np.min([versions[rows] for versions in self._versions.values()], axis=0)  # type: ignore[no-any-return]
 
     def of(self, worker: str) -> npt.NDArray[np.int32]:
         """A copy of the versions of ``worker``, int32 [rows]."""

@@ -23,12 +23,14 @@ __all__ = [
     "Ask",
     "Cancel",
     "Challenge",
+    "Computed",
     "Farewell",
     "Finish",
     "Go",
     "Grant",
     "Heartbeat",
     "Hello",
+    "Horizon",
     "LayoutTable",
     "Leave",
     "Message",
@@ -192,6 +194,30 @@ class PullEnd(Message):
 
 
 @dataclass(frozen=True)
+class Computed(Message):
+    """w> An iteration is finished; its rows follow while the next one is computed. Only where rows are streamed."""
+
+    KIND: ClassVar[int] = 21
+    iteration: int
+    compute_s: float  #: seconds that the gradient of this iteration took
+    rate_bps: float  #: measured delivery rate, bit/s
+    skipped: bool  #: this iteration made no contribution
+
+
+@dataclass(frozen=True)
+class Horizon(Message):
+    """s> How fresh your parameters are. Travels in its place between row frames. Only where rows are streamed."""
+
+    KIND: ClassVar[int] = 22
+    horizon: int  #: with the rows before this message you hold everybody's contributions up to this iteration
+    newest: int  #: iteration of the fastest worker
+    slack: int  #: iterations that you may be ahead of the horizon
+    members: int
+    epoch: int
+    counted: bool  #: the gate counts you; otherwise nobody waits for you until your link has recovered
+
+
+@dataclass(frozen=True)
 class Cancel(Message):
     """s> Everybody's quota of this iteration has arrived: stop sending rows beyond yours."""
 
@@ -284,6 +310,8 @@ CONTROL: dict[int, type[Message]] = {
         PushEnd,
         Go,
         PullEnd,
+        Computed,
+        Horizon,
         Cancel,
         StateEnd,
         Start,

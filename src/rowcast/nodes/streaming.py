@@ -1,0 +1,336 @@
+"""The server's side of a policy that streams: rows flow all the time, and each worker is told how fresh it is.
+
+There is no push phase and no pull phase, so there is no permission either. A worker starts its next iteration when
+it holds everybody's contributions up to ``iteration - slack``: its *horizon*, end to end (algorithms.md 1.4). The
+server knows for each row how far everybody's contribution has come (the *floor*), and for each worker which rows have
+changed since it was sent them; the horizon follows, and travels to the worker between its rows.
+
+With an elastic policy nobody waits for a robot in an outage. A robot that others wait for, and that has been silent
+for longer than it ever used to be, leaves the gate. It is sent what it is owed and its rows are taken as before;
+when both have caught up, it counts again. Its own count of iterations goes on undisturbed: the server translates.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.errors import RemoteProtocolError
+from rowcast.journal import Journal
+from rowcast.nodes.gate import Gate
+from rowcast.nodes.member import Member, Stage
+from rowcast.sync import Policy
+from rowcast.wire import Computed, Horizon
+
+__all__ = ["Punctuality", "Seat", "Streaming"]
+
+#: Rows to a worker are chosen anew at most once in so many frames' time; while it waits at the gate, in one.
+CHOOSE_FRAMES = 10
+
+
+class Punctuality:
+    """How regularly a worker's oldest row becomes newer, and since when it has not.
+
+    Attributes:
+        since: when it last did (s).
+    """
+
+    MEMORY = 64
+    #: So many intervals tell what is usual.
+    ENOUGH = 8
+    QUANTILE = 0.95
+    #: Silence beyond the usual that nobody takes for an outage (s), and the same before anything is known.
+    GRACE_S = 2.0
+    UNKNOWN_S = 10.0
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self._intervals: deque[float] = deque()
+        self._ordered: list[float] = []
+
+    def advanced(self, now: float) -> None:
+        """Its oldest row became newer."""
+        interval = now - self.since
+        self.since = now
+        self._intervals.append(interval)
+        insort(self._ordered, interval)
+        if len(self._intervals) > self.MEMORY:
+            self._ordered.remove(self._intervals.popleft())
+
+    @property
+    def limit_s(self) -> float:
+        """Silence for longer than this is an outage (s)."""
+        if len(self._ordered) < self.ENOUGH:
+            return self.UNKNOWN_S
+        usual_s = self._ordered[math.ceil(self.QUANTILE * len(self._ordered)) - 1]
+        return usual_s + self.GRACE_S
+
+    def overdue_at(self) -> float:
+        """When its silence becomes an outage (s)."""
+        return self.since + self.limit_s
+
+
+@dataclass(eq=False)
+class Seat:
+    """What the server keeps for a worker of a streaming policy.
+
+    Attributes:
+        versions: int32 [rows], newest iteration whose contribution to each row is here, in the worker's own count.
+        own: newest iteration it has finished, in its own count.
+        shift: add it to the worker's count to get the gate's.
+        told: the last horizon it was told, or ``None``.
+        choose_at: its rows are not chosen anew before (s).
+        outdated: the order of its rows is that of an iteration before.
+        steady_since: since when it has caught up, while it does not count (s).
+        left_at, absences: when it last left the gate (s), and how often it did lately.
+        oldest: the oldest of ``versions``.
+    """
+
+    versions: npt.NDArray[np.int32]
+    punctuality: Punctuality
+    own: int = 0
+    shift: int = 0
+    told: Horizon | None = None
+    choose_at: float = 0.0
+    outdated: bool = False
+    steady_since: float | None = None
+    left_at: float = 0.0
+    absences: int = 0
+    oldest: int = 0
+
+
+class Streaming:
+    """Horizons, and who counts.
+
+    Args:
+        policy: the team's policy.
+        gate: whom the gate counts; its versions are kept up to date here.
+        members: the server's members, by name.
+        rows: rows of the layout.
+        frame_s: link time of a frame.
+        journal: where absences and returns are recorded.
+
+    Attributes:
+        floor: int32 [rows], how far everybody's contribution to each row has come; every outbox of the server
+            has this very array.
+    """
+
+    #: A worker counts again when it lacks at most this share of the slack, for so long (s), doubled with each absence
+    #: of the last :data:`FORGIVEN_S` seconds: a link that comes and goes is damped.
+    CAUGHT_UP = 0.5
+    STEADY_S = 2.0
+    STEADY_CAP_S = 60.0
+    FORGIVEN_S = 300.0
+
+    def __init__(
+        self, policy: Policy, gate: Gate, members: Mapping[str, Member], rows: int, frame_s: float, journal: Journal
+    ) -> None:
+        self.policy = policy
+        self.floor = np.zeros(rows, dtype=np.int32)
+        self.slack = policy.slack or 0
+        self._gate = gate
+        self._members = members
+        self._frame_s = frame_s
+        self._journal = journal
+        self._seats: dict[str, Seat] = {}
+        self._lowest = 0
+
+    def seat(self, member: Member) -> Seat:
+        return self._seats[member.name]
+
+    # -- who takes part ------------------------------------------------------------------------------------------
+
+    def admit(self, now: float, member: Member) -> None:
+        """The gate counts ``member`` from now on; both count alike."""
+        seat = Seat(np.full(len(self.floor), member.iteration, dtype=np.int32), Punctuality(now), member.iteration)
+        seat.oldest = member.iteration
+        self._seats[member.name] = seat
+        self._gate.versions.admit(member.name, member.iteration)
+        self._renew_floor()
+
+    def remove(self, member: Member) -> None:
+        """``member`` has left for good."""
+        self._seats.pop(member.name, None)
+        self._renew_floor()
+
+    def _renew_floor(self) -> None:
+        """Somebody came or went."""
+        versions = self._gate.versions
+        if len(versions):
+            self.floor[:] = versions.floor()
+        self._lowest = int(self.floor.min())
+
+    # -- what arrives --------------------------------------------------------------------------------------------
+
+    def expect(self, member: Member, iteration: int) -> None:
+        """Raises :class:`RemoteProtocolError` where ``iteration`` is not the worker's newest."""
+        own = self.seat(member).own
+        if iteration != own:
+            raise RemoteProtocolError(f"expected iteration {own} of {member.name}, got {iteration}")
+
+    def arrived(self, now: float, member: Member, rows: npt.NDArray[np.int64], iteration: int, *, empty: bool) -> bool:
+        """``rows`` of ``member`` are whole up to ``iteration`` (its own count); whether the floor has risen.
+
+        Call it before they are added to what anybody is owed.
+        """
+        seat = self.seat(member)
+        if not empty:
+            self.touch(rows)
+        seat.versions[rows] = iteration
+        oldest = int(seat.versions.min())
+        if oldest > seat.oldest:
+            seat.oldest = oldest
+            seat.punctuality.advanced(now)
+        if not member.gated:
+            return False
+        versions = self._gate.versions
+        versions.advance(member.name, rows, iteration + seat.shift)
+        self.floor[rows] = versions.floor(rows)
+        before, self._lowest = self._lowest, versions.oldest() or 0
+        return self._lowest > before
+
+    def touch(self, rows: npt.NDArray[np.int64]) -> None:
+        """Contributions to ``rows`` are about to be added to what everybody is owed."""
+        for member in self._members.values():
+            member.owed.touch(rows)
+
+    def computed(self, now: float, member: Member, message: Computed) -> None:
+        """A worker has finished an iteration, or says so again after a cut.
+
+        Raises:
+            RemoteProtocolError: not the iteration after its last one, or that one again.
+        """
+        seat = self.seat(member)
+        if not seat.own <= message.iteration <= seat.own + 1:
+            raise RemoteProtocolError(
+                f"expected iteration {seat.own} or {seat.own + 1} of {member.name}, got {message.iteration}"
+            )
+        seat.own = message.iteration
+        self._gate.finished(member, message.iteration + seat.shift)
+        seat.outdated = True
+        if seat.told is None or not self._may_start(seat, seat.told):
+            member.stage = Stage.WAITING
+            member.waiting_since = now
+
+    # -- horizons ------------------------------------------------------------------------------------------------
+
+    def horizon_of(self, member: Member) -> int:
+        """Up to which iteration a worker holds everybody's contributions, in the gate's count."""
+        return member.owed.horizon(self._lowest)
+
+    def tell(self, now: float, member: Member, members: int, epoch: int) -> Horizon | None:
+        """What a worker must be told of its horizon before its next rows, if anything."""
+        seat = self.seat(member)
+        horizon = max(self.horizon_of(member) - seat.shift, 0)
+        told = seat.told
+        if told is not None and (told.horizon, told.slack, told.members, told.counted) == (
+            horizon,
+            self.slack,
+            members,
+            member.gated,
+        ):
+            return None
+        message = Horizon(horizon, max(self._gate.newest() - seat.shift, 0), self.slack, members, epoch, member.gated)
+        seat.told = message
+        if member.stage is Stage.WAITING and self._may_start(seat, message):
+            member.stage = Stage.COMPUTING
+        return message
+
+    def _may_start(self, seat: Seat, told: Horizon) -> bool:
+        return seat.own - told.horizon <= told.slack
+
+    def forget_told(self, member: Member) -> None:
+        """The link was lost, and perhaps what was told with it."""
+        if member.name in self._seats:
+            self.seat(member).told = None
+
+    def is_idle(self, now: float, member: Member) -> bool:
+        """Whether ``member`` is sent rows all the time, and there are none."""
+        return member.name in self._seats and not member.owed.changed.any()
+
+    def wake_at(self, member: Member) -> float:
+        """When something may have to be done for ``member`` that nothing else is the occasion for (s).
+
+        What was due when it was last woken waits for its link, or for what arrives.
+        """
+        times = [self.due_at(member.woken_at, member)]
+        if member.stage is Stage.WAITING:
+            times.append(self.check_at())
+        return min((time for time in times if time > member.woken_at), default=math.inf)
+
+    def due_at(self, now: float, member: Member) -> float:
+        """When rows for ``member`` are to be chosen (s); ``inf`` when there is nothing to choose, or enough is."""
+        owed, seat = member.owed, self.seat(member)
+        if not owed.changed.any():
+            return math.inf
+        if seat.outdated:
+            return now
+        done = owed.transfer is None or owed.transfer.finished(now)
+        return max(seat.choose_at, now) if done else math.inf
+
+    def chosen(self, now: float, member: Member) -> None:
+        """They were."""
+        seat = self.seat(member)
+        frames = 1 if member.stage is Stage.WAITING else CHOOSE_FRAMES
+        seat.choose_at = now + frames * self._frame_s
+        seat.outdated = False
+
+    # -- outages -------------------------------------------------------------------------------------------------
+
+    def check_at(self) -> float:
+        """When :meth:`leavers` may have an answer (s)."""
+        if not self.policy.elastic:
+            return math.inf
+        return min((self.seat(member).punctuality.overdue_at() for member in self._blockers()), default=math.inf)
+
+    def leavers(self, now: float) -> list[Member]:
+        """Workers that others wait for and that are in an outage: nobody is to wait for them any longer."""
+        if not self.policy.elastic:
+            return []
+        return [member for member in self._blockers() if now >= self.seat(member).punctuality.overdue_at()]
+
+    def _blockers(self) -> list[Member]:
+        """Members without whose oldest row somebody would go on."""
+        waiting = [
+            member.iteration - self.slack
+            for member in self._members.values()
+            if member.stage is Stage.WAITING and member.gated
+        ]
+        if not waiting or len(self._gate.versions) < 2:
+            return []
+        return [self._members[name] for name in self._gate.versions.behind(min(waiting))]
+
+    def left(self, now: float, member: Member) -> None:
+        """``member`` does not count any longer."""
+        seat = self.seat(member)
+        if now - seat.left_at > self.FORGIVEN_S:
+            seat.absences = 0
+        seat.absences += 1
+        seat.left_at = now
+        seat.steady_since = None
+        self._renew_floor()
+
+    def returns(self, now: float, member: Member) -> bool:
+        """Whether ``member``, which does not count, may count again; if so, it does."""
+        seat = self.seat(member)
+        lag = math.ceil(self.CAUGHT_UP * self.slack)
+        oldest = int(seat.versions.min())
+        caught_up = seat.own - oldest <= lag and self._lowest - self.horizon_of(member) <= lag and member.port
+        if not caught_up or oldest < lag:
+            seat.steady_since = None
+            return False
+        if seat.steady_since is None:
+            seat.steady_since = now
+        if now - seat.steady_since < min(self.STEADY_S * 2 ** (seat.absences - 1), self.STEADY_CAP_S):
+            return False
+        seat.shift = self._lowest - oldest if len(self._gate.versions) else seat.shift
+        seat.punctuality.since = now
+        self._gate.readmit(member, seat.own + seat.shift, seat.versions + np.int32(seat.shift))
+        self._renew_floor()
+        return True
