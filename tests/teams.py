@@ -12,7 +12,8 @@ from rowcast.testing import ScriptedWorker
 #: 27 rows and 63 elements: a tensor of several rows, a bias, a scalar.
 LAYOUT = Layout.from_shapes([("weight", (24, 2)), ("bias", (14,)), ("scale", ())], small_tensor=1)
 
-POLICIES = ["bsp", "ssp:1", "ssp:3", "asp", "flown:2", "rog:1", "rog:2", "rog:4", "rog:8"]
+POLICIES = ["bsp", "ssp:1", "ssp:3", "asp", "flown:2", "rog:1", "rog:2", "rog:4", "rog:8", "rowcast:1"]
+POLICIES += ["rowcast:3", "rowcast:8", "rowcast:2?elastic=off"]
 CODECS = ["raw", "half", "onebit"]
 
 
@@ -71,7 +72,8 @@ def members(draw, count=None, iterations=None):
 
 @st.composite
 def policies(draw, families=POLICIES, codecs=CODECS):
-    return f"{draw(st.sampled_from(families))}?codec={draw(st.sampled_from(codecs))}"
+    family = draw(st.sampled_from(families))
+    return f"{family}{'&' if '?' in family else '?'}codec={draw(st.sampled_from(codecs))}"
 
 
 @st.composite

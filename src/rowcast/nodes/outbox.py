@@ -35,6 +35,8 @@ __all__ = ["Outbox", "Transfer"]
 
 Chooser = Callable[[Layout, RowsToSend], Selection]
 
+MAX_STAMP = np.iinfo(np.int32).max
+
 #: Assumed bytes of index for each row when the size of a frame is planned.
 _INDEX_BYTES = 2
 
@@ -339,6 +341,11 @@ class Outbox:
         """
         lacking = self.stamps[self.changed]
         return min(floor, int(lacking.min())) if len(lacking) else floor
+
+    def horizon_in_flight(self, received: int) -> int:
+        """The same for the rows of the frames beyond ``received``, which the peer does not hold yet (for the books)."""
+        ages = [int(one.previous_stamps.min()) for one in self._flight if one.message.number > received]
+        return min(ages, default=MAX_STAMP)
 
     def quota_s(self, now: float) -> float:
         """Seconds that the quota of the current transfer took: measured, or predicted while it is on its way.

@@ -260,8 +260,8 @@ class ServerNode:
     def _timer_of(self, member: Member) -> float | None:
         settings, port = self.settings, member.port
         if port is None:
-            counts = member.gated or member.stage in NOT_STARTED
-            return member.lost_at + settings.absence_limit_s if counts else None
+            waited_for = self._computes(member) or member.stage in NOT_STARTED
+            return member.lost_at + settings.absence_limit_s if waited_for else None
         due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
         if self.streaming is not None and member.stage in STREAMED:
             due = min(due, self.streaming.wake_at(member))
@@ -378,6 +378,7 @@ class ServerNode:
         self._hang_up(now, member)
         delivered, restored = member.owed.resume(now, hello.received)
         member.port = port
+        member.given_up = False
         iteration = hello.iteration
         if member.stage in (Stage.WAITING, Stage.QUEUED, Stage.PULLING):
             member.stage = Stage.COMPUTING
@@ -701,6 +702,8 @@ class ServerNode:
         return risen
 
     def _on_computed(self, now: float, member: Member, message: Computed) -> None:
+        if self.streaming is not None and member.stage is Stage.DRAINING:
+            return  # said again after a cut
         if self.streaming is None or member.stage not in STREAMED:
             raise RemoteProtocolError(f"expected no finished iteration while {member.stage.value}, got one")
         self.streaming.computed(now, member, message)
@@ -801,8 +804,10 @@ class ServerNode:
         """A link has been down for longer than the limit: nobody waits for this worker any longer."""
         if member.stage in NOT_STARTED:
             self._drop(now, member, "went away before the start")
-        elif member.gated:
+        elif self._computes(member):
+            member.given_up = True
             self._uncount(now, member)
+            self._wake_drainers()
             self.journal.record(
                 now,
                 "absent",
@@ -811,6 +816,10 @@ class ServerNode:
                 silent_s=round(now - member.lost_at, 3),
                 members=len(self.versions),
             )
+
+    def _computes(self, member: Member) -> bool:
+        """Whether more is to come from a worker: it counts, or it is in an outage and will count again."""
+        return member.gated or (self.streaming is not None and member.stage in STREAMED and not member.given_up)
 
     def _uncount(self, now: float, member: Member) -> None:
         if not member.gated:
@@ -871,7 +880,7 @@ class ServerNode:
             frame = owed.next_frame(now)
             if frame is not None:
                 return frame
-        others_compute = member.finish_wait and len(self.versions) > 0
+        others_compute = member.finish_wait and any(self._computes(other) for other in self.members.values())
         if others_compute or not owed.empty or member.port is None:
             return None
         self.journal.record(

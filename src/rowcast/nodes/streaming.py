@@ -90,6 +90,7 @@ class Seat:
         steady_since: since when it has caught up, while it does not count (s).
         left_at, absences: when it last left the gate (s), and how often it did lately.
         oldest: the oldest of ``versions``.
+        heard_at: when it last told of an iteration (s).
     """
 
     versions: npt.NDArray[np.int32]
@@ -103,6 +104,7 @@ class Seat:
     left_at: float = 0.0
     absences: int = 0
     oldest: int = 0
+    heard_at: float = -math.inf
 
 
 class Streaming:
@@ -140,6 +142,11 @@ class Streaming:
         self._journal = journal
         self._seats: dict[str, Seat] = {}
         self._lowest = 0
+
+    @property
+    def ahead(self) -> int:
+        """Iterations that a worker may finish while its link is down."""
+        return self.slack + 1
 
     def seat(self, member: Member) -> Seat:
         return self._seats[member.name]
@@ -201,16 +208,18 @@ class Streaming:
             member.owed.touch(rows)
 
     def computed(self, now: float, member: Member, message: Computed) -> None:
-        """A worker has finished an iteration, or says so again after a cut.
+        """A worker has finished an iteration; after a cut it says so again, and may have finished several.
 
         Raises:
-            RemoteProtocolError: not the iteration after its last one, or that one again.
+            RemoteProtocolError: an iteration before its last one, or one that it cannot have got to.
         """
         seat = self.seat(member)
-        if not seat.own <= message.iteration <= seat.own + 1:
+        most = seat.own + 1 if member.port is None or member.port.opened_at < seat.heard_at else seat.own + self.ahead
+        if not seat.own <= message.iteration <= most:
             raise RemoteProtocolError(
-                f"expected iteration {seat.own} or {seat.own + 1} of {member.name}, got {message.iteration}"
+                f"expected iteration {seat.own} .. {most} of {member.name}, got {message.iteration}"
             )
+        seat.heard_at = now
         seat.own = message.iteration
         self._gate.finished(member, message.iteration + seat.shift)
         seat.outdated = True
@@ -262,6 +271,9 @@ class Streaming:
         times = [self.due_at(member.woken_at, member)]
         if member.stage is Stage.WAITING:
             times.append(self.check_at())
+        seat = self.seat(member)
+        if not member.gated and seat.steady_since is not None:
+            times.append(seat.steady_since + self._proof_s(seat))
         return min((time for time in times if time > member.woken_at), default=math.inf)
 
     def due_at(self, now: float, member: Member) -> float:
@@ -319,18 +331,23 @@ class Streaming:
     def returns(self, now: float, member: Member) -> bool:
         """Whether ``member``, which does not count, may count again; if so, it does."""
         seat = self.seat(member)
-        lag = math.ceil(self.CAUGHT_UP * self.slack)
         oldest = int(seat.versions.min())
-        caught_up = seat.own - oldest <= lag and self._lowest - self.horizon_of(member) <= lag and member.port
-        if not caught_up or oldest < lag:
+        lacks = self._lowest - self.horizon_of(member)
+        lag = math.ceil(self.CAUGHT_UP * self.slack)
+        # Its oldest row will count as the oldest of all: what it holds must not be older than its own first iteration.
+        if max(seat.own - oldest, lacks) > lag or oldest < lacks:
             seat.steady_since = None
             return False
         if seat.steady_since is None:
             seat.steady_since = now
-        if now - seat.steady_since < min(self.STEADY_S * 2 ** (seat.absences - 1), self.STEADY_CAP_S):
+        if now < seat.steady_since + self._proof_s(seat):
             return False
-        seat.shift = self._lowest - oldest if len(self._gate.versions) else seat.shift
+        seat.shift = self._lowest - oldest
         seat.punctuality.since = now
         self._gate.readmit(member, seat.own + seat.shift, seat.versions + np.int32(seat.shift))
         self._renew_floor()
         return True
+
+    def _proof_s(self, seat: Seat) -> float:
+        """For how long a worker must have caught up (s)."""
+        return min(self.STEADY_S * 2 ** (seat.absences - 1), self.STEADY_CAP_S)

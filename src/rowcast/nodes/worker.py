@@ -479,11 +479,11 @@ class WorkerNode:
             self._carry_on(now)
 
     def _carry_on(self, now: float) -> None:
-        if self._streams and self.phase in (Phase.COMPUTING, Phase.WAITING):
+        if self._streams and self.phase is not Phase.JOINING:
             self._stream(now)
         elif self.phase in EXCHANGING:
             self._request_push(now)
-        elif self.phase is Phase.FINISHING:
+        if self.phase is Phase.FINISHING:
             self._begin_drain(now)
 
     def _on_start(self, now: float, message: Start) -> None:
@@ -611,9 +611,10 @@ class WorkerNode:
         assert self.policy is not None
         self._note_push()
         self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, math.inf)
-        self._say(
-            Computed(self.iteration, self._step.compute_s, self.outbox.meter.rate_bps(now), self._step.skipped)
-        )
+        if self._welcomed and self.joined:
+            self._say(
+                Computed(self.iteration, self._step.compute_s, self.outbox.meter.rate_bps(now), self._step.skipped)
+            )
 
     def _on_horizon(self, now: float, message: Horizon) -> None:
         self._horizon = message

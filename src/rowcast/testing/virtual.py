@@ -456,14 +456,24 @@ class VirtualTeam:
             return
         worker.computing = True
         if node.name in self.server.versions:
-            oldest = self.server.versions.oldest()
-            assert oldest is not None
-            self.gaps.append(node.iteration - oldest)
-            self.push_ages.append(node.iteration - self.server.versions.oldest_of(node.name))
-            owed = self.server.members[node.name].owed
-            stamps = owed.stamps[np.logical_or.reduceat(owed.vector != 0, self.layout.offsets[:-1])]
-            self.pull_ages.append(node.iteration - int(stamps.min(initial=node.iteration)))
+            self._measure_staleness(node)
         self.at(self.now + worker.script.compute_s, lambda: self._propose(worker))
+
+    def _measure_staleness(self, node: WorkerNode) -> None:
+        """A worker that the gate counts starts to compute: how old is what it holds, and what it delivered?"""
+        oldest = self.server.versions.oldest()
+        member = self.server.members[node.name]
+        owed, streaming = member.owed, self.server.streaming
+        assert oldest is not None
+        iteration = node.iteration if streaming is None else node.iteration + streaming.seat(member).shift
+        self.gaps.append(iteration - oldest)
+        self.push_ages.append(iteration - self.server.versions.oldest_of(node.name))
+        if streaming is None:
+            stamps = owed.stamps[np.logical_or.reduceat(owed.vector != 0, self.layout.offsets[:-1])]
+            held = int(stamps.min(initial=node.iteration))
+        else:
+            held = min(streaming.horizon_of(member), owed.horizon_in_flight(node.inbox.received))
+        self.pull_ages.append(iteration - held)
 
     def _propose(self, worker: _Worker) -> None:
         if worker.killed:
