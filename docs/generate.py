@@ -48,6 +48,11 @@ FAMILIES = {
         "rog:S",
         "Row by row. Slack S, a quota of the oldest rows, then others while the MTA time lasts.",
     ),
+    "rowcast": (
+        "rowcast:S",
+        "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
+        "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone is `rowcast:8`.",
+    ),
 }
 
 #: What each option means; an option that is missing here fails the test.
@@ -61,6 +66,9 @@ OPTIONS = {
     "outer_lr": "Factor on everything that is contributed, above 0; 0.7 for 'diloco'.",
     "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco'. Above 0 a worker "
     "holds one more vector of the model's size.",
+    "elastic": "'on' or 'off': a robot in an outage leaves the gate. Used by 'rowcast'.",
+    "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
+    "fade": "'on' or 'off': contributions from parameters older than half of the slack count less. Used by 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "compat": "'artifact': order, MTA time and minimum share of the published software of ROG, to replay its measured "
     "runs. For `rog:S` only.",
@@ -101,6 +109,8 @@ def policies() -> str:
         slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
         beyond = "until the MTA time" if policy.speculative else "nothing"
+        if policy.streaming:
+            share, beyond = f"about 2 / (S + 2); {policy.share:.3f} for S = 4", "all the time"
         lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | {steps} | `{policy.codec}` |")
     lines.append("")
     lines += [bullet(f"`{text}`:", meaning) for text, meaning in (FAMILIES[family] for family in sync.REGISTRY)]

@@ -306,15 +306,17 @@ EXPORTED: dict[str, str] = {
         draw_composition interval read_experiment summarise table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
-    "rowcast.sync": "ArtifactTime Levels MtaTime Policy REGISTRY RateMeter VersionTable minimum_share parse_policy",
+    "rowcast.sync": """
+        ArtifactTime Levels MtaTime Policy Punctuality REGISTRY RateMeter VersionTable minimum_share parse_policy
+    """,
     "rowcast.tasks": """
         ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift SEVERITIES Severity
         State TASKS brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm load_dataset
     """,
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """
-        Ack Ask Cancel Challenge Farewell Finish FrameDecoder Go Grant HEADER_BYTES Heartbeat Hello LayoutTable Leave
-        Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting Welcome encode
+        Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder Go Grant HEADER_BYTES Heartbeat Hello Horizon
+        LayoutTable Leave Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting Welcome encode
     """,
 }
 

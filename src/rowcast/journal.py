@@ -70,7 +70,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "rows": "rows received in this push",
         "zero_rows": "rows advanced without payload, because nothing was pending in them",
         "bytes": "row frames received, headers included",
-        "quota_s": "seconds from the start of the push until its quota was acknowledged (worker's measure), or null where rows are streamed",
+        "quota_s": "seconds until the quota was acknowledged (worker's measure), or null where rows are streamed",
     },
     "gate": {
         "peer": "name of the worker that may go on",

@@ -722,13 +722,20 @@ class ServerNode:
         member.push_rows = member.push_zero_rows = member.push_bytes = 0
         assert member.port is not None
         self._ready[member.port] = None
+        if self.streaming.is_beyond(member):
+            self._leave_gate(now, member, self.streaming)
         self._let_go(now, self.streaming)
 
     def _stream(self, now: float, member: Member, streaming: Streaming) -> Message | None:
         """The next message to a worker that is sent rows all the time."""
         if not member.gated and streaming.returns(now, member):
             self.journal.record(
-                now, "return", peer=member.name, epoch=self.epoch, iteration=member.iteration, members=len(self.versions)
+                now,
+                "return",
+                peer=member.name,
+                epoch=self.epoch,
+                iteration=member.iteration,
+                members=len(self.versions),
             )
             self._wake_all()
         told = streaming.tell(now, member, max(len(self.versions), 1), self.epoch)
@@ -751,16 +758,13 @@ class ServerNode:
     def _let_go(self, now: float, streaming: Streaming) -> None:
         """Nobody is to wait for a robot in an outage."""
         for member in streaming.leavers(now):
-            silent_s = now - streaming.seat(member).punctuality.since
-            self._uncount(now, member)
-            self.journal.record(
-                now,
-                "absent",
-                peer=member.name,
-                epoch=self.epoch,
-                silent_s=round(silent_s, 3),
-                members=len(self.versions),
-            )
+            self._leave_gate(now, member, streaming)
+
+    def _leave_gate(self, now: float, member: Member, streaming: Streaming) -> None:
+        """A worker is in an outage: it does not count until it has caught up."""
+        silent_s = now - streaming.seat(member).punctuality.since
+        self._uncount(now, member)
+        self._record_absence(now, member, silent_s)
 
     def _wake_all(self) -> None:
         """Everybody may be told something."""
@@ -805,17 +809,21 @@ class ServerNode:
         if member.stage in NOT_STARTED:
             self._drop(now, member, "went away before the start")
         elif self._computes(member):
-            member.given_up = True
+            counted, member.given_up = member.gated, True
             self._uncount(now, member)
             self._wake_drainers()
-            self.journal.record(
-                now,
-                "absent",
-                peer=member.name,
-                epoch=self.epoch,
-                silent_s=round(now - member.lost_at, 3),
-                members=len(self.versions),
-            )
+            if counted:
+                self._record_absence(now, member, now - member.lost_at)
+
+    def _record_absence(self, now: float, member: Member, silent_s: float) -> None:
+        self.journal.record(
+            now,
+            "absent",
+            peer=member.name,
+            epoch=self.epoch,
+            silent_s=round(silent_s, 3),
+            members=len(self.versions),
+        )
 
     def _computes(self, member: Member) -> bool:
         """Whether more is to come from a worker: it counts, or it is in an outage and will count again."""

@@ -13,8 +13,6 @@ when both have caught up, it counts again. Its own count of iterations goes on u
 from __future__ import annotations
 
 import math
-from bisect import insort
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,55 +23,13 @@ from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.member import Member, Stage
-from rowcast.sync import Policy
+from rowcast.sync import Policy, Punctuality
 from rowcast.wire import Computed, Horizon
 
-__all__ = ["Punctuality", "Seat", "Streaming"]
+__all__ = ["Seat", "Streaming"]
 
 #: Rows to a worker are chosen anew at most once in so many frames' time; while it waits at the gate, in one.
 CHOOSE_FRAMES = 10
-
-
-class Punctuality:
-    """How regularly a worker's oldest row becomes newer, and since when it has not.
-
-    Attributes:
-        since: when it last did (s).
-    """
-
-    MEMORY = 64
-    #: So many intervals tell what is usual.
-    ENOUGH = 8
-    QUANTILE = 0.95
-    #: Silence beyond the usual that nobody takes for an outage (s), and the same before anything is known.
-    GRACE_S = 2.0
-    UNKNOWN_S = 10.0
-
-    def __init__(self, now: float) -> None:
-        self.since = now
-        self._intervals: deque[float] = deque()
-        self._ordered: list[float] = []
-
-    def advanced(self, now: float) -> None:
-        """Its oldest row became newer."""
-        interval = now - self.since
-        self.since = now
-        self._intervals.append(interval)
-        insort(self._ordered, interval)
-        if len(self._intervals) > self.MEMORY:
-            self._ordered.remove(self._intervals.popleft())
-
-    @property
-    def limit_s(self) -> float:
-        """Silence for longer than this is an outage (s)."""
-        if len(self._ordered) < self.ENOUGH:
-            return self.UNKNOWN_S
-        usual_s = self._ordered[math.ceil(self.QUANTILE * len(self._ordered)) - 1]
-        return usual_s + self.GRACE_S
-
-    def overdue_at(self) -> float:
-        """When its silence becomes an outage (s)."""
-        return self.since + self.limit_s
 
 
 @dataclass(eq=False)
@@ -146,7 +102,7 @@ class Streaming:
     @property
     def ahead(self) -> int:
         """Iterations that a worker may finish while its link is down."""
-        return self.slack + 1
+        return self.slack + self.policy.ahead + 1
 
     def seat(self, member: Member) -> Seat:
         return self._seats[member.name]
@@ -226,6 +182,11 @@ class Streaming:
         if seat.told is None or not self._may_start(seat, seat.told):
             member.stage = Stage.WAITING
             member.waiting_since = now
+
+    def is_beyond(self, member: Member) -> bool:
+        """Whether a worker that counts has gone on although the gate was shut: it is in an outage, and knows it."""
+        seat = self.seat(member)
+        return member.gated and seat.told is not None and seat.own - seat.told.horizon > seat.told.slack + 1
 
     # -- horizons ------------------------------------------------------------------------------------------------
 
@@ -350,4 +311,4 @@ class Streaming:
 
     def _proof_s(self, seat: Seat) -> float:
         """For how long a worker must have caught up (s)."""
-        return min(self.STEADY_S * 2 ** (seat.absences - 1), self.STEADY_CAP_S)
+        return min(self.STEADY_S * 2.0 ** (seat.absences - 1), self.STEADY_CAP_S)

@@ -29,7 +29,7 @@ from rowcast.nodes.port import Port
 from rowcast.nodes.replica import Replica, digest_of
 from rowcast.nodes.steps import Step
 from rowcast.rows import Layout
-from rowcast.sync import Policy, parse_policy
+from rowcast.sync import Policy, Punctuality, parse_policy
 from rowcast.wire import (
     Ack,
     Ask,
@@ -157,6 +157,7 @@ class WorkerNode:
         self._outer: Outer | None = None
         self._horizon: Horizon | None = None
         self._started_at = 0
+        self._acks = Punctuality(0.0)
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
 
@@ -175,13 +176,18 @@ class WorkerNode:
         """Optimizer steps for each iteration, from the server's policy; 1 before the server has told it."""
         return 1 if self.policy is None else self.policy.local_steps
 
-    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
+    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> float:
         """Add ``weight * (replica - sources)`` to pending; no iteration is finished by it.
 
         The policy's outer learning rate and momentum come in here. See
         :meth:`rowcast.nodes.replica.Replica.propose` for shapes and errors.
+
+        Returns:
+            The weight that counted: less than ``weight`` where the policy lets old contributions fade.
         """
         policy = self.policy
+        if policy is not None:
+            weight *= policy.weight_of(self._lag)
         if policy is not None and policy.outer_momentum > 0:
             if self._outer is None or not self._outer.follows(policy):
                 self._outer = Outer(self.layout, policy.outer_lr, policy.outer_momentum)
@@ -193,6 +199,7 @@ class WorkerNode:
         self.outbox.measured = True
         self._weight = weight
         self._contributed = True
+        return weight
 
     def accumulate_rows(self, amounts: npt.NDArray[np.float32]) -> None:
         """Add an amount to each row of a hollow layout: an update of which only the sizes matter.
@@ -284,6 +291,8 @@ class WorkerNode:
         self._port = None
         self._welcomed = False
         self.outbox.link_lost()
+        if self._streams and self.phase is Phase.WAITING:
+            self._pass_gate(now)
         if self.phase is not Phase.DONE and self.joined:
             self.notices.append(f"{self.name}: link to the server lost ({cause}); reconnecting")
 
@@ -306,6 +315,7 @@ class WorkerNode:
                 self._on_rows(now, message)
             case Ack():
                 self.outbox.acknowledged(now, message.number)
+                self._acks.advanced(now)
             case Heartbeat():
                 pass
             case Grant():
@@ -367,6 +377,10 @@ class WorkerNode:
         if not self._welcomed:
             return times[0]
         times.append(self._heartbeat_due)
+        if self._streams:
+            if self.phase is Phase.WAITING and self._silent_at() > self._woken_at:
+                times.append(self._silent_at())
+            return min(times)
         transfer = self.outbox.transfer
         if self.phase is Phase.PUSHING and transfer is not None and transfer.deadline > self._woken_at:
             times.append(transfer.deadline)
@@ -379,6 +393,8 @@ class WorkerNode:
             LinkLost: the server has been silent for too long; close the connection.
         """
         self._woken_at = now
+        if self._streams and self.phase is Phase.WAITING:
+            self._pass_gate(now)
         port = self._port
         if port is None:
             return
@@ -609,6 +625,8 @@ class WorkerNode:
     def _stream(self, now: float) -> None:
         """Rows are chosen anew, and flow until the next iteration is finished."""
         assert self.policy is not None
+        if self._silent_at() == math.inf:
+            self._acks.since = now  # until now there was nothing to acknowledge
         self._note_push()
         self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, math.inf)
         if self._welcomed and self.joined:
@@ -617,6 +635,10 @@ class WorkerNode:
             )
 
     def _on_horizon(self, now: float, message: Horizon) -> None:
+        if not self._streams:
+            raise RemoteProtocolError(
+                f"expected no horizon with the policy {self.policy and self.policy.name}, got one"
+            )
         self._horizon = message
         self.members = max(message.members, 1)
         if self.phase is Phase.WAITING:
@@ -632,13 +654,34 @@ class WorkerNode:
         step.passed(now, 0 if self._horizon is None else max(self._horizon.newest - self.iteration, 0))
         self._record_step(now)
 
+    @property
+    def _lag(self) -> int:
+        """Iterations of which the replica may lack contributions."""
+        return self.iteration - (self._started_at if self._horizon is None else self._horizon.horizon)
+
+    @property
+    def beyond(self) -> bool:
+        """It computes although the gate is shut: in an outage, in which nobody waits for it."""
+        slack = 0 if self.policy is None or self.policy.slack is None else self.policy.slack
+        return self._streams and self._lag > (slack if self._horizon is None else self._horizon.slack)
+
     def _fresh_enough(self, now: float) -> bool:
         assert self.policy is not None
-        slack = self.policy.slack or 0
-        lag = self.iteration - self._started_at
-        if self._horizon is not None:
-            slack, lag = self._horizon.slack, self.iteration - self._horizon.horizon
-        return lag <= slack
+        slack = (self.policy.slack or 0) if self._horizon is None else self._horizon.slack
+        return self._lag <= slack or (self._lag <= slack + self.policy.ahead and self._in_outage(now))
+
+    def _in_outage(self, now: float) -> bool:
+        """Nobody waits for this worker, as far as it can know: its own link is at fault."""
+        if self.policy is None or not self.policy.elastic:
+            return False
+        left_out = self._horizon is not None and not self._horizon.counted
+        return left_out or not self._welcomed or now >= self._silent_at()
+
+    def _silent_at(self) -> float:
+        """When it becomes an outage that nothing is acknowledged although there is something to send (s)."""
+        transfer = self.outbox.transfer
+        all_sent = transfer is None or transfer.place >= len(transfer.order)
+        return math.inf if all_sent and self.outbox.settled else self._acks.overdue_at()
 
     def _record_step(self, now: float) -> None:
         step = self._step

@@ -4,6 +4,7 @@ from rowcast.sync.artifact import ArtifactTime
 from rowcast.sync.levels import Levels
 from rowcast.sync.mta import MtaTime, minimum_share
 from rowcast.sync.policy import REGISTRY, Policy, parse_policy
+from rowcast.sync.punctuality import Punctuality
 from rowcast.sync.rate import RateMeter
 from rowcast.sync.versions import VersionTable
 
@@ -13,6 +14,7 @@ __all__ = [
     "Levels",
     "MtaTime",
     "Policy",
+    "Punctuality",
     "RateMeter",
     "VersionTable",
     "minimum_share",

@@ -35,6 +35,8 @@ LOWEST_SHARE = 1e-6
 
 #: Iterations of staleness, end to end, that the policy ``rowcast`` allows.
 DEFAULT_SLACK = 8
+#: Iterations beyond it that a robot in an outage computes.
+DEFAULT_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class Policy:
         streaming: rows flow in both directions all the time; there is no push phase and no pull phase, and the slack
             bounds the staleness end to end (algorithms.md 1.4).
         elastic: nobody waits for a worker in an outage. Only with ``streaming``.
+        ahead: so many iterations more than the slack allows are computed by a worker that is in an outage itself.
+            Only with ``streaming``.
+        fade: a contribution counts the less, the older the parameters are from which it was computed, beyond half
+            of the slack.
     """
 
     name: str
@@ -102,6 +108,8 @@ class Policy:
     mta: str = "measured"
     streaming: bool = False
     elastic: bool = False
+    ahead: int = 0
+    fade: bool = False
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -121,6 +129,10 @@ class Policy:
             raise ConfigError(f"policy {self.name!r}: expected 1 local step or more, got {self.local_steps}")
         if not (math.isfinite(self.outer_lr) and self.outer_lr > 0):
             raise ConfigError(f"policy {self.name!r}: expected outer_lr > 0, got {self.outer_lr}")
+        if self.ahead < 0:
+            raise ConfigError(f"policy {self.name!r}: expected ahead >= 0, got {self.ahead}")
+        if not self.streaming and (self.elastic or self.ahead or self.fade):
+            raise ConfigError(f"policy {self.name!r}: elastic, ahead and fade go with 'rowcast' only")
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(
                 f"policy {self.name!r}: outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
@@ -158,6 +170,14 @@ class Policy:
             oldest: min of the versions over all workers and rows; ``None`` when nobody counts.
         """
         return self.slack is None or oldest is None or iteration - oldest <= self.slack
+
+    def weight_of(self, lag: int) -> float:
+        """Factor on a contribution, from parameters that lack iterations of the last ``lag`` (algorithms.md 8.4).
+
+        1 up to half of the slack, then inversely proportional to the lag (Zhang et al., IJCAI 2016).
+        """
+        usual = max((self.slack or 0) / 2, 1.0)
+        return min(1.0, usual / lag) if self.fade and lag > 0 else 1.0
 
     def choose_push(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
@@ -247,7 +267,16 @@ def _rowcast(name: str, slack: int | None) -> Policy:
     # Both directions cost the same where each worker is sent rows of its own: half of the slack for each (1.4).
     pull = max((bound + 2) // 2, 1)
     push = bound + 1 - pull
-    return Policy(name, bound, 1 / (push + 1), pull_share=1 / pull, streaming=True, elastic=True)
+    return Policy(
+        name,
+        bound,
+        1 / (push + 1),
+        pull_share=1 / pull,
+        streaming=True,
+        elastic=True,
+        ahead=DEFAULT_AHEAD,
+        fade=True,
+    )
 
 
 def _flown(name: str, lag: int | None) -> Policy:
@@ -292,6 +321,7 @@ REGISTRY: dict[str, Callable[[str, int | None], Policy]] = {
     "rowcast": _rowcast,
 }
 
+
 def _switch(text: str) -> bool:
     """'on' or 'off'."""
     if text not in ("on", "off"):
@@ -312,6 +342,8 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "mta": str,
     "compat": str,
     "elastic": _switch,
+    "ahead": int,
+    "fade": _switch,
 }
 
 

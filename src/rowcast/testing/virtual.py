@@ -455,7 +455,7 @@ class VirtualTeam:
             node.finish(self.now)
             return
         worker.computing = True
-        if node.name in self.server.versions:
+        if node.name in self.server.versions and not node.beyond:
             self._measure_staleness(node)
         self.at(self.now + worker.script.compute_s, lambda: self._propose(worker))
 
@@ -486,7 +486,7 @@ class VirtualTeam:
         update = worker.script.gradient(worker.computed, node.replica).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         proposed = node.replica - update
-        node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
+        weight = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
         self.computed[node.name] += np.float64(np.float32(weight)) * (node.replica - proposed)
         node.release()
         worker.computed += 1

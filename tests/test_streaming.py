@@ -1,0 +1,235 @@
+"""Policies that stream: nothing waits for a phase, nobody waits for a robot in an outage, and the bound holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.errors import ConfigError, RemoteProtocolError
+from rowcast.links import Trace
+from rowcast.nodes import Phase
+from rowcast.sync import Punctuality, parse_policy
+from rowcast.testing import VirtualTeam
+from rowcast.wire import Computed, Horizon
+from teams import LAYOUT, Books, events, finished, replicas_agree, worker
+
+#: One whole model in either direction takes 0.1 s at 24 kbit/s: 63 float32 and some headers.
+SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)
+MODEL_BPS = 8 * 4 * LAYOUT.elements * 1.6 / 0.1
+
+
+def team_of(policy, rates, *, iterations=30, compute_s=0.2, **more):
+    scripts = [
+        worker(f"robot{i}", iterations=iterations, rate_bps=rate, compute_s=compute_s) for i, rate in enumerate(rates)
+    ]
+    more.setdefault("link_settings", SMALL_FRAMES)
+    # A silent link is not given up in these tests, unless they say so.
+    more.setdefault("server_settings", ServerSettings(expected_workers=len(rates), silence_limit_s=100.0))
+    more.setdefault("worker_settings", WorkerSettings(silence_limit_s=100.0))
+    return VirtualTeam(LAYOUT, policy, scripts, **more)
+
+
+def steps(team, name):
+    return events(team, name, "step")
+
+
+def outage(begin_s, end_s, rate_bps=MODEL_BPS):
+    """A link that carries nothing for a while; nobody is told."""
+    return Trace(
+        np.array([0.0, begin_s, end_s]), np.array([rate_bps, 0.0, rate_bps]), "outage", loop=False, duration_s=np.inf
+    )
+
+
+# -- nothing waits for a phase ---------------------------------------------------------------------------------
+
+
+def test_rows_travel_while_the_next_gradient_is_computed():
+    """Push and pull take as long as the gradient: with phases a step takes both, streamed it takes one."""
+    took = {}
+    for policy in ("bsp?codec=raw", "rowcast:4?codec=raw"):
+        team = team_of(policy, [MODEL_BPS] * 2)
+        finished(team)
+        ends = [record["t"] for record in steps(team, "robot0")]
+        took[policy] = (ends[-1] - ends[4]) / (len(ends) - 5)
+    assert took["rowcast:4?codec=raw"] == pytest.approx(0.2, rel=0.02)
+    assert took["bsp?codec=raw"] > 1.8 * took["rowcast:4?codec=raw"]
+
+
+def test_a_step_says_that_rows_travelled_during_the_computation():
+    team = team_of("rowcast:4?codec=raw", [MODEL_BPS] * 2)
+    finished(team)
+    middle = steps(team, "robot0")[5:-5]
+    assert all(record["overlap_s"] == record["compute_s"] for record in middle)
+    assert all(record["communicate_s"] == 0 for record in middle)
+    assert sum(record["push_rows"] for record in middle) >= 0.8 * LAYOUT.rows * len(middle)
+
+
+def test_a_slow_link_is_waited_for_as_the_slack_says():
+    """A tenth of the rate it takes: every step waits, and nobody is further ahead than allowed."""
+    team = team_of("rowcast:2?codec=raw&elastic=off", [MODEL_BPS, MODEL_BPS / 20], iterations=12)
+    finished(team)
+    replicas_agree(team)
+    assert sum(record["stall_s"] for record in steps(team, "robot0")) > 5.0
+    assert max(team.gaps) <= 2
+    assert max(team.pull_ages) <= 2
+
+
+def test_a_worker_alone_never_waits():
+    team = team_of("rowcast:1?codec=raw", [1e5], iterations=20)
+    finished(team)
+    assert sum(record["stall_s"] for record in steps(team, "robot0")) == pytest.approx(0, abs=0.2)
+
+
+# -- outages ---------------------------------------------------------------------------------------------------
+
+
+def test_nobody_waits_for_a_robot_in_an_outage_and_nothing_is_lost():
+    team = team_of("rowcast:4", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=200)
+    books = Books(team)
+    books.check_at(7.9, 12.0, 20.0, 37.9, 38.5, 41.0, 45.0)
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    absent, back = events(team, "server", "absent"), events(team, "server", "return")
+    assert [record["peer"] for record in absent] == ["robot2"]
+    assert [record["peer"] for record in back] == ["robot2"]
+    # Its usual interval is a step of 0.2 s; four iterations of slack and the grace later it does not count.
+    assert 8.0 < absent[0]["t"] < 8.0 + 4 * 0.2 + Punctuality.GRACE_S + 1.0
+    assert 38.0 < back[0]["t"] < 45.0
+    stalled = sum(record["stall_s"] for record in steps(team, "robot0"))
+    assert stalled < Punctuality.GRACE_S + 0.5
+
+
+def test_without_elasticity_everybody_waits_for_it():
+    team = team_of("rowcast:4?elastic=off", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=200)
+    finished(team)
+    assert events(team, "server", "absent") == []
+    assert sum(record["stall_s"] for record in steps(team, "robot0")) > 25.0
+
+
+def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_adds_fades():
+    team = team_of("rowcast:4?ahead=6", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=200)
+    weights = {}
+    node = team.workers["robot2"].node
+    accumulate = node.accumulate
+
+    def record(sources, weight):
+        weights[node.iteration + 1] = accumulate(sources, weight)
+        return weights[node.iteration + 1]
+
+    node.accumulate = record
+    team.run(37.0)
+    assert node.phase is Phase.WAITING
+    begun = min(n for n, weight in weights.items() if weight < 0.99 / 3 and n > 30)
+    faded = [weights[n] * node.members for n in range(begun, node.iteration + 1)]
+    assert faded == sorted(faded, reverse=True)
+    assert faded[-1] == pytest.approx(2 / (4 + 6))  # half of the slack over the lag
+    told = node._horizon
+    assert node.iteration - told.horizon == 4 + 6 + 1
+    finished(team)
+    replicas_agree(team)
+
+
+def test_a_robot_whose_link_is_gone_does_not_hold_the_others_until_the_absence_limit():
+    team = team_of("rowcast:4", [1e5] * 3, iterations=120)
+    team.at(6.0, lambda: team.cut("robot1", 8.0))
+    finished(team)
+    replicas_agree(team)
+    assert sum(record["stall_s"] for record in steps(team, "robot0")) < Punctuality.GRACE_S + 0.5
+
+
+def test_a_link_that_comes_and_goes_is_believed_later_each_time():
+    times = [0.0]
+    rates = [1e5]
+    for k in range(6):
+        times += [8.0 + 14 * k, 16.0 + 14 * k]
+        rates += [0.0, 1e5]
+    flapping = Trace(np.array(times), np.array(rates), "flapping", loop=False, duration_s=np.inf)
+    team = team_of("rowcast:4", [1e5, 1e5, flapping], iterations=400)
+    finished(team)
+    replicas_agree(team)
+    back = [record["t"] for record in events(team, "server", "return")]
+    waits = [at - max(end for end in times[2::2] if end < at) for at in back[:2]]
+    assert len(back) < 6
+    assert waits[0] < 5.0
+    assert waits == sorted(waits)
+
+
+def test_a_return_is_no_jump():
+    """What comes in at once after an outage is bounded: the parameters of the others move on as usual."""
+    team = team_of("rowcast:4?codec=raw", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=240)
+    seen = []
+
+    def look():
+        seen.append((team.now, team.workers["robot0"].node.replica.copy()))
+        if team.now < 46.0:
+            team.at(team.now + 0.2, look)
+
+    team.at(4.0, look)
+    finished(team)
+    moved = np.array([np.abs(b - a).max() for (_, a), (_, b) in zip(seen, seen[1:], strict=False)])
+    at = np.array([time for time, _ in seen[1:]])
+    usual = moved[at < 8.0].max()
+    assert moved[at > 38.0].max() < 12 * usual
+
+
+# -- what is usual ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_usual_is_learnt():
+    one = Punctuality(0.0)
+    assert one.overdue_at() == Punctuality.UNKNOWN_S
+    for k in range(1, 21):
+        one.advanced(k * 3.0)
+    assert one.limit_s == pytest.approx(3.0 + Punctuality.GRACE_S)
+    assert one.overdue_at() == pytest.approx(60.0 + 3.0 + Punctuality.GRACE_S)
+    one.advanced(160.0)  # one long silence in twenty is not usual
+    assert one.limit_s == pytest.approx(3.0 + Punctuality.GRACE_S)
+    for k in range(Punctuality.MEMORY):
+        one.advanced(160.0 + k)
+    assert one.limit_s == pytest.approx(1.0 + Punctuality.GRACE_S)
+
+
+# -- the policy, and peers that do not keep to it --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slack", [1, 2, 3, 4, 8, 20, 39])
+def test_both_directions_share_the_slack(slack):
+    policy = parse_policy(f"rowcast:{slack}")
+    assert policy.push_bound + policy.pull_bound - 1 <= slack
+    assert policy.share == pytest.approx(1 / (policy.push_bound + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("rowcast:0", "slack of 1 or more"),
+        ("rowcast:4?ahead=-1", "ahead >= 0"),
+        ("rog:4?elastic=on", "'rowcast' only"),
+        ("rog:4?ahead=3", "'rowcast' only"),
+        ("rowcast:4?elastic=yes", "expected"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(text, why):
+    with pytest.raises(ConfigError, match=why):
+        parse_policy(text)
+
+
+@pytest.mark.parametrize("iteration", [0, 1 << 40])
+def test_an_iteration_that_cannot_be_is_refused(iteration):
+    team = team_of("rowcast:4", [1e5, 1e5])
+    team.run(3.0)
+    link = team.workers["robot0"].link
+    with pytest.raises(RemoteProtocolError, match="expected iteration"):
+        team.server.receive(team.now, link.server_port, Computed(iteration, 0.1, 1e6, False))
+
+
+def test_messages_of_the_other_kind_of_policy_are_refused():
+    team = team_of("bsp", [1e5, 1e5])
+    team.run(3.0)
+    link = team.workers["robot0"].link
+    with pytest.raises(RemoteProtocolError, match="no finished iteration"):
+        team.server.receive(team.now, link.server_port, Computed(1, 0.1, 1e6, False))
+    with pytest.raises(RemoteProtocolError, match="no horizon"):
+        team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
