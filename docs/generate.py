@@ -57,7 +57,7 @@ FAMILIES = {
 
 #: What each option means; an option that is missing here fails the test.
 OPTIONS = {
-    "codec": "How rows are encoded: `onebit`, `half` or `raw`.",
+    "codec": "How rows are encoded: `onebit`, `sparse`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
     "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
     "pull_share": "The same for pulls, where it shall be another.",
@@ -69,6 +69,9 @@ OPTIONS = {
     "elastic": "'on' or 'off': a robot in an outage leaves the gate. Used by 'rowcast'.",
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
     "fade": "'on' or 'off': contributions from parameters older than half of the slack count less. Used by 'rowcast'.",
+    "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the code `sparse`. "
+    "Used by 'rowcast'.",
+    "refine": "'on' or 'off': an idle link carries what the code left, in the code `half`. Used by 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "compat": "'artifact': order, MTA time and minimum share of the published software of ROG, to replay its measured "
     "runs. For `rog:S` only.",

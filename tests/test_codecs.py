@@ -61,7 +61,13 @@ def test_every_codec_keeps_its_promises(name: str, seed: int) -> None:
 
 
 def test_names_and_numbers_never_change() -> None:
-    assert {codec.name: codec.wire_id for codec in REGISTRY.values()} == {"zero": 0, "raw": 1, "half": 2, "onebit": 3}
+    assert {codec.name: codec.wire_id for codec in REGISTRY.values()} == {
+        "zero": 0,
+        "raw": 1,
+        "half": 2,
+        "onebit": 3,
+        "sparse": 4,
+    }
     for name, codec in REGISTRY.items():
         assert isinstance(codec, Codec)
         assert codec_by_name(name) is codec
@@ -71,13 +77,13 @@ def test_names_and_numbers_never_change() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown codec 'onebt'; did you mean 'onebit'"):
         codec_by_name("onebt")
-    with pytest.raises(ConfigError, match="known: half, onebit, raw, zero"):
+    with pytest.raises(ConfigError, match="known: half, onebit, raw, sparse, zero"):
         codec_by_name("qqq")
 
 
-@pytest.mark.parametrize("number", [4, 255, -1])
+@pytest.mark.parametrize("number", [5, 255, -1])
 def test_an_unknown_number_is_the_fault_of_the_peer(number: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=rf"codec number in \[0, 1, 2, 3\], got {number}"):
+    with pytest.raises(RemoteProtocolError, match=rf"codec number in \[0, 1, 2, 3, 4\], got {number}"):
         codec_by_id(number)
 
 

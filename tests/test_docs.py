@@ -282,7 +282,7 @@ def test_pages_are_tidy(page: Path) -> None:
 EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
-    "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Zero codec_by_id codec_by_name codec_for",
+    "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Sparse Zero codec_by_id codec_by_name codec_for",
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Server Shaper Team",
     "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualSeat",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from rowcast.wire import Computed, Horizon
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 #: One whole model in either direction takes 0.1 s at 24 kbit/s: 63 float32 and some headers.
-SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)
+SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=512, frame_s=0.05, window_s=0.1)
 MODEL_BPS = 8 * 4 * LAYOUT.elements * 1.6 / 0.1
 
 
@@ -85,9 +87,9 @@ def test_a_worker_alone_never_waits():
 
 
 def test_nobody_waits_for_a_robot_in_an_outage_and_nothing_is_lost():
-    team = team_of("rowcast:4", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=200)
+    team = team_of("rowcast:4", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=150)
     books = Books(team)
-    books.check_at(7.9, 12.0, 20.0, 37.9, 38.5, 41.0, 45.0)
+    books.check_at(7.9, 12.0, 23.9, 24.5, 27.0, 31.0)
     finished(team)
     books.check()
     replicas_agree(team)
@@ -96,20 +98,20 @@ def test_nobody_waits_for_a_robot_in_an_outage_and_nothing_is_lost():
     assert [record["peer"] for record in back] == ["robot2"]
     # Its usual interval is a step of 0.2 s; four iterations of slack and the grace later it does not count.
     assert 8.0 < absent[0]["t"] < 8.0 + 4 * 0.2 + Punctuality.GRACE_S + 1.0
-    assert 38.0 < back[0]["t"] < 45.0
+    assert 24.0 < back[0]["t"] < 31.0
     stalled = sum(record["stall_s"] for record in steps(team, "robot0"))
     assert stalled < Punctuality.GRACE_S + 0.5
 
 
 def test_without_elasticity_everybody_waits_for_it():
-    team = team_of("rowcast:4?elastic=off", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=200)
+    team = team_of("rowcast:4?elastic=off", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=150)
     finished(team)
     assert events(team, "server", "absent") == []
-    assert sum(record["stall_s"] for record in steps(team, "robot0")) > 25.0
+    assert sum(record["stall_s"] for record in steps(team, "robot0")) > 11.0
 
 
 def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_adds_fades():
-    team = team_of("rowcast:4?ahead=6", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=200)
+    team = team_of("rowcast:4?ahead=6", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=150)
     weights = {}
     node = team.workers["robot2"].node
     accumulate = node.accumulate
@@ -119,7 +121,7 @@ def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_add
         return weights[node.iteration + 1]
 
     node.accumulate = record
-    team.run(37.0)
+    team.run(23.0)
     assert node.phase is Phase.WAITING
     begun = min(n for n, weight in weights.items() if weight < 0.99 / 3 and n > 30)
     faded = [weights[n] * node.members for n in range(begun, node.iteration + 1)]
@@ -142,36 +144,36 @@ def test_a_robot_whose_link_is_gone_does_not_hold_the_others_until_the_absence_l
 def test_a_link_that_comes_and_goes_is_believed_later_each_time():
     times = [0.0]
     rates = [1e5]
-    for k in range(6):
-        times += [8.0 + 14 * k, 16.0 + 14 * k]
+    for k in range(3):
+        times += [8.0 + 16 * k, 14.0 + 16 * k]
         rates += [0.0, 1e5]
     flapping = Trace(np.array(times), np.array(rates), "flapping", loop=False, duration_s=np.inf)
-    team = team_of("rowcast:4", [1e5, 1e5, flapping], iterations=400)
+    team = team_of("rowcast:4", [1e5, 1e5, flapping], iterations=250)
     finished(team)
     replicas_agree(team)
     back = [record["t"] for record in events(team, "server", "return")]
-    waits = [at - max(end for end in times[2::2] if end < at) for at in back[:2]]
-    assert len(back) < 6
+    waits = [at - max(end for end in times[2::2] if end < at) for at in back]
+    assert len(back) == 3
     assert waits[0] < 5.0
-    assert waits == sorted(waits)
+    assert waits[0] < waits[1] < waits[2]
 
 
 def test_a_return_is_no_jump():
     """What comes in at once after an outage is bounded: the parameters of the others move on as usual."""
-    team = team_of("rowcast:4?codec=raw", [1e5, 1e5, outage(8.0, 38.0, 1e5)], iterations=240)
+    team = team_of("rowcast:4?codec=raw", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=170)
     seen = []
 
     def look():
         seen.append((team.now, team.workers["robot0"].node.replica.copy()))
-        if team.now < 46.0:
+        if team.now < 32.0:
             team.at(team.now + 0.2, look)
 
     team.at(4.0, look)
     finished(team)
-    moved = np.array([np.abs(b - a).max() for (_, a), (_, b) in zip(seen, seen[1:], strict=False)])
+    moved = np.array([np.abs(b - a).max() for (_, a), (_, b) in itertools.pairwise(seen)])
     at = np.array([time for time, _ in seen[1:]])
     usual = moved[at < 8.0].max()
-    assert moved[at > 38.0].max() < 12 * usual
+    assert moved[at > 24.0].max() < 12 * usual
 
 
 # -- what is usual ---------------------------------------------------------------------------------------------

@@ -11,14 +11,27 @@ from rowcast.codecs.half import Half
 from rowcast.codecs.hollow import Hollow
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
+from rowcast.codecs.sparse import Sparse
 from rowcast.codecs.zero import Zero
 from rowcast.errors import ConfigError, RemoteProtocolError, near_match
 from rowcast.rows import Layout
 
-__all__ = ["REGISTRY", "Codec", "Half", "Hollow", "OneBit", "Raw", "Zero", "codec_by_id", "codec_by_name", "codec_for"]
+__all__ = [
+    "REGISTRY",
+    "Codec",
+    "Half",
+    "Hollow",
+    "OneBit",
+    "Raw",
+    "Sparse",
+    "Zero",
+    "codec_by_id",
+    "codec_by_name",
+    "codec_for",
+]
 
 #: Every codec by its name. The ``wire_id`` of a codec never changes and is never given to another.
-REGISTRY: dict[str, Codec] = {codec.name: codec for codec in (Zero(), Raw(), Half(), OneBit())}
+REGISTRY: dict[str, Codec] = {codec.name: codec for codec in (Zero(), Raw(), Half(), OneBit(), Sparse())}
 
 #: The hollow form of each code that has content.
 _HOLLOW: dict[str, Codec] = {name: Hollow(codec) for name, codec in REGISTRY.items() if name != Zero.name}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
-__all__ = ["Bytes", "Codec", "IntArray", "Vector", "expect_bytes", "starts"]
+__all__ = ["Bytes", "Codec", "IntArray", "Vector", "bfloat_scales", "expect_bytes", "starts"]
 
 Vector = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -67,3 +67,9 @@ def starts(sizes: IntArray) -> IntArray:
     ends = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=ends[1:])
     return ends
+
+
+def bfloat_scales(payload: Bytes, count: int) -> Vector:
+    """The ``count`` scales at the head of a payload, little-endian bfloat16: the upper halves of float32 patterns."""
+    upper = np.frombuffer(payload[: 2 * count].tobytes(), dtype="<u2")
+    return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
+from rowcast.codecs.base import Bytes, IntArray, Vector, bfloat_scales, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.kernels import compiled, float_of_bits, prefetch_next, use_threads
@@ -143,23 +143,17 @@ class OneBit:
             vector,
             layout.offsets,
             rows,
-            (_scales(payload, len(rows)) * np.float32(sign)).view(np.uint32),
+            (bfloat_scales(payload, len(rows)) * np.float32(sign)).view(np.uint32),
             places,
             payload[2 * len(rows) :],
         )
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, 2 * len(rows) + int(_sign_bytes(layout.lengths[rows]).sum()))
-        scales = _scales(payload, len(rows))
+        scales = bfloat_scales(payload, len(rows))
         if not np.isfinite(scales).all() or (scales < 0).any():
             raise RemoteProtocolError("onebit payload: expected finite scales >= 0, got something else")
 
 
 def _sign_bytes(lengths: IntArray) -> IntArray:
     return (lengths + 7) >> 3
-
-
-def _scales(payload: Bytes, count: int) -> Vector:
-    """The scales of a payload: the upper halves of float32 patterns."""
-    upper = np.frombuffer(payload[: 2 * count].tobytes(), dtype="<u2")
-    return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)

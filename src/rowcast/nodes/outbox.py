@@ -61,6 +61,7 @@ class Transfer:
         deadline: rows beyond the quota are sent until then (s).
         rows, zero_rows, size: rows sent with payload, rows advanced without, bytes of frames.
         quota_done: time at which the quota was acknowledged (s).
+        refining: what it sends could wait.
     """
 
     iteration: int
@@ -78,6 +79,7 @@ class Transfer:
     quota_frame: int | None = None
     quota_done: float | None = None
     cancelled: bool = False
+    refining: bool = False
 
     def quota_sent(self) -> bool:
         return self.place >= self.quota and len(self.zeros) == 0
@@ -155,6 +157,7 @@ class Outbox:
         limit_s: float,
         *,
         announce_zeros: bool = True,
+        refine: bool = False,
     ) -> Transfer:
         """Choose the rows of a push or pull.
 
@@ -166,6 +169,7 @@ class Outbox:
             limit_s: rows beyond the quota are sent for this long (s).
             announce_zeros: rows that are exactly zero are told to the peer (a push advances their version);
                 otherwise they only count as fresh here (nothing is owed in them).
+            refine: what was left of the rows that were sent already.
         """
         if not self.measured:
             row_abs_sums(self.vector, self.layout.offsets, self.abs_sums)
@@ -173,8 +177,10 @@ class Outbox:
         codec = codec_for(self.layout, codec)
         row_bytes = codec.row_bytes(self.layout)
         due = self.stamps < iteration if self.floor is None else self.changed
+        if refine:
+            due = ~due
         zeros = np.flatnonzero(due & (self.abs_sums == 0))
-        if not announce_zeros:
+        if not announce_zeros and not refine:
             self._stamp(zeros, iteration)
             zeros = zeros[:0]
         view = RowsToSend(
@@ -194,7 +200,8 @@ class Outbox:
             order=chosen.order,
             ends=np.cumsum(row_bytes[chosen.order] + _INDEX_BYTES),
             quota=chosen.quota,
-            zeros=zeros,
+            zeros=zeros[:0] if refine else zeros,
+            refining=refine,
         )
         return self.transfer
 

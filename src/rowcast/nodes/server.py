@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
 from rowcast.journal import Journal
@@ -741,19 +742,20 @@ class ServerNode:
         told = streaming.tell(now, member, max(len(self.versions), 1), self.epoch)
         if told is not None:
             return told
+        owed, policy = member.owed, self.policy
         if streaming.due_at(now, member) <= now:
             assert self.ledger is not None
             self.ledger.bring_up(member)
-            member.owed.begin(
-                now,
-                member.iteration,
-                self.policy.row_codec,
-                self.policy.choose_pull,
-                math.inf,
-                announce_zeros=False,
-            )
+            step_s = streaming.seat(member).step_s
+            code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), step_s)
+            owed.begin(now, member.iteration, code, policy.choose_pull, math.inf, announce_zeros=False)
             streaming.chosen(now, member)
-        return member.owed.next_frame(now)
+        elif streaming.may_refine(now, member):
+            half = codec_by_name("half")
+            owed.begin(
+                now, member.iteration, half, policy.choose_refinement, math.inf, announce_zeros=False, refine=True
+            )
+        return owed.next_frame(now)
 
     def _let_go(self, now: float, streaming: Streaming) -> None:
         """Nobody is to wait for a robot in an outage."""

@@ -46,6 +46,7 @@ class Seat:
         steady_since: since when it has caught up, while it does not count (s).
         left_at, absences: when it last left the gate (s), and how often it did lately.
         oldest: the oldest of ``versions``.
+        step_s: what its last gradient took (s).
         heard_at: when it last told of an iteration (s).
     """
 
@@ -60,6 +61,7 @@ class Seat:
     left_at: float = 0.0
     absences: int = 0
     oldest: int = 0
+    step_s: float = 1.0
     heard_at: float = -math.inf
 
 
@@ -177,6 +179,7 @@ class Streaming:
             )
         seat.heard_at = now
         seat.own = message.iteration
+        seat.step_s = message.compute_s
         self._gate.finished(member, message.iteration + seat.shift)
         seat.outdated = True
         if seat.told is None or not self._may_start(seat, seat.told):
@@ -244,8 +247,14 @@ class Streaming:
             return math.inf
         if seat.outdated:
             return now
-        done = owed.transfer is None or owed.transfer.finished(now)
+        done = owed.transfer is None or owed.transfer.refining or owed.transfer.finished(now)
         return max(seat.choose_at, now) if done else math.inf
+
+    def may_refine(self, now: float, member: Member) -> bool:
+        """All rows for ``member`` were sent: the idle link may carry what the code left of them."""
+        transfer = member.owed.transfer
+        idle = transfer is not None and not transfer.refining and transfer.finished(now)
+        return self.policy.refine and idle and not member.owed.changed.any()
 
     def chosen(self, now: float, member: Member) -> None:
         """They were."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.errors import (
     AuthenticationFailed,
@@ -367,7 +368,10 @@ class WorkerNode:
             return StateEnd()
         if not (self.joined or self._seeding):
             return None
-        return self.outbox.next_frame(now) or self._after_rows(now)
+        frame = self.outbox.next_frame(now)
+        if frame is None and self._refine(now):
+            frame = self.outbox.next_frame(now)
+        return frame or self._after_rows(now)
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
@@ -628,11 +632,27 @@ class WorkerNode:
         if self._silent_at() == math.inf:
             self._acks.since = now  # until now there was nothing to acknowledge
         self._note_push()
-        self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, math.inf)
+        policy, outbox = self.policy, self.outbox
+        self._step_s = self._step.compute_s
+        code = policy.code_for(self.layout, policy.share, outbox.meter.rate_bps(now), self._step_s)
+        outbox.begin(now, self.iteration, code, policy.choose_push, math.inf)
         if self._welcomed and self.joined:
             self._say(
                 Computed(self.iteration, self._step.compute_s, self.outbox.meter.rate_bps(now), self._step.skipped)
             )
+
+    def _refine(self, now: float) -> bool:
+        """All rows were sent, and the next iteration is not finished: the idle link carries what the code left."""
+        transfer = self.outbox.transfer
+        if not (self._streams and self.policy and self.policy.refine) or self.phase is Phase.FINISHING:
+            return False
+        if transfer is None or transfer.refining or not transfer.finished(now):
+            return False
+        self._step.pushed(transfer)
+        self.outbox.begin(
+            now, self.iteration, codec_by_name("half"), self.policy.choose_refinement, math.inf, refine=True
+        )
+        return True
 
     def _on_horizon(self, now: float, message: Horizon) -> None:
         if not self._streams:

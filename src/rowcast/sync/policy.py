@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, Zero, codec_by_name
+from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection, select
-from rowcast.rows.select import value_per_byte
+from rowcast.rows.select import descending, value_per_byte
 from rowcast.sync.artifact import artifact_share, select_groups
 from rowcast.sync.mta import minimum_share
 
@@ -87,6 +87,8 @@ class Policy:
         elastic: nobody waits for a worker in an outage. Only with ``streaming``.
         ahead: so many iterations more than the slack allows are computed by a worker that is in an outage itself.
             Only with ``streaming``.
+        adapt: where the link cannot carry the quota in the time of a step, rows travel in the code ``sparse``.
+        refine: where the link is idle, what the code could not express travels in the code ``half``.
         fade: a contribution counts the less, the older the parameters are from which it was computed, beyond half
             of the slack.
     """
@@ -110,6 +112,8 @@ class Policy:
     elastic: bool = False
     ahead: int = 0
     fade: bool = False
+    adapt: bool = False
+    refine: bool = False
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -131,8 +135,8 @@ class Policy:
             raise ConfigError(f"policy {self.name!r}: expected outer_lr > 0, got {self.outer_lr}")
         if self.ahead < 0:
             raise ConfigError(f"policy {self.name!r}: expected ahead >= 0, got {self.ahead}")
-        if not self.streaming and (self.elastic or self.ahead or self.fade):
-            raise ConfigError(f"policy {self.name!r}: elastic, ahead and fade go with 'rowcast' only")
+        if not self.streaming and (self.elastic or self.ahead or self.fade or self.adapt or self.refine):
+            raise ConfigError(f"policy {self.name!r}: elastic, ahead, fade, adapt and refine go with 'rowcast' only")
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(
                 f"policy {self.name!r}: outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
@@ -179,6 +183,17 @@ class Policy:
         usual = max((self.slack or 0) / 2, 1.0)
         return min(1.0, usual / lag) if self.fade and lag > 0 else 1.0
 
+    def code_for(self, layout: Layout, share: float, rate_bps: float, step_s: float) -> Codec:
+        """The code of the rows that are sent during a step of ``step_s`` seconds over a link of this rate."""
+        codec = self.row_codec
+        if self.adapt and 8 * share * codec_for(layout, codec).row_bytes(layout).sum() > rate_bps * step_s:
+            return codec_by_name("sparse")
+        return codec
+
+    def choose_refinement(self, layout: Layout, view: RowsToSend) -> Selection:
+        """Order what the code left of rows that were sent: by value, none of it must travel."""
+        return Selection(descending(view.eligible, self._values(layout, view)), 0)
+
     def choose_push(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
         overdue = view.iteration - self.push_bound if self.push_bound is not None else -1
@@ -211,8 +226,7 @@ class Policy:
         row would flatten all others.
         """
         if self.streaming:
-            ages = view.iteration - view.stamps
-            return value_per_byte(layout.lengths, view.abs_sums, view.row_bytes, ages, self.slack or 1)
+            return self._values(layout, view)
         if not self.speculative or len(view.eligible) == 0:
             return None
         means = view.abs_sums / layout.lengths.astype(np.float32)
@@ -220,6 +234,11 @@ class Policy:
         scale = self.f1 / typical if typical > 0 and math.isfinite(typical) else 0.0
         ages = (view.iteration - view.stamps).astype(np.float32)
         return (means * np.float32(scale) + np.maximum(ages, 0) * np.float32(self.f2)).astype(np.float32)
+
+    def _values(self, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32]:
+        """The value of a byte of each row, more with age (algorithms.md 2.1)."""
+        ages = view.iteration - view.stamps
+        return value_per_byte(layout.lengths, view.abs_sums, view.row_bytes, ages, self.slack or 1)
 
     def _units(self, layout: Layout) -> npt.NDArray[np.int64] | None:
         if self.granularity == "row":
@@ -276,6 +295,8 @@ def _rowcast(name: str, slack: int | None) -> Policy:
         elastic=True,
         ahead=DEFAULT_AHEAD,
         fade=True,
+        adapt=True,
+        refine=True,
     )
 
 
@@ -344,6 +365,8 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "elastic": _switch,
     "ahead": int,
     "fade": _switch,
+    "adapt": _switch,
+    "refine": _switch,
 }
 
 

@@ -1,0 +1,131 @@
+"""A quarter of a bit an element: of every 32 elements the largest, coarsely.
+
+For links that cannot carry a row in :mod:`one bit an element <rowcast.codecs.onebit>`. Top-k with error feedback
+(algorithms.md 3.3), the k largest taken one from each block: so a row has a fixed size, the index of an element is
+five bits, and finding it is one pass without sorting. What is not sent stays pending, as with every lossy code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import prange
+
+from rowcast.codecs.base import Bytes, IntArray, Vector, bfloat_scales, expect_bytes, starts
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+from rowcast.rows.kernels import compiled, prefetch_next, use_threads
+
+__all__ = ["Sparse"]
+
+BLOCK = 32
+
+
+@compiled
+def _encode(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    scales: npt.NDArray[np.float32],
+    scale_patterns: npt.NDArray[np.uint32],
+    places: npt.NDArray[np.int64],
+    chosen: npt.NDArray[np.uint8],
+    consume: bool,
+) -> None:
+    for k in prange(len(rows)):
+        prefetch_next(vector, offsets, rows, k)
+        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
+        block = chosen[places[k] : places[k + 1]]
+        peak = np.float32(0.0)
+        for b in range(len(block)):
+            first = 32 * b
+            best = first
+            for j in range(first + 1, min(first + 32, len(row))):
+                if abs(row[j]) > abs(row[best]):
+                    best = j
+            block[b] = best - first
+            peak = max(peak, abs(row[best]))
+        scales[k] = peak
+        # Down to a bfloat16: the largest is never sent larger than it is, and stays finite.
+        scale_patterns[k] &= np.uint32(0xFFFF0000)
+        scale = scales[k]
+        quarter = scale * np.float32(0.25)
+        for b in range(len(block)):
+            place = 32 * b + block[b]
+            size = abs(row[place])
+            level = np.uint8(0)
+            for step in range(1, 4):
+                # The nearest of 1/4, 2/4, 3/4, 4/4 of the scale.
+                if size >= (np.float32(step) + np.float32(0.5)) * quarter:
+                    level = np.uint8(step)
+            negative = row[place] < np.float32(0.0)
+            block[b] |= level << np.uint8(5)
+            if negative:
+                block[b] |= np.uint8(128)
+            if consume:
+                amount = np.float32(level + 1) * quarter
+                row[place] -= -amount if negative else amount
+
+
+@compiled
+def _decode_add(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    scales: npt.NDArray[np.float32],
+    places: npt.NDArray[np.int64],
+    chosen: npt.NDArray[np.uint8],
+) -> None:
+    for k in prange(len(rows)):
+        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
+        block = chosen[places[k] : places[k + 1]]
+        quarter = scales[k] * np.float32(0.25)
+        for b in range(len(block)):
+            amount = np.float32(((block[b] >> 5) & 3) + 1) * quarter
+            row[32 * b + (block[b] & 31)] += -amount if block[b] & 128 else amount
+
+
+class Sparse:
+    """Of every 32 elements the largest: its place, its sign, and its size in quarters of the row's largest.
+
+    Payload of k rows: k scales (little-endian bfloat16), then a byte for each block of each row: bits 0-4 the place in
+    the block, bits 5-6 the size (0: a quarter, 3: all of the scale), bit 7 is 1 for negative.
+    """
+
+    name = "sparse"
+    wire_id = 4
+
+    def row_bytes(self, layout: Layout) -> IntArray:
+        return _blocks(layout.lengths) + 2
+
+    def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
+        lengths = layout.lengths[rows]
+        places = starts(_blocks(lengths))
+        payload = np.empty(2 * len(rows) + int(places[-1]), dtype=np.uint8)
+        scales = np.empty(len(rows), dtype=np.float32)
+        use_threads(int(lengths.sum()))
+        patterns = scales.view(np.uint32)
+        _encode(vector, layout.offsets, rows, scales, patterns, places, payload[2 * len(rows) :], consume)
+        payload[: 2 * len(rows)] = (patterns >> np.uint32(16)).astype("<u2").view(np.uint8)
+        return payload
+
+    def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
+        places = starts(_blocks(layout.lengths[rows]))
+        use_threads(int(layout.lengths[rows].sum()))
+        scales = bfloat_scales(payload, len(rows)) * np.float32(sign)
+        _decode_add(vector, layout.offsets, rows, scales, places, payload[2 * len(rows) :])
+
+    def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
+        lengths = layout.lengths[rows]
+        blocks = _blocks(lengths)
+        expect_bytes(self.name, payload, 2 * len(rows) + int(blocks.sum()))
+        scales = bfloat_scales(payload, len(rows))
+        if not np.isfinite(scales).all() or (scales < 0).any():
+            raise RemoteProtocolError("sparse payload: expected finite scales >= 0, got something else")
+        last = payload[2 * len(rows) + np.cumsum(blocks) - 1] & 31
+        if (last >= lengths - BLOCK * (blocks - 1)).any():
+            raise RemoteProtocolError("sparse payload: expected places inside of their rows, got one beyond")
+
+
+def _blocks(lengths: IntArray) -> IntArray:
+    return (lengths + BLOCK - 1) // BLOCK
