@@ -346,6 +346,18 @@ def test_a_name_is_there_once():
         simulation.add_hollow(node, Device(1.0), Trace.constant(1e6), Trace.constant(1e6))
 
 
+@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.05, 0.2])
+@pytest.mark.parametrize("rate_bps", [2e6, 2e7, 1e8])
+def test_a_link_with_a_delay_is_filled(rate_bps, delay_s):
+    """The window follows the round trip: push and pull take what their bytes take, and four ways of a message."""
+    simulation = hollow_team("bsp?codec=raw", [(Device(1.0), rate_bps, rate_bps)], delay_s=delay_s)
+    simulation.run(90.0)
+    late = [record for record in steps_of(simulation, 0) if record["t"] > 20.0]
+    took_s = np.mean([record["communicate_s"] for record in late])
+    sent = np.mean([8 * (record["push_bytes"] + record["pull_bytes"]) for record in late])
+    assert took_s < 1.25 * (sent / rate_bps + 4 * delay_s) + 0.05
+
+
 def test_what_a_cut_overtakes_does_not_arrive_on_the_next_connection():
     """The link is back before the delay of the old connection has passed."""
     simulation = hollow_team("bsp?codec=raw", [(Device(0.5), 1e6, 1e6), (Device(0.5), 1e6, 1e6)], delay_s=0.2)
