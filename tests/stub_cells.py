@@ -2,7 +2,8 @@
 
 Each robot makes one step in each 20 s and looks at its accuracy at the start and after each step. What is where:
 
-- ``compute_s`` is the cell's, ``stall_s`` is 1 + seed, ``communicate_s`` the slack of the policy (0 without one);
+- ``compute_s`` is what the cell's devices say, ``stall_s`` is 1 + seed, ``communicate_s`` the slack of the policy (0
+  without one);
 - accuracy is 50 + 2 n + seed - (robot's index) after n steps, and one more for each step with ``rog``.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from rowcast.errors import WorkerFailed
 from rowcast.experiment import Cell
+from rowcast.experiment.devices import parse_devices
 from rowcast.journal import open_journal
 
 #: In the folder of the comparison: names of the cells that ran, one in each line, as they began.
@@ -31,12 +33,13 @@ def run_stub(cell: Cell, folder: Path, progress: Callable[[float], None]) -> Non
         log.write(f"{cell.name}\n")
     slack = int(cell.policy.partition(":")[2] or 0)
     steps = int(cell.seconds // 20)
+    devices = parse_devices(cell.devices).team(cell.workers, cell.seed)
     for index in range(cell.workers):
         with open_journal(f"robot-{index}", folder / f"robot-{index}.jsonl") as journal:
             journal.record(0.0, "start", role="worker", policy=cell.policy)
             for n in range(steps + 1):
                 if n:
-                    journal.record(20.0 * n, "step", **step_of(cell, n, slack))
+                    journal.record(20.0 * n, "step", **step_of(cell, n, slack, devices[index].gradient_s(n - 1)))
                 value = 50.0 + (3 if cell.policy.startswith("rog") else 2) * n + cell.seed - index
                 journal.record(20.0 * n, "metric", iteration=n, name="accuracy", value=value)
     progress(cell.seconds / 2)
@@ -48,10 +51,10 @@ def run_stub(cell: Cell, folder: Path, progress: Callable[[float], None]) -> Non
     progress(cell.seconds)
 
 
-def step_of(cell: Cell, n: int, slack: int) -> dict[str, object]:
+def step_of(cell: Cell, n: int, slack: int, compute_s: float) -> dict[str, object]:
     return {
         "iteration": n,
-        "compute_s": cell.compute_s,
+        "compute_s": compute_s,
         "communicate_s": float(slack),
         "stall_s": 1.0 + cell.seed,
         "push_rows": 10,

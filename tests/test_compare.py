@@ -25,6 +25,7 @@ from rowcast.config import load_tables
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DataError, TraceError, WorkerFailed
 from rowcast.experiment import Cell, Comparison, ComparisonProgress, compare, plan_cells, run_comparison
+from rowcast.report import write_report
 from stub_cells import FAULT, LOG, run_stub
 
 SMALL = Comparison(policies=("bsp", "rog:4"), workers=(2,), hours=0.05, seeds=2)
@@ -48,7 +49,11 @@ def test_the_plan_is_the_product_and_gives_everybody_a_seed_first() -> None:
         channel="independent",
         workers=2,
         hours=0.05,
-        compute_s=2.18,
+        devices="2.18",
+        encode_s=0.0,
+        decode_s=0.0,
+        server_push_s=0.0,
+        server_pull_s=0.0,
         batch=16,
         eval_every_s=60.0,
     )
@@ -73,6 +78,21 @@ def test_names_of_cells_stay_apart(tmp_path: Path) -> None:
     assert {cell.links for cell in cells} == {"outdoor", "constant:20", str(trace.resolve())}
 
 
+def test_names_of_cells_tell_devices_apart(tmp_path: Path) -> None:
+    recording = tmp_path / "jetson.csv"
+    recording.write_text("all\n2.0\n")
+    texts = ("2.18", "2.18~0.2", "2.18/0.2", "2.0/8.1", "2.0~0.1/8.1", str(recording))
+    cells = plan_cells(replace(SMALL, policies=("bsp",), devices=texts, seeds=1))
+    names = [cell.name for cell in cells]
+    assert len(set(names)) == 6
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
+    assert names[0] == "bsp_outdoor_w2_btask_c2.18_s0"
+    assert re.fullmatch(r"bsp_outdoor_w2_btask_c2-8\.1-[0-9a-f]{8}_s0", names[3])
+    assert [cell.devices for cell in cells] == ["2.18", "2.18~0.2", "2.18/0.2", "2/8.1", "2~0.1/8.1", str(recording)]
+    # Who writes a number otherwise, or comes from another folder, means the same runs.
+    assert plan_cells(replace(SMALL, devices=("2.00 / 8.10",))) == plan_cells(replace(SMALL, devices=("2/8.1",)))
+
+
 def test_a_count_of_seeds_and_a_list_of_them() -> None:
     assert replace(SMALL, seeds=3).seed_list == (0, 1, 2)
     assert replace(SMALL, seeds=(3,)).seed_list == (3,)
@@ -81,10 +101,8 @@ def test_a_count_of_seeds_and_a_list_of_them() -> None:
 def test_a_file_and_options_make_the_settings(tmp_path: Path) -> None:
     path = tmp_path / "compare.toml"
     path.write_text('[compare]\npolicies = ["bsp", "rog:4"]\nworkers = [2, 4]\nhours = 2\nseeds = [1, 5]\n')
-    got = load_tables({"compare": Comparison}, path, overrides=["seeds=3", "batch=[8]", "compute_s=[1]"])["compare"]
-    assert got == Comparison(
-        policies=("bsp", "rog:4"), workers=(2, 4), hours=2.0, seeds=3, batch=(8,), compute_s=(1.0,)
-    )
+    got = load_tables({"compare": Comparison}, path, overrides=["seeds=3", "batch=[8]", "devices=['1']"])["compare"]
+    assert got == Comparison(policies=("bsp", "rog:4"), workers=(2, 4), hours=2.0, seeds=3, batch=(8,), devices=("1",))
     assert got.power == PowerStates()
 
 
@@ -100,6 +118,9 @@ def test_a_file_and_options_make_the_settings(tmp_path: Path) -> None:
         ("seeds = 20221001", "expected at most 1000 of them, got 20221001; is it a seed? [20221001]"),
         ("seeds = [1, 1]", "seeds: 1, 1 names one twice"),
         ("seeds = 'all'", "expected int or a list of int, got 'all'"),
+        ("devices = [2.18]", "Comparison.devices: expected str, got 2.18"),
+        ("devices = []", "devices: expected at least one"),
+        ("encode_s = -1", "encode_s: expected a number in 0"),
         ("hours = -1", "hours: expected a number in"),
         ("driver = 'virtuel'", "unknown driver 'virtuel'; did you mean 'virtual'"),
         ("channel = 'airtimes'", "unknown channel 'airtimes'; did you mean 'airtime'"),
@@ -126,6 +147,11 @@ def test_a_table_with_a_wrong_name_is_refused(tmp_path: Path) -> None:
         ({"policies": ("bsp", "roug:4")}, ConfigError, "unknown policy 'roug:4'; did you mean 'rog:4'"),
         ({"links": ("outdor",)}, ConfigError, "unknown link 'outdor': did you mean 'outdoor'"),
         ({"links": ("nowhere.csv",)}, TraceError, "nowhere.csv"),
+        ({"devices": ("2.18", "fast")}, ConfigError, "devices: expected 2.18 (seconds), 2.18~0.2 (drawn)"),
+        ({"devices": ("2/8/8",)}, ConfigError, "devices 2/8/8: has 3 devices, expected 2, one for each robot"),
+        ({"devices": ("2/8",), "workers": (2, 4)}, ConfigError, "devices 2/8: has 2 devices, expected 4, one for each"),
+        ({"devices": ("2", "3", "2.0")}, ConfigError, "devices: 2 and 2.0 are the same"),
+        ({"devices": ("nowhere.csv",)}, DataError, "nowhere.csv: cannot be read: No such file"),
         ({"task": "crudas"}, ConfigError, "unknown task 'crudas'; did you mean 'cruda'"),
         ({"task": "cruda-digit"}, ConfigError, "did you mean 'cruda-digits'"),
         ({"task": "cruda-fashion-mnist"}, DataError, "no data folder given; name the folder that holds train-images"),
@@ -214,6 +240,20 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     # What a robot draws is applied by the report.
     run_comparison(replace(SMALL, stall_w=1.0), tmp_path, jobs=0, run=run_stub)
     assert ran(tmp_path) == names()
+
+
+def test_runs_of_a_version_with_other_settings_are_refused(tmp_path: Path) -> None:
+    """Also where none of them is wanted again: the report would draw them beside the new ones."""
+    (tmp_path / "cells" / "bsp_outdoor_w2_btask_c1.5_s0").mkdir(parents=True)
+    done = tmp_path / "cells" / "bsp_outdoor_w2_btask_c1.5_s0" / "done.json"
+    settings = asdict(plan_cells(SMALL)[0])
+    del settings["devices"], settings["encode_s"]
+    done.write_text(json.dumps({"cell": {**settings, "compute_s": 1.5}}))
+    with pytest.raises(ConfigError, match=r"c1\.5_s0: was run by another version .* no devices, no encode_s,"):
+        run_comparison(SMALL, tmp_path, jobs=0, run=run_stub)
+    assert ran(tmp_path) == []
+    with pytest.raises(ConfigError, match=r"done\.json: not what this 'rowcast compare' writes \(.*devices"):
+        write_report(tmp_path)
 
 
 def test_what_is_not_ours_is_not_thrown_away(tmp_path: Path) -> None:
@@ -358,6 +398,7 @@ def test_the_command_from_start_to_report(rowcast: Callable[..., tuple[Any, str,
         (("compare", "--workers=many"), "--workers: expected numbers, separated by commas, got 'many'"),
         (("compare", "--workers=2.5"), "Comparison.workers: expected int, got 2.5"),
         (("compare", "--seeds=-1"), "seeds: expected a number in 0"),
+        (("compare", "--workers=4", "--devices=2,2/6"), "devices 2/6: has 2 devices, expected 4"),
         (("compare", "--set=hour=1"), "unknown setting 'hour'; did you mean 'hours'"),
         (("compare", "--links=outdor"), "unknown link 'outdor'"),
         (("compare", "--config=/nowhere/a.toml"), "/nowhere/a.toml: cannot be read"),

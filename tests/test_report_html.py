@@ -20,7 +20,7 @@ from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, plan_cells, run_comparison
 from rowcast.journal import open_journal
 from rowcast.report import Interval, interval, read_experiment, write_report, write_results
-from rowcast.report.cells import _team_curve
+from rowcast.report.cells import Scene, _team_curve
 from rowcast.report.drawings import _accuracy_range
 from rowcast.report.exhibits import accuracy_sheet, micro_sheet
 from rowcast.report.page import shown
@@ -323,6 +323,33 @@ def test_several_links_have_a_section_each(tmp_path: Path) -> None:
     assert [len(sheet.rows) for sheet in sheets] == [10, 10]
 
 
+def test_several_devices_have_a_section_each(tmp_path: Path) -> None:
+    """What a robot computes is its own; files of sections whose devices look the same are told apart."""
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "jetson.csv").write_text("quick,slow\n1,5\n2,6\n")
+    devices = ("1/5", "1~5e-1", "1~0.5/1", *(str(tmp_path / place / "jetson.csv") for place in ("a", "b")))
+    settings = Comparison(policies=("bsp",), workers=(2,), hours=0.05, seeds=1, devices=devices)
+    out = tmp_path / "out"
+    run_comparison(settings, out, jobs=0, run=run_stub)
+    write_report(out)
+    experiment = read_experiment(out)
+    assert [str(scene).removeprefix("outdoor, 2 robots, ") for scene in experiment.scenes] == [
+        "1/5 s a gradient",
+        "1~0.5 s a gradient",
+        "1~0.5/1 s a gradient",
+        "gradients of jetson.csv",
+        "gradients of jetson.csv",
+    ]
+    assert experiment.cells[0].robots[1].steps["compute_s"].mean() == 5.0
+    suffixes = ("1-5", "1-0.5", "1-0.5-1", "jetson.csv", "jetson.csv-2")
+    expected = {f"composition-outdoor-{suffix}" for suffix in suffixes}
+    assert {path.stem for path in (out / "report").glob("composition*.png")} == expected
+    (mean,) = rows(out, "composition-outdoor-1-5", policy="bsp", seconds_per_step_in="compute")
+    assert float(mean["mean"]) == 3.0
+    assert len(str(Scene("outdoor", "/".join(["2"] * 1000), 1000, None))) < 100
+
+
 def test_a_demo_is_a_comparison_with_one_seed(tmp_path: Path) -> None:
     """Its clock does not begin at 0."""
     for index in range(2):
@@ -370,7 +397,7 @@ def test_files_that_are_damaged_are_named(one_run: Path) -> None:
     with pytest.raises(ConfigError, match="no journals of workers"):
         write_results(one_run.parents[1])
     (one_run / "done.json").write_text('{"cell": {"policy": "bsp"}}')
-    with pytest.raises(ConfigError, match=r"done\.json: not what 'rowcast compare' writes"):
+    with pytest.raises(ConfigError, match=r"done\.json: not what this 'rowcast compare' writes"):
         write_results(one_run.parents[1])
     (one_run / "done.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"done\.json: expected an object"):

@@ -15,7 +15,7 @@ from rowcast.rows import Layout, Selection
 from rowcast.sync import MtaTime, Policy, RateMeter, VersionTable, minimum_share, parse_policy
 from rowcast.sync.mta import T_LOW_S
 from rowcast.sync.policy import RowsToSend
-from rowcast.sync.rate import GRAIN_S, HALF_LIFE_S, LOWEST_BPS, MEMORY_S
+from rowcast.sync.rate import GRAIN_S, HALF_LIFE_S, LOWEST_BPS, MEMORY_S, PROBE_EVERY_S
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 
@@ -302,23 +302,35 @@ def test_acknowledgements_that_were_held_up_do_not_open_the_window() -> None:
 def test_the_window_follows_a_link_that_grew_within_a_few_acknowledgements() -> None:
     meter = RateMeter(1e6)
     now = deliver(meter, 0.0, 1e6, 5.0)
-    now = deliver(meter, now, 2e7, 0.02)
+    now = deliver(meter, now, 2e7, 8 * 0.0032)
     assert meter.rate_bps(now) < 2e6
     assert meter.peak_bps(now) == pytest.approx(2e7, rel=0.01)
 
 
-def test_the_round_trip_is_that_of_a_frame_alone_beyond_its_own_bytes() -> None:
+def test_the_round_trip_is_that_of_a_small_frame_alone() -> None:
     meter = RateMeter(8e6)
     assert meter.round_trip_s == 0.0
-    deliver(meter, 0.0, 8e6, 0.5)
-    assert meter.round_trip_s == pytest.approx(0.0, abs=1e-9)
     for start, trip in ((40.0, 0.3), (41.0, 0.1), (42.0, 0.2)):
         meter.sent(start, 1000)
-        meter.acknowledged(start + trip + 1e-3, 1000, start)
-    assert 0.09 < meter.round_trip_s <= 0.1  # the shortest of the last 30 s
-    meter.sent(75.0, 1000)
-    meter.acknowledged(75.2, 1000, 75.0)
-    assert meter.round_trip_s > 0.1
+        meter.acknowledged(start + trip, 1000, start)
+    assert meter.round_trip_s == pytest.approx(0.1)  # the shortest of the last 10 s
+    meter.sent(45.0, 100_000)  # not small: what it takes is the rate's
+    meter.acknowledged(45.01, 100_000, 45.0)
+    assert meter.round_trip_s == pytest.approx(0.1)
+    meter.sent(55.0, 1000)
+    meter.acknowledged(55.2, 1000, 55.0)
+    assert meter.round_trip_s == pytest.approx(0.2)
+
+
+def test_a_round_trip_is_asked_for_every_few_seconds_and_rows_of_any_size_answer() -> None:
+    meter = RateMeter(8e6)
+    assert meter.wants_probe(0.0)
+    meter.sent(0.0, 1_000_000)
+    meter.acknowledged(1.2, 1_000_000, 0.0)
+    assert not meter.wants_probe(1.2)
+    assert meter.round_trip_s < 0.3
+    assert not meter.wants_probe(1.2 + PROBE_EVERY_S)
+    assert meter.wants_probe(1.3 + PROBE_EVERY_S)
 
 
 def test_frames_shorter_than_a_grain_are_measured_together() -> None:

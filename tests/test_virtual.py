@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import Clock, Device, ServerCosts, Simulation, VirtualSeat
+from rowcast.drivers.virtual.simulation import _starting_at
 from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, LocalProtocolError
 from rowcast.journal import open_journal, read_journal
 from rowcast.links import Trace, named_trace
@@ -346,6 +347,18 @@ def test_a_name_is_there_once():
         simulation.add_hollow(node, Device(1.0), Trace.constant(1e6), Trace.constant(1e6))
 
 
+@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.05, 0.2])
+@pytest.mark.parametrize("rate_bps", [2e6, 2e7, 1e8])
+def test_a_link_with_a_delay_is_filled(rate_bps, delay_s):
+    """The window follows the round trip: push and pull take what their bytes take, and four ways of a message."""
+    simulation = hollow_team("bsp?codec=raw", [(Device(1.0), rate_bps, rate_bps)], delay_s=delay_s)
+    simulation.run(90.0)
+    late = [record for record in steps_of(simulation, 0) if record["t"] > 20.0]
+    took_s = np.mean([record["communicate_s"] for record in late])
+    sent = np.mean([8 * (record["push_bytes"] + record["pull_bytes"]) for record in late])
+    assert took_s < 1.25 * (sent / rate_bps + 4 * delay_s) + 0.05
+
+
 def test_what_a_cut_overtakes_does_not_arrive_on_the_next_connection():
     """The link is back before the delay of the old connection has passed."""
     simulation = hollow_team("bsp?codec=raw", [(Device(0.5), 1e6, 1e6), (Device(0.5), 1e6, 1e6)], delay_s=0.2)
@@ -375,6 +388,46 @@ def test_compute_times_are_checked(wrong):
     if isinstance(wrong, float):
         with pytest.raises(ConfigError, match="server costs"):
             ServerCosts(push_s=wrong)
+
+
+TRACES = {
+    "looped": Trace([0, 2, 3.5], [3e5, 0, 9e5], "looped", duration_s=5),
+    "finite": Trace([0, 4, 9], [4e5, 8e5, 2e5], "finite", loop=False, duration_s=60),
+    "infinite": Trace([0, 4, 9], [4e5, 8e5, 2e5], "infinite", loop=False, duration_s=math.inf),
+    "constant": Trace.constant(5e5),
+}
+
+
+@pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
+@pytest.mark.parametrize("zero", [0.0, 0.75, 5.0, 7.25, 12345.5])
+def test_a_team_that_starts_later_sees_its_links_from_their_start(trace, zero):
+    """Whatever a channel asks of a trace."""
+    seen = _starting_at(trace, zero)
+    for time in (0.0, 1.0, 2.0, 3.5, 4.0, 6.25, 9.0, 59.0, 60.0, 100.0):
+        assert seen.rate(zero + time) == trace.rate(time)
+        assert seen.next_change(zero + time) - zero == pytest.approx(trace.next_change(time))
+        assert seen.bits(zero + time, zero + time + 11) == pytest.approx(trace.bits(time, time + 11))
+        for bits in (0.0, 1e5, 3e6):
+            assert seen.finish(zero + time, bits) - zero == pytest.approx(trace.finish(time, bits))
+
+
+@pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
+def test_a_team_whose_last_robot_comes_late_does_the_same_later(trace):
+    """Two begin; a third comes while they train, and enters its link where the others are."""
+
+    def ends(late_s):
+        simulation = Simulation(server_of("bsp?codec=raw", 2, random.Random(0).randbytes))
+        seats = [seat_in(simulation, f"robot-{index}", Device(1.0), trace) for index in range(3)]
+        for seat, at in zip(seats, (0.0, late_s, late_s + 8.5), strict=True):
+            simulation.clock.at(at, seat.train, lambda seat=seat: train(seat, 8))
+        simulation.run(500.0)
+        return [[step["t"] - late_s for step in steps_in(seat)] for seat in seats]
+
+    on_time, late = ends(0.0), ends(7.25)
+    assert all(on_time)
+    for own, theirs in zip(on_time, late, strict=True):
+        # A bit more or less in a frame, where the meter rounds the other way.
+        assert theirs == pytest.approx(own, abs=2e-3)
 
 
 # -- seats -------------------------------------------------------------------------------------------------------------

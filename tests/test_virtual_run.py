@@ -48,7 +48,8 @@ def cell(policy="rog:4", seed=0, **more):
         "channel": "airtime",
         "workers": 2,
         "hours": 0.5 / 60,
-        "compute_s": 2.18,
+        "devices": "2.18",
+        **dict.fromkeys(("encode_s", "decode_s", "server_push_s", "server_pull_s"), 0.0),
         "batch": 16,
         "eval_every_s": 15.0,
     }
@@ -98,6 +99,28 @@ def test_a_cell_looks_trains_and_tells(out):
         assert sum(metric["name"] == "loss" for metric in metrics) == len(steps) + 1
     pushes = events(folder, "server", "push")
     assert {push["peer"] for push in pushes} == {"robot-0", "robot-1"}
+
+
+def test_each_robot_computes_on_its_own_device(out, tmp_path):
+    short = {"links": "constant:50", "hours": 40 / 3600}
+    plain = run(out, "devices", cell("asp", devices="2/6", **short))
+    for name, compute_s in (("robot-0", 2.0), ("robot-1", 6.0)):
+        steps = events(plain, name, "step")
+        assert len(steps) > 2 and all(step["compute_s"] == pytest.approx(compute_s, abs=1e-5) for step in steps)
+    (tmp_path / "jetson.csv").write_text("quick,slow\n1,6\n2,\n")
+    work = {"encode_s": 0.5, "decode_s": 0.25, "server_push_s": 0.125, "server_pull_s": 0.0625}
+    costly = run(out, "costly", cell("asp", devices=str(tmp_path / "jetson.csv"), **short, **work))
+    quick, slow = (events(costly, name, "step") for name in ("robot-0", "robot-1"))
+    assert [step["compute_s"] for step in quick[:4]] == pytest.approx([1.5, 2.75, 1.75, 2.75], abs=1e-5)
+    assert [step["compute_s"] for step in slow[:2]] == pytest.approx([6.5, 6.75], abs=1e-5)
+
+
+def test_the_servers_work_delays_a_step(out):
+    alone = {"links": "constant:1000", "devices": "1", "workers": 1, "hours": 20 / 3600}
+    plain = events(run(out, "no-work", cell("bsp", **alone)), "robot-0", "step")
+    costly = run(out, "work", cell("bsp", **alone, server_push_s=0.5, server_pull_s=0.25))
+    took = [step["communicate_s"] + step["stall_s"] for step in events(costly, "robot-0", "step")[:5]]
+    assert took == pytest.approx([step["communicate_s"] + step["stall_s"] + 0.75 for step in plain[:5]], abs=0.02)
 
 
 def test_links_are_scaled_by_the_size_of_the_model(out):

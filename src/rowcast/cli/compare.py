@@ -29,8 +29,8 @@ def compare(
     channel: Annotated[str | None, typer.Option(help="How transfers at the same time share the medium.")] = None,
     workers: Annotated[str | None, typer.Option(help="Robots of the team; several sizes by commas.")] = None,
     batch: Annotated[str | None, typer.Option(help="Images of one step; several by commas.")] = None,
-    compute_s: Annotated[
-        str | None, typer.Option("--compute-s", help="Seconds of one gradient on the device; several by commas.")
+    devices: Annotated[
+        str | None, typer.Option(help="Seconds of a gradient: 2.18, 2/2/8, 2.18~0.2 or a CSV file; several by commas.")
     ] = None,
     hours: Annotated[float | None, typer.Option(help="How long each run trains, in virtual time.")] = None,
     seeds: Annotated[str | None, typer.Option(help="How many, or a list by commas ('7,' is seed 7 alone).")] = None,
@@ -58,7 +58,7 @@ def compare(
         "channel": channel,
         "workers": _numbers("workers", workers),
         "batch": _numbers("batch", batch),
-        "compute_s": _numbers("compute-s", compute_s),
+        "devices": _words(devices),
         "hours": hours,
         "seeds": _seeds(seeds),
         "eval_every_s": eval_every_s,

@@ -26,7 +26,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -105,6 +105,7 @@ def run_comparison(
         raise ConfigError(f"jobs: expected 0 or more, got {jobs}")
     cells = plan_cells(settings)
     with _claimed(out):
+        _refuse_another_version(out)
         todo = [cell for cell in cells if not _is_finished(cell, _folder(out, cell))]
         order = [cell.name for cell in cells]
         _write_whole(out / "compare.json", {"settings": asdict(settings), "cells": order, "version": __version__})
@@ -137,6 +138,26 @@ def _claimed(out: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise ConfigError(f"out {out}: cannot be used: {error.filename or ''} {error.strerror}") from error
+
+
+def _refuse_another_version(out: Path) -> None:
+    """Nothing is added to runs whose settings have other names: no report could set the two side by side.
+
+    Raises:
+        ConfigError: there is such a run; the message names those settings.
+    """
+    wanted = {field.name for field in fields(Cell)}
+    for path in sorted(out.glob("cells/*/done.json")):
+        try:
+            found = set(json.loads(path.read_text(encoding="utf-8"))["cell"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # said when that run is wanted, or drawn
+        words = [f"no {name}" for name in sorted(wanted - found)] + [f"a {name}" for name in sorted(found - wanted)]
+        if words:
+            raise ConfigError(
+                f"{path.parent}: was run by another version of Rowcast, for which a run has {', '.join(words)}; "
+                "choose another folder"
+            )
 
 
 def _is_finished(cell: Cell, folder: Path) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rowcast.config import Checked, setting
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DataError, near_match
+from rowcast.experiment.devices import parse_devices
 from rowcast.links import PROFILES, named_trace
 from rowcast.links.channel import CHANNELS
 from rowcast.sync import parse_policy
@@ -34,7 +35,7 @@ _POWER = PowerStates()
 class Comparison(Checked):
     """Settings of a comparison; in a file, the table ``[compare]``.
 
-    The values of ``policies``, ``links``, ``workers``, ``batch``, ``compute_s`` and ``seeds`` are combined in all
+    The values of ``policies``, ``links``, ``workers``, ``batch``, ``devices`` and ``seeds`` are combined in all
     ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
 
     Raises:
@@ -50,12 +51,22 @@ class Comparison(Checked):
     )
     workers: tuple[int, ...] = setting((4,), "Robots of the team.", unit="workers", low=1, high=1000)
     batch: tuple[int, ...] = setting((), "Images of one step of one robot; none: the task's.", low=1, high=65_536)
-    compute_s: tuple[float, ...] = setting(
-        (2.18,),
-        "What one gradient takes on the device. The default is that of the robots of the ROG paper.",
-        unit="s",
-        low=0.001,
-        high=3600.0,
+    devices: tuple[str, ...] = setting(
+        ("2.18",),
+        "What one gradient takes: seconds ('2.18'), one for each robot ('2.0/2.2/8.1'), drawn ('2.18~0.2'), or a CSV "
+        "file of recorded seconds; each for the whole team. The default is that of the robots of the ROG paper.",
+    )
+    encode_s: float = setting(
+        0.0, "Work of each push at the worker: ranking and encoding rows.", unit="s", low=0.0, high=3600.0
+    )
+    decode_s: float = setting(
+        0.0, "Work of each pull at the worker: decoding and applying rows.", unit="s", low=0.0, high=3600.0
+    )
+    server_push_s: float = setting(
+        0.0, "Work of the server on each push, before the gate sees it.", unit="s", low=0.0, high=3600.0
+    )
+    server_pull_s: float = setting(
+        0.0, "Work of the server on each pull, before its first row is sent.", unit="s", low=0.0, high=3600.0
     )
     hours: float = setting(1.0, "How long each run trains, in virtual time.", unit="h", low=0.0001, high=10_000.0)
     seeds: int | tuple[int, ...] = setting(
@@ -73,10 +84,10 @@ class Comparison(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("policies", "links", "workers", "compute_s"):
+        for name in ("policies", "links", "workers", "devices"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}: expected at least one")
-        for name in ("policies", "links", "workers", "batch", "compute_s", "seeds"):
+        for name in ("policies", "links", "workers", "batch", "devices", "seeds"):
             values = getattr(self, name)
             if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")
@@ -110,8 +121,10 @@ class Cell:
         seed: of everything random.
         task: name of a built-in task; ``data``: its folder, with the whole path.
         workers: robots of the team.
-        hours: virtual time to train; ``compute_s``: what one gradient takes; ``eval_every_s``: between two looks at
-            the accuracy.
+        devices: what one gradient takes, in the shortest words of :mod:`rowcast.experiment.devices`; a recording with
+            its whole path.
+        encode_s, decode_s, server_push_s, server_pull_s: work of each push and pull at the worker and the server (s).
+        hours: virtual time to train; ``eval_every_s``: between two looks at the accuracy.
         batch: images of one step of one robot; ``None``: the task's.
     """
 
@@ -123,7 +136,11 @@ class Cell:
     channel: str
     workers: int
     hours: float
-    compute_s: float
+    devices: str
+    encode_s: float
+    decode_s: float
+    server_push_s: float
+    server_pull_s: float
     batch: int | None
     eval_every_s: float
 
@@ -136,23 +153,26 @@ class Cell:
     def name(self) -> str:
         """Name of the cell's folder: made of what differs between the cells of one comparison, always the same."""
         batch = "task" if self.batch is None else self.batch
-        return f"{_slug(self.policy)}_{_slug(self.links)}_w{self.workers}_b{batch}_c{self.compute_s:.10g}_s{self.seed}"
+        return f"{_slug(self.policy)}_{_slug(self.links)}_w{self.workers}_b{batch}_c{_slug(self.devices)}_s{self.seed}"
 
 
 def plan_cells(settings: Comparison) -> list[Cell]:
     """Check what the settings name, and list the cells.
 
     Raises:
-        ConfigError: an unknown task, policy or link (with the nearest that is known).
+        ConfigError: an unknown task, policy or link (with the nearest that is known); devices that no team has, or
+            not one of so many workers.
         TraceError: a trace file that cannot be read.
-        DataError: the data folder lacks files (which are listed), or they are not in the expected format.
+        DataError: the data folder lacks files (which are listed), or they are not in the expected format; a recording
+            of devices that cannot be read.
     """
     for policy in settings.policies:
         parse_policy(policy)
     links = [_located(text) for text in settings.links]
+    devices = _devices_for(settings.devices, settings.workers)
     task = _find_task(settings.task, settings.data)
     axes = itertools.product(
-        settings.seed_list, links, settings.compute_s, settings.workers, settings.batch or (None,), settings.policies
+        settings.seed_list, links, devices, settings.workers, settings.batch or (None,), settings.policies
     )
     return [
         Cell(
@@ -164,11 +184,15 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             channel=settings.channel,
             workers=workers,
             hours=settings.hours,
-            compute_s=compute_s,
+            devices=device,
+            encode_s=settings.encode_s,
+            decode_s=settings.decode_s,
+            server_push_s=settings.server_push_s,
+            server_pull_s=settings.server_pull_s,
             batch=batch,
             eval_every_s=settings.eval_every_s,
         )
-        for seed, link, compute_s, workers, batch, policy in axes
+        for seed, link, device, workers, batch, policy in axes
     ]
 
 
@@ -183,6 +207,19 @@ def _located(link: str) -> str:
     if link in PROFILES or link.startswith("constant:"):
         return link
     return str(Path(link).resolve())
+
+
+def _devices_for(texts: Sequence[str], teams: Sequence[int]) -> list[str]:
+    """The profiles as cells have them: each once, and each for every size of team."""
+    found: dict[str, str] = {}
+    for text in texts:
+        profile = parse_devices(text)
+        for workers in teams:
+            profile.check_team(workers)
+        if profile.text in found:
+            raise ConfigError(f"devices: {found[profile.text]} and {text} are the same")
+        found[profile.text] = text
+    return list(found)
 
 
 def _find_task(name: str, data: str | None) -> str:
@@ -226,5 +263,6 @@ def _slug(text: str) -> str:
     """A text as part of a file's name; where that loses something, a short digest keeps it apart from others."""
     if re.fullmatch(r"[A-Za-z0-9.]+(:[A-Za-z0-9.]+)?", text):
         return text.replace(":", "-")
-    plain = re.sub(r"[^A-Za-z0-9.]+", "-", Path(text).name).strip("-.")
+    name = Path(text).name if Path(text).is_absolute() else text
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
     return f"{plain[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

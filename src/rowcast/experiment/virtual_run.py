@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualSeat
 from rowcast.errors import ConfigError, DataError, NonFiniteGradient
+from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.plan import Cell
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, named_trace, save_csv
@@ -39,8 +40,6 @@ VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
 
 #: Length of a synthetic trace (s); it starts again when it is over.
 _TRACE_S = 3600.0
-#: The golden section: how far on in a recorded trace the next seed begins, so that no two seeds come close.
-_SEED_STEP = (5**0.5 - 1) / 2
 #: Images of clean training and of a look at the accuracy: enough to tell policies apart, few enough to run many.
 _PRETRAIN_IMAGES = 12_000
 _TEST_IMAGES = 500
@@ -56,8 +55,9 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> 
         progress: told how many virtual seconds are done.
 
     Raises:
-        RowcastError: as the task, the links and the policy have it.
+        RowcastError: as the task, the links, the devices and the policy have it.
     """
+    devices = parse_devices(cell.devices).team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s)
     overrides: dict[str, int] = {} if cell.batch is None else {"batch": cell.batch}
     if cell.data is not None:
         overrides["test_images"] = _TEST_IMAGES
@@ -80,7 +80,8 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> 
             entropy=entropy.randbytes,
         )
         journal.record(0.0, "start", role="server", version=__version__, policy=cell.policy, settings={})
-        simulation = Simulation(server, channel=CHANNELS[cell.channel](), seed=cell.seed)
+        costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
+        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, seed=cell.seed)
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
@@ -89,7 +90,7 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> 
             seat = VirtualSeat(
                 simulation,
                 name,
-                Device(cell.compute_s),
+                devices[index],
                 up,
                 down,
                 entropy=entropy.randbytes,
@@ -123,8 +124,7 @@ def _link(cell: Cell, index: int, way: int) -> Trace:
     trace = named_trace(cell.links, (cell.seed, index, way), _TRACE_S)
     if cell.links in PROFILES or not trace.loop:
         return trace
-    place = (2 * index + way) / (2 * cell.workers) + _SEED_STEP * cell.seed
-    return trace.shifted(place % 1.0 * trace.duration_s)
+    return trace.shifted(place_in_recording(2 * index + way, 2 * cell.workers, cell.seed) * trace.duration_s)
 
 
 def model_bytes(layout: Layout) -> int:

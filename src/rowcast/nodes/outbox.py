@@ -280,8 +280,11 @@ class Outbox:
             settings.window_min_bytes,
             2 * settings.frame_min_bytes,
         )
-        if self._flight and self._flight_bytes + target > window:
+        probing = self.meter.wants_probe(now)
+        if self._flight and (probing or self._flight_bytes + target > window):
             return 0.0
+        if probing:
+            target = settings.frame_min_bytes
         return target - ROWS_OVERHEAD_BYTES
 
     def _state_frame(self, now: float, room: float) -> Rows:

@@ -40,6 +40,8 @@ FIELDS = (
 
 #: Places of curves that are nearer to each other than this share of the whole are the same.
 _SAME = 1e-9
+#: Characters of the devices of a team that a heading has room for.
+_LONGEST = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +79,30 @@ class Scene:
     """What is the same for the cells of one figure."""
 
     links: str
-    compute_s: float | None
+    devices: str | None
     workers: int
     batch: int | None
 
     def __str__(self) -> str:
-        device = "" if self.compute_s is None else f", {self.compute_s:g} s a gradient"
         batch = "" if self.batch is None else f", batch {self.batch}"
         robots = "1 robot" if self.workers == 1 else f"{self.workers} robots"
-        return f"{Path(self.links).name}, {robots}{device}{batch}"
+        return f"{Path(self.links).name}, {robots}{self._gradient}{batch}"
+
+    @property
+    def devices_name(self) -> str:
+        """The devices, as much of them as a heading has room for; empty where nothing is known."""
+        name = Path(self.devices).name if self.devices and self._recorded else self.devices or ""
+        return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+
+    @property
+    def _gradient(self) -> str:
+        if self.devices is None:
+            return ""
+        return f", gradients of {self.devices_name}" if self._recorded else f", {self.devices_name} s a gradient"
+
+    @property
+    def _recorded(self) -> bool:
+        return self.devices is not None and Path(self.devices).is_absolute()
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,11 +242,14 @@ def _read_cell(folder: Path, power: PowerStates) -> CellRun:
     content = _read_json(path)
     try:
         cell = content["cell"]
-        scene = Scene(cell["links"], cell["compute_s"], cell["workers"], cell["batch"])
+        scene = Scene(cell["links"], cell["devices"], cell["workers"], cell["batch"])
         seconds = 3600.0 * cell["hours"]
         policy, seed = cell["policy"], cell["seed"]
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not what 'rowcast compare' writes ({error!r}); run that cell again") from error
+        raise ConfigError(
+            f"{path}: not what this 'rowcast compare' writes ({error!r}); run the comparison again, in "
+            "another folder if it was another version of Rowcast"
+        ) from error
     robots = _read_robots(_worker_files(folder), power, seconds)
     return CellRun(folder, policy, seed, scene, seconds, cell, content.get("versions", {}), robots)
 
@@ -244,7 +264,8 @@ def _demo_cells(folder: Path, power: PowerStates) -> Iterator[CellRun]:
     for policy in summary.get("policies", {}):
         place = folder / policy.replace(":", "-")
         files = _worker_files(place)
-        scene = Scene(settings.get("trace", ""), settings.get("pace_s"), len(files), None)
+        pace_s = settings.get("pace_s")
+        scene = Scene(settings.get("trace", ""), None if pace_s is None else f"{pace_s:g}", len(files), None)
         seconds = float(settings.get("seconds", 0.0))
         robots = _read_robots(files, power, seconds)
         yield CellRun(

@@ -330,8 +330,8 @@ def sensitivity_sheets(experiment: Experiment) -> dict[str, Sheet]:
     cells = experiment.cells
     found = {}
     for axis, value_of, scene_of in (
-        ("batch", lambda cell: cell.scene.batch, lambda s: (s.links, s.compute_s, s.workers)),
-        ("workers", lambda cell: cell.scene.workers, lambda s: (s.links, s.compute_s, s.batch)),
+        ("batch", lambda cell: cell.scene.batch, lambda s: (s.links, s.devices, s.workers)),
+        ("workers", lambda cell: cell.scene.workers, lambda s: (s.links, s.devices, s.batch)),
         ("threshold", lambda cell: threshold_of(cell.policy), lambda s: s),
     ):
         chosen = [cell for cell in cells if scene_of(cell.scene) == scene_of(scene) and value_of(cell) is not None]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -152,8 +153,7 @@ def _written(exhibit: Exhibit, target: Path) -> dict[str, Any]:
 
 def _sections(experiment: Experiment, notes: list[str]) -> Iterator[_Section]:
     scenes = experiment.scenes
-    for scene in scenes:
-        suffix = "" if len(scenes) == 1 else f"-{_slug(scene)}"
+    for scene, suffix in zip(scenes, _suffixes(scenes), strict=True):
         groups = experiment.by_policy(scene)
         yield _Section(str(scene), tuple(_of_scene(experiment, groups, scene, suffix, notes)))
     exhibits = [_sensitivity(axis, sheet, scenes[0]) for axis, sheet in sensitivity_sheets(experiment).items()]
@@ -298,8 +298,16 @@ def _cell(mean: Value, low: Value, high: Value, count: Value) -> str:
     return f"{shown(mean)} ± {shown(half if half > _NOISE * abs(mean) else 0.0)}"
 
 
-def _slug(scene: Scene) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{Path(scene.links).name}-{scene.compute_s:g}s").strip("-")
+def _suffixes(scenes: Sequence[Scene]) -> list[str]:
+    """What the names of the files of each scene end in: nothing for a single one, else its links and devices."""
+    if len(scenes) == 1:
+        return [""]
+    found: list[str] = []
+    for scene in scenes:
+        plain = re.sub(r"[^A-Za-z0-9.]+", "-", f"{Path(scene.links).name}-{scene.devices_name}").strip("-.")
+        numbered = (f"-{plain}" if k == 1 else f"-{plain}-{k}" for k in itertools.count(1))
+        found.append(next(name for name in numbered if name not in found))
+    return found
 
 
 def _version_table(experiment: Experiment) -> dict[str, Any]:

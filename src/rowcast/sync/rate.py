@@ -12,7 +12,10 @@ HALF_LIFE_S = 0.5
 MEMORY_S = 5.0
 QUANTILE = 0.2
 RECENT = 8
-TRIP_MEMORY_S = 30.0
+TRIP_MEMORY_S = 10.0
+PROBE_EVERY_S = 5.0
+#: Beyond this size (bytes) a frame takes its time from the rate, and less exactly tells the round trip.
+PROBE_BYTES = 4096
 #: The estimate never falls below this (bit/s): a time that is predicted from it stays finite.
 LOWEST_BPS = 1.0
 #: Acknowledgements closer together than this count as one: their spacing says nothing about the link.
@@ -29,8 +32,9 @@ class RateMeter:
         initial_bps: assumed before the first acknowledgement, bit/s.
 
     Attributes:
-        round_trip_s: the shortest time, beyond its own bytes, that a frame sent into an idle link took to be
-            acknowledged in the last 30 s; 0 before the first.
+        round_trip_s: the shortest time that a small frame sent into an idle link took to be acknowledged in the last
+            10 s; 0 before the first. Its own bytes count: what they take is only known once the rate is, and a rate
+            that is measured with too small a window is too low.
     """
 
     def __init__(self, initial_bps: float) -> None:
@@ -38,7 +42,7 @@ class RateMeter:
         self._measured = False
         self._samples: deque[tuple[float, float]] = deque()
         self._ordered: list[float] = []
-        self._recent: deque[float] = deque(maxlen=RECENT)  # the newest of the samples
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # seconds and bytes of the newest samples
         self._unacked = 0
         self._since = 0.0
         self._gathered = 0
@@ -46,13 +50,14 @@ class RateMeter:
         self.round_trip_s = 0.0
         self._trips: deque[tuple[float, float]] = deque()  # rising: each is below all that came after it
         self._alone_at = -1.0
+        self._probed_at = -math.inf
 
     def sent(self, now: float, size: int) -> None:
         """``size`` bytes were handed to the link."""
         if self._unacked == 0:
             # Sending time too short for a sample of its own is carried over the idle time.
             self._since = now - self._busy
-            self._alone_at = now
+            self._alone_at = now if size <= PROBE_BYTES or self.wants_probe(now) else -math.inf
         self._unacked += size
 
     def acknowledged(self, now: float, size: int, sent_at: float) -> None:
@@ -66,22 +71,27 @@ class RateMeter:
             self._average = keep * self._average + (1 - keep) * rate
             self._measured = True
             self._samples.append((now, rate))
-            self._recent.append(rate)
+            self._recent.append((elapsed, float(self._gathered)))
             insort(self._ordered, rate)
             self._since, self._gathered, self._busy = now, 0, 0.0
         else:
             self._busy = elapsed
         self._forget(now)
         if sent_at == self._alone_at:
-            # Nothing of ours was before it in any queue: what it took beyond its own bytes is the path.
-            self._alone_at = -1.0
-            trip = max(now - sent_at - size * 8 / self.peak_bps(now), 0.0)
+            # Nothing of ours was before it in any queue.
+            self._alone_at = -math.inf
+            self._probed_at = now
+            trip = max(now - sent_at - max(size - PROBE_BYTES, 0) * 8 / self.peak_bps(now), 0.0)
             while self._trips and self._trips[-1][1] >= trip:
                 self._trips.pop()
             self._trips.append((now, trip))
             while self._trips[0][0] < now - TRIP_MEMORY_S:
                 self._trips.popleft()
             self.round_trip_s = self._trips[0][1]
+
+    def wants_probe(self, now: float) -> bool:
+        """The round trip was measured long ago: the next frame should be small, and find the link idle."""
+        return now > self._probed_at + PROBE_EVERY_S
 
     def forget_flight(self) -> None:
         """The link was lost: what was on its way is no longer."""
@@ -100,16 +110,16 @@ class RateMeter:
         return max(8 * average, LOWEST_BPS)
 
     def peak_bps(self, now: float) -> float:
-        """The estimate, or the median of the last few samples if that is higher, bit/s: what the window must fill.
+        """The estimate, or the rate over the last few samples if that is higher, bit/s: what the window must fill.
 
-        The median follows a link that grew within a few acknowledgements. The best sample would not do:
-        acknowledgements that were held up arrive in a bunch, and one bunch would open the window several times
-        too far.
+        It follows a link that grew within a few acknowledgements. The best sample would not do: acknowledgements
+        that were held up arrive in a bunch, and one bunch would open the window several times too far.
         """
         rate_bps = self.rate_bps(now)
         if not self._samples:
             return rate_bps
-        return max(rate_bps, 8 * sorted(self._recent)[(len(self._recent) - 1) // 2])
+        seconds = sum(sample[0] for sample in self._recent)
+        return max(rate_bps, 8 * sum(sample[1] for sample in self._recent) / seconds)
 
     def _forget(self, now: float) -> None:
         """Drop the samples that are too old."""

@@ -438,7 +438,11 @@ class Simulation:
 
 
 def _starting_at(trace: Trace, zero: float) -> Trace:
-    """The trace as the channel's clock sees it: its time 0 is ``zero``."""
+    """The trace as the channel's clock sees it: its time 0 is ``zero``. What it says before that, nobody asks for."""
     if zero == 0.0:
         return trace
-    raise LocalProtocolError(f"simulation: expected the team to start at time 0, it started at {zero:g} s")
+    if trace.loop:
+        return trace.shifted(trace.duration_s - zero % trace.duration_s)
+    times = trace.times_s + zero
+    times[0] = 0.0
+    return Trace(times, trace.rates_bps, trace.name, loop=False, duration_s=trace.duration_s + zero)

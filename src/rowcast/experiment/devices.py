@@ -1,0 +1,226 @@
+"""What computing costs each robot of a team, in one text: a profile that a comparison has as one of its values.
+
+===================== ==========================================================================================
+``2.18``              seconds of one gradient, the same for all robots
+``2.0/2.2/2.5/8.1``   one for each robot, the first for ``robot-0``
+``2.18~0.2``          drawn for each gradient: log-normal, with this median and this standard deviation of the
+                      natural logarithm
+``2.0~0.1/8.1``       some drawn, some not
+``jetson.csv``        recorded: a CSV file with seconds, one column for each robot, or one column for all of them
+===================== ==========================================================================================
+
+The first row of a recording names its columns; each row below is one gradient. A column may be shorter than the
+others: its first empty cell ends it. When it is used up it starts again. With a column for each robot, each begins at
+its start. With one column for all, each robot enters it at another place, and with each seed at others.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rowcast.drivers.virtual import Device
+from rowcast.errors import ConfigError, DataError
+
+__all__ = ["ComputeTime", "DeviceProfile", "parse_devices", "place_in_recording"]
+
+SUFFIX = ".csv"
+#: What one gradient may take (s).
+LEAST_S, MOST_S = 0.001, 3600.0
+#: Largest standard deviation of the logarithm: at 3, one gradient in six takes more than twenty times the median.
+MOST_SPREAD = 3.0
+_FORMS = "2.18 (seconds), 2.18~0.2 (drawn), 2.0/2.2/8.1 (one for each robot) or the path of a .csv file"
+
+#: The golden section: how far on in a recording the next seed begins, so that no two seeds come close.
+_SEED_STEP = (5**0.5 - 1) / 2
+#: Keeps what a device draws apart from what else is drawn with the same seed.
+_DRAWS_OF_DEVICES = 0xDE51CE
+
+
+@dataclass(frozen=True)
+class ComputeTime:
+    """What the gradients of a robot take.
+
+    Attributes:
+        seconds: of one gradient after the other, from the start again when they are used up.
+        spread: standard deviation of their natural logarithm; 0: nothing is drawn.
+    """
+
+    seconds: tuple[float, ...]
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """The devices of a team.
+
+    Attributes:
+        text: says the same to :func:`parse_devices`, from every folder: numbers at their shortest, the path of a file
+            whole. Two profiles with one text are one.
+        times: for each robot, or one for all of them.
+        recorded: they come from a file.
+    """
+
+    text: str
+    times: tuple[ComputeTime, ...]
+    recorded: bool = False
+
+    def check_team(self, workers: int) -> None:
+        """Whether a team of so many robots can have these devices.
+
+        Raises:
+            ConfigError: there is one for each robot, of a team of another size.
+        """
+        if len(self.times) not in (1, workers):
+            what = "columns" if self.recorded else "devices"
+            raise ConfigError(
+                f"devices {self.text}: has {len(self.times)} {what}, expected {workers}, one for each robot of the "
+                "team, or one for all"
+            )
+
+    def team(self, workers: int, seed: int, *, encode_s: float = 0.0, decode_s: float = 0.0) -> list[Device]:
+        """The device of each robot.
+
+        Args:
+            workers: robots of the team.
+            seed: of what is drawn; each robot draws its own.
+            encode_s, decode_s: work of each push and each pull at the worker (s).
+
+        Raises:
+            ConfigError: as :meth:`check_team`; or a work that is negative or not finite.
+        """
+        self.check_team(workers)
+        devices = []
+        for index in range(workers):
+            time = self.times[index % len(self.times)]
+            seconds = time.seconds
+            if self.recorded and len(self.times) == 1:
+                start = int(place_in_recording(index, workers, seed) * len(seconds))
+                seconds = seconds[start:] + seconds[:start]
+            own = np.random.SeedSequence((_DRAWS_OF_DEVICES, seed, index)).generate_state(1, np.uint64)
+            devices.append(Device(seconds, time.spread, encode_s, decode_s, seed=int(own[0])))
+        return devices
+
+
+def parse_devices(text: str) -> DeviceProfile:
+    """Read a profile; its forms are in this module's text.
+
+    Raises:
+        ConfigError: the text has none of the forms, or a number is out of its range.
+        DataError: the file of a recording cannot be read or breaks its format; the message names file, line and
+            column.
+
+    >>> parse_devices("2.0~0.1/8.1").times
+    (ComputeTime(seconds=(2.0,), spread=0.1), ComputeTime(seconds=(8.1,), spread=0.0))
+    >>> parse_devices("2.0 / 2.20").text
+    '2/2.2'
+    """
+    text = text.strip()
+    if text.lower().endswith(SUFFIX):
+        path = Path(text).resolve()
+        return DeviceProfile(str(path), _read_recording(path), recorded=True)
+    times = tuple(_parse_time(text, part) for part in text.split("/"))
+    return DeviceProfile("/".join(map(_written, times)), times)
+
+
+def place_in_recording(part: int, parts: int, seed: int) -> float:
+    """Where one of several that share a recording enters it, 0 .. below 1: evenly apart, further on with each seed."""
+    return (part / parts + _SEED_STEP * seed) % 1.0
+
+
+def _parse_time(text: str, part: str) -> ComputeTime:
+    words = part.split("~")
+    if len(words) > 2 or not all(map(_is_number, words)):
+        what = f"{part.strip()!r} in {text!r}" if part != text else repr(text)
+        raise ConfigError(f"devices: expected {_FORMS}, got {what}")
+    seconds, *spread = map(float, words)
+    _check(text, "seconds of a gradient", seconds, LEAST_S, MOST_S)
+    for value in spread:
+        _check(text, "a spread", value, 0.0, MOST_SPREAD)
+    return ComputeTime((seconds,), *spread)
+
+
+def _check(text: str, what: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"devices {text}: expected {what} in {low:g} .. {high:g}, got {value:g}")
+
+
+def _written(time: ComputeTime) -> str:
+    numbers = [*time.seconds, time.spread] if time.spread else time.seconds
+    return "~".join(repr(number).removesuffix(".0") for number in numbers)
+
+
+# -- recordings --------------------------------------------------------------------------------------------------------
+
+
+def _read_recording(path: Path) -> tuple[ComputeTime, ...]:
+    rows = _read_rows(path)
+    line, header = rows[0]
+    names = [cell.strip() for cell in header]
+    for place, name in enumerate(names, start=1):
+        if not name or _is_number(name):
+            raise DataError(
+                f"{path}, line {line}, column {place}: expected a header that names each column, got {name!r}"
+            )
+        if names.index(name) < place - 1:
+            raise DataError(f"{path}, line {line}, column {place}: {name!r} is there twice")
+    columns: list[list[float]] = [[] for _ in names]
+    ended = [0] * len(names)
+    for line, cells in rows[1:]:
+        if cells and len(cells) != len(names):
+            raise DataError(f"{path}, line {line}: expected {len(names)} cells, got {len(cells)}")
+        for place, cell in enumerate(cells or [""] * len(names)):
+            if not cell.strip():
+                ended[place] = ended[place] or line
+            elif ended[place]:
+                raise DataError(
+                    f"{path}, line {line}, column {names[place]}: {cell.strip()!r} comes after the empty cell in line "
+                    f"{ended[place]}, which ends the column"
+                )
+            else:
+                columns[place].append(_seconds(path, line, names[place], cell))
+    for name, column in zip(names, columns, strict=True):
+        if not column:
+            raise DataError(
+                f"{path}, line {rows[0][0] + 1}, column {name}: expected seconds below the header, got none"
+            )
+    return tuple(ComputeTime(tuple(column)) for column in columns)
+
+
+def _read_rows(path: Path) -> Sequence[tuple[int, list[str]]]:
+    """Line number and cells of each row; at least one, and the first is not empty."""
+    try:
+        reader = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from error
+    try:
+        rows = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+    if not rows or not rows[0][1]:
+        raise DataError(f"{path}, line 1: expected a header that names each column, got nothing")
+    return rows
+
+
+def _seconds(path: Path, line: int, column: str, cell: str) -> float:
+    value = float(cell) if _is_number(cell) else math.nan
+    if not LEAST_S <= value <= MOST_S:
+        raise DataError(
+            f"{path}, line {line}, column {column}: expected seconds in {LEAST_S:g} .. {MOST_S:g}, got {cell.strip()!r}"
+        )
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
