@@ -1,0 +1,156 @@
+"""How far the policy ``rowcast`` goes beyond the published ones on the recorded outdoor links.
+
+Timing only, in virtual time, on the bandwidth schedules and the computing times of the measured runs (the folder
+``rog-artifact``); in place of the artifact's software the work of this one counts, measured here. The limit is **the
+computing robot**: a step cannot take less than its gradient.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import SHARED, Figure, arguments, finish
+from rowcast.codecs import codec_by_name
+from rowcast.drivers.virtual import Device, Simulation
+from rowcast.experiment.validate import Measurements, read_measurements
+from rowcast.experiment.virtual_run import CALM_WORKER, VIRTUAL_LINKS, calm_server
+from rowcast.journal import Journal
+from rowcast.links import Trace
+from rowcast.nodes import ServerNode, WorkerNode
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+
+HOUR_S = 3600.0
+#: The robot of the issue: 1,750 gradients in an hour.
+ROBOT_S = HOUR_S / 1750
+#: The parts of the policy, each taken away.
+ABLATIONS = ("elastic=off", "ahead=0", "adapt=off")
+SILENT_AT_S, SILENT_S = 1200.0, 120.0
+
+
+def software_cost_s(layout: Layout) -> tuple[float, float]:
+    """Seconds of encoding and of decoding a whole model in one bit an element, best of five."""
+    codec = codec_by_name("onebit")
+    vector = np.random.default_rng(0).standard_normal(layout.elements).astype(np.float32)
+    rows = np.arange(layout.rows, dtype=np.int64)
+    encode, decode = [], []
+    for _ in range(5):
+        begun = time.perf_counter()
+        payload = codec.encode(layout, vector, rows)
+        encode.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        codec.add(layout, payload, rows, vector, 1.0)
+        decode.append(time.perf_counter() - begun)
+    return min(encode), min(decode)
+
+
+def hour(
+    policy: str, layout: Layout, devices: list[Device], links: list[Trace], seconds: float = HOUR_S
+) -> list[list[dict[str, Any]]]:
+    """The steps of each robot."""
+    hollow = layout.hollow()
+    entropy = random.Random(0)
+    server = ServerNode(
+        parse_policy(policy),
+        settings=calm_server(len(links)),
+        link_settings=VIRTUAL_LINKS,
+        journal=Journal("server", lambda record: None),
+        entropy=entropy.randbytes,
+    )
+    simulation = Simulation(server)
+    journals = []
+    for index, (device, link) in enumerate(zip(devices, links, strict=True)):
+        journals.append(Journal(f"robot-{index}"))
+        node = WorkerNode(
+            f"robot-{index}",
+            hollow,
+            # What the server holds once it was seeded: the others need not be sent it.
+            hollow.zeros() + np.float32(1),
+            settings=CALM_WORKER,
+            link_settings=VIRTUAL_LINKS,
+            journal=journals[-1],
+            entropy=entropy.randbytes,
+        )
+        simulation.add_hollow(node, device, link, link)
+    simulation.run(seconds)
+    return [[record for record in journal.records if record["event"] == "step"] for journal in journals]
+
+
+def share_of_bound(steps: list[list[dict[str, Any]]], devices: list[Device], seconds: float = HOUR_S) -> float:
+    """Steps as a share of what the slowest robot could compute, %, mean over the robots."""
+    bound = seconds / max(device.encode_s + device.decode_s + device.gradient_s(0) for device in devices)
+    return 100 * statistics.fmean(len(each) for each in steps) / bound
+
+
+def stall_share(steps: list[list[dict[str, Any]]]) -> float:
+    """Mean stall of a step as a share of the mean step, %."""
+    stall_s = statistics.fmean(statistics.fmean(step["stall_s"] for step in each) for each in steps)
+    step_s = statistics.fmean(each[-1]["t"] / len(each) for each in steps)
+    return 100 * stall_s / step_s
+
+
+def on_schedules(layout: Layout, run: Measurements, cost: tuple[float, float], *, ablate: bool) -> list[Figure]:
+    """An hour on one run's bandwidth: published policies, ours, and ours without each of its parts."""
+    links = [run.traces[worker] for worker in run.workers]
+    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in links]
+    figures = []
+    for policy in ("bsp", "ssp:4", "rog:4", "rog:20"):
+        steps = hour(policy, layout, robots, links)
+        note = f"{statistics.fmean(len(each) for each in steps):.0f} steps, stall {stall_share(steps):.1f} %"
+        figures.append(Figure(f"{run.name}, {policy}", share_of_bound(steps, robots), "% of bound", note=note))
+    policies = ["rowcast", *(f"rowcast?{part}" for part in ABLATIONS if ablate), *(["rowcast:4"] if ablate else [])]
+    for policy in policies:
+        steps = hour(policy, layout, robots, links)
+        bound = 95.0 if policy == "rowcast" else None
+        name = f"{run.name}, {policy}"
+        note = f"{statistics.fmean(len(each) for each in steps):.0f} steps"
+        figures.append(Figure(name, share_of_bound(steps, robots), "% of bound", bound, at_least=True, note=note))
+        figures.append(
+            Figure(f"{name}: stall", stall_share(steps), "% of step", 2.0 if policy == "rowcast" else None)
+        )
+    return figures
+
+
+def silence(layout: Layout, cost: tuple[float, float]) -> list[Figure]:
+    """One of four robots is silent for two minutes: how many steps do the others lose?"""
+    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(4)]
+    good = Trace.constant(30e6)
+    times = np.array([0.0, SILENT_AT_S, SILENT_AT_S + SILENT_S])
+    silent = Trace(times, np.array([30e6, 0.0, 30e6]), "silent for 120 s", loop=False, duration_s=float("inf"))
+    seconds = SILENT_AT_S + 5 * SILENT_S
+    whole = hour("rowcast", layout, robots, [good] * 4, seconds)
+    cut = hour("rowcast", layout, robots, [silent, good, good, good], seconds)
+    others = 100 * (1 - sum(map(len, cut[1:])) / sum(map(len, whole[1:])))
+    window = [sum(SILENT_AT_S <= step["t"] < SILENT_AT_S + SILENT_S for step in each) for each in cut]
+    note = f"in the 120 s: {window[0]} steps of the silent one, {window[1]} to {max(window[1:])} of the others"
+    return [Figure("one of four silent for 120 s: steps the others lose", others, "%", 2.0, note=note)]
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=SHARED.parent, help="folder of the measured runs")
+    parser.add_argument("--runs", default="BSP-0,ROG-4", help="whose bandwidth, by commas; the first is ablated too")
+    options = parser.parse_args()
+    if not options.data.exists():
+        parser.error(f"{options.data}: expected the measured runs of the ROG artifact; give their folder with --data")
+    layout, measured = read_measurements(options.data)
+    runs = {run.name: run for run in measured}
+    cost = software_cost_s(layout)
+    figures = [
+        Figure("encoding a model, measured here", 1e3 * cost[0], "ms"),
+        Figure("decoding it", 1e3 * cost[1], "ms"),
+    ]
+    for place, name in enumerate(options.runs.split(",")):
+        figures += on_schedules(layout, runs[name], cost, ablate=place == 0)
+    figures += silence(layout, cost)
+    finish("Beyond the published policies: an hour of four robots", figures, options)
+
+
+if __name__ == "__main__":
+    main()
