@@ -60,10 +60,11 @@ def pack(message: Message) -> bytes:
 
 def fixed_size(kind: type[Message]) -> int | None:
     """Bytes of the fields of a message class, or ``None`` where they depend on what it says."""
-    if kind.KIND not in _fixed:
+    number = kind.KIND
+    if number not in _fixed:
         sizes = [_SIZES.get(hint) for _, hint in _plan(kind)]
-        _fixed[kind.KIND] = None if None in sizes else sum(size for size in sizes if size is not None)
-    return _fixed[kind.KIND]
+        _fixed[number] = None if None in sizes else sum(size for size in sizes if size is not None)
+    return _fixed[number]
 
 
 def unpack(kind: type[M], data: memoryview) -> M:
