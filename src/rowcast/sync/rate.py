@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
 from collections import deque
 
@@ -39,6 +38,7 @@ class RateMeter:
         self._samples: deque[tuple[float, float]] = deque()
         self._ordered: list[float] = []
         self._recent: deque[float] = deque(maxlen=RECENT)  # the newest of the samples
+        self._median: float | None = None  # of those; None: not known
         self._unacked = 0
         self._since = 0.0
         self._gathered = 0
@@ -67,6 +67,7 @@ class RateMeter:
             self._measured = True
             self._samples.append((now, rate))
             self._recent.append(rate)
+            self._median = None
             insort(self._ordered, rate)
             self._since, self._gathered, self._busy = now, 0, 0.0
         else:
@@ -93,10 +94,15 @@ class RateMeter:
         average = self._average
         if self._unacked and self._measured:
             # Silence while bytes are on their way is news as well: no more than one frame can have passed.
-            average *= 0.5 ** (max(now - self._since - GRAIN_S, 0.0) / HALF_LIFE_S)
+            silent_s = now - self._since - GRAIN_S
+            if silent_s > 0:
+                average *= 0.5 ** (silent_s / HALF_LIFE_S)
         self._forget(now)
-        if self._ordered:
-            average = max(average, self._ordered[math.floor(QUANTILE * (len(self._ordered) - 1))])
+        ordered = self._ordered
+        if ordered:
+            floor = ordered[int(QUANTILE * (len(ordered) - 1))]
+            if floor > average:
+                average = floor
         return max(8 * average, LOWEST_BPS)
 
     def peak_bps(self, now: float) -> float:
@@ -109,11 +115,15 @@ class RateMeter:
         rate_bps = self.rate_bps(now)
         if not self._samples:
             return rate_bps
-        return max(rate_bps, 8 * sorted(self._recent)[(len(self._recent) - 1) // 2])
+        if self._median is None:
+            self._median = sorted(self._recent)[(len(self._recent) - 1) // 2]
+        return max(rate_bps, 8 * self._median)
 
     def _forget(self, now: float) -> None:
         """Drop the samples that are too old."""
-        while self._samples and self._samples[0][0] < now - MEMORY_S:
-            if len(self._samples) == len(self._recent):
+        samples, oldest = self._samples, now - MEMORY_S
+        while samples and samples[0][0] < oldest:
+            if len(samples) == len(self._recent):
                 self._recent.popleft()
-            del self._ordered[bisect_left(self._ordered, self._samples.popleft()[1])]
+                self._median = None
+            del self._ordered[bisect_left(self._ordered, samples.popleft()[1])]
