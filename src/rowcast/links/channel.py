@@ -126,10 +126,12 @@ class Independent(Channel):
     def finished(self, now: float) -> list[int]:
         self._check(now)
         keys = []
-        while self.next_finish() <= now:
-            key = heappop(self._heap)[1]
-            del self._active[key]
-            keys.append(key)
+        heap, active = self._heap, self._active
+        while heap and heap[0][0] <= now:
+            entry = heappop(heap)
+            if active.get(entry[1]) is entry:
+                del active[entry[1]]
+                keys.append(entry[1])
         return keys
 
     def abort(self, now: float, key: int) -> float:
