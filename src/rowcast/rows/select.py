@@ -102,9 +102,9 @@ def select(
     if units is not None:
         return _select_units(eligible, stamps, values, row_bytes, quota_bytes, overdue_before, units)
     oldest = oldest_first(eligible, stamps)
-    filled = np.cumsum(row_bytes[oldest])
-    quota = min(int(np.searchsorted(filled, quota_bytes, side="left")) + 1, len(oldest)) if quota_bytes > 0 else 0
-    overdue = int(np.searchsorted(stamps[oldest], overdue_before, side="left"))
+    filled = row_bytes[oldest].cumsum()
+    quota = min(int(filled.searchsorted(quota_bytes, side="left")) + 1, len(oldest)) if quota_bytes > 0 else 0
+    overdue = int(stamps[oldest].searchsorted(overdue_before, side="left"))
     quota = max(quota, overdue)
     if values is None or quota == len(oldest):
         return Selection(oldest, quota)
@@ -121,6 +121,9 @@ def _select_units(
     units: IntArray,
 ) -> Selection:
     """The same with units of several rows: a unit is as old as its oldest row, as valuable as its mean byte."""
+    if len(units) == 2:  # one unit, the model: all of it is the quota, or nothing
+        must = quota_bytes > 0 or int(stamps[eligible].min()) < overdue_before
+        return Selection(eligible, len(eligible) if must else 0)
     unit_of = np.searchsorted(units, eligible, side="right") - 1
     present, first = np.unique(unit_of, return_index=True)
     sizes = np.add.reduceat(row_bytes[eligible], first)
