@@ -108,7 +108,8 @@ class Independent(Channel):
             raise _busy(key)
         if not bits < math.inf:
             raise _amount(key, bits)
-        end = _link(self._links, key).finish(now, bits)
+        trace = self._links.get(key) or _link(self._links, key)
+        end = trace.finish(now, bits)
         self._serial = serial = self._serial + 1
         self._active[key] = entry = (end, key, serial, now, bits)
         if end < math.inf:

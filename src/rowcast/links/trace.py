@@ -128,12 +128,13 @@ class Trace:
             return t
         if bits == math.inf:
             return math.inf
-        # Every message of a simulation comes here: what _bits_within would say is written out.
+        # Every message of a simulation comes here: what _step, _end and _bits_within would say is written out.
         times, passed = self._times, self._passed
-        step = bisect_right(times, inside) - 1
+        after = bisect_right(times, inside)
+        step = after - 1
         rate = self._rates[step]
         beyond = inside >= self.duration_s
-        if not beyond and bits <= rate * (self._end(step) - inside):
+        if not beyond and bits <= rate * ((times[after] if after < len(times) else self.duration_s) - inside):
             return t + bits / rate
         per_lap = passed[-1]
         slack = _SLACK * (bits + (per_lap if per_lap < math.inf else passed[-2]))

@@ -80,6 +80,10 @@ class Transfer:
     def quota_sent(self) -> bool:
         return self.place >= self.quota and len(self.zeros) == 0
 
+    def waits_beyond(self, time: float) -> bool:
+        """Whether its deadline is yet to come at ``time`` (s); one without a limit is over when its rows are sent."""
+        return self.deadline > time and self.deadline > self.started
+
     def finished(self, now: float) -> bool:
         """Whether there is nothing left that should still be sent."""
         if self.place < self.quota or len(self.zeros):
@@ -210,6 +214,11 @@ class Outbox:
     def empty(self) -> bool:
         """Nothing pending, nothing on its way, no state to send."""
         return not self._flight and not self.state_left and not self.vector.any()
+
+    @property
+    def idle(self) -> bool:
+        """There is no frame to send: no push or pull is under way, and no state is due."""
+        return self.transfer is None and not self.state_left
 
     @property
     def in_flight(self) -> int:

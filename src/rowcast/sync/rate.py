@@ -97,12 +97,11 @@ class RateMeter:
             silent_s = now - self._since - GRAIN_S
             if silent_s > 0:
                 average *= 0.5 ** (silent_s / HALF_LIFE_S)
-        self._forget(now)
-        ordered = self._ordered
+        samples, ordered = self._samples, self._ordered
+        if samples and samples[0][0] < now - MEMORY_S:
+            self._forget(now)
         if ordered:
-            floor = ordered[int(QUANTILE * (len(ordered) - 1))]
-            if floor > average:
-                average = floor
+            average = max(average, ordered[int(QUANTILE * (len(ordered) - 1))])
         return max(8 * average, LOWEST_BPS)
 
     def peak_bps(self, now: float) -> float:
@@ -113,9 +112,9 @@ class RateMeter:
         too far.
         """
         rate_bps = self.rate_bps(now)
-        if not self._samples:
-            return rate_bps
         if self._median is None:
+            if not self._recent:
+                return rate_bps
             self._median = sorted(self._recent)[(len(self._recent) - 1) // 2]
         return max(rate_bps, 8 * self._median)
 

@@ -75,7 +75,7 @@ def message_bytes(message: Message) -> int:
     """Length of the frame of any message, without making it where its length is known."""
     if isinstance(message, Rows):
         return ROWS_OVERHEAD_BYTES + message.content_bytes
-    size = fixed_size(type(message))
+    size = fixed_size(message)
     return HEADER_BYTES + (len(pack(message)) if size is None else size)
 
 

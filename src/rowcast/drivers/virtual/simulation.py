@@ -227,7 +227,7 @@ class Simulation:
 
     def attend(self, robot: Robot) -> None:
         """Something was done with the worker node of ``robot``: send, wake, go on."""
-        if robot.connected:
+        if robot.connected and robot.up.carrying is None:
             self._pump(robot.up)
         self._after(robot)
 
@@ -332,7 +332,8 @@ class Simulation:
                 robot = self._by_port.get(port)
                 if robot is None or port is not robot.server_port:
                     continue
-                self._pump(robot.down)
+                if robot.down.carrying is None:
+                    self._pump(robot.down)
                 if port.closing and robot.down.carrying is None:
                     self._disconnect(robot, "closed by the server")
                 self._time_server(robot)
