@@ -180,7 +180,8 @@ class Policy:
         typical = float(chosen.sum() / np.float32(len(chosen)))
         scale = self.f1 / typical if typical > 0 and math.isfinite(typical) else 0.0
         ages = (view.iteration - view.stamps).astype(np.float32)
-        return means * np.float32(scale) + np.maximum(ages, 0) * np.float32(self.f2)
+        importance = means * np.float32(scale) + np.maximum(ages, 0) * np.float32(self.f2)
+        return importance.astype(np.float32, copy=False)
 
     def _units(self, layout: Layout) -> npt.NDArray[np.int64] | None:
         if self.granularity == "row":
