@@ -103,7 +103,8 @@ class Independent(Channel):
         self._active.pop(key, None)
 
     def begin(self, now: float, key: int, bits: float) -> float:
-        self._check(now)
+        if now != self._now:
+            self._check(now)
         if key in self._active:
             raise _busy(key)
         if not bits < math.inf:

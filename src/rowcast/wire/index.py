@@ -61,7 +61,7 @@ def _shortest(rows: IntArray) -> tuple[int, int]:
     if span == count + 1:
         return _RUN, 4
     gaps = rows[1:] - rows[:-1]
-    widest = int(gaps.max())
+    widest = int(np.maximum.reduce(gaps))
     gaps8_bytes = count
     if widest >= _ESCAPE:
         gaps8_bytes = count + 2 * int(np.count_nonzero(gaps >= _ESCAPE)) if widest < 1 << 16 else 1 << 62
