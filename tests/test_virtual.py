@@ -85,7 +85,7 @@ def listen(simulation, index=0):
         return message
 
     for lane, sent in ((robot.up, up), (robot.down, down)):
-        lane.poll = lambda poll=lane.poll, sent=sent: noted(poll, sent)
+        lane.poll = lambda now, poll=lane.poll, sent=sent: noted(poll, sent, now)
     return up, down
 
 
