@@ -111,9 +111,7 @@ def on_schedules(layout: Layout, run: Measurements, cost: tuple[float, float], *
         name = f"{run.name}, {policy}"
         note = f"{statistics.fmean(len(each) for each in steps):.0f} steps"
         figures.append(Figure(name, share_of_bound(steps, robots), "% of bound", bound, at_least=True, note=note))
-        figures.append(
-            Figure(f"{name}: stall", stall_share(steps), "% of step", 2.0 if policy == "rowcast" else None)
-        )
+        figures.append(Figure(f"{name}: stall", stall_share(steps), "% of step", 2.0 if policy == "rowcast" else None))
     return figures
 
 

@@ -86,7 +86,7 @@ def listen(simulation, index=0):
         return message
 
     for lane, sent in ((robot.up, up), (robot.down, down)):
-        lane.poll = lambda poll=lane.poll, sent=sent: noted(poll, sent)
+        lane.poll = lambda now, poll=lane.poll, sent=sent: noted(poll, sent, now)
     return up, down
 
 
@@ -426,8 +426,8 @@ def test_a_team_whose_last_robot_comes_late_does_the_same_later(trace):
     on_time, late = ends(0.0), ends(7.25)
     assert all(on_time)
     for own, theirs in zip(on_time, late, strict=True):
-        # A bit more or less in a frame, where the meter rounds the other way.
-        assert theirs == pytest.approx(own, abs=2e-3)
+        # Who waited for the team last measured its round trip before: a frame or two are cut at another place.
+        assert theirs == pytest.approx(own, abs=2e-2)
 
 
 # -- seats -------------------------------------------------------------------------------------------------------------

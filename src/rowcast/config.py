@@ -89,7 +89,7 @@ class LinkSettings(Checked):
         "Link time that one row frame takes at the measured rate. Smaller cuts deadlines finer and costs headers.",
         unit="s",
         low=0.001,
-        high=1.0,
+        high=10.0,
     )
     frame_min_bytes: int = setting(1024, "Smallest target size of a row frame.", unit="byte", low=64, high=1 << 20)
     frame_max_bytes: int = setting(1 << 20, "Largest target size of a row frame.", unit="byte", low=1024, high=4 << 20)

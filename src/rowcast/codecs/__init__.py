@@ -61,7 +61,8 @@ def codec_by_id(wire_id: int) -> Codec:
     Raises:
         RemoteProtocolError: there is none.
     """
-    if wire_id not in _BY_ID:
+    codec = _BY_ID.get(wire_id)
+    if codec is None:
         known = sorted(codec.wire_id for codec in REGISTRY.values())
         raise RemoteProtocolError(f"row frame: expected a codec number in {known}, got {wire_id}")
-    return _BY_ID[wire_id]
+    return codec

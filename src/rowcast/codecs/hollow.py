@@ -39,7 +39,7 @@ class Hollow:
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         if consume:
             vector[rows] = 0
-        size = int(self.row_bytes(layout)[rows].sum())
+        size = self._size(layout, rows)
         if size > len(self._nothing):
             self._nothing = np.zeros(2 * size, dtype=np.uint8)
             self._nothing.setflags(write=False)
@@ -51,4 +51,8 @@ class Hollow:
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         if not layout.is_hollow:
             raise RemoteProtocolError(f"{self.name} payload: expected the content of rows, got sizes only")
-        expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
+        expect_bytes(self.name, payload, self._size(layout, rows))
+
+    def _size(self, layout: Layout, rows: IntArray) -> int:
+        """Bytes of these rows."""
+        return int(np.add.reduce(self.row_bytes(layout)[rows]))

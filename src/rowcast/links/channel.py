@@ -103,12 +103,14 @@ class Independent(Channel):
         self._active.pop(key, None)
 
     def begin(self, now: float, key: int, bits: float) -> float:
-        self._check(now)
+        if now != self._now:
+            self._check(now)
         if key in self._active:
             raise _busy(key)
         if not bits < math.inf:
             raise _amount(key, bits)
-        end = _link(self._links, key).finish(now, bits)
+        trace = self._links.get(key) or _link(self._links, key)
+        end = trace.finish(now, bits)
         self._serial = serial = self._serial + 1
         self._active[key] = entry = (end, key, serial, now, bits)
         if end < math.inf:
@@ -126,10 +128,12 @@ class Independent(Channel):
     def finished(self, now: float) -> list[int]:
         self._check(now)
         keys = []
-        while self.next_finish() <= now:
-            key = heappop(self._heap)[1]
-            del self._active[key]
-            keys.append(key)
+        heap, active = self._heap, self._active
+        while heap and heap[0][0] <= now:
+            entry = heappop(heap)
+            if active.get(entry[1]) is entry:
+                del active[entry[1]]
+                keys.append(entry[1])
         return keys
 
     def abort(self, now: float, key: int) -> float:

@@ -128,14 +128,20 @@ class Trace:
             return t
         if bits == math.inf:
             return math.inf
-        step = self._step(inside)
-        if inside < self.duration_s and 0 < bits <= self._rates[step] * (self._end(step) - inside):
-            return t + bits / self._rates[step]
-        per_lap = self._passed[-1]
-        slack = _SLACK * (bits + (per_lap if per_lap < math.inf else self._passed[-2]))
-        left_in_lap = self._bits_within(inside, self.duration_s)
+        # Every message of a simulation comes here: what _step, _end and _bits_within would say is written out.
+        times, passed = self._times, self._passed
+        after = bisect_right(times, inside)
+        step = after - 1
+        rate = self._rates[step]
+        beyond = inside >= self.duration_s
+        if not beyond and bits <= rate * ((times[after] if after < len(times) else self.duration_s) - inside):
+            return t + bits / rate
+        per_lap = passed[-1]
+        slack = _SLACK * (bits + (per_lap if per_lap < math.inf else passed[-2]))
+        in_step = rate * (inside - times[step])
+        left_in_lap = 0.0 if beyond else per_lap - passed[step] - in_step
         if bits <= left_in_lap + (slack if left_in_lap else 0.0):
-            return max(t, lap * self._span + self._reach(self._bits_within(0.0, inside) + bits, slack))
+            return max(t, lap * self._span + self._reach(passed[step] + in_step + bits, slack))
         if not self.loop or per_lap == 0:
             return math.inf
         bits -= left_in_lap
@@ -258,14 +264,15 @@ class Trace:
 
     def _reach(self, bits: float, slack: float) -> float:
         """The first time inside a lap at which ``bits``, give or take ``slack``, have passed from its start."""
-        bits = min(bits, self._passed[-1])
-        step = bisect_left(self._passed, bits) - 1
+        passed = self._passed
+        bits = min(bits, passed[-1])
+        step = bisect_left(passed, bits) - 1
         if step < 0:
             return 0.0
-        first = bisect_left(self._passed, self._passed[step])
-        if first < step and bits - self._passed[step] <= slack:
-            return self._times[first]  # before the stretch of nothing
-        return self._times[step] + (bits - self._passed[step]) / self._rates[step]
+        rest = bits - passed[step]
+        if rest <= slack and step and passed[step - 1] == passed[step]:
+            return self._times[bisect_left(passed, passed[step])]  # before the stretch of nothing
+        return self._times[step] + rest / self._rates[step]
 
     def _piece(self, t0: float, t1: float, name: str, duration_s: float | None = None) -> Trace:
         lap0, inside0 = self._place(t0)

@@ -41,7 +41,7 @@ MAX_STAMP = np.iinfo(np.int32).max
 _INDEX_BYTES = 2
 
 
-@dataclass
+@dataclass(slots=True)
 class _Flight:
     """A frame on its way."""
 
@@ -51,7 +51,7 @@ class _Flight:
     previous_stamps: npt.NDArray[np.int32]
 
 
-@dataclass
+@dataclass(slots=True)
 class Transfer:
     """One push or pull: the rows chosen for it and how far it got.
 
@@ -84,9 +84,13 @@ class Transfer:
     def quota_sent(self) -> bool:
         return self.place >= self.quota and len(self.zeros) == 0
 
+    def waits_beyond(self, time: float) -> bool:
+        """Whether its deadline is yet to come at ``time`` (s); one without a limit is over when its rows are sent."""
+        return self.deadline > time and self.deadline > self.started
+
     def finished(self, now: float) -> bool:
         """Whether there is nothing left that should still be sent."""
-        if not self.quota_sent():
+        if self.place < self.quota or len(self.zeros):
             return False
         return self.place >= len(self.order) or self.cancelled or now >= self.deadline
 
@@ -179,17 +183,22 @@ class Outbox:
         due = self.stamps < iteration if self.floor is None else self.changed
         if refine:
             due = ~due
-        zeros = np.flatnonzero(due & (self.abs_sums == 0))
-        if not announce_zeros and not refine:
-            self._stamp(zeros, iteration)
-            zeros = zeros[:0]
+        eligible = (due & (self.abs_sums != 0)).nonzero()[0]
+        travelled_bytes, zeros = 0, eligible[:0]
+        if len(eligible) < len(due) and not refine:  # otherwise every row has something to send, and none of it went
+            zeros = (due & (self.abs_sums == 0)).nonzero()[0]
+            if self.floor is None:
+                travelled_bytes = int(row_bytes[~due].sum())
+            if not announce_zeros:
+                self._stamp(zeros, iteration)
+                zeros = zeros[:0]
         view = RowsToSend(
-            eligible=np.flatnonzero(due & (self.abs_sums != 0)),
+            eligible=eligible,
             stamps=self.stamps,
             abs_sums=self.abs_sums,
             row_bytes=row_bytes,
             iteration=iteration,
-            travelled_bytes=int(row_bytes[~due].sum()),
+            travelled_bytes=travelled_bytes,
         )
         chosen = choose(self.layout, view)
         self.transfer = Transfer(
@@ -198,9 +207,9 @@ class Outbox:
             started=now,
             deadline=now + limit_s,
             order=chosen.order,
-            ends=np.cumsum(row_bytes[chosen.order] + _INDEX_BYTES),
+            ends=(row_bytes[chosen.order] + _INDEX_BYTES).cumsum(),
             quota=chosen.quota,
-            zeros=zeros[:0] if refine else zeros,
+            zeros=zeros,
             refining=refine,
         )
         return self.transfer
@@ -222,6 +231,11 @@ class Outbox:
     def empty(self) -> bool:
         """Nothing pending, nothing on its way, no state to send."""
         return not self._flight and not self.state_left and not self.vector.any()
+
+    @property
+    def idle(self) -> bool:
+        """There is no frame to send: no push or pull is under way, and no state is due."""
+        return self.transfer is None and not self.state_left
 
     @property
     def in_flight(self) -> int:
@@ -263,9 +277,10 @@ class Outbox:
                 return None
         limit = len(transfer.order) if speculative else transfer.quota
         base = int(transfer.ends[transfer.place - 1]) if transfer.place else 0
-        until = int(np.searchsorted(transfer.ends, base + int(room), side="right"))
+        until = int(transfer.ends.searchsorted(base + int(room), side="right"))
         until = min(max(until, transfer.place + 1), limit)
-        rows = np.sort(transfer.order[transfer.place : until])
+        rows = transfer.order[transfer.place : until].copy()
+        rows.sort()
         transfer.place = until
         transfer.rows += len(rows)
         return self._send(now, rows, transfer.codec, transfer.iteration, quota_end=until == transfer.quota)
@@ -275,14 +290,15 @@ class Outbox:
         settings = self.settings
         peak = self.meter.peak_bps(now) / 8
         target = min(max(peak * settings.frame_s, settings.frame_min_bytes), settings.frame_max_bytes)
-        window = max(
-            peak * (settings.window_s + 2 * self.meter.round_trip_s),
-            settings.window_min_bytes,
-            2 * settings.frame_min_bytes,
-        )
         probing = self.meter.wants_probe(now)
-        if self._flight and (probing or self._flight_bytes + target > window):
-            return 0.0
+        if self._flight:
+            window = max(
+                peak * (settings.window_s + 2 * self.meter.round_trip_s),
+                settings.window_min_bytes,
+                2 * settings.frame_min_bytes,
+            )
+            if probing or self._flight_bytes + target > window:
+                return 0.0
         if probing:
             target = settings.frame_min_bytes
         return target - ROWS_OVERHEAD_BYTES

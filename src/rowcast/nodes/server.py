@@ -54,10 +54,13 @@ from rowcast.wire.frames import frame_bytes
 __all__ = ["ServerNode"]
 
 #: Stages of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
-NOT_STARTED = frozenset({Stage.SEEDING, Stage.RECEIVING, Stage.READY})
+NOT_STARTED = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
 
 #: Stages of a worker that is told for whom it waits.
-HELD = frozenset({Stage.READY, Stage.WAITING, Stage.QUEUED})
+HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
+
+#: Stages in which something follows the last row frame, or may.
+_SENDING = (Stage.RECEIVING, Stage.PULLING, Stage.DRAINING)
 
 #: Stages of a worker that is sent rows all the time, where rows are streamed.
 STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
@@ -220,7 +223,7 @@ class ServerNode:
 
     def poll(self, now: float, port: Port) -> Message | None:
         """The next message to send on ``port``, or ``None``. Control overtakes rows."""
-        message = port.next_control(now)
+        message = port.next_control(now) if port.control else None
         if message is not None or port.closing:
             return message
         member = self._by_port.get(port)
@@ -228,6 +231,8 @@ class ServerNode:
             return None
         if self.streaming is not None and member.stage in STREAMED:
             message = self._stream(now, member, self.streaming)
+        elif member.owed.idle and member.stage not in _SENDING:
+            return None
         else:
             message = member.owed.next_frame(now) or self._after_rows(now, member)
         if message is not None:
@@ -242,6 +247,8 @@ class ServerNode:
 
     def take_ready(self) -> list[Port]:
         """The ports on which something may be sent since the last call."""
+        if not self._ready:
+            return []
         ready, self._ready = list(self._ready), {}
         return ready
 
@@ -269,7 +276,7 @@ class ServerNode:
         if member.stage in HELD:
             return min(due, member.next_notice)
         transfer = member.owed.transfer
-        if member.stage is Stage.PULLING and transfer is not None and transfer.deadline > member.woken_at:
+        if member.stage is Stage.PULLING and transfer is not None and transfer.waits_beyond(member.woken_at):
             return min(due, transfer.deadline)
         return due
 

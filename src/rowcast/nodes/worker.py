@@ -76,7 +76,7 @@ class Phase(enum.Enum):
 MAX_ITERATION = 1 << 30
 
 #: An exchange is under way: the training loop is blocked in ``step()``.
-EXCHANGING = frozenset({Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING})
+EXCHANGING = (Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING)
 
 #: What a server may say before it has let the worker in.
 _BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
@@ -353,9 +353,11 @@ class WorkerNode:
         port = self._port
         if port is None:
             return None
-        message = port.next_control(now)
+        message = port.next_control(now) if port.control else None
         if message is not None or port.closing or not self._welcomed:
             return message
+        if self.outbox.idle and not self._seeding:
+            return None
         message = self._next_in_order(now)
         if message is not None:
             port.spoke_at = now
@@ -375,20 +377,20 @@ class WorkerNode:
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
-        if self._port is None or self.phase is Phase.DONE:
+        port = self._port
+        if port is None or self.phase is Phase.DONE:
             return None
-        times = [self._port.heard_at + self.settings.silence_limit_s]
+        due = port.heard_at + self.settings.silence_limit_s
         if not self._welcomed:
-            return times[0]
-        times.append(self._heartbeat_due)
+            return due
+        due = min(due, self._heartbeat_due)
         if self._streams:
-            if self.phase is Phase.WAITING and self._silent_at() > self._woken_at:
-                times.append(self._silent_at())
-            return min(times)
+            silent_at = self._silent_at() if self.phase is Phase.WAITING else math.inf
+            return min(due, silent_at) if silent_at > self._woken_at else due
         transfer = self.outbox.transfer
-        if self.phase is Phase.PUSHING and transfer is not None and transfer.deadline > self._woken_at:
-            times.append(transfer.deadline)
-        return min(times)
+        if transfer is not None and self.phase is Phase.PUSHING and transfer.waits_beyond(self._woken_at):
+            return min(due, transfer.deadline)
+        return due
 
     def on_timer(self, now: float) -> None:
         """Time passed.

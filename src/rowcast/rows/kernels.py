@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 __all__ = [
     "accumulate",
     "compiled",
+    "compiled_serial",
     "float_of_bits",
     "limit_threads",
     "nonfinite",
@@ -49,6 +50,11 @@ def compiled(function: F) -> F:
     """Compile a kernel: threads over rows, no GIL, cached on disk, sums may be reordered."""
     options: Any = {"parallel": True, "nogil": True, "cache": True, "fastmath": {"reassoc", "nsz"}}
     return cast(F, numba.njit(**options)(function))
+
+
+def compiled_serial(function: F) -> F:
+    """Compile a loop that is too short for threads: no GIL, cached on disk. Calling it costs a microsecond."""
+    return cast(F, numba.njit(nogil=True, cache=True)(function))
 
 
 def limit_threads(threads: int) -> None:
@@ -194,6 +200,10 @@ def row_abs_sums(
     vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], abs_sums: npt.NDArray[np.float32]
 ) -> None:
     """Write sum |element| of each row into ``abs_sums`` (float32 [rows])."""
+    if len(vector) == len(abs_sums):
+        # One element a row, as in a hollow layout: no sum, and calling a kernel costs more than the work.
+        np.abs(vector, out=abs_sums)
+        return
     use_threads(vector.size)
     _row_abs_sums(vector, offsets, abs_sums)
 

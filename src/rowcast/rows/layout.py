@@ -144,6 +144,11 @@ class Layout:
         return hashlib.blake2b(self.to_table(), digest_size=16).digest()
 
     @cached_property
+    def float_lengths(self) -> npt.NDArray[np.float32]:
+        """float32 [rows]: elements of each row, to divide by."""
+        return self.lengths.astype(np.float32)
+
+    @cached_property
     def tensor_rows(self) -> npt.NDArray[np.int64]:
         """int64 [tensors + 1]: the first row of each tensor, and the number of rows."""
         return np.array([spec.first_row for spec in self.tensors] + [self.rows], dtype=np.int64)

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.rows.kernels import compiled_serial
+
 __all__ = ["Selection", "descending", "oldest_first", "select", "value_per_byte"]
 
 IntArray = npt.NDArray[np.int64]
+
+#: Stamps that lie within so many iterations of each other are sorted by counting how often each occurs.
+_COUNTED = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,33 @@ class Selection:
 
 
 def oldest_first(units: IntArray, stamps: npt.NDArray[np.int32]) -> IntArray:
-    """``units`` sorted by ``stamps[units]`` ascending, ties by index; both in one integer key."""
-    keys = (stamps[units].astype(np.int64) << 32) | units
-    keys.sort()
-    return keys & 0xFFFFFFFF
+    """Ascending ``units``, at least one, sorted by ``stamps[units]`` ascending, ties by index."""
+    order = np.empty(len(units), dtype=np.int64)
+    if not _count_stamps(units, stamps, order):
+        order = (stamps[units].astype(np.int64) << 32) | units  # both in one integer key
+        order.sort()
+        order &= 0xFFFFFFFF
+    return order
+
+
+@compiled_serial
+def _count_stamps(units: IntArray, stamps: npt.NDArray[np.int32], order: IntArray) -> bool:
+    """Write ``units`` into ``order``, oldest first; False where stamps lie too far apart to be counted."""
+    low = high = stamps[units[0]]
+    for unit in units:
+        low, high = min(low, stamps[unit]), max(high, stamps[unit])
+    if high - low >= _COUNTED:
+        return False
+    places = np.zeros(high - low + 2, dtype=np.int64)
+    for unit in units:
+        places[stamps[unit] - low + 1] += 1
+    for k in range(1, len(places)):
+        places[k] += places[k - 1]
+    for unit in units:
+        age = stamps[unit] - low
+        order[places[age]] = unit
+        places[age] += 1
+    return True
 
 
 def descending(units: IntArray, values: npt.NDArray[np.float32]) -> IntArray:
@@ -37,13 +65,24 @@ def descending(units: IntArray, values: npt.NDArray[np.float32]) -> IntArray:
 
     Values must be >= 0: the bits of such floats sort like integers.
     """
-    chosen = np.ascontiguousarray(values[units], dtype=np.float32)
-    chosen[~np.isfinite(chosen)] = np.inf
-    chosen += np.float32(0.0)  # -0.0 has a sign bit; its sum with 0.0 has none
-    # The sign bit of a value >= 0 is 0: 31 bits of value and 32 of index fill one positive integer.
-    keys = ((0x7FFFFFFF - chosen.view(np.uint32).astype(np.int64)) << 32) | units
-    keys.sort()
-    return keys & 0xFFFFFFFF
+    order = np.empty(len(units), dtype=np.int64)
+    _value_keys(units, values.view(np.uint32), order)
+    order.sort()
+    order &= 0xFFFFFFFF
+    return order
+
+
+@compiled_serial
+def _value_keys(units: IntArray, patterns: npt.NDArray[np.uint32], keys: IntArray) -> None:
+    """One integer for each unit, lower for a higher value, from the bits of the values."""
+    for k, unit in enumerate(units):
+        bits = np.int64(patterns[unit])
+        if bits & 0x7F800000 == 0x7F800000:
+            bits = np.int64(0x7F800000)  # not finite: +Inf
+        elif bits == 0x80000000:
+            bits = np.int64(0)  # -0.0
+        # The sign bit of a value >= 0 is 0: 31 bits of value and 32 of index fill one positive integer.
+        keys[k] = ((0x7FFFFFFF - bits) << 32) | unit
 
 
 def value_per_byte(
@@ -102,13 +141,24 @@ def select(
     if units is not None:
         return _select_units(eligible, stamps, values, row_bytes, quota_bytes, overdue_before, units)
     oldest = oldest_first(eligible, stamps)
-    filled = np.cumsum(row_bytes[oldest])
-    quota = min(int(np.searchsorted(filled, quota_bytes, side="left")) + 1, len(oldest)) if quota_bytes > 0 else 0
-    overdue = int(np.searchsorted(stamps[oldest], overdue_before, side="left"))
-    quota = max(quota, overdue)
+    quota = _quota(oldest, stamps, row_bytes, float(quota_bytes), overdue_before)
     if values is None or quota == len(oldest):
         return Selection(oldest, quota)
-    return Selection(np.concatenate([oldest[:quota], descending(oldest[quota:], values)]), quota)
+    oldest[quota:] = descending(oldest[quota:], values)
+    return Selection(oldest, quota)
+
+
+@compiled_serial
+def _quota(
+    oldest: IntArray, stamps: npt.NDArray[np.int32], row_bytes: IntArray, quota_bytes: float, overdue_before: int
+) -> int:
+    """How many of ``oldest`` hold ``quota_bytes`` and every unit that is overdue."""
+    filled = 0
+    for k, unit in enumerate(oldest):
+        if filled >= quota_bytes and stamps[unit] >= overdue_before:
+            return k
+        filled += row_bytes[unit]
+    return len(oldest)
 
 
 def _select_units(
@@ -121,6 +171,9 @@ def _select_units(
     units: IntArray,
 ) -> Selection:
     """The same with units of several rows: a unit is as old as its oldest row, as valuable as its mean byte."""
+    if len(units) == 2:  # one unit, the model: all of it is the quota, or nothing
+        must = quota_bytes > 0 or int(stamps[eligible].min()) < overdue_before
+        return Selection(eligible, len(eligible) if must else 0)
     unit_of = np.searchsorted(units, eligible, side="right") - 1
     present, first = np.unique(unit_of, return_index=True)
     sizes = np.add.reduceat(row_bytes[eligible], first)

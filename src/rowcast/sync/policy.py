@@ -229,11 +229,13 @@ class Policy:
             return self._values(layout, view)
         if not self.speculative or len(view.eligible) == 0:
             return None
-        means = view.abs_sums / layout.lengths.astype(np.float32)
-        typical = float(means[view.eligible].mean())
+        means = view.abs_sums / layout.float_lengths
+        chosen = means if len(view.eligible) == len(means) else means[view.eligible]
+        typical = float(chosen.sum() / np.float32(len(chosen)))
         scale = self.f1 / typical if typical > 0 and math.isfinite(typical) else 0.0
         ages = (view.iteration - view.stamps).astype(np.float32)
-        return (means * np.float32(scale) + np.maximum(ages, 0) * np.float32(self.f2)).astype(np.float32)
+        importance = means * np.float32(scale) + np.maximum(ages, 0) * np.float32(self.f2)
+        return importance.astype(np.float32, copy=False)
 
     def _values(self, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32]:
         """The value of a byte of each row, more with age (algorithms.md 2.1)."""

@@ -42,7 +42,8 @@ class RateMeter:
         self._measured = False
         self._samples: deque[tuple[float, float]] = deque()
         self._ordered: list[float] = []
-        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # seconds and bytes of the newest samples
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)  # seconds and bytes of the newest samples
+        self._recent_rate: float | None = None  # of those together; None: not known
         self._unacked = 0
         self._since = 0.0
         self._gathered = 0
@@ -71,7 +72,8 @@ class RateMeter:
             self._average = keep * self._average + (1 - keep) * rate
             self._measured = True
             self._samples.append((now, rate))
-            self._recent.append((elapsed, float(self._gathered)))
+            self._recent.append((elapsed, self._gathered))
+            self._recent_rate = None
             insort(self._ordered, rate)
             self._since, self._gathered, self._busy = now, 0, 0.0
         else:
@@ -103,10 +105,14 @@ class RateMeter:
         average = self._average
         if self._unacked and self._measured:
             # Silence while bytes are on their way is news as well: no more than one frame can have passed.
-            average *= 0.5 ** (max(now - self._since - GRAIN_S, 0.0) / HALF_LIFE_S)
-        self._forget(now)
-        if self._ordered:
-            average = max(average, self._ordered[math.floor(QUANTILE * (len(self._ordered) - 1))])
+            silent_s = now - self._since - GRAIN_S
+            if silent_s > 0:
+                average *= 0.5 ** (silent_s / HALF_LIFE_S)
+        samples, ordered = self._samples, self._ordered
+        if samples and samples[0][0] < now - MEMORY_S:
+            self._forget(now)
+        if ordered:
+            average = max(average, ordered[int(QUANTILE * (len(ordered) - 1))])
         return max(8 * average, LOWEST_BPS)
 
     def peak_bps(self, now: float) -> float:
@@ -116,14 +122,19 @@ class RateMeter:
         that were held up arrive in a bunch, and one bunch would open the window several times too far.
         """
         rate_bps = self.rate_bps(now)
-        if not self._samples:
-            return rate_bps
-        seconds = sum(sample[0] for sample in self._recent)
-        return max(rate_bps, 8 * sum(sample[1] for sample in self._recent) / seconds)
+        if self._recent_rate is None:
+            if not self._recent:
+                return rate_bps
+            self._recent_rate = sum([sample[1] for sample in self._recent]) / sum(
+                [sample[0] for sample in self._recent]
+            )
+        return max(rate_bps, 8 * self._recent_rate)
 
     def _forget(self, now: float) -> None:
         """Drop the samples that are too old."""
-        while self._samples and self._samples[0][0] < now - MEMORY_S:
-            if len(self._samples) == len(self._recent):
+        samples, oldest = self._samples, now - MEMORY_S
+        while samples and samples[0][0] < oldest:
+            if len(samples) == len(self._recent):
                 self._recent.popleft()
-            del self._ordered[bisect_left(self._ordered, self._samples.popleft()[1])]
+                self._recent_rate = None
+            del self._ordered[bisect_left(self._ordered, samples.popleft()[1])]

@@ -21,38 +21,59 @@ class VersionTable:
         self._rows = rows
         self._versions: dict[str, npt.NDArray[np.int32]] = {}
         self._oldest = Levels()
-        self._stale: dict[str, None] = {}
+        #: By the lowest version that was last seen of them: workers of whom something has arrived since.
+        self._stale: dict[int, dict[str, None]] = {}
 
     def admit(self, worker: str, iteration: int, versions: npt.NDArray[np.int32] | None = None) -> None:
         """Count ``worker`` at the gate; all its rows have version ``iteration``, or those of ``versions``."""
+        self._forget(worker)
         self._versions[worker] = np.full(self._rows, iteration, dtype=np.int32) if versions is None else versions
-        self._stale.pop(worker, None)
         self._oldest.set(worker, iteration)
 
     def remove(self, worker: str) -> None:
         """Count ``worker`` no longer: nobody waits for its rows."""
+        self._forget(worker)
         self._versions.pop(worker, None)
-        self._stale.pop(worker, None)
         self._oldest.remove(worker)
 
     def advance(self, worker: str, rows: npt.NDArray[np.int64], iteration: int) -> None:
         """``rows`` of ``worker`` arrived whole up to ``iteration``."""
-        if worker in self._versions:
-            self._versions[worker][rows] = iteration
-            self._stale[worker] = None
+        versions = self._versions.get(worker)
+        if versions is None:
+            return
+        versions[rows] = iteration
+        level = self._oldest[worker]
+        self._stale.setdefault(level, {})[worker] = None
+        if iteration < level:
+            self.oldest_of(worker)
 
     def oldest_of(self, worker: str) -> int:
         """The version of the oldest row of ``worker``."""
-        if worker in self._stale:
-            del self._stale[worker]
+        if self._forget(worker):
             self._oldest.set(worker, int(self._versions[worker].min()))
         return self._oldest[worker]
 
     def oldest(self) -> int | None:
         """min over all workers and rows; ``None`` when nobody counts."""
-        for worker in list(self._stale):
-            self.oldest_of(worker)
-        return self._oldest.lowest()
+        # Versions rise: who stood above the lowest when last looked at stands above it still, and is looked at again
+        # when the others get there.
+        while (lowest := self._oldest.lowest()) is not None and lowest in self._stale:
+            for worker in list(self._stale[lowest]):
+                self.oldest_of(worker)
+        return lowest
+
+    def _forget(self, worker: str) -> bool:
+        """``worker`` is no longer one to look at again; whether it was."""
+        if worker not in self._oldest:
+            return False
+        level = self._oldest[worker]
+        stale = self._stale.get(level)
+        if stale is None or worker not in stale:
+            return False
+        del stale[worker]
+        if not stale:
+            del self._stale[level]
+        return True
 
     def behind(self, version: int) -> list[str]:
         """The workers that have a row older than ``version``."""

@@ -58,12 +58,13 @@ def pack(message: Message) -> bytes:
     return b"".join(parts)
 
 
-def fixed_size(kind: type[Message]) -> int | None:
-    """Bytes of the fields of a message class, or ``None`` where they depend on what it says."""
-    if kind.KIND not in _fixed:
-        sizes = [_SIZES.get(hint) for _, hint in _plan(kind)]
-        _fixed[kind.KIND] = None if None in sizes else sum(size for size in sizes if size is not None)
-    return _fixed[kind.KIND]
+def fixed_size(message: Message) -> int | None:
+    """Bytes of the fields of a message, or ``None`` where they depend on what it says, and not on its class alone."""
+    number = message.KIND
+    if number not in _fixed:
+        sizes = [_SIZES.get(hint) for _, hint in _plan(type(message))]
+        _fixed[number] = None if None in sizes else sum(size for size in sizes if size is not None)
+    return _fixed[number]
 
 
 def unpack(kind: type[M], data: memoryview) -> M:

@@ -68,14 +68,14 @@ def encode(message: Message) -> bytes:
 
 def frame_bytes(message: Rows) -> int:
     """Length of the frame of a row message, without making it."""
-    return ROWS_OVERHEAD_BYTES + len(message.index[1]) + len(message.payload)
+    return ROWS_OVERHEAD_BYTES + message.content_bytes
 
 
 def message_bytes(message: Message) -> int:
     """Length of the frame of any message, without making it where its length is known."""
     if isinstance(message, Rows):
-        return frame_bytes(message)
-    size = fixed_size(type(message))
+        return ROWS_OVERHEAD_BYTES + message.content_bytes
+    size = fixed_size(message)
     return HEADER_BYTES + (len(pack(message)) if size is None else size)
 
 

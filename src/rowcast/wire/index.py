@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rowcast.errors import RemoteProtocolError
 
-__all__ = ["decode_index", "encode_index"]
+__all__ = ["decode_index", "encode_index", "index_bytes"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -33,22 +33,44 @@ def encode_index(rows: IntArray) -> tuple[int, bytes]:
     Returns:
         The number of the form, and its content.
     """
+    form, _ = _shortest(rows)
     first = int(rows[0]).to_bytes(4, "big")
-    span = int(rows[-1] - rows[0]) + 1
-    if span == len(rows):
-        return _RUN, first
-    gaps = np.diff(rows)
-    wide = gaps >= _ESCAPE
-    escapes = int(wide.sum())
-    bitmap_bytes = 4 + (span + 7) // 8
-    gaps8_bytes = len(gaps) + 2 * escapes if int(gaps.max()) < 1 << 16 else 1 << 62
-    if bitmap_bytes < min(gaps8_bytes, 4 * len(gaps)):
+    if form == _RUN:
+        return form, first
+    if form == _BITMAP:
+        span = int(rows[-1] - rows[0]) + 1
         flags = np.zeros(span, dtype=np.uint8)
         flags[rows - rows[0]] = 1
-        return _BITMAP, first + span.to_bytes(4, "big") + np.packbits(flags, bitorder="little").tobytes()
-    if gaps8_bytes <= 4 * len(gaps):
-        return _GAPS8, first + np.minimum(gaps, _ESCAPE).astype(np.uint8).tobytes() + gaps[wide].astype(">u2").tobytes()
-    return _GAPS32, first + gaps.astype(">u4").tobytes()
+        return form, first + span.to_bytes(4, "big") + np.packbits(flags, bitorder="little").tobytes()
+    gaps = np.diff(rows)
+    if form == _GAPS8:
+        wide = gaps[gaps >= _ESCAPE]
+        return form, first + np.minimum(gaps, _ESCAPE).astype(np.uint8).tobytes() + wide.astype(">u2").tobytes()
+    return form, first + gaps.astype(">u4").tobytes()
+
+
+def index_bytes(rows: IntArray) -> int:
+    """Length of the index block of these rows, without making it."""
+    return _shortest(rows)[1]
+
+
+def _shortest(rows: IntArray) -> tuple[int, int]:
+    """The form that takes the fewest bytes, and how many."""
+    span = int(rows[-1]) - int(rows[0]) + 1
+    count = len(rows) - 1
+    if span == count + 1:
+        return _RUN, 4
+    gaps = rows[1:] - rows[:-1]
+    widest = int(np.maximum.reduce(gaps))
+    gaps8_bytes = count
+    if widest >= _ESCAPE:
+        gaps8_bytes = count + 2 * int(np.count_nonzero(gaps >= _ESCAPE)) if widest < 1 << 16 else 1 << 62
+    bitmap_bytes = 4 + (span + 7) // 8
+    if bitmap_bytes < min(gaps8_bytes, 4 * count):
+        return _BITMAP, 4 + bitmap_bytes
+    if gaps8_bytes <= 4 * count:
+        return _GAPS8, 4 + gaps8_bytes
+    return _GAPS32, 4 + 4 * count
 
 
 def decode_index(form: int, data: memoryview, count: int, total: int) -> tuple[IntArray, int]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.wire.index import encode_index
+from rowcast.wire.index import encode_index, index_bytes
 
 __all__ = [
     "CONTROL",
@@ -131,6 +131,11 @@ class Rows(Message):
     def index(self) -> tuple[int, bytes]:
         """The index block: the number of its form, and its content; made once."""
         return encode_index(self.rows)
+
+    @cached_property
+    def content_bytes(self) -> int:
+        """Bytes of index block and payload; counted once, and without making the block."""
+        return index_bytes(self.rows) + len(self.payload)
 
 
 @dataclass(frozen=True)

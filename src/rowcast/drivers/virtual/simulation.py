@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ _COMPUTE = 1
 _TIMER = 2
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Lane:
     """One direction of a robot's link: carries one message at a time.
 
@@ -36,14 +37,14 @@ class _Lane:
 
     key: int
     trace: Trace
-    poll: Callable[[], Message | None]
+    poll: Callable[[float], Message | None]
     deliver: Callable[[Message], None]
     port: Port | None = None
     carrying: Message | None = None
     held_until: float = 0.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Robot:
     """A worker with its device and its link.
 
@@ -130,11 +131,9 @@ class Simulation:
             raise LocalProtocolError(f"simulation: a robot named {node.name!r} is there already")
         robot = Robot(node, device, resume)
         self.robots[node.name] = robot
-        robot.up = self._lane(up, lambda: node.poll(self.clock.now), lambda message: self._to_server(robot, message))
+        robot.up = self._lane(up, node.poll, partial(self._to_server, robot))
         robot.down = self._lane(
-            down,
-            lambda: self.server.poll(self.clock.now, robot.server_port),
-            lambda message: self._to_worker(robot, message),
+            down, lambda now: self.server.poll(now, robot.server_port), partial(self._to_worker, robot)
         )
         self.clock.at(self.clock.now, self._connect, robot)
         return robot
@@ -228,7 +227,7 @@ class Simulation:
 
     def attend(self, robot: Robot) -> None:
         """Something was done with the worker node of ``robot``: send, wake, go on."""
-        if robot.connected:
+        if robot.connected and robot.up.carrying is None:
             self._pump(robot.up)
         self._after(robot)
 
@@ -264,7 +263,7 @@ class Simulation:
 
     # -- links -------------------------------------------------------------------------------------------------
 
-    def _lane(self, trace: Trace, poll: Callable[[], Message | None], deliver: Callable[[Message], None]) -> _Lane:
+    def _lane(self, trace: Trace, poll: Callable[[float], Message | None], deliver: Callable[[Message], None]) -> _Lane:
         lane = _Lane(len(self._lanes), trace, poll, deliver)
         self._lanes.append(lane)
         if self.started:
@@ -273,25 +272,23 @@ class Simulation:
 
     def _pump(self, lane: _Lane) -> None:
         """Hand the next message to the link, if it is free."""
-        clock = self.clock
-        while lane.port is not None and lane.carrying is None:
-            if clock.now < lane.held_until:
-                return
-            message = lane.poll()
-            if message is None:
-                return
-            lane.carrying = message
-            if self.started:
-                self._channel.begin(clock.now, lane.key, 8 * message_bytes(message))
-            else:
-                clock.at(clock.now, self._passed, lane)
+        now = self.clock.now
+        if lane.carrying is not None or lane.port is None or now < lane.held_until:
+            return
+        message = lane.carrying = lane.poll(now)
+        if message is None:
+            return
+        if self.started:
+            self._channel.begin(now, lane.key, 8 * message_bytes(message))
+        else:
+            self.clock.at(now, self._passed, lane)
 
     def _passed(self, lane: _Lane) -> None:
         """The last bit of a message has left the link."""
         message, lane.carrying = lane.carrying, None
         if message is None:
             return
-        if isinstance(message, Go) and self._costs.pull_s:
+        if self._costs.pull_s and isinstance(message, Go):
             lane.held_until = self.clock.now + self._costs.pull_s
             self.clock.at(lane.held_until, self._pump, lane)
         if self._delay_s and self.started:
@@ -307,7 +304,7 @@ class Simulation:
             lane.deliver(message)
 
     def _to_server(self, robot: Robot, message: Message) -> None:
-        if isinstance(message, PushEnd) and self._costs.push_s and self.started:
+        if self._costs.push_s and self.started and isinstance(message, PushEnd):
             self.clock.at(self.clock.now + self._costs.push_s, self._server_hears, robot, robot.server_port, message)
         else:
             self._server_hears(robot, robot.server_port, message)
@@ -335,7 +332,8 @@ class Simulation:
                 robot = self._by_port.get(port)
                 if robot is None or port is not robot.server_port:
                     continue
-                self._pump(robot.down)
+                if robot.down.carrying is None:
+                    self._pump(robot.down)
                 if port.closing and robot.down.carrying is None:
                     self._disconnect(robot, "closed by the server")
                 self._time_server(robot)
