@@ -277,7 +277,7 @@ def test_the_absent_leave_the_gate_and_come_back_to_it(policy):
     books.check()
     replicas_agree(team)
     back = next(record for record in events(team, "robot1", "step") if record["t"] > 6.0)
-    assert back["iteration"] > counts[5.9]
+    assert back["iteration"] >= counts[5.9]  # it goes on where the slowest of the others is
     slack = team.server.policy.slack
     assert max(team.gaps) <= slack
 
