@@ -38,6 +38,7 @@ class Member:
         begun_iteration: newest iteration of which anything has arrived: it holds the pull of the one before.
         port: its connection, or ``None`` while the link is down.
         gated: the gate counts it.
+        recounted: its iterations were given other numbers, and nothing has come from it since.
         lost_at: when its link was lost (s).
         pushing_since: when the first frame of its newest iteration arrived (s).
         woken_at: when a timer of it last went off (s).
@@ -56,6 +57,7 @@ class Member:
     begun_iteration: int = 0
     port: Port | None = None
     gated: bool = False
+    recounted: bool = False
     lost_at: float = 0.0
     pushing_since: float = 0.0
     woken_at: float = 0.0
