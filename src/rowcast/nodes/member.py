@@ -39,6 +39,7 @@ class Member:
         port: its connection, or ``None`` while the link is down.
         gated: the gate counts it.
         given_up: its link has been down for so long that nobody expects it back.
+        recounted: its iterations were given other numbers, and nothing has come from it since.
         lost_at: when its link was lost (s).
         pushing_since: when the first frame of its newest iteration arrived (s).
         woken_at: when a timer of it last went off (s).
@@ -58,6 +59,7 @@ class Member:
     port: Port | None = None
     gated: bool = False
     given_up: bool = False
+    recounted: bool = False
     lost_at: float = 0.0
     pushing_since: float = 0.0
     woken_at: float = 0.0

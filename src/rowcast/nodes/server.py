@@ -189,6 +189,7 @@ class ServerNode:
                 raise RemoteProtocolError(f"expected a hello, got {type(message).__name__}")
             self._on_hello(now, port, message)
             return
+        member.recounted = False  # only who was welcomed says anything
         match message:
             case Rows():
                 self._on_rows(now, member, message)
@@ -393,8 +394,11 @@ class ServerNode:
         if not hello.joined and member.stage in (Stage.READY, Stage.COMPUTING):
             # The permission to start was lost with the link: once more. It keeps its place at the gate.
             member.stage = Stage.RECEIVING
-        elif member.stage is Stage.COMPUTING and not member.gated and self.streaming is None:
-            self._count(now, member)
+        elif self.streaming is None and member.stage is Stage.COMPUTING and (not member.gated or member.recounted):
+            # It counts from elsewhere now; and it must hear so again if the link was lost before it could.
+            if not member.gated:
+                self._count(now, member)
+            member.recounted = True
             iteration = member.iteration
         if self.streaming is not None:
             self.streaming.forget_told(member)
