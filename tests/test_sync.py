@@ -313,16 +313,32 @@ def test_the_round_trip_is_that_of_a_small_frame_alone() -> None:
     for start, trip in ((40.0, 0.3), (41.0, 0.1), (42.0, 0.2)):
         meter.sent(start, 1000)
         meter.acknowledged(start + trip, 1000, start)
-    assert meter.round_trip_s == pytest.approx(0.1)  # the shortest of the last 10 s
+    assert meter.round_trip_s == pytest.approx(0.1)  # the shortest of three
     meter.sent(45.0, 100_000)  # not small: what it takes is the rate's
     meter.acknowledged(45.01, 100_000, 45.0)
     assert meter.round_trip_s == pytest.approx(0.1)
-    meter.sent(55.0, 1000)
-    meter.acknowledged(55.2, 1000, 55.0)
+    for start in (55.0, 56.0):
+        meter.sent(start, 1000)
+        meter.acknowledged(start + 0.2, 1000, start)
     assert meter.round_trip_s == pytest.approx(0.2)
 
 
-def test_a_round_trip_is_asked_for_every_few_seconds_and_rows_of_any_size_answer() -> None:
+def test_a_round_trip_that_stays_the_same_is_asked_for_more_rarely() -> None:
+    meter = RateMeter(8e6)
+    now, gaps = deliver(meter, 0.0, 8e6, 0.1), []
+    for trip in (0.1, 0.1, 0.1, 0.1, 0.11, 0.1, 0.3, 0.1):
+        probed = now
+        while not meter.wants_probe(now):
+            now += 0.5
+        gaps.append(now - probed)
+        meter.sent(now, 1000)
+        now += trip
+        meter.acknowledged(now, 1000, now - trip)
+        deliver(meter, now, 8e6, 0.1)  # what a small frame takes is little at this rate
+    assert gaps == pytest.approx([10, 5, 5, 5, 10, 20, 40, 5], abs=1.0)  # it is believed when three say so
+
+
+def test_rows_of_any_size_answer_when_the_round_trip_is_asked_for() -> None:
     meter = RateMeter(8e6)
     assert meter.wants_probe(0.0)
     meter.sent(0.0, 1_000_000)
@@ -330,7 +346,7 @@ def test_a_round_trip_is_asked_for_every_few_seconds_and_rows_of_any_size_answer
     assert not meter.wants_probe(1.2)
     assert meter.round_trip_s < 0.3
     assert not meter.wants_probe(1.2 + PROBE_EVERY_S)
-    assert meter.wants_probe(1.3 + PROBE_EVERY_S)
+    assert meter.wants_probe(1.3 + 2 * PROBE_EVERY_S)
 
 
 def test_frames_shorter_than_a_grain_are_measured_together() -> None:

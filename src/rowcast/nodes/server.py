@@ -466,9 +466,8 @@ class ServerNode:
         layout = Layout.from_table(message.table)
         if self.layout is None:
             if self.policy.streaming:
-                self.streaming = Streaming(
-                    self.policy, self.gate, self.members, layout.rows, self._link_settings.frame_s, self.journal
-                )
+                frame_s = self._link_settings.frame_s
+                self.streaming = Streaming(self.policy, self.gate, self.members, layout.rows, frame_s)
             try:
                 member.owed = self._new_outbox(layout)
             except MemoryError as error:

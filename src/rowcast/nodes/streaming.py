@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import RemoteProtocolError
-from rowcast.journal import Journal
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.member import Member, Stage
 from rowcast.sync import Policy, Punctuality
@@ -74,7 +73,6 @@ class Streaming:
         members: the server's members, by name.
         rows: rows of the layout.
         frame_s: link time of a frame.
-        journal: where absences and returns are recorded.
 
     Attributes:
         floor: int32 [rows], how far everybody's contribution to each row has come; every outbox of the server
@@ -88,16 +86,13 @@ class Streaming:
     STEADY_CAP_S = 60.0
     FORGIVEN_S = 300.0
 
-    def __init__(
-        self, policy: Policy, gate: Gate, members: Mapping[str, Member], rows: int, frame_s: float, journal: Journal
-    ) -> None:
+    def __init__(self, policy: Policy, gate: Gate, members: Mapping[str, Member], rows: int, frame_s: float) -> None:
         self.policy = policy
         self.floor = np.zeros(rows, dtype=np.int32)
         self.slack = policy.slack or 0
         self._gate = gate
         self._members = members
         self._frame_s = frame_s
-        self._journal = journal
         self._seats: dict[str, Seat] = {}
         self._lowest = 0
 
@@ -107,16 +102,16 @@ class Streaming:
         return self.slack + self.policy.ahead + 1
 
     def seat(self, member: Member) -> Seat:
+        """What is kept for ``member``."""
         return self._seats[member.name]
 
     # -- who takes part ------------------------------------------------------------------------------------------
 
     def admit(self, now: float, member: Member) -> None:
-        """The gate counts ``member`` from now on; both count alike."""
+        """The gate counts ``member`` since now; both count alike."""
         seat = Seat(np.full(len(self.floor), member.iteration, dtype=np.int32), Punctuality(now), member.iteration)
         seat.oldest = member.iteration
         self._seats[member.name] = seat
-        self._gate.versions.admit(member.name, member.iteration)
         self._renew_floor()
 
     def remove(self, member: Member) -> None:

@@ -12,8 +12,11 @@ HALF_LIFE_S = 0.5
 MEMORY_S = 5.0
 QUANTILE = 0.2
 RECENT = 8
-TRIP_MEMORY_S = 10.0
+#: The round trip is the shortest of so many.
+TRIPS = 3
+#: It is measured so often (s), and more rarely, up to the second number, while it stays the same.
 PROBE_EVERY_S = 5.0
+PROBE_RARELY_S = 40.0
 #: Beyond this size (bytes) a frame takes its time from the rate, and less exactly tells the round trip.
 PROBE_BYTES = 4096
 #: The estimate never falls below this (bit/s): a time that is predicted from it stays finite.
@@ -32,9 +35,9 @@ class RateMeter:
         initial_bps: assumed before the first acknowledgement, bit/s.
 
     Attributes:
-        round_trip_s: the shortest time that a small frame sent into an idle link took to be acknowledged in the last
-            10 s; 0 before the first. Its own bytes count: what they take is only known once the rate is, and a rate
-            that is measured with too small a window is too low.
+        round_trip_s: the shortest time that each of the last three small frames sent into an idle link took to be
+            acknowledged; 0 before the first. Its own bytes count: what they take is only known once the rate is,
+            and a rate that is measured with too small a window is too low.
     """
 
     def __init__(self, initial_bps: float) -> None:
@@ -49,7 +52,8 @@ class RateMeter:
         self._gathered = 0
         self._busy = 0.0
         self.round_trip_s = 0.0
-        self._trips: deque[tuple[float, float]] = deque()  # rising: each is below all that came after it
+        self._trips: deque[float] = deque(maxlen=TRIPS)
+        self._probe_every_s = PROBE_EVERY_S
         self._alone_at = -1.0
         self._probed_at = -math.inf
 
@@ -83,17 +87,17 @@ class RateMeter:
             # Nothing of ours was before it in any queue.
             self._alone_at = -math.inf
             self._probed_at = now
-            trip = max(now - sent_at - max(size - PROBE_BYTES, 0) * 8 / self.peak_bps(now), 0.0)
-            while self._trips and self._trips[-1][1] >= trip:
-                self._trips.pop()
-            self._trips.append((now, trip))
-            while self._trips[0][0] < now - TRIP_MEMORY_S:
-                self._trips.popleft()
-            self.round_trip_s = self._trips[0][1]
+            byte_s = 8 / self.peak_bps(now)
+            trip = max(now - sent_at - max(size - PROBE_BYTES, 0) * byte_s, 0.0)
+            # What its own bytes take changes with the rate, and is no news of the path.
+            steady = abs(trip - self.round_trip_s) <= max(0.5 * self.round_trip_s, 0.005, size * byte_s)
+            self._probe_every_s = min(2 * self._probe_every_s, PROBE_RARELY_S) if steady else PROBE_EVERY_S
+            self._trips.append(trip)
+            self.round_trip_s = min(self._trips)
 
     def wants_probe(self, now: float) -> bool:
         """The round trip was measured long ago: the next frame should be small, and find the link idle."""
-        return now > self._probed_at + PROBE_EVERY_S
+        return now > self._probed_at + self._probe_every_s
 
     def forget_flight(self) -> None:
         """The link was lost: what was on its way is no longer."""
