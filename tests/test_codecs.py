@@ -387,3 +387,17 @@ def test_the_suite_finds_a_broken_codec(broken: Codec, complaint: str) -> None:
 def test_the_suite_lets_no_other_error_of_check_pass() -> None:
     with pytest.raises(ValueError, match="length"):
         check_codec(RaisesAnything())
+
+
+def test_sparse_leaves_no_element_larger_than_it_was() -> None:
+    """One large element does not make noise of all the others, however often a row of many blocks is sent."""
+    layout = Layout.from_shapes([("wide", (2, 2304))])
+    vector = (0.001 * np.random.default_rng(0).standard_normal(layout.elements)).astype(np.float32)
+    vector[[7, 3000]] = 1.0, -2.0
+    rows = np.arange(2, dtype=np.int64)
+    codec = REGISTRY["sparse"]
+    for _ in range(20):
+        before = np.abs(vector)
+        codec.encode(layout, vector, rows)
+        assert (np.abs(vector) <= before).all()
+    assert np.abs(vector).max() < 0.01

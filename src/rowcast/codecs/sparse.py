@@ -49,21 +49,21 @@ def _encode(
         # Down to a bfloat16: the largest is never sent larger than it is, and stays finite.
         scale_patterns[k] &= np.uint32(0xFFFF0000)
         scale = scales[k]
-        quarter = scale * np.float32(0.25)
+        third = scale / np.float32(3.0)
         for b in range(len(block)):
             place = 32 * b + block[b]
             size = abs(row[place])
             level = np.uint8(0)
             for step in range(1, 4):
-                # The nearest of 1/4, 2/4, 3/4, 4/4 of the scale.
-                if size >= (np.float32(step) + np.float32(0.5)) * quarter:
+                # The nearest of 0, 1/3, 2/3, 3/3 of the scale: what is left is never larger than what was there.
+                if size >= (np.float32(step) - np.float32(0.5)) * third:
                     level = np.uint8(step)
             negative = row[place] < np.float32(0.0)
             block[b] |= level << np.uint8(5)
             if negative:
                 block[b] |= np.uint8(128)
             if consume:
-                amount = np.float32(level + 1) * quarter
+                amount = np.float32(level) * third
                 row[place] -= -amount if negative else amount
 
 
@@ -79,17 +79,17 @@ def _decode_add(
     for k in prange(len(rows)):
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         block = chosen[places[k] : places[k + 1]]
-        quarter = scales[k] * np.float32(0.25)
+        third = scales[k] / np.float32(3.0)
         for b in range(len(block)):
-            amount = np.float32(((block[b] >> 5) & 3) + 1) * quarter
+            amount = np.float32((block[b] >> 5) & 3) * third
             row[32 * b + (block[b] & 31)] += -amount if block[b] & 128 else amount
 
 
 class Sparse:
-    """Of every 32 elements the largest: its place, its sign, and its size in quarters of the row's largest.
+    """Of every 32 elements the largest: its place, its sign, and its size in thirds of the row's largest.
 
     Payload of k rows: k scales (little-endian bfloat16), then a byte for each block of each row: bits 0-4 the place in
-    the block, bits 5-6 the size (0: a quarter, 3: all of the scale), bit 7 is 1 for negative.
+    the block, bits 5-6 the size in thirds of the scale (0: nothing), bit 7 is 1 for negative.
     """
 
     name = "sparse"
