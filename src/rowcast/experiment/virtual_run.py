@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -98,7 +99,7 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> 
                 link_settings=VIRTUAL_LINKS,
                 journal=journal,
             )
-            seat.train(lambda robot=robot, seat=seat: _train(robot, seat, cell.eval_every_s))  # type: ignore[misc]
+            seat.train(functools.partial(_train, robot, seat, cell.eval_every_s))
         simulation.run(cell.seconds, progress=progress)
     progress(cell.seconds)
 

@@ -596,20 +596,24 @@ class ServerNode:
             self.ledger.begin(member, message.iteration)
         self.gate.pushed(now, member, message)
         member.metrics["rate_bps"] = message.rate_bps
+        self._record_push(now, member, message.iteration, round(message.quota_s, 6))
+        member.next_notice = now + self.settings.patience_s
+        self._cancel_extras()
+        self._open_gate(now, member)
+
+    def _record_push(self, now: float, member: Member, iteration: int, quota_s: float | None) -> None:
+        """What has come since the last push was recorded is the push of ``iteration``."""
         self.journal.record(
             now,
             "push",
             peer=member.name,
-            iteration=message.iteration,
+            iteration=iteration,
             rows=member.push_rows,
             zero_rows=member.push_zero_rows,
             bytes=member.push_bytes,
-            quota_s=round(message.quota_s, 6),
+            quota_s=quota_s,
         )
         member.push_rows = member.push_zero_rows = member.push_bytes = 0
-        member.next_notice = now + self.settings.patience_s
-        self._cancel_extras()
-        self._open_gate(now, member)
 
     # -- the gate ----------------------------------------------------------------------------------------------
 
@@ -720,17 +724,7 @@ class ServerNode:
         self.streaming.computed(now, member, message)
         member.metrics["rate_bps"] = message.rate_bps
         member.next_notice = now + self.settings.patience_s
-        self.journal.record(
-            now,
-            "push",
-            peer=member.name,
-            iteration=message.iteration,
-            rows=member.push_rows,
-            zero_rows=member.push_zero_rows,
-            bytes=member.push_bytes,
-            quota_s=None,
-        )
-        member.push_rows = member.push_zero_rows = member.push_bytes = 0
+        self._record_push(now, member, message.iteration, None)
         assert member.port is not None
         self._ready[member.port] = None
         if self.streaming.is_beyond(member):

@@ -635,13 +635,11 @@ class WorkerNode:
             self._acks.since = now  # until now there was nothing to acknowledge
         self._note_push()
         policy, outbox = self.policy, self.outbox
-        self._step_s = self._step.compute_s
-        code = policy.code_for(self.layout, policy.share, outbox.meter.rate_bps(now), self._step_s)
+        compute_s, rate_bps = self._step.compute_s, outbox.meter.rate_bps(now)
+        code = policy.code_for(self.layout, policy.share, rate_bps, compute_s)
         outbox.begin(now, self.iteration, code, policy.choose_push, math.inf)
         if self._welcomed and self.joined:
-            self._say(
-                Computed(self.iteration, self._step.compute_s, self.outbox.meter.rate_bps(now), self._step.skipped)
-            )
+            self._say(Computed(self.iteration, compute_s, rate_bps, self._step.skipped))
 
     def _refine(self, now: float) -> bool:
         """All rows were sent, and the next iteration is not finished: the idle link carries what the code left."""

@@ -81,7 +81,8 @@ class VersionTable:
 
     def floor(self, rows: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.int32]:
         """How far everybody's contribution to each of ``rows`` has come: min over the workers, int32 [k]."""
-        return np.min([versions[rows] for versions in self._versions.values()], axis=0)  # type: ignore[no-any-return]
+        floor: npt.NDArray[np.int32] = np.min([versions[rows] for versions in self._versions.values()], axis=0)
+        return floor
 
     def of(self, worker: str) -> npt.NDArray[np.int32]:
         """A copy of the versions of ``worker``, int32 [rows]."""
