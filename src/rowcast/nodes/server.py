@@ -709,11 +709,9 @@ class ServerNode:
         if member.stage not in STREAMED:
             streaming.touch(message.rows)
             return False
-        idle = [other for other in self.members.values() if other.port is not None and streaming.is_idle(now, other)]
+        idle = [other.port for other in self.members.values() if other.port is not None and streaming.is_idle(other)]
         risen = streaming.arrived(now, member, message.rows, message.iteration, empty=len(message.payload) == 0)
-        for other in idle:
-            if other.port is not None:
-                self._ready[other.port] = None
+        self._ready.update(dict.fromkeys(idle))
         return risen
 
     def _on_computed(self, now: float, member: Member, message: Computed) -> None:
@@ -868,7 +866,8 @@ class ServerNode:
                 self._on_hello(now, *next_one)
 
     def _on_finish(self, now: float, member: Member, message: Finish) -> None:
-        if member.stage not in (*STREAMED, Stage.DRAINING) or (member.stage is Stage.WAITING and not self.streaming):
+        between_steps = STREAMED if self.streaming is not None else (Stage.COMPUTING,)
+        if member.stage not in between_steps and member.stage is not Stage.DRAINING:
             raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
         member.stage = Stage.DRAINING

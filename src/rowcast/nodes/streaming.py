@@ -218,7 +218,7 @@ class Streaming:
         if member.name in self._seats:
             self.seat(member).told = None
 
-    def is_idle(self, now: float, member: Member) -> bool:
+    def is_idle(self, member: Member) -> bool:
         """Whether ``member`` is sent rows all the time, and there are none."""
         return member.name in self._seats and not member.owed.changed.any()
 
