@@ -18,7 +18,7 @@ from rowcast.config import Checked, setting
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.experiment.devices import parse_devices
-from rowcast.links import PROFILES, named_trace
+from rowcast.links import PROFILES, load_team, named_trace
 from rowcast.links.channel import CHANNELS
 from rowcast.sync import parse_policy
 from rowcast.tasks import TASKS, load_dataset
@@ -45,7 +45,11 @@ class Comparison(Checked):
     task: str = setting("cruda", "Name of a built-in task, or a family of tasks: then the data folder decides.")
     data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.")
     policies: tuple[str, ...] = setting(("bsp", "rog:4"), "Policies to compare.")
-    links: tuple[str, ...] = setting(("outdoor",), "Profiles, 'constant:MBPS' or trace files, each for all robots.")
+    links: tuple[str, ...] = setting(
+        ("outdoor",),
+        "Profiles, 'constant:MBPS' or trace files, each for all robots; or a folder of trace files, one for each "
+        "robot in the order of their names.",
+    )
     channel: str = setting(
         "independent", f"How transfers at the same time share the medium: {', '.join(map(repr, sorted(CHANNELS)))}."
     )
@@ -74,6 +78,13 @@ class Comparison(Checked):
     )
     eval_every_s: float = setting(
         60.0, "Virtual time between two looks at the accuracy; they take none.", unit="s", low=0.1, high=86_400.0
+    )
+    eval_images: int = setting(
+        500,
+        "Test images of such a look, the first so many of the data set's; the digits have fewer.",
+        unit="images",
+        low=1,
+        high=100_000,
     )
     driver: str = setting("virtual", f"What runs the team: {', '.join(map(repr, DRIVERS))}.")
     compute_w: float = setting(_POWER.compute_w, "Power of a robot that computes.", unit="W", low=0.0, high=10_000.0)
@@ -117,14 +128,14 @@ class Cell:
     """One run of a comparison.
 
     Attributes:
-        policy, links, channel: as the user wrote them; a trace file with its whole path.
+        policy, links, channel: as the user wrote them; a trace file or folder with its whole path.
         seed: of everything random.
         task: name of a built-in task; ``data``: its folder, with the whole path.
         workers: robots of the team.
         devices: what one gradient takes, in the shortest words of :mod:`rowcast.experiment.devices`; a recording with
             its whole path.
         encode_s, decode_s, server_push_s, server_pull_s: work of each push and pull at the worker and the server (s).
-        hours: virtual time to train; ``eval_every_s``: between two looks at the accuracy.
+        hours: virtual time to train; ``eval_every_s``: between two looks at the accuracy, each at ``eval_images``.
         batch: images of one step of one robot; ``None``: the task's.
     """
 
@@ -143,6 +154,7 @@ class Cell:
     server_pull_s: float
     batch: int | None
     eval_every_s: float
+    eval_images: int
 
     @property
     def seconds(self) -> float:
@@ -168,7 +180,7 @@ def plan_cells(settings: Comparison) -> list[Cell]:
     """
     for policy in settings.policies:
         parse_policy(policy)
-    links = [_located(text) for text in settings.links]
+    links = [_located(text, max(settings.workers)) for text in settings.links]
     devices = _devices_for(settings.devices, settings.workers)
     task = _find_task(settings.task, settings.data)
     axes = itertools.product(
@@ -191,6 +203,7 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             server_pull_s=settings.server_pull_s,
             batch=batch,
             eval_every_s=settings.eval_every_s,
+            eval_images=settings.eval_images,
         )
         for seed, link, device, workers, batch, policy in axes
     ]
@@ -201,11 +214,17 @@ def _known(key: str, word: str, known: Collection[str]) -> None:
         raise ConfigError(f"unknown {key} {word!r}; {near_match(word, known)}")
 
 
-def _located(link: str) -> str:
+def _located(link: str, workers: int) -> str:
     """A link that exists; the path of a file is made whole, so that it means the same from every folder."""
-    named_trace(link)
     if link in PROFILES or link.startswith("constant:"):
+        named_trace(link)
         return link
+    if Path(link).is_dir():
+        recorded = len(load_team(link))
+        if recorded < workers:
+            raise ConfigError(f"links {link}: expected a trace file for each of {workers} robots, found {recorded}")
+    else:
+        named_trace(link)
     return str(Path(link).resolve())
 
 

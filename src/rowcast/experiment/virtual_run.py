@@ -16,7 +16,7 @@ from rowcast.errors import ConfigError, DataError, NonFiniteGradient
 from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.plan import Cell
 from rowcast.journal import open_journal
-from rowcast.links import PROFILES, Trace, named_trace, save_csv
+from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
 from rowcast.nodes import ServerNode
 from rowcast.optim import Optimizer
@@ -41,9 +41,8 @@ VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
 
 #: Length of a synthetic trace (s); it starts again when it is over.
 _TRACE_S = 3600.0
-#: Images of clean training and of a look at the accuracy: enough to tell policies apart, few enough to run many.
+#: Images of clean training: enough to begin from, few enough to make many starting models.
 _PRETRAIN_IMAGES = 12_000
-_TEST_IMAGES = 500
 
 
 def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> None:
@@ -61,7 +60,7 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> 
     devices = parse_devices(cell.devices).team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s)
     overrides: dict[str, int] = {} if cell.batch is None else {"batch": cell.batch}
     if cell.data is not None:
-        overrides["test_images"] = _TEST_IMAGES
+        overrides["test_images"] = cell.eval_images
     task = build_task(cell.task, cell.data, seed=cell.seed, **overrides)
     _starting_state(task, cell, folder.parents[1])
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
@@ -120,8 +119,12 @@ def _link(cell: Cell, index: int, way: int) -> Trace:
     """The trace of one robot in one direction (0 up, 1 down).
 
     A profile gives each its own. A recorded trace is one for all, so each enters it at another moment: evenly apart,
-    and further on with each seed.
+    and further on with each seed. Traces of a folder were recorded together and stay so: all are entered at the same
+    moment, which is their start for seed 0; both directions have the same.
     """
+    if Path(cell.links).is_dir():
+        trace = load_team(cell.links)[index]
+        return trace.shifted(place_in_recording(0, 1, cell.seed) * trace.duration_s) if trace.loop else trace
     trace = named_trace(cell.links, (cell.seed, index, way), _TRACE_S)
     if cell.links in PROFILES or not trace.loop:
         return trace
@@ -157,7 +160,7 @@ def _starting_state(task: CrudaTask, cell: Cell, out: Path) -> None:
     clean = task
     if cell.data is not None:
         clean = build_task(
-            cell.task, cell.data, seed=cell.seed, train_images=_PRETRAIN_IMAGES, test_images=_TEST_IMAGES
+            cell.task, cell.data, seed=cell.seed, train_images=_PRETRAIN_IMAGES, test_images=1
         )
     clean.pretrain()
     path.parent.mkdir(parents=True, exist_ok=True)

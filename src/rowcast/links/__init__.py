@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rowcast.errors import ConfigError, near_match
 from rowcast.links.channel import CHANNELS, Channel, EqualThroughput, Independent, SharedAirtime
-from rowcast.links.files import SUFFIXES, load_trace, save_csv
+from rowcast.links.files import SUFFIXES, load_team, load_trace, save_csv
 from rowcast.links.fitting import fit
 from rowcast.links.stats import TraceStats
 from rowcast.links.synth import PROFILES, LinkState, MarkovProfile, outdoor, synthesise
@@ -31,6 +31,7 @@ __all__ = [
     "Trace",
     "TraceStats",
     "fit",
+    "load_team",
     "load_trace",
     "named_trace",
     "outdoor",

@@ -31,7 +31,7 @@ import numpy as np
 from rowcast.errors import TraceError
 from rowcast.links.trace import Trace
 
-__all__ = ["load_trace", "save_csv"]
+__all__ = ["load_team", "load_trace", "save_csv"]
 
 TIME_COLUMNS = ("time_s", "t_s", "t_start_s")
 RATE_COLUMNS = ("mbps", "dl_mbps")
@@ -64,6 +64,18 @@ def load_trace(path: str | Path, *, loop: bool = True) -> Trace:
     if suffix == ".txt" and len(first) == 2:
         return _from_rows(path, _two_columns(path, lines), loop)
     return _mahimahi(path, lines, loop)
+
+
+def load_team(folder: str | Path) -> list[Trace]:
+    """The traces that a team recorded together: every trace file of a folder, in the order of their names.
+
+    Raises:
+        TraceError: there is none, or one breaks its format.
+    """
+    paths = sorted(path for path in Path(folder).iterdir() if Path(path.name.removesuffix(".gz")).suffix in SUFFIXES)
+    if not paths:
+        raise TraceError(f"{folder}: expected trace files ({', '.join(SUFFIXES)} or .gz of it), found none")
+    return [load_trace(path) for path in paths]
 
 
 def save_csv(trace: Trace, path: str | Path) -> None:
