@@ -71,6 +71,8 @@ OPTIONS = {
     "fade": "'on' or 'off': contributions from parameters older than half of the slack count less. Used by 'rowcast'.",
     "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the code `sparse`. "
     "Used by 'rowcast'.",
+    "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training, and never exceeds that of "
+    "the name. Used by 'rowcast'.",
     "refine": "'on' or 'off': an idle link carries what the code left, in the code `half`. Used by 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "compat": "'artifact': order, MTA time and minimum share of the published software of ROG, to replay its measured "

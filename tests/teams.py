@@ -13,7 +13,7 @@ from rowcast.testing import ScriptedWorker
 LAYOUT = Layout.from_shapes([("weight", (24, 2)), ("bias", (14,)), ("scale", ())], small_tensor=1)
 
 POLICIES = ["bsp", "ssp:1", "ssp:3", "asp", "flown:2", "rog:1", "rog:2", "rog:4", "rog:8", "rowcast:1"]
-POLICIES += ["rowcast:3", "rowcast:8", "rowcast:2?elastic=off"]
+POLICIES += ["rowcast:3", "rowcast:8", "rowcast:2?elastic=off", "rowcast:8?auto=on"]
 CODECS = ["raw", "half", "onebit"]
 
 

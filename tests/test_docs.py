@@ -297,7 +297,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
-        fit load_trace named_trace outdoor save_csv synthesise
+        fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.nodes": "Phase Port ServerNode WorkerNode",
     "rowcast.optim": "Optimizer TeamLike",
@@ -307,7 +307,8 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
     "rowcast.sync": """
-        ArtifactTime Levels MtaTime Policy Punctuality REGISTRY RateMeter VersionTable minimum_share parse_policy
+        ArtifactTime Levels MtaTime Policy Punctuality REGISTRY RateMeter SlackChange SlackTuner VersionTable
+        minimum_share parse_policy
     """,
     "rowcast.tasks": """
         ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift SEVERITIES Severity

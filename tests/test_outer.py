@@ -29,6 +29,11 @@ def parts_of(vector: np.ndarray) -> list[np.ndarray]:
     return [vector[spec.start : spec.stop] for spec in LAYOUT.tensors]
 
 
+def each(weight: float) -> np.ndarray:
+    """Every row counts the same."""
+    return np.full(LAYOUT.rows, weight, dtype=np.float32)
+
+
 def outer_sgd(start: np.ndarray, pseudo_gradients: list[np.ndarray], lr: float, momentum: float) -> np.ndarray:
     """Where torch's own SGD with Nesterov momentum goes with these gradients."""
     parameters = torch.tensor(start, dtype=torch.float64)
@@ -50,7 +55,7 @@ def test_the_contributions_are_the_steps_of_nesterov_sgd(lr: float, momentum: fl
     steps = [random.standard_normal(LAYOUT.elements).astype(np.float32) for _ in range(5)]
     for step in steps:
         outer.begin(first=True)
-        replica.propose(parts_of(replica.parameters - step), 0.25, pending, sums, outer)
+        replica.propose(parts_of(replica.parameters - step), each(0.25), pending, sums, outer)
     expected = outer_sgd(np.zeros(LAYOUT.elements), [0.25 * step for step in steps], lr, momentum)
     np.testing.assert_allclose(-pending, expected, atol=2e-5)
     again = np.zeros_like(sums)
@@ -69,10 +74,10 @@ def test_several_contributions_of_an_iteration_are_one_step_of_their_sum() -> No
     pending = [LAYOUT.zeros(), LAYOUT.zeros()]
     for parts in steps:
         together.begin(first=True)
-        replica.propose(parts_of(replica.parameters - parts.sum(axis=0)), 0.5, pending[0], sums, together)
+        replica.propose(parts_of(replica.parameters - parts.sum(axis=0)), each(0.5), pending[0], sums, together)
         for k, part in enumerate(parts):
             apart.begin(first=k == 0)
-            replica.propose(parts_of(replica.parameters - part), 0.5, pending[1], sums, apart)
+            replica.propose(parts_of(replica.parameters - part), each(0.5), pending[1], sums, apart)
     np.testing.assert_allclose(pending[1], pending[0], atol=2e-5)
     np.testing.assert_allclose(apart.velocity, together.velocity, atol=2e-5)
 
@@ -84,7 +89,7 @@ def test_a_refused_proposal_leaves_momentum_and_books_alone() -> None:
     bad[-1] = np.nan
     outer.begin(first=True)
     with pytest.raises(NonFiniteGradient, match="'scale'"):
-        replica.propose(parts_of(bad), 1.0, pending, sums, outer)
+        replica.propose(parts_of(bad), each(1.0), pending, sums, outer)
     assert not pending.any() and not outer.velocity.any() and not replica.computed.any()
 
 

@@ -197,12 +197,15 @@ def test_accumulate_is_what_numpy_says(shape: tuple[int, ...]) -> None:
     pending, replica = draw_vector(layout.elements, 1), draw_vector(layout.elements, 2)
     source = draw_vector(spec.stop - spec.start, 3)
     sums, computed = np.full(layout.rows, -1, dtype=np.float32), np.full(layout.rows, 2.0)
-    step = np.float32(0.3) * (replica[spec.start : spec.stop] - source)
+    weights = draw_vector(layout.rows, 4) ** 2
+    spread = np.repeat(weights[rows], layout.lengths[rows])
+    step = spread * (replica[spec.start : spec.stop] - source)
     wanted = pending.copy()
     wanted[spec.start : spec.stop] += step
     before = replica.copy()
     offsets = layout.offsets[spec.first_row : spec.end_row + 1]
-    accumulate(pending, replica, source, 0.3, spec.start, offsets, sums[rows], computed[rows])
+    moved = accumulate(pending, replica, source, weights[rows], spec.start, offsets, sums[rows], computed[rows])
+    assert moved == pytest.approx(np.abs(step, dtype=np.float64).sum(), rel=1e-4)
     assert np.allclose(pending, wanted, rtol=1e-6, atol=1e-7)
     assert np.array_equal(replica, before)
     outside = np.r_[0 : spec.start, spec.stop : layout.elements]

@@ -11,7 +11,8 @@ from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.nodes import Phase
-from rowcast.sync import Punctuality, parse_policy
+from rowcast.nodes.freshness import Freshness
+from rowcast.sync import Punctuality, SlackTuner, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.wire import Computed, Horizon
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
@@ -84,6 +85,72 @@ def test_a_worker_alone_never_waits():
     assert sum(record["stall_s"] for record in steps(team, "robot0")) == pytest.approx(0, abs=0.2)
 
 
+# -- a slack that adapts ---------------------------------------------------------------------------------------
+
+
+def test_stalls_raise_the_slack_and_the_journal_says_why():
+    """A link that carries a third of what it takes: with the slack it begins with, others wait."""
+    rates = [MODEL_BPS, MODEL_BPS / 3]
+    text = "rowcast:8?codec=raw&adapt=off&elastic=off&refine=off"
+    teams = {auto: team_of(f"{text}&auto={auto}", rates, iterations=100) for auto in ("on", "off")}
+    for team in teams.values():
+        finished(team)
+        replicas_agree(team)
+    changes = events(teams["on"], "server", "slack")
+    assert events(teams["off"], "server", "slack") == []
+    assert changes[0]["why"] == "stall" and changes[0]["before"] == 4 and changes[0]["slack"] == 6
+    assert changes[0]["stall_share"] > 0.01
+    assert [record["before"] for record in changes[1:]] == [record["slack"] for record in changes[:-1]]
+    assert all(2 <= record["slack"] <= 8 for record in changes)
+    assert max(teams["on"].gaps) <= 8
+
+
+def test_updates_that_become_small_lower_the_slack():
+    def gradient(step, parameters):
+        return np.full(LAYOUT.elements, 1.0 if step < 40 else 0.1, dtype=np.float32)
+
+    scripts = [worker(f"robot{i}", iterations=120, rate_bps=1e6, compute_s=0.2, gradient=gradient) for i in range(2)]
+    team = VirtualTeam(LAYOUT, "rowcast:12?auto=on", scripts, link_settings=SMALL_FRAMES)
+    finished(team)
+    replicas_agree(team)
+    changes = events(team, "server", "slack")
+    assert changes[-1]["slack"] == 2 and "progress" in {record["why"] for record in changes}
+    late = [record for record in changes if record["why"] == "progress"]
+    assert all(record["progress"] < 1 for record in late)
+    horizon = team.workers["robot0"].node._horizon
+    assert horizon is not None and horizon.slack == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nobody_starts_beyond_the_slack_that_was_told(seed, monkeypatch):
+    """The slack is another every second iteration, links are cut: whoever starts is no further than he was told."""
+    monkeypatch.setattr(SlackTuner, "WINDOW", 2)
+    monkeypatch.setattr(SlackTuner, "STALL", 0.0)
+    scripts = [worker(f"robot{i}", iterations=40, rate_bps=MODEL_BPS / (1 + i), compute_s=0.1) for i in range(3)]
+    team = VirtualTeam(
+        LAYOUT, "rowcast:9?auto=on&elastic=off&codec=raw", scripts, link_settings=SMALL_FRAMES, seed=seed
+    )
+    starts = []
+    for one in team.workers.values():
+        node = one.node
+
+        def begin(iteration, horizon, node=node, kept=node._freshness.begin):
+            told = node._horizon
+            starts.append((iteration - horizon, 9 if told is None else told.slack))
+            kept(iteration, horizon)
+
+        node._freshness.begin = begin
+    for k in range(3):
+        team.at(2.0 + 3 * k + seed, lambda k=k: team.cut(f"robot{k}", 0.7))
+    books = Books(team)
+    books.check_at(1.0, 3.3, 6.1, 9.0)
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    assert len({slack for _, slack in starts}) > 2
+    assert all(ahead <= slack for ahead, slack in starts)
+
+
 # -- outages ---------------------------------------------------------------------------------------------------
 
 
@@ -118,8 +185,9 @@ def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_add
     accumulate = node.accumulate
 
     def record(sources, weight):
-        weights[node.iteration + 1] = accumulate(sources, weight)
-        return weights[node.iteration + 1]
+        counted = accumulate(sources, weight)
+        weights[node.iteration + 1] = float(counted.max())
+        return counted
 
     node.accumulate = record
     team.run(23.0)
@@ -127,11 +195,41 @@ def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_add
     begun = min(n for n, weight in weights.items() if weight < 0.99 / 3 and n > 30)
     faded = [weights[n] * node.members for n in range(begun, node.iteration + 1)]
     assert faded == sorted(faded, reverse=True)
-    assert faded[-1] == pytest.approx(2 / (4 + 6))  # half of the slack over the lag
+    # Half of the slack over the lag; its rows are an iteration or two fresher than everybody's contributions.
+    assert 2 / (4 + 6) - 1e-6 <= faded[-1] <= 2 / (4 + 6 - 2)
     told = node._horizon
     assert node.iteration - told.horizon == 4 + 6 + 1
     finished(team)
     replicas_agree(team)
+
+
+def test_only_the_rows_that_are_old_count_less():
+    """One row of the model has arrived lately, the others have not: it alone counts in full."""
+    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
+    team.run(5.0)
+    node = team.workers["robot0"].node
+    fresh = np.array([1], dtype=np.int64)
+    horizon = node.iteration
+    node._freshness.arrived(fresh, horizon + 9)
+    node._freshness.begin(horizon + 10, horizon)
+    node.hold()
+    weights = node.accumulate([node.replica[spec.start : spec.stop] for spec in LAYOUT.tensors], 0.5)
+    node.release()
+    assert weights[fresh] == 0.5
+    assert np.delete(weights, fresh) == pytest.approx(0.5 * 2 / 10)  # half of the slack over the lag
+
+
+def test_a_row_is_as_fresh_as_its_last_arrival_or_the_horizon():
+    freshness = Freshness(4)
+    freshness.restart(7)
+    assert freshness.lags.tolist() == [0, 0, 0, 0]
+    freshness.arrived(np.array([2], dtype=np.int64), 11)
+    freshness.begin(12, 8)
+    assert freshness.lags.tolist() == [4, 4, 1, 4]
+    freshness.begin(13, 12)
+    assert freshness.lags.tolist() == [1, 1, 1, 1]
+    freshness.begin(13, 14)
+    assert freshness.lags.tolist() == [0, 0, 0, 0]
 
 
 def test_a_robot_whose_link_is_gone_does_not_hold_the_others_until_the_absence_limit():
@@ -225,7 +323,7 @@ def test_an_iteration_that_cannot_be_is_refused(iteration):
     team.run(3.0)
     link = team.workers["robot0"].link
     with pytest.raises(RemoteProtocolError, match="expected iteration"):
-        team.server.receive(team.now, link.server_port, Computed(iteration, 0.1, 1e6, False))
+        team.server.receive(team.now, link.server_port, Computed(iteration, 0.1, 1e6, 1.0, False))
 
 
 def test_messages_of_the_other_kind_of_policy_are_refused():
@@ -233,6 +331,14 @@ def test_messages_of_the_other_kind_of_policy_are_refused():
     team.run(3.0)
     link = team.workers["robot0"].link
     with pytest.raises(RemoteProtocolError, match="no finished iteration"):
-        team.server.receive(team.now, link.server_port, Computed(1, 0.1, 1e6, False))
+        team.server.receive(team.now, link.server_port, Computed(1, 0.1, 1e6, 1.0, False))
     with pytest.raises(RemoteProtocolError, match="no horizon"):
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
+
+
+@pytest.mark.parametrize("slack", [0, 5, 1 << 30])
+def test_a_slack_beyond_that_of_the_policy_is_refused(slack):
+    team = team_of("rowcast:4?auto=on", [1e5, 1e5])
+    team.run(3.0)
+    with pytest.raises(RemoteProtocolError, match=r"slack in 1 \.\. 4"):
+        team.workers["robot0"].node.receive(team.now, Horizon(1, 1, slack, 2, 1, True))

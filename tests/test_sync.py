@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rowcast.errors import ConfigError
 from rowcast.rows import Layout, Selection
-from rowcast.sync import MtaTime, Policy, RateMeter, VersionTable, minimum_share, parse_policy
+from rowcast.sync import MtaTime, Policy, RateMeter, SlackTuner, VersionTable, minimum_share, parse_policy
 from rowcast.sync.mta import T_LOW_S
 from rowcast.sync.policy import RowsToSend
 from rowcast.sync.rate import GRAIN_S, HALF_LIFE_S, LOWEST_BPS, MEMORY_S, PROBE_EVERY_S
@@ -525,3 +525,62 @@ def test_a_choice_is_a_permutation_of_what_may_travel(seen: RowsToSend, text: st
         assert chosen.quota == len(chosen.order) or quota_bytes(chosen, seen) + seen.travelled_bytes >= min(
             policy.share * seen.row_bytes.sum(), seen.row_bytes.sum()
         )
+
+
+# -- a slack that adapts -------------------------------------------------------------------------------------
+
+
+def looks(tuner: SlackTuner, windows: list[tuple[float, float, float]]) -> list[tuple[int, str] | None]:
+    """What is decided: each window is (stall in s, size of an update, what is owed); two members, 16 s a window."""
+    decided = []
+    assert tuner.look(0.0, 0, 2) is None
+    for k, (stall_s, size, lack) in enumerate(windows, start=1):
+        tuner.stalled(stall_s)
+        tuner.computed(size, lack)
+        assert tuner.look(16.0 * k - 1, 16 * k - 1, 2) is None  # not yet
+        change = tuner.look(16.0 * k, 16 * k, 2)
+        decided.append(None if change is None else (change.slack, change.why))
+    return decided
+
+
+def test_the_slack_begins_in_the_middle_and_rises_with_the_stall() -> None:
+    tuner = SlackTuner(10)
+    assert tuner.slack == 5
+    much, little = 0.02 * 32, 0.005 * 32
+    assert looks(tuner, [(much, 1, 1), (little, 1, 1), (much, 1, 1), (much, 1, 1), (much, 1, 1)]) == [
+        (7, "stall"), None, (9, "stall"), (10, "stall"), None,
+    ]  # fmt: skip
+
+
+def test_twice_the_usual_divergence_lowers_it_whatever_the_stall() -> None:
+    tuner = SlackTuner(10)
+    usual = [(0.0, 1.0, 2.0)] * 4
+    assert looks(tuner, [*usual, (9.0, 1.0, 4.1), (9.0, 1.0, 3.9), *[(0.0, 1.0, 5.0)] * 4]) == [
+        *[None] * 4, (3, "divergence"), (5, "stall"), (3, "divergence"), (2, "divergence"), None, None,
+    ]  # fmt: skip
+
+
+def test_updates_half_as_large_halve_the_most_that_is_allowed() -> None:
+    tuner = SlackTuner(16)
+    assert looks(tuner, [(1.0, 8.0, 8.0)] * 4) == [(10, "stall"), (12, "stall"), (14, "stall"), (16, "stall")]
+    assert looks(SlackTuner(16), [(0.0, 8.0, 8.0), (0.0, 4.0, 4.0), (1.0, 4.0, 4.0), (0.0, 2.0, 2.0)]) == [
+        None, None, None, (4, "progress"),
+    ]  # fmt: skip
+
+
+def test_nothing_is_decided_without_updates_and_one_slack_has_no_choice() -> None:
+    tuner = SlackTuner(1)
+    assert looks(tuner, [(9.0, 1.0, 1.0), (9.0, 0.0, 0.0)]) == [None, None]
+    tuner.computed(math.inf, math.nan)
+    assert tuner.look(1000.0, 1000, 2) is None
+
+
+def test_another_slack_brings_its_shares_and_keeps_those_that_were_chosen() -> None:
+    policy = parse_policy("rowcast:8?auto=on")
+    for slack in (1, 2, 5, 8):
+        other, named = policy.at_slack(slack), parse_policy(f"rowcast:{slack}")
+        assert (other.slack, other.share, other.pull_share) == (slack, named.share, named.pull_share)
+        assert (other.push_bound, other.pull_bound) == (named.push_bound, named.pull_bound)
+        assert other.at_slack(8) == policy
+    chosen = parse_policy("rowcast:8?auto=on&share=0.5").at_slack(4)
+    assert (chosen.slack, chosen.share, chosen.pull_share) == (4, 0.5, policy.pull_share)

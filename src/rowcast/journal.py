@@ -58,6 +58,15 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "silent_s": "seconds since its link was lost, or since its oldest row became newer",
         "members": "number of workers that the gate still counts",
     },
+    "slack": {
+        "slack": "iterations that a worker may be ahead of its horizon from now on",
+        "before": "the same up to now",
+        "why": "'stall' (raised), 'divergence' or 'progress' (lowered)",
+        "stall_share": "time that workers waited at the gate since the last look, share of all of their time",
+        "divergence": "what a replica lacks, in iterations' worth of the team's updates",
+        "usual": "its level so far",
+        "progress": "size of the updates, share of what it was when it was largest",
+    },
     "return": {
         "peer": "name of a worker that others wait for again",
         "epoch": "membership epoch after its return",

@@ -63,24 +63,24 @@ class Outer:
         pending: npt.NDArray[np.float32],
         replica: npt.NDArray[np.float32],
         source: npt.NDArray[np.float32],
-        weight: float,
+        weights: npt.NDArray[np.float32],
         start: int,
         offsets: npt.NDArray[np.int64],
         abs_sums: npt.NDArray[np.float32],
         computed: npt.NDArray[np.float64],
-    ) -> None:
-        """Add the outer step of ``weight * (replica - source)`` to ``pending`` for the rows of one tensor.
+    ) -> float:
+        """Add the outer step of ``weights * (replica - source)`` to ``pending`` for the rows of one tensor.
 
-        All arguments are those of :func:`rowcast.rows.kernels.accumulate`; ``computed`` gains what was added to
-        ``pending``, the outer learning rate and the momentum included.
+        Arguments and result are those of :func:`rowcast.rows.kernels.accumulate`; ``computed`` gains what was added
+        to ``pending``, the outer learning rate and the momentum included.
         """
         use_threads(source.size)
-        _outer_step(
+        moved = _outer_step(
             pending,
             self.velocity,
             replica,
             source,
-            np.float32(weight),
+            weights,
             np.float32(self._keep),
             np.float32(self._of_step),
             np.float32(self._of_velocity),
@@ -89,6 +89,7 @@ class Outer:
             abs_sums,
             computed,
         )
+        return float(moved)
 
 
 @compiled
@@ -97,7 +98,7 @@ def _outer_step(
     velocity: npt.NDArray[np.float32],
     replica: npt.NDArray[np.float32],
     source: npt.NDArray[np.float32],
-    weight: np.float32,
+    weights: npt.NDArray[np.float32],
     keep: np.float32,
     of_step: np.float32,
     of_velocity: np.float32,
@@ -105,8 +106,10 @@ def _outer_step(
     offsets: npt.NDArray[np.int64],
     abs_sums: npt.NDArray[np.float32],
     computed: npt.NDArray[np.float64],
-) -> None:
+) -> float:
+    moved = 0.0
     for i in prange(len(offsets) - 1):
+        weight = weights[i]
         row = pending[offsets[i] : offsets[i + 1]]
         speed = velocity[offsets[i] : offsets[i + 1]]
         now = replica[offsets[i] : offsets[i + 1]]
@@ -116,6 +119,9 @@ def _outer_step(
         total = np.float32(0.0)
         for j in range(len(row)):
             total += of_step * weight * (now[j] - proposed[j]) + of_velocity * speed[j]
+        distance = np.float32(0.0)
+        for j in range(len(row)):
+            distance += abs(of_step * weight * (now[j] - proposed[j]) + of_velocity * speed[j])
         for j in range(len(row)):
             row[j] += of_step * weight * (now[j] - proposed[j]) + of_velocity * speed[j]
         size = np.float32(0.0)
@@ -123,3 +129,5 @@ def _outer_step(
             size += abs(row[j])
         abs_sums[i] = size
         computed[i] += np.float64(total)
+        moved += np.float64(distance)
+    return moved

@@ -70,20 +70,23 @@ class Replica:
     def propose(
         self,
         sources: Sequence[npt.NDArray[np.float32]],
-        weight: float,
+        weights: npt.NDArray[np.float32],
         pending: npt.NDArray[np.float32],
         abs_sums: npt.NDArray[np.float32],
         outer: Outer | None = None,
-    ) -> None:
-        """Add ``weight * (parameters - sources)`` to ``pending`` and measure its rows.
+    ) -> float:
+        """Add ``weights * (parameters - sources)`` to ``pending`` and measure its rows.
 
         Args:
             sources: proposed values, one float32 array for each tensor of the layout, in order. Each is asked for
                 twice and none is kept: a source may be made when it is asked for.
-            weight: averaging weight, > 0.
+            weights: averaging weight of each row, float32 [rows], > 0.
             pending: flat float32 [elements].
             abs_sums: receives sum |pending| of each row, float32 [rows].
             outer: makes its step of what would be added, and adds that instead.
+
+        Returns:
+            Sum |.| of what was added.
 
         Raises:
             NonFiniteGradient: a source holds NaN or Inf; nothing was changed.
@@ -103,15 +106,17 @@ class Replica:
                     f"the update of {spec.name!r} holds NaN or Inf; the step was refused and nothing was sent"
                 )
         add = accumulate if outer is None else outer.accumulate
+        moved = 0.0
         for index, spec in enumerate(tensors):
             rows = slice(spec.first_row, spec.end_row)
-            add(
+            moved += add(
                 pending,
                 self.parameters,
                 sources[index].reshape(-1),
-                weight,
+                weights[rows],
                 spec.start,
                 self.layout.offsets[spec.first_row : spec.end_row + 1],
                 abs_sums[rows],
                 self.computed[rows],
             )
+        return moved

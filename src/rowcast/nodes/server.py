@@ -723,6 +723,7 @@ class ServerNode:
         member.metrics["rate_bps"] = message.rate_bps
         member.next_notice = now + self.settings.patience_s
         self._record_push(now, member, message.iteration, None)
+        self._tune(now, self.streaming)
         assert member.port is not None
         self._ready[member.port] = None
         if self.streaming.is_beyond(member):
@@ -744,7 +745,7 @@ class ServerNode:
         told = streaming.tell(now, member, max(len(self.versions), 1), self.epoch)
         if told is not None:
             return told
-        owed, policy = member.owed, self.policy
+        owed, policy = member.owed, streaming.policy
         if streaming.due_at(now, member) <= now:
             assert self.ledger is not None
             self.ledger.bring_up(member)
@@ -758,6 +759,23 @@ class ServerNode:
                 now, member.iteration, half, policy.choose_refinement, math.inf, announce_zeros=False, refine=True
             )
         return owed.next_frame(now)
+
+    def _tune(self, now: float, streaming: Streaming) -> None:
+        """Another slack, when the stalls or the progress of the training ask for it."""
+        change = streaming.tune(now)
+        if change is not None:
+            self.journal.record(
+                now,
+                "slack",
+                slack=change.slack,
+                before=change.before,
+                why=change.why,
+                stall_share=round(change.stall_share, 6),
+                divergence=round(change.divergence, 6),
+                usual=round(change.usual, 6),
+                progress=round(change.progress, 6),
+            )
+            self._wake_all()
 
     def _let_go(self, now: float, streaming: Streaming) -> None:
         """Nobody is to wait for a robot in an outage."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rowcast.errors import RemoteProtocolError
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.member import Member, Stage
-from rowcast.sync import Policy, Punctuality
+from rowcast.sync import Policy, Punctuality, SlackChange, SlackTuner
 from rowcast.wire import Computed, Horizon
 
 __all__ = ["Seat", "Streaming"]
@@ -75,6 +75,7 @@ class Streaming:
         frame_s: link time of a frame.
 
     Attributes:
+        policy: the team's policy with the slack that is in force.
         floor: int32 [rows], how far everybody's contribution to each row has come; every outbox of the server
             has this very array.
     """
@@ -88,18 +89,26 @@ class Streaming:
 
     def __init__(self, policy: Policy, gate: Gate, members: Mapping[str, Member], rows: int, frame_s: float) -> None:
         self.policy = policy
+        self._tuner = SlackTuner(policy.slack or 1) if policy.auto else None
+        if self._tuner is not None:
+            self.policy = policy.at_slack(self._tuner.slack)
         self.floor = np.zeros(rows, dtype=np.int32)
-        self.slack = policy.slack or 0
         self._gate = gate
         self._members = members
         self._frame_s = frame_s
         self._seats: dict[str, Seat] = {}
         self._lowest = 0
+        self._most = policy.slack or 0
+
+    @property
+    def slack(self) -> int:
+        """Iterations that a worker may be ahead of its horizon, now."""
+        return self.policy.slack or 0
 
     @property
     def ahead(self) -> int:
         """Iterations that a worker may finish while its link is down."""
-        return self.slack + self.policy.ahead + 1
+        return self._most + self.policy.ahead + 1
 
     def seat(self, member: Member) -> Seat:
         """What is kept for ``member``."""
@@ -172,6 +181,8 @@ class Streaming:
             raise RemoteProtocolError(
                 f"expected iteration {seat.own} .. {most} of {member.name}, got {message.iteration}"
             )
+        if self._tuner is not None and member.gated and message.iteration > seat.own:
+            self._tuner.computed(message.size, float(member.owed.abs_sums.sum()))
         seat.heard_at = now
         seat.own = message.iteration
         seat.step_s = message.compute_s
@@ -208,10 +219,21 @@ class Streaming:
         seat.told = message
         if member.stage is Stage.WAITING and self._may_start(seat, message):
             member.stage = Stage.COMPUTING
+            if self._tuner is not None and member.gated:
+                self._tuner.stalled(now - member.waiting_since)
         return message
 
     def _may_start(self, seat: Seat, told: Horizon) -> bool:
         return seat.own - told.horizon <= told.slack
+
+    def tune(self, now: float) -> SlackChange | None:
+        """Whether the slack is another from now on, and why; everybody is to be told."""
+        if self._tuner is None:
+            return None
+        change = self._tuner.look(now, self._lowest, len(self._gate.versions))
+        if change is not None:
+            self.policy = self.policy.at_slack(change.slack)
+        return change
 
     def forget_told(self, member: Member) -> None:
         """The link was lost, and perhaps what was told with it."""

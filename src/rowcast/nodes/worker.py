@@ -22,6 +22,7 @@ from rowcast.errors import (
     RowcastError,
 )
 from rowcast.journal import Journal
+from rowcast.nodes.freshness import Freshness
 from rowcast.nodes.handshake import WorkerHandshake
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
@@ -155,8 +156,11 @@ class WorkerNode:
         self._finish_said = False
         self._contributed = False
         self._weight = 1.0
+        self._size = 0.0
+        self._freshness = Freshness(layout.rows)
         self._outer: Outer | None = None
         self._horizon: Horizon | None = None
+        self._most_slack = 0
         self._started_at = 0
         self._acks = Punctuality(0.0)
         self._heartbeat_due = 0.0
@@ -177,30 +181,33 @@ class WorkerNode:
         """Optimizer steps for each iteration, from the server's policy; 1 before the server has told it."""
         return 1 if self.policy is None else self.policy.local_steps
 
-    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> float:
+    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> npt.NDArray[np.float32]:
         """Add ``weight * (replica - sources)`` to pending; no iteration is finished by it.
 
         The policy's outer learning rate and momentum come in here. See
         :meth:`rowcast.nodes.replica.Replica.propose` for shapes and errors.
 
         Returns:
-            The weight that counted: less than ``weight`` where the policy lets old contributions fade.
+            What each row counted, float32 [rows]: less than ``weight`` where the policy lets contributions fade that
+            were computed from old parameters.
         """
         policy = self.policy
-        if policy is not None:
-            weight *= policy.weight_of(self._lag)
+        weights = np.full(self.layout.rows, weight, dtype=np.float32)
+        if policy is not None and policy.fade:
+            weights *= policy.weights_of(self._freshness.lags)
         if policy is not None and policy.outer_momentum > 0:
             if self._outer is None or not self._outer.follows(policy):
                 self._outer = Outer(self.layout, policy.outer_lr, policy.outer_momentum)
             self._outer.begin(first=not self._contributed)
-            self._replica.propose(sources, weight, self.pending, self.outbox.abs_sums, self._outer)
+            moved = self._replica.propose(sources, weights, self.pending, self.outbox.abs_sums, self._outer)
         else:
-            outer_lr = 1.0 if policy is None else policy.outer_lr
-            self._replica.propose(sources, weight * outer_lr, self.pending, self.outbox.abs_sums)
+            outer_lr = np.float32(1.0 if policy is None else policy.outer_lr)
+            moved = self._replica.propose(sources, weights * outer_lr, self.pending, self.outbox.abs_sums)
         self.outbox.measured = True
+        self._size = moved + (self._size if self._contributed else 0.0)
         self._weight = weight
         self._contributed = True
-        return weight
+        return weights
 
     def accumulate_rows(self, amounts: npt.NDArray[np.float32]) -> None:
         """Add an amount to each row of a hollow layout: an update of which only the sizes matter.
@@ -215,6 +222,7 @@ class WorkerNode:
             raise LocalProtocolError("accumulate_rows: expected a hollow layout; call accumulate with the updates")
         self.pending += amounts
         self.outbox.measured = False
+        self._size = float(amounts.sum()) + (self._size if self._contributed else 0.0)
         self._weight = 1 / self.members
         self._contributed = True
 
@@ -449,6 +457,7 @@ class WorkerNode:
                 )
             )
             return
+        self._most_slack = self.policy.slack or 0
         self.members = max(message.members, 1)
         self._server = message.server
         self._welcomed = True
@@ -517,6 +526,7 @@ class WorkerNode:
         self.members = max(message.members, 1)
         self.iteration = self._started_at = message.iteration
         self._horizon = None
+        self._freshness.restart(message.iteration)
         self.outbox.renumber(message.iteration)
         if self.phase is Phase.JOINING:
             self.phase = Phase.COMPUTING
@@ -639,7 +649,8 @@ class WorkerNode:
         code = policy.code_for(self.layout, policy.share, rate_bps, compute_s)
         outbox.begin(now, self.iteration, code, policy.choose_push, math.inf)
         if self._welcomed and self.joined:
-            self._say(Computed(self.iteration, compute_s, rate_bps, self._step.skipped))
+            size = 0.0 if self._step.skipped else self._size
+            self._say(Computed(self.iteration, compute_s, rate_bps, size, self._step.skipped))
 
     def _refine(self, now: float) -> bool:
         """All rows were sent, and the next iteration is not finished: the idle link carries what the code left."""
@@ -655,11 +666,14 @@ class WorkerNode:
         return True
 
     def _on_horizon(self, now: float, message: Horizon) -> None:
-        if not self._streams:
+        if self.policy is None or not self.policy.streaming:
             raise RemoteProtocolError(
                 f"expected no horizon with the policy {self.policy and self.policy.name}, got one"
             )
+        if not 1 <= message.slack <= self._most_slack:
+            raise RemoteProtocolError(f"expected a slack in 1 .. {self._most_slack}, got {message.slack}")
         self._horizon = message
+        self.policy = self.policy.at_slack(message.slack)
         self.members = max(message.members, 1)
         if self.phase is Phase.WAITING:
             self._pass_gate(now)
@@ -672,6 +686,7 @@ class WorkerNode:
         self.phase = Phase.COMPUTING
         step = self._step
         step.passed(now, 0 if self._horizon is None else max(self._horizon.newest - self.iteration, 0))
+        self._freshness.begin(self.iteration, self.iteration - self._lag)
         self._record_step(now)
 
     @property
@@ -682,13 +697,16 @@ class WorkerNode:
     @property
     def beyond(self) -> bool:
         """It computes although the gate is shut: in an outage, in which nobody waits for it."""
-        slack = 0 if self.policy is None or self.policy.slack is None else self.policy.slack
-        return self._streams and self._lag > (slack if self._horizon is None else self._horizon.slack)
+        return self._streams and self._lag > self._slack
+
+    @property
+    def _slack(self) -> int:
+        """Iterations that it may be ahead of the horizon, as it was last told."""
+        return 0 if self.policy is None or self.policy.slack is None else self.policy.slack
 
     def _fresh_enough(self, now: float) -> bool:
         assert self.policy is not None
-        slack = (self.policy.slack or 0) if self._horizon is None else self._horizon.slack
-        return self._lag <= slack or (self._lag <= slack + self.policy.ahead and self._in_outage(now))
+        return self._lag <= self._slack or (self._lag <= self._slack + self.policy.ahead and self._in_outage(now))
 
     def _in_outage(self, now: float) -> bool:
         """Nobody waits for this worker, as far as it can know: its own link is at fault."""
@@ -716,6 +734,7 @@ class WorkerNode:
         codec = self.inbox.accept(message)
         if codec is not None:
             self._step.pulled(message)
+            self._freshness.arrived(message.rows, self.iteration)
             self._replica.apply(message)
         self._say(Ack(self.inbox.received))
 

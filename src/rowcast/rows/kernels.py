@@ -116,19 +116,24 @@ def _accumulate(
     pending: npt.NDArray[np.float32],
     replica: npt.NDArray[np.float32],
     source: npt.NDArray[np.float32],
-    weight: np.float32,
+    weights: npt.NDArray[np.float32],
     start: int,
     offsets: npt.NDArray[np.int64],
     abs_sums: npt.NDArray[np.float32],
     computed: npt.NDArray[np.float64],
-) -> None:
+) -> float:
+    moved = 0.0
     for i in prange(len(offsets) - 1):
+        weight = weights[i]
         row = pending[offsets[i] : offsets[i + 1]]
         now = replica[offsets[i] : offsets[i + 1]]
         proposed = source[offsets[i] - start : offsets[i + 1] - start]
         total = np.float32(0.0)
         for j in range(len(row)):
             total += now[j] - proposed[j]
+        distance = np.float32(0.0)
+        for j in range(len(row)):
+            distance += abs(now[j] - proposed[j])
         for j in range(len(row)):
             row[j] += weight * (now[j] - proposed[j])
         size = np.float32(0.0)
@@ -136,31 +141,36 @@ def _accumulate(
             size += abs(row[j])
         abs_sums[i] = size
         computed[i] += np.float64(weight) * np.float64(total)
+        moved += np.float64(weight) * np.float64(distance)
+    return moved
 
 
 def accumulate(
     pending: npt.NDArray[np.float32],
     replica: npt.NDArray[np.float32],
     source: npt.NDArray[np.float32],
-    weight: float,
+    weights: npt.NDArray[np.float32],
     start: int,
     offsets: npt.NDArray[np.int64],
     abs_sums: npt.NDArray[np.float32],
     computed: npt.NDArray[np.float64],
-) -> None:
-    """Add ``weight * (replica - source)`` to ``pending`` for the rows of one tensor.
+) -> float:
+    """Add ``weights * (replica - source)`` to ``pending`` for the rows of one tensor.
 
     Args:
         pending, replica: flat vectors of the whole layout, float32 [elements].
         source: the tensor's proposed values, float32, flat.
-        weight: averaging weight.
+        weights: what each row counts, float32 [rows of the tensor], >= 0.
         start: offset of the tensor in the flat vectors.
         offsets: the layout's offsets of this tensor's rows, int64 [rows of the tensor + 1].
         abs_sums: receives sum |pending| of each row, float32 [rows of the tensor].
         computed: the audit: gains the signed sum of what was added to each row, float64 [rows of the tensor].
+
+    Returns:
+        Sum |.| of what was added.
     """
     use_threads(source.size)
-    _accumulate(pending, replica, source, np.float32(weight), start, offsets, abs_sums, computed)
+    return float(_accumulate(pending, replica, source, weights, start, offsets, abs_sums, computed))
 
 
 @compiled

@@ -6,6 +6,7 @@ from rowcast.sync.mta import MtaTime, minimum_share
 from rowcast.sync.policy import REGISTRY, Policy, parse_policy
 from rowcast.sync.punctuality import Punctuality
 from rowcast.sync.rate import RateMeter
+from rowcast.sync.slack import SlackChange, SlackTuner
 from rowcast.sync.versions import VersionTable
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "Policy",
     "Punctuality",
     "RateMeter",
+    "SlackChange",
+    "SlackTuner",
     "VersionTable",
     "minimum_share",
     "parse_policy",

@@ -89,8 +89,10 @@ class Policy:
             Only with ``streaming``.
         adapt: where the link cannot carry the quota in the time of a step, rows travel in the code ``sparse``.
         refine: where the link is idle, what the code could not express travels in the code ``half``.
-        fade: a contribution counts the less, the older the parameters are from which it was computed, beyond half
-            of the slack.
+        fade: a row of a contribution counts the less, the older the parameters of that row are from which it was
+            computed, beyond half of the slack.
+        auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
+            (:mod:`rowcast.sync.slack`). Only with ``streaming``.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Policy:
     fade: bool = False
     adapt: bool = False
     refine: bool = False
+    auto: bool = False
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -135,8 +138,10 @@ class Policy:
             raise ConfigError(f"policy {self.name!r}: expected outer_lr > 0, got {self.outer_lr}")
         if self.ahead < 0:
             raise ConfigError(f"policy {self.name!r}: expected ahead >= 0, got {self.ahead}")
-        if not self.streaming and (self.elastic or self.ahead or self.fade or self.adapt or self.refine):
-            raise ConfigError(f"policy {self.name!r}: elastic, ahead, fade, adapt and refine go with 'rowcast' only")
+        if not self.streaming and (self.elastic or self.ahead or self.fade or self.adapt or self.refine or self.auto):
+            raise ConfigError(
+                f"policy {self.name!r}: elastic, ahead, fade, adapt, refine and auto go with 'rowcast' only"
+            )
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(
                 f"policy {self.name!r}: outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
@@ -175,13 +180,27 @@ class Policy:
         """
         return self.slack is None or oldest is None or iteration - oldest <= self.slack
 
-    def weight_of(self, lag: int) -> float:
-        """Factor on a contribution, from parameters that lack iterations of the last ``lag`` (algorithms.md 8.4).
+    def at_slack(self, slack: int) -> Policy:
+        """This policy with another slack, and the shares that go with it; shares that a user chose stay."""
+        if slack == self.slack:
+            return self
+        if self.slack is None or (self.share, self.pull_share) != _stream_shares(self.slack):
+            return dataclasses.replace(self, slack=slack)
+        share, pull_share = _stream_shares(slack)
+        return dataclasses.replace(self, slack=slack, share=share, pull_share=pull_share)
+
+    def weights_of(self, lags: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Factor on each row of a contribution (algorithms.md 8.4), float32 [rows].
 
         1 up to half of the slack, then inversely proportional to the lag (Zhang et al., IJCAI 2016).
+
+        Args:
+            lags: int32 [rows], so many of the last iterations the parameters lack from which it was computed.
         """
-        usual = max((self.slack or 0) / 2, 1.0)
-        return min(1.0, usual / lag) if self.fade and lag > 0 else 1.0
+        if not self.fade:
+            return np.ones(len(lags), dtype=np.float32)
+        usual = np.float32(max((self.slack or 0) / 2, 1.0))
+        return np.divide(usual, np.maximum(lags, usual), dtype=np.float32)
 
     def code_for(self, layout: Layout, share: float, rate_bps: float, step_s: float) -> Codec:
         """The code of the rows that are sent during a step of ``step_s`` seconds over a link of this rate."""
@@ -285,14 +304,12 @@ def _rowcast(name: str, slack: int | None) -> Policy:
     bound = DEFAULT_SLACK if slack is None else slack
     if not bound:
         raise ConfigError(f"policy {name!r}: expected a slack of 1 or more; with 0 nothing can overlap, write 'bsp'")
-    # Both directions cost the same where each worker is sent rows of its own: half of the slack for each (1.4).
-    pull = max((bound + 2) // 2, 1)
-    push = bound + 1 - pull
+    share, pull_share = _stream_shares(bound)
     return Policy(
         name,
         bound,
-        1 / (push + 1),
-        pull_share=1 / pull,
+        share,
+        pull_share=pull_share,
         streaming=True,
         elastic=True,
         ahead=DEFAULT_AHEAD,
@@ -300,6 +317,16 @@ def _rowcast(name: str, slack: int | None) -> Policy:
         adapt=True,
         refine=True,
     )
+
+
+def _stream_shares(slack: int) -> tuple[float, float]:
+    """Quotas of push and pull where the slack is one for both directions.
+
+    Both directions cost the same where each worker is sent rows of its own: half of the slack for each (1.4).
+    """
+    pull = max((slack + 2) // 2, 1)
+    push = slack + 1 - pull
+    return 1 / (push + 1), 1 / pull
 
 
 def _flown(name: str, lag: int | None) -> Policy:
@@ -369,6 +396,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "fade": _switch,
     "adapt": _switch,
     "refine": _switch,
+    "auto": _switch,
 }
 
 

@@ -486,8 +486,9 @@ class VirtualTeam:
         update = worker.script.gradient(worker.computed, node.replica).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         proposed = node.replica - update
-        weight = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
-        self.computed[node.name] += np.float64(np.float32(weight)) * (node.replica - proposed)
+        weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
+        counted = np.repeat(weights.astype(np.float64), self.layout.lengths)
+        self.computed[node.name] += counted * (node.replica - proposed)
         node.release()
         worker.computed += 1
         node.exchange(self.now)

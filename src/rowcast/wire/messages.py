@@ -206,6 +206,7 @@ class Computed(Message):
     iteration: int
     compute_s: float  #: seconds that the gradient of this iteration took
     rate_bps: float  #: measured delivery rate, bit/s
+    size: float  #: sum |.| of what this iteration contributed
     skipped: bool  #: this iteration made no contribution
 
 

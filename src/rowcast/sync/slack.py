@@ -1,0 +1,121 @@
+"""A slack that adapts: as large as the stalls ask for, as small as the progress of the training wants it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["SlackChange", "SlackTuner"]
+
+
+@dataclass(frozen=True)
+class SlackChange:
+    """A decision of :class:`SlackTuner`.
+
+    Attributes:
+        slack: from now on; ``before``: up to now.
+        why: 'stall' (raised), 'divergence' or 'progress' (lowered).
+        stall_share: time that the workers waited at the gate, as a share of all of their time since the last look.
+        divergence: what a replica lacks, in iterations' worth of the team's updates; ``usual``: its level so far.
+        progress: size of the updates, as a share of what it was when it was largest.
+    """
+
+    slack: int
+    before: int
+    why: str
+    stall_share: float
+    divergence: float
+    usual: float
+    progress: float
+
+
+class SlackTuner:
+    """Looks at the team every few iterations and says which slack it is to have.
+
+    Source: algorithms.md 8.12, after Dynamic SSP (Zhao et al., ICDCS 2019) and ADSP (Hu, Wang, Wu, AAAI 2020): up by
+    two where more than a few per cent of the time is stall, down by two where the replicas have drifted twice as far
+    apart as usual, and down with the learning rate. The size of the updates stands for the learning rate: it
+    follows every schedule, and falls as well where the training converges by itself.
+
+    Args:
+        most: the slack that is never exceeded, >= 1.
+
+    Attributes:
+        slack: in force.
+    """
+
+    #: A look is taken when the slowest worker has finished so many iterations more.
+    WINDOW = 16
+    STEP = 2
+    #: More stall than this share of the time is too much.
+    STALL = 0.01
+    #: So many times its usual level is too much divergence.
+    DRIFT = 2.0
+    #: Looks that tell what divergence is usual.
+    LEARN = 4
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.least = min(2, most)
+        self.slack = math.ceil(most / 2)
+        self._looked_at: tuple[float, int] | None = None
+        self._stall_s = 0.0
+        self._sizes: list[float] = []
+        self._lacks: list[float] = []
+        self._levels: list[float] = []
+        self._largest = 0.0
+
+    def stalled(self, seconds: float) -> None:
+        """A worker waited at the gate for so long (s)."""
+        self._stall_s += seconds
+
+    def computed(self, size: float, lack: float) -> None:
+        """A worker has finished an iteration.
+
+        Args:
+            size: sum |.| of its contribution.
+            lack: sum |.| of what is owed to it.
+        """
+        if math.isfinite(size) and math.isfinite(lack):
+            self._sizes.append(size)
+            self._lacks.append(lack)
+
+    def look(self, now: float, oldest: int, members: int) -> SlackChange | None:
+        """Decide, when it is time to.
+
+        Args:
+            now: time (s).
+            oldest: iterations that everybody has finished.
+            members: workers that count.
+        """
+        if self._looked_at is None:
+            self._begin(now, oldest)
+        assert self._looked_at is not None
+        since, begun = self._looked_at
+        if oldest < begun + self.WINDOW or now <= since or not self._sizes:
+            return None
+        size = sum(self._sizes) / len(self._sizes)
+        divergence = sum(self._lacks) / len(self._lacks) / (size * members) if size > 0 else 0.0
+        stall_share = self._stall_s / ((now - since) * members)
+        self._largest = max(self._largest, size)
+        progress = size / self._largest if self._largest > 0 else 1.0
+        self._begin(now, oldest)
+        if len(self._levels) < self.LEARN:
+            self._levels.append(divergence)
+        usual = sorted(self._levels)[(len(self._levels) - 1) // 2]
+        ceiling = max(math.ceil(self.most * progress), self.least)
+        before = self.slack
+        if divergence > self.DRIFT * usual:
+            self.slack, why = max(before - self.STEP, self.least), "divergence"
+        elif before > ceiling:
+            self.slack, why = ceiling, "progress"
+        elif stall_share > self.STALL:
+            self.slack, why = min(before + self.STEP, ceiling), "stall"
+        if self.slack == before:
+            return None
+        return SlackChange(self.slack, before, why, stall_share, divergence, usual, progress)
+
+    def _begin(self, now: float, oldest: int) -> None:
+        self._looked_at = (now, oldest)
+        self._stall_s = 0.0
+        self._sizes, self._lacks = [], []
