@@ -543,28 +543,31 @@ def looks(tuner: SlackTuner, windows: list[tuple[float, float, float]]) -> list[
     return decided
 
 
-def test_the_slack_begins_in_the_middle_and_rises_with_the_stall() -> None:
+def test_the_slack_begins_at_its_most_and_rises_again_with_the_stall() -> None:
     tuner = SlackTuner(10)
-    assert tuner.slack == 5
+    assert tuner.slack == 10
+    tuner.slack = 5
     much, little = 0.02 * 32, 0.005 * 32
     assert looks(tuner, [(much, 1, 1), (little, 1, 1), (much, 1, 1), (much, 1, 1), (much, 1, 1)]) == [
         (7, "stall"), None, (9, "stall"), (10, "stall"), None,
     ]  # fmt: skip
 
 
-def test_twice_the_usual_divergence_lowers_it_whatever_the_stall() -> None:
+def test_thrice_the_usual_divergence_lowers_it_whatever_the_stall() -> None:
     tuner = SlackTuner(10)
-    usual = [(0.0, 1.0, 2.0)] * 4
-    assert looks(tuner, [*usual, (9.0, 1.0, 4.1), (9.0, 1.0, 3.9), *[(0.0, 1.0, 5.0)] * 4]) == [
-        *[None] * 4, (3, "divergence"), (5, "stall"), (3, "divergence"), (2, "divergence"), None, None,
+    tuner.slack = 5
+    usual = [(0.0, 1.0, 2.0)] * 9
+    assert looks(tuner, [*usual, (9.0, 1.0, 6.1), (9.0, 1.0, 5.9), *[(0.0, 1.0, 9.0)] * 8]) == [
+        *[None] * 9, (3, "divergence"), (5, "stall"), (3, "divergence"), (2, "divergence"), *[None] * 6,
     ]  # fmt: skip
 
 
-def test_updates_half_as_large_halve_the_most_that_is_allowed() -> None:
+def test_updates_a_quarter_as_large_halve_the_most_that_is_allowed() -> None:
     tuner = SlackTuner(16)
+    tuner.slack = 8
     assert looks(tuner, [(1.0, 8.0, 8.0)] * 4) == [(10, "stall"), (12, "stall"), (14, "stall"), (16, "stall")]
-    assert looks(SlackTuner(16), [(0.0, 8.0, 8.0), (0.0, 4.0, 4.0), (1.0, 4.0, 4.0), (0.0, 2.0, 2.0)]) == [
-        None, None, None, (4, "progress"),
+    assert looks(SlackTuner(16), [(0.0, 8.0, 8.0), (0.0, 2.0, 2.0), (1.0, 2.0, 2.0), (0.0, 0.5, 0.5)]) == [
+        None, (8, "progress"), None, (4, "progress"),
     ]  # fmt: skip
 
 

@@ -33,8 +33,8 @@ GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
 LOWEST_SHARE = 1e-6
 
-#: Iterations of staleness, end to end, that the policy ``rowcast`` allows.
-DEFAULT_SLACK = 8
+#: Iterations of staleness, end to end, that the policy ``rowcast`` allows at most where no number is written.
+DEFAULT_SLACK = 16
 #: Iterations beyond it that a robot in an outage computes.
 DEFAULT_AHEAD = 32
 
@@ -316,6 +316,7 @@ def _rowcast(name: str, slack: int | None) -> Policy:
         fade=True,
         adapt=True,
         refine=True,
+        auto=slack is None,
     )
 
 
