@@ -56,9 +56,22 @@ def test_the_plan_is_the_product_and_gives_everybody_a_seed_first() -> None:
         server_pull_s=0.0,
         batch=16,
         eval_every_s=60.0,
+        eval_images=500,
     )
     assert cells[0].name == "bsp_outdoor_w2_b16_c2.18_s7"
     assert cells[0].seconds == pytest.approx(180.0)
+
+
+def test_a_folder_of_traces_needs_one_for_each_robot(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("time_s,mbps\n0,8\n1,2\n")
+    settings = replace(SMALL, links=(str(tmp_path),), workers=(2,))
+    assert plan_cells(settings)[0].links == str(tmp_path)
+    with pytest.raises(ConfigError, match="a trace file for each of 3 robots, found 2"):
+        plan_cells(replace(settings, workers=(2, 3)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TraceError, match="expected trace files"):
+        plan_cells(replace(settings, links=(str(tmp_path / "empty"),)))
 
 
 def test_names_of_cells_stay_apart(tmp_path: Path) -> None:

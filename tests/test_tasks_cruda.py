@@ -213,3 +213,18 @@ def test_the_larger_tasks_start_on_the_real_folders(name: str, folder: str) -> N
     assert np.isfinite(robot.loss_step())
     robot.optimizer.step()
     assert 0 <= robot.accuracy() <= 100
+
+
+def test_the_accuracy_on_a_robots_own_classes_is_weighted_by_its_shard() -> None:
+    """A model that knows one class only is as good as the shard has of that class."""
+    task = build_task("cruda-digits", seed=0)
+
+    class Always(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(torch.full((len(images),), 3), 10).float()
+
+    labels = torch.tensor([3, 3, 3, 5], dtype=torch.int64)
+    overall, own = task.both_accuracies(Always(), labels)
+    assert own == pytest.approx(75.0)
+    assert overall == pytest.approx(100.0 * (task.dataset.test_labels == 3).mean())
+    assert overall == task.accuracy(Always())

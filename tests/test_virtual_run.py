@@ -52,6 +52,7 @@ def cell(policy="rog:4", seed=0, **more):
         **dict.fromkeys(("encode_s", "decode_s", "server_push_s", "server_pull_s"), 0.0),
         "batch": 16,
         "eval_every_s": 15.0,
+        "eval_images": 500,
     }
     return Cell(policy=policy, seed=seed, **{**settings, **more})
 
@@ -93,6 +94,7 @@ def test_a_cell_looks_trains_and_tells(out):
         assert all(0 < step["t"] <= 52 for step in steps)
         metrics = events(folder, name, "metric")
         looks = [metric["t"] for metric in metrics if metric["name"] == "accuracy"]
+        assert looks == [metric["t"] for metric in metrics if metric["name"] == "own_accuracy"]
         # At the start, then at the first step of each quarter of a minute.
         assert looks[0] == 0.0 and len(looks) == 4
         assert [look // 15 for look in looks] == [0, 1, 2, 3]
@@ -137,6 +139,22 @@ def test_links_are_scaled_by_the_size_of_the_model(out):
         for time in (0.0, 17.3, 1000.0):
             assert trace.rate(time) == pytest.approx(expected.rate(time), rel=1e-3, abs=1.0)
     assert traces[0].rates_bps.tolist() != traces[1].rates_bps.tolist()
+
+
+def test_robots_take_the_traces_of_a_folder_in_the_order_of_their_names(out, tmp_path):
+    """They were recorded together and stay together: with another seed all are entered later by as much."""
+    for name, mbps in (("b", 20), ("a", 10), ("c", 30)):
+        (tmp_path / f"{name}.csv").write_text(f"time_s,mbps\n0,{mbps}\n50,{mbps + 1}\n100,\n")
+    (tmp_path / "notes.md").write_text("not a trace")
+    folders = [run(out, f"folder-{seed}", cell("asp", seed, links=str(tmp_path), hours=5 / 3600)) for seed in (0, 1)]
+    starts = []
+    for folder in folders:
+        traces = [load_trace(folder / f"link-{index}-{way}.csv") for index in (0, 1) for way in (0, 1)]
+        scale = traces[0].rates_bps.max() / 11e6
+        assert [trace.rates_bps.max() for trace in traces] == pytest.approx([11e6 * scale] * 2 + [21e6 * scale] * 2)
+        starts.append([trace.finish(0.0, 40 * trace.rates_bps.min()) for trace in traces])
+    assert starts[0] == pytest.approx([40.0] * 4)  # at the lower rate, from the start of the recording
+    assert starts[1] != pytest.approx([40.0] * 4) and starts[1] == pytest.approx(starts[1][:1] * 4, rel=0.1)
 
 
 def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):

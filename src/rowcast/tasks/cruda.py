@@ -164,29 +164,46 @@ class CrudaTask:
 
     def accuracy(self, model: nn.Module) -> float:
         """Percent of the foggy test images that ``model`` classifies rightly; leaves its mode as it was."""
-        return self._accuracy(model, foggy=True)
+        return 100.0 * float(self._right(model, foggy=True).mean())
+
+    def both_accuracies(self, model: nn.Module, labels: Tensor) -> tuple[float, float]:
+        """The accuracy on the foggy test images, and on their classes mixed as in ``labels``; percent.
+
+        The second is for each class the share of its test images that ``model`` classifies rightly, weighted with how
+        often the class is in ``labels`` ``(n,)`` int64; classes without test images do not count.
+        """
+        right = self._right(model, foggy=True)
+        return 100.0 * float(right.mean()), self._own(right, labels)
 
     def clean_accuracy(self, model: nn.Module) -> float:
         """Percent of the clean test images that ``model`` classifies rightly; leaves its mode as it was."""
-        return self._accuracy(model, foggy=False)
+        return 100.0 * float(self._right(model, foggy=False).mean())
 
-    def _accuracy(self, model: nn.Module, foggy: bool) -> float:
+    def _own(self, right: NDArray[np.bool_], labels: Tensor) -> float:
+        classes = len(self.dataset.classes)
+        tests = np.bincount(self.dataset.test_labels, minlength=classes)
+        share = np.bincount(labels.numpy(), minlength=classes) * (tests > 0)
+        rightly = np.bincount(self.dataset.test_labels, weights=right, minlength=classes)
+        return 100.0 * float((share / share.sum() * rightly / np.maximum(tests, 1)).sum())
+
+    def _right(self, model: nn.Module, foggy: bool) -> NDArray[np.bool_]:
+        """Whether each test image is classified rightly, bool [images]."""
         if foggy not in self._tests:
             every = np.arange(len(self.dataset.test_images))
             self._tests[foggy] = self._tensor(self.dataset.test_images, every, self._test_shift if foggy else None)
         images, labels = self._tests[foggy], torch.from_numpy(self.dataset.test_labels)
         modes = [(module, module.training) for module in model.modules()]
-        right = 0
+        right = np.empty(len(labels), dtype=np.bool_)
         model.eval()
         try:
             with torch.inference_mode():
                 for start in range(0, len(labels), _EVALUATION_BATCH):
                     part = slice(start, start + _EVALUATION_BATCH)
-                    right += int((model(images[part]).argmax(dim=1) == labels[part]).sum().item())
+                    right[part] = (model(images[part]).argmax(dim=1) == labels[part]).numpy()
         finally:
             for module, training in modes:
                 module.training = training
-        return 100.0 * right / len(labels)
+        return right
 
     def _tensor(
         self,
@@ -255,6 +272,10 @@ class CrudaWorker:
     def accuracy(self, model: nn.Module | None = None) -> float:
         """Percent of the foggy test images that ``model`` (by default this replica) classifies rightly."""
         return self.task.accuracy(self.model if model is None else model)
+
+    def both_accuracies(self) -> tuple[float, float]:
+        """Percent of the foggy test images that this replica classifies rightly: all alike, and mixed as its shard."""
+        return self.task.both_accuracies(self.model, self.labels)
 
 
 def _endless_batches(indices: NDArray[np.int64], batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
