@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["draw_hour"]
 
 #: Where things stand within a lane, of which the height is 1: bottom and height.
-_STATES_AT, _OVERLAP_AT, _LINK_AT = (0.16, 0.50), (0.03, 0.10), (0.71, 0.24)
-#: Inches: a lane of the whole and of the close-up, and what a panel has around its lanes.
-_LANE, _CLOSE_LANE, _AROUND = 0.31, 0.27, 0.34
+_STATES_AT, _OVERLAP_AT, _LINK_AT = (0.14, 0.46), (0.02, 0.08), (0.64, 0.30)
+#: Inches: a lane, what a panel has around its lanes, and what stands between the two views.
+_LANE, _AROUND, _BETWEEN = 0.32, 0.30, 0.30
 #: The colour of sending while nothing else is done, and of sending beside it.
 _SENT = STATES["communicate"][0]
-#: Rates are drawn by their logarithm, from here to the best one (bit/s); a slower link counts as none.
-_LOWEST_BPS = 1e5
-_LINK = "#A0A0A0"
+#: Colour of the line of a link, darker than a stall.
+_LINK = "#666666"
 
 Array = npt.NDArray[np.float64]
 
@@ -47,34 +46,36 @@ def draw_hour(sheet: Sheet, path: str | Path) -> None:
         raise ConfigError("no steps of any policy to draw")
     titles = _titles(state_shares(sheet))
     robots = {policy: len(sheet.where(policy=policy).distinct("robot")) for policy in policies}
-    heights = [lane * robots[policy] + _AROUND for lane in (_LANE, _CLOSE_LANE) for policy in policies]
-    # Between the two views stands the axis of the first.
-    heights.insert(len(policies), 0.42)
+    heights = [_LANE * robots[policy] + _AROUND for policy in policies]
     best = max((rate for rate in sheet.numbers("link_bps") if rate == rate), default=0.0)
-    with new_figure(path, width=9.6, height=sum(heights) + 1.25) as figure:
-        panels: Sequence[Axes] = figure.subplots(len(heights), 1, height_ratios=heights)
-        panels[len(policies)].set_axis_off()
+    with new_figure(path, width=9.6, height=2 * sum(heights) + _BETWEEN + 1.3) as figure:
+        panels: Sequence[Axes] = figure.subplots(
+            2 * len(heights) + 1, 1, height_ratios=[*heights, _BETWEEN, *heights], gridspec_kw={"hspace": 0.0}
+        )
+        above, between, below = panels[: len(policies)], panels[len(policies)], panels[len(policies) + 1 :]
+        between.set_axis_off()
         whole, close = sheet.where(view="whole"), sheet.where(view="close-up")
-        start, end = min(close.numbers("from_s")), max(close.numbers("to_s"))
         unit, name = (60.0, "min") if max(whole.numbers("to_s")) >= 600 else (1.0, "s")
-        for view, seconds, axes_of in ((whole, unit, panels[: len(policies)]), (close, 1.0, panels[-len(policies) :])):
+        start, end = min(close.numbers("from_s")), max(close.numbers("to_s"))
+        for view, seconds, axes_of in ((whole, unit, above), (close, 1.0, below)):
             for policy, axes in zip(policies, axes_of, strict=True):
                 _draw_panel(axes, view, policy, seconds, best)
+                axes.set_title(titles[policy] if view is whole else policy, loc="left", fontsize=10, color=INK, pad=3)
             for axes in axes_of[:-1]:
                 axes.tick_params(labelbottom=False)
-        for policy, above, below in zip(policies, panels, panels[-len(policies) :], strict=False):
-            above.set_title(titles[policy], loc="left", fontsize=10, color=INK, pad=4)
-            below.set_title(policy, loc="left", fontsize=10, color=INK, pad=4)
+        for axes in above:
             for edge in (start, end):
-                above.axvline(edge / unit, color=INK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=6)
-        panels[len(policies) - 1].set_xlabel(f"time ({name}); between the dashed lines: the close-up below")
-        panels[-1].set_xlabel("time (s); white marks: a step ends")
+                axes.axvline(edge / unit, color=INK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=6)
+        above[-1].set_xlabel(f"time ({name})", fontsize=9)
+        below[-1].set_xlabel("time (s)", fontsize=9)
+        text = f"Close-up, between the dashed lines: {end - start:.3g} s; a white mark is the end of a step"
+        between.text(0, 0.2, text, transform=between.transAxes, fontsize=10, fontweight="bold", color=INK)
         for state, (colour, _) in STATES.items():
-            panels[0].fill([], [], color=colour, label=state)
-        panels[0].plot([], [], color=_SENT, linewidth=3, label="rows travel while it computes")
+            above[0].fill([], [], color=colour, label=state)
+        above[0].plot([], [], color=_SENT, linewidth=3, label="rows travel while it computes")
         if best > 0:
-            panels[0].fill([], [], color=_LINK, alpha=0.45, label=f"link, {_span(best)} Mbit/s, log. scale")
-        handles, labels = panels[0].get_legend_handles_labels()
+            above[0].plot([], [], color=_LINK, linewidth=0.9, label=f"bandwidth, 0 to {best / 1e6:.3g} Mbit/s")
+        handles, labels = above[0].get_legend_handles_labels()
         # Across the page, as there are more entries than beside a headline.
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
         headline(figure, "Who computed, sent and stalled, and when")
@@ -91,10 +92,6 @@ def _titles(shares: Sheet) -> dict[str, str]:
     return found
 
 
-def _span(best_bps: float) -> str:
-    return f"{_LOWEST_BPS / 1e6:g} to {best_bps / 1e6:.3g}"
-
-
 def _draw_panel(axes: Axes, view: Sheet, policy: str, unit: float, best_bps: float) -> None:
     """The lanes of a team, from top to bottom."""
     own = view.where(policy=policy)
@@ -103,7 +100,7 @@ def _draw_panel(axes: Axes, view: Sheet, policy: str, unit: float, best_bps: flo
         base = float(len(robots) - 1 - place)
         _draw_lane(axes, own.where(robot=robot), base, unit)
         link = view.where(policy="", robot=robot)
-        if link.rows and best_bps > _LOWEST_BPS:
+        if link.rows and best_bps > 0:
             _draw_link(axes, link, base, unit, best_bps)
     axes.set_yticks([len(robots) - 1 - k + _STATES_AT[0] + _STATES_AT[1] / 2 for k in range(len(robots))], robots)
     axes.set_ylim(0, len(robots))
@@ -142,8 +139,7 @@ def _draw_lane(axes: Axes, lane: Sheet, base: float, unit: float) -> None:
 
 def _draw_link(axes: Axes, link: Sheet, base: float, unit: float, best_bps: float) -> None:
     edges = np.append(link.numbers("from_s"), link.numbers("to_s")[-1]) / unit
-    rates = np.clip(link.numbers("link_bps"), _LOWEST_BPS, None)
-    heights = np.log(rates / _LOWEST_BPS) / np.log(best_bps / _LOWEST_BPS)
     bottom, height = base + _LINK_AT[0], _LINK_AT[1]
-    tops = bottom + height * heights
-    axes.stairs(tops, edges, baseline=bottom, fill=True, color=_LINK, alpha=0.45, linewidth=0, zorder=2)
+    tops = bottom + height * np.array(link.numbers("link_bps")) / best_bps
+    axes.stairs(tops, edges, baseline=bottom, fill=True, color=_LINK, alpha=0.13, linewidth=0, zorder=1)
+    axes.stairs(tops, edges, baseline=None, color=_LINK, linewidth=0.8, zorder=2)

@@ -82,8 +82,8 @@ class Timeline:
         The columns are those of :data:`~rowcast.report.style.STATES`, and the overlap, which is part of the first.
         """
         columns = []
-        for state in range(len(STATES)):
-            lasting = np.tile(_ORDER == state, len(self.edges_s))
+        for place in range(len(STATES)):
+            lasting = np.tile(np.equal(_ORDER, place), len(self.edges_s))
             columns.append(_within(self.edges_s.ravel(), lasting, edges_s))
         begins, ends = self.edges_s[:, 0], self.edges_s[:, -1]
         knots = np.column_stack((begins, np.minimum(begins + self.overlap_s, self.edges_s[:, 1]), ends)).ravel()
