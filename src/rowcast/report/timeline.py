@@ -57,9 +57,11 @@ class Timeline:
         compute, communicate, stall = (fields[f"{state}_s"] for state in STATES)
         # A push without a quota, as of a policy that streams, has nothing behind the gate.
         push = np.fmax(np.where(np.isnan(fields["quota_s"]), communicate, fields["quota_s"]), fields["mta_time_s"])
-        lengths = np.column_stack((compute, np.minimum(push, communicate), stall))
+        push = np.minimum(push, communicate)
         begins = ends_s - compute - communicate - stall
-        edges = np.column_stack((begins, begins[:, None] + np.cumsum(lengths, axis=1), ends_s))
+        computed = begins + compute
+        # From the end backwards, so that what lasted no time has no length.
+        edges = np.column_stack((begins, computed, computed + push, ends_s - (communicate - push), ends_s))
         # Journals are rounded to a microsecond: steps may seem to begin before the one before ended.
         ordered = np.maximum.accumulate(edges.ravel()).reshape(edges.shape)
         return cls(robot, ordered, np.minimum(np.nan_to_num(fields["overlap_s"]), compute))
