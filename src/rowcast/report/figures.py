@@ -93,7 +93,7 @@ def draw_composition(summaries: Sequence[PolicySummary], path: str | Path) -> No
             _draw_bar(axes, row, summary, longest)
         axes.set_yticks(range(len(summaries)), [summary.policy for summary in summaries])
         axes.set_ylim(len(summaries) - 0.45, -0.55)
-        axes.set_xlim(0, 1.14 * longest)
+        axes.set_xlim(0, 1.2 * longest)
         axes.set_xlabel("seconds per step, mean over steps and workers")
         axes.tick_params(axis="y", length=0)
         plain(axes, grid="x")
@@ -101,7 +101,7 @@ def draw_composition(summaries: Sequence[PolicySummary], path: str | Path) -> No
             axes.fill([], [], color=colour, label=state)
         entries = len(STATES)
         if any(summary.overlap_s for summary in summaries):
-            axes.plot([], [], color=STATES["communicate"][0], linewidth=3, label="rows travel while it computes")
+            axes.plot([], [], color=STATES["communicate"][0], linewidth=3, label="sent meanwhile")
             entries += 1
         figure.legend(loc="outside upper right", ncols=entries, frameon=False)
         headline(figure, "Where a step's time goes")
