@@ -13,8 +13,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## create .venv and install
 
-demo: $(STAMP)  ## a server, four workers, fading links: bsp against rog:4
-	$(BIN)/rowcast demo --policies bsp,rog:4 --seconds 40 --seed 0 --out demo-out
+demo: $(STAMP)  ## a server, four workers, fading links: bsp, rog:4 and rowcast
+	$(BIN)/rowcast demo --policies bsp,rog:4,rowcast --seconds 40 --seed 0 --out demo-out
 
 paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, with a report
 	$(BIN)/rowcast compare --task cruda-digits --policies bsp,ssp:4,ssp:20,flown:4,rog:4,rog:20 --links outdoor \

@@ -23,6 +23,7 @@ from rowcast.experiment.virtual_run import CALM_WORKER, VIRTUAL_LINKS, calm_serv
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.nodes import ServerNode, WorkerNode
+from rowcast.report import Timeline, draw_hour, hour_sheet, state_shares
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 
@@ -130,16 +131,40 @@ def silence(layout: Layout, cost: tuple[float, float]) -> list[Figure]:
     return [Figure("one of four silent for 120 s: steps the others lose", others, "%", 2.0, note=note)]
 
 
+def picture(layout: Layout, run: Measurements, cost: tuple[float, float], path: Path) -> list[Figure]:
+    """Draw who computed, sent and stalled, and when, in that hour."""
+    links = [run.traces[worker] for worker in run.workers]
+    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in links]
+    names = [f"robot-{index}" for index in range(len(links))]
+    teams = {}
+    for policy in ("bsp", "rog:4", "rowcast"):
+        steps = hour(policy, layout, robots, links)
+        teams[policy] = [Timeline.from_records(name, own) for name, own in zip(names, steps, strict=True)]
+    sheet = hour_sheet(teams, HOUR_S, dict(zip(names, links, strict=True)))
+    draw_hour(sheet, path)
+    shares = state_shares(sheet)
+    return [
+        Figure(f"{run.name}, {policy}: {column.removesuffix(' (%)')}", value, "%" if "%" in column else "")
+        for column in shares.columns[1:]
+        for policy, value in zip(shares.distinct("policy"), shares.numbers(column), strict=True)
+    ]
+
+
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=SHARED.parent, help="folder of the measured runs")
     parser.add_argument("--runs", default="BSP-0,ROG-4", help="whose bandwidth, by commas; the first is ablated too")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="only draw who did what, and when, in that hour")
     options = parser.parse_args()
     if not options.data.exists():
         parser.error(f"{options.data}: expected the measured runs of the ROG artifact; give their folder with --data")
     layout, measured = read_measurements(options.data)
     runs = {run.name: run for run in measured}
     cost = software_cost_s(layout)
+    if options.picture is not None:
+        run = runs[options.runs.split(",")[0]]
+        finish(f"An hour of four robots: {options.picture}", picture(layout, run, cost, options.picture), options)
+        return
     figures = [
         Figure("encoding a model, measured here", 1e3 * cost[0], "ms"),
         Figure("decoding it", 1e3 * cost[1], "ms"),

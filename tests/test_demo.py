@@ -21,7 +21,7 @@ from rowcast.journal import read_journal
 from rowcast.tasks import build_task
 from rowcast.version import __version__
 
-POLICIES = {"bsp": "bsp", "rog:4": "rog-4"}
+POLICIES = {"bsp": "bsp", "rog:4": "rog-4", "rowcast": "rowcast"}
 
 
 def pretend_pretrained(out):

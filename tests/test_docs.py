@@ -302,8 +302,9 @@ EXPORTED: dict[str, str] = {
     "rowcast.nodes": "Phase Port ServerNode WorkerNode",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """
-        AccuracyCurve Experiment Interval PolicySummary accuracy_at_equal_steps accuracy_curve draw_accuracy
-        draw_composition interval read_experiment summarise table worker_journals write_report write_results
+        AccuracyCurve Experiment Interval PolicySummary Timeline accuracy_at_equal_steps accuracy_curve draw_accuracy
+        draw_composition draw_hour hour_sheet interval read_experiment state_shares summarise table worker_journals
+        write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
     "rowcast.sync": """

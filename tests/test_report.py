@@ -106,6 +106,15 @@ def test_summary_by_hand(run: Path) -> None:
     assert summarise("rog:4", paths).step_s == 1.125
 
 
+def test_the_summary_says_what_was_sent_meanwhile(tmp_path: Path) -> None:
+    steps = [(1.0, "step", step(1, 1.0, 0.0, 0.0, overlap_s=1.0)), (3.0, "step", step(2, 2.0, 0.0, 0.0, overlap_s=0.0))]
+    streamed = summarise("rowcast", [journal(tmp_path / "robot-0.jsonl", steps)])
+    assert streamed.overlap_s == 0.5
+    assert "rows travelled meanwhile: rowcast 33 %" in " ".join(printed([streamed]).split())
+    draw_composition([streamed, *SUMMARIES], tmp_path / "composition.png")
+    assert (tmp_path / "composition.png").read_bytes().startswith(PNG)
+
+
 def test_a_worker_without_steps_or_accuracy(run: Path, tmp_path: Path) -> None:
     late = journal(tmp_path / "robot-2.jsonl", [(1.0, "start", {"role": "worker"})])
     alone = summarise("rog:4", [run / "rog-4" / "robot-1.jsonl", late])

@@ -154,6 +154,17 @@ def test_micro_events_by_hand(folder: Path) -> None:
     assert set(middle.where(policy="bsp").numbers("time_s")) == {60.0, 80.0, 100.0, 120.0}
 
 
+def test_the_timeline_by_hand(folder: Path) -> None:
+    """Under bsp each step has 2.18 s of gradient and 1 s at the gate with the first seed; the rest is not known."""
+    whole = rows(folder, "timeline", policy="bsp", view="whole", robot="robot-0")
+    lengths = [float(row["to_s"]) - float(row["from_s"]) for row in whole]
+    for state, seconds in (("compute", 9 * 2.18), ("communicate", 0.0), ("stall", 9.0), ("overlap", 0.0)):
+        got = sum(float(row[state]) * length for row, length in zip(whole, lengths, strict=True))
+        assert got == pytest.approx(seconds, abs=1e-6)
+    assert sum(int(row["steps"]) for row in whole) == 9
+    assert {row["robot"] for row in rows(folder, "timeline", policy="")} == {"robot-0", "robot-1"}
+
+
 def test_sensitivity_by_hand(folder: Path) -> None:
     steps = {
         (row["policy"], row["threshold"]): mean_of(row)
@@ -271,7 +282,7 @@ def test_the_page_needs_nothing_but_itself(folder: Path, page: str, parts: _Part
     assert not re.search(r"https?:|url\(|@import", page)
     assert parts.open == [] and parts.fetched == []
     drawn = sorted((folder / "report").glob("*.png"))
-    assert len(parts.images) == len(drawn) == 9
+    assert len(parts.images) == len(drawn) == 10
     embedded = []
     for source in parts.images:
         head, _, data = source.partition(",")

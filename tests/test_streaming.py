@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
+from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.nodes import Phase
 from rowcast.nodes.freshness import Freshness
+from rowcast.nodes.outbox import Outbox
+from rowcast.rows import Layout
 from rowcast.sync import Punctuality, SlackTuner, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.wire import Computed, Horizon
@@ -67,6 +71,39 @@ def test_a_step_says_that_rows_travelled_during_the_computation():
     assert all(record["communicate_s"] == 0 for record in middle)
     assert all(record["push_share"] <= 1 for record in middle)  # what is refined was counted before
     assert sum(record["push_rows"] for record in middle) >= 0.8 * LAYOUT.rows * len(middle)
+
+
+def test_a_step_that_waits_has_one_push():
+    """The link of a robot that is held at the gate is idle, and refines: that is booked with the next iteration."""
+    team = team_of("rowcast:2?elastic=off", [10 * MODEL_BPS, MODEL_BPS / 20], iterations=12)
+    finished(team)
+    held = steps(team, "robot0")
+    assert sum(record["stall_s"] > 0.1 for record in held) >= 3
+    assert all(record["push_share"] <= 1 for record in held)
+    assert max(record["push_bytes"] for record in held) > 2 * codec_by_name("onebit").row_bytes(LAYOUT).sum()
+
+
+def test_what_could_wait_is_in_nobodys_way():
+    """One frame at a time, however much the link seemed to carry: the next iteration is not to wait behind it."""
+    layout = Layout.from_shapes([("weight", (400, 20))])
+    vector = np.random.default_rng(0).standard_normal(layout.elements).astype(np.float32)
+    frames = LinkSettings(frame_max_bytes=1024, window_min_bytes=1 << 20)
+    outbox = Outbox(layout, frames, vector, vector, state_settles=False)
+    outbox.link_ready()
+    policy = parse_policy("rowcast:4")
+    outbox.begin(0.0, 1, policy.row_codec, policy.choose_push, math.inf)
+    while (frame := outbox.next_frame(0.0)) is not None or not outbox.settled:
+        if frame is None:
+            outbox.acknowledged(0.0, outbox.sent_frames)
+    assert len(outbox.begin(0.0, 2, policy.row_codec, policy.choose_push, math.inf).order) == layout.rows
+    assert [outbox.next_frame(0.0) is not None for _ in range(2)] == [True, True]
+    outbox.acknowledged(0.0, outbox.sent_frames)
+
+    refining = outbox.begin(0.0, 2, codec_by_name("half"), policy.choose_refinement, math.inf, refine=True)
+    for _ in range(3):
+        assert outbox.next_frame(0.0) is not None and outbox.next_frame(0.0) is None
+        outbox.acknowledged(0.0, outbox.sent_frames)
+    assert (refining.rows, refining.size > 0) == (0, True)
 
 
 def test_a_slow_link_is_waited_for_as_the_slack_says():

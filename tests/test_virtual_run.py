@@ -149,7 +149,7 @@ def test_robots_take_the_traces_of_a_folder_in_the_order_of_their_names(out, tmp
     folders = [run(out, f"folder-{seed}", cell("asp", seed, links=str(tmp_path), hours=5 / 3600)) for seed in (0, 1)]
     starts = []
     for folder in folders:
-        traces = [load_trace(folder / f"link-{index}-{way}.csv") for index in (0, 1) for way in (0, 1)]
+        traces = [load_trace(folder / f"link-{index}-{way}.csv") for index in (0, 1) for way in ("up", "down")]
         scale = traces[0].rates_bps.max() / 11e6
         assert [trace.rates_bps.max() for trace in traces] == pytest.approx([11e6 * scale] * 2 + [21e6 * scale] * 2)
         starts.append([trace.finish(0.0, 40 * trace.rates_bps.min()) for trace in traces])

@@ -19,7 +19,7 @@ __all__ = ["demo"]
 
 
 def demo(
-    policies: Annotated[str, typer.Option(help="Policies to compare, separated by commas.")] = "bsp,rog:4",
+    policies: Annotated[str, typer.Option(help="Policies to compare, separated by commas.")] = "bsp,rog:4,rowcast",
     seconds: Annotated[float, typer.Option(help="How long each policy trains.")] = 40.0,
     seed: Annotated[int, typer.Option(min=0, help="Of data, model, fog and links.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for journals, summary and figures.")] = Path("demo-out"),

@@ -51,7 +51,9 @@ class DemoSettings(Checked):
         ConfigError: a value out of its range, or an unknown policy.
     """
 
-    policies: tuple[str, ...] = field(default=("bsp", "rog:4"), metadata={"doc": "Policies, run one after the other."})
+    policies: tuple[str, ...] = field(
+        default=("bsp", "rog:4", "rowcast"), metadata={"doc": "Policies, run one after the other."}
+    )
     seconds: float = setting(40.0, "How long each policy trains.", unit="s", low=1.0, high=86_400.0)
     seed: int = setting(0, "Of data, model, fog and links.", low=0, high=2**32 - 1)
     workers: int = setting(4, "Robots of the team.", unit="workers", low=1, high=100)

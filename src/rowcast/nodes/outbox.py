@@ -59,7 +59,8 @@ class Transfer:
         iteration: the iteration it belongs to.
         started: time of its start (s).
         deadline: rows beyond the quota are sent until then (s).
-        rows, zero_rows, size: rows sent with payload, rows advanced without, bytes of frames.
+        rows, zero_rows, size: rows sent with payload, rows advanced without, bytes of frames. What is refined was
+            sent before and is no row more.
         quota_done: time at which the quota was acknowledged (s).
         refining: what it sends could wait.
     """
@@ -264,6 +265,10 @@ class Outbox:
         if self.state_left:
             return self._state_frame(now, room)
         assert transfer is not None
+        if transfer.refining and self._flight:
+            # What could wait is in nobody's way: behind a full window of it the next iteration would wait its turn,
+            # for seconds where the link has become slower than it was measured.
+            return None
         if len(transfer.zeros):
             rows, transfer.zeros = transfer.zeros, transfer.zeros[:0]
             transfer.zero_rows += len(rows)
@@ -282,7 +287,7 @@ class Outbox:
         rows = transfer.order[transfer.place : until].copy()
         rows.sort()
         transfer.place = until
-        transfer.rows += len(rows)
+        transfer.rows += 0 if transfer.refining else len(rows)
         return self._send(now, rows, transfer.codec, transfer.iteration, quota_end=until == transfer.quota)
 
     def _room(self, now: float) -> float:

@@ -42,8 +42,8 @@ class Step:
         return self.proposed - self.started
 
     def pushed(self, transfer: Transfer) -> None:
-        """A transfer (or what a cut left of it) is over. Rows that were refined were sent, and counted, before."""
-        self.push_rows += 0 if transfer.refining else transfer.rows
+        """A transfer (or what a cut left of it) is over."""
+        self.push_rows += transfer.rows
         self.zero_rows += transfer.zero_rows
         self.push_bytes += transfer.size
 

@@ -659,10 +659,11 @@ class WorkerNode:
             return False
         if transfer is None or transfer.refining or not transfer.finished(now):
             return False
-        self._step.pushed(transfer)
-        self.outbox.begin(
+        refining = self.outbox.begin(
             now, self.iteration, codec_by_name("half"), self.policy.choose_refinement, math.inf, refine=True
         )
+        # Booked as one, when the next iteration is finished: a step that is held at the gate would have two pushes.
+        refining.rows, refining.zero_rows, refining.size = transfer.rows, transfer.zero_rows, transfer.size
         return True
 
     def _on_horizon(self, now: float, message: Horizon) -> None:

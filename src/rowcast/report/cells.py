@@ -35,6 +35,9 @@ FIELDS = (
     "rate_bps",
     "staleness",
     "skipped",
+    "overlap_s",
+    "quota_s",
+    "mta_time_s",
 )
 
 

@@ -29,6 +29,7 @@ from rowcast.report.cells import Array, CellRun, Experiment, TeamCurve, common_g
 from rowcast.report.intervals import interval
 from rowcast.report.sheet import BOUNDS, Sheet, Value, bounds, sheet_of
 from rowcast.report.style import STATES
+from rowcast.report.timeline import Timeline, hour_sheet
 from rowcast.sync import parse_policy
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "sensitivity_sheets",
     "summary_sheet",
     "target_sheet",
+    "timeline_sheet",
 ]
 
 #: Points that a curve has at most.
@@ -254,6 +256,28 @@ def _bounded(values: Sequence[CensoredValue]) -> tuple[Value, ...]:
     return (">", mean, None, None, count) if any_censored(values) else ("", mean, low, high, count)
 
 
+# -- the first seed of each policy, second by second ----------------------------------------------------------------
+
+#: The picture has room for so many lanes in a panel.
+MOST_LANES = 8
+
+
+def timeline_sheet(groups: Groups) -> Sheet:
+    """What the robots of one run of each policy did, and when; see :func:`~rowcast.report.hour_sheet`.
+
+    The seed is the first; of a large team it has the first robots by name. Links are those of the first policy.
+    """
+    runs = {policy: cells[0] for policy, cells in groups.items()}
+    teams = {
+        policy: [Timeline.of(robot.name, robot.ends_s, robot.steps) for robot in run.robots[:MOST_LANES]]
+        for policy, run in runs.items()
+    }
+    one = next(iter(runs.values()))
+    found = {robot.name: trace_under(one, robot.name) for robot in one.robots[:MOST_LANES]}
+    links = {name: trace for name, trace in found.items() if trace is not None}
+    return hour_sheet(teams, max(run.seconds for run in runs.values()), links)
+
+
 # -- one robot, step by step -------------------------------------------------------------------------------------------
 
 #: Quantities of the micro-events, in the unit of the journal.
@@ -275,7 +299,7 @@ def micro_sheet(groups: Groups, span_s: float = MICRO_SPAN_S) -> Sheet:
     end = min(length, start + span_s)
     rows: list[tuple[Value, ...]] = []
     one = next(iter(runs.values()))
-    trace = _trace_under(one, one.robots[0].name)
+    trace = trace_under(one, one.robots[0].name)
     if trace is not None:
         times = [start, *_changes(trace, start, end), end]
         rows += [("", "link_bps", t, trace.rate(min(t, np.nextafter(end, start)))) for t in times]
@@ -288,7 +312,8 @@ def micro_sheet(groups: Groups, span_s: float = MICRO_SPAN_S) -> Sheet:
     return sheet_of(("policy", "quantity", "time_s", "value"), rows)
 
 
-def _trace_under(run: CellRun, robot: str) -> Trace | None:
+def trace_under(run: CellRun, robot: str) -> Trace | None:
+    """The trace under a robot's link towards the server, if the run left it in ``links.json``."""
     path = run.folder / "links.json"
     if not path.is_file():
         return None

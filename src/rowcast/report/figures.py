@@ -75,6 +75,8 @@ def draw_accuracy(curves: Mapping[str, AccuracyCurve], path: str | Path) -> None
 def draw_composition(summaries: Sequence[PolicySummary], path: str | Path) -> None:
     """Draw what a mean step is made of: compute, communicate and stall, one stacked bar per policy.
 
+    A thin bar below shows in how much of the computation rows travelled as well, where a policy does that.
+
     Args:
         summaries: one per policy, drawn from top to bottom; at least one.
         path: file to write; its suffix gives the format (``.png``, ``.svg``, ``.pdf``).
@@ -91,13 +93,17 @@ def draw_composition(summaries: Sequence[PolicySummary], path: str | Path) -> No
             _draw_bar(axes, row, summary, longest)
         axes.set_yticks(range(len(summaries)), [summary.policy for summary in summaries])
         axes.set_ylim(len(summaries) - 0.45, -0.55)
-        axes.set_xlim(0, 1.14 * longest)
+        axes.set_xlim(0, 1.2 * longest)
         axes.set_xlabel("seconds per step, mean over steps and workers")
         axes.tick_params(axis="y", length=0)
         plain(axes, grid="x")
         for state, (colour, _) in STATES.items():
             axes.fill([], [], color=colour, label=state)
-        figure.legend(loc="outside upper right", ncols=len(STATES), frameon=False)
+        entries = len(STATES)
+        if any(summary.overlap_s for summary in summaries):
+            axes.plot([], [], color=STATES["communicate"][0], linewidth=3, label="sent meanwhile")
+            entries += 1
+        figure.legend(loc="outside upper right", ncols=entries, frameon=False)
         headline(figure, "Where a step's time goes")
 
 
@@ -112,6 +118,8 @@ def _draw_bar(axes: Axes, row: int, summary: PolicySummary, longest: float) -> N
         else:
             behind.append(f"{state} {seconds_text(seconds)}")
         left += seconds
+    if summary.overlap_s:
+        axes.barh(row + 0.38, summary.overlap_s, height=0.08, color=STATES["communicate"][0], zorder=2)
     total = axes.annotate(
         f"{seconds_text(left)} s",
         (left, row),
@@ -136,13 +144,15 @@ def _mark_equal_steps(axes: Axes, curves: Mapping[str, AccuracyCurve]) -> None:
     except ConfigError:  # nothing in common: nothing to mark
         return
     axes.axvline(step, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    # Before the line, unless there is no room.
+    before = step > 0.25 * axes.get_xlim()[1]
     axes.annotate(
         f"all reached {step}",
         (step, 0.02),
-        (-4, 0),
+        (-4 if before else 4, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
-        ha="right",
+        ha="right" if before else "left",
         va="bottom",
         fontsize=8,
         color=FAINT,

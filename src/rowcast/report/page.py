@@ -18,6 +18,7 @@ from rowcast.errors import ConfigError
 from rowcast.report.cells import Experiment, Scene, read_experiment
 from rowcast.report.drawings import JOULES, SECONDS, draw_bars, draw_curves, draw_micro, draw_sensitivity
 from rowcast.report.exhibits import (
+    MOST_LANES,
     Groups,
     accuracy_sheet,
     composition_sheet,
@@ -28,10 +29,13 @@ from rowcast.report.exhibits import (
     sensitivity_sheets,
     summary_sheet,
     target_sheet,
+    timeline_sheet,
 )
+from rowcast.report.hour_figure import draw_hour
 from rowcast.report.intervals import CONFIDENCE
 from rowcast.report.results import write_results
 from rowcast.report.sheet import Sheet, Value, sheet_of
+from rowcast.report.timeline import state_shares
 from rowcast.version import __version__
 
 __all__ = ["Exhibit", "write_report"]
@@ -241,7 +245,23 @@ def _of_scene(experiment: Experiment, groups: Groups, scene: Scene, suffix: str,
         energy,
         partial(draw_bars, energy, JOULES),
     )
+    yield _timeline(groups, suffix)
     yield from _micro(groups, suffix)
+
+
+def _timeline(groups: Groups, suffix: str) -> Exhibit:
+    sheet = timeline_sheet(groups)
+    run = next(iter(groups.values()))[0]
+    return Exhibit(
+        f"timeline{suffix}",
+        f"Who computed, sent and stalled, and when, seed {run.seed}",
+        "Events 'step': compute_s, communicate_s, stall_s, in bins, and below step by step; where a push ends and a "
+        "pull begins is right to about the quota. Thin: overlap_s. Line: the trace under the robot's link towards the "
+        f"server, where the run left it. At most {MOST_LANES} robots; the table has the totals of the CSV file.",
+        sheet,
+        state_shares(sheet),
+        partial(draw_hour, sheet),
+    )
 
 
 def _micro(groups: Groups, suffix: str) -> Iterator[Exhibit]:

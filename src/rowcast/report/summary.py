@@ -32,6 +32,7 @@ class PolicySummary:
     push_bytes: int  #: row frames sent by all workers
     pull_bytes: int  #: row frames received by all workers
     skipped: int  #: steps of all workers that made no contribution
+    overlap_s: float = 0.0  #: mean seconds per step, of those of compute_s, in which rows may have travelled as well
 
     @property
     def step_s(self) -> float:
@@ -99,6 +100,7 @@ def summarise(policy: str, worker_journals: Sequence[str | Path], seconds: float
         push_bytes=sum(step["push_bytes"] for step in steps),
         pull_bytes=sum(step["pull_bytes"] for step in steps),
         skipped=sum(bool(step["skipped"]) for step in steps),
+        overlap_s=_mean([step.get("overlap_s") or 0.0 for step in steps]),
     )
 
 

@@ -18,7 +18,8 @@ def table(summaries: Sequence[PolicySummary]) -> Table:
     """One line per policy; fits a terminal of 80 columns.
 
     Seconds of compute, communicate and stall are means per step; bytes are sums over the workers.
-    Skipped steps are named below the table, when there are any.
+    Below the table stands, where there is any, in which share of the computation rows travelled as well, and how many
+    steps were skipped.
     """
     columns: dict[str, Callable[[PolicySummary], str]] = {
         "policy": lambda run: run.policy,
@@ -34,6 +35,11 @@ def table(summaries: Sequence[PolicySummary]) -> Table:
         "accu-\nracy": lambda run: "-" if run.final_accuracy is None else f"{run.final_accuracy:.1f}%",
     }
     notes = f"step to stall: mean of all steps; up, down: sum of all {_team(summaries)}"
+    beside = ", ".join(
+        f"{run.policy} {100 * run.overlap_s / run.compute_s:.0f} %" for run in summaries if run.overlap_s > 0
+    )
+    if beside:
+        notes += f"\ncomputation of steps in which rows travelled meanwhile: {beside}"
     skipped = ", ".join(f"{run.policy} {run.skipped}" for run in summaries if run.skipped)
     if skipped:
         notes += f"\nsteps without a contribution: {skipped}"
