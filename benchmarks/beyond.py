@@ -7,7 +7,6 @@ computing robot**: a step cannot take less than its gradient.
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from pathlib import Path
@@ -17,15 +16,13 @@ import numpy as np
 
 from common import SHARED, Figure, arguments, finish
 from rowcast.codecs import codec_by_name
-from rowcast.drivers.virtual import Device, Simulation
+from rowcast.drivers.virtual import Device
+from rowcast.experiment.hollow_team import hollow_team
 from rowcast.experiment.validate import Measurements, read_measurements
-from rowcast.experiment.virtual_run import CALM_WORKER, VIRTUAL_LINKS, calm_server
 from rowcast.journal import Journal
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode, WorkerNode
 from rowcast.report import Timeline, draw_hour, hour_sheet, state_shares
 from rowcast.rows import Layout
-from rowcast.sync import parse_policy
 
 HOUR_S = 3600.0
 #: The robot of the issue: 1,750 gradients in an hour.
@@ -55,30 +52,8 @@ def hour(
     policy: str, layout: Layout, devices: list[Device], links: list[Trace], seconds: float = HOUR_S
 ) -> list[list[dict[str, Any]]]:
     """The steps of each robot."""
-    hollow = layout.hollow()
-    entropy = random.Random(0)
-    server = ServerNode(
-        parse_policy(policy),
-        settings=calm_server(len(links)),
-        link_settings=VIRTUAL_LINKS,
-        journal=Journal("server", lambda record: None),
-        entropy=entropy.randbytes,
-    )
-    simulation = Simulation(server)
-    journals = []
-    for index, (device, link) in enumerate(zip(devices, links, strict=True)):
-        journals.append(Journal(f"robot-{index}"))
-        node = WorkerNode(
-            f"robot-{index}",
-            hollow,
-            # What the server holds once it was seeded: the others need not be sent it.
-            hollow.zeros() + np.float32(1),
-            settings=CALM_WORKER,
-            link_settings=VIRTUAL_LINKS,
-            journal=journals[-1],
-            entropy=entropy.randbytes,
-        )
-        simulation.add_hollow(node, device, link, link)
+    journals = [Journal(f"robot-{index}") for index in range(len(links))]
+    simulation = hollow_team(policy, layout, devices, [(link, link) for link in links], journals)
     simulation.run(seconds)
     return [[record for record in journal.records if record["event"] == "step"] for journal in journals]
 

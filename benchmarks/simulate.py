@@ -6,21 +6,17 @@ cost of an event with the number of workers; the last rows show it.
 
 from __future__ import annotations
 
-import random
 import resource
 import time
 
-import numpy as np
-
 from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings
-from rowcast.drivers.virtual import Device, Simulation
-from rowcast.experiment.virtual_run import CALM_WORKER, REFERENCE_BYTES, calm_server, model_bytes
+from rowcast.drivers.virtual import Device
+from rowcast.experiment.hollow_team import hollow_team
+from rowcast.experiment.virtual_run import REFERENCE_BYTES, model_bytes
 from rowcast.journal import Journal, Record
 from rowcast.links import PROFILES, synthesise
-from rowcast.nodes import ServerNode, WorkerNode
 from rowcast.rows import Layout
-from rowcast.sync import parse_policy
 
 HOUR_S = 3600.0
 LINK_BPS = 50e6
@@ -31,39 +27,19 @@ TRACES = 64
 
 def simulate(policy: str, workers: int, layout: Layout, seconds: float, frame_s: float) -> tuple[float, int, float]:
     """Seconds of real time, messages delivered, and steps of a worker."""
-    hollow = layout.hollow()
-    entropy = random.Random(0)
     scale = model_bytes(layout) / REFERENCE_BYTES
     # The first parameters travel before time 0; with the rate that is assumed by default they make many small frames.
     links = LinkSettings(frame_s=frame_s, initial_rate_bps=max(LINK_BPS * scale, 1e5))
     traces = [synthesise(PROFILES["outdoor"], (0, k), HOUR_S).scaled(scale) for k in range(min(2 * workers, TRACES))]
-    server = ServerNode(
-        parse_policy(policy),
-        settings=calm_server(workers),
-        link_settings=links,
-        journal=Journal("server", lambda record: None),
-        entropy=entropy.randbytes,
-    )
-    simulation = Simulation(server)
     steps = 0
 
     def count(record: Record) -> None:
         nonlocal steps
         steps += record["event"] == "step"
 
-    for index in range(workers):
-        node = WorkerNode(
-            f"robot-{index}",
-            hollow,
-            # What the server holds once it was seeded: the others need not be sent it.
-            hollow.zeros() + np.float32(1),
-            settings=CALM_WORKER,
-            link_settings=links,
-            journal=Journal(f"robot-{index}", count),
-            entropy=entropy.randbytes,
-        )
-        up, down = (traces[(2 * index + way) % len(traces)] for way in (0, 1))
-        simulation.add_hollow(node, Device(COMPUTE_S), up, down)
+    journals = [Journal(f"robot-{index}", count) for index in range(workers)]
+    pairs = [tuple(traces[(2 * index + way) % len(traces)] for way in (0, 1)) for index in range(workers)]
+    simulation = hollow_team(policy, layout, [Device(COMPUTE_S)] * workers, pairs, journals, link_settings=links)
     began = time.perf_counter()
     simulation.run(seconds)
     return time.perf_counter() - began, simulation.messages, steps / workers

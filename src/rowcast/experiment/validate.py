@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import random
 import statistics
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -23,12 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from rowcast.drivers.virtual import Device, ServerCosts, Simulation
+from rowcast.drivers.virtual import Device, ServerCosts
 from rowcast.errors import DataError
-from rowcast.experiment.virtual_run import CALM_WORKER, VIRTUAL_LINKS, calm_server
+from rowcast.experiment.hollow_team import hollow_team
 from rowcast.journal import Journal
 from rowcast.links import Trace, load_trace
-from rowcast.nodes import ServerNode, WorkerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 
@@ -218,34 +216,18 @@ def _replay(layout: Layout, run: Measurements, costs: ServerCosts, seed: int) ->
     ends = min(max(row["t_end_s"] for row in rows) for rows in run.iterations.values())
     moments = tuple(moment for moment in MOMENTS_S if moment <= ends) or (ends,)
     policy = _policy(layout, run)
-    hollow = layout.hollow()
-    entropy = random.Random(seed)
-    server = ServerNode(
-        parse_policy(policy),
-        settings=calm_server(len(run.workers)),
-        link_settings=VIRTUAL_LINKS,
-        journal=Journal("server", lambda record: None),
-        entropy=entropy.randbytes,
-    )
-    simulation = Simulation(server, costs=costs, seed=seed)
     steps: dict[str, list[dict[str, Any]]] = {worker: [] for worker in run.workers}
-    for worker in run.workers:
-        timing = run.timing[worker]
-        node = WorkerNode(
-            f"worker-{worker}",
-            hollow,
-            hollow.zeros(),
-            settings=CALM_WORKER,
-            link_settings=VIRTUAL_LINKS,
-            journal=Journal(worker, _step_sink(steps[worker])),
-            entropy=entropy.randbytes,
-        )
-        device = Device(
+    devices = [
+        Device(
             timing["compute_mean_s"] + timing["sleep_mean_s"],
             encode_s=timing["compress_mean_s"] + timing["rank_serialise_mean_s"],
             decode_s=timing["decompress_mean_s"] + timing["bookkeep_mean_s"],
         )
-        simulation.add_hollow(node, device, run.traces[worker], run.traces[worker])
+        for timing in (run.timing[worker] for worker in run.workers)
+    ]
+    links = [(run.traces[worker], run.traces[worker]) for worker in run.workers]
+    journals = [Journal(worker, _step_sink(steps[worker])) for worker in run.workers]
+    simulation = hollow_team(policy, layout, devices, links, journals, costs=costs, seed=seed)
     simulation.run(moments[-1])
     return Replay(
         run=run.name,

@@ -1,0 +1,67 @@
+"""A team of which only the timing is simulated: rows have sizes and ages, and no content."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from rowcast.config import LinkSettings
+from rowcast.drivers.virtual import Device, ServerCosts, Simulation
+from rowcast.experiment.virtual_run import CALM_WORKER, VIRTUAL_LINKS, calm_server
+from rowcast.journal import Journal
+from rowcast.links import Trace
+from rowcast.nodes import ServerNode, WorkerNode
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+
+__all__ = ["hollow_team"]
+
+
+def hollow_team(
+    policy: str,
+    layout: Layout,
+    devices: Sequence[Device],
+    links: Sequence[tuple[Trace, Trace]],
+    journals: Sequence[Journal],
+    *,
+    link_settings: LinkSettings = VIRTUAL_LINKS,
+    costs: ServerCosts | None = None,
+    seed: int = 0,
+) -> Simulation:
+    """The unchanged nodes on the driver in virtual time, ready to run.
+
+    Args:
+        policy: policy text.
+        layout: the model's rows.
+        devices: what computes, one for each worker.
+        links: up and down, one pair for each worker.
+        journals: where each worker's events go, one for each worker.
+        link_settings: frames and windows.
+        costs: the server's own work.
+        seed: of what is random (nonces).
+    """
+    hollow = layout.hollow()
+    entropy = random.Random(seed)
+    server = ServerNode(
+        parse_policy(policy),
+        settings=calm_server(len(devices)),
+        link_settings=link_settings,
+        journal=Journal("server", lambda record: None),
+        entropy=entropy.randbytes,
+    )
+    simulation = Simulation(server, costs=costs, seed=seed)
+    for index, (device, (up, down), journal) in enumerate(zip(devices, links, journals, strict=True)):
+        node = WorkerNode(
+            f"robot-{index}",
+            hollow,
+            # What the server holds once it was seeded: the others need not be sent it.
+            hollow.zeros() + np.float32(1),
+            settings=CALM_WORKER,
+            link_settings=link_settings,
+            journal=journal,
+            entropy=entropy.randbytes,
+        )
+        simulation.add_hollow(node, device, up, down)
+    return simulation
