@@ -1,8 +1,15 @@
 """How far the policy ``rowcast`` goes beyond the published ones on the recorded outdoor links.
 
-Timing only, in virtual time, on the bandwidth schedules and the computing times of the measured runs (the folder
-``rog-artifact``); in place of the artifact's software the work of this one counts, measured here. The limit is **the
-computing robot**: a step cannot take less than its gradient.
+In virtual time, on the bandwidth schedules and the computing times of the measured runs (the folder ``rog-artifact``);
+in place of the artifact's software the work of this one counts, measured here. The limit is **the computing robot**: a
+step cannot take less than its gradient. Parts, of which ``--parts`` chooses:
+
+- ``timing``: steps and stall of an hour, of the published policies, of ours, and of ours without each of its parts;
+- ``silence``: one of four robots is silent for two minutes: steps that the others lose, accuracy on its own classes;
+- ``accuracy``: with real gradients, at equal samples; time and energy to accuracy (hours of a processor);
+- ``wifi``: time to accuracy on the recordings of ``traces_wifi_robot``, against six baselines.
+
+What has trained is kept in the folder ``--out``; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -14,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+import beyond_training as training
+from beyond_training import save_schedules, settled_cost
+from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish
 from rowcast.codecs import codec_by_name
 from rowcast.drivers.virtual import Device
@@ -27,8 +37,10 @@ from rowcast.rows import Layout
 HOUR_S = 3600.0
 #: The robot of the issue: 1,750 gradients in an hour.
 ROBOT_S = HOUR_S / 1750
-#: The parts of the policy, each taken away.
-ABLATIONS = ("elastic=off", "ahead=0", "adapt=off")
+#: The parts of the policy, each taken away; and slacks that stay.
+ABLATIONS = ("rowcast?elastic=off", "rowcast?ahead=0", "rowcast?adapt=off", "rowcast?refine=off", "rowcast?fade=off")
+ABLATIONS += ("rowcast?pulls=common", "rowcast:4", "rowcast:8", "rowcast:16")
+PARTS = ("timing", "silence", "accuracy", "wifi")
 SILENT_AT_S, SILENT_S = 1200.0, 120.0
 
 
@@ -80,8 +92,7 @@ def on_schedules(layout: Layout, run: Measurements, cost: tuple[float, float], *
         steps = hour(policy, layout, robots, links)
         note = f"{statistics.fmean(len(each) for each in steps):.0f} steps, stall {stall_share(steps):.1f} %"
         figures.append(Figure(f"{run.name}, {policy}", share_of_bound(steps, robots), "% of bound", note=note))
-    policies = ["rowcast", *(f"rowcast?{part}" for part in ABLATIONS if ablate), *(["rowcast:4"] if ablate else [])]
-    for policy in policies:
+    for policy in ("rowcast", *(ABLATIONS if ablate else ())):
         steps = hour(policy, layout, robots, links)
         bound = 95.0 if policy == "rowcast" else None
         name = f"{run.name}, {policy}"
@@ -127,26 +138,48 @@ def picture(layout: Layout, run: Measurements, cost: tuple[float, float], path: 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=SHARED.parent, help="folder of the measured runs")
+    parser.add_argument("--data", type=Path, default=SHARED.parents[1], help="folder of the recorded data")
     parser.add_argument("--runs", default="BSP-0,ROG-4", help="whose bandwidth, by commas; the first is ablated too")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="only draw who did what, and when, in that hour")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which figures, by commas")
+    parser.add_argument("--out", type=Path, default=Path("bench-out/beyond"), help="folder of what was trained")
+    parser.add_argument("--seeds", type=int, default=5, help="of the parts that train")
+    parser.add_argument("--hours", type=float, default=0.5, help="how long 'accuracy' trains, in virtual time")
     options = parser.parse_args()
-    if not options.data.exists():
-        parser.error(f"{options.data}: expected the measured runs of the ROG artifact; give their folder with --data")
-    layout, measured = read_measurements(options.data)
+    parts = options.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    measured_at = options.data / SHARED.parent.name
+    if not measured_at.exists():
+        parser.error(f"{measured_at}: expected the measured runs of the ROG artifact; give its parent with --data")
+    layout, measured = read_measurements(measured_at)
     runs = {run.name: run for run in measured}
+    first, *others = options.runs.split(",")
     cost = software_cost_s(layout)
     if options.picture is not None:
-        run = runs[options.runs.split(",")[0]]
-        finish(f"An hour of four robots: {options.picture}", picture(layout, run, cost, options.picture), options)
+        figures = picture(layout, runs[first], cost, options.picture)
+        finish(f"An hour of four robots: {options.picture}", figures, options)
         return
     figures = [
         Figure("encoding a model, measured here", 1e3 * cost[0], "ms"),
         Figure("decoding it", 1e3 * cost[1], "ms"),
     ]
-    for place, name in enumerate(options.runs.split(",")):
-        figures += on_schedules(layout, runs[name], cost, ablate=place == 0)
-    figures += silence(layout, cost)
+    if "timing" in parts:
+        figures += on_schedules(layout, runs[first], cost, ablate=True)
+        for name in others:
+            figures += on_schedules(layout, runs[name], cost, ablate=False)
+    options.out.mkdir(parents=True, exist_ok=True)
+    settled = settled_cost(options.out, cost)
+    if "silence" in parts:
+        figures += silence(layout, cost)
+        figures += training.silence(options.out, ROBOT_S, settled, options.seeds, ("ahead=0", "fade=off"))
+    if "accuracy" in parts:
+        links = save_schedules(runs[first], options.out / "schedules")
+        figures += training.accuracy(
+            options.out, options.data, layout, links, ROBOT_S, settled, options.seeds, options.hours
+        )
+    if "wifi" in parts:
+        figures += wifi(options.out, options.data / "traces_wifi_robot", layout, ROBOT_S, settled)
     finish("Beyond the published policies: an hour of four robots", figures, options)
 
 

@@ -294,7 +294,7 @@ def test_a_link_that_comes_and_goes_is_believed_later_each_time():
         times += [8.0 + 16 * k, 14.0 + 16 * k]
         rates += [0.0, 1e5]
     flapping = Trace(np.array(times), np.array(rates), "flapping", loop=False, duration_s=np.inf)
-    team = team_of("rowcast:4", [1e5, 1e5, flapping], iterations=250)
+    team = team_of("rowcast:4", [1e5, 1e5, flapping], iterations=320)
     finished(team)
     replicas_agree(team)
     back = [record["t"] for record in events(team, "server", "return")]
@@ -336,7 +336,7 @@ def test_what_is_usual_is_learnt():
     assert one.limit_s == pytest.approx(3.0 + Punctuality.GRACE_S)
     for k in range(Punctuality.MEMORY):
         one.advanced(160.0 + k)
-    assert one.limit_s == pytest.approx(1.0 + Punctuality.GRACE_S)
+    assert one.limit_s == pytest.approx(1.0 + 1.0)  # as much again, where that is less than the grace
 
 
 # -- the policy, and peers that do not keep to it --------------------------------------------------------------

@@ -458,6 +458,9 @@ class WorkerNode:
             )
             return
         self._most_slack = self.policy.slack or 0
+        if self.policy.streaming and self._horizon is not None:
+            # What it was told last holds until it is told anew.
+            self.policy = self.policy.at_slack(min(self._horizon.slack, self._most_slack))
         self.members = max(message.members, 1)
         self._server = message.server
         self._welcomed = True

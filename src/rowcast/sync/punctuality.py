@@ -23,7 +23,8 @@ class Punctuality:
     #: So many intervals tell what is usual.
     ENOUGH = 8
     QUANTILE = 0.95
-    #: Silence beyond the usual that nobody takes for an outage (s), and the same before anything is known.
+    #: Silence beyond the usual that nobody takes for an outage: as much again, at most this (s); and how much counts
+    #: before anything is known.
     GRACE_S = 2.0
     UNKNOWN_S = 10.0
 
@@ -47,7 +48,7 @@ class Punctuality:
         if len(self._ordered) < self.ENOUGH:
             return self.UNKNOWN_S
         usual_s = self._ordered[math.ceil(self.QUANTILE * len(self._ordered)) - 1]
-        return usual_s + self.GRACE_S
+        return usual_s + min(usual_s, self.GRACE_S)
 
     def overdue_at(self) -> float:
         """When its silence becomes an outage (s)."""

@@ -1,0 +1,277 @@
+"""The parts of ``beyond.py`` that train with real gradients: accuracy, time and energy to it, and what a silence costs.
+
+They take hours of a processor. Everything is kept in one folder: what was finished is not run again, so the command
+can be ended with Ctrl-C and called again.
+
+What a policy loses in accuracy is told at equal samples, against ``bsp`` on links that never make anybody wait: the
+parameters of ``bsp`` after n iterations do not depend on the links.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common import Figure
+from rowcast.drivers.virtual import Device
+from rowcast.energy import smoothed, time_to_accuracy, worker_energy
+from rowcast.experiment import Comparison, run_comparison
+from rowcast.experiment.devices import place_in_recording
+from rowcast.experiment.hollow_team import hollow_team
+from rowcast.experiment.validate import Measurements
+from rowcast.journal import Journal
+from rowcast.links import Trace, load_team, save_csv
+from rowcast.report import interval, read_experiment
+from rowcast.report.cells import CellRun
+from rowcast.rows import Layout
+
+WORKERS = 4
+BATCH = 16
+#: Looks that are averaged: one alone is as good as its thousand images.
+WINDOW = 3
+NEVER_WAITS = "constant:1000"
+HOUR_S = 3600.0
+#: ``bsp`` needs longer than the hour for what the others reach.
+BSP_S = 5 * HOUR_S
+#: A robot is silent from here, for so long, of so much (s).
+SILENT_AT_S, SILENT_S, SILENT_OF_S = 300.0, 120.0, 900.0
+GOOD_BPS = 30e6
+
+Array = npt.NDArray[np.float64]
+
+
+def save_schedules(run: Measurements, folder: Path) -> Path:
+    """The bandwidth of a measured run, a file for each robot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for worker in run.workers:
+        save_csv(run.traces[worker], folder / f"worker{worker}.csv")
+    return folder
+
+
+def settled_cost(out: Path, cost: tuple[float, float]) -> tuple[float, float]:
+    """The software's cost in whole milliseconds: that of the first call, so that all runs of a folder have the same."""
+    path = out / "cost.json"
+    if not path.exists():
+        path.write_text(json.dumps([round(part, 3) for part in cost]) + "\n", encoding="utf-8")
+    encode_s, decode_s = json.loads(path.read_text(encoding="utf-8"))
+    return float(encode_s), float(decode_s)
+
+
+def plan(robot_s: float, cost: tuple[float, float], seeds: int, **more: Any) -> Comparison:
+    """Settings that all runs share."""
+    settings: dict[str, Any] = {
+        "workers": (WORKERS,),
+        "batch": (BATCH,),
+        "devices": (f"{robot_s - sum(cost):.3f}",),
+        "encode_s": cost[0],
+        "decode_s": cost[1],
+        "seeds": seeds,
+        "eval_every_s": 120.0,
+        "eval_images": 1000,
+    }
+    return Comparison(**{**settings, **more})
+
+
+def cells_of(out: Path, policy: str, links: str) -> dict[int, CellRun]:
+    """The finished runs of a policy on some links, by seed."""
+    return {
+        cell.seed: cell
+        for cell in read_experiment(out).cells
+        if cell.policy == policy and Path(cell.scene.links).name == Path(links).name
+    }
+
+
+def summary(name: str, values: Sequence[float], unit: str, bound: float | None = None, note: str = "") -> Figure:
+    """The mean over seeds, with its interval in the note."""
+    found = interval(values)
+    spread = "one seed" if found.low is None else f"95 %: {found.low:.2f} .. {found.high:.2f}, {found.count} seeds"
+    return Figure(name, found.mean, unit, bound, note="; ".join(filter(None, (spread, note))))
+
+
+# -- accuracy at equal samples -----------------------------------------------------------------------------------------
+
+
+def below(reference: CellRun, other: CellRun) -> tuple[Array, Array]:
+    """Samples of the team, and by how many points ``other`` is below the reference there, smoothed alike."""
+    ours, theirs = other.over_steps, reference.over_steps
+    assert ours is not None and theirs is not None
+    grid = ours.along[ours.along <= theirs.along[-1]]
+    grid = np.unique(np.append(grid[grid > 0], min(ours.along[-1], theirs.along[-1])))
+    # The looks are at other iterations: each curve is smoothed in its own looks, then read at the same places.
+    lines = [np.interp(grid, curve.along, smoothed(curve.accuracy, WINDOW)) for curve in (theirs, ours)]
+    return grid * BATCH * WORKERS, lines[0] - lines[1]
+
+
+def equal_samples(title: str, references: dict[int, CellRun], others: dict[int, CellRun]) -> list[Figure]:
+    """At the end, and where it is furthest below after the first tenth."""
+    seeds = sorted(references.keys() & others.keys())
+    pairs = [below(references[seed], others[seed]) for seed in seeds]
+    ends = [float(gap[-1]) for _, gap in pairs]
+    last = min(samples[-1] for samples, _ in pairs)
+    grid = np.linspace(0.1 * last, last, 91)
+    gaps = np.array([np.interp(grid, samples, gap) for samples, gap in pairs])
+    worst = int(gaps.mean(axis=0).argmax())
+    final = np.mean([others[seed].over_steps.accuracy[-WINDOW:].mean() for seed in seeds])  # type: ignore[union-attr]
+    return [
+        summary(f"{title}: below bsp at the end", ends, "points", 0.5, f"{final:.1f} % at {last / 1000:.0f} k samples"),
+        summary(
+            f"{title}: furthest below after the first tenth",
+            gaps[:, worst].tolist(),
+            "points",
+            1.5,
+            f"at {grid[worst] / 1000:.0f} k samples",
+        ),
+    ]
+
+
+# -- time and energy to accuracy ---------------------------------------------------------------------------------------
+
+
+def bsp_on(layout: Layout, devices: list[Device], links: Path, seed: int) -> list[list[dict[str, Any]]]:
+    """The steps of ``bsp`` on the schedules, timing only, for as long as it needs."""
+    traces = [
+        trace.shifted(place_in_recording(0, 1, seed) * trace.duration_s) if trace.loop else trace
+        for trace in load_team(links)
+    ]
+    journals = [Journal(f"robot-{index}") for index in range(len(traces))]
+    hollow_team("bsp", layout, devices, [(trace, trace) for trace in traces], journals).run(BSP_S)
+    return [[record for record in journal.records if record["event"] == "step"] for journal in journals]
+
+
+def to_accuracy(
+    title: str,
+    layout: Layout,
+    devices: list[Device],
+    links: Path,
+    reference: dict[int, CellRun],
+    rog: dict[int, CellRun],
+    rowcast: dict[int, CellRun],
+) -> list[Figure]:
+    """Time and energy to what ``rog:4`` reaches in the hour: ours, as a share of ``rog:4``'s and of ``bsp``'s.
+
+    ``bsp`` does not get there within the hour. Its accuracy by the iteration is that of links that never wait; when
+    it gets to an iteration is simulated on the schedules.
+    """
+    shares: dict[str, list[float]] = {"rog:4": [], "bsp": []}
+    saved: dict[str, list[float]] = {"rog:4": [], "bsp": []}
+    times: dict[str, list[float]] = {"rog:4": [], "bsp": [], "rowcast": []}
+    for seed in sorted(reference.keys() & rog.keys() & rowcast.keys()):
+        published, ours, ideal = rog[seed].over_time, rowcast[seed].over_time, reference[seed].over_steps
+        assert published is not None and ours is not None and ideal is not None
+        target = float(smoothed(published.accuracy, WINDOW)[-1])
+        reached = {
+            name: time_to_accuracy(curve.along, curve.accuracy, target, window=WINDOW, hold=1)
+            for name, curve in (("rog:4", published), ("rowcast", ours))
+        }
+        if not reached["rowcast"].reached:
+            raise SystemExit(f"{title}, seed {seed}: rowcast has not reached {target:.1f} %; give it more hours")
+        ours_s, rog_s = reached["rowcast"].value, reached["rog:4"].value
+        ours_j = float(rowcast[seed].joules_at(np.array([ours_s]))[0])
+        rog_j = float(rog[seed].joules_at(np.array([rog_s]))[0])
+        iteration = time_to_accuracy(ideal.along, ideal.accuracy, target, window=WINDOW, hold=1)
+        steps = bsp_on(layout, devices, links, seed)
+        place = min(int(iteration.value), min(map(len, steps))) - 1
+        bsp_s = max(own[place]["t"] for own in steps)
+        bsp_j = sum(float(worker_energy(own, start_s=0.0).joules_after(bsp_s)) for own in steps)
+        for name, seconds, joules in (("rog:4", rog_s, rog_j), ("bsp", bsp_s, bsp_j)):
+            shares[name].append(ours_s / seconds)
+            saved[name].append(100 * (1 - ours_j / joules))
+            times[name].append(seconds)
+        times["rowcast"].append(ours_s)
+    figures = []
+    for name, most, least in (("rog:4", 1 / 3, 40.0), ("bsp", 1 / 6, 60.0)):
+        note = f"{np.mean(times['rowcast']):.0f} s of {np.mean(times[name]):.0f} s"
+        figures.append(summary(f"{title}: time to rog:4's accuracy / {name}'s", shares[name], "ratio", most, note))
+        energy = summary(f"{title}: energy to it below {name}'s", saved[name], "%", least)
+        figures.append(replace(energy, at_least=True))
+    return figures
+
+
+def accuracy(
+    out: Path,
+    data: Path,
+    layout: Layout,
+    links: Path,
+    robot_s: float,
+    cost: tuple[float, float],
+    seeds: int,
+    hours: float,
+) -> list[Figure]:
+    """Accuracy at equal samples, and time and energy to accuracy, on both image sets."""
+    figures = []
+    devices = [Device(robot_s - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(WORKERS)]
+    for title, task, folder in (
+        ("Fashion-MNIST", "cruda-fashion-mnist", "fashion_mnist"),
+        ("CIFAR-10", "cruda-cifar10", "cifar10"),
+    ):
+        place = out / folder
+        base = plan(robot_s, cost, seeds, task=task, data=str(data / folder))
+        for policies, where, length in (
+            (("bsp",), NEVER_WAITS, hours),
+            (("rowcast",), str(links), hours),
+            (("rog:4",), str(links), 1.0),
+        ):
+            run_comparison(replace(base, policies=policies, links=(where,), hours=length), place)
+        reference, ours = cells_of(place, "bsp", NEVER_WAITS), cells_of(place, "rowcast", str(links))
+        figures += equal_samples(title, reference, ours)
+        figures += to_accuracy(title, layout, devices, links, reference, cells_of(place, "rog:4", str(links)), ours)
+    return figures
+
+
+# -- a silence ---------------------------------------------------------------------------------------------------------
+
+
+def own_accuracy(cell: CellRun, robot: str) -> tuple[Array, Array]:
+    """Seconds and percent of a robot's looks at its own classes."""
+    journal = (json.loads(line) for line in (cell.folder / f"{robot}.jsonl").read_text(encoding="utf-8").splitlines())
+    looks = [record for record in journal if record["event"] == "metric" and record["name"] == "own_accuracy"]
+    return np.array([look["t"] for look in looks]), np.array([look["value"] for look in looks])
+
+
+def save_silence(folder: Path, seed: int, rates_bps: Sequence[float]) -> Path:
+    """A folder of traces of which the first robot's has these rates before, in and after the silence."""
+    length_s = 2 * SILENT_OF_S
+    times = np.array([0.0, SILENT_AT_S, SILENT_AT_S + SILENT_S])
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(WORKERS):
+        rates = np.array(rates_bps if index == 0 else (GOOD_BPS,) * 3)
+        trace = Trace(times, rates, folder.name, duration_s=length_s)
+        # Every seed enters a recording at another moment; the silence is to be at the same.
+        back_s = (1 - place_in_recording(0, 1, seed)) * length_s
+        save_csv(trace.shifted(back_s), folder / f"robot{index}.csv")
+    return folder
+
+
+def silence(out: Path, robot_s: float, cost: tuple[float, float], seeds: int, ablate: Sequence[str]) -> list[Figure]:
+    """One of four robots is silent for two minutes: its accuracy on its own classes, with and without the silence."""
+    base = plan(robot_s, cost, seeds, task="cruda-digits", hours=SILENT_OF_S / HOUR_S, eval_every_s=30.0)
+    place = out / "silence"
+    policies = ("rowcast", *(f"rowcast?{part}" for part in ablate))
+    for seed in range(seeds):
+        for name, rates in (("whole", (GOOD_BPS,) * 3), ("silent", (GOOD_BPS, 0.0, GOOD_BPS))):
+            links = save_silence(place / f"{name}-{seed}", seed, rates)
+            run_comparison(replace(base, policies=policies, links=(str(links),), seeds=(seed,)), place / "runs")
+    figures = []
+    for policy in policies:
+        lost: list[float] = []
+        during: list[float] = []
+        for seed in range(seeds):
+            whole, cut = (
+                own_accuracy(cells_of(place / "runs", policy, f"{name}-{seed}")[seed], "robot-0")
+                for name in ("whole", "silent")
+            )
+            at = whole[0]
+            after = at > SILENT_AT_S + 2 * SILENT_S
+            within = (at > SILENT_AT_S) & (at <= SILENT_AT_S + SILENT_S)
+            lost.append(float((whole[1] - cut[1])[after].mean()))
+            during.append(float((whole[1] - cut[1])[within].mean()))
+        note = f"{np.mean(during):.1f} points during the silence; from {SILENT_S:.0f} s after its end on"
+        bound = 2.0 if policy == "rowcast" else None
+        figures.append(summary(f"silence, {policy}: own classes, points lost", lost, "points", bound, note))
+    return figures

@@ -1,0 +1,101 @@
+"""The part of ``beyond.py`` on recorded Wi-Fi of robots: time to accuracy on each trace, against the baselines.
+
+Two measurements are put together. How many iterations a policy needs to the accuracy: with real gradients, on links
+that carry a model in about the time of a gradient. When it has made them: on each trace, timing only. The four robots
+of a team enter the trace evenly apart, as everywhere here.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from beyond_training import WINDOW, WORKERS, cells_of, plan
+from common import Figure
+from rowcast.drivers.virtual import Device
+from rowcast.energy import smoothed
+from rowcast.experiment import run_comparison
+from rowcast.experiment.devices import place_in_recording
+from rowcast.experiment.hollow_team import hollow_team
+from rowcast.journal import Journal
+from rowcast.links import Trace, load_trace
+from rowcast.rows import Layout
+
+BASELINES = ("bsp", "ssp:4", "ssp:20", "flown:4", "rog:4", "rog:20", "localsgd:8", "diloco:8")
+#: Links of the training, and how long it lasts: the slowest baseline makes some hundred steps.
+LINKS, HOURS = "constant:20", 0.25
+#: What has been gained of the way from the first accuracy to the last of ``bsp``.
+WAY = 0.9
+#: A trace on which a policy needs longer is given up for it (s).
+MOST_S = 3 * 3600.0
+#: A policy is simulated for so long, then for four times as long, until it has made its iterations (s).
+FIRST_S = 600.0
+
+
+def iterations_needed(
+    out: Path, policies: Sequence[str], robot_s: float, cost: tuple[float, float]
+) -> dict[str, float]:
+    """Iterations to the accuracy: the mean over three seeds."""
+    base = plan(robot_s, cost, 3, task="cruda-digits", hours=HOURS, eval_every_s=20.0, links=(LINKS,))
+    run_comparison(replace(base, policies=tuple(policies)), out / "wifi")
+    needed: dict[str, list[float]] = {policy: [] for policy in policies}
+    of_bsp = cells_of(out / "wifi", "bsp", LINKS)
+    for seed, cell in of_bsp.items():
+        assert cell.over_steps is not None
+        line = smoothed(cell.over_steps.accuracy, WINDOW)
+        target = line[0] + WAY * (line[-1] - line[0])
+        for policy in policies:
+            curve = cells_of(out / "wifi", policy, LINKS)[seed].over_steps
+            assert curve is not None
+            accuracy = smoothed(curve.accuracy, WINDOW)
+            above = np.flatnonzero(accuracy >= target)
+            if not len(above):
+                raise SystemExit(f"wifi, seed {seed}: {policy} has not reached {target:.1f} %; train for longer")
+            k = int(above[0])
+            share = 1.0 if k == 0 else (target - accuracy[k - 1]) / (accuracy[k] - accuracy[k - 1])
+            start = curve.along[max(k - 1, 0)]
+            needed[policy].append(float(start + share * (curve.along[k] - start)))
+    return {policy: statistics.fmean(values) for policy, values in needed.items()}
+
+
+def time_for(policy: str, iterations: float, layout: Layout, devices: list[Device], trace: Trace) -> float:
+    """Seconds until the slowest robot has made so many iterations on a trace; ``inf`` beyond the most."""
+    parts = 2 * len(devices)
+    ways = [trace.shifted(place_in_recording(k, parts, 0) * trace.duration_s) for k in range(parts)]
+    seconds = FIRST_S
+    while True:
+        journals = [Journal(f"robot-{index}") for index in range(len(devices))]
+        links = list(zip(ways[::2], ways[1::2], strict=True))
+        hollow_team(policy, layout, devices, links, journals).run(seconds)
+        ends = [[record["t"] for record in journal.records if record["event"] == "step"] for journal in journals]
+        if min(map(len, ends)) >= iterations:
+            return max(float(np.interp(iterations, np.arange(1, len(own) + 1), own)) for own in ends)
+        if seconds >= MOST_S:
+            return float("inf")
+        seconds = min(4 * seconds, MOST_S)
+
+
+def wifi(out: Path, traces: Path, layout: Layout, robot_s: float, cost: tuple[float, float]) -> list[Figure]:
+    """Our time to the accuracy as a share of that of the best baseline, on every trace."""
+    policies = (*BASELINES, "rowcast")
+    needed = iterations_needed(out, policies, robot_s, cost)
+    devices = [Device(robot_s - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(WORKERS)]
+    local = {"localsgd:8": 8, "diloco:8": 8}
+    figures = [
+        Figure(f"wifi, {policy}: gradients to the accuracy", count * local.get(policy, 1), "", note="each robot")
+        for policy, count in needed.items()
+    ]
+    for path in sorted(traces.glob("*.csv")):
+        trace = load_trace(path)
+        took = {policy: time_for(policy, needed[policy], layout, devices, trace) for policy in policies}
+        ours = took.pop("rowcast")
+        best = min(took, key=lambda policy: took[policy])
+        mean = trace.bits(0, trace.duration_s) / trace.duration_s / 1e6
+        note = f"{ours:.0f} s, {best} {took[best]:.0f} s, bsp {took['bsp']:.0f} s; {mean:.1f} Mbit/s"
+        name = f"wifi, {path.stem}: rowcast / best baseline"
+        figures.append(Figure(name, ours / took[best], "ratio", 1.03, note=note))
+    return figures
