@@ -159,9 +159,7 @@ def _starting_state(task: CrudaTask, cell: Cell, out: Path) -> None:
             return
     clean = task
     if cell.data is not None:
-        clean = build_task(
-            cell.task, cell.data, seed=cell.seed, train_images=_PRETRAIN_IMAGES, test_images=1
-        )
+        clean = build_task(cell.task, cell.data, seed=cell.seed, train_images=_PRETRAIN_IMAGES, test_images=1)
     clean.pretrain()
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = path.with_name(f"{path.stem}.{os.getpid()}.npz")

@@ -31,6 +31,7 @@ __all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
 
 GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
+PULLS = ("own", "common")
 LOWEST_SHARE = 1e-6
 
 #: Iterations of staleness, end to end, that the policy ``rowcast`` allows.
@@ -91,6 +92,8 @@ class Policy:
         refine: where the link is idle, what the code could not express travels in the code ``half``.
         fade: a contribution counts the less, the older the parameters are from which it was computed, beyond half
             of the slack.
+        pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
+            them (algorithms.md 8.9). Only with ``streaming``.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Policy:
     fade: bool = False
     adapt: bool = False
     refine: bool = False
+    pulls: str = "own"
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -137,6 +141,10 @@ class Policy:
             raise ConfigError(f"policy {self.name!r}: expected ahead >= 0, got {self.ahead}")
         if not self.streaming and (self.elastic or self.ahead or self.fade or self.adapt or self.refine):
             raise ConfigError(f"policy {self.name!r}: elastic, ahead, fade, adapt and refine go with 'rowcast' only")
+        if self.pulls not in PULLS:
+            raise ConfigError(f"policy {self.name!r}: unknown pulls {self.pulls!r}; {near_match(self.pulls, PULLS)}")
+        if not self.streaming and self.pulls != "own":
+            raise ConfigError(f"policy {self.name!r}: pulls=common goes with 'rowcast' only")
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(
                 f"policy {self.name!r}: outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
@@ -369,6 +377,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "fade": _switch,
     "adapt": _switch,
     "refine": _switch,
+    "pulls": str,
 }
 
 
