@@ -230,6 +230,23 @@ class Debt:
         self.changed[rows] = True
         self._lacking = None
 
+    def absorb(self, other: Debt) -> None:
+        """What ``other`` owes is owed here as well."""
+        self.vector += other.vector
+        self.measured = False
+        oldest = np.where(self.changed, np.minimum(self.stamps, other.stamps), other.stamps)
+        self.stamps = np.where(other.changed, oldest, self.stamps)
+        self.changed |= other.changed
+        self._lacking = None
+
+    def forgive(self) -> None:
+        """Nothing is owed: no row has changed."""
+        self.transfer = None
+        self.changed[:] = False
+        self.abs_sums[:] = 0
+        self.measured = False
+        self._lacking = MAX_STAMP
+
     # -- what the peer lacks -----------------------------------------------------------------------------------
 
     def _stamp(self, rows: npt.NDArray[np.int64], iteration: int) -> None:

@@ -156,6 +156,12 @@ class Outbox(Debt):
         """The next frame of a common stream; there is none."""
         return None
 
+    def detach(self) -> None:
+        """Follow a common stream no longer: all that is owed becomes the peer's own. Here it always was."""
+
+    def close(self) -> None:
+        """The peer has left for good."""
+
     def target_bytes(self, now: float) -> float:
         """The size of a frame that suits the link."""
         settings = self.settings
