@@ -357,6 +357,7 @@ class Reader(Outbox):
         self.counted = False
         self.place = stream.head
         self._folded = 0  # frames before this place are no longer read from the log
+        self._turn = False  # the arrears come next
         self._stream: Stream | None = stream
         stream.join(self)
 
@@ -420,6 +421,10 @@ class Reader(Outbox):
         stream = self._stream
         if stream is None or not self._connected or self.state_left or self._room(now) <= 0:
             return None
+        # Near the head every other frame is of the arrears: the stream never pauses, and would keep them for ever.
+        turn, self._turn = self._turn and self.place >= stream.head - NEAR_FRAMES, False
+        if turn and (frame := self._settle(now, everything=draining)) is not None:
+            return frame
         if self.place < stream.head or stream.grow(now, idle=False, draining=draining):
             return self._read(now, stream)
         frame = self._settle(now, everything=draining)
@@ -449,6 +454,7 @@ class Reader(Outbox):
         self.sent_frames += 1
         message = entry.message.numbered(self.sent_frames)
         self.place += 1
+        self._turn = len(self.vector) > 0
         return self._launch(Flight(message, entry.size, now, entry.before, self.place - 1))
 
     def _launch(self, flight: Flight) -> Rows:
