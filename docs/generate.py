@@ -74,6 +74,8 @@ OPTIONS = {
     "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training, and never exceeds that of "
     "the name. Used by 'rowcast'.",
     "refine": "'on' or 'off': an idle link carries what the code left, in the code `half`. Used by 'rowcast'.",
+    "pulls": "'own' or 'common': each worker is sent rows of its own, or all of them one stream, so that the server "
+    "holds no copy of the model for each. Used by 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "compat": "'artifact': order, MTA time and minimum share of the published software of ROG, to replay its measured "
     "runs. For `rog:S` only.",

@@ -222,6 +222,17 @@ def test_a_hollow_run_takes_the_time_of_a_real_one(policy, rates, computes, cuts
         assert ours == theirs
 
 
+@pytest.mark.parametrize("cuts", [[], [(6.0, 0), (9.0, 1)]])
+def test_a_hollow_team_shares_a_stream(cuts):
+    """As many steps as with rows of each worker's own."""
+    steps = {}
+    for pulls in ("own", "common"):
+        journals = journals_of_a_run(HOLLOW, f"rowcast:4?pulls={pulls}", [1e5] * 3, [0.2] * 3, cuts)
+        steps[pulls] = [sum('"step"' in line for line in journal) for journal in journals[1:]]
+    assert min(steps["own"]) > 50
+    np.testing.assert_allclose(steps["common"], steps["own"], atol=3)
+
+
 # -- levels and times against plain rules ------------------------------------------------------------------------------
 
 

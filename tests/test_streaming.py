@@ -389,3 +389,13 @@ def test_a_slack_beyond_that_of_the_policy_is_refused(slack):
     team.run(3.0)
     with pytest.raises(RemoteProtocolError, match=r"slack in 1 \.\. 4"):
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, slack, 2, 1, True))
+
+
+def test_a_newcomer_goes_on_only_when_it_was_told_how_fresh_its_parameters_are():
+    """It counts from the slowest's iteration, of which not all rows are at the server yet."""
+    scripts = [worker(f"robot{i}", iterations=i // 2 + 1, rate_bps=2e4, compute_s=0.01) for i in range(3)]
+    settings = ServerSettings(expected_workers=1, absence_limit_s=0.3)
+    team = VirtualTeam(LAYOUT, "rowcast:1?codec=raw", scripts, server_settings=settings, link_settings=SMALL_FRAMES)
+    finished(team)
+    replicas_agree(team)
+    assert max(team.gaps) <= 1

@@ -1,4 +1,4 @@
-"""The team's parameters, and what is owed to each worker: every update goes into all of them, once."""
+"""The team's parameters, and what is owed to the workers: every update goes into all of them, once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
+from rowcast.nodes.debt import Debt
 from rowcast.nodes.member import Member
 from rowcast.nodes.replica import digest_of
 from rowcast.rows import Layout
@@ -19,6 +20,8 @@ __all__ = ["Ledger"]
 class Ledger:
     """Model-sized memory of the server: the parameters, one vector for each worker, and one more with slack 0.
 
+    Where all workers are sent one stream, one vector for all takes the place of those of the workers.
+
     With slack 0 a worker computes on exactly the sum of all iterations up to its own. A fast worker may push the
     next one while a slow link still pulls this one: for those who have not begun it, that is summed up in one
     vector for all, and becomes owed when they begin. More than one iteration never waits there, because the gate
@@ -28,11 +31,15 @@ class Ledger:
         layout: the model's rows.
         parameters: flat float32; taken over and changed in place.
         strict: slack is 0.
+        common: what is owed to all workers alike, or ``None``.
     """
 
-    def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32], *, strict: bool) -> None:
+    def __init__(
+        self, layout: Layout, parameters: npt.NDArray[np.float32], *, strict: bool, common: Debt | None = None
+    ) -> None:
         self.layout = layout
         self.parameters = parameters
+        self.common = common
         self._strict = strict
         self._later: npt.NDArray[np.float32] | None = None
         self._later_iteration = 0
@@ -51,8 +58,16 @@ class Ledger:
         """Before something is sent to ``member``: what it is owed is to be complete."""
 
     def add(self, codec: Codec, message: Rows, members: Collection[Member]) -> None:
-        """Take an update in: subtract it from the parameters, owe it to everybody (its author included)."""
+        """Take an update in: subtract it from the parameters, owe it to everybody (its author included).
+
+        Args:
+            codec, message: the update.
+            members: those to whom it is owed beside what is owed to all alike.
+        """
         codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+        if self.common is not None:
+            codec.add(self.layout, message.payload, message.rows, self.common.vector, 1.0)
+            self.common.measured = False
         self._digest = b""
         kept_back = False
         if message.iteration != self._later_iteration and any(

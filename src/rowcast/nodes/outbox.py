@@ -3,8 +3,7 @@
 The worker has one outbox (its pending updates), the server has one for each worker (what it owes him). Both
 obey the same rules:
 
-* Rows are encoded when they are sent, not before. Encoding moves what the code expresses out of the vector and
-  into the frame; the residual stays (error feedback).
+* Rows are encoded when they are sent, not before (:class:`~rowcast.nodes.debt.Debt`).
 * A frame is kept until it is acknowledged. When the link was lost, the peer says how far it got; the frames
   beyond that go back into the vector. So nothing is lost and nothing is counted twice.
 * The window keeps at most about two frames of link time unacknowledged, so that a deadline or a collapse of the
@@ -15,88 +14,40 @@ obey the same rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
+from rowcast.codecs import Codec, codec_by_name, codec_for
 from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
-from rowcast.rows import Layout, Selection
-from rowcast.rows.kernels import row_abs_sums
+from rowcast.nodes.debt import MAX_STAMP, Debt
+from rowcast.rows import Layout
 from rowcast.sync import RateMeter
-from rowcast.sync.policy import RowsToSend
 from rowcast.wire import Rows
 from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
 
-__all__ = ["Outbox", "Transfer"]
-
-Chooser = Callable[[Layout, RowsToSend], Selection]
-
-MAX_STAMP = np.iinfo(np.int32).max
-
-#: Assumed bytes of index for each row when the size of a frame is planned.
-_INDEX_BYTES = 2
+__all__ = ["Flight", "Outbox"]
 
 
 @dataclass(slots=True)
-class _Flight:
-    """A frame on its way."""
+class Flight:
+    """A frame on its way.
+
+    Attributes:
+        before: stamps of its rows before it was sent, as :meth:`Debt.take` returns them.
+        place: where it stands in a common stream; negative: it is this peer's own.
+    """
 
     message: Rows
     size: int
     sent_at: float
-    previous_stamps: npt.NDArray[np.int32]
+    before: npt.NDArray[np.int32]
+    place: int = -1
 
 
-@dataclass(slots=True)
-class Transfer:
-    """One push or pull: the rows chosen for it and how far it got.
-
-    Attributes:
-        iteration: the iteration it belongs to.
-        started: time of its start (s).
-        deadline: rows beyond the quota are sent until then (s).
-        rows, zero_rows, size: rows sent with payload, rows advanced without, bytes of frames. What is refined was
-            sent before and is no row more.
-        quota_done: time at which the quota was acknowledged (s).
-        refining: what it sends could wait.
-    """
-
-    iteration: int
-    codec: Codec
-    started: float
-    deadline: float
-    order: npt.NDArray[np.int64]
-    ends: npt.NDArray[np.int64]
-    quota: int
-    zeros: npt.NDArray[np.int64]
-    place: int = 0
-    rows: int = 0
-    zero_rows: int = 0
-    size: int = 0
-    quota_frame: int | None = None
-    quota_done: float | None = None
-    cancelled: bool = False
-    refining: bool = False
-
-    def quota_sent(self) -> bool:
-        return self.place >= self.quota and len(self.zeros) == 0
-
-    def waits_beyond(self, time: float) -> bool:
-        """Whether its deadline is yet to come at ``time`` (s); one without a limit is over when its rows are sent."""
-        return self.deadline > time and self.deadline > self.started
-
-    def finished(self, now: float) -> bool:
-        """Whether there is nothing left that should still be sent."""
-        if self.place < self.quota or len(self.zeros):
-            return False
-        return self.place >= len(self.order) or self.cancelled or now >= self.deadline
-
-
-class Outbox:
+class Outbox(Debt):
     """Rows on their way to one peer.
 
     Args:
@@ -110,15 +61,9 @@ class Outbox:
             row that is sent now contains. It is the server's, the same for all of its outboxes.
 
     Attributes:
-        stamps: int32 [rows], the iteration in which each row was last sent; with a floor, how far the contributions
-            have come that the peer holds of a row.
-        changed: with a floor, bool [rows]: something was added to these rows since they were last sent.
-        abs_sums: float32 [rows], sum |vector| of each row; up to date while :attr:`measured` is set, which
-            whoever adds to the vector without measuring must clear.
         state_due: bool [rows], rows whose parameters must be sent as they are, before anything else.
         state_left: whether there are any.
         meter: the delivery rate.
-        transfer: the push or pull under way.
         sent_frames: number of the newest row frame.
     """
 
@@ -132,97 +77,17 @@ class Outbox:
         state_settles: bool,
         floor: npt.NDArray[np.int32] | None = None,
     ) -> None:
-        self.layout = layout
-        self.floor = floor
-        self.changed = np.zeros(layout.rows if floor is not None else 0, dtype=np.bool_)
+        super().__init__(layout, vector, floor)
         self._state_settles = state_settles
-        self.vector = vector
         self.source = source
         self.settings = settings
         self.meter = RateMeter(settings.initial_rate_bps)
-        self.stamps = np.zeros(layout.rows, dtype=np.int32)
-        self.abs_sums = np.zeros(layout.rows, dtype=np.float32)
-        self.measured = False
         self.state_due = np.zeros(layout.rows, dtype=np.bool_)
         self.state_left = False
-        self.transfer: Transfer | None = None
         self.sent_frames = 0
-        self._flight: deque[_Flight] = deque()
+        self._flight: deque[Flight] = deque()
         self._flight_bytes = 0
         self._connected = False
-
-    # -- what is to be sent ------------------------------------------------------------------------------------
-
-    def begin(
-        self,
-        now: float,
-        iteration: int,
-        codec: Codec,
-        choose: Chooser,
-        limit_s: float,
-        *,
-        announce_zeros: bool = True,
-        refine: bool = False,
-    ) -> Transfer:
-        """Choose the rows of a push or pull.
-
-        Args:
-            now: time (s).
-            iteration: the iteration it belongs to.
-            codec: how rows are encoded.
-            choose: the policy's order.
-            limit_s: rows beyond the quota are sent for this long (s).
-            announce_zeros: rows that are exactly zero are told to the peer (a push advances their version);
-                otherwise they only count as fresh here (nothing is owed in them).
-            refine: what was left of the rows that were sent already.
-        """
-        if not self.measured:
-            row_abs_sums(self.vector, self.layout.offsets, self.abs_sums)
-            self.measured = True
-        codec = codec_for(self.layout, codec)
-        row_bytes = codec.row_bytes(self.layout)
-        due = self.stamps < iteration if self.floor is None else self.changed
-        if refine:
-            due = ~due
-        eligible = (due & (self.abs_sums != 0)).nonzero()[0]
-        travelled_bytes, zeros = 0, eligible[:0]
-        if len(eligible) < len(due) and not refine:  # otherwise every row has something to send, and none of it went
-            zeros = (due & (self.abs_sums == 0)).nonzero()[0]
-            if self.floor is None:
-                travelled_bytes = int(row_bytes[~due].sum())
-            if not announce_zeros:
-                self._stamp(zeros, iteration)
-                zeros = zeros[:0]
-        view = RowsToSend(
-            eligible=eligible,
-            stamps=self.stamps,
-            abs_sums=self.abs_sums,
-            row_bytes=row_bytes,
-            iteration=iteration,
-            travelled_bytes=travelled_bytes,
-        )
-        chosen = choose(self.layout, view)
-        self.transfer = Transfer(
-            iteration=iteration,
-            codec=codec,
-            started=now,
-            deadline=now + limit_s,
-            order=chosen.order,
-            ends=(row_bytes[chosen.order] + _INDEX_BYTES).cumsum(),
-            quota=chosen.quota,
-            zeros=zeros,
-            refining=refine,
-        )
-        return self.transfer
-
-    def send_everything(self, now: float, iteration: int) -> Transfer:
-        """Choose all rows that are not zero, lossless, without a deadline (draining)."""
-        row_abs_sums(self.vector, self.layout.offsets, self.abs_sums)
-        codec = codec_for(self.layout, codec_by_name("raw"))
-        order = np.flatnonzero(self.abs_sums)
-        ends = np.cumsum(codec.row_bytes(self.layout)[order] + _INDEX_BYTES)
-        self.transfer = Transfer(iteration, codec, now, now, order, ends, len(order), order[:0])
-        return self.transfer
 
     def send_state(self) -> None:
         """All parameters are to be sent as they are, before anything else."""
@@ -252,6 +117,15 @@ class Outbox:
         """Everything that was sent is acknowledged."""
         return not self._flight
 
+    @property
+    def follows(self) -> bool:
+        """Whether rows reach the peer in a common stream as well."""
+        return False
+
+    def total(self) -> npt.NDArray[np.float32]:
+        """Everything that is owed and not on its way, flat float32 (for the books); not to be changed."""
+        return self.vector
+
     # -- frames ------------------------------------------------------------------------------------------------
 
     def next_frame(self, now: float) -> Rows | None:
@@ -273,32 +147,39 @@ class Outbox:
             rows, transfer.zeros = transfer.zeros, transfer.zeros[:0]
             transfer.zero_rows += len(rows)
             return self._send(now, rows, codec_by_name("zero"), transfer.iteration, quota_end=transfer.quota_sent())
-        speculative = transfer.place >= transfer.quota
-        if speculative:
+        if transfer.place >= transfer.quota:
             left_s = transfer.deadline - now
             room = min(room, self.meter.rate_bps(now) / 8 * left_s - self._flight_bytes)
             if room <= 0:
                 transfer.cancelled = True
                 return None
-        limit = len(transfer.order) if speculative else transfer.quota
-        base = int(transfer.ends[transfer.place - 1]) if transfer.place else 0
-        until = int(transfer.ends.searchsorted(base + int(room), side="right"))
-        until = min(max(until, transfer.place + 1), limit)
-        rows = transfer.order[transfer.place : until].copy()
-        rows.sort()
-        transfer.place = until
-        transfer.rows += 0 if transfer.refining else len(rows)
-        return self._send(now, rows, transfer.codec, transfer.iteration, quota_end=until == transfer.quota)
+        rows = self.next_rows(room)
+        return self._send(now, rows, transfer.codec, transfer.iteration, quota_end=transfer.place == transfer.quota)
+
+    def follow(self, now: float, *, draining: bool = False) -> Rows | None:
+        """The next frame of a common stream; there is none."""
+        return None
+
+    def detach(self) -> None:
+        """Follow a common stream no longer: all that is owed becomes the peer's own. Here it always was."""
+
+    def close(self) -> None:
+        """The peer has left for good."""
+
+    def target_bytes(self, now: float) -> float:
+        """The size of a frame that suits the link."""
+        settings = self.settings
+        target = self.meter.peak_bps(now) / 8 * settings.frame_s
+        return min(max(target, settings.frame_min_bytes), settings.frame_max_bytes)
 
     def _room(self, now: float) -> float:
         """Bytes that the next frame may take: the target size of a frame, if the window has room for it."""
         settings = self.settings
-        peak = self.meter.peak_bps(now) / 8
-        target = min(max(peak * settings.frame_s, settings.frame_min_bytes), settings.frame_max_bytes)
+        target = self.target_bytes(now)
         probing = self.meter.wants_probe(now)
         if self._flight:
             window = max(
-                peak * (settings.window_s + 2 * self.meter.round_trip_s),
+                self.meter.peak_bps(now) / 8 * (settings.window_s + 2 * self.meter.round_trip_s),
                 settings.window_min_bytes,
                 2 * settings.frame_min_bytes,
             )
@@ -315,67 +196,38 @@ class Outbox:
         rows = rows[: max(int(np.searchsorted(ends, int(room), side="right")), 1)]
         self.state_due[rows] = False
         self.state_left = bool(self.state_due.any())
-        if self._state_settles:
+        if self._state_settles and len(self.vector):
             codec.encode(self.layout, self.vector, rows)
-        return self._send(now, rows, codec, 0, absolute=True)
-
-    def _send(
-        self,
-        now: float,
-        rows: npt.NDArray[np.int64],
-        codec: Codec,
-        iteration: int,
-        *,
-        absolute: bool = False,
-        quota_end: bool = False,
-    ) -> Rows:
-        source = self.source if absolute else self.vector
-        payload = codec.encode(self.layout, source, rows, consume=not absolute)
-        self.measured = False
+            self.measured = False
         self.sent_frames += 1
-        message = Rows(self.sent_frames, iteration, codec.wire_id, absolute, quota_end, rows, payload)
+        message = Rows(self.sent_frames, 0, codec.wire_id, True, False, rows, self._state_of(rows, codec))
+        return self._launch(Flight(message, frame_bytes(message), now, self.stamps[:0]))
+
+    def _state_of(self, rows: npt.NDArray[np.int64], codec: Codec) -> npt.NDArray[np.uint8]:
+        """The parameters of ``rows``, encoded."""
+        return codec.encode(self.layout, self.source, rows, consume=False)
+
+    def _send(self, now: float, rows: npt.NDArray[np.int64], codec: Codec, iteration: int, *, quota_end: bool) -> Rows:
+        payload, before = self.take(rows, codec, iteration)
+        self.sent_frames += 1
+        message = Rows(self.sent_frames, iteration, codec.wire_id, False, quota_end, rows, payload)
         size = frame_bytes(message)
-        self._flight.append(_Flight(message, size, now, self.stamps[rows]))
-        self._flight_bytes += size
-        self.meter.sent(now, size)
-        if not absolute:
-            self._stamp(rows, iteration)
-            if self.transfer is not None:
-                self.transfer.size += size
-                if quota_end:
-                    self.transfer.quota_frame = message.number
-        return message
+        if self.transfer is not None:
+            self.transfer.size += size
+            if quota_end:
+                self.transfer.quota_frame = message.number
+        return self._launch(Flight(message, size, now, before))
 
-    def _stamp(self, rows: npt.NDArray[np.int64], iteration: int) -> None:
-        """``rows`` are on their way, or there was nothing to send in them."""
-        if self.floor is None:
-            self.stamps[rows] = iteration
-        else:
-            self.stamps[rows] = self.floor[rows]
-            self.changed[rows] = False
-
-    def touch(self, rows: npt.NDArray[np.int64]) -> None:
-        """A contribution to ``rows`` is about to be added, and the floor about to rise: the peer lacks it.
-
-        Up to now it lacked nothing of a row that had not changed since it was sent, however long ago that was.
-        """
-        assert self.floor is not None
-        self.stamps[rows] = np.where(self.changed[rows], self.stamps[rows], self.floor[rows])
-        self.changed[rows] = True
-        self.measured = False
-
-    def horizon(self, floor: int) -> int:
-        """Up to which iteration the peer holds everybody's contributions, once all that was sent has arrived.
-
-        Args:
-            floor: the lowest of the floor.
-        """
-        lacking = self.stamps[self.changed]
-        return min(floor, int(lacking.min())) if len(lacking) else floor
+    def _launch(self, flight: Flight) -> Rows:
+        """A frame goes on its way."""
+        self._flight.append(flight)
+        self._flight_bytes += flight.size
+        self.meter.sent(flight.sent_at, flight.size)
+        return flight.message
 
     def horizon_in_flight(self, received: int) -> int:
-        """The same for the rows of the frames beyond ``received``, which the peer does not hold yet (for the books)."""
-        ages = [int(one.previous_stamps.min()) for one in self._flight if one.message.number > received]
+        """The horizon of the rows in frames beyond ``received``, which the peer does not hold yet (for the books)."""
+        ages = [int(one.before.min(initial=MAX_STAMP)) for one in self._flight if one.message.number > received]
         return min(ages, default=MAX_STAMP)
 
     def quota_s(self, now: float) -> float:
@@ -428,7 +280,6 @@ class Outbox:
         Raises:
             RemoteProtocolError: it claims fewer frames than it acknowledged, or more than were sent.
         """
-        self.measured = False
         before = len(self._flight)
         if received < self.sent_frames - before:
             raise RemoteProtocolError(
@@ -437,21 +288,19 @@ class Outbox:
         self.acknowledged(now, received)
         restored = len(self._flight)
         while self._flight:
-            message = self._flight[-1].message
-            if message.absolute:
-                self.state_due[message.rows] = self.state_left = True
-            else:
-                codec = codec_by_id(message.codec)
-                codec.add(self.layout, message.payload, message.rows, self.vector, 1.0)
-                self.stamps[message.rows] = self._flight[-1].previous_stamps
-                if self.floor is not None:
-                    self.changed[message.rows] = True
-            self._flight.pop()
+            self._return(self._flight.pop())
         # The frames that were put back will be sent again under their old numbers: the peer never saw them.
         self.sent_frames = received
         self._flight_bytes = 0
         self._connected = True
         return before - restored, restored
+
+    def _return(self, flight: Flight) -> None:
+        """A frame did not arrive: what it holds is owed."""
+        if flight.message.absolute:
+            self.state_due[flight.message.rows] = self.state_left = True
+        else:
+            self.put_back(flight.message, flight.before)
 
     def restart(self) -> None:
         """The peer lost its memory: numbers start again; what was on its way is pending again."""

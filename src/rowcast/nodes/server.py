@@ -13,6 +13,7 @@ from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
 from rowcast.journal import Journal
+from rowcast.nodes.common import Reader, Stream
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
@@ -248,6 +249,8 @@ class ServerNode:
 
     def take_ready(self) -> list[Port]:
         """The ports on which something may be sent since the last call."""
+        if self.streaming is not None:
+            self._ready.update(dict.fromkeys(self.streaming.take_woken()))
         if not self._ready:
             return []
         ready, self._ready = list(self._ready), {}
@@ -368,12 +371,14 @@ class ServerNode:
         """A worker (or a new life of one) that this server does not know yet."""
         if self.ledger is None:
             how, stage = "seed", Stage.SEEDING
-        elif hello.state == self.ledger.digest:
+        elif hello.state == self.ledger.digest and (self._common is None or self._common.clean):
             how, stage = "equal", Stage.RECEIVING
         else:
             how, stage = "receive", Stage.RECEIVING
         layout = self.layout or Layout.from_shapes([("unknown", (1,))])
-        member = Member(hello.name, hello.session, self._new_outbox(layout), Inbox(layout), stage, port=port)
+        member = Member(
+            hello.name, hello.session, self._new_outbox(hello.name, layout), Inbox(layout), stage, port=port
+        )
         self.members[hello.name] = member
         if self.ledger is not None:
             self.ledger.admit(member)
@@ -469,7 +474,9 @@ class ServerNode:
                 frame_s = self._link_settings.frame_s
                 self.streaming = Streaming(self.policy, self.gate, self.members, layout.rows, frame_s)
             try:
-                member.owed = self._new_outbox(layout)
+                if self.streaming is not None and self.policy.pulls == "common":
+                    self.streaming.share_pulls(layout, self._link_settings)
+                member.owed = self._new_outbox(member.name, layout)
             except MemoryError as error:
                 raise RemoteProtocolError(f"expected a model that fits in memory, got {layout}") from error
             self.layout = layout
@@ -484,10 +491,11 @@ class ServerNode:
         if self.layout is None:
             raise RemoteProtocolError("expected a layout before the end of the parameters")
         parameters = member.owed.source
+        common = None if self._common is None else self._common.debt
         if self.layout.is_hollow:
-            self.ledger = Tally(self.layout, parameters)
+            self.ledger = Tally(self.layout, parameters, common=common)
         else:
-            self.ledger = Ledger(self.layout, parameters, strict=self.policy.slack == 0)
+            self.ledger = Ledger(self.layout, parameters, strict=self.policy.slack == 0, common=common)
         self.ledger.admit(member)
         self._is_ready(now, member)
         while (next_one := self._lobby.next_in_queue()) is not None:
@@ -546,7 +554,8 @@ class ServerNode:
                     member.pushing_since = now
                 self.ledger.begin(member, message.iteration)
                 risen = self.streaming is not None and self._stamp(now, member, message, self.streaming)
-                self.ledger.add(codec, message, self.members.values())
+                owing = self.members if self.streaming is None else self.streaming.owing
+                self.ledger.add(codec, message, owing.values())
                 self._book(now, member, message, risen)
         self._say(member.port, Ack(member.inbox.received))
 
@@ -709,7 +718,8 @@ class ServerNode:
         if member.stage not in STREAMED:
             streaming.touch(message.rows)
             return False
-        idle = [other.port for other in self.members.values() if other.port is not None and streaming.is_idle(other)]
+        owing = streaming.owing.values()
+        idle = [other.port for other in owing if other.port is not None and streaming.is_idle(other)]
         risen = streaming.arrived(now, member, message.rows, message.iteration, empty=len(message.payload) == 0)
         self._ready.update(dict.fromkeys(idle))
         return risen
@@ -758,7 +768,7 @@ class ServerNode:
             owed.begin(
                 now, member.iteration, half, policy.choose_refinement, math.inf, announce_zeros=False, refine=True
             )
-        return owed.next_frame(now)
+        return owed.next_frame(now) or owed.follow(now)
 
     def _tune(self, now: float, streaming: Streaming) -> None:
         """Another slack, when the stalls or the progress of the training ask for it."""
@@ -895,12 +905,19 @@ class ServerNode:
         member.dirty = True
         member.owed.transfer = None
         self.finished.add(member.name)
+        if self.streaming is not None and not message.wait and member.owed.follows:
+            self.streaming.part(member)  # it does not stay until all is in the stream
+            if self.ledger is not None:
+                self.ledger.admit(member)
         self._uncount(now, member)
         self._wake_drainers()
 
     def _drain(self, now: float, member: Member) -> Message | None:
         """Send a worker that has finished everything it is owed, then say goodbye."""
         owed = member.owed
+        others_compute = member.finish_wait and any(self._computes(other) for other in self.members.values())
+        if (shared := owed.follow(now, draining=not others_compute)) is not None:
+            return shared
         if owed.transfer is not None and not owed.transfer.finished(now):
             return None
         if self.ledger is not None:
@@ -911,7 +928,6 @@ class ServerNode:
             frame = owed.next_frame(now)
             if frame is not None:
                 return frame
-        others_compute = member.finish_wait and any(self._computes(other) for other in self.members.values())
         if others_compute or not owed.empty or member.port is None:
             return None
         self.journal.record(
@@ -948,8 +964,15 @@ class ServerNode:
             )
         return sorted(lines, key=lambda line: line.name)
 
-    def _new_outbox(self, layout: Layout) -> Outbox:
+    @property
+    def _common(self) -> Stream | None:
+        """The rows that all workers are sent alike, if they are."""
+        return None if self.streaming is None else self.streaming.stream
+
+    def _new_outbox(self, name: str, layout: Layout) -> Outbox:
         source = layout.zeros() if self.ledger is None else self.ledger.parameters
+        if (stream := self._common) is not None:
+            return Reader(name, layout, self._link_settings, source, stream)
         floor = None if self.streaming is None else self.streaming.floor
         return Outbox(layout, self._link_settings, layout.zeros(), source, state_settles=True, floor=floor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rowcast.journal import Journal
-from rowcast.nodes.outbox import Transfer
+from rowcast.nodes.debt import Transfer
 from rowcast.rows import Layout
 from rowcast.wire import Go, Grant, Rows
 from rowcast.wire.frames import frame_bytes

@@ -19,9 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
+from rowcast.nodes.common import Stream
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.member import Member, Stage
+from rowcast.nodes.port import Port
+from rowcast.rows import Layout
 from rowcast.sync import Policy, Punctuality, SlackChange, SlackTuner
 from rowcast.wire import Computed, Horizon
 
@@ -78,6 +82,8 @@ class Streaming:
         policy: the team's policy with the slack that is in force.
         floor: int32 [rows], how far everybody's contribution to each row has come; every outbox of the server
             has this very array.
+        stream: the rows that all workers are sent alike; ``None`` where each is sent its own.
+        owing: members whose share of a contribution is added to what they alone are owed, by name.
     """
 
     #: A worker counts again when it lacks at most this share of the slack, for so long (s), doubled with each absence
@@ -97,6 +103,8 @@ class Streaming:
         self._members = members
         self._frame_s = frame_s
         self._seats: dict[str, Seat] = {}
+        self.stream: Stream | None = None
+        self.owing: Mapping[str, Member] = members
         self._lowest = 0
         self._most = policy.slack or 0
 
@@ -114,6 +122,42 @@ class Streaming:
         """What is kept for ``member``."""
         return self._seats[member.name]
 
+    # -- one stream for all ------------------------------------------------------------------------------------
+
+    def share_pulls(self, layout: Layout, settings: LinkSettings) -> None:
+        """From now on all workers are sent the same rows; nobody is a member yet."""
+        self.owing = {}
+        self.stream = Stream(
+            self.policy,
+            self._gate,
+            layout,
+            settings,
+            self.floor,
+            choose_s=CHOOSE_FRAMES * self._frame_s,
+            step_s=self._usual_step_s,
+        )
+
+    def _usual_step_s(self) -> float:
+        steps = sorted(seat.step_s for seat in self._seats.values())
+        return steps[len(steps) // 2] if steps else 1.0
+
+    def part(self, member: Member) -> None:
+        """``member`` is sent rows of its own from now on."""
+        if self.stream is not None:
+            member.owed.detach()
+            self.owing = {**self.owing, member.name: member}
+
+    def take_woken(self) -> list[Port]:
+        """Connections on which rows of the common stream may be sent since the last call."""
+        if self.stream is None:
+            return []
+        members = [self._members.get(name) for name in self.stream.take_woken()]
+        return [member.port for member in members if member is not None and member.port is not None]
+
+    def _count(self, member: Member, counted: bool) -> None:
+        if self.stream is not None:
+            self.stream.count(member.name, counted)
+
     # -- who takes part ------------------------------------------------------------------------------------------
 
     def admit(self, now: float, member: Member) -> None:
@@ -122,11 +166,15 @@ class Streaming:
         seat.oldest = member.iteration
         self._seats[member.name] = seat
         self._renew_floor()
+        self._count(member, True)
 
     def remove(self, member: Member) -> None:
         """``member`` has left for good."""
         self._seats.pop(member.name, None)
         self._renew_floor()
+        member.owed.close()
+        if self.stream is not None:
+            self.owing = {name: other for name, other in self.owing.items() if other is not member}
 
     def _renew_floor(self) -> None:
         """Somebody came or went."""
@@ -166,8 +214,10 @@ class Streaming:
 
     def touch(self, rows: npt.NDArray[np.int64]) -> None:
         """Contributions to ``rows`` are about to be added to what everybody is owed."""
-        for member in self._members.values():
+        for member in self.owing.values():
             member.owed.touch(rows)
+        if self.stream is not None:
+            self.stream.touch(rows)
 
     def computed(self, now: float, member: Member, message: Computed) -> None:
         """A worker has finished an iteration; after a cut it says so again, and may have finished several.
@@ -182,12 +232,14 @@ class Streaming:
                 f"expected iteration {seat.own} .. {most} of {member.name}, got {message.iteration}"
             )
         if self._tuner is not None and member.gated and message.iteration > seat.own:
-            self._tuner.computed(message.size, float(member.owed.abs_sums.sum()))
+            self._tuner.computed(message.size, member.owed.magnitude)
         seat.heard_at = now
         seat.own = message.iteration
         seat.step_s = message.compute_s
         self._gate.finished(member, message.iteration + seat.shift)
         seat.outdated = True
+        if self.stream is not None:
+            self.stream.wake_one()
         if seat.told is None or not self._may_start(seat, seat.told):
             member.stage = Stage.WAITING
             member.waiting_since = now
@@ -233,6 +285,8 @@ class Streaming:
         change = self._tuner.look(now, self._lowest, len(self._gate.versions))
         if change is not None:
             self.policy = self.policy.at_slack(change.slack)
+            if self.stream is not None:
+                self.stream.policy = self.policy
         return change
 
     def forget_told(self, member: Member) -> None:
@@ -250,6 +304,8 @@ class Streaming:
         What was due when it was last woken waits for its link, or for what arrives.
         """
         times = [self.due_at(member.woken_at, member)]
+        if self.stream is not None:
+            times.append(self.stream.due_at(member.name))
         if member.stage is Stage.WAITING:
             times.append(self.check_at())
         seat = self.seat(member)
@@ -271,7 +327,7 @@ class Streaming:
         """All rows for ``member`` were sent: the idle link may carry what the code left of them."""
         transfer = member.owed.transfer
         idle = transfer is not None and not transfer.refining and transfer.finished(now)
-        return self.policy.refine and idle and not member.owed.changed.any()
+        return self.policy.refine and idle and not member.owed.follows and not member.owed.changed.any()
 
     def chosen(self, now: float, member: Member) -> None:
         """They were."""
@@ -314,6 +370,7 @@ class Streaming:
         seat.left_at = now
         seat.steady_since = None
         self._renew_floor()
+        self._count(member, False)
 
     def returns(self, now: float, member: Member) -> bool:
         """Whether ``member``, which does not count, may count again; if so, it does."""
@@ -333,6 +390,7 @@ class Streaming:
         seat.punctuality.since = now
         self._gate.readmit(member, seat.own + seat.shift, seat.versions + np.int32(seat.shift))
         self._renew_floor()
+        self._count(member, True)
         return True
 
     def _proof_s(self, seat: Seat) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
+from rowcast.nodes.debt import Debt
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.member import Member
 from rowcast.rows import Layout
@@ -24,18 +25,26 @@ class Tally(Ledger):
     between one worker and the server. Slack 0 needs nothing kept back, because nobody computes with these numbers.
     """
 
-    def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
-        super().__init__(layout, parameters, strict=False)
+    def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32], *, common: Debt | None = None) -> None:
+        super().__init__(layout, parameters, strict=False, common=common)
         self._updates = layout.zeros()
         self._told: dict[str, npt.NDArray[np.float32]] = {}
 
     def admit(self, member: Member) -> None:
+        if member.owed.follows:
+            self._told.pop(member.name, None)  # it is told what all are told
+            return
         self._told[member.name] = self._updates.copy()
 
     def add(self, codec: Codec, message: Rows, members: Collection[Member]) -> None:
         self._updates[message.rows] += 1
+        if self.common is not None:
+            self.common.vector[message.rows] += 1
+            self.common.measured = False
 
     def bring_up(self, member: Member) -> None:
+        if member.name not in self._told:
+            return
         new = self._updates - self._told[member.name]
         if new.any():
             member.owed.vector += new

@@ -710,7 +710,10 @@ class WorkerNode:
 
     def _fresh_enough(self, now: float) -> bool:
         assert self.policy is not None
-        return self._lag <= self._slack or (self._lag <= self._slack + self.policy.ahead and self._in_outage(now))
+        if self._horizon is not None and self._lag <= self._slack:
+            return True
+        # Before it was told, nobody knows how fresh what it was given was: others may be behind it.
+        return self._lag <= self._slack + self.policy.ahead and self._in_outage(now)
 
     def _in_outage(self, now: float) -> bool:
         """Nobody waits for this worker, as far as it can know: its own link is at fault."""

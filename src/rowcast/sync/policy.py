@@ -31,6 +31,7 @@ __all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
 
 GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
+PULLS = ("own", "common")
 LOWEST_SHARE = 1e-6
 
 #: Iterations of staleness, end to end, that the policy ``rowcast`` allows at most where no number is written.
@@ -93,6 +94,8 @@ class Policy:
             computed, beyond half of the slack.
         auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
             (:mod:`rowcast.sync.slack`). Only with ``streaming``.
+        pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
+            them (algorithms.md 8.9). Only with ``streaming``.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Policy:
     adapt: bool = False
     refine: bool = False
     auto: bool = False
+    pulls: str = "own"
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -142,6 +146,10 @@ class Policy:
             raise ConfigError(
                 f"policy {self.name!r}: elastic, ahead, fade, adapt, refine and auto go with 'rowcast' only"
             )
+        if self.pulls not in PULLS:
+            raise ConfigError(f"policy {self.name!r}: unknown pulls {self.pulls!r}; {near_match(self.pulls, PULLS)}")
+        if not self.streaming and self.pulls != "own":
+            raise ConfigError(f"policy {self.name!r}: pulls=common goes with 'rowcast' only")
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(
                 f"policy {self.name!r}: outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
@@ -398,6 +406,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "adapt": _switch,
     "refine": _switch,
     "auto": _switch,
+    "pulls": str,
 }
 
 

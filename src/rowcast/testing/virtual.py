@@ -269,7 +269,7 @@ class VirtualTeam:
             worker = self.workers[name]
             if worker.killed or not worker.node.joined or member.owed.state_due.any():
                 continue
-            missing = member.owed.vector + _in_flight(member.owed, self.layout, worker.node.inbox.received)
+            missing = member.owed.total() + _in_flight(member.owed, self.layout, worker.node.inbox.received)
             missing += self.server.ledger.kept_back(member)
             worst = max(worst, float(np.abs(worker.node.replica - missing - parameters).max()))
         return worst

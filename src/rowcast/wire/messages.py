@@ -137,6 +137,12 @@ class Rows(Message):
         """Bytes of index block and payload; counted once, and without making the block."""
         return index_bytes(self.rows) + len(self.payload)
 
+    def numbered(self, number: int) -> Rows:
+        """The same frame under another number. Rows, payload and index block are shared, and were made once."""
+        copy = Rows(number, self.iteration, self.codec, self.absolute, self.quota_end, self.rows, self.payload)
+        vars(copy).update(index=self.index, content_bytes=self.content_bytes)
+        return copy
+
 
 @dataclass(frozen=True)
 class Ack(Message):

@@ -1,0 +1,215 @@
+"""Memory and processor time of a server with many workers: rows of each worker's own, or one stream for all.
+
+The server's node alone, in memory: in an iteration of the team every worker pushes its whole update in the one-bit
+code, then every worker takes all that it is owed. What the clock counts is the node's code and the making of frames
+(index, CRC); no link is involved. Each case has a process of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common import Figure, arguments, finish, reference_layout
+from memory import model_sized
+from rowcast.codecs import codec_by_name
+from rowcast.config import LinkSettings, ServerSettings
+from rowcast.nodes import Port, ServerNode
+from rowcast.nodes.replica import digest_of
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+from rowcast.wire import Ack, Computed, Hello, LayoutTable, Message, Rows, StateEnd, encode
+
+TEAMS = (4, 16, 64, 256)
+#: With own pulls an iteration of K workers adds K * K vectors: large teams have a part of the reference layout, which
+#: has about 65 blocks of 512 rows.
+BLOCKS = {64: 16, 256: 4}
+FRAMES_OF_A_PUSH = 4
+POLICIES = {
+    "own": "rowcast:8?elastic=off&refine=off&adapt=off",
+    "common": "rowcast:8?elastic=off&refine=off&adapt=off&pulls=common",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured of one team.
+
+    Attributes:
+        vectors: most arrays of the model's size that hang on the server.
+        resident_bytes: what the process grew by while the team was there.
+        cpu_s: processor time of the server for one iteration and one worker.
+        sent_bytes: what one worker was sent in an iteration.
+        model_bytes: one copy of the model.
+    """
+
+    vectors: float
+    resident_bytes: int
+    cpu_s: float
+    sent_bytes: float
+    model_bytes: int
+
+
+@dataclass
+class Worker:
+    """What the script knows of a worker."""
+
+    port: Port
+    pushed: int = 0
+    received: int = 0
+
+
+class Team:
+    """A server and its workers, without links."""
+
+    def __init__(self, layout: Layout, policy: str, workers: int) -> None:
+        settings = LinkSettings(initial_rate_bps=1e9, window_s=5.0)
+        self.server = ServerNode(
+            parse_policy(policy), settings=ServerSettings(expected_workers=workers), link_settings=settings
+        )
+        self.layout = layout
+        self.now = 0.0
+        self.cpu_s = 0.0
+        self.sent_bytes = 0
+        random = np.random.default_rng(0)
+        code = codec_by_name("onebit")
+        update = random.standard_normal(layout.elements, dtype=np.float32)
+        self.pushes = [
+            (rows, code.encode(layout, update, rows))
+            for rows in np.array_split(np.arange(layout.rows, dtype=np.int64), FRAMES_OF_A_PUSH)
+        ]
+        self.code = code.wire_id
+        state = layout.zeros()
+        digest = digest_of(state)
+        self.workers = [Worker(Port(f"robot{k}")) for k in range(workers)]
+        for k, worker in enumerate(self.workers):
+            self.server.link_up(self.now, worker.port)
+            worker.port.control.clear()
+            # All bring the same parameters: nothing is to be sent before the start.
+            hello = Hello(
+                name=f"robot{k}",
+                session=k.to_bytes(16, "big"),
+                nonce=bytes(16),
+                proof=b"",
+                layout=layout.digest,
+                state=digest,
+                server=b"",
+                joined=False,
+                iteration=0,
+                received=0,
+            )
+            self.say(worker, hello)
+            if k == 0:
+                self.say(worker, LayoutTable(layout.to_table()))
+                raw = codec_by_name("raw")
+                for rows in np.array_split(np.arange(layout.rows, dtype=np.int64), 16):
+                    worker.pushed += 1
+                    payload = raw.encode(layout, state, rows, consume=False)
+                    self.say(worker, Rows(worker.pushed, 0, raw.wire_id, True, False, rows, payload))
+                self.say(worker, StateEnd())
+            self.take_all()
+
+    def say(self, worker: Worker, message: Message) -> None:
+        begun = time.process_time()
+        self.server.receive(self.now, worker.port, message)
+        self.cpu_s += time.process_time() - begun
+
+    def take_all(self) -> None:
+        """Every worker takes, and acknowledges, all that it is sent now."""
+        by_port = {worker.port: worker for worker in self.workers}
+        while True:
+            begun = time.process_time()
+            ready = self.server.take_ready()
+            self.cpu_s += time.process_time() - begun
+            if not ready:
+                return
+            for port in ready:
+                self.take(by_port[port])
+
+    def take(self, worker: Worker) -> None:
+        before = worker.received
+        while True:
+            begun = time.process_time()
+            message = self.server.poll(self.now, worker.port)
+            if message is not None:
+                self.sent_bytes += len(encode(message))
+            self.cpu_s += time.process_time() - begun
+            if message is None:
+                break
+            if isinstance(message, Rows):
+                worker.received = message.number
+                self.now += 1e-5
+        if worker.received > before:
+            self.now += 3e-3
+            self.say(worker, Ack(worker.received))
+
+    def iterate(self, iteration: int) -> None:
+        """Every worker finishes an iteration, and pushes it."""
+        for worker in self.workers:
+            self.say(worker, Computed(iteration, 0.1, 1e9, False))
+            for rows, payload in self.pushes:
+                worker.pushed += 1
+                self.say(worker, Rows(worker.pushed, iteration, self.code, False, False, rows, payload))
+                self.now += 1e-4
+        self.take_all()
+        self.now += 0.1
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def layout_for(workers: int) -> Layout:
+    """The reference layout, or a part of it."""
+    if workers not in BLOCKS:
+        return reference_layout()[0]
+    return Layout.from_shapes([(f"block{i}", [512, 509]) for i in range(BLOCKS[workers])])
+
+
+def cost(pulls: str, workers: int) -> Cost:
+    """Run one team."""
+    layout = layout_for(workers)
+    measured = 2 if workers not in BLOCKS else 1
+    Team(Layout.from_shapes([("block", [512, 509])]), POLICIES[pulls], 2).iterate(1)  # kernels are loaded
+    before = resident_bytes()
+    team = Team(layout, POLICIES[pulls], workers)
+    team.cpu_s, team.sent_bytes, vectors = 0.0, 0, 0.0
+    for iteration in range(1, 1 + measured):
+        team.iterate(iteration)
+        vectors = max(vectors, model_sized(team.server, layout))
+    share = measured * workers
+    grown = resident_bytes() - before
+    return Cost(vectors, grown, team.cpu_s / share, team.sent_bytes / share, 4 * layout.elements)
+
+
+def main() -> None:
+    options = arguments(__doc__.splitlines()[0]).parse_args()
+    figures = []
+    for workers in TEAMS:
+        costs = {}
+        for pulls in POLICIES:
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                costs[pulls] = one = pool.submit(cost, pulls, workers).result()
+            name = f"{workers} workers, {pulls} pulls"
+            note = f"a vector is {one.model_bytes / 1e6:.1f} MB; {one.sent_bytes / 1e6:.2f} MB to each worker"
+            most = 4.0 if pulls == "common" else None
+            figures += [
+                Figure(f"{name}: model-sized arrays", one.vectors, "vectors", bound=most, note=note),
+                Figure(f"{name}: resident memory", one.resident_bytes / 1e6, "MB"),
+                Figure(f"{name}: processor, an iteration and worker", one.cpu_s * 1e3, "ms"),
+            ]
+        ratio = costs["common"].cpu_s / costs["own"].cpu_s
+        figures.append(Figure(f"{workers} workers: processor, common / own", ratio, "ratio", bound=1.0))
+    finish("One server, many workers", figures, options)
+
+
+if __name__ == "__main__":
+    main()
