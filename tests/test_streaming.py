@@ -399,3 +399,25 @@ def test_a_newcomer_goes_on_only_when_it_was_told_how_fresh_its_parameters_are()
     finished(team)
     replicas_agree(team)
     assert max(team.gaps) <= 1
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.25, 0.3, 0.35])
+def test_a_newcomer_starts_no_further_ahead_than_the_slack(after_s):
+    """The only other one has finished two iterations of which not a row has arrived, and waits."""
+    script = worker("robot0", iterations=4, rate_bps=2e4, compute_s=0.01)
+    settings = ServerSettings(expected_workers=1, absence_limit_s=0.3)
+    team = VirtualTeam(LAYOUT, "rowcast:1?codec=raw", [script], server_settings=settings, link_settings=SMALL_FRAMES)
+    begun = []
+    node = team.workers["robot0"].node
+    begin = node._freshness.restart
+
+    def started(iteration):
+        begin(iteration)
+        begun.append(team.now)
+        team.at(team.now + after_s, lambda: team.start(worker("robot9", iterations=2, rate_bps=2e4, compute_s=0.01)))
+
+    node._freshness.restart = started
+    finished(team)
+    replicas_agree(team)
+    assert len(begun) == 1 and events(team, "robot9", "step")
+    assert max(team.gaps) <= 1

@@ -60,12 +60,16 @@ class Gate:
         """Count ``member``, from the iteration of the slowest on (algorithms.md 1.10).
 
         All rows of an iteration may be here before its end is: the gate has let others pass for these rows, so
-        the newcomer starts no earlier.
+        the newcomer starts no earlier. Nor further ahead of the oldest row than the slack: the slowest may be about
+        to wait for its own rows, and the newcomer starts without asking.
         """
         others = [
             max(other.iteration, self.versions.oldest_of(other.name)) for other in self.counted() if other is not member
         ]
         member.iteration = min(others, default=member.iteration)
+        oldest = self.versions.oldest()
+        if self.policy.slack is not None and oldest is not None and others:
+            member.iteration = min(member.iteration, oldest + self.policy.slack)
         member.begun_iteration = member.iteration
         member.gated = True
         self.quota_arrived(member, member.iteration)
