@@ -179,7 +179,7 @@ def main() -> None:
             options.out, options.data, layout, links, ROBOT_S, settled, options.seeds, options.hours
         )
     if "wifi" in parts:
-        figures += wifi(options.out, options.data / "traces_wifi_robot", layout, ROBOT_S, settled)
+        figures += wifi(options.out, options.data / "traces_wifi_robot", layout, ROBOT_S, settled, options.seeds)
     finish("Beyond the published policies: an hour of four robots", figures, options)
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from common import Figure
 from rowcast.drivers.virtual import Device
 from rowcast.energy import smoothed, time_to_accuracy, worker_energy
+from rowcast.energy.accuracy import HOLD
 from rowcast.experiment import Comparison, run_comparison
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.hollow_team import hollow_team
@@ -153,7 +154,9 @@ def to_accuracy(
     rog: dict[int, CellRun],
     rowcast: dict[int, CellRun],
 ) -> list[Figure]:
-    """Time and energy to what ``rog:4`` reaches in the hour: ours, as a share of ``rog:4``'s and of ``bsp``'s.
+    """Time and energy to what ``rog:4`` has reached and kept when the hour is over.
+
+    Ours, as a share of ``rog:4``'s and of ``bsp``'s.
 
     ``bsp`` does not get there within the hour. Its accuracy by the iteration is that of links that never wait; when
     it gets to an iteration is simulated on the schedules.
@@ -164,9 +167,9 @@ def to_accuracy(
     for seed in sorted(reference.keys() & rog.keys() & rowcast.keys()):
         published, ours, ideal = rog[seed].over_time, rowcast[seed].over_time, reference[seed].over_steps
         assert published is not None and ours is not None and ideal is not None
-        target = float(smoothed(published.accuracy, WINDOW)[-1])
+        target = float(smoothed(published.accuracy, WINDOW)[-HOLD:].min())
         reached = {
-            name: time_to_accuracy(curve.along, curve.accuracy, target, window=WINDOW, hold=1)
+            name: time_to_accuracy(curve.along, curve.accuracy, target, window=WINDOW, hold=HOLD)
             for name, curve in (("rog:4", published), ("rowcast", ours))
         }
         if not reached["rowcast"].reached:
@@ -174,7 +177,7 @@ def to_accuracy(
         ours_s, rog_s = reached["rowcast"].value, reached["rog:4"].value
         ours_j = float(rowcast[seed].joules_at(np.array([ours_s]))[0])
         rog_j = float(rog[seed].joules_at(np.array([rog_s]))[0])
-        iteration = time_to_accuracy(ideal.along, ideal.accuracy, target, window=WINDOW, hold=1)
+        iteration = time_to_accuracy(ideal.along, ideal.accuracy, target, window=WINDOW, hold=HOLD)
         steps = bsp_on(layout, devices, links, seed)
         place = min(int(iteration.value), min(map(len, steps))) - 1
         bsp_s = max(own[place]["t"] for own in steps)
