@@ -18,7 +18,7 @@ class Gate:
     """Counts members, and lets those go on whom the policy allows to.
 
     Args:
-        policy: the team's policy.
+        policy: the team's policy; another object when its slack adapts.
         members: the server's members, by name; read, never changed.
         expected: the gate is shut until this many workers were counted once.
 
@@ -193,4 +193,4 @@ class Gate:
             else:
                 why = f"{other.stage.value} at iteration {other.iteration + 1}"
             reasons.append(f"{name} ({why})")
-        return ", ".join(reasons) or "its turn"
+        return ", ".join(reasons) or ("rows on their way to it" if self.policy.streaming else "its turn")

@@ -94,10 +94,8 @@ class Streaming:
     FORGIVEN_S = 300.0
 
     def __init__(self, policy: Policy, gate: Gate, members: Mapping[str, Member], rows: int, frame_s: float) -> None:
-        self.policy = policy
         self._tuner = SlackTuner(policy.slack or 1) if policy.auto else None
-        if self._tuner is not None:
-            self.policy = policy.at_slack(self._tuner.slack)
+        self.policy = gate.policy = policy if self._tuner is None else policy.at_slack(self._tuner.slack)
         self.floor = np.zeros(rows, dtype=np.int32)
         self._gate = gate
         self._members = members
@@ -284,7 +282,7 @@ class Streaming:
             return None
         change = self._tuner.look(now, self._lowest, len(self._gate.versions))
         if change is not None:
-            self.policy = self.policy.at_slack(change.slack)
+            self.policy = self._gate.policy = self.policy.at_slack(change.slack)
             if self.stream is not None:
                 self.stream.policy = self.policy
         return change
