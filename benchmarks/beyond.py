@@ -42,6 +42,7 @@ ABLATIONS = ("rowcast?elastic=off", "rowcast?ahead=0", "rowcast?adapt=off", "row
 ABLATIONS += ("rowcast?pulls=common", "rowcast:4", "rowcast:8", "rowcast:16")
 PARTS = ("timing", "silence", "accuracy", "wifi")
 SILENT_AT_S, SILENT_S = 1200.0, 120.0
+SLOW_BPS, SLOW_S = 0.3e6, 900.0
 
 
 def software_cost_s(layout: Layout) -> tuple[float, float]:
@@ -99,6 +100,17 @@ def on_schedules(layout: Layout, run: Measurements, cost: tuple[float, float], *
         note = f"{statistics.fmean(len(each) for each in steps):.0f} steps"
         figures.append(Figure(name, share_of_bound(steps, robots), "% of bound", bound, at_least=True, note=note))
         figures.append(Figure(f"{name}: stall", stall_share(steps), "% of step", 2.0 if policy == "rowcast" else None))
+    return figures
+
+
+def slow_link(layout: Layout, cost: tuple[float, float]) -> list[Figure]:
+    """A link that cannot carry the quota in one bit an element: what the code ``sparse`` buys."""
+    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(4)]
+    figures = []
+    for policy in ("rowcast", "rowcast?adapt=off"):
+        steps = hour(policy, layout, robots, [Trace.constant(SLOW_BPS)] * 4, SLOW_S)
+        name = f"{SLOW_BPS / 1e6:g} Mbit/s, {policy}"
+        figures.append(Figure(name, share_of_bound(steps, robots, SLOW_S), "% of bound"))
     return figures
 
 
@@ -168,6 +180,7 @@ def main() -> None:
         figures += on_schedules(layout, runs[first], cost, ablate=True)
         for name in others:
             figures += on_schedules(layout, runs[name], cost, ablate=False)
+        figures += slow_link(layout, cost)
     options.out.mkdir(parents=True, exist_ok=True)
     settled = settled_cost(options.out, cost)
     if "silence" in parts:
