@@ -269,11 +269,12 @@ def silence(out: Path, robot_s: float, cost: tuple[float, float], seeds: int, ab
                 own_accuracy(cells_of(place / "runs", policy, f"{name}-{seed}")[seed], "robot-0")
                 for name in ("whole", "silent")
             )
-            at = whole[0]
+            at = whole[0][whole[0] <= cut[0][-1]]
+            gap = whole[1][: len(at)] - np.interp(at, *cut)
             after = at > SILENT_AT_S + 2 * SILENT_S
             within = (at > SILENT_AT_S) & (at <= SILENT_AT_S + SILENT_S)
-            lost.append(float((whole[1] - cut[1])[after].mean()))
-            during.append(float((whole[1] - cut[1])[within].mean()))
+            lost.append(float(gap[after].mean()))
+            during.append(float(gap[within].mean()))
         note = f"{np.mean(during):.1f} points during the silence; from {SILENT_S:.0f} s after its end on"
         bound = 2.0 if policy == "rowcast" else None
         figures.append(summary(f"silence, {policy}: own classes, points lost", lost, "points", bound, note))
