@@ -118,7 +118,8 @@ def equal_samples(title: str, references: dict[int, CellRun], others: dict[int, 
     grid = np.linspace(0.1 * last, last, 91)
     gaps = np.array([np.interp(grid, samples, gap) for samples, gap in pairs])
     worst = int(gaps.mean(axis=0).argmax())
-    final = np.mean([others[seed].over_steps.accuracy[-WINDOW:].mean() for seed in seeds])  # type: ignore[union-attr]
+    curves = [curve for seed in seeds if (curve := others[seed].over_steps) is not None]
+    final = np.mean([curve.accuracy[-WINDOW:].mean() for curve in curves])
     return [
         summary(f"{title}: below bsp at the end", ends, "points", 0.5, f"{final:.1f} % at {last / 1000:.0f} k samples"),
         summary(
