@@ -51,7 +51,7 @@ FAMILIES = {
     "rowcast": (
         "rowcast:S",
         "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
-        "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins with 16 and adapts it.",
+        "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it.",
     ),
 }
 

@@ -266,6 +266,21 @@ def test_only_the_rows_that_are_old_count_less():
     assert np.delete(weights, fresh) == pytest.approx(0.5 * 2 / 10)  # half of the slack over the lag
 
 
+def test_rows_that_were_not_sent_for_long_count_less():
+    """A link that brings everything and takes nothing: what is computed meanwhile will arrive together."""
+    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
+    team.run(5.0)
+    node = team.workers["robot0"].node
+    node._freshness.begin(node.iteration, node.iteration)
+    node.outbox.stamps[:] = node.iteration
+    node.outbox.stamps[1] -= 10
+    node.hold()
+    weights = node.accumulate([node.replica[spec.start : spec.stop] for spec in LAYOUT.tensors], 0.5)
+    node.release()
+    assert weights[1] == pytest.approx(0.5 * 2 / 10)  # half of the slack over the age
+    assert np.delete(weights, 1) == pytest.approx(0.5)
+
+
 def test_a_row_is_as_fresh_as_its_last_arrival_or_the_horizon():
     freshness = Freshness(4)
     freshness.restart(7)

@@ -194,7 +194,9 @@ class WorkerNode:
         policy = self.policy
         weights = np.full(self.layout.rows, weight, dtype=np.float32)
         if policy is not None and policy.fade:
-            weights *= policy.weights_of(self._freshness.lags)
+            # Old is also what was computed since a row was last sent: all of it will arrive together.
+            unsent = self.iteration - self.outbox.stamps
+            weights *= policy.weights_of(np.maximum(self._freshness.lags, unsent))
         if policy is not None and policy.outer_momentum > 0:
             if self._outer is None or not self._outer.follows(policy):
                 self._outer = Outer(self.layout, policy.outer_lr, policy.outer_momentum)
