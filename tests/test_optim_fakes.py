@@ -50,6 +50,7 @@ class HubTeam:
         self.hub = hub
         self.members = hub.size
         self.local_steps = 1
+        self.unsent: np.ndarray | None = None
         self.iteration = 0
         self.exchanges = self.contributions = self.finishes = self.leaves = self.holds = 0
         self.held = False
@@ -68,7 +69,7 @@ class HubTeam:
         self.owed = layout.zeros()
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self, *, sending: bool = True) -> Iterator[None]:
         assert not self.held
         self.held = True
         self.holds += 1

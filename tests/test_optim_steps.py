@@ -305,3 +305,23 @@ def test_a_close_that_fails_may_be_tried_again() -> None:
     team.finish = finish  # type: ignore[method-assign]
     optimizer.close()
     assert team.finishes == 1
+
+
+def test_a_gradient_is_computed_beyond_the_replica_but_the_step_is_made_from_it() -> None:
+    """What is unsent moves the parameters between steps; momentum and weight decay work on the replica."""
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    team = EchoTeam()
+    optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1), model, team)
+    team.unsent = np.full(1, 0.25, dtype=np.float32)
+    with optimizer.no_sync():
+        optimizer.step()
+    assert float(model.weight.detach()) == 0.75
+    model.weight.grad = torch.zeros_like(model.weight)
+    optimizer.step()
+    assert float(team.replica[0]) == pytest.approx(1.0 - 0.5 * 0.1 * 1.0)
+    assert float(model.weight.detach()) == pytest.approx(float(team.replica[0]) - 0.25)
+    team.unsent = None
+    optimizer.close()
+    assert float(model.weight.detach()) == pytest.approx(float(team.replica[0]))

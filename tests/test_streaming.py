@@ -18,7 +18,7 @@ from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import Punctuality, SlackTuner, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.wire import Computed, Horizon
+from rowcast.wire import Computed, Horizon, Rows
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 #: One whole model in either direction takes 0.1 s at 24 kbit/s: 63 float32 and some headers.
@@ -149,6 +149,14 @@ def test_stalls_raise_the_slack_and_the_journal_says_why(monkeypatch):
     assert [record["before"] for record in changes[1:]] == [record["slack"] for record in changes[:-1]]
     assert all(2 <= record["slack"] <= 8 for record in changes)
     assert max(teams["on"].gaps) <= 8
+
+
+def test_nothing_is_decided_when_nobody_counts():
+    """All others have finished, and the last is in an outage."""
+    tuner = SlackTuner(16)
+    assert tuner.look(0.0, 0, 4) is None
+    tuner.computed(1.0, 1.0)
+    assert tuner.look(10.0, 100, 0) is None
 
 
 def test_updates_that_become_small_lower_the_slack():
@@ -335,6 +343,58 @@ def test_a_return_is_no_jump():
     at = np.array([time for time, _ in seen[1:]])
     usual = moved[at < 8.0].max()
     assert moved[at > 24.0].max() < 12 * usual
+
+
+def lowest_after_an_outage(policy):
+    """How low the parameters come after an outage of a robot that wants them at -1; the others want them at 0.
+
+    Each step goes a quarter of the way to where its robot wants them.
+    """
+    team = team_of(policy, [1e5, 1e5, outage(16.0, 32.0, 1e5)], iterations=300)
+    for name, goal in (("robot0", 0.0), ("robot1", 0.0), ("robot2", -1.0)):
+        team.workers[name].script.gradient = lambda index, parameters, goal=goal: 0.25 * (parameters - goal)
+    lows = []
+
+    def look():
+        lows.append(float(team.server.parameters.min()))
+        if team.now < 40.0:
+            team.at(team.now + 0.1, look)
+
+    team.at(32.0, look)
+    team.run(15.9)
+    assert team.server.parameters == pytest.approx(np.full(LAYOUT.elements, -1 / 3), abs=0.1)
+    finished(team)
+    replicas_agree(team)
+    return min(lows)
+
+
+def test_what_is_computed_in_an_outage_goes_no_further_than_its_robot_wants():
+    """Each of its gradients knows those before it, although they have not been sent."""
+    assert lowest_after_an_outage("rowcast:16") > -1.0
+    assert lowest_after_an_outage("rowcast:16?anticipate=off") < -1.0
+
+
+def test_a_gradient_is_computed_beyond_the_replica_by_what_is_pending():
+    team = team_of("rowcast:4", [1e4, 1e4], iterations=60)
+    team.run(5.0)
+    node = team.workers["robot0"].node
+    assert node.pending.any() and node.unsent is node.pending
+    finished(team)
+    assert node.unsent is None
+    team = team_of("rowcast:4?anticipate=off", [1e4, 1e4], iterations=60)
+    team.run(5.0)
+    assert team.workers["robot0"].node.unsent is None
+
+
+def test_no_rows_are_sent_while_what_is_pending_is_held():
+    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
+    team.run(5.0)
+    node = team.workers["robot0"].node
+    node.outbox.begin(team.now, node.iteration, node.policy.row_codec, node.policy.choose_push, 10.0)
+    node.hold(sending=False)
+    assert node.poll(team.now) is None
+    node.release()
+    assert isinstance(node.poll(team.now), Rows)
 
 
 # -- what is usual ---------------------------------------------------------------------------------------------

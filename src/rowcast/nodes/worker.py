@@ -155,6 +155,7 @@ class WorkerNode:
         self._finish_wait = True
         self._finish_said = False
         self._contributed = False
+        self._sends_rows = True
         self._weight = 1.0
         self._size = 0.0
         self._freshness = Freshness(layout.rows)
@@ -168,13 +169,29 @@ class WorkerNode:
 
     # -- the training loop's side ------------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Arriving rows wait until :meth:`release`, so that the replica does not move."""
+    def hold(self, *, sending: bool = True) -> None:
+        """Arriving rows wait until :meth:`release`, so that the replica does not move.
+
+        Args:
+            sending: whether rows are sent meanwhile; if not, what is pending does not change either.
+        """
         self._replica.hold()
+        self._sends_rows = sending
 
     def release(self) -> None:
         """Apply the rows that arrived since :meth:`hold`."""
         self._replica.release()
+        self._sends_rows = True
+
+    @property
+    def unsent(self) -> npt.NDArray[np.float32] | None:
+        """What the next gradient is computed beyond the replica: what is pending, float32 [elements].
+
+        ``None`` where the policy has gradients computed from the replica, and when the work is done.
+        """
+        if self.policy is None or not self.policy.anticipate or self.phase is Phase.DONE:
+            return None
+        return self.pending
 
     @property
     def local_steps(self) -> int:
@@ -378,7 +395,7 @@ class WorkerNode:
         if self._seeding and not self.outbox.state_left:
             self._seeding = False
             return StateEnd()
-        if not (self.joined or self._seeding):
+        if not (self.joined or self._seeding) or not self._sends_rows:
             return None
         frame = self.outbox.next_frame(now)
         if frame is None and self._refine(now):

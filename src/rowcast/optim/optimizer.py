@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -122,7 +123,7 @@ class Optimizer(LiveWrapper):
         vector = np.empty(self._shared.layout.elements, dtype=np.float32)
         read_into(vector, self._shared.layout, self._shared.tensors)
         team.start(self._shared.layout, vector)
-        self._take_replica()
+        self._take_view()
 
     # ---- the step -----------------------------------------------------------------------------------------
 
@@ -150,7 +151,7 @@ class Optimizer(LiveWrapper):
             NonFiniteGradient: a gradient holds NaN or Inf (``nonfinite="raise"``), or the proposed parameters do.
                 The iteration is finished, without a contribution; a bad gradient did not reach the inner state.
             LocalProtocolError: the optimizer is closed, or moves a parameter that the team does not share.
-            LinkLost: the team is gone; the parameters hold the last replica.
+            LinkLost: the team is gone; the parameters hold what the next step would have begun from.
         """
         try:
             self._check_usable()
@@ -182,7 +183,7 @@ class Optimizer(LiveWrapper):
             if self._exchanging:
                 self._team.exchange()
         finally:
-            self._take_replica()
+            self._take_view()
         return loss, problem
 
     def _step_locally(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
@@ -203,7 +204,7 @@ class Optimizer(LiveWrapper):
             problem = self._end_round() or problem
             self._team.exchange()
         finally:
-            self._take_replica()
+            self._take_view()
         return loss, problem
 
     def _end_round(self) -> NonFiniteGradient | None:
@@ -295,12 +296,13 @@ class Optimizer(LiveWrapper):
             self._warned_of_skip = True
             warnings.warn(f"{problem} (said once; Optimizer.skipped_steps counts)", UserWarning, stacklevel=4)
 
-    def _take_replica(self) -> None:
-        with self._team.hold():
-            self._fill_parameters()
+    def _take_view(self) -> None:
+        """Fill the parameters for the next gradient: the replica, and what is unsent if the policy has it so."""
+        with self._team.hold(sending=False):
+            self._fill_parameters(self._team.unsent)
 
-    def _fill_parameters(self) -> None:
-        write_from(self._team.replica, self._shared.layout, self._shared.tensors)
+    def _fill_parameters(self, minus: npt.NDArray[np.float32] | None = None) -> None:
+        write_from(self._team.replica, self._shared.layout, self._shared.tensors, minus)
 
     # ---- gradients ----------------------------------------------------------------------------------------
 
@@ -382,8 +384,9 @@ class Optimizer(LiveWrapper):
     def no_sync(self) -> Iterator[None]:
         """Steps in this block add to what is pending but finish no iteration: gradient accumulation.
 
-        The parameters do not move by these steps; the first ``step()`` after the block sends their sum along
-        with its own. Each proposal keeps the full averaging weight, as several steps would.
+        The parameters do not move by these steps, unless the policy has gradients computed from what is pending too
+        (``rowcast``); the first ``step()`` after the block sends their sum along with its own. Each proposal keeps the
+        full averaging weight, as several steps would.
 
         With local steps the parameters are this worker's own and do move; a step in this block is a further local
         step, which the round does not count.
@@ -418,7 +421,7 @@ class Optimizer(LiveWrapper):
             self._team.finish(wait=wait, timeout_s=timeout_s)
             self._closed = True
         finally:
-            self._take_replica()
+            self._take_view()
         self._answer(problem)
 
     def __enter__(self) -> Optimizer:

@@ -26,6 +26,14 @@ class TeamLike(Protocol):
         """This worker's parameters, float32 [layout.elements]: the only source of truth for them."""
 
     @property
+    def unsent(self) -> npt.NDArray[np.float32] | None:
+        """What is to be subtracted from ``replica`` for the parameters that the next gradient is computed from.
+
+        float32 [layout.elements], what this worker has computed and not sent; ``None`` where the team's policy has
+        gradients computed from the replica.
+        """
+
+    @property
     def members(self) -> int:
         """How many workers are active now."""
 
@@ -46,8 +54,12 @@ class TeamLike(Protocol):
                 replica holds the team's values.
         """
 
-    def hold(self) -> AbstractContextManager[object]:
-        """While the returned context is entered, arriving rows wait and ``replica`` does not change."""
+    def hold(self, *, sending: bool = True) -> AbstractContextManager[object]:
+        """While the returned context is entered, arriving rows wait and ``replica`` does not change.
+
+        Args:
+            sending: whether rows are sent meanwhile; if not, ``unsent`` does not change either.
+        """
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to what is pending; finish no iteration, send nothing.

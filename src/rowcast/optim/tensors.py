@@ -34,15 +34,19 @@ def to_host(tensor: Tensor) -> npt.NDArray[np.float32]:
     return view
 
 
-def from_host_(tensor: Tensor, values: npt.NDArray[np.float32]) -> None:
-    """Overwrite a tensor with a flat float32 array [elements], rounding to the tensor's own type and device.
+def from_host_(tensor: Tensor, values: npt.NDArray[np.float32], minus: npt.NDArray[np.float32] | None = None) -> None:
+    """Overwrite a tensor with flat float32 values [elements], rounding to the tensor's own type and device.
 
-    The write goes through torch, so autograd notices a tensor that was changed between forward and backward.
+    With ``minus``, of the same shape, that is subtracted first. The write goes through torch, so autograd notices a
+    tensor that was changed between forward and backward.
     """
     if not values.flags.writeable:  # torch has no read-only tensors, and says so in a warning
         values = values.copy()
     with torch.no_grad():
-        tensor.copy_(torch.from_numpy(values).view(tensor.shape))
+        source = torch.from_numpy(values)
+        if minus is not None:
+            source = source - torch.from_numpy(minus)
+        tensor.copy_(source.view(tensor.shape))
 
 
 def read_into(vector: npt.NDArray[np.float32], layout: Layout, tensors: Sequence[Tensor]) -> None:
@@ -51,10 +55,16 @@ def read_into(vector: npt.NDArray[np.float32], layout: Layout, tensors: Sequence
         vector[spec.start : spec.stop] = to_host(tensor)
 
 
-def write_from(vector: npt.NDArray[np.float32], layout: Layout, tensors: Sequence[Tensor]) -> None:
-    """Copy a flat float32 vector [layout.elements] into the tensors of a layout."""
+def write_from(
+    vector: npt.NDArray[np.float32],
+    layout: Layout,
+    tensors: Sequence[Tensor],
+    minus: npt.NDArray[np.float32] | None = None,
+) -> None:
+    """Copy a flat float32 vector [layout.elements], less another if there is one, into the tensors of a layout."""
     for spec, tensor in zip(layout.tensors, tensors, strict=True):
-        from_host_(tensor, vector[spec.start : spec.stop])
+        part = slice(spec.start, spec.stop)
+        from_host_(tensor, vector[part], None if minus is None else minus[part])
 
 
 class Proposal(Sequence[npt.NDArray[np.float32]]):

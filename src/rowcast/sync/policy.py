@@ -90,6 +90,8 @@ class Policy:
             Only with ``streaming``.
         adapt: where the link cannot carry the quota in the time of a step, rows travel in the code ``sparse``.
         refine: where the link is idle, what the code could not express travels in the code ``half``.
+        anticipate: a worker computes from its replica moved by what it has pending, and not from the replica alone: it
+            reads its own writes (Ho et al., NIPS 2013). Only with ``streaming``.
         fade: a row of a contribution counts the less, the older the parameters of that row are from which it was
             computed, beyond half of the slack.
         auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
@@ -116,6 +118,7 @@ class Policy:
     streaming: bool = False
     elastic: bool = False
     ahead: int = 0
+    anticipate: bool = False
     fade: bool = False
     adapt: bool = False
     refine: bool = False
@@ -142,9 +145,10 @@ class Policy:
             raise ConfigError(f"policy {self.name!r}: expected outer_lr > 0, got {self.outer_lr}")
         if self.ahead < 0:
             raise ConfigError(f"policy {self.name!r}: expected ahead >= 0, got {self.ahead}")
-        if not self.streaming and (self.elastic or self.ahead or self.fade or self.adapt or self.refine or self.auto):
+        own = (self.elastic, self.ahead, self.anticipate, self.fade, self.adapt, self.refine, self.auto)
+        if not self.streaming and any(own):
             raise ConfigError(
-                f"policy {self.name!r}: elastic, ahead, fade, adapt, refine and auto go with 'rowcast' only"
+                f"policy {self.name!r}: elastic, ahead, anticipate, fade, adapt, refine and auto go with 'rowcast' only"
             )
         if self.pulls not in PULLS:
             raise ConfigError(f"policy {self.name!r}: unknown pulls {self.pulls!r}; {near_match(self.pulls, PULLS)}")
@@ -321,6 +325,7 @@ def _rowcast(name: str, slack: int | None) -> Policy:
         streaming=True,
         elastic=True,
         ahead=DEFAULT_AHEAD,
+        anticipate=True,
         fade=True,
         adapt=True,
         refine=True,
@@ -402,6 +407,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "compat": str,
     "elastic": _switch,
     "ahead": int,
+    "anticipate": _switch,
     "fade": _switch,
     "adapt": _switch,
     "refine": _switch,

@@ -89,13 +89,13 @@ class SlackTuner:
         Args:
             now: time (s).
             oldest: iterations that everybody has finished.
-            members: workers that count.
+            members: workers that count; none where all others have finished and the last is in an outage.
         """
         if self._looked_at is None:
             self._begin(now, oldest)
         assert self._looked_at is not None
         since, begun = self._looked_at
-        if oldest < begun + self.WINDOW or now <= since or not self._sizes:
+        if oldest < begun + self.WINDOW or now <= since or not self._sizes or not members:
             return None
         size = sum(self._sizes) / len(self._sizes)
         divergence = sum(self._lacks) / len(self._lacks) / (size * members) if size > 0 else 0.0

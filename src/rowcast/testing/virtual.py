@@ -483,7 +483,8 @@ class VirtualTeam:
         if node.phase is not Phase.COMPUTING:
             return
         node.hold()
-        update = worker.script.gradient(worker.computed, node.replica).astype(np.float32)
+        seen = node.replica if node.unsent is None else node.replica - node.unsent
+        update = worker.script.gradient(worker.computed, seen).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         proposed = node.replica - update
         weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)

@@ -119,6 +119,11 @@ class Team:
         return self.node.replica
 
     @property
+    def unsent(self) -> npt.NDArray[np.float32] | None:
+        """What the next gradient is computed beyond :attr:`replica`; see :attr:`WorkerNode.unsent`."""
+        return self.node.unsent
+
+    @property
     def members(self) -> int:
         """Workers that the gate counts."""
         return self.node.members
@@ -162,9 +167,9 @@ class Team:
         self._wait(lambda: self.node.phase is not Phase.JOINING)
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """While entered, arriving rows wait and :attr:`replica` does not change."""
-        self._on_network(self.node.hold)
+    def hold(self, *, sending: bool = True) -> Iterator[None]:
+        """While entered, arriving rows wait and :attr:`replica` does not change; see :meth:`WorkerNode.hold`."""
+        self._on_network(lambda: self.node.hold(sending=sending))
         try:
             yield
         finally:

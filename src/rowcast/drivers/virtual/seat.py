@@ -105,6 +105,11 @@ class VirtualSeat:
         return self.node.replica
 
     @property
+    def unsent(self) -> npt.NDArray[np.float32] | None:
+        """What the next gradient is computed beyond :attr:`replica`; see :attr:`WorkerNode.unsent`."""
+        return self.node.unsent
+
+    @property
     def members(self) -> int:
         """Workers that the gate counts."""
         return self.node.members
@@ -137,9 +142,9 @@ class VirtualSeat:
         self._wait()
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """While entered, arriving rows wait and :attr:`replica` does not change."""
-        self.node.hold()
+    def hold(self, *, sending: bool = True) -> Iterator[None]:
+        """While entered, arriving rows wait and :attr:`replica` does not change; see :meth:`WorkerNode.hold`."""
+        self.node.hold(sending=sending)
         try:
             yield
         finally:
