@@ -38,6 +38,8 @@ LOWEST_SHARE = 1e-6
 DEFAULT_SLACK = 16
 #: Iterations beyond it that a robot in an outage computes.
 DEFAULT_AHEAD = 32
+#: Outer momentum of ``rowcast``: in the long run a contribution moves the parameters by twice its size.
+DEFAULT_MOMENTUM = 0.5
 
 
 @dataclass(frozen=True)
@@ -330,6 +332,7 @@ def _rowcast(name: str, slack: int | None) -> Policy:
         adapt=True,
         refine=True,
         auto=slack is None,
+        outer_momentum=DEFAULT_MOMENTUM,
     )
 
 
