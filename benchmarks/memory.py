@@ -46,6 +46,10 @@ def main() -> None:
     figures.append(
         Figure("server: model-sized arrays, all workers gone", server, "vectors", bound=2.0, note="the parameters")
     )
+    team = VirtualTeam(layout, "rowcast", scripts)
+    team.run()
+    own = model_sized(team.workers["robot-0"].node, layout)
+    figures.append(Figure("worker: model-sized arrays, rowcast", own, "vectors", bound=3.0, note="outer momentum"))
     at_work: list[float] = []
     team = VirtualTeam(layout, "bsp", scripts)
     for tenth in range(1, 200):
@@ -63,8 +67,8 @@ def main() -> None:
     tracemalloc.stop()
     figures.append(Figure("server: most model-sized arrays, rog:4", max(at_work), "vectors", bound=2.0 + WORKERS))
     books = WORKERS * 2  # VirtualTeam.computed is float64
-    # One worker proposes at a time: update, proposal, their difference, and its float64 for the books.
-    transient = 1 + 1 + 1 + 2
+    # One worker proposes at a time: update, proposal, their difference in float64, and weights, for the books.
+    transient = 1 + 1 + 2 + 1
     figures.append(
         Figure(
             "whole team: peak beyond the script's own",

@@ -92,7 +92,7 @@ class _Worker:
         self.link: _Link | None = None
         self.computing = False
         self.computed = 0
-        self.velocity = np.zeros(node.layout.elements)
+        self.velocity: npt.NDArray[np.float64] | None = None
         self.killed = False
         self.carried = {"up": 0, "down": 0}
         self.cuts: dict[str, list[tuple[int, float]]] = {"up": [], "down": []}
@@ -489,8 +489,9 @@ class VirtualTeam:
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         proposed = node.replica - update
         weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
-        counted = np.repeat(weights.astype(np.float64), self.layout.lengths)
-        self.computed[node.name] += self._outer_step(worker, counted * (node.replica - proposed))
+        share = (node.replica - proposed).astype(np.float64)
+        share *= np.repeat(weights, self.layout.lengths)
+        self.computed[node.name] += self._outer_step(worker, share)
         node.release()
         worker.computed += 1
         node.exchange(self.now)
@@ -498,9 +499,11 @@ class VirtualTeam:
 
     def _outer_step(self, worker: _Worker, share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What a contribution must come to (DiLoCo: Douillard et al., arXiv 2311.08105, Alg. 1), for the books."""
-        policy = self.server.policy
-        worker.velocity = policy.outer_momentum * worker.velocity + share
-        return policy.outer_lr * (share + policy.outer_momentum * worker.velocity)
+        lr, momentum = self.server.policy.outer_lr, self.server.policy.outer_momentum
+        if not momentum:
+            return share * lr if lr != 1 else share
+        worker.velocity = share if worker.velocity is None else momentum * worker.velocity + share
+        return lr * (share + momentum * worker.velocity)
 
 
 def _in_flight(outbox: Outbox, layout: Layout, received: int) -> npt.NDArray[np.float32]:
