@@ -7,6 +7,8 @@ step cannot take less than its gradient. Parts, of which ``--parts`` chooses:
 - ``timing``: steps and stall of an hour, of the published policies, of ours, and of ours without each of its parts;
 - ``silence``: one of four robots is silent for two minutes: steps that the others lose, accuracy on its own classes;
 - ``accuracy``: with real gradients, at equal samples; time and energy to accuracy (hours of a processor);
+- ``delivery``: the links of the demo, so poor that much is left to deliver in the end: what that does to the models,
+  and what each part does for the accuracy there;
 - ``wifi``: time to accuracy on the recordings of ``traces_wifi_robot``, against six baselines.
 
 What has trained is kept in the folder ``--out``; the same command goes on from there.
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import beyond_training as training
+from beyond_delivery import delivery
 from beyond_training import save_schedules, settled_cost
 from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish
@@ -40,7 +43,7 @@ ROBOT_S = HOUR_S / 1750
 #: The parts of the policy, each taken away; and slacks that stay.
 ABLATIONS = ("rowcast?elastic=off", "rowcast?ahead=0", "rowcast?adapt=off", "rowcast?refine=off", "rowcast?fade=off")
 ABLATIONS += ("rowcast?pulls=common", "rowcast:4", "rowcast:8", "rowcast:16")
-PARTS = ("timing", "silence", "accuracy", "wifi")
+PARTS = ("timing", "silence", "accuracy", "delivery", "wifi")
 SILENT_AT_S, SILENT_S = 1200.0, 120.0
 SLOW_BPS, SLOW_S = 0.3e6, 900.0
 
@@ -191,6 +194,8 @@ def main() -> None:
         figures += training.accuracy(
             options.out, options.data, layout, links, ROBOT_S, settled, options.seeds, options.hours
         )
+    if "delivery" in parts:
+        figures += delivery(options.out, options.seeds)
     if "wifi" in parts:
         figures += wifi(options.out, options.data / "traces_wifi_robot", layout, ROBOT_S, settled, options.seeds)
     finish("Beyond the published policies: an hour of four robots", figures, options)

@@ -1,0 +1,131 @@
+"""The part of ``beyond.py`` on what poor links leave behind: does the final delivery throw anybody's model?
+
+The job, the pace and the links of ``rowcast demo``, in virtual time. When the time is over the links become good, and
+everything that was held back is delivered. What each part of the policy does for the accuracy shows here best, because
+these links are the poorest of all benchmarks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import random
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beyond_training import WORKERS, summary
+from common import Figure
+from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.errors import NonFiniteGradient
+from rowcast.experiment.demo import DemoSettings
+from rowcast.experiment.robot import ShapeSettings, shaped_trace
+from rowcast.experiment.virtual_run import CALM_WORKER, calm_server, model_bytes
+from rowcast.links import Trace
+from rowcast.nodes import ServerNode
+from rowcast.optim import Optimizer
+from rowcast.optim.shared import shared_parameters
+from rowcast.sync import parse_policy
+from rowcast.tasks import CrudaWorker, build_task
+
+TASK = "cruda-digits"
+#: Links once the time is over (bit/s), and how long the delivery may take (s).
+GOOD_BPS, DELIVERY_S = 1e9, 60.0
+#: The accuracy is measured after this share of the steps as well.
+EARLY = 0.1
+ABLATIONS = ("anticipate=off", "fade=off", "ahead=0", "refine=off", "outer_momentum=0")
+#: The same without what has one outer step beside anticipation: what anticipation alone does.
+ABLATIONS += ("outer_momentum=0&anticipate=off",)
+
+
+def poor_until(trace: Trace, end_s: float) -> Trace:
+    """``trace`` until ``end_s``, then a good link."""
+    kept = trace.times_s < end_s
+    times, rates = np.append(trace.times_s[kept], end_s), np.append(trace.rates_bps[kept], GOOD_BPS)
+    return Trace(times, rates, trace.name, loop=False, duration_s=float("inf"))
+
+
+def train(policy: str, seed: int, state: Path) -> dict[str, float]:
+    """Train as the demo does, from the model in ``state``; steps and accuracies, means over the robots."""
+    demo = DemoSettings()
+    task = build_task(TASK, seed=seed)
+    if state.exists():
+        task.load_state(state)
+    else:
+        task.pretrain()
+        task.save_state(state)
+    robots = [task.worker(index, WORKERS) for index in range(WORKERS)]
+    layout = shared_parameters(robots[0].model, robots[0].optimizer).layout
+    best_bps = 8 * model_bytes(layout) / (demo.ratio * demo.pace_s)
+    entropy = random.Random(seed)
+    server = ServerNode(
+        parse_policy(policy), settings=calm_server(WORKERS), link_settings=demo.link, entropy=entropy.randbytes
+    )
+    simulation = Simulation(server, seed=seed)
+    found: list[dict[str, float]] = []
+
+    def robot(own: CrudaWorker, seat: VirtualSeat) -> None:
+        optimizer = Optimizer(own.optimizer, own.model, seat, nonfinite="skip")
+        early = None
+        while seat.now < demo.seconds:
+            if early is None and seat.iteration >= EARLY * demo.seconds / demo.pace_s:
+                early = own.accuracy()
+            own.loss_step()
+            with contextlib.suppress(NonFiniteGradient):
+                optimizer.step()
+        before, steps = own.accuracy(), seat.iteration
+        optimizer.close()
+        found.append({"early": early or before, "before": before, "after": own.accuracy(), "steps": steps})
+
+    for index, own in enumerate(robots):
+        up, down = (
+            poor_until(shaped_trace(ShapeSettings(demo.trace, best_bps, seed), index, way), demo.seconds)
+            for way in (0, 1)
+        )
+        seat = VirtualSeat(
+            simulation,
+            f"robot-{index}",
+            Device(demo.pace_s),
+            up,
+            down,
+            entropy=entropy.randbytes,
+            settings=CALM_WORKER,
+            link_settings=demo.link,
+        )
+        seat.train(functools.partial(robot, own, seat))
+    simulation.run(demo.seconds + DELIVERY_S)
+    if len(found) < WORKERS:
+        raise SystemExit(
+            f"delivery: {policy}, seed {seed}: {WORKERS - len(found)} robots have not delivered everything"
+        )
+    return {key: statistics.fmean(one[key] for one in found) for key in found[0]}
+
+
+def trained(out: Path, policy: str, seed: int) -> dict[str, float]:
+    """A run, made once."""
+    path = out / "delivery" / f"{policy.replace('?', '-')}-{seed}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(train(policy, seed, path.with_name(f"state-{seed}.npz"))) + "\n", encoding="utf-8")
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return run
+
+
+def delivery(out: Path, seeds: int, ablate: Sequence[str] = ABLATIONS) -> list[Figure]:
+    """What the final delivery costs, and how far the training got; each part of the policy taken away."""
+    figures = []
+    for policy in ("rowcast", *(f"rowcast?{part}" for part in ablate)):
+        runs = [trained(out, policy, seed) for seed in range(seeds)]
+        lost = [run["before"] - run["after"] for run in runs]
+        note = f"worst of {seeds} seeds; {statistics.fmean(run['steps'] for run in runs):.0f} steps"
+        bound = 2.0 if policy == "rowcast" else None
+        title = f"poor links, {policy}"
+        figures.append(Figure(f"{title}: lost by the final delivery", max(lost), "points", bound, note=note))
+        early = statistics.fmean(run["early"] for run in runs)
+        note = f"{early:.1f} % after a tenth"
+        figures.append(summary(f"{title}: accuracy then", [run["after"] for run in runs], "%", note=note))
+    return figures
