@@ -114,14 +114,14 @@ class Robot(threading.Thread):
     Attributes:
         computed: float64 [elements], sum of all it ever proposed.
         error: what ended it early.
-        go_on: with ``pause_at``, it stops at that iteration until this is set.
+        at_pause, go_on: with ``pause_at``, it stops at that iteration, sets the first and waits for the second.
     """
 
     def __init__(self, server, name, *, steps, update=1, pause_at=None, host="127.0.0.1", port=None, **options):
         super().__init__(name=f"test-{name}", daemon=True)
         options.setdefault("settings", IMPATIENT)
         self.team = Team(host, port or server.port, name=name, **options)
-        self.pause_at, self.go_on = pause_at, threading.Event()
+        self.pause_at, self.at_pause, self.go_on = pause_at, threading.Event(), threading.Event()
         self.steps, self.update = steps, update
         self.computed = np.zeros(LAYOUT.elements)
         self.error = None
@@ -132,6 +132,7 @@ class Robot(threading.Thread):
             self.team.start(LAYOUT, start_of())
             while self.team.iteration < self.steps:
                 if self.team.iteration == self.pause_at:
+                    self.at_pause.set()
                     assert self.go_on.wait(LIMIT_S)
                 propose(self.team, self.update, self.computed)
                 self.team.exchange()

@@ -69,7 +69,7 @@ class HubTeam:
         self.owed = layout.zeros()
 
     @contextlib.contextmanager
-    def hold(self, *, sending: bool = True) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         assert not self.held
         self.held = True
         self.holds += 1
@@ -77,6 +77,8 @@ class HubTeam:
             yield
         finally:
             self.held = False
+
+    still = hold
 
     def accumulate(self, sources: Sequence[np.ndarray], weight: float) -> None:
         assert self.held and len(sources) == len(self.layout.tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 
 import numpy as np
@@ -72,11 +73,24 @@ def test_two_workers_train_and_agree(policy):
 def test_team_is_usable_after_its_end():
     with LiveServer() as server:
         robot = Robot(server, "robot-0", steps=1).done()
-        with robot.team.hold():
+        with robot.team.hold(), robot.team.still():
             assert robot.team.replica is not None
         robot.team.finish()
         robot.team.leave()
         robot.team.report(loss=1.0)
+
+
+def test_nothing_happens_while_a_team_is_still():
+    with LiveServer() as server:
+        robot = Robot(server, "robot-0", steps=2, pause_at=1)
+        assert robot.at_pause.wait(LIMIT_S)
+        happened = threading.Event()
+        with robot.team.still():
+            robot.team._loop.call_soon_threadsafe(happened.set)
+            assert not happened.wait(0.1)
+        assert happened.wait(LIMIT_S)
+        robot.go_on.set()
+        robot.done()
 
 
 def test_finish_gives_up_when_time_is_over():

@@ -18,7 +18,7 @@ from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import Punctuality, SlackTuner, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.wire import Computed, Horizon, Rows
+from rowcast.wire import Computed, Horizon
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 #: One whole model in either direction takes 0.1 s at 24 kbit/s: 63 float32 and some headers.
@@ -384,17 +384,6 @@ def test_a_gradient_is_computed_beyond_the_replica_by_what_is_pending():
     team = team_of("rowcast:4?anticipate=off", [1e4, 1e4], iterations=60)
     team.run(5.0)
     assert team.workers["robot0"].node.unsent is None
-
-
-def test_no_rows_are_sent_while_what_is_pending_is_held():
-    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
-    team.run(5.0)
-    node = team.workers["robot0"].node
-    node.outbox.begin(team.now, node.iteration, node.policy.row_codec, node.policy.choose_push, 10.0)
-    node.hold(sending=False)
-    assert node.poll(team.now) is None
-    node.release()
-    assert isinstance(node.poll(team.now), Rows)
 
 
 # -- what is usual ---------------------------------------------------------------------------------------------

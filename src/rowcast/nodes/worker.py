@@ -155,7 +155,6 @@ class WorkerNode:
         self._finish_wait = True
         self._finish_said = False
         self._contributed = False
-        self._sends_rows = True
         self._weight = 1.0
         self._size = 0.0
         self._freshness = Freshness(layout.rows)
@@ -169,19 +168,13 @@ class WorkerNode:
 
     # -- the training loop's side ------------------------------------------------------------------------------
 
-    def hold(self, *, sending: bool = True) -> None:
-        """Arriving rows wait until :meth:`release`, so that the replica does not move.
-
-        Args:
-            sending: whether rows are sent meanwhile; if not, what is pending does not change either.
-        """
+    def hold(self) -> None:
+        """Arriving rows wait until :meth:`release`, so that the replica does not move."""
         self._replica.hold()
-        self._sends_rows = sending
 
     def release(self) -> None:
         """Apply the rows that arrived since :meth:`hold`."""
         self._replica.release()
-        self._sends_rows = True
 
     @property
     def unsent(self) -> npt.NDArray[np.float32] | None:
@@ -395,7 +388,7 @@ class WorkerNode:
         if self._seeding and not self.outbox.state_left:
             self._seeding = False
             return StateEnd()
-        if not (self.joined or self._seeding) or not self._sends_rows:
+        if not (self.joined or self._seeding):
             return None
         frame = self.outbox.next_frame(now)
         if frame is None and self._refine(now):

@@ -298,7 +298,7 @@ class Optimizer(LiveWrapper):
 
     def _take_view(self) -> None:
         """Fill the parameters for the next gradient: the replica, and what is unsent if the policy has it so."""
-        with self._team.hold(sending=False):
+        with self._team.still():
             self._fill_parameters(self._team.unsent)
 
     def _fill_parameters(self, minus: npt.NDArray[np.float32] | None = None) -> None:

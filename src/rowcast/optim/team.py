@@ -18,7 +18,7 @@ class TeamLike(Protocol):
     """A worker's seat in a team, as the optimizer sees it.
 
     The socket driver's ``Team`` is one; a test may bring its own of thirty lines. All vectors are flat
-    float32 in layout order. ``hold`` may be entered at any time, also after an error or after ``finish``.
+    float32 in layout order. ``hold`` and ``still`` may be entered at any time, also after an error or after ``finish``.
     """
 
     @property
@@ -54,12 +54,11 @@ class TeamLike(Protocol):
                 replica holds the team's values.
         """
 
-    def hold(self, *, sending: bool = True) -> AbstractContextManager[object]:
-        """While the returned context is entered, arriving rows wait and ``replica`` does not change.
+    def hold(self) -> AbstractContextManager[object]:
+        """While the returned context is entered, arriving rows wait and ``replica`` does not change."""
 
-        Args:
-            sending: whether rows are sent meanwhile; if not, ``unsent`` does not change either.
-        """
+    def still(self) -> AbstractContextManager[object]:
+        """While the returned context is entered nothing changes, neither ``replica`` nor ``unsent``: be quick."""
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to what is pending; finish no iteration, send nothing.

@@ -42,7 +42,7 @@ class Seat(Protocol):
     def start(self, layout: Layout, parameters: Vector) -> None:
         """Join."""
 
-    def hold(self, *, sending: bool = True) -> AbstractContextManager[object]:
+    def hold(self) -> AbstractContextManager[object]:
         """While entered, the replica does not change."""
 
     def accumulate(self, sources: Sequence[Vector], weight: float) -> None:

@@ -167,13 +167,34 @@ class Team:
         self._wait(lambda: self.node.phase is not Phase.JOINING)
 
     @contextlib.contextmanager
-    def hold(self, *, sending: bool = True) -> Iterator[None]:
-        """While entered, arriving rows wait and :attr:`replica` does not change; see :meth:`WorkerNode.hold`."""
-        self._on_network(lambda: self.node.hold(sending=sending))
+    def hold(self) -> Iterator[None]:
+        """While entered, arriving rows wait and :attr:`replica` does not change."""
+        self._on_network(self.node.hold)
         try:
             yield
         finally:
             self._on_network(self.node.release)
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """While entered the network thread rests: neither :attr:`replica` nor :attr:`unsent` changes."""
+        _ = self.node
+        resting, over = threading.Event(), threading.Event()
+
+        def rest() -> None:
+            resting.set()
+            over.wait()
+
+        with self._ending:
+            ended = self._ended
+            if not ended:
+                self._loop.call_soon_threadsafe(rest)
+        try:
+            if not ended:
+                resting.wait()
+            yield
+        finally:
+            over.set()
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""

@@ -142,13 +142,17 @@ class VirtualSeat:
         self._wait()
 
     @contextlib.contextmanager
-    def hold(self, *, sending: bool = True) -> Iterator[None]:
-        """While entered, arriving rows wait and :attr:`replica` does not change; see :meth:`WorkerNode.hold`."""
-        self.node.hold(sending=sending)
+    def hold(self) -> Iterator[None]:
+        """While entered, arriving rows wait and :attr:`replica` does not change."""
+        self.node.hold()
         try:
             yield
         finally:
             self.node.release()
+
+    def still(self) -> contextlib.nullcontext[None]:
+        """While entered neither :attr:`replica` nor :attr:`unsent` changes: virtual time stands still anyhow."""
+        return contextlib.nullcontext()
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
