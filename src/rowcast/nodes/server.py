@@ -13,7 +13,7 @@ from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
 from rowcast.journal import Journal
-from rowcast.nodes.common import Reader, Stream
+from rowcast.nodes.common import Stream
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
@@ -21,6 +21,7 @@ from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.reader import Reader
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.streaming import Streaming
 from rowcast.nodes.tally import Tally
