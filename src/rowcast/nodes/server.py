@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
 from rowcast.journal import Journal
@@ -23,7 +21,8 @@ from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.reader import Reader
 from rowcast.nodes.slots import Slots
-from rowcast.nodes.streaming import Streaming
+from rowcast.nodes.streaming import STREAMED, Streaming
+from rowcast.nodes.switchboard import Switchboard
 from rowcast.nodes.tally import Tally
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
@@ -63,9 +62,6 @@ HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
 
 #: Stages in which something follows the last row frame, or may.
 _SENDING = (Stage.RECEIVING, Stage.PULLING, Stage.DRAINING)
-
-#: Stages of a worker that is sent rows all the time, where rows are streamed.
-STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
 
 
 class ServerNode:
@@ -118,7 +114,7 @@ class ServerNode:
         self._life = entropy(16)
         self._lobby = Lobby(self._life, secret, entropy)
         self._by_port: dict[Port, Member] = {}
-        self._ready: dict[Port, None] = {}
+        self._board = Switchboard()
         self._draining: dict[str, Member] = {}
 
     @property
@@ -141,12 +137,12 @@ class ServerNode:
     def link_up(self, now: float, port: Port) -> None:
         """Somebody connected."""
         port.opened_at = port.heard_at = port.spoke_at = now
-        self._say(port, self._lobby.enter(port))
+        self._board.say(port, self._lobby.enter(port))
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
         """A connection ended."""
         self._lobby.leave(port)
-        self._ready.pop(port, None)
+        self._board.forget(port)
         member = self._by_port.pop(port, None)
         if member is None or member.port is not port:
             return
@@ -169,8 +165,7 @@ class ServerNode:
         self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
         code = "version" if isinstance(error, VersionMismatch) else "protocol"
         port.control.clear()
-        port.refuse(code, str(error))
-        self._ready[port] = None
+        self._board.refuse(port, code, str(error))
 
     def receive(self, now: float, port: Port, message: Message) -> None:
         """Handle one message.
@@ -199,7 +194,7 @@ class ServerNode:
                 member.owed.acknowledged(now, message.number)
                 if self.slots is not None:
                     self.slots.observe_pull(now, member)
-                self._ready[port] = None
+                self._board.ready[port] = None
             case Ask():
                 self._on_ask(now, member, message)
             case PushEnd():
@@ -232,8 +227,8 @@ class ServerNode:
         member = self._by_port.get(port)
         if member is None:
             return None
-        if self.streaming is not None and member.stage in STREAMED:
-            message = self._stream(now, member, self.streaming)
+        if self.streaming is not None and self.ledger is not None and member.stage in STREAMED:
+            message = self.streaming.next_message(now, member, self.ledger)
         elif member.owed.idle and member.stage not in _SENDING:
             return None
         else:
@@ -245,17 +240,14 @@ class ServerNode:
     def farewell(self, port: Port, cause: str) -> None:
         """The server stops: tell the peer, then close."""
         port.control.clear()
-        self._say(port, Leave(cause))
+        self._board.say(port, Leave(cause))
         port.closing = True
 
     def take_ready(self) -> list[Port]:
         """The ports on which something may be sent since the last call."""
         if self.streaming is not None:
-            self._ready.update(dict.fromkeys(self.streaming.take_woken()))
-        if not self._ready:
-            return []
-        ready, self._ready = list(self._ready), {}
-        return ready
+            self.streaming.wake_readers()
+        return self._board.take() if self._board.ready else []
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
@@ -320,16 +312,16 @@ class ServerNode:
         if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
         if member.stage is Stage.PULLING:
-            self._ready[port] = None
+            self._board.wake(port)
         if self.streaming is not None and member.stage in STREAMED:
-            self._ready[port] = None
+            self._board.wake(port)
             self._let_go(now, self.streaming)
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
         if now >= port.spoke_at + self.settings.heartbeat_s:
             port.spoke_at = now
-            self._say(port, Heartbeat())
+            self._board.say(port, Heartbeat())
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -340,7 +332,7 @@ class ServerNode:
             self._refuse(now, port, port.peer, "secret", str(error))
             return
         if self.layout is not None and hello.layout != self.layout.digest:
-            self._say(port, LayoutTable(self.layout.to_table()))
+            self._board.say(port, LayoutTable(self.layout.to_table()))
             self._refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
             return
         member = self.members.get(hello.name)
@@ -359,14 +351,13 @@ class ServerNode:
             self._drop(now, member, "started afresh")
         if self.ledger is None and any(other.stage is Stage.SEEDING for other in self.members.values()):
             self._lobby.queue[port] = hello
-            self._say(port, Waiting(0, "the first worker, which is sending the parameters"))
+            self._board.say(port, Waiting(0, "the first worker, which is sending the parameters"))
             return
         self._admit(now, port, hello)
 
     def _refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
         self.journal.record(now, "error", peer=peer, error=f"refused: {code}", message=text)
-        port.refuse(code, text)
-        self._ready[port] = None
+        self._board.refuse(port, code, text)
 
     def _admit(self, now: float, port: Port, hello: Hello) -> None:
         """A worker (or a new life of one) that this server does not know yet."""
@@ -421,7 +412,7 @@ class ServerNode:
         if old is not None:
             self._by_port.pop(old, None)
             old.closing = True
-            self._ready[old] = None
+            self._board.wake(old)
             member.owed.link_lost()
             self._slot_lost(now, member)
 
@@ -442,7 +433,7 @@ class ServerNode:
             congestion_control=port.congestion_control,
             shaped_by=port.shaped_by,
         )
-        self._say(
+        self._board.say(
             port,
             Welcome(
                 how=how,
@@ -472,8 +463,15 @@ class ServerNode:
         layout = Layout.from_table(message.table)
         if self.layout is None:
             if self.policy.streaming:
-                frame_s = self._link_settings.frame_s
-                self.streaming = Streaming(self.policy, self.gate, self.members, layout.rows, frame_s)
+                self.streaming = Streaming(
+                    self.policy,
+                    self.gate,
+                    self.members,
+                    layout.rows,
+                    frame_s=self._link_settings.frame_s,
+                    board=self._board,
+                    journal=self.journal,
+                )
             try:
                 if self.streaming is not None and self.policy.pulls == "common":
                     self.streaming.share_pulls(layout, self._link_settings)
@@ -507,7 +505,7 @@ class ServerNode:
         if member.gated:
             member.stage = Stage.COMPUTING
             if member.port is not None:
-                self._say(member.port, Start(member.iteration, len(self.versions), self.epoch))
+                self._board.say(member.port, Start(member.iteration, len(self.versions), self.epoch))
             return
         member.stage = Stage.READY
         member.waiting_since = now
@@ -522,7 +520,7 @@ class ServerNode:
             other.stage = Stage.COMPUTING
         for other in ready:
             if other.port is not None:
-                self._say(other.port, Start(other.iteration, len(self.versions), self.epoch))
+                self._board.say(other.port, Start(other.iteration, len(self.versions), self.epoch))
         self._open_gate(now)
 
     def _count(self, now: float, member: Member) -> None:
@@ -554,11 +552,12 @@ class ServerNode:
                 if message.iteration > member.begun_iteration:
                     member.pushing_since = now
                 self.ledger.begin(member, message.iteration)
-                risen = self.streaming is not None and self._stamp(now, member, message, self.streaming)
+                if self.streaming is not None:
+                    self.streaming.arrived(now, member, message)
                 owing = self.members if self.streaming is None else self.streaming.owing
                 self.ledger.add(codec, message, owing.values())
-                self._book(now, member, message, risen)
-        self._say(member.port, Ack(member.inbox.received))
+                self._book(now, member, message)
+        self._board.say(member.port, Ack(member.inbox.received))
 
     def _expect_iteration(self, member: Member, iteration: int) -> None:
         """A worker pushes the iteration after its last one, or that one again after a cut."""
@@ -570,15 +569,13 @@ class ServerNode:
                 f"expected iteration {member.iteration} or {member.iteration + 1} of {member.name}, got {iteration}"
             )
 
-    def _book(self, now: float, member: Member, message: Rows, risen: bool) -> None:
+    def _book(self, now: float, member: Member, message: Rows) -> None:
         empty = len(message.payload) == 0
         member.push_rows += 0 if empty else len(message.rows)
         member.push_zero_rows += len(message.rows) if empty else 0
         member.push_bytes += frame_bytes(message)
         if self.streaming is not None:
-            if risen:
-                self._wake_all()
-            self._wake_drainers()
+            self._board.wake_all(self._draining.values())
             return
         self.versions.advance(member.name, message.rows, message.iteration)
         if message.quota_end:
@@ -586,12 +583,12 @@ class ServerNode:
             self._cancel_extras()
         if self.gate.waiting:
             self._open_gate(now)
-        self._wake_drainers()
+        self._board.wake_all(self._draining.values())
 
     def _cancel_extras(self) -> None:
         for member in self.gate.superfluous():
             if member.port is not None:
-                self._say(member.port, Cancel(member.quota_iteration))
+                self._board.say(member.port, Cancel(member.quota_iteration))
 
     def _on_push_end(self, now: float, member: Member, message: PushEnd) -> None:
         if member.stage is not Stage.COMPUTING:
@@ -645,7 +642,7 @@ class ServerNode:
         mta_time_s, pull_limit_s = self.gate.limits_s(member)
         member.stage = Stage.PULLING
         assert member.port is not None
-        self._say(
+        self._board.say(
             member.port,
             Go(
                 iteration=member.iteration,
@@ -710,20 +707,9 @@ class ServerNode:
             **{"for": reason},
         )
         if member.port is not None:
-            self._say(member.port, Waiting(member.iteration, reason))
+            self._board.say(member.port, Waiting(member.iteration, reason))
 
     # -- streaming ---------------------------------------------------------------------------------------------
-
-    def _stamp(self, now: float, member: Member, message: Rows, streaming: Streaming) -> bool:
-        """Rows of a streaming worker have arrived; whether everybody's rows are newer by that."""
-        if member.stage not in STREAMED:
-            streaming.touch(message.rows)
-            return False
-        owing = streaming.owing.values()
-        idle = [other.port for other in owing if other.port is not None and streaming.is_idle(other)]
-        risen = streaming.arrived(now, member, message.rows, message.iteration, empty=len(message.payload) == 0)
-        self._ready.update(dict.fromkeys(idle))
-        return risen
 
     def _on_computed(self, now: float, member: Member, message: Computed) -> None:
         if self.streaming is not None and member.stage is Stage.DRAINING:
@@ -734,59 +720,12 @@ class ServerNode:
         member.metrics["rate_bps"] = message.rate_bps
         member.next_notice = now + self.settings.patience_s
         self._record_push(now, member, message.iteration, None)
-        self._tune(now, self.streaming)
+        self.streaming.tune(now)
         assert member.port is not None
-        self._ready[member.port] = None
+        self._board.wake(member.port)
         if self.streaming.is_beyond(member):
             self._leave_gate(now, member, self.streaming)
         self._let_go(now, self.streaming)
-
-    def _stream(self, now: float, member: Member, streaming: Streaming) -> Message | None:
-        """The next message to a worker that is sent rows all the time."""
-        if not member.gated and streaming.returns(now, member):
-            self.journal.record(
-                now,
-                "return",
-                peer=member.name,
-                epoch=self.epoch,
-                iteration=member.iteration,
-                members=len(self.versions),
-            )
-            self._wake_all()
-        told = streaming.tell(now, member, max(len(self.versions), 1), self.epoch)
-        if told is not None:
-            return told
-        owed, policy = member.owed, streaming.policy
-        if streaming.due_at(now, member) <= now:
-            assert self.ledger is not None
-            self.ledger.bring_up(member)
-            step_s = streaming.seat(member).step_s
-            code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), step_s)
-            owed.begin(now, member.iteration, code, policy.choose_pull, math.inf, announce_zeros=False)
-            streaming.chosen(now, member)
-        elif streaming.may_refine(now, member):
-            half = codec_by_name("half")
-            owed.begin(
-                now, member.iteration, half, policy.choose_refinement, math.inf, announce_zeros=False, refine=True
-            )
-        return owed.next_frame(now) or owed.follow(now)
-
-    def _tune(self, now: float, streaming: Streaming) -> None:
-        """Another slack, when the stalls or the progress of the training ask for it."""
-        change = streaming.tune(now)
-        if change is not None:
-            self.journal.record(
-                now,
-                "slack",
-                slack=change.slack,
-                before=change.before,
-                why=change.why,
-                stall_share=round(change.stall_share, 6),
-                divergence=round(change.divergence, 6),
-                usual=round(change.usual, 6),
-                progress=round(change.progress, 6),
-            )
-            self._wake_all()
 
     def _let_go(self, now: float, streaming: Streaming) -> None:
         """Nobody is to wait for a robot in an outage."""
@@ -798,12 +737,6 @@ class ServerNode:
         silent_s = now - streaming.seat(member).punctuality.since
         self._uncount(now, member)
         self._record_absence(now, member, silent_s)
-
-    def _wake_all(self) -> None:
-        """Everybody may be told something."""
-        for member in self.members.values():
-            if member.port is not None:
-                self._ready[member.port] = None
 
     # -- slots -------------------------------------------------------------------------------------------------
 
@@ -827,7 +760,7 @@ class ServerNode:
             if admission.direction is Direction.PULL:
                 self._begin_pull(now, member)
             elif member.port is not None:
-                self._say(member.port, Grant(admission.iteration, admission.waited_s))
+                self._board.say(member.port, Grant(admission.iteration, admission.waited_s))
 
     def _slot_lost(self, now: float, member: Member) -> None:
         """The link of a member is gone, and with it what it waited for or transferred."""
@@ -844,7 +777,7 @@ class ServerNode:
         elif self._computes(member):
             counted, member.given_up = member.gated, True
             self._uncount(now, member)
-            self._wake_drainers()
+            self._board.wake_all(self._draining.values())
             if counted:
                 self._record_absence(now, member, now - member.lost_at)
 
@@ -872,10 +805,10 @@ class ServerNode:
         self.gate.remove(member)
         if self.streaming is not None:
             self.streaming.left(now, member)
-            self._wake_all()
+            self._board.wake_all(self.members.values())
         self._cancel_extras()
         self._open_gate(now)
-        self._wake_drainers()
+        self._board.wake_all(self._draining.values())
 
     def _drop(self, now: float, member: Member, cause: str) -> None:
         """Forget a worker: it left, started afresh, or was told goodbye."""
@@ -911,7 +844,7 @@ class ServerNode:
             if self.ledger is not None:
                 self.ledger.admit(member)
         self._uncount(now, member)
-        self._wake_drainers()
+        self._board.wake_all(self._draining.values())
 
     def _drain(self, now: float, member: Member) -> Message | None:
         """Send a worker that has finished everything it is owed, then say goodbye."""
@@ -944,11 +877,6 @@ class ServerNode:
         port.closing = True
         return Farewell(member.inbox.received)
 
-    def _wake_drainers(self) -> None:
-        for member in self._draining.values():
-            if member.port is not None:
-                self._ready[member.port] = None
-
     # -- small things ------------------------------------------------------------------------------------------
 
     def status(self, now: float) -> list[MemberStatus]:
@@ -976,7 +904,3 @@ class ServerNode:
             return Reader(name, layout, self._link_settings, source, stream)
         floor = None if self.streaming is None else self.streaming.floor
         return Outbox(layout, self._link_settings, layout.zeros(), source, state_settles=True, floor=floor)
-
-    def _say(self, port: Port, message: Message) -> None:
-        port.say(message)
-        self._ready[port] = None
