@@ -434,7 +434,7 @@ class Streaming:
         return [self._members[name] for name in self._gate.versions.behind(min(waiting))]
 
     def left(self, now: float, member: Member) -> None:
-        """``member`` does not count any longer."""
+        """``member`` does not count any longer: everybody may be told something."""
         seat = self.seat(member)
         if now - seat.left_at > self.FORGIVEN_S:
             seat.absences = 0
@@ -443,6 +443,7 @@ class Streaming:
         seat.steady_since = None
         self._renew_floor()
         self._count(member, False)
+        self._board.wake_all(self._members.values())
 
     def _returns(self, now: float, member: Member) -> bool:
         """Whether ``member``, which does not count, may count again; if so, it does."""
