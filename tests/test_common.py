@@ -11,7 +11,7 @@ from rowcast.codecs import REGISTRY
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import ConfigError
 from rowcast.links import Trace
-from rowcast.nodes.common import Reader
+from rowcast.nodes.reader import Reader
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam

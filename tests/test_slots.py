@@ -362,7 +362,7 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
     server._connections[released] = Mock()
     connection = Connection(server)
     # The end of somebody's pull is handed out: that frees a slot.
-    with patch.object(connection, "pump", lambda: server.node._ready.update({released: None})):
+    with patch.object(connection, "pump", lambda: server.node._board.wake(released)):
         connection.resume_writing()
     server._connections[released].pump.assert_called_once_with()
 

@@ -74,6 +74,12 @@ class Member:
     push_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def take_push(self) -> dict[str, int]:
+        """What has come since it was asked last, in the words of the event ``push``."""
+        taken = {"rows": self.push_rows, "zero_rows": self.push_zero_rows, "bytes": self.push_bytes}
+        self.push_rows = self.push_zero_rows = self.push_bytes = 0
+        return taken
+
     def owes_more(self) -> None:
         """Something was added to what it is owed."""
         self.owed.measured = False

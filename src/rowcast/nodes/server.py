@@ -1,47 +1,47 @@
-"""The server: holds the parameters, what it owes each worker, and the gate."""
+"""The server: the conversation with each worker, from its hello to goodbye.
+
+What a message leads to is the business of others: who may come in (:mod:`~rowcast.nodes.lobby`), who counts and may go
+on (:mod:`~rowcast.nodes.gate`), what is held and owed (:mod:`~rowcast.nodes.store`), pushes and pulls
+(:mod:`~rowcast.nodes.phases`) or rows all the time (:mod:`~rowcast.nodes.streaming`), and how workers go
+(:mod:`~rowcast.nodes.departures`).
+"""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
 from rowcast.journal import Journal
-from rowcast.nodes.common import Reader, Stream
+from rowcast.nodes.departures import Departures
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
-from rowcast.nodes.outbox import Outbox
+from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
 from rowcast.nodes.slots import Slots
-from rowcast.nodes.streaming import Streaming
-from rowcast.nodes.tally import Tally
+from rowcast.nodes.store import Store
+from rowcast.nodes.streaming import STREAMED, Streaming
+from rowcast.nodes.switchboard import Switchboard
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
-from rowcast.sync.flown import Direction
 from rowcast.wire import (
     Ack,
     Ask,
-    Cancel,
     Computed,
     Farewell,
     Finish,
-    Go,
-    Grant,
     Heartbeat,
     Hello,
     LayoutTable,
     Leave,
     Message,
-    PullEnd,
     PushEnd,
     Refusal,
     Rows,
@@ -63,9 +63,6 @@ HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
 #: Stages in which something follows the last row frame, or may.
 _SENDING = (Stage.RECEIVING, Stage.PULLING, Stage.DRAINING)
 
-#: Stages of a worker that is sent rows all the time, where rows are streamed.
-STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
-
 
 class ServerNode:
     """The server of one team.
@@ -80,12 +77,9 @@ class ServerNode:
         entropy: source of random bytes (replaced in tests).
 
     Attributes:
-        layout: the model's rows, or ``None`` before the first worker came.
-        ledger: the parameters and what is owed; ``None`` before the first worker sent the parameters.
         members: every worker that was not told goodbye, by name.
         gate: whom the gate counts.
         slots: who may transfer; ``None`` where the policy lets everybody.
-        streaming: horizons of the workers; ``None`` where rows travel in pushes and pulls.
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
         has_secret: workers must prove that they know a secret.
@@ -104,21 +98,35 @@ class ServerNode:
         self.policy = policy
         self.settings = settings or ServerSettings()
         self.journal = journal or Journal("server")
-        self.layout: Layout | None = None
-        self.ledger: Ledger | None = None
         self.members: dict[str, Member] = {}
         self.gate = Gate(policy, self.members, self.settings.expected_workers)
         self.slots = Slots(policy, self.journal) if policy.scheduled else None
-        self.streaming: Streaming | None = None
         self.frames_applied: dict[str, int] = {}
         self.finished: set[str] = set()
         self.has_secret = secret is not None
-        self._link_settings = link_settings or LinkSettings()
         self._life = entropy(16)
         self._lobby = Lobby(self._life, secret, entropy)
+        self._board = Switchboard()
+        links = link_settings or LinkSettings()
+        self._store = Store(policy, self.gate, self.members, links, self._board, self.journal)
+        self._phases = Phases(policy, self.gate, self.slots, self.members, self._store, self._board, self.journal)
+        self._departures = Departures(self.members, self.gate, self._store, self._phases, self._board, self.journal)
         self._by_port: dict[Port, Member] = {}
-        self._ready: dict[Port, None] = {}
-        self._draining: dict[str, Member] = {}
+
+    @property
+    def layout(self) -> Layout | None:
+        """The model's rows; ``None`` before the first worker came."""
+        return self._store.layout
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The parameters and what is owed; ``None`` before the first worker sent the parameters."""
+        return self._store.ledger
+
+    @property
+    def streaming(self) -> Streaming | None:
+        """Horizons of the workers; ``None`` where rows travel in pushes and pulls."""
+        return self._store.streaming
 
     @property
     def parameters(self) -> npt.NDArray[np.float32] | None:
@@ -140,12 +148,12 @@ class ServerNode:
     def link_up(self, now: float, port: Port) -> None:
         """Somebody connected."""
         port.opened_at = port.heard_at = port.spoke_at = now
-        self._say(port, self._lobby.enter(port))
+        self._board.say(port, self._lobby.enter(port))
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
         """A connection ended."""
         self._lobby.leave(port)
-        self._ready.pop(port, None)
+        self._board.forget(port)
         member = self._by_port.pop(port, None)
         if member is None or member.port is not port:
             return
@@ -153,7 +161,7 @@ class ServerNode:
         member.lost_at = now
         member.owed.link_lost()
         self.journal.record(now, "link_down", peer=member.name, cause=cause)
-        self._slot_lost(now, member)
+        self._phases.link_lost(now, member)
 
     def heard(self, now: float, port: Port) -> None:
         """Bytes arrived, whole message or not: the link lives."""
@@ -168,8 +176,7 @@ class ServerNode:
         self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
         code = "version" if isinstance(error, VersionMismatch) else "protocol"
         port.control.clear()
-        port.refuse(code, str(error))
-        self._ready[port] = None
+        self._board.refuse(port, code, str(error))
 
     def receive(self, now: float, port: Port, message: Message) -> None:
         """Handle one message.
@@ -198,7 +205,7 @@ class ServerNode:
                 member.owed.acknowledged(now, message.number)
                 if self.slots is not None:
                     self.slots.observe_pull(now, member)
-                self._ready[port] = None
+                self._board.ready[port] = None  # wakes it without a call: this is for every frame
             case Ask():
                 self._on_ask(now, member, message)
             case PushEnd():
@@ -231,8 +238,9 @@ class ServerNode:
         member = self._by_port.get(port)
         if member is None:
             return None
-        if self.streaming is not None and member.stage in STREAMED:
-            message = self._stream(now, member, self.streaming)
+        streaming, ledger = self._store.streaming, self._store.ledger
+        if streaming is not None and ledger is not None and member.stage in STREAMED:
+            message = streaming.next_message(now, member, ledger)
         elif member.owed.idle and member.stage not in _SENDING:
             return None
         else:
@@ -244,17 +252,14 @@ class ServerNode:
     def farewell(self, port: Port, cause: str) -> None:
         """The server stops: tell the peer, then close."""
         port.control.clear()
-        self._say(port, Leave(cause))
+        self._board.say(port, Leave(cause))
         port.closing = True
 
     def take_ready(self) -> list[Port]:
         """The ports on which something may be sent since the last call."""
-        if self.streaming is not None:
-            self._ready.update(dict.fromkeys(self.streaming.take_woken()))
-        if not self._ready:
-            return []
-        ready, self._ready = list(self._ready), {}
-        return ready
+        if (streaming := self._store.streaming) is not None:
+            streaming.wake_readers()
+        return self._board.take() if self._board.ready else []
 
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
@@ -272,11 +277,11 @@ class ServerNode:
     def _timer_of(self, member: Member) -> float | None:
         settings, port = self.settings, member.port
         if port is None:
-            waited_for = self._computes(member) or member.stage in NOT_STARTED
+            waited_for = self._departures.computes(member) or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if waited_for else None
         due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
-        if self.streaming is not None and member.stage in STREAMED:
-            due = min(due, self.streaming.wake_at(member))
+        if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
+            due = min(due, streaming.wake_at(member))
         if member.stage in HELD:
             return min(due, member.next_notice)
         transfer = member.owed.transfer
@@ -301,7 +306,10 @@ class ServerNode:
         for member in list(self.members.values()):
             if member.port is None:
                 if now >= member.lost_at + settings.absence_limit_s:
-                    self._absent(now, member)
+                    if member.stage in NOT_STARTED:
+                        self._drop(now, member, "went away before the start")
+                    else:
+                        self._departures.give_up(now, member)
             elif (cause := self._tick(now, member, member.port)) is not None:
                 dead.append((member.port, cause))
         return dead
@@ -319,16 +327,16 @@ class ServerNode:
         if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
         if member.stage is Stage.PULLING:
-            self._ready[port] = None
-        if self.streaming is not None and member.stage in STREAMED:
-            self._ready[port] = None
-            self._let_go(now, self.streaming)
+            self._board.wake(port)
+        if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
+            self._board.wake(port)
+            self._departures.let_go(now, streaming)
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
         if now >= port.spoke_at + self.settings.heartbeat_s:
             port.spoke_at = now
-            self._say(port, Heartbeat())
+            self._board.say(port, Heartbeat())
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -339,7 +347,7 @@ class ServerNode:
             self._refuse(now, port, port.peer, "secret", str(error))
             return
         if self.layout is not None and hello.layout != self.layout.digest:
-            self._say(port, LayoutTable(self.layout.to_table()))
+            self._board.say(port, LayoutTable(self.layout.to_table()))
             self._refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
             return
         member = self.members.get(hello.name)
@@ -358,26 +366,25 @@ class ServerNode:
             self._drop(now, member, "started afresh")
         if self.ledger is None and any(other.stage is Stage.SEEDING for other in self.members.values()):
             self._lobby.queue[port] = hello
-            self._say(port, Waiting(0, "the first worker, which is sending the parameters"))
+            self._board.say(port, Waiting(0, "the first worker, which is sending the parameters"))
             return
         self._admit(now, port, hello)
 
     def _refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
         self.journal.record(now, "error", peer=peer, error=f"refused: {code}", message=text)
-        port.refuse(code, text)
-        self._ready[port] = None
+        self._board.refuse(port, code, text)
 
     def _admit(self, now: float, port: Port, hello: Hello) -> None:
         """A worker (or a new life of one) that this server does not know yet."""
         if self.ledger is None:
             how, stage = "seed", Stage.SEEDING
-        elif hello.state == self.ledger.digest and (self._common is None or self._common.clean):
+        elif self._store.suffices(hello.state):
             how, stage = "equal", Stage.RECEIVING
         else:
             how, stage = "receive", Stage.RECEIVING
         layout = self.layout or Layout.from_shapes([("unknown", (1,))])
         member = Member(
-            hello.name, hello.session, self._new_outbox(hello.name, layout), Inbox(layout), stage, port=port
+            hello.name, hello.session, self._store.outbox_for(hello.name, layout), Inbox(layout), stage, port=port
         )
         self.members[hello.name] = member
         if self.ledger is not None:
@@ -420,9 +427,9 @@ class ServerNode:
         if old is not None:
             self._by_port.pop(old, None)
             old.closing = True
-            self._ready[old] = None
+            self._board.wake(old)
             member.owed.link_lost()
-            self._slot_lost(now, member)
+            self._phases.link_lost(now, member)
 
     def _connect(
         self, now: float, port: Port, member: Member, hello: Hello, how: str, iteration: int | None = None
@@ -441,7 +448,7 @@ class ServerNode:
             congestion_control=port.congestion_control,
             shaped_by=port.shaped_by,
         )
-        self._say(
+        self._board.say(
             port,
             Welcome(
                 how=how,
@@ -452,7 +459,7 @@ class ServerNode:
                 members=max(len(self.versions), 1),
                 iteration=member.iteration if iteration is None else iteration,
                 received=member.inbox.received,
-                state=self.ledger.digest if self.ledger is not None else b"",
+                state=self._store.digest,
             ),
         )
         self.journal.record(
@@ -470,17 +477,7 @@ class ServerNode:
             raise RemoteProtocolError("expected a layout from the first worker only")
         layout = Layout.from_table(message.table)
         if self.layout is None:
-            if self.policy.streaming:
-                frame_s = self._link_settings.frame_s
-                self.streaming = Streaming(self.policy, self.gate, self.members, layout.rows, frame_s)
-            try:
-                if self.streaming is not None and self.policy.pulls == "common":
-                    self.streaming.share_pulls(layout, self._link_settings)
-                member.owed = self._new_outbox(member.name, layout)
-            except MemoryError as error:
-                raise RemoteProtocolError(f"expected a model that fits in memory, got {layout}") from error
-            self.layout = layout
-            self.gate.versions = VersionTable(layout.rows)
+            member.owed = self._store.begin(member.name, layout)
             member.owed.link_ready()
             member.inbox = Inbox(layout)
         member.port.decoder.rows = layout.rows
@@ -490,13 +487,7 @@ class ServerNode:
             return
         if self.layout is None:
             raise RemoteProtocolError("expected a layout before the end of the parameters")
-        parameters = member.owed.source
-        common = None if self._common is None else self._common.debt
-        if self.layout.is_hollow:
-            self.ledger = Tally(self.layout, parameters, common=common)
-        else:
-            self.ledger = Ledger(self.layout, parameters, strict=self.policy.slack == 0, common=common)
-        self.ledger.admit(member)
+        self._store.complete(self.layout, member.owed.source).admit(member)
         self._is_ready(now, member)
         while (next_one := self._lobby.next_in_queue()) is not None:
             self._on_hello(now, *next_one)
@@ -506,7 +497,7 @@ class ServerNode:
         if member.gated:
             member.stage = Stage.COMPUTING
             if member.port is not None:
-                self._say(member.port, Start(member.iteration, len(self.versions), self.epoch))
+                self._board.say(member.port, Start(member.iteration, len(self.versions), self.epoch))
             return
         member.stage = Stage.READY
         member.waiting_since = now
@@ -521,8 +512,8 @@ class ServerNode:
             other.stage = Stage.COMPUTING
         for other in ready:
             if other.port is not None:
-                self._say(other.port, Start(other.iteration, len(self.versions), self.epoch))
-        self._open_gate(now)
+                self._board.say(other.port, Start(other.iteration, len(self.versions), self.epoch))
+        self._phases.open_gate(now)
 
     def _count(self, now: float, member: Member) -> None:
         """Let the gate count a worker from now on."""
@@ -532,10 +523,11 @@ class ServerNode:
         if self.ledger is not None:
             self.ledger.keep_back(member, self.members.values())
 
-    # -- rows --------------------------------------------------------------------------------------------------
+    # -- pushes and iterations ---------------------------------------------------------------------------------
 
     def _on_rows(self, now: float, member: Member, message: Rows) -> None:
-        if self.layout is None:
+        layout, ledger, streaming = self._store.layout, self._store.ledger, self._store.streaming
+        if layout is None:
             raise RemoteProtocolError("expected the layout first, got rows")
         if not message.absolute:
             self._expect_iteration(member, message.iteration)
@@ -546,133 +538,75 @@ class ServerNode:
             if message.absolute:
                 if member.stage is not Stage.SEEDING:
                     raise RemoteProtocolError("expected parameters from the first worker only, and only once")
-                replace_rows(self.layout, codec, message, member.owed.source)
+                replace_rows(layout, codec, message, member.owed.source)
             else:
-                if self.ledger is None or not self.gate.opened:
+                if ledger is None or not self.gate.opened:
                     raise RemoteProtocolError("expected no update before the start, got one")
                 if message.iteration > member.begun_iteration:
                     member.pushing_since = now
-                self.ledger.begin(member, message.iteration)
-                risen = self.streaming is not None and self._stamp(now, member, message, self.streaming)
-                owing = self.members if self.streaming is None else self.streaming.owing
-                self.ledger.add(codec, message, owing.values())
-                self._book(now, member, message, risen)
-        self._say(member.port, Ack(member.inbox.received))
+                ledger.begin(member, message.iteration)
+                if streaming is not None:
+                    streaming.arrived(now, member, message)
+                owing = self.members if streaming is None else streaming.owing
+                ledger.add(codec, message, owing.values())
+                empty = len(message.payload) == 0
+                member.push_rows += 0 if empty else len(message.rows)
+                member.push_zero_rows += len(message.rows) if empty else 0
+                member.push_bytes += frame_bytes(message)
+                if streaming is None:
+                    self._phases.arrived(now, member, message)
+                self._board.wake_all(self._departures.draining.values())
+        self._board.say(member.port, Ack(member.inbox.received))
 
     def _expect_iteration(self, member: Member, iteration: int) -> None:
         """A worker pushes the iteration after its last one, or that one again after a cut."""
-        if self.streaming is not None and member.stage in STREAMED:
-            self.streaming.expect(member, iteration)
+        streaming = self._store.streaming
+        if streaming is not None and member.stage in STREAMED:
+            streaming.expect(member, iteration)
             return
         if not member.iteration <= iteration <= member.iteration + 1:
             raise RemoteProtocolError(
                 f"expected iteration {member.iteration} or {member.iteration + 1} of {member.name}, got {iteration}"
             )
 
-    def _book(self, now: float, member: Member, message: Rows, risen: bool) -> None:
-        empty = len(message.payload) == 0
-        member.push_rows += 0 if empty else len(message.rows)
-        member.push_zero_rows += len(message.rows) if empty else 0
-        member.push_bytes += frame_bytes(message)
-        if self.streaming is not None:
-            if risen:
-                self._wake_all()
-            self._wake_drainers()
-            return
-        self.versions.advance(member.name, message.rows, message.iteration)
-        if message.quota_end:
-            self.gate.quota_arrived(member, message.iteration)
-            self._cancel_extras()
-        if self.gate.waiting:
-            self._open_gate(now)
-        self._wake_drainers()
-
-    def _cancel_extras(self) -> None:
-        for member in self.gate.superfluous():
-            if member.port is not None:
-                self._say(member.port, Cancel(member.quota_iteration))
+    def _on_ask(self, now: float, member: Member, message: Ask) -> None:
+        if self.slots is None or member.stage is not Stage.COMPUTING:
+            raise RemoteProtocolError(f"expected no request for a slot while {member.stage.value}, got one")
+        self._expect_iteration(member, message.iteration)
+        if message.weight <= 0:
+            raise RemoteProtocolError(f"expected a weight above 0 with a request for a slot, got {message.weight}")
+        self._phases.asked(now, member, message)
 
     def _on_push_end(self, now: float, member: Member, message: PushEnd) -> None:
         if member.stage is not Stage.COMPUTING:
             raise RemoteProtocolError(f"expected no end of a push while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
-        if self.slots is not None:
-            if not self.slots.pushes(member):
-                raise RemoteProtocolError("expected a request for a slot before a push, got the end of one")
-            self.slots.observe_push(now, member, message.rate_bps)
-            self.slots.done(now, member)
-        if self.ledger is not None:
-            self.ledger.begin(member, message.iteration)
-        self.gate.pushed(now, member, message)
+        if self.slots is not None and not self.slots.pushes(member):
+            raise RemoteProtocolError("expected a request for a slot before a push, got the end of one")
         member.metrics["rate_bps"] = message.rate_bps
-        self._record_push(now, member, message.iteration, round(message.quota_s, 6))
         member.next_notice = now + self.settings.patience_s
-        self._cancel_extras()
-        self._open_gate(now, member)
+        self._phases.pushed(now, member, message)
 
-    def _record_push(self, now: float, member: Member, iteration: int, quota_s: float | None) -> None:
-        """What has come since the last push was recorded is the push of ``iteration``."""
+    def _on_computed(self, now: float, member: Member, message: Computed) -> None:
+        streaming = self.streaming
+        if streaming is not None and member.stage is Stage.DRAINING:
+            return  # said again after a cut
+        if streaming is None or member.stage not in STREAMED:
+            raise RemoteProtocolError(f"expected no finished iteration while {member.stage.value}, got one")
+        streaming.computed(now, member, message)
+        member.metrics["rate_bps"] = message.rate_bps
+        member.next_notice = now + self.settings.patience_s
         self.journal.record(
-            now,
-            "push",
-            peer=member.name,
-            iteration=iteration,
-            rows=member.push_rows,
-            zero_rows=member.push_zero_rows,
-            bytes=member.push_bytes,
-            quota_s=quota_s,
+            now, "push", peer=member.name, iteration=message.iteration, **member.take_push(), quota_s=None
         )
-        member.push_rows = member.push_zero_rows = member.push_bytes = 0
-
-    # -- the gate ----------------------------------------------------------------------------------------------
-
-    def _open_gate(self, now: float, newcomer: Member | None = None) -> None:
-        """Let everybody go on whom the policy allows to."""
-        for member in self.gate.may_pass(newcomer):
-            if self.slots is None:
-                self._begin_pull(now, member)
-            else:
-                member.stage = Stage.QUEUED
-                self.slots.ask(now, member, Direction.PULL, member.iteration)
-        self._schedule(now)
-
-    def _begin_pull(self, now: float, member: Member) -> None:
-        assert self.ledger is not None
-        self.ledger.bring_up(member)
-        newest = max(self.gate.newest(), member.iteration)
-        held_s = now - member.waiting_since
-        mta_time_s, pull_limit_s = self.gate.limits_s(member)
-        member.stage = Stage.PULLING
+        streaming.tune(now)
         assert member.port is not None
-        self._say(
-            member.port,
-            Go(
-                iteration=member.iteration,
-                mta_time_s=mta_time_s,
-                held_s=held_s,
-                staleness=newest - member.iteration,
-                members=max(len(self.versions), 1),
-                epoch=self.epoch,
-            ),
-        )
-        self.journal.record(
-            now,
-            "gate",
-            peer=member.name,
-            iteration=member.iteration,
-            oldest=self.versions.oldest(),
-            held_s=round(held_s, 6),
-            mta_time_s=round(mta_time_s, 6),
-            staleness=newest - member.iteration,
-        )
-        member.owed.begin(
-            now,
-            member.iteration,
-            self.policy.row_codec,
-            self.policy.choose_pull,
-            pull_limit_s,
-            announce_zeros=False,
-        )
+        self._board.wake(member.port)
+        if streaming.is_beyond(member):
+            self._departures.leave_gate(now, member, streaming)
+        self._departures.let_go(now, streaming)
+
+    # -- what workers are sent ---------------------------------------------------------------------------------
 
     def _after_rows(self, now: float, member: Member) -> Message | None:
         """What follows the last row frame to a worker."""
@@ -681,16 +615,18 @@ class ServerNode:
             self._is_ready(now, member)
             return member.port.next_control(now) if member.port is not None else None
         if member.stage is Stage.PULLING and transfer is not None and transfer.finished(now):
-            member.stage = Stage.COMPUTING
-            self.gate.pulled(now, member, transfer.started, owed.quota_s(now))
-            owed.transfer = None
-            if self.slots is not None:
-                self.slots.done(now, member)
-                self._schedule(now)
-            return PullEnd(member.iteration)
+            return self._phases.pulled(now, member, transfer)
         if member.stage is Stage.DRAINING:
             return self._drain(now, member)
         return None
+
+    def _drain(self, now: float, member: Member) -> Message | None:
+        """The next message to a worker that has finished, up to goodbye."""
+        message = self._departures.next_message(now, member)
+        if isinstance(message, Farewell) and (port := member.port) is not None:
+            self._drop(now, member, "finished")
+            port.closing = True
+        return message
 
     def _explain(self, now: float, member: Member) -> None:
         """Tell a worker that has waited for long for whom."""
@@ -709,187 +645,17 @@ class ServerNode:
             **{"for": reason},
         )
         if member.port is not None:
-            self._say(member.port, Waiting(member.iteration, reason))
-
-    # -- streaming ---------------------------------------------------------------------------------------------
-
-    def _stamp(self, now: float, member: Member, message: Rows, streaming: Streaming) -> bool:
-        """Rows of a streaming worker have arrived; whether everybody's rows are newer by that."""
-        if member.stage not in STREAMED:
-            streaming.touch(message.rows)
-            return False
-        owing = streaming.owing.values()
-        idle = [other.port for other in owing if other.port is not None and streaming.is_idle(other)]
-        risen = streaming.arrived(now, member, message.rows, message.iteration, empty=len(message.payload) == 0)
-        self._ready.update(dict.fromkeys(idle))
-        return risen
-
-    def _on_computed(self, now: float, member: Member, message: Computed) -> None:
-        if self.streaming is not None and member.stage is Stage.DRAINING:
-            return  # said again after a cut
-        if self.streaming is None or member.stage not in STREAMED:
-            raise RemoteProtocolError(f"expected no finished iteration while {member.stage.value}, got one")
-        self.streaming.computed(now, member, message)
-        member.metrics["rate_bps"] = message.rate_bps
-        member.next_notice = now + self.settings.patience_s
-        self._record_push(now, member, message.iteration, None)
-        self._tune(now, self.streaming)
-        assert member.port is not None
-        self._ready[member.port] = None
-        if self.streaming.is_beyond(member):
-            self._leave_gate(now, member, self.streaming)
-        self._let_go(now, self.streaming)
-
-    def _stream(self, now: float, member: Member, streaming: Streaming) -> Message | None:
-        """The next message to a worker that is sent rows all the time."""
-        if not member.gated and streaming.returns(now, member):
-            self.journal.record(
-                now,
-                "return",
-                peer=member.name,
-                epoch=self.epoch,
-                iteration=member.iteration,
-                members=len(self.versions),
-            )
-            self._wake_all()
-        told = streaming.tell(now, member, max(len(self.versions), 1), self.epoch)
-        if told is not None:
-            return told
-        owed, policy = member.owed, streaming.policy
-        if streaming.due_at(now, member) <= now:
-            assert self.ledger is not None
-            self.ledger.bring_up(member)
-            step_s = streaming.seat(member).step_s
-            code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), step_s)
-            owed.begin(now, member.iteration, code, policy.choose_pull, math.inf, announce_zeros=False)
-            streaming.chosen(now, member)
-        elif streaming.may_refine(now, member):
-            half = codec_by_name("half")
-            owed.begin(
-                now, member.iteration, half, policy.choose_refinement, math.inf, announce_zeros=False, refine=True
-            )
-        return owed.next_frame(now) or owed.follow(now)
-
-    def _tune(self, now: float, streaming: Streaming) -> None:
-        """Another slack, when the stalls or the progress of the training ask for it."""
-        change = streaming.tune(now)
-        if change is not None:
-            self.journal.record(
-                now,
-                "slack",
-                slack=change.slack,
-                before=change.before,
-                why=change.why,
-                stall_share=round(change.stall_share, 6),
-                divergence=round(change.divergence, 6),
-                usual=round(change.usual, 6),
-                progress=round(change.progress, 6),
-            )
-            self._wake_all()
-
-    def _let_go(self, now: float, streaming: Streaming) -> None:
-        """Nobody is to wait for a robot in an outage."""
-        for member in streaming.leavers(now):
-            self._leave_gate(now, member, streaming)
-
-    def _leave_gate(self, now: float, member: Member, streaming: Streaming) -> None:
-        """A worker is in an outage: it does not count until it has caught up."""
-        silent_s = now - streaming.seat(member).punctuality.since
-        self._uncount(now, member)
-        self._record_absence(now, member, silent_s)
-
-    def _wake_all(self) -> None:
-        """Everybody may be told something."""
-        for member in self.members.values():
-            if member.port is not None:
-                self._ready[member.port] = None
-
-    # -- slots -------------------------------------------------------------------------------------------------
-
-    def _on_ask(self, now: float, member: Member, message: Ask) -> None:
-        if self.slots is None or member.stage is not Stage.COMPUTING:
-            raise RemoteProtocolError(f"expected no request for a slot while {member.stage.value}, got one")
-        self._expect_iteration(member, message.iteration)
-        if message.weight <= 0:
-            raise RemoteProtocolError(f"expected a weight above 0 with a request for a slot, got {message.weight}")
-        member.samples = message.weight
-        self.slots.observe_push(now, member, message.rate_bps)
-        self.slots.ask(now, member, Direction.PUSH, message.iteration)
-        self._schedule(now)
-
-    def _schedule(self, now: float) -> None:
-        """Something has changed that slots depend on: let those transfer to whom one is due."""
-        if self.slots is None or self.layout is None:
-            return
-        for admission in self.slots.admit(now, self.members, self.layout):
-            member = admission.member
-            if admission.direction is Direction.PULL:
-                self._begin_pull(now, member)
-            elif member.port is not None:
-                self._say(member.port, Grant(admission.iteration, admission.waited_s))
-
-    def _slot_lost(self, now: float, member: Member) -> None:
-        """The link of a member is gone, and with it what it waited for or transferred."""
-        if self.slots is not None:
-            self.slots.withdraw(member)
-            self._schedule(now)
+            self._board.say(member.port, Waiting(member.iteration, reason))
 
     # -- departures --------------------------------------------------------------------------------------------
 
-    def _absent(self, now: float, member: Member) -> None:
-        """A link has been down for longer than the limit: nobody waits for this worker any longer."""
-        if member.stage in NOT_STARTED:
-            self._drop(now, member, "went away before the start")
-        elif self._computes(member):
-            counted, member.given_up = member.gated, True
-            self._uncount(now, member)
-            self._wake_drainers()
-            if counted:
-                self._record_absence(now, member, now - member.lost_at)
-
-    def _record_absence(self, now: float, member: Member, silent_s: float) -> None:
-        self.journal.record(
-            now,
-            "absent",
-            peer=member.name,
-            epoch=self.epoch,
-            silent_s=round(silent_s, 3),
-            members=len(self.versions),
-        )
-
-    def _computes(self, member: Member) -> bool:
-        """Whether more is to come from a worker: it counts, or it is in an outage and will count again."""
-        return member.gated or (self.streaming is not None and member.stage in STREAMED and not member.given_up)
-
-    def _uncount(self, now: float, member: Member) -> None:
-        if not member.gated:
-            return
-        if self.ledger is not None:
-            self.ledger.settle(member)
-        if self.slots is not None:
-            self.slots.remove(member)
-        self.gate.remove(member)
-        if self.streaming is not None:
-            self.streaming.left(now, member)
-            self._wake_all()
-        self._cancel_extras()
-        self._open_gate(now)
-        self._wake_drainers()
-
     def _drop(self, now: float, member: Member, cause: str) -> None:
-        """Forget a worker: it left, started afresh, or was told goodbye."""
-        del self.members[member.name]
-        self._draining.pop(member.name, None)
+        """Forget a worker; if it was the first one and had not sent all parameters, the next one does."""
         if member.port is not None:
             self._by_port.pop(member.port, None)
-        if self.slots is not None:
-            self.slots.remove(member)
-        self._uncount(now, member)
-        if self.streaming is not None:
-            self.streaming.remove(member)
-        self.journal.record(now, "leave", peer=member.name, epoch=self.epoch, cause=cause, members=len(self.versions))
+        self._departures.drop(now, member, cause)
         if member.stage is Stage.SEEDING and self.ledger is None:
-            self.layout = self.streaming = None
+            self._store.forget()
             if (next_one := self._lobby.next_in_queue()) is not None:
                 self._on_hello(now, *next_one)
 
@@ -898,55 +664,8 @@ class ServerNode:
         if member.stage not in between_steps and member.stage is not Stage.DRAINING:
             raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
-        member.stage = Stage.DRAINING
-        self._draining[member.name] = member
-        member.finish_wait = message.wait
-        member.iteration = max(member.iteration, message.iteration)
-        member.dirty = True
-        member.owed.transfer = None
         self.finished.add(member.name)
-        if self.streaming is not None and not message.wait and member.owed.follows:
-            self.streaming.part(member)  # it does not stay until all is in the stream
-            if self.ledger is not None:
-                self.ledger.admit(member)
-        self._uncount(now, member)
-        self._wake_drainers()
-
-    def _drain(self, now: float, member: Member) -> Message | None:
-        """Send a worker that has finished everything it is owed, then say goodbye."""
-        owed = member.owed
-        others_compute = member.finish_wait and any(self._computes(other) for other in self.members.values())
-        if (shared := owed.follow(now, draining=not others_compute)) is not None:
-            return shared
-        if owed.transfer is not None and not owed.transfer.finished(now):
-            return None
-        if self.ledger is not None:
-            self.ledger.bring_up(member)
-        if member.dirty:
-            member.dirty = False
-            owed.send_everything(now, member.iteration)
-            frame = owed.next_frame(now)
-            if frame is not None:
-                return frame
-        if others_compute or not owed.empty or member.port is None:
-            return None
-        self.journal.record(
-            now,
-            "drained",
-            peer=member.name,
-            iteration=member.iteration,
-            frames_sent=owed.sent_frames,
-            frames_applied=member.inbox.received,
-        )
-        port = member.port
-        self._drop(now, member, "finished")
-        port.closing = True
-        return Farewell(member.inbox.received)
-
-    def _wake_drainers(self) -> None:
-        for member in self._draining.values():
-            if member.port is not None:
-                self._ready[member.port] = None
+        self._departures.finish(now, member, message)
 
     # -- small things ------------------------------------------------------------------------------------------
 
@@ -963,19 +682,3 @@ class ServerNode:
                 )
             )
         return sorted(lines, key=lambda line: line.name)
-
-    @property
-    def _common(self) -> Stream | None:
-        """The rows that all workers are sent alike, if they are."""
-        return None if self.streaming is None else self.streaming.stream
-
-    def _new_outbox(self, name: str, layout: Layout) -> Outbox:
-        source = layout.zeros() if self.ledger is None else self.ledger.parameters
-        if (stream := self._common) is not None:
-            return Reader(name, layout, self._link_settings, source, stream)
-        floor = None if self.streaming is None else self.streaming.floor
-        return Outbox(layout, self._link_settings, layout.zeros(), source, state_settles=True, floor=floor)
-
-    def _say(self, port: Port, message: Message) -> None:
-        port.say(message)
-        self._ready[port] = None

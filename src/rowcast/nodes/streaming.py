@@ -19,17 +19,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
+from rowcast.journal import Journal
 from rowcast.nodes.common import Stream
 from rowcast.nodes.gate import Gate
+from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.member import Member, Stage
-from rowcast.nodes.port import Port
+from rowcast.nodes.switchboard import Switchboard
 from rowcast.rows import Layout
-from rowcast.sync import Policy, Punctuality, SlackChange, SlackTuner
-from rowcast.wire import Computed, Horizon
+from rowcast.sync import Policy, Punctuality, SlackTuner
+from rowcast.wire import Computed, Horizon, Message, Rows
 
-__all__ = ["Seat", "Streaming"]
+__all__ = ["STREAMED", "Seat", "Streaming"]
+
+#: Stages of a worker that is sent rows all the time.
+STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
 
 #: Rows to a worker are chosen anew at most once in so many frames' time; while it waits at the gate, in one.
 CHOOSE_FRAMES = 10
@@ -69,7 +75,7 @@ class Seat:
 
 
 class Streaming:
-    """Horizons, and who counts.
+    """Horizons, who counts, and which rows each is sent next.
 
     Args:
         policy: the team's policy.
@@ -77,6 +83,8 @@ class Streaming:
         members: the server's members, by name.
         rows: rows of the layout.
         frame_s: link time of a frame.
+        board: where members are woken to whom something is to be said.
+        journal: where returns and changes of the slack are recorded.
 
     Attributes:
         policy: the team's policy with the slack that is in force.
@@ -93,13 +101,25 @@ class Streaming:
     STEADY_CAP_S = 60.0
     FORGIVEN_S = 300.0
 
-    def __init__(self, policy: Policy, gate: Gate, members: Mapping[str, Member], rows: int, frame_s: float) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        gate: Gate,
+        members: Mapping[str, Member],
+        rows: int,
+        *,
+        frame_s: float,
+        board: Switchboard,
+        journal: Journal,
+    ) -> None:
         self._tuner = SlackTuner(policy.slack or 1) if policy.auto else None
         self.policy = gate.policy = policy if self._tuner is None else policy.at_slack(self._tuner.slack)
         self.floor = np.zeros(rows, dtype=np.int32)
         self._gate = gate
         self._members = members
         self._frame_s = frame_s
+        self._board = board
+        self._journal = journal
         self._seats: dict[str, Seat] = {}
         self.stream: Stream | None = None
         self.owing: Mapping[str, Member] = members
@@ -145,12 +165,14 @@ class Streaming:
             member.owed.detach()
             self.owing = {**self.owing, member.name: member}
 
-    def take_woken(self) -> list[Port]:
-        """Connections on which rows of the common stream may be sent since the last call."""
+    def wake_readers(self) -> None:
+        """Wake those to whom rows of the common stream may be sent since the last call."""
         if self.stream is None:
-            return []
-        members = [self._members.get(name) for name in self.stream.take_woken()]
-        return [member.port for member in members if member is not None and member.port is not None]
+            return
+        for name in self.stream.take_woken():
+            member = self._members.get(name)
+            if member is not None and member.port is not None:
+                self._board.wake(member.port)
 
     def _count(self, member: Member, counted: bool) -> None:
         if self.stream is not None:
@@ -189,28 +211,36 @@ class Streaming:
         if iteration != own:
             raise RemoteProtocolError(f"expected iteration {own} of {member.name}, got {iteration}")
 
-    def arrived(self, now: float, member: Member, rows: npt.NDArray[np.int64], iteration: int, *, empty: bool) -> bool:
-        """``rows`` of ``member`` are whole up to ``iteration`` (its own count); whether the floor has risen.
+    def arrived(self, now: float, member: Member, message: Rows) -> None:
+        """Rows of ``member`` are whole up to an iteration (in its own count).
 
         Call it before they are added to what anybody is owed.
         """
+        rows = message.rows
+        if member.stage not in STREAMED:
+            self._touch(rows)
+            return
+        for other in self.owing.values():
+            if other.port is not None and other.name in self._seats and not other.owed.changed.any():
+                self._board.wake(other.port)  # there was nothing to send to it; there will be
         seat = self.seat(member)
-        if not empty:
-            self.touch(rows)
-        seat.versions[rows] = iteration
+        if len(message.payload):
+            self._touch(rows)
+        seat.versions[rows] = message.iteration
         oldest = int(seat.versions.min())
         if oldest > seat.oldest:
             seat.oldest = oldest
             seat.punctuality.advanced(now)
         if not member.gated:
-            return False
+            return
         versions = self._gate.versions
-        versions.advance(member.name, rows, iteration + seat.shift)
+        versions.advance(member.name, rows, message.iteration + seat.shift)
         self.floor[rows] = versions.floor(rows)
         before, self._lowest = self._lowest, versions.oldest() or 0
-        return self._lowest > before
+        if self._lowest > before:
+            self._board.wake_all(self._members.values())
 
-    def touch(self, rows: npt.NDArray[np.int64]) -> None:
+    def _touch(self, rows: npt.NDArray[np.int64]) -> None:
         """Contributions to ``rows`` are about to be added to what everybody is owed."""
         for member in self.owing.values():
             member.owed.touch(rows)
@@ -253,10 +283,11 @@ class Streaming:
         """Up to which iteration a worker holds everybody's contributions, in the gate's count."""
         return member.owed.horizon(self._lowest)
 
-    def tell(self, now: float, member: Member, members: int, epoch: int) -> Horizon | None:
+    def _tell(self, now: float, member: Member) -> Horizon | None:
         """What a worker must be told of its horizon before its next rows, if anything."""
         seat = self.seat(member)
         horizon = max(self.horizon_of(member) - seat.shift, 0)
+        members = max(len(self._gate.versions), 1)
         told = seat.told
         if told is not None and (told.horizon, told.slack, told.members, told.counted) == (
             horizon,
@@ -265,7 +296,8 @@ class Streaming:
             member.gated,
         ):
             return None
-        message = Horizon(horizon, max(self._gate.newest() - seat.shift, 0), self.slack, members, epoch, member.gated)
+        newest = max(self._gate.newest() - seat.shift, 0)
+        message = Horizon(horizon, newest, self.slack, members, self._gate.epoch, member.gated)
         seat.told = message
         if member.stage is Stage.WAITING and self._may_start(seat, message):
             member.stage = Stage.COMPUTING
@@ -276,32 +308,81 @@ class Streaming:
     def _may_start(self, seat: Seat, told: Horizon) -> bool:
         return seat.own - told.horizon <= told.slack
 
-    def tune(self, now: float) -> SlackChange | None:
-        """Whether the slack is another from now on, and why; everybody is to be told."""
+    def tune(self, now: float) -> None:
+        """Another slack, when the stalls or the progress of the training ask for it."""
         if self._tuner is None:
-            return None
+            return
         change = self._tuner.look(now, self._lowest, len(self._gate.versions))
-        if change is not None:
-            self.policy = self._gate.policy = self.policy.at_slack(change.slack)
-            if self.stream is not None:
-                self.stream.policy = self.policy
-        return change
+        if change is None:
+            return
+        self.policy = self._gate.policy = self.policy.at_slack(change.slack)
+        if self.stream is not None:
+            self.stream.policy = self.policy
+        self._journal.record(
+            now,
+            "slack",
+            slack=change.slack,
+            before=change.before,
+            why=change.why,
+            stall_share=round(change.stall_share, 6),
+            divergence=round(change.divergence, 6),
+            usual=round(change.usual, 6),
+            progress=round(change.progress, 6),
+        )
+        self._board.wake_all(self._members.values())
 
     def forget_told(self, member: Member) -> None:
         """The link was lost, and perhaps what was told with it."""
         if member.name in self._seats:
             self.seat(member).told = None
 
-    def is_idle(self, member: Member) -> bool:
-        """Whether ``member`` is sent rows all the time, and there are none."""
-        return member.name in self._seats and not member.owed.changed.any()
+    # -- what is sent --------------------------------------------------------------------------------------------
+
+    def next_message(self, now: float, member: Member, ledger: Ledger) -> Message | None:
+        """The next message to a worker in one of the stages :data:`STREAMED`, if any.
+
+        Args:
+            now: time (s).
+            member: the worker.
+            ledger: what it is owed.
+        """
+        if not member.gated and self._returns(now, member):
+            self._journal.record(
+                now,
+                "return",
+                peer=member.name,
+                epoch=self._gate.epoch,
+                iteration=member.iteration,
+                members=len(self._gate.versions),
+            )
+            self._board.wake_all(self._members.values())
+        told = self._tell(now, member)
+        if told is not None:
+            return told
+        owed = member.owed
+        if self._due_at(now, member) <= now:
+            ledger.bring_up(member)
+            self._choose(now, member)
+        elif self._may_refine(now, member):
+            choose, half = self.policy.choose_refinement, codec_by_name("half")
+            owed.begin(now, member.iteration, half, choose, math.inf, announce_zeros=False, refine=True)
+        return owed.next_frame(now) or owed.follow(now)
+
+    def _choose(self, now: float, member: Member) -> None:
+        """Choose the rows that ``member`` is sent next."""
+        seat, owed, policy = self.seat(member), member.owed, self.policy
+        code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), seat.step_s)
+        owed.begin(now, member.iteration, code, policy.choose_pull, math.inf, announce_zeros=False)
+        frames = 1 if member.stage is Stage.WAITING else CHOOSE_FRAMES
+        seat.choose_at = now + frames * self._frame_s
+        seat.outdated = False
 
     def wake_at(self, member: Member) -> float:
         """When something may have to be done for ``member`` that nothing else is the occasion for (s).
 
         What was due when it was last woken waits for its link, or for what arrives.
         """
-        times = [self.due_at(member.woken_at, member)]
+        times = [self._due_at(member.woken_at, member)]
         if self.stream is not None:
             times.append(self.stream.due_at(member.name))
         if member.stage is Stage.WAITING:
@@ -311,7 +392,7 @@ class Streaming:
             times.append(seat.steady_since + self._proof_s(seat))
         return min((time for time in times if time > member.woken_at), default=math.inf)
 
-    def due_at(self, now: float, member: Member) -> float:
+    def _due_at(self, now: float, member: Member) -> float:
         """When rows for ``member`` are to be chosen (s); ``inf`` when there is nothing to choose, or enough is."""
         owed, seat = member.owed, self.seat(member)
         if not owed.changed.any():
@@ -321,18 +402,11 @@ class Streaming:
         done = owed.transfer is None or owed.transfer.refining or owed.transfer.finished(now)
         return max(seat.choose_at, now) if done else math.inf
 
-    def may_refine(self, now: float, member: Member) -> bool:
+    def _may_refine(self, now: float, member: Member) -> bool:
         """All rows for ``member`` were sent: the idle link may carry what the code left of them."""
         transfer = member.owed.transfer
         idle = transfer is not None and not transfer.refining and transfer.finished(now)
         return self.policy.refine and idle and not member.owed.follows and not member.owed.changed.any()
-
-    def chosen(self, now: float, member: Member) -> None:
-        """They were."""
-        seat = self.seat(member)
-        frames = 1 if member.stage is Stage.WAITING else CHOOSE_FRAMES
-        seat.choose_at = now + frames * self._frame_s
-        seat.outdated = False
 
     # -- outages -------------------------------------------------------------------------------------------------
 
@@ -360,7 +434,7 @@ class Streaming:
         return [self._members[name] for name in self._gate.versions.behind(min(waiting))]
 
     def left(self, now: float, member: Member) -> None:
-        """``member`` does not count any longer."""
+        """``member`` does not count any longer: everybody may be told something."""
         seat = self.seat(member)
         if now - seat.left_at > self.FORGIVEN_S:
             seat.absences = 0
@@ -369,8 +443,9 @@ class Streaming:
         seat.steady_since = None
         self._renew_floor()
         self._count(member, False)
+        self._board.wake_all(self._members.values())
 
-    def returns(self, now: float, member: Member) -> bool:
+    def _returns(self, now: float, member: Member) -> bool:
         """Whether ``member``, which does not count, may count again; if so, it does."""
         seat = self.seat(member)
         oldest = int(seat.versions.min())

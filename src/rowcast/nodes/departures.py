@@ -1,0 +1,163 @@
+"""How workers go: into an outage, out of sight, or finished and with everything that they are owed."""
+
+from __future__ import annotations
+
+from rowcast.journal import Journal
+from rowcast.nodes.gate import Gate
+from rowcast.nodes.member import Member, Stage
+from rowcast.nodes.phases import Phases
+from rowcast.nodes.store import Store
+from rowcast.nodes.streaming import STREAMED, Streaming
+from rowcast.nodes.switchboard import Switchboard
+from rowcast.wire import Farewell, Finish, Message
+
+__all__ = ["Departures"]
+
+
+class Departures:
+    """Sees to it that nobody waits for who has gone, and that who has finished goes with all that it is owed.
+
+    Args:
+        members: the server's members, by name; who is dropped is taken out.
+        gate: whom the gate counts.
+        store: what members are owed.
+        phases: who goes on when another one counts no longer.
+        board: where those are woken who may be said goodbye to.
+        journal: where absences and departures are recorded.
+
+    Attributes:
+        draining: members that have finished and are sent what they are owed, by name.
+    """
+
+    def __init__(
+        self,
+        members: dict[str, Member],
+        gate: Gate,
+        store: Store,
+        phases: Phases,
+        board: Switchboard,
+        journal: Journal,
+    ) -> None:
+        self.draining: dict[str, Member] = {}
+        self._members = members
+        self._gate = gate
+        self._store = store
+        self._phases = phases
+        self._board = board
+        self._journal = journal
+
+    def computes(self, member: Member) -> bool:
+        """Whether more is to come from a worker: it counts, or it is in an outage and will count again."""
+        if member.gated:
+            return True
+        return self._store.streaming is not None and member.stage in STREAMED and not member.given_up
+
+    # -- who is waited for no longer ---------------------------------------------------------------------------
+
+    def give_up(self, now: float, member: Member) -> None:
+        """A link has been down for longer than the limit: nobody waits for this worker any longer."""
+        if not self.computes(member):
+            return
+        counted, member.given_up = member.gated, True
+        self._uncount(now, member)
+        self._wake_draining()
+        if counted:
+            self._record_absence(now, member, now - member.lost_at)
+
+    def let_go(self, now: float, streaming: Streaming) -> None:
+        """Nobody is to wait for a robot in an outage."""
+        for member in streaming.leavers(now):
+            self.leave_gate(now, member, streaming)
+
+    def leave_gate(self, now: float, member: Member, streaming: Streaming) -> None:
+        """A worker is in an outage: it does not count until it has caught up."""
+        silent_s = now - streaming.seat(member).punctuality.since
+        self._uncount(now, member)
+        self._record_absence(now, member, silent_s)
+
+    def drop(self, now: float, member: Member, cause: str) -> None:
+        """Forget a worker: it left, started afresh, or was told goodbye."""
+        del self._members[member.name]
+        self.draining.pop(member.name, None)
+        self._phases.remove(member)
+        self._uncount(now, member)
+        if self._store.streaming is not None:
+            self._store.streaming.remove(member)
+        self._journal.record(
+            now, "leave", peer=member.name, epoch=self._gate.epoch, cause=cause, members=len(self._gate.versions)
+        )
+
+    def _uncount(self, now: float, member: Member) -> None:
+        if not member.gated:
+            return
+        if self._store.ledger is not None:
+            self._store.ledger.settle(member)
+        self._phases.remove(member)
+        self._gate.remove(member)
+        if self._store.streaming is not None:
+            self._store.streaming.left(now, member)
+        self._phases.cancel_extras()
+        self._phases.open_gate(now)
+        self._wake_draining()
+
+    def _record_absence(self, now: float, member: Member, silent_s: float) -> None:
+        self._journal.record(
+            now,
+            "absent",
+            peer=member.name,
+            epoch=self._gate.epoch,
+            silent_s=round(silent_s, 3),
+            members=len(self._gate.versions),
+        )
+
+    # -- who has finished --------------------------------------------------------------------------------------
+
+    def finish(self, now: float, member: Member, message: Finish) -> None:
+        """A worker has finished: it counts no longer, and is sent what it is owed."""
+        member.stage = Stage.DRAINING
+        self.draining[member.name] = member
+        member.finish_wait = message.wait
+        member.iteration = max(member.iteration, message.iteration)
+        member.dirty = True
+        member.owed.transfer = None
+        streaming, ledger = self._store.streaming, self._store.ledger
+        if streaming is not None and not message.wait and member.owed.follows:
+            streaming.part(member)  # it does not stay until all is in the stream
+            if ledger is not None:
+                ledger.admit(member)
+        self._uncount(now, member)
+        self._wake_draining()
+
+    def next_message(self, now: float, member: Member) -> Message | None:
+        """The next message to a worker that has finished: all that it is owed, and then goodbye.
+
+        Goodbye is a :class:`~rowcast.wire.Farewell`: drop the member, and close its connection.
+        """
+        owed = member.owed
+        others_compute = member.finish_wait and any(self.computes(other) for other in self._members.values())
+        if (shared := owed.follow(now, draining=not others_compute)) is not None:
+            return shared
+        if owed.transfer is not None and not owed.transfer.finished(now):
+            return None
+        if self._store.ledger is not None:
+            self._store.ledger.bring_up(member)
+        if member.dirty:
+            member.dirty = False
+            owed.send_everything(now, member.iteration)
+            frame = owed.next_frame(now)
+            if frame is not None:
+                return frame
+        if others_compute or not owed.empty or member.port is None:
+            return None
+        self._journal.record(
+            now,
+            "drained",
+            peer=member.name,
+            iteration=member.iteration,
+            frames_sent=owed.sent_frames,
+            frames_applied=member.inbox.received,
+        )
+        return Farewell(member.inbox.received)
+
+    def _wake_draining(self) -> None:
+        self._board.wake_all(self.draining.values())

@@ -1,0 +1,125 @@
+"""What the server holds of the team's model: the first worker brings it, and nothing is there before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.config import LinkSettings
+from rowcast.errors import RemoteProtocolError
+from rowcast.journal import Journal
+from rowcast.nodes.common import Stream
+from rowcast.nodes.gate import Gate
+from rowcast.nodes.ledger import Ledger
+from rowcast.nodes.member import Member
+from rowcast.nodes.outbox import Outbox
+from rowcast.nodes.reader import Reader
+from rowcast.nodes.streaming import Streaming
+from rowcast.nodes.switchboard import Switchboard
+from rowcast.nodes.tally import Tally
+from rowcast.rows import Layout
+from rowcast.sync import Policy, VersionTable
+
+__all__ = ["Store"]
+
+
+class Store:
+    """The layout, the parameters and what belongs to them, of the kinds that the policy and the layout ask for.
+
+    Args:
+        policy: the team's policy.
+        gate: whom the gate counts; its version table is made when the layout is known.
+        members: the server's members, by name.
+        settings: frame and window sizes.
+        board, journal: see :class:`~rowcast.nodes.streaming.Streaming`.
+
+    Attributes:
+        layout: the model's rows, or ``None`` before the first worker came.
+        ledger: the parameters and what is owed; ``None`` before the first worker sent the parameters.
+        streaming: horizons of the workers; ``None`` where rows travel in pushes and pulls.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        gate: Gate,
+        members: Mapping[str, Member],
+        settings: LinkSettings,
+        board: Switchboard,
+        journal: Journal,
+    ) -> None:
+        self.layout: Layout | None = None
+        self.ledger: Ledger | None = None
+        self.streaming: Streaming | None = None
+        self._policy = policy
+        self._gate = gate
+        self._members = members
+        self._settings = settings
+        self._board = board
+        self._journal = journal
+
+    def begin(self, name: str, layout: Layout) -> Outbox:
+        """The first worker has told the layout.
+
+        Returns:
+            The outbox of this worker; the parameters that it sends are written into its ``source``.
+
+        Raises:
+            RemoteProtocolError: there is no memory for such a model.
+        """
+        if self._policy.streaming:
+            self.streaming = Streaming(
+                self._policy,
+                self._gate,
+                self._members,
+                layout.rows,
+                frame_s=self._settings.frame_s,
+                board=self._board,
+                journal=self._journal,
+            )
+        try:
+            if self.streaming is not None and self._policy.pulls == "common":
+                self.streaming.share_pulls(layout, self._settings)
+            outbox = self.outbox_for(name, layout)
+        except MemoryError as error:
+            raise RemoteProtocolError(f"expected a model that fits in memory, got {layout}") from error
+        self.layout = layout
+        self._gate.versions = VersionTable(layout.rows)
+        return outbox
+
+    def complete(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> Ledger:
+        """The first worker has sent all parameters: flat float32, taken over."""
+        common = None if self._stream is None else self._stream.debt
+        if layout.is_hollow:
+            self.ledger = Tally(layout, parameters, common=common)
+        else:
+            self.ledger = Ledger(layout, parameters, strict=self._policy.slack == 0, common=common)
+        return self.ledger
+
+    def forget(self) -> None:
+        """The first worker has left before it had sent all parameters."""
+        self.layout = self.streaming = None
+
+    def outbox_for(self, name: str, layout: Layout) -> Outbox:
+        """A new outbox for the worker called ``name``."""
+        source = layout.zeros() if self.ledger is None else self.ledger.parameters
+        if (stream := self._stream) is not None:
+            return Reader(name, layout, self._settings, source, stream)
+        floor = None if self.streaming is None else self.streaming.floor
+        return Outbox(layout, self._settings, layout.zeros(), source, state_settles=True, floor=floor)
+
+    @property
+    def digest(self) -> bytes:
+        """Digest of the parameters; empty before they are there."""
+        return b"" if self.ledger is None else self.ledger.digest
+
+    def suffices(self, digest: bytes) -> bool:
+        """Whether a worker whose parameters have this digest needs no others."""
+        return self.ledger is not None and digest == self.ledger.digest and (self._stream is None or self._stream.clean)
+
+    @property
+    def _stream(self) -> Stream | None:
+        """The rows that all workers are sent alike, if they are."""
+        return None if self.streaming is None else self.streaming.stream
