@@ -561,7 +561,7 @@ class ServerNode:
     def _expect_iteration(self, member: Member, iteration: int) -> None:
         """A worker pushes the iteration after its last one, or that one again after a cut."""
         streaming = self._store.streaming
-        if streaming is not None and member.stage in STREAMED:
+        if streaming is not None and (member.stage in STREAMED or member.stage is Stage.DRAINING):
             streaming.expect(member, iteration)
             return
         if not member.iteration <= iteration <= member.iteration + 1:
@@ -578,7 +578,7 @@ class ServerNode:
         self._phases.asked(now, member, message)
 
     def _on_push_end(self, now: float, member: Member, message: PushEnd) -> None:
-        if member.stage is not Stage.COMPUTING:
+        if member.stage is not Stage.COMPUTING or self.streaming is not None:
             raise RemoteProtocolError(f"expected no end of a push while {member.stage.value}, got one")
         self._expect_iteration(member, message.iteration)
         if self.slots is not None and not self.slots.pushes(member):
