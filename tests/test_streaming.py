@@ -14,11 +14,12 @@ from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.nodes import Phase
 from rowcast.nodes.freshness import Freshness
+from rowcast.nodes.member import Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import Punctuality, SlackTuner, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.wire import Computed, Horizon
+from rowcast.wire import Computed, Horizon, PushEnd
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 #: One whole model in either direction takes 0.1 s at 24 kbit/s: 63 float32 and some headers.
@@ -226,6 +227,16 @@ def test_nobody_waits_for_a_robot_in_an_outage_and_nothing_is_lost():
     assert stalled < Punctuality.GRACE_S + 0.5
 
 
+def test_a_robot_in_an_outage_keeps_its_share_until_it_is_given_up():
+    team = team_of("rowcast:4", [1e5, 1e5, outage(8.0, 1e6, 1e5)], iterations=400)
+    team.run(20.0)
+    assert len(team.server.versions) == 2
+    assert [team.workers[f"robot{i}"].node.members for i in range(3)] == [3, 3, 3]
+    team.kill("robot2")
+    team.run(120.0)
+    assert [team.workers[f"robot{i}"].node.members for i in range(2)] == [2, 2]
+
+
 def test_without_elasticity_everybody_waits_for_it():
     team = team_of("rowcast:4?elastic=off", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=150)
     finished(team)
@@ -308,6 +319,26 @@ def test_a_robot_whose_link_is_gone_does_not_hold_the_others_until_the_absence_l
     finished(team)
     replicas_agree(team)
     assert sum(record["stall_s"] for record in steps(team, "robot0")) < Punctuality.GRACE_S + 0.5
+
+
+def test_a_robot_whose_count_differs_is_cut_while_it_delivers_the_rest():
+    """After an absence the server counts its iterations otherwise than it does itself."""
+    team = team_of("rowcast:4", [1e5, outage(3.0, 11.0, 1e5)], iterations=400, compute_s=0.1)
+    team.workers["robot1"].script.iterations = 100
+    cuts = []
+
+    def look():
+        member = team.server.members["robot1"]
+        if member.stage is Stage.DRAINING:
+            cuts.append(team.server.streaming.seat(member).shift)
+            team.cut("robot1", 0.3)
+        else:
+            team.at(team.now + 0.05, look)
+
+    team.at(1.0, look)
+    finished(team)
+    assert cuts[0] > 0
+    replicas_agree(team)
 
 
 def test_a_link_that_comes_and_goes_is_believed_later_each_time():
@@ -445,6 +476,15 @@ def test_messages_of_the_other_kind_of_policy_are_refused():
         team.server.receive(team.now, link.server_port, Computed(1, 0.1, 1e6, 1.0, False))
     with pytest.raises(RemoteProtocolError, match="no horizon"):
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
+
+
+def test_the_end_of_a_push_is_refused_where_there_are_no_pushes():
+    team = team_of("rowcast:4", [1e5, 1e5])
+    team.run(3.0)
+    link = team.workers["robot0"].link
+    iteration = team.workers["robot0"].node.iteration
+    with pytest.raises(RemoteProtocolError, match="no end of a push"):
+        team.server.receive(team.now, link.server_port, PushEnd(iteration, 0.1, 0.1, 1e5, False))
 
 
 @pytest.mark.parametrize("slack", [0, 5, 1 << 30])

@@ -123,6 +123,7 @@ class Streaming:
         self._seats: dict[str, Seat] = {}
         self.stream: Stream | None = None
         self.owing: Mapping[str, Member] = members
+        self._away: dict[str, Member] = {}  # who has left the gate and is a member still
         self._lowest = 0
         self._most = policy.slack or 0
 
@@ -191,6 +192,7 @@ class Streaming:
     def remove(self, member: Member) -> None:
         """``member`` has left for good."""
         self._seats.pop(member.name, None)
+        self._away.pop(member.name, None)
         self._renew_floor()
         member.owed.close()
         if self.stream is not None:
@@ -287,7 +289,7 @@ class Streaming:
         """What a worker must be told of its horizon before its next rows, if anything."""
         seat = self.seat(member)
         horizon = max(self.horizon_of(member) - seat.shift, 0)
-        members = max(len(self._gate.versions), 1)
+        members = self._sharing()
         told = seat.told
         if told is not None and (told.horizon, told.slack, told.members, told.counted) == (
             horizon,
@@ -304,6 +306,15 @@ class Streaming:
             if self._tuner is not None and member.gated:
                 self._tuner.stalled(now - member.waiting_since)
         return message
+
+    def _sharing(self) -> int:
+        """Among how many workers the update of an iteration is shared.
+
+        A robot in an outage keeps its share: what it computes meanwhile comes later. Were the others to count for more,
+        the model would go after their data alone, and the robot's part come on top.
+        """
+        away = sum(1 for member in self._away.values() if member.stage in STREAMED and not member.given_up)
+        return max(len(self._gate.versions) + away, 1)
 
     def _may_start(self, seat: Seat, told: Horizon) -> bool:
         return seat.own - told.horizon <= told.slack
@@ -441,6 +452,7 @@ class Streaming:
         seat.absences += 1
         seat.left_at = now
         seat.steady_since = None
+        self._away[member.name] = member
         self._renew_floor()
         self._count(member, False)
         self._board.wake_all(self._members.values())
@@ -461,6 +473,7 @@ class Streaming:
             return False
         seat.shift = self._lowest - oldest
         seat.punctuality.since = now
+        self._away.pop(member.name, None)
         self._gate.readmit(member, seat.own + seat.shift, seat.versions + np.int32(seat.shift))
         self._renew_floor()
         self._count(member, True)

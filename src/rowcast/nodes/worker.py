@@ -102,7 +102,7 @@ class WorkerNode:
         phase: what the worker is doing.
         joined: the server knows this worker and its parameters are the team's.
         iteration: iterations finished.
-        members: workers that the gate counts.
+        members: among how many workers the update of an iteration is shared.
         failure: why the worker cannot go on, or ``None``.
         welcomed_at: when the server last let this worker in (s), or ``None``.
         turned_away: why the server did not let this worker in although it may later, or empty.

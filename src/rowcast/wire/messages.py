@@ -224,7 +224,7 @@ class Horizon(Message):
     horizon: int  #: with the rows before this message you hold everybody's contributions up to this iteration
     newest: int  #: iteration of the fastest worker
     slack: int  #: iterations that you may be ahead of the horizon
-    members: int
+    members: int  #: among how many workers updates are shared: who counts, and who is in an outage
     epoch: int
     counted: bool  #: the gate counts you; otherwise nobody waits for you until your link has recovered
 
