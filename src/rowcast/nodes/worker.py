@@ -22,11 +22,11 @@ from rowcast.errors import (
     RowcastError,
 )
 from rowcast.journal import Journal
+from rowcast.nodes.contribution import Contribution
 from rowcast.nodes.freshness import Freshness
 from rowcast.nodes.handshake import WorkerHandshake
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
-from rowcast.nodes.outer import Outer
 from rowcast.nodes.port import Port
 from rowcast.nodes.replica import Replica, digest_of
 from rowcast.nodes.steps import Step
@@ -154,11 +154,8 @@ class WorkerNode:
         self._mta_time_s: float | None = None
         self._finish_wait = True
         self._finish_said = False
-        self._contributed = False
-        self._weight = 1.0
-        self._size = 0.0
         self._freshness = Freshness(layout.rows)
-        self._outer: Outer | None = None
+        self._contribution = Contribution(self._replica, self.outbox, self._freshness)
         self._horizon: Horizon | None = None
         self._most_slack = 0
         self._started_at = 0
@@ -201,25 +198,7 @@ class WorkerNode:
             What each row counted, float32 [rows]: less than ``weight`` where the policy lets contributions fade that
             were computed from old parameters.
         """
-        policy = self.policy
-        weights = np.full(self.layout.rows, weight, dtype=np.float32)
-        if policy is not None and policy.fade:
-            # Old is also what was computed since a row was last sent: all of it will arrive together.
-            unsent = self.iteration - self.outbox.stamps
-            weights *= policy.weights_of(np.maximum(self._freshness.lags, unsent))
-        if policy is not None and policy.outer_momentum > 0:
-            if self._outer is None or not self._outer.follows(policy):
-                self._outer = Outer(self.layout, policy.outer_lr, policy.outer_momentum)
-            self._outer.begin(first=not self._contributed)
-            moved = self._replica.propose(sources, weights, self.pending, self.outbox.abs_sums, self._outer)
-        else:
-            outer_lr = np.float32(1.0 if policy is None else policy.outer_lr)
-            moved = self._replica.propose(sources, weights * outer_lr, self.pending, self.outbox.abs_sums)
-        self.outbox.measured = True
-        self._size = moved + (self._size if self._contributed else 0.0)
-        self._weight = weight
-        self._contributed = True
-        return weights
+        return self._contribution.add(self.policy, self.iteration, sources, weight)
 
     def accumulate_rows(self, amounts: npt.NDArray[np.float32]) -> None:
         """Add an amount to each row of a hollow layout: an update of which only the sizes matter.
@@ -230,13 +209,7 @@ class WorkerNode:
         Raises:
             LocalProtocolError: the layout has content.
         """
-        if not self.layout.is_hollow:
-            raise LocalProtocolError("accumulate_rows: expected a hollow layout; call accumulate with the updates")
-        self.pending += amounts
-        self.outbox.measured = False
-        self._size = float(amounts.sum()) + (self._size if self._contributed else 0.0)
-        self._weight = 1 / self.members
-        self._contributed = True
+        self._contribution.add_rows(amounts, 1 / self.members)
 
     def exchange(self, now: float) -> None:
         """Finish the iteration: push, then wait at the gate, then pull. :attr:`phase` is COMPUTING when done.
@@ -252,11 +225,7 @@ class WorkerNode:
             raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.phase.value}")
         self.iteration += 1
         self._step.proposed = now
-        self._step.skipped = not self._contributed
-        if self._outer is not None and not self._contributed:
-            # The outer momentum goes on without a contribution, as it does at the others.
-            self.accumulate([self.replica[spec.start : spec.stop] for spec in self.layout.tensors], self._weight)
-        self._contributed = False
+        self._step.skipped = not self._contribution.end(self.policy, self.iteration)
         if self._streams:
             self._stream(now)
             self._pass_gate(now)
@@ -579,7 +548,7 @@ class WorkerNode:
         self.phase = Phase.ASKING
         self._note_push()
         if self._welcomed and self.joined:
-            self._say(Ask(self.iteration, self._weight, self.outbox.meter.rate_bps(now)))
+            self._say(Ask(self.iteration, self._contribution.weight, self.outbox.meter.rate_bps(now)))
 
     def _on_grant(self, now: float, message: Grant) -> None:
         if self.phase is not Phase.ASKING or message.iteration != self.iteration:
@@ -664,7 +633,7 @@ class WorkerNode:
         code = policy.code_for(self.layout, policy.share, rate_bps, compute_s)
         outbox.begin(now, self.iteration, code, policy.choose_push, math.inf)
         if self._welcomed and self.joined:
-            size = 0.0 if self._step.skipped else self._size
+            size = 0.0 if self._step.skipped else self._contribution.size
             self._say(Computed(self.iteration, compute_s, rate_bps, size, self._step.skipped))
 
     def _refine(self, now: float) -> bool:
