@@ -172,7 +172,7 @@ def test_updates_that_become_small_lower_the_slack():
     # A tenth of the size, the square root of it of the slack.
     assert changes[-1]["slack"] == 4 and changes[-1]["progress"] == pytest.approx(0.1, abs=1e-4)
     assert {record["why"] for record in changes} == {"progress"}
-    horizon = team.workers["robot0"].node._horizon
+    horizon = team.workers["robot0"].node._upstream.told
     assert horizon is not None and horizon.slack == 4
 
 
@@ -191,7 +191,7 @@ def test_nobody_starts_beyond_the_slack_that_was_told(seed, monkeypatch):
         node = one.node
 
         def begin(iteration, horizon, node=node, kept=node._freshness.begin):
-            told = node._horizon
+            told = node._upstream.told
             starts.append((iteration - horizon, 9 if told is None else told.slack))
             kept(iteration, horizon)
 
@@ -263,7 +263,7 @@ def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_add
     assert faded == sorted(faded, reverse=True)
     # Half of the slack over the lag; its rows are an iteration or two fresher than everybody's contributions.
     assert 2 / (4 + 6) - 1e-6 <= faded[-1] <= 2 / (4 + 6 - 2)
-    told = node._horizon
+    told = node._upstream.told
     assert node.iteration - told.horizon == 4 + 6 + 1
     finished(team)
     replicas_agree(team)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.errors import (
     AuthenticationFailed,
@@ -30,6 +29,7 @@ from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.replica import Replica, digest_of
 from rowcast.nodes.steps import Step
+from rowcast.nodes.upstream import Upstream
 from rowcast.rows import Layout
 from rowcast.sync import Policy, Punctuality, parse_policy
 from rowcast.wire import (
@@ -156,10 +156,8 @@ class WorkerNode:
         self._finish_said = False
         self._freshness = Freshness(layout.rows)
         self._contribution = Contribution(self._replica, self.outbox, self._freshness)
-        self._horizon: Horizon | None = None
-        self._most_slack = 0
-        self._started_at = 0
-        self._acks = Punctuality(0.0)
+        self._acknowledgements = Punctuality(0.0)
+        self._upstream = Upstream(self.outbox, self._freshness, self._acknowledgements)
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
 
@@ -305,7 +303,7 @@ class WorkerNode:
                 self._on_rows(now, message)
             case Ack():
                 self.outbox.acknowledged(now, message.number)
-                self._acks.advanced(now)
+                self._acknowledgements.advanced(now)
             case Heartbeat():
                 pass
             case Grant():
@@ -360,7 +358,12 @@ class WorkerNode:
         if not (self.joined or self._seeding):
             return None
         frame = self.outbox.next_frame(now)
-        if frame is None and self._refine(now):
+        if (
+            frame is None
+            and self.policy is not None
+            and self.phase is not Phase.FINISHING
+            and self._upstream.refine(now, self.policy, self.iteration)
+        ):
             frame = self.outbox.next_frame(now)
         return frame or self._after_rows(now)
 
@@ -374,8 +377,8 @@ class WorkerNode:
             return due
         due = min(due, self._heartbeat_due)
         if self._streams:
-            silent_at = self._silent_at() if self.phase is Phase.WAITING else math.inf
-            return min(due, silent_at) if silent_at > self._woken_at else due
+            overdue_at = self._upstream.overdue_at() if self.phase is Phase.WAITING else math.inf
+            return min(due, overdue_at) if overdue_at > self._woken_at else due
         transfer = self.outbox.transfer
         if transfer is not None and self.phase is Phase.PUSHING and transfer.waits_beyond(self._woken_at):
             return min(due, transfer.deadline)
@@ -430,7 +433,7 @@ class WorkerNode:
             self._fail(error)
             return
         try:
-            self.policy = parse_policy(message.policy)
+            policy = parse_policy(message.policy)
         except ConfigError as error:
             self._fail(
                 RemoteProtocolError(
@@ -438,10 +441,7 @@ class WorkerNode:
                 )
             )
             return
-        self._most_slack = self.policy.slack or 0
-        if self.policy.streaming and self._horizon is not None:
-            # What it was told last holds until it is told anew.
-            self.policy = self.policy.at_slack(min(self._horizon.slack, self._most_slack))
+        self.policy = self._upstream.welcomed(policy)
         self.members = max(message.members, 1)
         self._server = message.server
         self._welcomed = True
@@ -508,9 +508,8 @@ class WorkerNode:
         _expect_countable(message.iteration)
         self.joined = True
         self.members = max(message.members, 1)
-        self.iteration = self._started_at = message.iteration
-        self._horizon = None
-        self._freshness.restart(message.iteration)
+        self.iteration = message.iteration
+        self._upstream.start(message.iteration)
         self.outbox.renumber(message.iteration)
         if self.phase is Phase.JOINING:
             self.phase = Phase.COMPUTING
@@ -566,12 +565,9 @@ class WorkerNode:
         self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, limit_s)
 
     def _note_push(self) -> None:
-        """Book what the last transfer sent, before another one takes its place.
-
-        Where rows are streamed, those of the iteration before travelled during this step.
-        """
+        """Book what the last transfer sent, before another one takes its place."""
         transfer = self.outbox.transfer
-        if transfer is not None and (self._streams or transfer.iteration == self.iteration):
+        if transfer is not None and transfer.iteration == self.iteration:
             self._step.pushed(transfer)
         self.outbox.transfer = None
 
@@ -625,89 +621,38 @@ class WorkerNode:
     def _stream(self, now: float) -> None:
         """Rows are chosen anew, and flow until the next iteration is finished."""
         assert self.policy is not None
-        if self._silent_at() == math.inf:
-            self._acks.since = now  # until now there was nothing to acknowledge
-        self._note_push()
-        policy, outbox = self.policy, self.outbox
-        compute_s, rate_bps = self._step.compute_s, outbox.meter.rate_bps(now)
-        code = policy.code_for(self.layout, policy.share, rate_bps, compute_s)
-        outbox.begin(now, self.iteration, code, policy.choose_push, math.inf)
+        step = self._step
+        self._upstream.choose(now, self.policy, self.iteration, step)
         if self._welcomed and self.joined:
-            size = 0.0 if self._step.skipped else self._contribution.size
-            self._say(Computed(self.iteration, compute_s, rate_bps, size, self._step.skipped))
-
-    def _refine(self, now: float) -> bool:
-        """All rows were sent, and the next iteration is not finished: the idle link carries what the code left."""
-        transfer = self.outbox.transfer
-        if not (self._streams and self.policy and self.policy.refine) or self.phase is Phase.FINISHING:
-            return False
-        if transfer is None or transfer.refining or not transfer.finished(now):
-            return False
-        refining = self.outbox.begin(
-            now, self.iteration, codec_by_name("half"), self.policy.choose_refinement, math.inf, refine=True
-        )
-        # Booked as one, when the next iteration is finished: a step that is held at the gate would have two pushes.
-        refining.rows, refining.zero_rows, refining.size = transfer.rows, transfer.zero_rows, transfer.size
-        return True
+            size = 0.0 if step.skipped else self._contribution.size
+            rate_bps = self.outbox.meter.rate_bps(now)
+            self._say(Computed(self.iteration, step.compute_s, rate_bps, size, step.skipped))
 
     def _on_horizon(self, now: float, message: Horizon) -> None:
         if self.policy is None or not self.policy.streaming:
             raise RemoteProtocolError(
                 f"expected no horizon with the policy {self.policy and self.policy.name}, got one"
             )
-        if not 1 <= message.slack <= self._most_slack:
-            raise RemoteProtocolError(f"expected a slack in 1 .. {self._most_slack}, got {message.slack}")
-        self._horizon = message
-        self.policy = self.policy.at_slack(message.slack)
+        self.policy = self._upstream.tell(self.policy, message)
         self.members = max(message.members, 1)
         if self.phase is Phase.WAITING:
             self._pass_gate(now)
 
     def _pass_gate(self, now: float) -> None:
         """Compute on, if the parameters are fresh enough for that."""
-        if not self._fresh_enough(now):
+        assert self.policy is not None
+        if not self._upstream.may_compute(now, self.policy, self.iteration, linked=self._welcomed):
             self.phase = Phase.WAITING
             return
         self.phase = Phase.COMPUTING
-        step = self._step
-        step.passed(now, 0 if self._horizon is None else max(self._horizon.newest - self.iteration, 0))
-        self._freshness.begin(self.iteration, self.iteration - self._lag)
+        self._step.passed(now, self._upstream.begin(self.iteration))
         self._record_step(now)
-
-    @property
-    def _lag(self) -> int:
-        """Iterations of which the replica may lack contributions."""
-        return self.iteration - (self._started_at if self._horizon is None else self._horizon.horizon)
 
     @property
     def beyond(self) -> bool:
         """It computes although the gate is shut: in an outage, in which nobody waits for it."""
-        return self._streams and self._lag > self._slack
-
-    @property
-    def _slack(self) -> int:
-        """Iterations that it may be ahead of the horizon, as it was last told."""
-        return 0 if self.policy is None or self.policy.slack is None else self.policy.slack
-
-    def _fresh_enough(self, now: float) -> bool:
-        assert self.policy is not None
-        if self._horizon is not None and self._lag <= self._slack:
-            return True
-        # Before it was told, nobody knows how fresh what it was given was: others may be behind it.
-        return self._lag <= self._slack + self.policy.ahead and self._in_outage(now)
-
-    def _in_outage(self, now: float) -> bool:
-        """Nobody waits for this worker, as far as it can know: its own link is at fault."""
-        if self.policy is None or not self.policy.elastic:
-            return False
-        left_out = self._horizon is not None and not self._horizon.counted
-        return left_out or not self._welcomed or now >= self._silent_at()
-
-    def _silent_at(self) -> float:
-        """When it becomes an outage that nothing is acknowledged although there is something to send (s)."""
-        transfer = self.outbox.transfer
-        all_sent = transfer is None or transfer.place >= len(transfer.order)
-        return math.inf if all_sent and self.outbox.settled else self._acks.overdue_at()
+        policy = self.policy
+        return policy is not None and policy.streaming and self._upstream.beyond(policy, self.iteration)
 
     def _record_step(self, now: float) -> None:
         step = self._step
