@@ -49,7 +49,7 @@ def team_of(policy, scripts, layout=LAYOUT, **more):
         members = team.server.members
         pulling = {name for name, member in members.items() if member.stage is Stage.PULLING and member.port}
         pushing = {link.worker.node.name for link in team._links.values() if link.worker.node.phase is Phase.PUSHING}
-        living = {name for name in pushing if team.workers[name].node._welcomed and members[name].port}
+        living = {name for name in pushing if team.workers[name].node._membership.welcomed and members[name].port}
         assert pulling | living <= active
         waiting = {request.worker for request in scheduler.waiting}
         assert not waiting & active

@@ -1,4 +1,10 @@
-"""The worker: proposes updates, pushes rows of them, waits at the gate, applies what it pulls."""
+"""The worker: proposes updates, pushes rows of them, waits at the gate, applies what it pulls.
+
+Here is its conversation with the server, and the phase that it is in. What a message leads to is mostly the business of
+others: its place in the team (:mod:`~rowcast.nodes.membership`), what it adds (:mod:`~rowcast.nodes.contribution`), its
+parameters (:mod:`~rowcast.nodes.replica`), and rows all the time instead of pushes and pulls
+(:mod:`~rowcast.nodes.upstream`).
+"""
 
 from __future__ import annotations
 
@@ -23,11 +29,11 @@ from rowcast.errors import (
 from rowcast.journal import Journal
 from rowcast.nodes.contribution import Contribution
 from rowcast.nodes.freshness import Freshness
-from rowcast.nodes.handshake import WorkerHandshake
 from rowcast.nodes.inbox import Inbox
+from rowcast.nodes.membership import Membership
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
-from rowcast.nodes.replica import Replica, digest_of
+from rowcast.nodes.replica import Replica
 from rowcast.nodes.steps import Step
 from rowcast.nodes.upstream import Upstream
 from rowcast.rows import Layout
@@ -43,7 +49,6 @@ from rowcast.wire import (
     Go,
     Grant,
     Heartbeat,
-    Hello,
     Horizon,
     LayoutTable,
     Leave,
@@ -74,8 +79,6 @@ class Phase(enum.Enum):
     DONE = "done"
 
 
-MAX_ITERATION = 1 << 30
-
 #: An exchange is under way: the training loop is blocked in ``step()``.
 EXCHANGING = (Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING)
 
@@ -100,7 +103,6 @@ class WorkerNode:
         pending: flat float32, what was computed and not delivered.
         computed: float64 [rows], the signed sum of everything ever added to each row (the audit).
         phase: what the worker is doing.
-        joined: the server knows this worker and its parameters are the team's.
         iteration: iterations finished.
         members: among how many workers the update of an iteration is shared.
         failure: why the worker cannot go on, or ``None``.
@@ -130,7 +132,6 @@ class WorkerNode:
         self.settings = settings or WorkerSettings()
         self.journal = journal or Journal(name)
         self.phase = Phase.JOINING
-        self.joined = False
         self.iteration = 0
         self.members = 1
         self.policy: Policy | None = None
@@ -141,15 +142,10 @@ class WorkerNode:
         self.metrics: dict[str, float] = {}
         self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica, state_settles=False)
         self.inbox = Inbox(layout)
-        self._secret = secret
-        self._entropy = entropy
-        self._session = entropy(16)
-        self._server = b""
+        self._membership = Membership(
+            name, self.outbox, self.inbox, secret=secret, journal=self.journal, entropy=entropy
+        )
         self._port: Port | None = None
-        self._handshake = WorkerHandshake(secret, entropy)
-        self._told_iteration = 0
-        self._welcomed = False
-        self._seeding = False
         self._step = Step(0.0)
         self._mta_time_s: float | None = None
         self._finish_wait = True
@@ -180,6 +176,11 @@ class WorkerNode:
         if self.policy is None or not self.policy.anticipate or self.phase is Phase.DONE:
             return None
         return self.pending
+
+    @property
+    def joined(self) -> bool:
+        """The server knows this worker, and its parameters are the team's."""
+        return self._membership.joined
 
     @property
     def local_steps(self) -> int:
@@ -263,8 +264,7 @@ class WorkerNode:
     def link_up(self, now: float, port: Port) -> None:
         """A connection to the server stands."""
         self._port = port
-        self._handshake = WorkerHandshake(self._secret, self._entropy)
-        self._welcomed = False
+        self._membership.connect()
         port.decoder.trusted = True
         port.opened_at = port.heard_at = port.spoke_at = now
         self.journal.record(
@@ -277,7 +277,7 @@ class WorkerNode:
             return
         self.journal.record(now, "link_down", peer=self._port.peer, cause=cause)
         self._port = None
-        self._welcomed = False
+        self._membership.disconnect()
         self.outbox.link_lost()
         if self._streams and self.phase is Phase.WAITING:
             self._pass_gate(now)
@@ -295,7 +295,7 @@ class WorkerNode:
         Raises:
             RemoteProtocolError: it has no place in the conversation; close the connection.
         """
-        stranger = not self._welcomed and not isinstance(message, _BEFORE_WELCOME)
+        stranger = not self._membership.welcomed and not isinstance(message, _BEFORE_WELCOME)
         if stranger or self._port is None:
             raise RemoteProtocolError(f"expected the server's part of the handshake, got {type(message).__name__}")
         match message:
@@ -341,9 +341,9 @@ class WorkerNode:
         if port is None:
             return None
         message = port.next_control(now) if port.control else None
-        if message is not None or port.closing or not self._welcomed:
+        if message is not None or port.closing or not self._membership.welcomed:
             return message
-        if self.outbox.idle and not self._seeding:
+        if self.outbox.idle and not self._membership.seeding:
             return None
         message = self._next_in_order(now)
         if message is not None:
@@ -352,10 +352,10 @@ class WorkerNode:
 
     def _next_in_order(self, now: float) -> Message | None:
         """Rows, and the messages whose place is before or behind rows."""
-        if self._seeding and not self.outbox.state_left:
-            self._seeding = False
+        if self._membership.seeding and not self.outbox.state_left:
+            self._membership.seeding = False
             return StateEnd()
-        if not (self.joined or self._seeding):
+        if not (self._membership.joined or self._membership.seeding):
             return None
         frame = self.outbox.next_frame(now)
         if (
@@ -373,7 +373,7 @@ class WorkerNode:
         if port is None or self.phase is Phase.DONE:
             return None
         due = port.heard_at + self.settings.silence_limit_s
-        if not self._welcomed:
+        if not self._membership.welcomed:
             return due
         due = min(due, self._heartbeat_due)
         if self._streams:
@@ -398,37 +398,21 @@ class WorkerNode:
             return
         if now >= port.heard_at + self.settings.silence_limit_s:
             raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
-        if self._welcomed and now >= self._heartbeat_due:
+        if self._membership.welcomed and now >= self._heartbeat_due:
             self._heartbeat_due = now + self.settings.heartbeat_s
             port.say(Heartbeat({**self.metrics, "rate_bps": self.outbox.meter.rate_bps(now)}))
 
     # -- joining -----------------------------------------------------------------------------------------------
 
     def _on_challenge(self, message: Challenge) -> None:
-        self._told_iteration = self.iteration
-        hello = Hello(
-            name=self.name,
-            session=self._session,
-            nonce=b"",
-            proof=b"",
-            layout=self.layout.digest,
-            state=digest_of(self.replica),
-            server=self._server,
-            joined=self.joined,
-            iteration=self.iteration,
-            received=self.inbox.received,
-        )
         try:
-            self._say(self._handshake.answer(message, hello))
+            self._say(self._membership.hello(message, self.iteration))
         except AuthenticationFailed as error:
             self._fail(error)
 
     def _on_welcome(self, now: float, message: Welcome) -> None:
-        if self._welcomed:
-            raise RemoteProtocolError("expected one welcome, got a second one")
-        _expect_countable(message.iteration)
         try:
-            self._handshake.verify(message)
+            self._membership.verify(message)
         except AuthenticationFailed as error:
             self._fail(error)
             return
@@ -443,55 +427,30 @@ class WorkerNode:
             return
         self.policy = self._upstream.welcomed(policy)
         self.members = max(message.members, 1)
-        self._server = message.server
-        self._welcomed = True
+        self._membership.enter(message)
         self.turned_away = ""
         self.welcomed_at = now
         assert self._port is not None
         self._port.decoder.rows = self.layout.rows
         self._heartbeat_due = now + self.settings.heartbeat_s
         if message.how == "resume":
-            self._resume(now, message)
+            self._recount(self._membership.resume(now, message))
+            self.notices.append(f"{self.name}: link to the server is back")
         elif message.how in ("seed", "equal", "receive"):
-            self._join(now, message)
+            self.iteration = message.iteration
+            self._membership.join(now, message)
         else:
             raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {message.how!r}")
-
-    def _join(self, now: float, message: Welcome) -> None:
-        """The server does not know this session: start its numbers afresh; what is pending stays pending."""
-        self.outbox.restart()
-        self.inbox.received = 0
-        self.iteration = message.iteration
-        self.outbox.renumber(message.iteration)
-        self.joined = False
-        self.journal.record(
-            now,
-            "join",
-            peer="server",
-            epoch=message.epoch,
-            iteration=message.iteration,
-            how=message.how,
-            members=message.members,
-        )
-        self._seeding = message.how == "seed"
-        if self._seeding:
-            self._say(LayoutTable(self.layout.to_table()))
-            self.outbox.send_state()
-
-    def _resume(self, now: float, message: Welcome) -> None:
-        delivered, restored = self.outbox.resume(now, message.received)
-        self.journal.record(now, "resume", peer="server", delivered=delivered, restored=restored)
-        self.notices.append(f"{self.name}: link to the server is back")
-        if message.iteration != self._told_iteration:
-            # Another count than the hello told. A gradient may have been finished between hello and welcome.
-            self.iteration += message.iteration - self._told_iteration
-            self.outbox.renumber(self.iteration - 1 if self.phase in EXCHANGING else self.iteration)
-        # The server may have lost the link before it learnt that it has all parameters.
-        self._seeding = message.state == b""
-        if self._seeding:
+        if self._membership.seeding:
             self._say(LayoutTable(self.layout.to_table()))
         if self.joined:
             self._carry_on(now)
+
+    def _recount(self, more: int) -> None:
+        """The server counts so many iterations more than it was told."""
+        if more:
+            self.iteration += more
+            self.outbox.renumber(self.iteration - 1 if self.phase in EXCHANGING else self.iteration)
 
     def _carry_on(self, now: float) -> None:
         if self._streams and self.phase is not Phase.JOINING:
@@ -503,10 +462,7 @@ class WorkerNode:
 
     def _on_start(self, now: float, message: Start) -> None:
         """The parameters are the team's, and the team is complete: begin, or go on where the work was left."""
-        if self.joined:
-            raise RemoteProtocolError("expected one permission to start, got a second one")
-        _expect_countable(message.iteration)
-        self.joined = True
+        self._membership.start(message)
         self.members = max(message.members, 1)
         self.iteration = message.iteration
         self._upstream.start(message.iteration)
@@ -546,7 +502,7 @@ class WorkerNode:
             return
         self.phase = Phase.ASKING
         self._note_push()
-        if self._welcomed and self.joined:
+        if self._membership.welcomed and self._membership.joined:
             self._say(Ask(self.iteration, self._contribution.weight, self.outbox.meter.rate_bps(now)))
 
     def _on_grant(self, now: float, message: Grant) -> None:
@@ -623,7 +579,7 @@ class WorkerNode:
         assert self.policy is not None
         step = self._step
         self._upstream.choose(now, self.policy, self.iteration, step)
-        if self._welcomed and self.joined:
+        if self._membership.welcomed and self._membership.joined:
             size = 0.0 if step.skipped else self._contribution.size
             rate_bps = self.outbox.meter.rate_bps(now)
             self._say(Computed(self.iteration, step.compute_s, rate_bps, size, step.skipped))
@@ -641,7 +597,7 @@ class WorkerNode:
     def _pass_gate(self, now: float) -> None:
         """Compute on, if the parameters are fresh enough for that."""
         assert self.policy is not None
-        if not self._upstream.may_compute(now, self.policy, self.iteration, linked=self._welcomed):
+        if not self._upstream.may_compute(now, self.policy, self.iteration, linked=self._membership.welcomed):
             self.phase = Phase.WAITING
             return
         self.phase = Phase.COMPUTING
@@ -700,9 +656,3 @@ class WorkerNode:
         self.failure = self.failure or error
         if self._port is not None:
             self._port.closing = True
-
-
-def _expect_countable(iteration: int) -> None:
-    """Refuse a count that the stamps of the rows (int32) could not follow."""
-    if iteration > MAX_ITERATION:
-        raise RemoteProtocolError(f"expected an iteration up to {MAX_ITERATION}, got {iteration}")
