@@ -341,6 +341,33 @@ def test_a_robot_whose_count_differs_is_cut_while_it_delivers_the_rest():
     replicas_agree(team)
 
 
+def test_after_a_cut_the_newest_gradient_is_told_again_as_it_was():
+    """The next one is under way, and nobody knows yet what it takes."""
+    team = team_of("rowcast:4", [1e5, 1e5], iterations=40, compute_s=0.5)
+    told = []
+    computed = team.server._on_computed
+
+    def note(now, member, message):
+        told.append((now, message))
+        computed(now, member, message)
+
+    team.server._on_computed = note
+    team.at(5.2, lambda: team.cut("robot0", 0.2))
+    finished(team)
+    assert any(5.3 < now < 5.5 for now, _ in told)
+    assert [message.compute_s for _, message in told] == pytest.approx([0.5] * len(told))
+    assert not any(message.skipped for _, message in told)
+
+
+@pytest.mark.parametrize("at_s", [1.0, 1.3, 2.0])
+@pytest.mark.parametrize(("first", "then"), [("bsp", "rowcast:4"), ("rowcast:4", "bsp"), ("flown:2", "rowcast:4")])
+def test_a_server_that_comes_back_with_another_kind_of_policy_is_followed(first, then, at_s):
+    team = team_of(f"{first}?codec=raw", [2e4, 2e4], iterations=20, compute_s=0.1)
+    team.at(at_s, lambda: team.restart_server(f"{then}?codec=raw"))
+    finished(team)
+    replicas_agree(team)
+
+
 def test_a_link_that_comes_and_goes_is_believed_later_each_time():
     times = [0.0]
     rates = [1e5]
@@ -478,11 +505,13 @@ def test_messages_of_the_other_kind_of_policy_are_refused():
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
 
 
-def test_the_end_of_a_push_is_refused_where_there_are_no_pushes():
+def test_what_cannot_be_is_refused_where_rows_are_streamed():
     team = team_of("rowcast:4", [1e5, 1e5])
     team.run(3.0)
     link = team.workers["robot0"].link
     iteration = team.workers["robot0"].node.iteration
+    with pytest.raises(RemoteProtocolError, match="0 s or more"):
+        team.server.receive(team.now, link.server_port, Computed(iteration, -0.1, 1e6, 1.0, False))
     with pytest.raises(RemoteProtocolError, match="no end of a push"):
         team.server.receive(team.now, link.server_port, PushEnd(iteration, 0.1, 0.1, 1e5, False))
 

@@ -253,8 +253,10 @@ class Streaming:
         """A worker has finished an iteration; after a cut it says so again, and may have finished several.
 
         Raises:
-            RemoteProtocolError: an iteration before its last one, or one that it cannot have got to.
+            RemoteProtocolError: an iteration before its last one, one that it cannot have got to, or a time below 0.
         """
+        if message.compute_s < 0:
+            raise RemoteProtocolError(f"expected a gradient of 0 s or more of {member.name}, got {message.compute_s}")
         seat = self.seat(member)
         most = seat.own + 1 if member.port is None or member.port.opened_at < seat.heard_at else seat.own + self.ahead
         if not seat.own <= message.iteration <= most:

@@ -75,21 +75,22 @@ class Upstream:
 
     # -- which rows are sent -----------------------------------------------------------------------------------
 
-    def choose(self, now: float, policy: Policy, iteration: int, step: Step) -> None:
+    def choose(self, now: float, policy: Policy, iteration: int, step: Step, step_s: float) -> None:
         """Choose rows anew: they flow until the next iteration is finished.
 
         Args:
             now: time (s).
             policy: the team's policy.
             iteration: iterations finished.
-            step: the one of that iteration; the rows that travelled during it are booked there.
+            step: the rows that travelled since they were last chosen are booked there.
+            step_s: what a gradient takes (s); ``inf`` as long as nobody knows.
         """
         outbox = self._outbox
         if self.overdue_at() == math.inf:
             self._acknowledgements.since = now  # until now there was nothing to acknowledge
         if outbox.transfer is not None:
             step.pushed(outbox.transfer)
-        code = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), step.compute_s)
+        code = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), step_s)
         outbox.begin(now, iteration, code, policy.choose_push, math.inf)
 
     def refine(self, now: float, policy: Policy, iteration: int) -> bool:

@@ -147,6 +147,7 @@ class WorkerNode:
         )
         self._port: Port | None = None
         self._step = Step(0.0)
+        self._done: Step | None = None
         self._mta_time_s: float | None = None
         self._finish_wait = True
         self._finish_said = False
@@ -226,7 +227,7 @@ class WorkerNode:
         self._step.proposed = now
         self._step.skipped = not self._contribution.end(self.policy, self.iteration)
         if self._streams:
-            self._stream(now)
+            self._stream(now, self._step)
             self._pass_gate(now)
         else:
             self._request_push(now)
@@ -437,6 +438,7 @@ class WorkerNode:
             self._recount(self._membership.resume(now, message))
             self.notices.append(f"{self.name}: link to the server is back")
         elif message.how in ("seed", "equal", "receive"):
+            self._note_push()
             self.iteration = message.iteration
             self._membership.join(now, message)
         else:
@@ -454,7 +456,7 @@ class WorkerNode:
 
     def _carry_on(self, now: float) -> None:
         if self._streams and self.phase is not Phase.JOINING:
-            self._stream(now)
+            self._stream(now, self._step if self.phase in EXCHANGING else self._done)
         elif self.phase in EXCHANGING:
             self._request_push(now)
         if self.phase is Phase.FINISHING:
@@ -473,6 +475,8 @@ class WorkerNode:
             return
         if self.phase in EXCHANGING:
             self.iteration += 1
+            if self._streams:
+                self.phase = Phase.WAITING  # whatever the policy was before
         self._carry_on(now)
 
     def _on_layout_table(self, message: LayoutTable) -> None:
@@ -574,15 +578,21 @@ class WorkerNode:
     def _streams(self) -> bool:
         return self.policy is not None and self.policy.streaming
 
-    def _stream(self, now: float) -> None:
-        """Rows are chosen anew, and flow until the next iteration is finished."""
+    def _stream(self, now: float, finished: Step | None) -> None:
+        """Rows are chosen anew, and flow until the next iteration is finished.
+
+        Args:
+            now: time (s).
+            finished: the step of the newest iteration, which the server is told (again, after a cut); ``None``: no
+                iteration is finished.
+        """
         assert self.policy is not None
-        step = self._step
-        self._upstream.choose(now, self.policy, self.iteration, step)
-        if self._membership.welcomed and self._membership.joined:
-            size = 0.0 if step.skipped else self._contribution.size
+        step_s = math.inf if finished is None else finished.compute_s
+        self._upstream.choose(now, self.policy, self.iteration, self._step, step_s)
+        if finished is not None and self._membership.welcomed and self._membership.joined:
+            size = 0.0 if finished.skipped else self._contribution.size
             rate_bps = self.outbox.meter.rate_bps(now)
-            self._say(Computed(self.iteration, step.compute_s, rate_bps, size, step.skipped))
+            self._say(Computed(self.iteration, finished.compute_s, rate_bps, size, finished.skipped))
 
     def _on_horizon(self, now: float, message: Horizon) -> None:
         if self.policy is None or not self.policy.streaming:
@@ -615,7 +625,7 @@ class WorkerNode:
         step.record(now, self.journal, self.layout, self.iteration, self.outbox.meter.rate_bps(now))
         self.metrics["share"] = step.share(self.layout)
         self.metrics["staleness"] = float(step.staleness)
-        self._step = Step(started=now)
+        self._done, self._step = step, Step(started=now)
 
     # -- rows that arrive --------------------------------------------------------------------------------------
 

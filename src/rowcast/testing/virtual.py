@@ -216,8 +216,13 @@ class VirtualTeam:
         if link is not None:
             link.frozen = True
 
-    def restart_server(self) -> None:
-        """The server process dies and a new one starts at once, with an empty memory."""
+    def restart_server(self, policy: str | None = None) -> None:
+        """The server process dies and a new one starts at once, with an empty memory.
+
+        Args:
+            policy: the new one's, if it is another.
+        """
+        self._policy = self._policy if policy is None else policy
         for link in list(self._links.values()):
             self._close(link, "the server died", reconnect_s=0.5)
         self.server = self._new_server()
