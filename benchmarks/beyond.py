@@ -25,6 +25,7 @@ import numpy as np
 
 import beyond_training as training
 from beyond_delivery import delivery
+from beyond_parts import alone, bare, without
 from beyond_training import save_schedules, settled_cost
 from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish
@@ -40,9 +41,13 @@ from rowcast.rows import Layout
 HOUR_S = 3600.0
 #: The robot of the issue: 1,750 gradients in an hour.
 ROBOT_S = HOUR_S / 1750
-#: The parts of the policy, each taken away; and slacks that stay.
-ABLATIONS = ("rowcast?elastic=off", "rowcast?ahead=0", "rowcast?adapt=off", "rowcast?refine=off", "rowcast?fade=off")
-ABLATIONS += ("rowcast?pulls=common", "rowcast:4", "rowcast:8", "rowcast:16")
+#: The parts of the policy that change its timing, each taken away and each alone; and slacks that stay.
+ABLATIONS = {
+    **{f"without {part}": without(part) for part in ("elastic", "ahead", "adapt", "refine")},
+    **{policy: policy for policy in ("rowcast:4", "rowcast:8", "rowcast:16", "rowcast?pulls=common")},
+    "bare": bare(),
+    **{f"{part} alone": alone(part) for part in ("auto", "elastic", "adapt", "refine")},
+}
 PARTS = ("timing", "silence", "accuracy", "delivery", "wifi")
 SILENT_AT_S, SILENT_S = 1200.0, 120.0
 SLOW_BPS, SLOW_S = 0.3e6, 900.0
@@ -96,10 +101,10 @@ def on_schedules(layout: Layout, run: Measurements, cost: tuple[float, float], *
         steps = hour(policy, layout, robots, links)
         note = f"{statistics.fmean(len(each) for each in steps):.0f} steps, stall {stall_share(steps):.1f} %"
         figures.append(Figure(f"{run.name}, {policy}", share_of_bound(steps, robots), "% of bound", note=note))
-    for policy in ("rowcast", *(ABLATIONS if ablate else ())):
+    for label, policy in {"rowcast": "rowcast", **(ABLATIONS if ablate else {})}.items():
         steps = hour(policy, layout, robots, links)
         bound = 95.0 if policy == "rowcast" else None
-        name = f"{run.name}, {policy}"
+        name = f"{run.name}, {label}"
         note = f"{statistics.fmean(len(each) for each in steps):.0f} steps"
         figures.append(Figure(name, share_of_bound(steps, robots), "% of bound", bound, at_least=True, note=note))
         figures.append(Figure(f"{name}: stall", stall_share(steps), "% of step", 2.0 if policy == "rowcast" else None))

@@ -1,0 +1,34 @@
+"""The parts of the policy ``rowcast``, each taken away and each alone: what the ablations of ``beyond.py`` run."""
+
+from __future__ import annotations
+
+__all__ = ["alone", "bare", "without"]
+
+#: How each part is switched off.
+OFF = {
+    "elastic": "elastic=off",
+    "ahead": "ahead=0",
+    "anticipate": "anticipate=off",
+    "fade": "fade=off",
+    "adapt": "adapt=off",
+    "refine": "refine=off",
+    "outer_momentum": "outer_momentum=0",
+}
+#: The slack that adapts begins there; where it does not adapt, it stays there.
+SLACK = 16
+
+
+def without(*parts: str) -> str:
+    """The policy without these parts."""
+    return f"rowcast?{'&'.join(OFF[part] for part in parts)}"
+
+
+def alone(*parts: str) -> str:
+    """Rows that stream, their order, and these parts; 'auto' is the slack that adapts."""
+    off = "&".join(text for part, text in OFF.items() if part not in parts)
+    return f"{'rowcast' if 'auto' in parts else f'rowcast:{SLACK}'}?{off}"
+
+
+def bare() -> str:
+    """Rows that stream, and their order."""
+    return alone()
