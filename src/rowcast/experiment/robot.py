@@ -23,6 +23,7 @@ from rowcast.links import Trace, named_trace
 from rowcast.nodes import WorkerNode
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
+from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
 from rowcast.version import __version__
 
@@ -262,7 +263,9 @@ def _warm_up(task: CrudaTask, robot: CrudaWorker) -> None:
     robot.model.zero_grad()
     layout = shared_parameters(robot.model, robot.optimizer).layout
     node = WorkerNode("warm-up", layout, layout.zeros())
-    node.accumulate([node.replica[spec.start : spec.stop] for spec in layout.tensors], 1.0)
+    for policy in ("bsp", "rowcast"):  # without and with outer momentum
+        node.policy = parse_policy(policy)
+        node.accumulate([node.replica[spec.start : spec.stop] for spec in layout.tensors], 1.0)
     row = np.zeros(1, dtype=np.int64)
     for codec in CODECS.values():
         codec.add(layout, codec.encode(layout, node.pending, row), row, node.replica, 1.0)
