@@ -25,7 +25,7 @@ import numpy as np
 
 import beyond_training as training
 from beyond_delivery import delivery
-from beyond_parts import alone, bare, without
+from beyond_parts import alone, without
 from beyond_training import save_schedules, settled_cost
 from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish
@@ -45,7 +45,7 @@ ROBOT_S = HOUR_S / 1750
 ABLATIONS = {
     **{f"without {part}": without(part) for part in ("elastic", "ahead", "adapt", "refine")},
     **{policy: policy for policy in ("rowcast:4", "rowcast:8", "rowcast:16", "rowcast?pulls=common")},
-    "bare": bare(),
+    "bare": alone(),
     **{f"{part} alone": alone(part) for part in ("auto", "elastic", "adapt", "refine")},
 }
 PARTS = ("timing", "silence", "accuracy", "delivery", "wifi")

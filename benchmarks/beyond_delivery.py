@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from beyond_parts import alone, bare, without
+from beyond_parts import alone, without
 from beyond_training import WORKERS, summary
 from common import Figure
 from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
@@ -42,7 +42,7 @@ POLICIES = {
     "rowcast": "rowcast",
     **{f"without {part}": without(part) for part in ("anticipate", "outer_momentum", "ahead", "fade", "refine")},
     "without anticipate and outer_momentum": without("outer_momentum", "anticipate"),
-    "bare": bare(),
+    "bare": alone(),
     **{f"{part} alone": alone(part) for part in ("anticipate", "outer_momentum", "elastic")},
     "elastic and ahead alone": alone("elastic", "ahead"),
 }

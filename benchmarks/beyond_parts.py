@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["alone", "bare", "without"]
+__all__ = ["alone", "without"]
 
 #: How each part is switched off.
 OFF = {
@@ -24,11 +24,6 @@ def without(*parts: str) -> str:
 
 
 def alone(*parts: str) -> str:
-    """Rows that stream, their order, and these parts; 'auto' is the slack that adapts."""
+    """Rows that stream, their order, and these parts, or none; 'auto' is the slack that adapts."""
     off = "&".join(text for part, text in OFF.items() if part not in parts)
     return f"{'rowcast' if 'auto' in parts else f'rowcast:{SLACK}'}?{off}"
-
-
-def bare() -> str:
-    """Rows that stream, and their order."""
-    return alone()
