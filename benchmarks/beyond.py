@@ -4,12 +4,13 @@ In virtual time, on the bandwidth schedules and the computing times of the measu
 in place of the artifact's software the work of this one counts, measured here. The limit is **the computing robot**: a
 step cannot take less than its gradient. Parts, of which ``--parts`` chooses:
 
-- ``timing``: steps and stall of an hour, of the published policies, of ours, and of ours without each of its parts;
+- ``timing``: steps and stall of an hour, of the published policies, of ours, and of ours without each of its
+  parts and with each alone;
 - ``silence``: one of four robots is silent for two minutes: steps that the others lose, accuracy on its own classes;
 - ``accuracy``: with real gradients, at equal samples; time and energy to accuracy (hours of a processor);
 - ``delivery``: the links of the demo, so poor that much is left to deliver in the end: what that does to the models,
   and what each part does for the accuracy there;
-- ``wifi``: time to accuracy on the recordings of ``traces_wifi_robot``, against six baselines.
+- ``wifi``: time to accuracy on the recordings of ``traces_wifi_robot``, against the published policies and local SGD.
 
 What has trained is kept in the folder ``--out``; the same command goes on from there.
 """
@@ -115,7 +116,7 @@ def slow_link(layout: Layout, cost: tuple[float, float]) -> list[Figure]:
     """A link that cannot carry the quota in one bit an element: what the code ``sparse`` buys."""
     robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(4)]
     figures = []
-    for policy in ("rowcast", "rowcast?adapt=off"):
+    for policy in ("rowcast", without("adapt")):
         steps = hour(policy, layout, robots, [Trace.constant(SLOW_BPS)] * 4, SLOW_S)
         name = f"{SLOW_BPS / 1e6:g} Mbit/s, {policy}"
         figures.append(Figure(name, share_of_bound(steps, robots, SLOW_S), "% of bound"))
@@ -193,7 +194,7 @@ def main() -> None:
     settled = settled_cost(options.out, cost)
     if "silence" in parts:
         figures += silence(layout, cost)
-        figures += training.silence(options.out, ROBOT_S, settled, options.seeds, ("ahead=0", "fade=off"))
+        figures += training.silence(options.out, ROBOT_S, settled, options.seeds, (without("ahead"), without("fade")))
     if "accuracy" in parts:
         links = save_schedules(runs[first], options.out / "schedules")
         figures += training.accuracy(

@@ -192,6 +192,7 @@ def to_accuracy(
     figures = []
     for name, most, least in (("rog:4", 1 / 3, 40.0), ("bsp", 1 / 6, 60.0)):
         note = f"{np.mean(times['rowcast']):.0f} s of {np.mean(times[name]):.0f} s"
+        note += f"; by seed {', '.join(f'{share:.2f}' for share in shares[name])}"
         note += f"; not reached with seed {', '.join(map(str, late))}" if late else ""
         figures.append(summary(f"{title}: time to rog:4's accuracy / {name}'s", shares[name], "ratio", most, note))
         energy = summary(f"{title}: energy to it below {name}'s", saved[name], "%", least)
@@ -258,7 +259,7 @@ def silence(out: Path, robot_s: float, cost: tuple[float, float], seeds: int, ab
     """One of four robots is silent for two minutes: its accuracy on its own classes, with and without the silence."""
     base = plan(robot_s, cost, seeds, task="cruda-digits", hours=SILENT_OF_S / HOUR_S, eval_every_s=30.0)
     place = out / "silence"
-    policies = ("rowcast", *(f"rowcast?{part}" for part in ablate))
+    policies = ("rowcast", *ablate)
     for seed in range(seeds):
         for name, rates in (("whole", (GOOD_BPS,) * 3), ("silent", (GOOD_BPS, 0.0, GOOD_BPS))):
             links = save_silence(place / f"{name}-{seed}", seed, rates)
