@@ -34,8 +34,8 @@ from rowcast.rows import Layout
 
 WORKERS = 4
 BATCH = 16
-#: Looks that are averaged: one alone is as good as its thousand images.
-WINDOW = 3
+#: Seconds between two looks, and how many are averaged: one alone is as good as its thousand images.
+LOOK_S, WINDOW = 120.0, 3
 NEVER_WAITS = "constant:1000"
 HOUR_S = 3600.0
 #: ``bsp`` needs longer than the hour for what the others reach.
@@ -73,7 +73,7 @@ def plan(robot_s: float, cost: tuple[float, float], seeds: int, **more: Any) -> 
         "encode_s": cost[0],
         "decode_s": cost[1],
         "seeds": seeds,
-        "eval_every_s": 120.0,
+        "eval_every_s": LOOK_S,
         "eval_images": 1000,
     }
     return Comparison(**{**settings, **more})
@@ -98,28 +98,28 @@ def summary(name: str, values: Sequence[float], unit: str, bound: float | None =
 # -- accuracy at equal samples -----------------------------------------------------------------------------------------
 
 
-def below(reference: CellRun, other: CellRun) -> tuple[Array, Array]:
-    """Samples of the team, and by how many points ``other`` is below the reference there, smoothed alike."""
+def alike(reference: CellRun, other: CellRun) -> tuple[Array, Array, Array]:
+    """Samples of the team, and the smoothed accuracy of both runs there.
+
+    The robots of the two look at different iterations: both are read where the reference looked, then smoothed.
+    """
     ours, theirs = other.over_steps, reference.over_steps
     assert ours is not None and theirs is not None
-    grid = ours.along[ours.along <= theirs.along[-1]]
-    grid = np.unique(np.append(grid[grid > 0], min(ours.along[-1], theirs.along[-1])))
-    # The looks are at other iterations: each curve is smoothed in its own looks, then read at the same places.
-    lines = [np.interp(grid, curve.along, smoothed(curve.accuracy, WINDOW)) for curve in (theirs, ours)]
-    return grid * BATCH * WORKERS, lines[0] - lines[1]
+    ours = ours.at(theirs.along)
+    theirs = theirs.at(ours.along)
+    return ours.along * BATCH * WORKERS, smoothed(theirs.accuracy, WINDOW), smoothed(ours.accuracy, WINDOW)
 
 
 def equal_samples(title: str, references: dict[int, CellRun], others: dict[int, CellRun]) -> list[Figure]:
     """At the end, and where it is furthest below after the first tenth."""
     seeds = sorted(references.keys() & others.keys())
-    pairs = [below(references[seed], others[seed]) for seed in seeds]
-    ends = [float(gap[-1]) for _, gap in pairs]
-    last = min(samples[-1] for samples, _ in pairs)
+    runs = [alike(references[seed], others[seed]) for seed in seeds]
+    ends = [float(theirs[-1] - ours[-1]) for _, theirs, ours in runs]
+    final = np.mean([ours[-1] for _, _, ours in runs])
+    last = min(samples[-1] for samples, _, _ in runs)
     grid = np.linspace(0.1 * last, last, 91)
-    gaps = np.array([np.interp(grid, samples, gap) for samples, gap in pairs])
+    gaps = np.array([np.interp(grid, samples, theirs - ours) for samples, theirs, ours in runs])
     worst = int(gaps.mean(axis=0).argmax())
-    curves = [curve for seed in seeds if (curve := others[seed].over_steps) is not None]
-    final = np.mean([curve.accuracy[-WINDOW:].mean() for curve in curves])
     return [
         summary(f"{title}: below bsp at the end", ends, "points", 0.5, f"{final:.1f} % at {last / 1000:.0f} k samples"),
         summary(
@@ -169,6 +169,7 @@ def to_accuracy(
     for seed in sorted(reference.keys() & rog.keys() & rowcast.keys()):
         published, ours, ideal = rog[seed].over_time, rowcast[seed].over_time, reference[seed].over_steps
         assert published is not None and ours is not None and ideal is not None
+        published, ours = published.every(LOOK_S), ours.every(LOOK_S)
         target = float(smoothed(published.accuracy, WINDOW)[-HOLD:].min())
         reached = {
             name: time_to_accuracy(curve.along, curve.accuracy, target, window=WINDOW, hold=HOLD)

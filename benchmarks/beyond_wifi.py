@@ -25,6 +25,8 @@ from rowcast.journal import Journal
 from rowcast.links import Trace, load_trace
 from rowcast.rows import Layout
 
+#: Gradients of an iteration where it is not one.
+LOCAL = {"localsgd:8": 8, "diloco:8": 8}
 BASELINES = ("bsp", "ssp:4", "ssp:20", "flown:4", "rog:4", "rog:20", "localsgd:8", "diloco:8")
 #: Links of the training, and how long it lasts: the slowest baseline makes some hundred steps.
 LINKS, HOURS = "constant:20", 0.15
@@ -51,6 +53,8 @@ def iterations_needed(
         for policy in policies:
             curve = cells_of(out / "wifi", policy, LINKS)[seed].over_steps
             assert curve is not None
+            # The same gradients for all; an iteration has several of them where steps are local.
+            curve = curve.at(cell.over_steps.along / LOCAL.get(policy, 1))
             accuracy = smoothed(curve.accuracy, WINDOW)
             above = np.flatnonzero(accuracy >= target)
             if not len(above):
@@ -86,9 +90,8 @@ def wifi(
     policies = (*BASELINES, "rowcast")
     needed = iterations_needed(out, policies, robot_s, cost, seeds)
     devices = [Device(robot_s - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(WORKERS)]
-    local = {"localsgd:8": 8, "diloco:8": 8}
     figures = [
-        Figure(f"wifi, {policy}: gradients to the accuracy", count * local.get(policy, 1), "", note="each robot")
+        Figure(f"wifi, {policy}: gradients to the accuracy", count * LOCAL.get(policy, 1), "", note="each robot")
         for policy, count in needed.items()
     ]
     for path in sorted(traces.glob("*.csv")):

@@ -20,7 +20,7 @@ from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, plan_cells, run_comparison
 from rowcast.journal import open_journal
 from rowcast.report import Interval, interval, read_experiment, write_report, write_results
-from rowcast.report.cells import Scene, _team_curve
+from rowcast.report.cells import Scene, TeamCurve, _team_curve
 from rowcast.report.drawings import _accuracy_range
 from rowcast.report.exhibits import accuracy_sheet, micro_sheet
 from rowcast.report.page import shown
@@ -226,6 +226,20 @@ def test_curves_meet_where_all_robots_have_been() -> None:
     assert curve.accuracy.tolist() == [(5 + 1) / 2, (10 + 6) / 2, (25 + 21) / 2]
     assert _team_curve([fast, (np.array([40.0]), np.array([1.0]))]) is None
     assert _team_curve([fast, (np.empty(0), np.empty(0))]) is None
+
+
+def test_a_curve_is_read_at_the_same_places_whenever_its_robots_looked() -> None:
+    """Four robots that look one after another give four places for each look; a look every 10 s stays one."""
+    looks = np.arange(0.0, 50.0, 10.0)
+    apart = _team_curve([(np.append(0.0, looks[1:] + k), 50.0 + looks) for k in range(4)])
+    together = _team_curve([(looks, 50.0 + looks)] * 4)
+    assert apart is not None and together is not None
+    assert (len(apart.along), len(together.along)) == (14, 5)
+    assert apart.every(10.0).along.tolist() == together.every(10.0).along.tolist() == looks.tolist()
+    assert together.at(np.array([-1.0, 5.0, 40.0, 41.0])).along.tolist() == [5.0, 40.0]
+    assert together.at(np.array([5.0])).accuracy.tolist() == [55.0]
+    nothing = TeamCurve(np.empty(0), np.empty(0))
+    assert len(nothing.every(10.0).along) == len(nothing.at(looks).along) == 0
 
 
 @pytest.mark.parametrize(

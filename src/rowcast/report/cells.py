@@ -76,6 +76,25 @@ class TeamCurve:
     along: Array  #: seconds, iterations or joules of the team
     accuracy: Array  #: percent
 
+    def at(self, places: Array) -> TeamCurve:
+        """The curve at those of ``places`` (increasing) where all robots have been, straight lines between.
+
+        A team has more places than its robots have looks: each robot's look is one. A moving average over the places
+        of two runs spans a different part of each; over the same places it does not.
+        """
+        if len(self.along) == 0:
+            return self
+        low, high = self.along[0], self.along[-1]
+        slack = _SAME * max(abs(high), 1.0)
+        inside = np.clip(places[(places >= low - slack) & (places <= high + slack)], low, high)
+        return TeamCurve(inside, np.interp(inside, self.along, self.accuracy))
+
+    def every(self, distance: float) -> TeamCurve:
+        """The curve at multiples of ``distance``; see :meth:`at`."""
+        if len(self.along) == 0:
+            return self
+        return self.at(np.arange(math.ceil(self.along[-1] / distance) + 1) * distance)
+
 
 @dataclass(frozen=True)
 class Scene:

@@ -224,13 +224,7 @@ def _look_spacing(groups: Groups) -> float:
 
 def _even_looks(cell: CellRun, every_s: float) -> TeamCurve:
     """The team's accuracy at multiples of ``every_s``, wherever all robots have been."""
-    curve = cell.over_time
-    if curve is None:
-        return TeamCurve(np.empty(0), np.empty(0))
-    low, high = float(curve.along[0]), float(curve.along[-1])
-    numbers = np.arange(math.ceil(low / every_s - 1e-9), math.floor(high / every_s + 1e-9) + 1)
-    places = np.clip(numbers * every_s, low, high)
-    return TeamCurve(places, np.interp(places, curve.along, curve.accuracy))
+    return (cell.over_time or TeamCurve(np.empty(0), np.empty(0))).every(every_s)
 
 
 def _kept(curve: TeamCurve) -> float:
