@@ -40,6 +40,7 @@ EARLY = 0.1
 #: What is trained, by the name that the figures have.
 POLICIES = {
     "rowcast": "rowcast",
+    "own writes only": "rowcast?anticipate=own",
     **{f"without {part}": without(part) for part in ("anticipate", "outer_momentum", "ahead", "fade", "refine")},
     "without anticipate and outer_momentum": without("outer_momentum", "anticipate"),
     "bare": alone(),
@@ -79,11 +80,13 @@ def train(policy: str, seed: int, state: Path) -> dict[str, float]:
         early = None
         while seat.now < demo.seconds:
             if early is None and seat.iteration >= EARLY * demo.seconds / demo.pace_s:
-                early = own.accuracy()
+                with optimizer.evaluating():
+                    early = own.accuracy()
             own.loss_step()
             with contextlib.suppress(NonFiniteGradient):
                 optimizer.step()
-        before, steps = own.accuracy(), seat.iteration
+        with optimizer.evaluating():
+            before, steps = own.accuracy(), seat.iteration
         optimizer.close()
         found.append({"early": early or before, "before": before, "after": own.accuracy(), "steps": steps})
 

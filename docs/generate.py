@@ -68,7 +68,8 @@ OPTIONS = {
     "Above 0 a worker holds one more vector of the model's size.",
     "elastic": "'on' or 'off': a robot in an outage leaves the gate. Used by 'rowcast'.",
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
-    "anticipate": "'on' or 'off': a robot computes from parameters moved by what it has not sent. Used by 'rowcast'.",
+    "anticipate": "From where a robot computes: 'off', from its parameters; 'own', moved by what it has not sent; "
+    "'team', as far as if the others had the same to send. Used by 'rowcast'.",
     "fade": "'on' or 'off': contributions from parameters older than half of the slack count less. Used by 'rowcast'.",
     "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the code `sparse`. "
     "Used by 'rowcast'.",

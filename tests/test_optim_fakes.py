@@ -50,7 +50,7 @@ class HubTeam:
         self.hub = hub
         self.members = hub.size
         self.local_steps = 1
-        self.unsent: np.ndarray | None = None
+        self.anticipated: tuple[np.ndarray, float] | None = None
         self.iteration = 0
         self.exchanges = self.contributions = self.finishes = self.leaves = self.holds = 0
         self.held = False

@@ -308,13 +308,13 @@ def test_a_close_that_fails_may_be_tried_again() -> None:
 
 
 def test_a_gradient_is_computed_beyond_the_replica_but_the_step_is_made_from_it() -> None:
-    """What is unsent moves the parameters between steps; momentum and weight decay work on the replica."""
+    """What is anticipated moves the parameters between steps; momentum and weight decay work on the replica."""
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
     team = EchoTeam()
     optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1), model, team)
-    team.unsent = np.full(1, 0.25, dtype=np.float32)
+    team.anticipated = np.full(1, 0.125, dtype=np.float32), 2.0
     with optimizer.no_sync():
         optimizer.step()
     assert float(model.weight.detach()) == 0.75
@@ -322,6 +322,23 @@ def test_a_gradient_is_computed_beyond_the_replica_but_the_step_is_made_from_it(
     optimizer.step()
     assert float(team.replica[0]) == pytest.approx(1.0 - 0.5 * 0.1 * 1.0)
     assert float(model.weight.detach()) == pytest.approx(float(team.replica[0]) - 0.25)
-    team.unsent = None
+    with optimizer.evaluating():
+        assert float(model.weight.detach()) == float(team.replica[0])
+    assert float(model.weight.detach()) == pytest.approx(float(team.replica[0]) - 0.25)
+    team.anticipated = None
     optimizer.close()
     assert float(model.weight.detach()) == pytest.approx(float(team.replica[0]))
+
+
+def test_local_steps_are_left_alone_by_an_evaluation() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    team = EchoTeam()
+    team.local_steps = 2
+    team.anticipated = np.full(1, 0.125, dtype=np.float32), 2.0
+    optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.5), model, team)
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizer.step()
+    local = float(model.weight.detach())
+    with optimizer.evaluating():
+        assert float(model.weight.detach()) == local
+    assert float(model.weight.detach()) == local != float(team.replica[0])

@@ -428,20 +428,27 @@ def lowest_after_an_outage(policy):
 
 def test_what_is_computed_in_an_outage_goes_no_further_than_its_robot_wants():
     """Each of its gradients knows those before it, although they have not been sent."""
-    assert lowest_after_an_outage("rowcast:16?outer_momentum=0") > -1.0
-    assert lowest_after_an_outage("rowcast:16?outer_momentum=0&anticipate=off") < -1.0
+    blind, own, team = (
+        lowest_after_an_outage(f"rowcast:16?outer_momentum=0&anticipate={what}") for what in ("off", "own", "team")
+    )
+    assert blind < -1.0 < own < team
 
 
 def test_a_gradient_is_computed_beyond_the_replica_by_what_is_pending():
     team = team_of("rowcast:4", [1e4, 1e4], iterations=60)
     team.run(5.0)
     node = team.workers["robot0"].node
-    assert node.pending.any() and node.unsent is node.pending
+    assert node.pending.any()
+    assert node.anticipated is not None
+    vector, times = node.anticipated
+    assert vector is node.pending and times == 2.0  # the other one does the same
     finished(team)
-    assert node.unsent is None
-    team = team_of("rowcast:4?anticipate=off", [1e4, 1e4], iterations=60)
-    team.run(5.0)
-    assert team.workers["robot0"].node.unsent is None
+    assert node.anticipated is None
+    for what, expected in (("off", None), ("own", 1.0)):
+        team = team_of(f"rowcast:4?anticipate={what}", [1e4, 1e4], iterations=60)
+        team.run(5.0)
+        found = team.workers["robot0"].node.anticipated
+        assert (None if found is None else found[1]) == expected
 
 
 # -- what is usual ---------------------------------------------------------------------------------------------
@@ -478,7 +485,9 @@ def test_both_directions_share_the_slack(slack):
         ("rowcast:4?ahead=-1", "ahead >= 0"),
         ("rog:4?elastic=on", "'rowcast' only"),
         ("rog:4?ahead=3", "'rowcast' only"),
-        ("rowcast:4?elastic=yes", "expected"),
+        ("rowcast:4?elastic=yes", "elastic: expected 'on' or 'off', got 'yes'"),
+        ("rowcast:4?anticipate=teem", "unknown anticipate 'teem'; did you mean 'team'"),
+        ("rog:4?anticipate=own", "'rowcast' only"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(text, why):

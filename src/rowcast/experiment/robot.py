@@ -218,7 +218,8 @@ def _train(
         while (last is None or team.iteration < last) and time.monotonic() < ends:
             started = time.monotonic()
             if settings.eval_every and team.iteration % settings.eval_every == 0:
-                accuracy = robot.accuracy()
+                with optimizer.evaluating():
+                    accuracy = robot.accuracy()
                 optimizer.report(accuracy=accuracy)
             loss = robot.loss_step()
             busy_s.append(time.monotonic() - started)

@@ -142,7 +142,8 @@ def _train(robot: CrudaWorker, seat: VirtualSeat, eval_every_s: float) -> None:
     look_at = 0.0
     while True:
         if seat.now >= look_at:
-            accuracy, own_accuracy = robot.both_accuracies()
+            with optimizer.evaluating():
+                accuracy, own_accuracy = robot.both_accuracies()
             optimizer.report(accuracy=accuracy, own_accuracy=own_accuracy)
             look_at = (seat.now // eval_every_s + 1) * eval_every_s
         loss = robot.loss_step()

@@ -169,14 +169,16 @@ class WorkerNode:
         self._replica.release()
 
     @property
-    def unsent(self) -> npt.NDArray[np.float32] | None:
-        """What the next gradient is computed beyond the replica: what is pending, float32 [elements].
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
+        """How far beyond the replica the next gradient is computed: a vector, and how often to subtract it.
 
-        ``None`` where the policy has gradients computed from the replica, and when the work is done.
+        What is pending, float32 [elements]; once, or as often as the team has such a share (the inverse of the
+        averaging weight), never less than once. ``None`` where the policy has gradients computed from the replica,
+        and when the work is done.
         """
-        if self.policy is None or not self.policy.anticipate or self.phase is Phase.DONE:
+        if self.policy is None or self.policy.anticipate == "off" or self.phase is Phase.DONE:
             return None
-        return self.pending
+        return self.pending, 1.0 if self.policy.anticipate == "own" else max(1.0, 1.0 / self._contribution.weight)
 
     @property
     def joined(self) -> bool:

@@ -55,7 +55,8 @@ class Optimizer(LiveWrapper):
 
     A team trains the parameters that are in the model, in the optimizer, and trainable when this object is made.
     From then on the replica is the only source of truth for them: load a checkpoint into the model before, since
-    what is written into the parameters by hand is overwritten. Buffers do not travel; freeze batch-norm statistics
+    what is written into the parameters by hand is overwritten. What is in the model between two steps may be ahead of the
+    replica: see :meth:`evaluating`. Buffers do not travel; freeze batch-norm statistics
     (a warning says so where they would move).
 
     The team's policy may ask for H local steps. Then H calls of ``step()`` make one iteration, a round: all but the
@@ -297,12 +298,13 @@ class Optimizer(LiveWrapper):
             warnings.warn(f"{problem} (said once; Optimizer.skipped_steps counts)", UserWarning, stacklevel=4)
 
     def _take_view(self) -> None:
-        """Fill the parameters for the next gradient: the replica, and what is unsent if the policy has it so."""
+        """Fill the parameters for the next gradient: the replica, moved as far as the policy has it."""
         with self._team.still():
-            self._fill_parameters(self._team.unsent)
+            self._fill_parameters(self._team.anticipated)
 
-    def _fill_parameters(self, minus: npt.NDArray[np.float32] | None = None) -> None:
-        write_from(self._team.replica, self._shared.layout, self._shared.tensors, minus)
+    def _fill_parameters(self, beyond: tuple[npt.NDArray[np.float32], float] | None = None) -> None:
+        minus, times = (None, 1.0) if beyond is None else beyond
+        write_from(self._team.replica, self._shared.layout, self._shared.tensors, minus, times)
 
     # ---- gradients ----------------------------------------------------------------------------------------
 
@@ -396,6 +398,30 @@ class Optimizer(LiveWrapper):
             yield
         finally:
             self._exchanging = before
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """While entered, the model holds the team's parameters, as far as they have arrived here.
+
+        Most policies have them in the model at all times. With ``rowcast`` the model is ahead of them between two
+        steps, where this worker expects the team to go, judging by its own data. Measure accuracy and save models in
+        this block; what is in the model otherwise fits this worker's own data better and the others' less. On leaving,
+        the model is as the next gradient needs it. Local steps of a round are left as they are.
+
+        Example::
+
+            with optimizer.evaluating():
+                accuracy = accuracy_of(model)
+        """
+        ahead = self._team.anticipated is not None and not self._deviates
+        if ahead:
+            with self._team.still():
+                self._fill_parameters()
+        try:
+            yield
+        finally:
+            if ahead:
+                self._take_view()
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop (loss, accuracy) into the team's journal."""

@@ -26,11 +26,11 @@ class TeamLike(Protocol):
         """This worker's parameters, float32 [layout.elements]: the only source of truth for them."""
 
     @property
-    def unsent(self) -> npt.NDArray[np.float32] | None:
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
         """What is to be subtracted from ``replica`` for the parameters that the next gradient is computed from.
 
-        float32 [layout.elements], what this worker has computed and not sent; ``None`` where the team's policy has
-        gradients computed from the replica.
+        What this worker has computed and not sent, float32 [layout.elements], and how often; ``None`` where the team's
+        policy has gradients computed from the replica.
         """
 
     @property
@@ -58,7 +58,7 @@ class TeamLike(Protocol):
         """While the returned context is entered, arriving rows wait and ``replica`` does not change."""
 
     def still(self) -> AbstractContextManager[object]:
-        """While the returned context is entered nothing changes, neither ``replica`` nor ``unsent``: be quick."""
+        """While the returned context is entered nothing changes, neither ``replica`` nor ``anticipated``: be quick."""
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to what is pending; finish no iteration, send nothing.

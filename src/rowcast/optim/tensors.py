@@ -34,18 +34,23 @@ def to_host(tensor: Tensor) -> npt.NDArray[np.float32]:
     return view
 
 
-def from_host_(tensor: Tensor, values: npt.NDArray[np.float32], minus: npt.NDArray[np.float32] | None = None) -> None:
+def from_host_(
+    tensor: Tensor,
+    values: npt.NDArray[np.float32],
+    minus: npt.NDArray[np.float32] | None = None,
+    times: float = 1.0,
+) -> None:
     """Overwrite a tensor with flat float32 values [elements], rounding to the tensor's own type and device.
 
-    With ``minus``, of the same shape, that is subtracted first. The write goes through torch, so autograd notices a
-    tensor that was changed between forward and backward.
+    With ``minus``, of the same shape, that is subtracted ``times`` times. The write goes through torch, so autograd
+    notices a tensor that was changed between forward and backward.
     """
     if not values.flags.writeable:  # torch has no read-only tensors, and says so in a warning
         values = values.copy()
     with torch.no_grad():
         source = torch.from_numpy(values)
         if minus is not None:
-            source = source - torch.from_numpy(minus)
+            source = source.sub(torch.from_numpy(minus), alpha=times)
         tensor.copy_(source.view(tensor.shape))
 
 
@@ -60,11 +65,12 @@ def write_from(
     layout: Layout,
     tensors: Sequence[Tensor],
     minus: npt.NDArray[np.float32] | None = None,
+    times: float = 1.0,
 ) -> None:
-    """Copy a flat float32 vector [layout.elements], less another if there is one, into the tensors of a layout."""
+    """Copy a flat float32 vector [layout.elements] into the tensors of a layout, less ``times`` another if given."""
     for spec, tensor in zip(layout.tensors, tensors, strict=True):
         part = slice(spec.start, spec.stop)
-        from_host_(tensor, vector[part], None if minus is None else minus[part])
+        from_host_(tensor, vector[part], None if minus is None else minus[part], times)
 
 
 class Proposal(Sequence[npt.NDArray[np.float32]]):

@@ -32,6 +32,7 @@ __all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
 GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
 PULLS = ("own", "common")
+ANTICIPATIONS = ("off", "own", "team")
 LOWEST_SHARE = 1e-6
 
 #: Iterations of staleness, end to end, that the policy ``rowcast`` allows at most where no number is written.
@@ -92,8 +93,9 @@ class Policy:
             Only with ``streaming``.
         adapt: where the link cannot carry the quota in the time of a step, rows travel in the code ``sparse``.
         refine: where the link is idle, what the code could not express travels in the code ``half``.
-        anticipate: a worker computes from its replica moved by what it has pending, and not from the replica alone: it
-            reads its own writes (Ho et al., NIPS 2013). Only with ``streaming``.
+        anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
+            pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
+            the same pending. Only with ``streaming``.
         fade: a row of a contribution counts the less, the older the parameters of that row are from which it was
             computed, beyond half of the slack.
         auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
@@ -120,7 +122,7 @@ class Policy:
     streaming: bool = False
     elastic: bool = False
     ahead: int = 0
-    anticipate: bool = False
+    anticipate: str = "off"
     fade: bool = False
     adapt: bool = False
     refine: bool = False
@@ -147,7 +149,13 @@ class Policy:
             raise ConfigError(f"policy {self.name!r}: expected outer_lr > 0, got {self.outer_lr}")
         if self.ahead < 0:
             raise ConfigError(f"policy {self.name!r}: expected ahead >= 0, got {self.ahead}")
-        own = (self.elastic, self.ahead, self.anticipate, self.fade, self.adapt, self.refine, self.auto)
+        if self.anticipate not in ANTICIPATIONS:
+            raise ConfigError(
+                f"policy {self.name!r}: unknown anticipate {self.anticipate!r}; "
+                f"{near_match(self.anticipate, ANTICIPATIONS)}"
+            )
+        anticipates = self.anticipate != "off"
+        own = (self.elastic, self.ahead, anticipates, self.fade, self.adapt, self.refine, self.auto)
         if not self.streaming and any(own):
             raise ConfigError(
                 f"policy {self.name!r}: elastic, ahead, anticipate, fade, adapt, refine and auto go with 'rowcast' only"
@@ -327,7 +335,7 @@ def _rowcast(name: str, slack: int | None) -> Policy:
         streaming=True,
         elastic=True,
         ahead=DEFAULT_AHEAD,
-        anticipate=True,
+        anticipate="team",
         fade=True,
         adapt=True,
         refine=True,
@@ -410,7 +418,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "compat": str,
     "elastic": _switch,
     "ahead": int,
-    "anticipate": _switch,
+    "anticipate": str,
     "fade": _switch,
     "adapt": _switch,
     "refine": _switch,
@@ -440,7 +448,8 @@ def parse_policy(text: str) -> Policy:
         try:
             changes[key] = _OPTIONS[key](value)
         except ValueError as error:
-            raise ConfigError(f"policy {text!r}: {key}: expected a number, got {value!r}") from error
+            wanted = "'on' or 'off'" if _OPTIONS[key] is _switch else "a number"
+            raise ConfigError(f"policy {text!r}: {key}: expected {wanted}, got {value!r}") from error
     if "compat" in changes:
         policy = _compat(policy, changes.pop("compat"))
     return dataclasses.replace(policy, **changes)  # type: ignore[arg-type]

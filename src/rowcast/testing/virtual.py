@@ -489,7 +489,10 @@ class VirtualTeam:
         if node.phase is not Phase.COMPUTING:
             return
         node.hold()
-        seen = node.replica if node.unsent is None else node.replica - node.unsent
+        seen = node.replica
+        if node.anticipated is not None:
+            vector, times = node.anticipated
+            seen = seen - np.float32(times) * vector
         update = worker.script.gradient(worker.computed, seen).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         proposed = node.replica - update

@@ -119,9 +119,9 @@ class Team:
         return self.node.replica
 
     @property
-    def unsent(self) -> npt.NDArray[np.float32] | None:
-        """What the next gradient is computed beyond :attr:`replica`; see :attr:`WorkerNode.unsent`."""
-        return self.node.unsent
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
+        """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
+        return self.node.anticipated
 
     @property
     def members(self) -> int:
@@ -177,7 +177,7 @@ class Team:
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
-        """While entered the network thread rests: neither :attr:`replica` nor :attr:`unsent` changes."""
+        """While entered the network thread rests: neither :attr:`replica` nor :attr:`anticipated` changes."""
         _ = self.node
         resting, over = threading.Event(), threading.Event()
 

@@ -105,9 +105,9 @@ class VirtualSeat:
         return self.node.replica
 
     @property
-    def unsent(self) -> npt.NDArray[np.float32] | None:
-        """What the next gradient is computed beyond :attr:`replica`; see :attr:`WorkerNode.unsent`."""
-        return self.node.unsent
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
+        """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
+        return self.node.anticipated
 
     @property
     def members(self) -> int:
@@ -151,7 +151,7 @@ class VirtualSeat:
             self.node.release()
 
     def still(self) -> contextlib.nullcontext[None]:
-        """While entered neither :attr:`replica` nor :attr:`unsent` changes: virtual time stands still anyhow."""
+        """While entered neither :attr:`replica` nor :attr:`anticipated` changes: virtual time stands still anyhow."""
         return contextlib.nullcontext()
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
