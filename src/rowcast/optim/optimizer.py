@@ -55,9 +55,9 @@ class Optimizer(LiveWrapper):
 
     A team trains the parameters that are in the model, in the optimizer, and trainable when this object is made.
     From then on the replica is the only source of truth for them: load a checkpoint into the model before, since
-    what is written into the parameters by hand is overwritten. What is in the model between two steps may be ahead of the
-    replica: see :meth:`evaluating`. Buffers do not travel; freeze batch-norm statistics
-    (a warning says so where they would move).
+    what is written into the parameters by hand is overwritten. What is in the model between two steps may be ahead of
+    the replica: see :meth:`evaluating`. Buffers do not travel; freeze batch-norm statistics (a warning says so where
+    they would move).
 
     The team's policy may ask for H local steps. Then H calls of ``step()`` make one iteration, a round: all but the
     last only run the inner optimizer, on parameters that are this worker's own until the round ends. A step that is
