@@ -26,7 +26,7 @@ import numpy as np
 
 import beyond_training as training
 from beyond_delivery import delivery
-from beyond_parts import alone, without
+from beyond_parts import OWN_WRITES, alone, without
 from beyond_training import save_schedules, settled_cost
 from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish
@@ -198,7 +198,7 @@ def main() -> None:
     if "accuracy" in parts:
         links = save_schedules(runs[first], options.out / "schedules")
         figures += training.accuracy(
-            options.out, options.data, layout, links, ROBOT_S, settled, options.seeds, options.hours
+            options.out, options.data, layout, links, ROBOT_S, settled, options.seeds, options.hours, (OWN_WRITES,)
         )
     if "delivery" in parts:
         figures += delivery(options.out, options.seeds)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from beyond_parts import alone, without
+from beyond_parts import OWN_WRITES, alone, without
 from beyond_training import WORKERS, summary
 from common import Figure
 from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
@@ -40,7 +40,7 @@ EARLY = 0.1
 #: What is trained, by the name that the figures have.
 POLICIES = {
     "rowcast": "rowcast",
-    "own writes only": "rowcast?anticipate=own",
+    "own writes only": OWN_WRITES,
     **{f"without {part}": without(part) for part in ("anticipate", "outer_momentum", "ahead", "fade", "refine")},
     "without anticipate and outer_momentum": without("outer_momentum", "anticipate"),
     "bare": alone(),

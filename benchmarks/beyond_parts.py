@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["alone", "without"]
+__all__ = ["OWN_WRITES", "alone", "without"]
 
 #: How each part is switched off.
 OFF = {
@@ -14,6 +14,8 @@ OFF = {
     "refine": "refine=off",
     "outer_momentum": "outer_momentum=0",
 }
+#: A gradient sees what its robot has pending, and expects nothing of the others.
+OWN_WRITES = "rowcast?anticipate=own"
 #: The slack that adapts begins there; where it does not adapt, it stays there.
 SLACK = 16
 

@@ -110,8 +110,10 @@ def alike(reference: CellRun, other: CellRun) -> tuple[Array, Array, Array]:
     return ours.along * BATCH * WORKERS, smoothed(theirs.accuracy, WINDOW), smoothed(ours.accuracy, WINDOW)
 
 
-def equal_samples(title: str, references: dict[int, CellRun], others: dict[int, CellRun]) -> list[Figure]:
-    """At the end, and where it is furthest below after the first tenth."""
+def equal_samples(
+    title: str, references: dict[int, CellRun], others: dict[int, CellRun], bounds: Sequence[float | None]
+) -> list[Figure]:
+    """At the end, and where it is furthest below after the first tenth; with these bounds."""
     seeds = sorted(references.keys() & others.keys())
     runs = [alike(references[seed], others[seed]) for seed in seeds]
     ends = [float(theirs[-1] - ours[-1]) for _, theirs, ours in runs]
@@ -121,12 +123,14 @@ def equal_samples(title: str, references: dict[int, CellRun], others: dict[int, 
     gaps = np.array([np.interp(grid, samples, theirs - ours) for samples, theirs, ours in runs])
     worst = int(gaps.mean(axis=0).argmax())
     return [
-        summary(f"{title}: below bsp at the end", ends, "points", 0.5, f"{final:.1f} % at {last / 1000:.0f} k samples"),
+        summary(
+            f"{title}: below bsp at the end", ends, "points", bounds[0], f"{final:.1f} % at {last / 1000:.0f} k samples"
+        ),
         summary(
             f"{title}: furthest below after the first tenth",
             gaps[:, worst].tolist(),
             "points",
-            1.5,
+            bounds[1],
             f"at {grid[worst] / 1000:.0f} k samples",
         ),
     ]
@@ -210,8 +214,12 @@ def accuracy(
     cost: tuple[float, float],
     seeds: int,
     hours: float,
+    ablate: Sequence[str],
 ) -> list[Figure]:
-    """Accuracy at equal samples, and time and energy to accuracy, on both image sets."""
+    """Accuracy at equal samples, and time and energy to accuracy, on both image sets.
+
+    Policies of ``ablate`` train on the same links; only their accuracy at equal samples is told.
+    """
     figures = []
     devices = [Device(robot_s - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(WORKERS)]
     for title, task, folder in (
@@ -222,12 +230,15 @@ def accuracy(
         base = plan(robot_s, cost, seeds, task=task, data=str(data / folder))
         for policies, where, length in (
             (("bsp",), NEVER_WAITS, hours),
-            (("rowcast",), str(links), hours),
+            (("rowcast", *ablate), str(links), hours),
             (("rog:4",), str(links), 1.0),
         ):
             run_comparison(replace(base, policies=policies, links=(where,), hours=length), place)
         reference, ours = cells_of(place, "bsp", NEVER_WAITS), cells_of(place, "rowcast", str(links))
-        figures += equal_samples(title, reference, ours)
+        figures += equal_samples(title, reference, ours, (0.5, 1.5))
+        for policy in ablate:
+            cells = cells_of(place, policy, str(links))
+            figures += equal_samples(f"{title}, {policy}", reference, cells, (None, None))
         figures += to_accuracy(title, layout, devices, links, reference, cells_of(place, "rog:4", str(links)), ours)
     return figures
 
