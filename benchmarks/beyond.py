@@ -26,7 +26,7 @@ import numpy as np
 
 import beyond_training as training
 from beyond_delivery import delivery
-from beyond_parts import OWN_WRITES, alone, without
+from beyond_parts import OWN_WRITES, alone, oldest_first, without
 from beyond_training import save_schedules, settled_cost
 from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish
@@ -44,9 +44,10 @@ HOUR_S = 3600.0
 ROBOT_S = HOUR_S / 1750
 #: The parts of the policy that change its timing, each taken away and each alone; and slacks that stay.
 ABLATIONS = {
-    **{f"without {part}": without(part) for part in ("elastic", "ahead", "adapt", "refine")},
+    **{f"without {part}": without(part) for part in ("order", "elastic", "ahead", "adapt", "refine")},
     **{policy: policy for policy in ("rowcast:4", "rowcast:8", "rowcast:16", "rowcast?pulls=common")},
     "bare": alone(),
+    "bare, oldest first": oldest_first(),
     **{f"{part} alone": alone(part) for part in ("auto", "elastic", "adapt", "refine")},
 }
 PARTS = ("timing", "silence", "accuracy", "delivery", "wifi")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from beyond_parts import OWN_WRITES, alone, without
+from beyond_parts import OWN_WRITES, alone, oldest_first, without
 from beyond_training import WORKERS, summary
 from common import Figure
 from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
@@ -41,9 +41,13 @@ EARLY = 0.1
 POLICIES = {
     "rowcast": "rowcast",
     "own writes only": OWN_WRITES,
-    **{f"without {part}": without(part) for part in ("anticipate", "outer_momentum", "ahead", "fade", "refine")},
+    **{
+        f"without {part}": without(part)
+        for part in ("order", "anticipate", "outer_momentum", "ahead", "fade", "refine")
+    },
     "without anticipate and outer_momentum": without("outer_momentum", "anticipate"),
     "bare": alone(),
+    "bare, oldest first": oldest_first(),
     **{f"{part} alone": alone(part) for part in ("anticipate", "outer_momentum", "elastic")},
     "elastic and ahead alone": alone("elastic", "ahead"),
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["OWN_WRITES", "alone", "without"]
+__all__ = ["OWN_WRITES", "alone", "oldest_first", "without"]
 
-#: How each part is switched off.
+#: How each part is switched off. What is alone keeps its order.
 OFF = {
+    "order": "order=age",
     "elastic": "elastic=off",
     "ahead": "ahead=0",
     "anticipate": "anticipate=off",
@@ -25,7 +26,12 @@ def without(*parts: str) -> str:
     return f"rowcast?{'&'.join(OFF[part] for part in parts)}"
 
 
+def oldest_first() -> str:
+    """Rows that stream, the oldest first, and no other part: against ``alone()``, what the order does."""
+    return f"{alone()}&{OFF['order']}"
+
+
 def alone(*parts: str) -> str:
     """Rows that stream, their order, and these parts, or none; 'auto' is the slack that adapts."""
-    off = "&".join(text for part, text in OFF.items() if part not in parts)
+    off = "&".join(text for part, text in OFF.items() if part not in (*parts, "order"))
     return f"{'rowcast' if 'auto' in parts else f'rowcast:{SLACK}'}?{off}"

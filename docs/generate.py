@@ -59,6 +59,7 @@ FAMILIES = {
 OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `sparse`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
+    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first.",
     "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
     "pull_share": "The same for pulls, where it shall be another.",
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",

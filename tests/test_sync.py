@@ -133,6 +133,8 @@ def test_every_option_is_read() -> None:
         ("rog:4?codec=onebt", "did you mean 'onebit'"),
         ("rog:4?codec=zero", "sends nothing"),
         ("rog:4?granularity=tensr", "did you mean 'tensor'"),
+        ("rog:4?order=vale", "unknown order 'vale'; did you mean 'value'"),
+        ("rog:4?order=age&compat=artifact", "the order of the artifact is its own"),
         ("rog:4?share=much", "share: expected a number, got 'much'"),
         *((f"rog:4?share={value}", "expected a share in") for value in ("0", "-1", "1.01", "nan", "inf", "1e-320")),
         *((f"rog:4?f1={value}", "expected f1 >= 0") for value in ("-0.1", "nan", "inf")),
@@ -462,6 +464,16 @@ def test_a_pull_forces_what_waited_for_the_pull_bound() -> None:
     stamps[10:] = 5  # stamped 5: not in the pulls of 6, 7 and 8; the fourth is that of 9
     chosen = policy.choose_pull(LAYOUT, view(stamps=stamps))
     assert set(range(10, LAYOUT.rows)) <= set(chosen.order[: chosen.quota].tolist())
+
+
+@pytest.mark.parametrize("text", ["rog:4", "rowcast:4"])
+def test_rows_beyond_the_quota_may_stay_oldest_first(text: str) -> None:
+    seen = view(stamps=np.arange(LAYOUT.rows, dtype=np.int32)[::-1] % 7 + 2)
+    oldest = np.argsort(seen.stamps, kind="stable").tolist()
+    assert parse_policy(f"{text}?order=age").choose_push(LAYOUT, seen).order.tolist() == oldest
+    by_value = parse_policy(text).choose_push(LAYOUT, seen)
+    assert by_value.order.tolist() != oldest
+    assert by_value.order[: by_value.quota].tolist() == oldest[: by_value.quota]
 
 
 def test_rows_beyond_the_quota_go_by_magnitude_and_staleness() -> None:

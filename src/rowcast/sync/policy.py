@@ -33,6 +33,7 @@ GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
 PULLS = ("own", "common")
 ANTICIPATIONS = ("off", "own", "team")
+ORDERS = ("value", "age")
 LOWEST_SHARE = 1e-6
 
 #: Iterations of staleness, end to end, that the policy ``rowcast`` allows at most where no number is written.
@@ -102,6 +103,7 @@ class Policy:
             (:mod:`rowcast.sync.slack`). Only with ``streaming``.
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with ``streaming``.
+        order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Policy:
     refine: bool = False
     auto: bool = False
     pulls: str = "own"
+    order: str = "value"
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -140,6 +143,10 @@ class Policy:
         for share in (self.share, self.share_of_pull):
             if not LOWEST_SHARE <= share <= 1:
                 raise ConfigError(f"policy {self.name!r}: expected a share in {LOWEST_SHARE:g} .. 1, got {share}")
+        if self.order not in ORDERS:
+            raise ConfigError(f"policy {self.name!r}: unknown order {self.order!r}; {near_match(self.order, ORDERS)}")
+        if self.order != "value" and self.mta == "artifact":
+            raise ConfigError(f"policy {self.name!r}: the order of the artifact is its own; leave order or compat out")
         for key in ("f1", "f2"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ConfigError(f"policy {self.name!r}: expected {key} >= 0, got {getattr(self, key)}")
@@ -261,11 +268,13 @@ class Policy:
         )
 
     def _importance(self, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32] | None:
-        """ROG Alg. 3: f1 * magnitude + f2 * staleness.
+        """ROG Alg. 3: f1 * magnitude + f2 * staleness; ``None`` where the rest stays oldest-first.
 
         The magnitude of a row is its mean |.|, in units of the mean over the rows that may travel: the largest
         row would flatten all others.
         """
+        if self.order == "age":
+            return None
         if self.streaming:
             return self._values(layout, view)
         if not self.speculative or len(view.eligible) == 0:
@@ -408,6 +417,7 @@ _EXAMPLES = ("bsp", "ssp:4", "asp", "flown:4", "localsgd:8", "diloco:8", "rog:4"
 _OPTIONS: dict[str, Callable[[str], object]] = {
     "codec": str,
     "granularity": str,
+    "order": str,
     "share": float,
     "pull_share": float,
     "f1": float,
