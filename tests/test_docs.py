@@ -69,7 +69,9 @@ RUNNABLE = [page for page in PAGES if any("runnable" in block.words for block in
 @contextlib.contextmanager
 def server(workers: int) -> Iterator[tuple[ServerNode, str]]:
     """A real server on loopback, in a thread; gives its node and its address."""
-    node = ServerNode(parse_policy("rog:4"), settings=ServerSettings(expected_workers=workers), secret=SECRET)
+    node = ServerNode(
+        parse_policy("rog:4"), settings=ServerSettings(expected_workers=workers, gather_s=0.0), secret=SECRET
+    )
     loop = asyncio.new_event_loop()
     ready, stop = threading.Event(), asyncio.Event()
     ports: list[int] = []

@@ -148,6 +148,23 @@ class ServerSettings(Checked):
     patience_s: float = setting(
         3.0, "A worker held at the gate for longer than this is told for whom.", unit="s", low=0.1, high=3600.0
     )
+    gather_s: float = setting(
+        6.0,
+        "After the server has begun to listen, a worker that has not trained waits so long for workers that have: "
+        "their parameters go first. Longer than reconnect_cap_s of the workers, so that all of them have tried again "
+        "by then; 0 where no team can have trained before.",
+        unit="s",
+        low=0.0,
+        high=3600.0,
+    )
+    fresh_after_s: float | None = setting(
+        None,
+        "When no worker has been connected for this long, the model is forgotten, and the next worker brings its own "
+        "parameters. None keeps the model as long as the server runs.",
+        unit="s",
+        low=1.0,
+        high=1e7,
+    )
     handshake_limit_s: float = setting(
         10.0, "A connection that has not introduced itself after this long is closed.", unit="s", low=0.5, high=600.0
     )

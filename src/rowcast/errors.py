@@ -12,6 +12,7 @@
      |         +-- VersionMismatch
      |         +-- AuthenticationFailed
      +-- LayoutMismatch           two models that are not the same shape
+     +-- ParametersConflict       training would be overwritten, and nobody asked for that
      +-- LinkLost                 the connection ended; the cause is in the message
      |    +-- ServerUnavailable   nobody answers at the server's address
      +-- NonFiniteGradient        NaN or Inf where an update was expected
@@ -35,6 +36,7 @@ __all__ = [
     "LocalProtocolError",
     "MeterError",
     "NonFiniteGradient",
+    "ParametersConflict",
     "ProtocolError",
     "RemoteProtocolError",
     "RowcastError",
@@ -84,6 +86,10 @@ class AuthenticationFailed(RemoteProtocolError):
 
 class LayoutMismatch(RowcastError):
     """Two nodes hold models of different shape; the message names the first tensor that differs."""
+
+
+class ParametersConflict(RowcastError):
+    """A worker would overwrite the training of others, or others its own; the message says how to ask for that."""
 
 
 class LinkLost(RowcastError):

@@ -9,7 +9,7 @@ from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 
-__all__ = ["Member", "MemberStatus", "Stage"]
+__all__ = ["NOT_STARTED", "Member", "MemberStatus", "Stage"]
 
 
 class Stage(enum.Enum):
@@ -23,6 +23,10 @@ class Stage(enum.Enum):
     QUEUED = "queued"  #: its pull waits for a slot
     PULLING = "pulling"  #: it is sent what it is owed
     DRAINING = "draining"  #: it has finished and is sent everything
+
+
+#: Stages of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
+NOT_STARTED = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
 
 
 @dataclass(eq=False)

@@ -23,6 +23,7 @@ from rowcast.errors import (
     LayoutMismatch,
     LinkLost,
     LocalProtocolError,
+    ParametersConflict,
     RemoteProtocolError,
     RowcastError,
 )
@@ -96,6 +97,8 @@ class WorkerNode:
             here; nothing else moves them.
         settings, link_settings: see :mod:`rowcast.config`.
         secret: the team's shared secret, or ``None``.
+        parameters: ``"mine"``: the replica is to become the team's; ``"team"``: the team's replace it in any case;
+            empty: whoever comes first brings them, and training is not overwritten (:mod:`~rowcast.nodes.seeding`).
         journal: where events are recorded.
         entropy: source of random bytes (replaced in tests).
 
@@ -120,6 +123,7 @@ class WorkerNode:
         settings: WorkerSettings | None = None,
         link_settings: LinkSettings | None = None,
         secret: bytes | None = None,
+        parameters: str = "",
         journal: Journal | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -143,7 +147,7 @@ class WorkerNode:
         self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica, state_settles=False)
         self.inbox = Inbox(layout)
         self._membership = Membership(
-            name, self.outbox, self.inbox, secret=secret, journal=self.journal, entropy=entropy
+            name, self.outbox, self.inbox, secret=secret, wish=parameters, journal=self.journal, entropy=entropy
         )
         self._port: Port | None = None
         self._step = Step(0.0)
@@ -184,6 +188,11 @@ class WorkerNode:
     def joined(self) -> bool:
         """The server knows this worker, and its parameters are the team's."""
         return self._membership.joined
+
+    @property
+    def exchanging(self) -> bool:
+        """An iteration is finished here, and its exchange with the team is not."""
+        return self.phase in EXCHANGING
 
     @property
     def local_steps(self) -> int:
@@ -409,7 +418,8 @@ class WorkerNode:
 
     def _on_challenge(self, message: Challenge) -> None:
         try:
-            self._say(self._membership.hello(message, self.iteration))
+            finished = self.iteration - (1 if self.phase in EXCHANGING else 0)
+            self._say(self._membership.hello(message, self.iteration, finished))
         except AuthenticationFailed as error:
             self._fail(error)
 
@@ -469,6 +479,7 @@ class WorkerNode:
         self._membership.start(message)
         self.members = max(message.members, 1)
         self.iteration = message.iteration
+        self.notices.append(self._whose_parameters(message))
         self._upstream.start(message.iteration)
         self.outbox.renumber(message.iteration)
         if self.phase is Phase.JOINING:
@@ -481,11 +492,33 @@ class WorkerNode:
                 self.phase = Phase.WAITING  # whatever the policy was before
         self._carry_on(now)
 
+    def _whose_parameters(self, message: Start) -> str:
+        """A line for the user: with whose parameters it trains, and from which iteration on."""
+        membership, at = self._membership, f"iteration {message.iteration}"
+        if membership.how == "seed":
+            return f"{self.name}: its parameters are the team's, from {at}"
+        if membership.how == "equal":
+            return f"{self.name}: has the team's parameters, which {membership.origin} brought, from {at}"
+        if membership.goes_on:
+            return f"{self.name}: goes on with the team's parameters as {membership.origin} held them, from {at}"
+        return (
+            f"{self.name}: the team's parameters, which {membership.origin} brought, have replaced its own, from {at}; "
+            "to bring its own, join with parameters='mine'"
+        )
+
     def _on_layout_table(self, message: LayoutTable) -> None:
         try:
             self.layout.check_equal(Layout.from_table(message.table), ours=f"worker {self.name}", theirs="the team")
         except LayoutMismatch as error:
+            self._turn_away(error)
+
+    def _turn_away(self, error: RowcastError) -> None:
+        """The team is another one than this worker's: a worker that has trained keeps that, and goes on looking."""
+        if not self._membership.training:
             self._fail(error)
+            return
+        self.turned_away = str(error)
+        raise LinkLost(self.turned_away)
 
     def _on_refusal(self, now: float, message: Refusal) -> None:
         self.journal.record(now, "error", peer="server", error=f"refused: {message.code}", message=message.text)
@@ -493,7 +526,9 @@ class WorkerNode:
             # It may be this worker's own former life, whose connection the server has not given up yet.
             self.turned_away = message.text
             raise LinkLost(message.text)
-        if message.code == "secret":
+        if message.code == "parameters":
+            self._turn_away(ParametersConflict(message.text))
+        elif message.code == "secret":
             self._fail(AuthenticationFailed(message.text))
         else:
             self._fail(RemoteProtocolError(f"the server refused this worker ({message.code}): {message.text}"))

@@ -11,8 +11,10 @@ put back once, behind the H-th.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, overload
@@ -30,6 +32,8 @@ from rowcast.optim.wrapper import LiveWrapper
 
 __all__ = ["Optimizer"]
 
+log = logging.getLogger("rowcast")
+
 
 class _NoContribution(Exception):
     """Leaves a closure whose gradient cannot be used, before the inner optimizer has changed any state."""
@@ -37,6 +41,12 @@ class _NoContribution(Exception):
 
 class _BadGradient(NonFiniteGradient):
     """A bad gradient, seen before the inner optimizer did; a bad proposal is not one of these."""
+
+
+def _leave_team(team: TeamLike) -> None:
+    """An optimizer was dropped without ``close()``: nobody is to wait for it."""
+    log.warning("an Optimizer was dropped without close(); its worker leaves the team, and what was pending is lost")
+    team.abandon()
 
 
 class Optimizer(LiveWrapper):
@@ -124,7 +134,13 @@ class Optimizer(LiveWrapper):
         vector = np.empty(self._shared.layout.elements, dtype=np.float32)
         read_into(vector, self._shared.layout, self._shared.tensors)
         team.start(self._shared.layout, vector)
-        self._take_view()
+        try:
+            self._take_view()
+        except BaseException:
+            team.leave()
+            raise
+        self._abandon = weakref.finalize(self, _leave_team, team)
+        self._abandon.atexit = False  # then the connection ends by itself
 
     # ---- the step -----------------------------------------------------------------------------------------
 
@@ -445,10 +461,14 @@ class Optimizer(LiveWrapper):
         try:
             problem = self._end_round()
             self._team.finish(wait=wait, timeout_s=timeout_s)
-            self._closed = True
+            self._end()
         finally:
             self._take_view()
         self._answer(problem)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._abandon.detach()
 
     def __enter__(self) -> Optimizer:
         return self
@@ -460,6 +480,6 @@ class Optimizer(LiveWrapper):
             self.close()
         elif not self._closed:
             # The block failed: go at once, so that nobody waits for us. Its error matters more than a dead link.
-            self._closed = True
+            self._end()
             with contextlib.suppress(LinkLost):
                 self._team.leave()

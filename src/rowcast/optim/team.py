@@ -88,3 +88,6 @@ class TeamLike(Protocol):
 
     def leave(self) -> None:
         """Go now; what is pending is dropped, and nobody waits for this worker any more."""
+
+    def abandon(self) -> None:
+        """The same, without waiting for it: the garbage collector calls this, on any thread."""

@@ -226,6 +226,7 @@ class VirtualTeam:
         for link in list(self._links.values()):
             self._close(link, "the server died", reconnect_s=0.5)
         self.server = self._new_server()
+        self.server.listen(self.now)
         self._server_wake = -1.0
 
     def kill(self, name: str) -> None:
