@@ -418,7 +418,7 @@ class WorkerNode:
 
     def _on_challenge(self, message: Challenge) -> None:
         try:
-            finished = self.iteration - (1 if self.phase in EXCHANGING else 0)
+            finished = max(self.iteration - (1 if self.joined and self.phase in EXCHANGING else 0), 0)
             self._say(self._membership.hello(message, self.iteration, finished))
         except AuthenticationFailed as error:
             self._fail(error)
