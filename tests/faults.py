@@ -115,6 +115,8 @@ class Schedule:
         elif team.server.parameters is None or not team.server.gate.opened or name == "robot0":
             return  # somebody stays: otherwise there is no team at the end
         elif kind == "leave":
+            if not one.node.outbox.settled:
+                return  # what of it arrives would depend on when the goodbye does
             team.leave(name)
             team.at(team.now + one.script.delay_s + 10.0, lambda: self._gone(one))
         else:
