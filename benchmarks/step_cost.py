@@ -11,6 +11,7 @@ import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
 from rowcast.config import LinkSettings
+from rowcast.drivers.crew import lend_threads
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.worker import WorkerNode
 from rowcast.sync import parse_policy
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--policy", default="rog:4")
     parser.add_argument("--rate-mbps", type=float, default=1000.0, help="link rate, which sets the size of a frame")
     options = parser.parse_args()
+    lend_threads()
     layout, name = reference_layout()
     policy = parse_policy(options.policy)
     codec = policy.row_codec
