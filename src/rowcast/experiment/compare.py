@@ -295,7 +295,7 @@ class _Hand:
 
 def _run_in_processes(todo: Sequence[Cell], out: Path, jobs: int, run: RunCell, tally: _Tally) -> None:
     """Run the cells on so many processes; the first failure, or Ctrl-C, ends all of them."""
-    # Never fork: the compiled kernels have threads that do not survive it.
+    # Never fork: the threads with which PyTorch computes do not survive it.
     context = multiprocessing.get_context("spawn")
     waiting = deque(todo)
     crew: dict[Connection, _Hand] = {}

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
+from rowcast.optim.forks import warn_of_fork
 from rowcast.optim.shared import moving_statistics, shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
@@ -108,6 +109,7 @@ class Optimizer(LiveWrapper):
             raise ConfigError(f"weight: expected a finite number above 0, or None for 1 / members; got {weight!r}")
         if nonfinite not in ("raise", "skip"):
             raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
+        warn_of_fork(stacklevel=3)
         super().__init__(inner)
         self._shared = shared_parameters(model, inner)
         self._statistics = moving_statistics(model)
