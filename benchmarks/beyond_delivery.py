@@ -24,7 +24,7 @@ from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.errors import NonFiniteGradient
 from rowcast.experiment.demo import DemoSettings
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
-from rowcast.experiment.virtual_run import CALM_WORKER, calm_server, model_bytes
+from rowcast.experiment.virtual_run import CALM_WORKER, calm_server, model_bytes, one_thread
 from rowcast.links import Trace
 from rowcast.nodes import ServerNode
 from rowcast.optim import Optimizer
@@ -60,6 +60,7 @@ def poor_until(trace: Trace, end_s: float) -> Trace:
     return Trace(times, rates, trace.name, loop=False, duration_s=float("inf"))
 
 
+@one_thread()
 def train(policy: str, seed: int, state: Path) -> dict[str, float]:
     """Train as the demo does, from the model in ``state``; steps and accuracies, means over the robots."""
     demo = DemoSettings()

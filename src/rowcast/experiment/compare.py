@@ -397,7 +397,7 @@ def _work(connection: Connection, run: RunCell) -> None:
 
 
 def _take_one_thread() -> None:
-    """The processors are shared by cells; and a sum does not hang on how many threads made it."""
+    """The processors are shared by cells."""
     import torch
 
     from rowcast.rows import kernels

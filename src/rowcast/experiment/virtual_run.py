@@ -7,8 +7,10 @@ import functools
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import torch
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualSeat
@@ -25,7 +27,7 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
 from rowcast.version import __version__
 
-__all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "run_virtual"]
+__all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
 
 #: Encoded bytes of the model of the ROG paper (ConvMLP-M, one bit an element). Links are scaled by the size of the
 #: model that is trained over this one: so a transfer takes as long as the paper's robots saw, whatever is trained.
@@ -54,9 +56,27 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> 
             the traces that were in force, and ``links.json``, which says whose they are.
         progress: told how many virtual seconds are done.
 
+    PyTorch computes with one thread meanwhile, wherever this runs: a sum of two threads is not that of one.
+
     Raises:
         RowcastError: as the task, the links, the devices and the policy have it.
     """
+    with one_thread():
+        _run_virtual(cell, folder, progress)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread in this block, and then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> None:
     devices = parse_devices(cell.devices).team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s)
     overrides: dict[str, int] = {} if cell.batch is None else {"batch": cell.batch}
     if cell.data is not None:
