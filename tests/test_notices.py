@@ -118,7 +118,7 @@ def test_a_finished_robot_does_not_wait_an_hour_for_a_server_that_is_gone(policy
         team = Team("127.0.0.1", server.port, name="robot", settings=settings)
         team.start(LAYOUT, start_of())
     propose(team, 1)
-    with pytest.raises(LinkLost, match=r"robot: had finished.* within 0.4 s.*201 of 201 rows.* is lost.*finish_limit_s"):
+    with pytest.raises(LinkLost, match=r"robot: had finished.* 0.4 s.*201 of 201 rows.* is lost.*finish_limit_s"):
         team.finish()
     (said,) = {text for text in says(caplog) if "finished, and waiting for the server" in text}
     assert "201 of 201 rows" in said and "at most 0.4 s" in said
