@@ -287,7 +287,7 @@ def _command(
         "connect": f"127.0.0.1:{port}",
         "name": name,
         "index": index,
-        "workers": settings.workers,
+        "parts": settings.workers,
         "seed": settings.seed,
         "state": state,
         "pace": settings.pace_s,
