@@ -17,8 +17,10 @@ What has trained is kept in the folder ``--out``; the same command goes on from 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from beyond_delivery import delivery
 from beyond_parts import OWN_WRITES, alone, oldest_first, without
 from beyond_training import save_schedules, settled_cost
 from beyond_wifi import wifi
-from common import SHARED, Figure, arguments, finish
+from common import SHARED, Figure, arguments, finish, reference_layout
 from rowcast.codecs import codec_by_name
 from rowcast.drivers.virtual import Device
 from rowcast.experiment.hollow_team import hollow_team
@@ -53,6 +55,8 @@ ABLATIONS = {
 PARTS = ("timing", "silence", "accuracy", "delivery", "wifi")
 SILENT_AT_S, SILENT_S = 1200.0, 120.0
 SLOW_BPS, SLOW_S = 0.3e6, 900.0
+#: With ``--tiny`` all times are so many times shorter.
+TINY = 60.0
 
 
 def software_cost_s(layout: Layout) -> tuple[float, float]:
@@ -94,48 +98,54 @@ def stall_share(steps: list[list[dict[str, Any]]]) -> float:
     return 100 * stall_s / step_s
 
 
-def on_schedules(layout: Layout, run: Measurements, cost: tuple[float, float], *, ablate: bool) -> list[Figure]:
+def on_schedules(
+    layout: Layout, run: str, links: list[Trace], cost: tuple[float, float], *, ablate: bool, seconds: float = HOUR_S
+) -> list[Figure]:
     """An hour on one run's bandwidth: published policies, ours, and ours without each of its parts."""
-    links = [run.traces[worker] for worker in run.workers]
     robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in links]
     figures = []
     for policy in ("bsp", "ssp:4", "rog:4", "rog:20"):
-        steps = hour(policy, layout, robots, links)
+        steps = hour(policy, layout, robots, links, seconds)
+        share = share_of_bound(steps, robots, seconds)
         note = f"{statistics.fmean(len(each) for each in steps):.0f} steps, stall {stall_share(steps):.1f} %"
-        figures.append(Figure(f"{run.name}, {policy}", share_of_bound(steps, robots), "% of bound", note=note))
+        figures.append(Figure(f"{run}, {policy}", share, "% of bound", note=note))
     for label, policy in {"rowcast": "rowcast", **(ABLATIONS if ablate else {})}.items():
-        steps = hour(policy, layout, robots, links)
+        steps = hour(policy, layout, robots, links, seconds)
         bound = 95.0 if policy == "rowcast" else None
-        name = f"{run.name}, {label}"
+        name = f"{run}, {label}"
         note = f"{statistics.fmean(len(each) for each in steps):.0f} steps"
-        figures.append(Figure(name, share_of_bound(steps, robots), "% of bound", bound, at_least=True, note=note))
+        share = share_of_bound(steps, robots, seconds)
+        figures.append(Figure(name, share, "% of bound", bound, at_least=True, note=note))
         figures.append(Figure(f"{name}: stall", stall_share(steps), "% of step", 2.0 if policy == "rowcast" else None))
     return figures
 
 
-def slow_link(layout: Layout, cost: tuple[float, float]) -> list[Figure]:
+def slow_link(layout: Layout, cost: tuple[float, float], seconds: float = SLOW_S) -> list[Figure]:
     """A link that cannot carry the quota in one bit an element: what the code ``sparse`` buys."""
     robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(4)]
     figures = []
     for policy in ("rowcast", without("adapt")):
-        steps = hour(policy, layout, robots, [Trace.constant(SLOW_BPS)] * 4, SLOW_S)
+        steps = hour(policy, layout, robots, [Trace.constant(SLOW_BPS)] * 4, seconds)
         name = f"{SLOW_BPS / 1e6:g} Mbit/s, {policy}"
-        figures.append(Figure(name, share_of_bound(steps, robots, SLOW_S), "% of bound"))
+        figures.append(Figure(name, share_of_bound(steps, robots, seconds), "% of bound"))
     return figures
 
 
-def silence(layout: Layout, cost: tuple[float, float]) -> list[Figure]:
+def silence(layout: Layout, cost: tuple[float, float], shorter: float = 1.0) -> list[Figure]:
     """One of four robots is silent for two minutes: how many steps do the others lose?"""
     robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(4)]
     good = Trace.constant(30e6)
-    times = np.array([0.0, SILENT_AT_S, SILENT_AT_S + SILENT_S])
+    at_s, lasting_s = SILENT_AT_S / shorter, SILENT_S / shorter
+    times = np.array([0.0, at_s, at_s + lasting_s])
     silent = Trace(times, np.array([30e6, 0.0, 30e6]), "silent for 120 s", loop=False, duration_s=float("inf"))
-    seconds = SILENT_AT_S + 5 * SILENT_S
+    seconds = at_s + 5 * lasting_s
     whole = hour("rowcast", layout, robots, [good] * 4, seconds)
     cut = hour("rowcast", layout, robots, [silent, good, good, good], seconds)
     others = 100 * (1 - sum(map(len, cut[1:])) / sum(map(len, whole[1:])))
-    window = [sum(SILENT_AT_S <= step["t"] < SILENT_AT_S + SILENT_S for step in each) for each in cut]
-    note = f"in the 120 s: {window[0]} steps of the silent one, {window[1]} to {max(window[1:])} of the others"
+    window = [sum(at_s <= step["t"] < at_s + lasting_s for step in each) for each in cut]
+    note = (
+        f"in the {lasting_s:g} s: {window[0]} steps of the silent one, {window[1]} to {max(window[1:])} of the others"
+    )
     return [Figure("one of four silent for 120 s: steps the others lose", others, "%", 2.0, note=note)]
 
 
@@ -158,6 +168,22 @@ def picture(layout: Layout, run: Measurements, cost: tuple[float, float], path: 
     ]
 
 
+def tiny(parts: Sequence[str], options: argparse.Namespace) -> None:
+    """The parts that need no recording and no training of hours, cut short."""
+    layout = reference_layout(tiny=True)[0]
+    cost = software_cost_s(layout)
+    figures = [Figure("encoding a model, measured here", 1e3 * cost[0], "ms")]
+    if "timing" in parts:
+        links = [Trace.constant(1e6)] * 2
+        figures += on_schedules(layout, "stand-in", links, cost, ablate=True, seconds=HOUR_S / TINY / 4)
+        figures += slow_link(layout, cost, SLOW_S / TINY)
+    if "silence" in parts:
+        figures += silence(layout, cost, TINY)
+    if "delivery" in parts:
+        figures += delivery(options.out, 1, ("rowcast",), seconds=2.0)
+    finish("Beyond the published policies, cut short", figures, options)
+
+
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=SHARED.parents[1], help="folder of the recorded data")
@@ -171,6 +197,9 @@ def main() -> None:
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    if options.tiny:
+        tiny(parts, options)
+        return
     measured_at = options.data / SHARED.parent.name
     if not measured_at.exists():
         parser.error(f"{measured_at}: expected the measured runs of the ROG artifact; give its parent with --data")
@@ -187,9 +216,9 @@ def main() -> None:
         Figure("decoding it", 1e3 * cost[1], "ms"),
     ]
     if "timing" in parts:
-        figures += on_schedules(layout, runs[first], cost, ablate=True)
-        for name in others:
-            figures += on_schedules(layout, runs[name], cost, ablate=False)
+        for name in (first, *others):
+            links = [runs[name].traces[worker] for worker in runs[name].workers]
+            figures += on_schedules(layout, name, links, cost, ablate=name == first)
         figures += slow_link(layout, cost)
     options.out.mkdir(parents=True, exist_ok=True)
     settled = settled_cost(options.out, cost)
@@ -197,9 +226,9 @@ def main() -> None:
         figures += silence(layout, cost)
         figures += training.silence(options.out, ROBOT_S, settled, options.seeds, (without("ahead"), without("fade")))
     if "accuracy" in parts:
-        links = save_schedules(runs[first], options.out / "schedules")
+        schedules = save_schedules(runs[first], options.out / "schedules")
         figures += training.accuracy(
-            options.out, options.data, layout, links, ROBOT_S, settled, options.seeds, options.hours, (OWN_WRITES,)
+            options.out, options.data, layout, schedules, ROBOT_S, settled, options.seeds, options.hours, (OWN_WRITES,)
         )
     if "delivery" in parts:
         figures += delivery(options.out, options.seeds)

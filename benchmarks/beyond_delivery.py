@@ -12,6 +12,7 @@ import functools
 import json
 import random
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.errors import NonFiniteGradient
 from rowcast.experiment.demo import DemoSettings
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
-from rowcast.experiment.virtual_run import CALM_WORKER, calm_server, model_bytes
+from rowcast.experiment.virtual_run import CALM_WORKER, calm_server, model_bytes, one_thread
 from rowcast.links import Trace
 from rowcast.nodes import ServerNode
 from rowcast.optim import Optimizer
@@ -60,10 +61,12 @@ def poor_until(trace: Trace, end_s: float) -> Trace:
     return Trace(times, rates, trace.name, loop=False, duration_s=float("inf"))
 
 
-def train(policy: str, seed: int, state: Path) -> dict[str, float]:
+@one_thread()
+def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[str, float]:
     """Train as the demo does, from the model in ``state``; steps and accuracies, means over the robots."""
-    demo = DemoSettings()
-    task = build_task(TASK, seed=seed)
+    cut_short = seconds is not None
+    demo = DemoSettings(seconds=seconds) if cut_short else DemoSettings()
+    task = build_task(TASK, seed=seed, **({"pretrain_epochs": 0} if cut_short else {}))
     if state.exists():
         task.load_state(state)
     else:
@@ -118,21 +121,23 @@ def train(policy: str, seed: int, state: Path) -> dict[str, float]:
     return {key: statistics.fmean(one[key] for one in found) for key in found[0]}
 
 
-def trained(out: Path, policy: str, seed: int) -> dict[str, float]:
+def trained(out: Path, policy: str, seed: int, seconds: float | None) -> dict[str, float]:
     """A run, made once."""
     path = out / "delivery" / f"{policy.replace('?', '-').replace(':', '-')}-{seed}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(train(policy, seed, path.with_name(f"state-{seed}.npz"))) + "\n", encoding="utf-8")
-    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return run
+        run = train(policy, seed, path.with_name(f"state-{seed}.npz"), seconds)
+        path.write_text(json.dumps(run) + "\n", encoding="utf-8")
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
 
 
-def delivery(out: Path, seeds: int) -> list[Figure]:
+def delivery(out: Path, seeds: int, names: Iterable[str] = POLICIES, seconds: float | None = None) -> list[Figure]:
     """What the final delivery costs, and how far the training got; each part of the policy taken away, and alone."""
     figures = []
-    for name, policy in POLICIES.items():
-        runs = [trained(out, policy, seed) for seed in range(seeds)]
+    for name in names:
+        policy = POLICIES[name]
+        runs = [trained(out, policy, seed, seconds) for seed in range(seeds)]
         lost = [run["before"] - run["after"] for run in runs]
         note = f"worst of {seeds} seeds; {statistics.fmean(run['steps'] for run in runs):.0f} steps"
         bound = 2.0 if policy == "rowcast" else None

@@ -24,7 +24,8 @@ from rowcast.nodes import ServerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 
-COLLAPSE_AT_S = 2.4
+#: What a gradient takes before the push whose link collapses, and when, behind the beginning of the push, it does (s).
+COMPUTE_S, COLLAPSE_AT_S = 3.0, 2.4
 
 
 def serve(policy: str, pipe: Connection) -> None:
@@ -129,14 +130,19 @@ def shaped(layout: Layout, rate_bps: float, control: str | None) -> float:
     return 8 * sum(size for _, size in push) / (push[-1][0] - begun) / rate_bps
 
 
-def collapse(layout: Layout, control: str | None) -> tuple[float, int, float]:
+def collapse(layout: Layout, control: str | None, faster: float = 1.0) -> tuple[float, int, float]:
     """The link falls from 20 to 0.1 Mbit/s in the middle of a push, behind the quota and before the deadline.
+
+    Args:
+        layout: what is pushed.
+        control: TCP congestion control.
+        faster: all happens so many times earlier.
 
     Returns:
         Seconds from the deadline to the last row frame handed out (0 when it stopped before), bytes that are
         unacknowledged at the deadline + 150 ms, and seconds for which it kept sending before the deadline.
     """
-    steps = np.array([0.0, COLLAPSE_AT_S, COLLAPSE_AT_S + 3.0])
+    steps = np.array([0.0, COLLAPSE_AT_S, COLLAPSE_AT_S + COMPUTE_S]) / faster
     joining = Trace.constant(20e6)
     trace = Trace(steps, np.array([20e6, 0.1e6, 50e6]), "collapse", loop=False, duration_s=float("inf"))
     with server_process("rog:40?codec=raw") as port, Shaper("127.0.0.1", port, up=joining, down=joining) as link:
@@ -147,8 +153,8 @@ def collapse(layout: Layout, control: str | None) -> tuple[float, int, float]:
         # A second worker whose quota never comes: otherwise the server would say that waiting is pointless.
         idle = Team("127.0.0.1", port, name="robot-1")
         idle.start(layout, layout.zeros())
-        # Before anything is measured the MTA time is the compute time: this step "computes" for three seconds.
-        time.sleep(3.0)
+        # Before anything is measured the MTA time is the compute time.
+        time.sleep(COMPUTE_S / faster)
         propose(team, layout)
         link.change(up=trace, down=trace)
         begun = time.monotonic()
@@ -167,12 +173,13 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--control", help="TCP congestion control to pin, for example cubic; default: the system's")
     options = parser.parse_args()
-    layout, _ = reference_layout()
+    layout, _ = reference_layout(tiny=options.tiny)
     loopback_bps, control = unshaped(layout, options.control)
     # A quarter of it joins over the 20 Mbit/s link in seconds.
-    layout = Layout.from_shapes([(f"block{i}", (512, 509)) for i in range(16)])
+    if not options.tiny:
+        layout = Layout.from_shapes([(f"block{i}", (512, 509)) for i in range(16)])
     share = shaped(layout, 20e6, options.control)
-    late_s, left, sent_s = collapse(layout, options.control)
+    late_s, left, sent_s = collapse(layout, options.control, 20.0 if options.tiny else 1.0)
     # What was handed out up to one window before the collapse fills the link until it.
     still_sending_s = COLLAPSE_AT_S - LinkSettings().window_s
     figures = [

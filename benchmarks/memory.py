@@ -11,7 +11,7 @@ import tracemalloc
 
 import numpy as np
 
-from common import Figure, arguments, finish
+from common import TINY, Figure, arguments, finish
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker, VirtualTeam
 
@@ -20,7 +20,7 @@ WORKERS = 4
 
 def main() -> None:
     options = arguments(__doc__.splitlines()[0]).parse_args()
-    layout = Layout.from_shapes([(f"block{i}", (400, 500)) for i in range(10)])
+    layout = TINY if options.tiny else Layout.from_shapes([(f"block{i}", (400, 500)) for i in range(10)])
     vector_bytes = 4 * layout.elements
 
     def gradient(step: int, replica: np.ndarray) -> np.ndarray:

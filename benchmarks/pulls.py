@@ -111,11 +111,25 @@ class Team:
                 self.say(worker, LayoutTable(layout.to_table()))
                 raw = codec_by_name("raw")
                 for rows in np.array_split(np.arange(layout.rows, dtype=np.int64), 16):
-                    worker.pushed += 1
                     payload = raw.encode(layout, state, rows, consume=False)
-                    self.say(worker, Rows(worker.pushed, 0, raw.wire_id, True, False, rows, payload))
+                    self.push(worker, 0, raw.wire_id, rows, payload, state=True)
                 self.say(worker, StateEnd())
             self.take_all()
+
+    def push(
+        self, worker: Worker, iteration: int, code: int, rows: np.ndarray, payload: np.ndarray, *, state: bool = False
+    ) -> None:
+        worker.pushed += 1
+        frame = Rows(
+            number=worker.pushed,
+            iteration=iteration,
+            codec=code,
+            absolute=state,
+            quota_end=False,
+            rows=rows,
+            payload=payload,
+        )
+        self.say(worker, frame)
 
     def say(self, worker: Worker, message: Message) -> None:
         begun = time.process_time()
@@ -154,10 +168,9 @@ class Team:
     def iterate(self, iteration: int) -> None:
         """Every worker finishes an iteration, and pushes it."""
         for worker in self.workers:
-            self.say(worker, Computed(iteration, 0.1, 1e9, False))
+            self.say(worker, Computed(iteration, compute_s=0.1, rate_bps=1e9, size=1.0, skipped=False))
             for rows, payload in self.pushes:
-                worker.pushed += 1
-                self.say(worker, Rows(worker.pushed, iteration, self.code, False, False, rows, payload))
+                self.push(worker, iteration, self.code, rows, payload)
                 self.now += 1e-4
         self.take_all()
         self.now += 0.1
@@ -168,16 +181,16 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
-def layout_for(workers: int) -> Layout:
+def layout_for(workers: int, *, tiny: bool) -> Layout:
     """The reference layout, or a part of it."""
-    if workers not in BLOCKS:
-        return reference_layout()[0]
+    if tiny or workers not in BLOCKS:
+        return reference_layout(tiny=tiny)[0]
     return Layout.from_shapes([(f"block{i}", [512, 509]) for i in range(BLOCKS[workers])])
 
 
-def cost(pulls: str, workers: int) -> Cost:
+def cost(pulls: str, workers: int, *, tiny: bool = False) -> Cost:
     """Run one team."""
-    layout = layout_for(workers)
+    layout = layout_for(workers, tiny=tiny)
     measured = 2 if workers not in BLOCKS else 1
     Team(Layout.from_shapes([("block", [512, 509])]), POLICIES[pulls], 2).iterate(1)  # kernels are loaded
     before = resident_bytes()
@@ -191,15 +204,19 @@ def cost(pulls: str, workers: int) -> Cost:
     return Cost(vectors, grown, team.cpu_s / share, team.sent_bytes / share, 4 * layout.elements)
 
 
+def cost_alone(pulls: str, workers: int) -> Cost:
+    """Run one team in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(cost, pulls, workers).result()
+
+
 def main() -> None:
     options = arguments(__doc__.splitlines()[0]).parse_args()
     figures = []
-    for workers in TEAMS:
+    for workers in TEAMS[:1] if options.tiny else TEAMS:
         costs = {}
         for pulls in POLICIES:
-            spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                costs[pulls] = one = pool.submit(cost, pulls, workers).result()
+            costs[pulls] = one = cost(pulls, workers, tiny=True) if options.tiny else cost_alone(pulls, workers)
             name = f"{workers} workers, {pulls} pulls"
             note = f"a vector is {one.model_bytes / 1e6:.1f} MB; {one.sent_bytes / 1e6:.2f} MB to each worker"
             most = 4.0 if pulls == "common" else None
@@ -208,7 +225,7 @@ def main() -> None:
                 Figure(f"{name}: resident memory", one.resident_bytes / 1e6, "MB"),
                 Figure(f"{name}: processor, an iteration and worker", one.cpu_s * 1e3, "ms"),
             ]
-        ratio = costs["common"].cpu_s / costs["own"].cpu_s
+        ratio = costs["common"].cpu_s / max(costs["own"].cpu_s, 1e-9)
         figures.append(Figure(f"{workers} workers: processor, common / own", ratio, "ratio", bound=1.0))
     finish("One server, many workers", figures, options)
 

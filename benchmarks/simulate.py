@@ -55,28 +55,31 @@ def main() -> None:
         help="the same with 1000 workers: a whole model in a frame. Steps differ by less than 1 %% from those with 1 s",
     )
     options = parser.parse_args()
-    layout, name = reference_layout()
-    small = Layout.from_shapes([(f"layer{k}", (50, 509)) for k in range(10)])
+    layout, name = reference_layout(tiny=options.tiny)
+    small = layout if options.tiny else Layout.from_shapes([(f"layer{k}", (50, 509)) for k in range(10)])
+    hour_s, large, teams = (10.0, 8, (4, 8)) if options.tiny else (HOUR_S, 1000, (4, 16, 64, 256, 1000))
     figures = []
     for policy in ("bsp", "rog:4"):
-        took_s, messages, steps = simulate(policy, 4, layout, HOUR_S, options.frame_s)
+        took_s, messages, steps = simulate(policy, 4, layout, hour_s, options.frame_s)
         note = f"{steps:.0f} steps each, {messages} messages; {name}"
         figures.append(Figure(f"{policy}, 4 workers, an hour", took_s, "s", bound=10.0, note=note))
     for policy, parts in (("bsp", 1), ("rog:4", 10)):
-        took_s, messages, steps = simulate(policy, 1000, small, HOUR_S / parts, options.large_frame_s)
+        took_s, messages, steps = simulate(policy, large, small, hour_s / parts, options.large_frame_s)
         note = f"{steps:.0f} steps each, {messages} messages, {small.rows} rows"
         if parts > 1:
             note += f", measured over 1/{parts} h and multiplied"
-        figures.append(Figure(f"{policy}, 1000 workers, an hour", took_s * parts, "s", bound=90.0, note=note))
+        figures.append(Figure(f"{policy}, {large} workers, an hour", took_s * parts, "s", bound=90.0, note=note))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     figures.append(Figure("memory", memory, "GB", bound=4.0, note="the most, of all runs above"))
     per_message = {}
-    for workers in (4, 16, 64, 256, 1000):
-        took_s, messages, _ = simulate("rog:4", workers, small, 8000.0 / workers + 30.0, options.frame_s)
+    for workers in teams:
+        seconds = hour_s if options.tiny else 8000.0 / workers + 30.0
+        took_s, messages, _ = simulate("rog:4", workers, small, seconds, options.frame_s)
         per_message[workers] = 1e6 * took_s / messages
         figures.append(Figure(f"rog:4, {workers} workers", per_message[workers], "us", note="a message"))
-    growth = per_message[1000] / per_message[16]
-    figures.append(Figure("1000 workers / 16 workers, a message", growth, "ratio", bound=1.5))
+    few, many = (teams[0], teams[-1]) if options.tiny else (16, 1000)
+    growth = per_message[many] / per_message[few]
+    figures.append(Figure(f"{many} workers / {few} workers, a message", growth, "ratio", bound=1.5))
     finish("Simulation, timing only", figures, options)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
 from rowcast.config import LinkSettings
+from rowcast.drivers.crew import lend_threads
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.worker import WorkerNode
 from rowcast.sync import parse_policy
@@ -24,7 +25,9 @@ def main() -> None:
     parser.add_argument("--policy", default="rog:4")
     parser.add_argument("--rate-mbps", type=float, default=1000.0, help="link rate, which sets the size of a frame")
     options = parser.parse_args()
-    layout, name = reference_layout()
+    lend_threads()
+    layout, name = reference_layout(tiny=options.tiny)
+    repeat = 1 if options.tiny else REPEAT
     policy = parse_policy(options.policy)
     codec = policy.row_codec
     random = np.random.default_rng(0)
@@ -36,8 +39,8 @@ def main() -> None:
     sources = [proposed[spec.start : spec.stop] for spec in layout.tensors]
     target = np.empty_like(replica)
 
-    copy_s = best_s(lambda: np.copyto(target, replica), REPEAT)
-    accumulate_s = best_s(lambda: worker.accumulate(sources, 0.25), REPEAT)
+    copy_s = best_s(lambda: np.copyto(target, replica), repeat)
+    accumulate_s = best_s(lambda: worker.accumulate(sources, 0.25), repeat)
 
     outbox = worker.outbox
     outbox.stamps[:] = random.integers(0, 4, layout.rows)
@@ -50,7 +53,7 @@ def main() -> None:
         outbox.stamps[:] = stamps
         outbox.begin(0.0, 5, codec, policy.choose_push, everything)
 
-    select_s = best_s(select, REPEAT)
+    select_s = best_s(select, repeat)
 
     def encode_all() -> None:
         transfer = outbox.transfer
@@ -67,9 +70,9 @@ def main() -> None:
         select()
         encode_all()
 
-    encode_s = best_s(select_and_encode, REPEAT) - select_s
+    encode_s = best_s(select_and_encode, repeat) - select_s
     wire = [encode(message) for message in frames]
-    pack_s = best_s(lambda: [encode(message) for message in frames], REPEAT)
+    pack_s = best_s(lambda: [encode(message) for message in frames], repeat)
 
     parameters = replica.copy()
     owed = layout.zeros()
@@ -86,8 +89,8 @@ def main() -> None:
                 for vector, sign in targets:
                     accepted.add(layout, message.payload, message.rows, vector, sign)
 
-    decode_s = best_s(lambda: decode([(parameters, -1.0), (owed, 1.0)]), REPEAT)
-    apply_s = best_s(lambda: decode([(replica, -1.0)]), REPEAT)
+    decode_s = best_s(lambda: decode([(parameters, -1.0), (owed, 1.0)]), repeat)
+    apply_s = best_s(lambda: decode([(replica, -1.0)]), repeat)
 
     stages = {
         "accumulate (check, add, reduce)": accumulate_s,

@@ -31,7 +31,7 @@ def full_push(layout, policy_text: str, rate_bps: float) -> tuple[int, int]:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    layout, name = reference_layout()
+    layout, name = reference_layout(tiny=options.tiny)
     whole = 4 * layout.elements
     figures = []
     for policy in ("bsp", "rog:4"):

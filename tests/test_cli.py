@@ -12,13 +12,16 @@ import threading
 import warnings
 
 import pytest
+from typer.main import get_command
 
 from live import LAYOUT, LIMIT_S, LiveServer, eventually, python, start_of
 from rowcast.cli import ExitCode, main
 from rowcast.cli import train as train_command
+from rowcast.cli.app import app
 from rowcast.drivers.sockets import Team
 from rowcast.experiment import WorkerAudit
 from rowcast.journal import read_journal
+from rowcast.sync import REGISTRY
 from rowcast.tasks import build_task
 from rowcast.version import __version__
 from rowcast.wire import Challenge, encode
@@ -105,6 +108,47 @@ def test_help(rowcast, command):
     code, out, err = rowcast(*command, "--help")
     assert (code, err) == (0, "")
     assert "Usage" in out
+
+
+def commands_of(command, words=()):
+    """Each command and group, by the words that call it."""
+    yield list(words), command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands_of(each, (*words, name))
+
+
+COMMANDS = list(commands_of(get_command(app)))
+
+
+@pytest.mark.parametrize(("words", "command"), COMMANDS, ids=[" ".join(words) or "rowcast" for words, _ in COMMANDS])
+def test_help_shows_every_word_that_was_written(rowcast, words, command):
+    """Brackets too, which a mark-up language would take for its own; only the line breaks are others."""
+    code, out, err = rowcast(*words, "--help")
+    assert (code, err) == (0, "")
+    shown = "".join(out.split())
+    texts = [command.help, command.epilog, *(getattr(parameter, "help", None) for parameter in command.params)]
+    for text in filter(None, texts):
+        assert "".join(text.split()) in shown, text
+
+
+def test_help_names_every_policy(rowcast):
+    for command, option in (("serve", "--policy"), ("demo", "--policies"), ("compare", "--policies")):
+        (found,) = [
+            parameter.help
+            for words, each in COMMANDS
+            if words == [command]
+            for parameter in each.params
+            if option in parameter.opts
+        ]
+        assert "bsp, ssp:S, asp, flown:S, localsgd:H, diloco:H, rog:S, rowcast or rowcast:S" in found
+        assert all(family in found for family in REGISTRY)
+
+
+def test_one_option_means_one_thing():
+    """``serve --workers`` waits for so many; a worker says into how many parts the data is cut."""
+    (train,) = [command for words, command in COMMANDS if words == ["train"]]
+    options = {option for parameter in train.params for option in parameter.opts}
+    assert "--parts" in options and "--workers" not in options
 
 
 def test_help_lists_the_exit_codes(rowcast):

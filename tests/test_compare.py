@@ -25,6 +25,7 @@ from rowcast.config import load_tables
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DataError, TraceError, WorkerFailed
 from rowcast.experiment import Cell, Comparison, ComparisonProgress, compare, plan_cells, run_comparison
+from rowcast.experiment.preparing import Preparing
 from rowcast.report import write_report
 from stub_cells import FAULT, LOG, run_stub
 
@@ -443,15 +444,60 @@ def test_seeds_of_the_command_line() -> None:
     assert command._seeds(None) is None
 
 
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_progress_says_how_much_time_is_left() -> None:
     cells = plan_cells(SMALL)
     running = ((cells[2], 45.0), (cells[3], 90.0))
     progress = ComparisonProgress(total=4, finished=2, running=running, passed_s=60.0, left_s=7500.0)
     assert headline(progress) == "2 of 4 runs finished, 2 under way, about 2 h 05 min left"
     assert [duration(s) for s in (0.4, 99.4, 99.5, 5969, 6000)] == ["0 s", "99 s", "2 min", "99 min", "1 h 40 min"]
-    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    screen = Console(file=Screen(), force_terminal=True, width=100)
     with ComparisonDisplay(screen) as display:
         display.shows(progress)
     assert isinstance(screen.file, io.StringIO)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.file.getvalue())
     assert "about 2 h 05 min left" in shown and " 25 %" in shown and " 50 %" in shown
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_in_a_file_progress_is_a_line_a_minute_and_one_for_each_finished_run(
+    colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes, told four times a second; two runs end. FORCE_COLOR makes no terminal of a file."""
+    now = 1000.0
+    monkeypatch.setattr("rowcast.cli.progress.time.monotonic", lambda: now)
+    cells = plan_cells(SMALL)
+    file = io.StringIO()
+    with ComparisonDisplay(Console(file=file, force_terminal=colours or None, width=100)) as display:
+        for tick in range(2400):
+            finished = (tick >= 100) + (tick >= 1000)
+            display.shows(ComparisonProgress(4, finished, ((cells[2], tick / 4),), tick / 4, 600.0))
+            now += 0.25
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 1 + 4 + 6  # at 0 s; at 25 s and each minute from there; at 250 s and each minute from there
+    assert [line[:24] for line in lines].count("1 of 4 runs finished, 1 ") == 4
+
+
+def test_the_training_of_starting_models_is_seen() -> None:
+    cells = plan_cells(SMALL)
+    tally = compare._Tally(4, 0, cells, lambda progress: seen.append(progress))
+    seen: list[ComparisonProgress] = []
+    for cell in cells[:2]:
+        tally.began(cell)
+        tally.telling(cell)(Preparing(0.4))
+    tally.tell()
+    assert headline(seen[-1]) == "0 of 4 runs finished, 2 under way, starting models trained: 40 %, 40 %"
+    screen = Console(file=Screen(), force_terminal=True, width=100)
+    with ComparisonDisplay(screen) as display:
+        display.shows(seen[-1])
+    assert isinstance(screen.file, io.StringIO)
+    assert "40 % of its starting model" in screen.file.getvalue()
+    tally.telling(cells[0])(1.0)
+    tally.ended(cells[1])
+    assert seen[-1].preparing == ()

@@ -28,8 +28,9 @@ from rowcast.sync import REGISTRY, parse_policy
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SECRET = b"0123456789abcdef0123456789abcdef"
-#: The server's address in the documentation; the tests put that of their own server in its place.
-ADDRESS = "10.0.0.1:7117"
+#: Addresses that the documentation has for its first server, and for its second one; the tests put those of their own
+#: servers in their place.
+ADDRESSES = (("10.0.0.1:7117", "127.0.0.1:7117"), ("127.0.0.1:7118",))
 LIMIT_S = 60.0
 
 
@@ -52,7 +53,20 @@ class Block:
     @property
     def robots(self) -> int:
         """How many robots run the block at the same time."""
-        return next((int(word.removeprefix("robots=")) for word in self.words if word.startswith("robots=")), 1)
+        return self._number("robots")
+
+    @property
+    def servers(self) -> int:
+        """How many servers it needs."""
+        return self._number("servers")
+
+    @property
+    def secret(self) -> bytes | None:
+        """That of its servers: none where it is marked ``open``."""
+        return None if "open" in self.words else SECRET
+
+    def _number(self, what: str) -> int:
+        return next((int(word.removeprefix(f"{what}=")) for word in self.words if word.startswith(f"{what}=")), 1)
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -67,10 +81,10 @@ RUNNABLE = [page for page in PAGES if any("runnable" in block.words for block in
 
 
 @contextlib.contextmanager
-def server(workers: int) -> Iterator[tuple[ServerNode, str]]:
+def server(workers: int, secret: bytes | None = SECRET) -> Iterator[tuple[ServerNode, str]]:
     """A real server on loopback, in a thread; gives its node and its address."""
     node = ServerNode(
-        parse_policy("rog:4"), settings=ServerSettings(expected_workers=workers, gather_s=0.0), secret=SECRET
+        parse_policy("rog:4"), settings=ServerSettings(expected_workers=workers, gather_s=0.0), secret=secret
     )
     loop = asyncio.new_event_loop()
     ready, stop = threading.Event(), asyncio.Event()
@@ -100,7 +114,10 @@ def run_block(page: Path, block: Block, names: dict[str, Any]) -> None:
     failures: list[BaseException] = []
 
     def run(robot: int, own: dict[str, Any]) -> None:
-        text = block.text.replace(ADDRESS, address).replace('"robot-1"', f'"robot-{robot}"')
+        text = block.text.replace('"robot-1"', f'"robot-{robot}"')
+        for named, (_, address) in zip(ADDRESSES, running, strict=False):
+            for each in named:
+                text = text.replace(each, address)
         # Padded, so that a traceback shows the line of the page.
         code = compile("\n" * (block.line - 1) + text, str(page), "exec")
         try:
@@ -108,7 +125,8 @@ def run_block(page: Path, block: Block, names: dict[str, Any]) -> None:
         except BaseException as error:
             failures.append(error)
 
-    with server(block.robots) as (node, address):
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(server(block.robots, block.secret)) for _ in range(block.servers)]
         if block.robots == 1:
             run(1, names)
         else:
@@ -123,7 +141,7 @@ def run_block(page: Path, block: Block, names: dict[str, Any]) -> None:
             names.update(spaces[0])
         if failures:
             raise failures[0]
-        assert not node.members, "a robot of the example did not say goodbye"
+        assert not any(node.members for node, _ in running), "a robot of the example did not say goodbye"
 
 
 def agree(spaces: list[dict[str, Any]]) -> None:

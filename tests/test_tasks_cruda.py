@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rowcast.errors import ConfigError, DataError, LocalProtocolError
+from rowcast.experiment.preparing import now_and_then
 from rowcast.tasks import TASKS, ConvMLPConfig, CrudaSettings, CrudaTask, build_task
 
 TINY = ConvMLPConfig(in_channels=1, tokens=8, stem_stride=1, conv_blocks=1, widths=(16,), depths=(1,), mlp_ratio=2)
@@ -228,3 +229,23 @@ def test_the_accuracy_on_a_robots_own_classes_is_weighted_by_its_shard() -> None
     assert own == pytest.approx(75.0)
     assert overall == pytest.approx(100.0 * (task.dataset.test_labels == 3).mean())
     assert overall == task.accuracy(Always())
+
+
+def test_clean_training_tells_how_far_it_is(one_thread: None) -> None:
+    shares: list[float] = []
+    tiny(train_images=128, pretrain_batch=32, pretrain_epochs=2).pretrain(shares.append)
+    assert shares == [step / 8 for step in range(1, 9)]
+
+
+def test_a_long_clean_training_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("rowcast.experiment.preparing.time.monotonic", lambda: now)
+    said: list[str] = []
+    tell = now_and_then(said.append)
+    for step in range(1, 25):
+        now += 0.5
+        tell(step / 24)
+    assert said == [
+        "pre-training on clean images: 42 %, about 7 s left",
+        "pre-training on clean images: 83 %, about 2 s left",
+    ]

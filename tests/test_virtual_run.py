@@ -161,7 +161,7 @@ def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):
     calls = []
     from rowcast.tasks import CrudaTask
 
-    def pretrain(task):
+    def pretrain(task, progress):
         calls.append(task.settings.seed)
         return task.load_state(out / "states" / "cruda-digits-0.npz")
 

@@ -179,7 +179,15 @@ class WorkerSettings(Checked):
     )
     reconnect_limit_s: float = setting(
         3600.0,
-        "Give up when a lost server has not come back for this long.",
+        "Give up when a lost server has not come back for this long, while there is training to do.",
+        unit="s",
+        low=0.1,
+        high=1e7,
+    )
+    finish_limit_s: float = setting(
+        300.0,
+        "A worker that has finished gives up when a lost server has not come back for this long; what it has not "
+        "delivered is lost then. Raise it for robots that drive back into reach when their work is done.",
         unit="s",
         low=0.1,
         high=1e7,

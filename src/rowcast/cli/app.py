@@ -26,6 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Help is shown as it is written: rich would take words in brackets for its own.
+    rich_markup_mode=None,
 )
 app.command("serve")(serve.serve)
 app.command("train")(train.train)

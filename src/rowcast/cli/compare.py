@@ -10,6 +10,7 @@ import typer
 
 from rowcast.config import load_tables
 from rowcast.errors import ConfigError
+from rowcast.sync.policy import policy_forms
 
 if TYPE_CHECKING:
     from rowcast.experiment import Comparison
@@ -24,7 +25,9 @@ def compare(
     ] = None,
     task: Annotated[str | None, typer.Option(help="A built-in task, or 'cruda': then the data folder decides.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
-    policies: Annotated[str | None, typer.Option(help="Separated by commas: bsp,ssp:4,rog:4.")] = None,
+    policies: Annotated[
+        str | None, typer.Option(help=f"Separated by commas (bsp,ssp:4,rog:4): {policy_forms()}.")
+    ] = None,
     links: Annotated[str | None, typer.Option(help="outdoor, constant:MBPS or trace files, by commas.")] = None,
     channel: Annotated[str | None, typer.Option(help="How transfers at the same time share the medium.")] = None,
     workers: Annotated[str | None, typer.Option(help="Robots of the team; several sizes by commas.")] = None,

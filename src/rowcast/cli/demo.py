@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from rowcast.cli.options import limit_threads
+from rowcast.sync.policy import policy_forms
 
 if TYPE_CHECKING:
     from rowcast.nodes.member import MemberStatus
@@ -19,7 +20,9 @@ __all__ = ["demo"]
 
 
 def demo(
-    policies: Annotated[str, typer.Option(help="Policies to compare, separated by commas.")] = "bsp,rog:4,rowcast",
+    policies: Annotated[
+        str, typer.Option(help=f"Policies to compare, separated by commas: {policy_forms()}.")
+    ] = "bsp,rog:4,rowcast",
     seconds: Annotated[float, typer.Option(help="How long each policy trains.")] = 40.0,
     seed: Annotated[int, typer.Option(min=0, help="Of data, model, fog and links.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for journals, summary and figures.")] = Path("demo-out"),

@@ -16,10 +16,15 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rowcast.nodes.member import MemberStatus
 
-__all__ = ["TeamDisplay"]
+__all__ = ["TeamDisplay", "on_terminal"]
 
 #: Where the output is not a terminal: seconds between two reports.
 PLAIN_EVERY_S = 10.0
+
+
+def on_terminal(console: Console) -> bool:
+    """Whether somebody looks at it: a file is none, also where FORCE_COLOR wants colours in it."""
+    return console.is_terminal and console.file.isatty()
 
 
 class TeamDisplay:
@@ -37,7 +42,7 @@ class TeamDisplay:
         # Errors and warnings of the log pass above the table instead of through it.
         self._live = (
             Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-            if console.is_terminal and not quiet
+            if on_terminal(console) and not quiet
             else None
         )
 

@@ -12,13 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rowcast.cli.display import on_terminal
+
 if TYPE_CHECKING:
     from rowcast.experiment import ComparisonProgress
 
 __all__ = ["ComparisonDisplay"]
 
-#: Where the output is not a terminal: seconds between two lines.
-PLAIN_EVERY_S = 10.0
+#: Where the output is not a terminal: seconds between two lines, if no run is finished meanwhile.
+PLAIN_EVERY_S = 60.0
 
 
 class ComparisonDisplay:
@@ -34,7 +36,7 @@ class ComparisonDisplay:
         self._finished = -1
         self._live = (
             Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-            if console.is_terminal
+            if on_terminal(console)
             else None
         )
 
@@ -62,7 +64,11 @@ class ComparisonDisplay:
 def headline(progress: ComparisonProgress) -> str:
     """The whole of it in one line."""
     left = "" if progress.left_s is None else f", about {duration(progress.left_s)} left"
-    return f"{progress.finished} of {progress.total} runs finished, {len(progress.running)} under way{left}"
+    text = f"{progress.finished} of {progress.total} runs finished, {len(progress.running)} under way"
+    if progress.preparing:
+        shares = ", ".join(f"{100 * share:.0f} %" for _, share in progress.preparing)
+        text += f", starting models trained: {shares}"
+    return text + left
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +82,9 @@ def duration(seconds: float) -> str:
 def _bars(progress: ComparisonProgress) -> Table:
     table = Table.grid(padding=(0, 1))
     table.title, table.title_justify, table.title_style = headline(progress), "left", "bold"
+    preparing = dict(progress.preparing)
     for cell, done_s in progress.running:
-        share = 100 * done_s / cell.seconds
-        table.add_row(cell.name, ProgressBar(total=100, completed=share, width=24), f"{share:3.0f} %")
+        share = 100 * preparing.get(cell, done_s / cell.seconds)
+        what = " of its starting model" if cell in preparing else ""
+        table.add_row(cell.name, ProgressBar(total=100, completed=share, width=24), f"{share:3.0f} %{what}")
     return table

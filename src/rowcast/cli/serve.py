@@ -8,12 +8,15 @@ import typer
 
 from rowcast.cli.options import ConfigFile, Insecure, JournalFile, SecretFile, Set, secret_of
 from rowcast.config import LinkSettings, ServerSettings, load_tables
+from rowcast.sync.policy import policy_forms
 
 __all__ = ["serve"]
 
 
 def serve(
-    policy: Annotated[str, typer.Option(help="bsp, ssp:S, asp or rog:S, with S the slack in iterations.")] = "rog:4",
+    policy: Annotated[
+        str, typer.Option(help=f"{policy_forms()}; S is the slack in iterations, H the local steps of a round.")
+    ] = "rog:4",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose.")] = 7117,
     workers: Annotated[

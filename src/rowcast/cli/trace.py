@@ -15,7 +15,11 @@ from rowcast.links import PROFILES, Trace, fit, named_trace, save_csv, synthesis
 __all__ = ["app", "describe"]
 
 app = typer.Typer(
-    name="trace", help="Bandwidth traces: statistics, synthesis, figures.", no_args_is_help=True, add_completion=False
+    name="trace",
+    help="Bandwidth traces: statistics, synthesis, figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 Source = Annotated[

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
-from rowcast.codecs.raw import scatter_add
+from rowcast.codecs.raw import add_rows
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, prefetch_next, use_threads
+from rowcast.rows.kernels import compiled, in_parts, prefetch_next
 
 __all__ = ["Half"]
 
@@ -33,7 +32,7 @@ def _peaks(
     rows: npt.NDArray[np.int64],
     peaks: npt.NDArray[np.float32],
 ) -> None:
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         peak = np.float32(0.0)
@@ -56,7 +55,7 @@ def _encode(
     consume: bool,
 ) -> None:
     # patterns is the uint32 view of values.
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         value = values[places[k] : places[k + 1]]
         pattern = patterns[places[k] : places[k + 1]]
@@ -94,7 +93,7 @@ def _decode(
     values: npt.NDArray[np.float32],
     patterns: npt.NDArray[np.uint32],
 ) -> None:
-    for k in prange(len(places) - 1):
+    for k in range(len(places) - 1):
         value = values[places[k] : places[k + 1]]
         pattern = patterns[places[k] : places[k + 1]]
         half = halves[places[k] : places[k + 1]]
@@ -122,34 +121,40 @@ class Half:
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         places = starts(layout.lengths[rows])
-        use_threads(int(places[-1]))
+        elements = int(places[-1])
         peaks = np.empty(len(rows), dtype=np.float32)
-        _peaks(vector, layout.offsets, rows, peaks)
+        in_parts(lambda part, _: _peaks(vector, layout.offsets, rows[part], peaks[part]), len(rows), elements)
         exponents = np.clip(np.frexp(peaks)[1], -126, 126).astype(np.int32)
-        values = np.empty(int(places[-1]), dtype=np.float32)
-        halves = np.empty(int(places[-1]), dtype="<u2")
-        _encode(
-            vector,
-            layout.offsets,
-            rows,
-            places,
-            np.ldexp(np.float32(1.0), -exponents),
-            np.ldexp(np.float32(1.0), exponents),
-            values,
-            values.view(np.uint32),
-            halves,
-            consume,
+        values = np.empty(elements, dtype=np.float32)
+        patterns = values.view(np.uint32)
+        halves = np.empty(elements, dtype="<u2")
+        down, up = np.ldexp(np.float32(1.0), -exponents), np.ldexp(np.float32(1.0), exponents)
+        in_parts(
+            lambda part, edges: _encode(
+                vector,
+                layout.offsets,
+                rows[part],
+                places[edges],
+                down[part],
+                up[part],
+                values,
+                patterns,
+                halves,
+                consume,
+            ),
+            len(rows),
+            elements,
         )
         return np.concatenate([exponents.astype(np.int8).view(np.uint8), halves.view(np.uint8)])
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
         places = starts(layout.lengths[rows])
-        use_threads(int(places[-1]))
         exponents = payload[: len(rows)].view(np.int8)
         values = np.empty(int(places[-1]), dtype=np.float32)
+        patterns, halves = values.view(np.uint32), _halves(payload, len(rows))
         up = np.ldexp(np.float32(1.0), exponents.astype(np.int32))
-        _decode(places, up, _halves(payload, len(rows)), values, values.view(np.uint32))
-        scatter_add(vector, layout.offsets, rows, places, values, np.float32(sign))
+        in_parts(lambda part, edges: _decode(places[edges], up[part], halves, values, patterns), len(rows), len(values))
+        add_rows(vector, layout, rows, places, values, sign)
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, len(rows) + 2 * int(layout.lengths[rows].sum()))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from rowcast.codecs.base import Bytes, IntArray, Vector, bfloat_scales, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, float_of_bits, prefetch_next, use_threads
+from rowcast.rows.kernels import compiled, float_of_bits, in_parts, prefetch_next
 
 __all__ = ["OneBit"]
 
@@ -32,7 +31,7 @@ def _encode(
 ) -> None:
     # patterns and scale_patterns are the uint32 views of vector and scales: bit 31 of a pattern is the sign,
     # its upper half is the bfloat16.
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         pattern = patterns[offsets[rows[k]] : offsets[rows[k] + 1]]
@@ -79,7 +78,7 @@ def _decode_add(
 ) -> None:
     # Moving a bit to the place of the sign and turning the scale by it takes half the time of computing with the
     # bit as a number, and four bytes at once keep the vector units busy: this runs at the rate of memory.
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         packed = bits[places[k] : places[k + 1]]
@@ -121,31 +120,34 @@ class OneBit:
         places = starts(_sign_bytes(lengths))
         payload = np.empty(2 * len(rows) + int(places[-1]), dtype=np.uint8)
         scales = np.empty(len(rows), dtype=np.float32)
-        use_threads(int(lengths.sum()))
-        _encode(
-            vector,
-            vector.view(np.uint32),
-            layout.offsets,
-            rows,
-            scales,
-            scales.view(np.uint32),
-            places,
-            payload[2 * len(rows) :],
-            consume,
+        patterns, scale_patterns, bits = vector.view(np.uint32), scales.view(np.uint32), payload[2 * len(rows) :]
+        in_parts(
+            lambda part, edges: _encode(
+                vector,
+                patterns,
+                layout.offsets,
+                rows[part],
+                scales[part],
+                scale_patterns[part],
+                places[edges],
+                bits,
+                consume,
+            ),
+            len(rows),
+            int(lengths.sum()),
         )
-        payload[: 2 * len(rows)] = (scales.view(np.uint32) >> np.uint32(16)).astype("<u2").view(np.uint8)
+        payload[: 2 * len(rows)] = (scale_patterns >> np.uint32(16)).astype("<u2").view(np.uint8)
         return payload
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        places = starts(_sign_bytes(layout.lengths[rows]))
-        use_threads(int(layout.lengths[rows].sum()))
-        _decode_add(
-            vector,
-            layout.offsets,
-            rows,
-            (bfloat_scales(payload, len(rows)) * np.float32(sign)).view(np.uint32),
-            places,
-            payload[2 * len(rows) :],
+        lengths = layout.lengths[rows]
+        places = starts(_sign_bytes(lengths))
+        scales = (bfloat_scales(payload, len(rows)) * np.float32(sign)).view(np.uint32)
+        bits = payload[2 * len(rows) :]
+        in_parts(
+            lambda part, edges: _decode_add(vector, layout.offsets, rows[part], scales[part], places[edges], bits),
+            len(rows),
+            int(lengths.sum()),
         )
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, nonfinite, prefetch_next, use_threads
+from rowcast.rows.kernels import compiled, in_parts, nonfinite, prefetch_next
 
-__all__ = ["Raw", "gather", "scatter_add"]
+__all__ = ["Raw", "add_rows", "gather", "scatter_add"]
 
 
 @compiled
@@ -24,7 +23,7 @@ def gather(
     consume: bool,
 ) -> None:
     """Copy rows of ``vector`` one behind the other into ``out``; with ``consume``, zero them in ``vector``."""
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         target = out[places[k] : places[k + 1]]
@@ -45,12 +44,22 @@ def scatter_add(
     sign: np.float32,
 ) -> None:
     """Add ``sign`` times rows that lie one behind the other in ``values`` to their places in ``vector``."""
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         source = values[places[k] : places[k + 1]]
         for j in range(len(row)):
             row[j] += sign * source[j]
+
+
+def add_rows(vector: Vector, layout: Layout, rows: IntArray, places: IntArray, values: Vector, sign: float) -> None:
+    """Add ``sign`` times rows that lie one behind the other in ``values``, from ``places`` on, to ``vector``."""
+    factor = np.float32(sign)
+    in_parts(
+        lambda part, edges: scatter_add(vector, layout.offsets, rows[part], places[edges], values, factor),
+        len(rows),
+        int(places[-1]),
+    )
 
 
 class Raw:
@@ -65,14 +74,15 @@ class Raw:
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         places = starts(layout.lengths[rows])
         out = np.empty(int(places[-1]), dtype=np.float32)
-        use_threads(len(out))
-        gather(vector, layout.offsets, rows, places, out, consume)
+        in_parts(
+            lambda part, edges: gather(vector, layout.offsets, rows[part], places[edges], out, consume),
+            len(rows),
+            len(out),
+        )
         return out.view(np.uint8)
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        places = starts(layout.lengths[rows])
-        use_threads(int(places[-1]))
-        scatter_add(vector, layout.offsets, rows, places, _floats(payload), np.float32(sign))
+        add_rows(vector, layout, rows, starts(layout.lengths[rows]), _floats(payload), sign)
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, 4 * int(layout.lengths[rows].sum()))

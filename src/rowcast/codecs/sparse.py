@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from rowcast.codecs.base import Bytes, IntArray, Vector, bfloat_scales, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, prefetch_next, use_threads
+from rowcast.rows.kernels import compiled, in_parts, prefetch_next
 
 __all__ = ["Sparse"]
 
@@ -32,7 +31,7 @@ def _encode(
     chosen: npt.NDArray[np.uint8],
     consume: bool,
 ) -> None:
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         block = chosen[places[k] : places[k + 1]]
@@ -76,7 +75,7 @@ def _decode_add(
     places: npt.NDArray[np.int64],
     chosen: npt.NDArray[np.uint8],
 ) -> None:
-    for k in prange(len(rows)):
+    for k in range(len(rows)):
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         block = chosen[places[k] : places[k + 1]]
         third = scales[k] / np.float32(3.0)
@@ -103,17 +102,26 @@ class Sparse:
         places = starts(_blocks(lengths))
         payload = np.empty(2 * len(rows) + int(places[-1]), dtype=np.uint8)
         scales = np.empty(len(rows), dtype=np.float32)
-        use_threads(int(lengths.sum()))
-        patterns = scales.view(np.uint32)
-        _encode(vector, layout.offsets, rows, scales, patterns, places, payload[2 * len(rows) :], consume)
+        patterns, chosen = scales.view(np.uint32), payload[2 * len(rows) :]
+        in_parts(
+            lambda part, edges: _encode(
+                vector, layout.offsets, rows[part], scales[part], patterns[part], places[edges], chosen, consume
+            ),
+            len(rows),
+            int(lengths.sum()),
+        )
         payload[: 2 * len(rows)] = (patterns >> np.uint32(16)).astype("<u2").view(np.uint8)
         return payload
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        places = starts(_blocks(layout.lengths[rows]))
-        use_threads(int(layout.lengths[rows].sum()))
-        scales = bfloat_scales(payload, len(rows)) * np.float32(sign)
-        _decode_add(vector, layout.offsets, rows, scales, places, payload[2 * len(rows) :])
+        lengths = layout.lengths[rows]
+        places = starts(_blocks(lengths))
+        scales, chosen = bfloat_scales(payload, len(rows)) * np.float32(sign), payload[2 * len(rows) :]
+        in_parts(
+            lambda part, edges: _decode_add(vector, layout.offsets, rows[part], scales[part], places[edges], chosen),
+            len(rows),
+            int(lengths.sum()),
+        )
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         lengths = layout.lengths[rows]

@@ -35,12 +35,14 @@ from typing import Any
 
 from rowcast.errors import ConfigError, RowcastError, WorkerFailed
 from rowcast.experiment.plan import Cell, Comparison, plan_cells
+from rowcast.experiment.preparing import Preparing
 from rowcast.version import __version__
 
 __all__ = ["ComparisonProgress", "RunCell", "run_cell", "run_comparison"]
 
-#: Runs one cell: the cell, its folder, and whom to tell how many virtual seconds are done.
-RunCell = Callable[[Cell, Path, Callable[[float], None]], None]
+#: Runs one cell: the cell, its folder, and whom to tell how many virtual seconds are done, or how far its starting
+#: model is.
+RunCell = Callable[[Cell, Path, Callable[[float | Preparing], None]], None]
 
 #: How often whoever watches is told where the cells are (s).
 TICK_S = 0.25
@@ -57,6 +59,7 @@ class ComparisonProgress:
         running: cells under way, with the virtual seconds that each has done.
         passed_s: real time since the call; ``left_s``: real time that it will go on, at the pace so far, or ``None``
             while nothing is known.
+        preparing: those cells under way whose starting model is being trained, with the share that is done.
     """
 
     total: int
@@ -64,9 +67,10 @@ class ComparisonProgress:
     running: tuple[tuple[Cell, float], ...]
     passed_s: float
     left_s: float | None
+    preparing: tuple[tuple[Cell, float], ...] = ()
 
 
-def run_cell(cell: Cell, folder: Path, progress: Callable[[float], None]) -> None:
+def run_cell(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
     """Run a cell on the driver in virtual time; writes its journals to ``folder``."""
     from rowcast.experiment.virtual_run import run_virtual
 
@@ -187,7 +191,7 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
     return True
 
 
-def _run(cell: Cell, folder: Path, run: RunCell, tell: Callable[[float], None]) -> None:
+def _run(cell: Cell, folder: Path, run: RunCell, tell: Callable[[float | Preparing], None]) -> None:
     """Run a cell from an empty folder to its ``done.json``."""
     began = time.monotonic()
     try:
@@ -233,6 +237,7 @@ class _Tally:
         self._all_s = sum(cell.seconds for cell in todo)
         self._done_s = 0.0
         self._running: dict[Cell, float] = {}
+        self._preparing: dict[Cell, float] = {}
         self._began = time.monotonic()
         self._next = 0.0
         self._first: tuple[float, float] | None = None
@@ -241,20 +246,25 @@ class _Tally:
         self._running[cell] = 0.0
         self.tell()
 
-    def telling(self, cell: Cell) -> Callable[[float], None]:
+    def telling(self, cell: Cell) -> Callable[[float | Preparing], None]:
         """For a cell that runs in this process."""
 
-        def tell(done_s: float) -> None:
-            self.advanced(cell, done_s)
+        def tell(done: float | Preparing) -> None:
+            self.advanced(cell, done)
             self.tell(seldom=True)
 
         return tell
 
-    def advanced(self, cell: Cell, done_s: float) -> None:
-        self._running[cell] = min(done_s, cell.seconds)
+    def advanced(self, cell: Cell, done: float | Preparing) -> None:
+        if isinstance(done, Preparing):
+            self._preparing[cell] = done.share
+        else:
+            self._preparing.pop(cell, None)
+            self._running[cell] = min(done, cell.seconds)
 
     def ended(self, cell: Cell) -> None:
         del self._running[cell]
+        self._preparing.pop(cell, None)
         self._done_s += cell.seconds
         self._finished += 1
         self.tell()
@@ -268,7 +278,8 @@ class _Tally:
         done_s = self._done_s + sum(self._running.values())
         running = tuple(self._running.items())
         left_s = self._left_s(now, done_s)
-        self._progress(ComparisonProgress(self._total, self._finished, running, passed_s, left_s))
+        preparing = tuple(self._preparing.items())
+        self._progress(ComparisonProgress(self._total, self._finished, running, passed_s, left_s, preparing))
 
     def _left_s(self, now: float, done_s: float) -> float | None:
         """By the pace since the first word of any cell: what the processes needed to start tells nothing."""
@@ -295,7 +306,7 @@ class _Hand:
 
 def _run_in_processes(todo: Sequence[Cell], out: Path, jobs: int, run: RunCell, tally: _Tally) -> None:
     """Run the cells on so many processes; the first failure, or Ctrl-C, ends all of them."""
-    # Never fork: the compiled kernels have threads that do not survive it.
+    # Never fork: the threads with which PyTorch computes do not survive it.
     context = multiprocessing.get_context("spawn")
     waiting = deque(todo)
     crew: dict[Connection, _Hand] = {}
@@ -397,7 +408,7 @@ def _work(connection: Connection, run: RunCell) -> None:
 
 
 def _take_one_thread() -> None:
-    """The processors are shared by cells; and a sum does not hang on how many threads made it."""
+    """The processors are shared by cells."""
     import torch
 
     from rowcast.rows import kernels
@@ -406,14 +417,14 @@ def _take_one_thread() -> None:
     kernels.limit_threads(1)
 
 
-def _teller(connection: Connection) -> Callable[[float], None]:
+def _teller(connection: Connection) -> Callable[[float | Preparing], None]:
     """Tells the parent how far a cell is, now and then."""
     next_at = 0.0
 
-    def tell(done_s: float) -> None:
+    def tell(done: float | Preparing) -> None:
         nonlocal next_at
         if time.monotonic() >= next_at:
             next_at = time.monotonic() + TICK_S
-            connection.send(("advanced", done_s))
+            connection.send(("advanced", done))
 
     return tell

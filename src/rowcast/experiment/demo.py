@@ -19,6 +19,7 @@ from rowcast.config import Checked, LinkSettings, ServerSettings, setting
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
+from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
 from rowcast.journal import open_journal, read_journal
@@ -188,7 +189,7 @@ def _pretrained(task: CrudaTask, settings: DemoSettings, out: Path, observer: De
             observer.says(f"pre-trained model: {path}")
             return path
     observer.says("pre-training on clean images")
-    task.pretrain()
+    task.pretrain(now_and_then(observer.says))
     origin.unlink(missing_ok=True)
     task.save_state(path)
     origin.write_text(wanted, encoding="utf-8")
@@ -287,7 +288,7 @@ def _command(
         "connect": f"127.0.0.1:{port}",
         "name": name,
         "index": index,
-        "workers": settings.workers,
+        "parts": settings.workers,
         "seed": settings.seed,
         "state": state,
         "pace": settings.pace_s,

@@ -18,6 +18,7 @@ from rowcast.drivers.sockets import Shaper, Team
 from rowcast.drivers.sockets.tcp import check_privacy
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.experiment.audit import WorkerAudit
+from rowcast.experiment.preparing import now_and_then
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
 from rowcast.nodes import WorkerNode
@@ -157,7 +158,7 @@ def run_robot(
         task.load_state(settings.state)
     else:
         log.info("%s: pre-training on clean images", settings.name)
-        task.pretrain()
+        task.pretrain(now_and_then(lambda text: log.info("%s: %s", settings.name, text)))
     robot = task.worker(settings.index, settings.workers)
     _warm_up(task, robot)
     if ready is not None:

@@ -7,14 +7,17 @@ import functools
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import torch
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualSeat
 from rowcast.errors import ConfigError, DataError, NonFiniteGradient
 from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.plan import Cell
+from rowcast.experiment.preparing import Preparing
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
@@ -25,7 +28,7 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
 from rowcast.version import __version__
 
-__all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "run_virtual"]
+__all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
 
 #: Encoded bytes of the model of the ROG paper (ConvMLP-M, one bit an element). Links are scaled by the size of the
 #: model that is trained over this one: so a transfer takes as long as the paper's robots saw, whatever is trained.
@@ -45,24 +48,42 @@ _TRACE_S = 3600.0
 _PRETRAIN_IMAGES = 12_000
 
 
-def run_virtual(cell: Cell, folder: Path, progress: Callable[[float], None]) -> None:
+def run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
     """Train with real gradients in virtual time.
 
     Args:
         cell: what to run.
         folder: receives the journals of the server and of each robot (times in seconds from the start of the team),
             the traces that were in force, and ``links.json``, which says whose they are.
-        progress: told how many virtual seconds are done.
+        progress: told how many virtual seconds are done; before, how far the starting model is.
+
+    PyTorch computes with one thread meanwhile, wherever this runs: a sum of two threads is not that of one.
 
     Raises:
         RowcastError: as the task, the links, the devices and the policy have it.
     """
+    with one_thread():
+        _run_virtual(cell, folder, progress)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread in this block, and then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
     devices = parse_devices(cell.devices).team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s)
     overrides: dict[str, int] = {} if cell.batch is None else {"batch": cell.batch}
     if cell.data is not None:
         overrides["test_images"] = cell.eval_images
     task = build_task(cell.task, cell.data, seed=cell.seed, **overrides)
-    _starting_state(task, cell, folder.parents[1])
+    _starting_state(task, cell, folder.parents[1], lambda share: progress(Preparing(share)))
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
     layout = Layout.from_shapes(shapes)
@@ -152,7 +173,7 @@ def _train(robot: CrudaWorker, seat: VirtualSeat, eval_every_s: float) -> None:
             optimizer.step()
 
 
-def _starting_state(task: CrudaTask, cell: Cell, out: Path) -> None:
+def _starting_state(task: CrudaTask, cell: Cell, out: Path, progress: Callable[[float], None]) -> None:
     """The pre-trained model of a task and seed: made once for all cells of a comparison."""
     path = out / "states" / f"{cell.task}-{cell.seed}.npz"
     if path.exists():
@@ -162,7 +183,7 @@ def _starting_state(task: CrudaTask, cell: Cell, out: Path) -> None:
     clean = task
     if cell.data is not None:
         clean = build_task(cell.task, cell.data, seed=cell.seed, train_images=_PRETRAIN_IMAGES, test_images=1)
-    clean.pretrain()
+    clean.pretrain(progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = path.with_name(f"{path.stem}.{os.getpid()}.npz")
     clean.save_state(mine)

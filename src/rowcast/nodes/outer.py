@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, use_threads
+from rowcast.rows.kernels import compiled, in_parts
 from rowcast.sync import Policy
 
 __all__ = ["Outer"]
@@ -74,22 +73,27 @@ class Outer:
         Arguments and result are those of :func:`rowcast.rows.kernels.accumulate`; ``computed`` gains what was added
         to ``pending``, the outer learning rate and the momentum included.
         """
-        use_threads(source.size)
-        moved = _outer_step(
-            pending,
-            self.velocity,
-            replica,
-            source,
-            weights,
-            np.float32(self._keep),
-            np.float32(self._of_step),
-            np.float32(self._of_velocity),
-            start,
-            offsets,
-            abs_sums,
-            computed,
+        keep, of_step = np.float32(self._keep), np.float32(self._of_step)
+        of_velocity = np.float32(self._of_velocity)
+        moved = in_parts(
+            lambda part, edges: _outer_step(
+                pending,
+                self.velocity,
+                replica,
+                source,
+                weights[part],
+                keep,
+                of_step,
+                of_velocity,
+                start,
+                offsets[edges],
+                abs_sums[part],
+                computed[part],
+            ),
+            len(weights),
+            source.size,
         )
-        return float(moved)
+        return float(sum(moved))
 
 
 @compiled
@@ -108,7 +112,7 @@ def _outer_step(
     computed: npt.NDArray[np.float64],
 ) -> float:
     moved = 0.0
-    for i in prange(len(offsets) - 1):
+    for i in range(len(offsets) - 1):
         weight = weights[i]
         row = pending[offsets[i] : offsets[i + 1]]
         speed = velocity[offsets[i] : offsets[i + 1]]

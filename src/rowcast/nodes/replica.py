@@ -17,12 +17,19 @@ from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite
 from rowcast.wire import Rows
 
-__all__ = ["Replica", "digest_of"]
+__all__ = ["Replica", "digest_of", "first_nonfinite"]
 
 
 def digest_of(parameters: npt.NDArray[np.float32]) -> bytes:
     """16 bytes that agree exactly when two parameter vectors do."""
     return hashlib.blake2b(parameters.data, digest_size=16).digest()
+
+
+def first_nonfinite(layout: Layout, parameters: npt.NDArray[np.float32]) -> str | None:
+    """The name of the first tensor that holds NaN or Inf; None where all are finite."""
+    if not nonfinite(parameters):
+        return None
+    return next(spec.name for spec in layout.tensors if nonfinite(parameters[spec.start : spec.stop]))
 
 
 class Replica:

@@ -34,7 +34,7 @@ from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.membership import Membership
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
-from rowcast.nodes.replica import Replica
+from rowcast.nodes.replica import Replica, first_nonfinite
 from rowcast.nodes.steps import Step
 from rowcast.nodes.upstream import Upstream
 from rowcast.rows import Layout
@@ -111,6 +111,7 @@ class WorkerNode:
         failure: why the worker cannot go on, or ``None``.
         welcomed_at: when the server last let this worker in (s), or ``None``.
         turned_away: why the server did not let this worker in although it may later, or empty.
+        awaited: for what a server that has not let this worker in makes it wait, or empty.
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
@@ -141,6 +142,8 @@ class WorkerNode:
         self.policy: Policy | None = None
         self.failure: RowcastError | None = None
         self.turned_away = ""
+        self.awaited = ""
+        self._lost_at: float | None = None
         self.notices: list[str] = []
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
@@ -289,11 +292,13 @@ class WorkerNode:
             return
         self.journal.record(now, "link_down", peer=self._port.peer, cause=cause)
         self._port = None
+        self.awaited = ""
         self._membership.disconnect()
         self.outbox.link_lost()
         if self._streams and self.phase is Phase.WAITING:
             self._pass_gate(now)
-        if self.phase is not Phase.DONE and self.joined:
+        if self.phase is not Phase.DONE and self.joined and self._lost_at is None:
+            self._lost_at = now
             self.notices.append(f"{self.name}: link to the server lost ({cause}); reconnecting")
 
     def heard(self, now: float) -> None:
@@ -328,6 +333,8 @@ class WorkerNode:
                 self._on_pull_end(now, message)
             case Cancel():
                 self._on_cancel(message)
+            case Waiting() if not self._membership.welcomed:
+                self.awaited = message.reason
             case Waiting():
                 self.notices.append(f"{self.name}: waiting for {message.reason}")
             case Challenge():
@@ -441,14 +448,14 @@ class WorkerNode:
         self.policy = self._upstream.welcomed(policy)
         self.members = max(message.members, 1)
         self._membership.enter(message)
-        self.turned_away = ""
+        self.turned_away = self.awaited = ""
         self.welcomed_at = now
+        self._say_that_the_link_is_back(now)
         assert self._port is not None
         self._port.decoder.rows = self.layout.rows
         self._heartbeat_due = now + self.settings.heartbeat_s
         if message.how == "resume":
             self._recount(self._membership.resume(now, message))
-            self.notices.append(f"{self.name}: link to the server is back")
         elif message.how in ("seed", "equal", "receive"):
             self._note_push()
             self.iteration = message.iteration
@@ -456,9 +463,24 @@ class WorkerNode:
         else:
             raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {message.how!r}")
         if self._membership.seeding:
+            if (name := first_nonfinite(self.layout, self.replica)) is not None:
+                self._say(Leave("its parameters are not finite"))
+                self._fail(
+                    ConfigError(
+                        f"parameter {name!r}: expected finite numbers for the team to begin with, found NaN or Inf; "
+                        "look at how the model is initialised, or at the checkpoint that was loaded"
+                    )
+                )
+                return
             self._say(LayoutTable(self.layout.to_table()))
         if self.joined:
             self._carry_on(now)
+
+    def _say_that_the_link_is_back(self, now: float) -> None:
+        """Whether the server is the same one or another: what was said to be lost is there again."""
+        if self._lost_at is not None:
+            self.notices.append(f"{self.name}: link to the server is back, after {max(now - self._lost_at, 0.0):.3g} s")
+            self._lost_at = None
 
     def _recount(self, more: int) -> None:
         """The server counts so many iterations more than it was told."""

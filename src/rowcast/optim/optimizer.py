@@ -11,7 +11,6 @@ put back once, behind the H-th.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import warnings
 import weakref
@@ -25,14 +24,13 @@ import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
+from rowcast.optim.forks import warn_of_fork
 from rowcast.optim.shared import moving_statistics, shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
 from rowcast.optim.wrapper import LiveWrapper
 
 __all__ = ["Optimizer"]
-
-log = logging.getLogger("rowcast")
 
 
 class _NoContribution(Exception):
@@ -41,12 +39,6 @@ class _NoContribution(Exception):
 
 class _BadGradient(NonFiniteGradient):
     """A bad gradient, seen before the inner optimizer did; a bad proposal is not one of these."""
-
-
-def _leave_team(team: TeamLike) -> None:
-    """An optimizer was dropped without ``close()``: nobody is to wait for it."""
-    log.warning("an Optimizer was dropped without close(); its worker leaves the team, and what was pending is lost")
-    team.abandon()
 
 
 class Optimizer(LiveWrapper):
@@ -118,6 +110,7 @@ class Optimizer(LiveWrapper):
             raise ConfigError(f"weight: expected a finite number above 0, or None for 1 / members; got {weight!r}")
         if nonfinite not in ("raise", "skip"):
             raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
+        warn_of_fork(stacklevel=3)
         super().__init__(inner)
         self._shared = shared_parameters(model, inner)
         self._statistics = moving_statistics(model)
@@ -139,7 +132,7 @@ class Optimizer(LiveWrapper):
         except BaseException:
             team.leave()
             raise
-        self._abandon = weakref.finalize(self, _leave_team, team)
+        self._abandon = weakref.finalize(self, team.abandon)
         self._abandon.atexit = False  # then the connection ends by itself
 
     # ---- the step -----------------------------------------------------------------------------------------

@@ -90,4 +90,7 @@ class TeamLike(Protocol):
         """Go now; what is pending is dropped, and nobody waits for this worker any more."""
 
     def abandon(self) -> None:
-        """The same, without waiting for it: the garbage collector calls this, on any thread."""
+        """The same for an optimizer that was dropped without ``close()``.
+
+        The garbage collector calls this, on any thread in the middle of anything: it must not wait.
+        """

@@ -2,59 +2,88 @@
 
 Each row is handled by plain loops that LLVM vectorises: one loop that does everything is four times slower
 than three that each do one thing (measured; the row stays in the first-level cache between them). Rows are
-independent, so the loop over rows runs on several threads when the vector is long enough to pay for it. A row
-is taken as a slice first: numba then knows that no index is negative, which is what lets the loop vectorise.
+independent, so a long vector is worked on in parts, by several threads where a driver lends some. A row is taken as
+a slice first: numba then knows that no index is negative, which is what lets the loop vectorise.
 
-Never select numba's ``workqueue`` threading layer (it aborts on concurrent calls) and never fork after the
-first parallel kernel (the child is killed): start processes with ``spawn``.
+No kernel is compiled with ``parallel=True``: numba's own threads kill a process that was forked behind their first
+use (``omp``) or that computes in two threads at once (``workqueue``), and starting them changes the number of threads
+that PyTorch computes with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rowcast.rows.kept import keep
+
 __all__ = [
+    "Crew",
     "accumulate",
     "compiled",
     "compiled_serial",
     "float_of_bits",
+    "in_parts",
     "limit_threads",
     "nonfinite",
     "prefetch_next",
     "row_abs_sums",
     "row_sums",
-    "use_threads",
+    "set_crew",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 #: Below this many elements a second thread costs more than it saves: threads that wait for each other at the end of a
 #: short loop lose whole time slices when something else runs on the machine, and on a robot something does. Frames
 #: for a radio link are shorter than this.
 PARALLEL_ELEMENTS = 1 << 20
 
-_PROCESSORS: int = numba.get_num_threads()
+#: Elements of a part, and how many parts there are at most.
+PART_ELEMENTS = PARALLEL_ELEMENTS // 2
+MOST_PARTS = 16
+
+
+class Crew(Protocol):
+    """Threads that a driver lends to the kernels. Whoever has none computes one part after the other."""
+
+    def run(self, calls: Sequence[Callable[[], T]], threads: int) -> list[T]:
+        """Make the calls, at most so many at a time, the caller's thread included; their results in order."""
+
+
+def _processors() -> int:
+    """Threads that this process may use: what numba's and OpenMP's variables say, or the processors there are."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    configuration: Any = numba.config
+    here = int(configuration.NUMBA_NUM_THREADS)
+    return min(here, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else here
+
+
+_PROCESSORS = _processors()
 _threads = _PROCESSORS
+_crew: Crew | None = None
 
 
 def compiled(function: F) -> F:
-    """Compile a kernel: threads over rows, no GIL, cached on disk, sums may be reordered."""
-    options: Any = {"parallel": True, "nogil": True, "cache": True, "fastmath": {"reassoc", "nsz"}}
-    return cast(F, numba.njit(**options)(function))
+    """Compile a kernel: no GIL, cached on disk where that can be written, sums may be reordered."""
+    return cast(F, keep(numba.njit(nogil=True, fastmath={"reassoc", "nsz"})(function)))
 
 
 def compiled_serial(function: F) -> F:
-    """Compile a loop that is too short for threads: no GIL, cached on disk. Calling it costs a microsecond."""
-    return cast(F, numba.njit(nogil=True, cache=True)(function))
+    """Compile a loop that is never cut into parts: no GIL, cached on disk. Calling it costs a microsecond."""
+    return cast(F, keep(numba.njit(nogil=True)(function)))
 
 
 def limit_threads(threads: int) -> None:
@@ -63,9 +92,32 @@ def limit_threads(threads: int) -> None:
     _threads = min(threads, _PROCESSORS)
 
 
-def use_threads(elements: int) -> None:
-    """Choose the number of threads for the next kernel call of this thread, by the elements it touches."""
-    numba.set_num_threads(_threads if elements >= PARALLEL_ELEMENTS else 1)
+def set_crew(crew: Crew | None) -> None:
+    """Work on long vectors with these threads from now on."""
+    global _crew
+    _crew = crew
+
+
+def in_parts(work: Callable[[slice, slice], T], rows: int, elements: int) -> list[T]:
+    """Run a kernel over rows: at once, or in parts on several threads where there are enough elements.
+
+    The parts follow from rows and elements alone: what is summed over them does not depend on the threads.
+
+    Args:
+        work: called for each part with the slice of its rows, and the slice of their edges, which is one longer.
+        rows, elements: how many there are in all.
+
+    Returns:
+        What the calls returned, in the order of the parts.
+    """
+    parts = min(MOST_PARTS, rows, elements // PART_ELEMENTS) if elements >= PARALLEL_ELEMENTS else 1
+    if parts <= 1:
+        return [work(slice(0, rows), slice(0, rows + 1))]
+    bounds = [rows * k // parts for k in range(parts + 1)]
+    calls = [partial(work, slice(a, b), slice(a, b + 1)) for a, b in itertools.pairwise(bounds)]
+    if _crew is None or _threads == 1:
+        return [call() for call in calls]
+    return _crew.run(calls, min(_threads, parts))
 
 
 def _prefetch_code(typing_context: Any, array: Any, index: Any) -> Any:
@@ -123,7 +175,7 @@ def _accumulate(
     computed: npt.NDArray[np.float64],
 ) -> float:
     moved = 0.0
-    for i in prange(len(offsets) - 1):
+    for i in range(len(offsets) - 1):
         weight = weights[i]
         row = pending[offsets[i] : offsets[i + 1]]
         now = replica[offsets[i] : offsets[i + 1]]
@@ -169,16 +221,26 @@ def accumulate(
     Returns:
         Sum |.| of what was added.
     """
-    use_threads(source.size)
-    return float(_accumulate(pending, replica, source, weights, start, offsets, abs_sums, computed))
+    moved = in_parts(
+        lambda part, edges: _accumulate(
+            pending, replica, source, weights[part], start, offsets[edges], abs_sums[part], computed[part]
+        ),
+        len(weights),
+        source.size,
+    )
+    return float(sum(moved))
+
+
+#: Elements between two looks whether all was finite.
+_BLOCK = 4096
 
 
 @compiled
 def _nonfinite(source: npt.NDArray[np.float32]) -> int:
     bad = 0
-    blocks = (len(source) + 4095) // 4096
-    for b in prange(blocks):
-        block = source[b * 4096 : (b + 1) * 4096]
+    blocks = (len(source) + _BLOCK - 1) // _BLOCK
+    for b in range(blocks):
+        block = source[b * _BLOCK : (b + 1) * _BLOCK]
         # x - x is 0 for every finite x and NaN otherwise; NaN spreads through the sum.
         probe = np.float32(0.0)
         for j in range(len(block)):
@@ -190,15 +252,17 @@ def _nonfinite(source: npt.NDArray[np.float32]) -> int:
 
 def nonfinite(source: npt.NDArray[np.float32]) -> bool:
     """Whether a flat float32 array holds NaN or Inf."""
-    use_threads(source.size)
-    return bool(_nonfinite(source))
+    blocks = -(-source.size // _BLOCK)
+    return any(
+        in_parts(lambda part, _: _nonfinite(source[_BLOCK * part.start : _BLOCK * part.stop]), blocks, source.size)
+    )
 
 
 @compiled
 def _row_abs_sums(
     vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], abs_sums: npt.NDArray[np.float32]
 ) -> None:
-    for i in prange(len(offsets) - 1):
+    for i in range(len(offsets) - 1):
         row = vector[offsets[i] : offsets[i + 1]]
         size = np.float32(0.0)
         for j in range(len(row)):
@@ -214,8 +278,7 @@ def row_abs_sums(
         # One element a row, as in a hollow layout: no sum, and calling a kernel costs more than the work.
         np.abs(vector, out=abs_sums)
         return
-    use_threads(vector.size)
-    _row_abs_sums(vector, offsets, abs_sums)
+    in_parts(lambda part, edges: _row_abs_sums(vector, offsets[edges], abs_sums[part]), len(abs_sums), vector.size)
 
 
 def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -12,6 +12,7 @@ for the families that compute several steps between two exchanges, the number of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from rowcast.rows.select import descending, value_per_byte
 from rowcast.sync.artifact import artifact_share, select_groups
 from rowcast.sync.mta import minimum_share
 
-__all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy"]
+__all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy", "policy_forms"]
 
 GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
@@ -435,6 +436,21 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "auto": _switch,
     "pulls": str,
 }
+
+
+def policy_forms() -> str:
+    """How each registered family is written, on one line: ``bsp, ssp:S, ..., rowcast or rowcast:S``.
+
+    S stands for a slack, H for local steps.
+    """
+    forms = []
+    for family, build in REGISTRY.items():
+        for text, number in ((family, None), (f"{family}:4", 4)):
+            with contextlib.suppress(ConfigError):
+                policy = build(text, number)
+                letter = "H" if policy.local_steps > 1 else "S"
+                forms.append(family if number is None else f"{family}:{letter}")
+    return f"{', '.join(forms[:-1])} or {forms[-1]}"
 
 
 def parse_policy(text: str) -> Policy:

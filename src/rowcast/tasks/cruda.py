@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ class CrudaTask:
             raise LocalProtocolError("the task has no starting model; call pretrain() or load_state(path) first")
         return self._state
 
-    def pretrain(self) -> State:
+    def pretrain(self, progress: Callable[[float], None] | None = None) -> State:
         """Train on the clean images and keep the result as the starting model of every worker.
+
+        Args:
+            progress: told after each step what share is done, above 0 .. 1.
 
         Returns:
             the state, arrays by parameter and buffer name (also as :attr:`state`).
@@ -102,13 +105,15 @@ class CrudaTask:
             rng = self._rng(_PRETRAIN)
             order = _endless_batches(np.arange(count), batch, rng)
             model.train()
-            for _ in range(steps):
+            for step in range(steps):
                 indices = next(order)
                 optimizer.zero_grad()
                 images = self._tensor(self.dataset.train_images[indices], jitter=rng)
                 self.loss(model(images), labels[indices]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
+                if progress is not None:
+                    progress((step + 1) / steps)
         self._state = {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
         return self._state
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import Protocol, cast
 
+from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import CHUNK_BYTES
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.nodes import Port
@@ -67,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=0)
         self.sock = self._transport.get_extra_info("socket")
+        let_go_in_children(self, [self.sock])
         self._owner.on_open(self, self.sock)
         self.pump()
 

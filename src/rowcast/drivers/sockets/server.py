@@ -7,7 +7,9 @@ import logging
 import socket
 
 from rowcast.config import LinkSettings
+from rowcast.drivers.crew import lend_threads
 from rowcast.drivers.sockets.connection import Connection
+from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.nodes import Port, ServerNode
@@ -65,6 +67,7 @@ class Server:
                 "give --secret-file (the same file to every worker), or --insecure if the network is yours alone"
             )
         check_congestion_control(self._link_settings)
+        lend_threads()
         self._loop = asyncio.get_running_loop()
         try:
             self._listener = await self._loop.create_server(lambda: Connection(self), self.host, self.port)
@@ -73,6 +76,7 @@ class Server:
                 f"cannot listen on {self.host}:{self.port}: {error.strerror or error}; "
                 "is another server running there? choose another --port"
             ) from error
+        let_go_in_children(self, self._listener.sockets)
         self.port = self._listener.sockets[0].getsockname()[1]
         self.node.listen(self._loop.time())
 

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.links import Trace
 
 __all__ = ["Shaper"]
@@ -52,6 +53,7 @@ class Shaper:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self._listener = listener
+        let_go_in_children(self, [listener])
         self.address: tuple[str, int] = listener.getsockname()[:2]
         self._thread.start()
 
@@ -113,6 +115,8 @@ class Shaper:
                 await self._loop.sock_connect(server, self._server)
             except OSError:
                 return
+            both = _Both()
+            let_go_in_children(both, [worker, server])
             ways = [
                 self._loop.create_task(self._carry(worker, server, lambda: self._up)),
                 self._loop.create_task(self._carry(server, worker, lambda: self._down)),
@@ -192,6 +196,10 @@ class Shaper:
             return 1 << 20
         rate_bps = trace().rate(max(self._loop.time() - origin, 0.0))
         return max(int(rate_bps / 8 * QUEUE_S), 2 * MIN_READ_BYTES)
+
+
+class _Both:
+    """The two connections of a relay, while they are there."""
 
 
 def _piece_bytes(ahead_bytes: int) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import random
 import socket
 import threading
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.drivers.crew import lend_threads
 from rowcast.drivers.sockets.connection import Connection
+from rowcast.drivers.sockets.patience import limit_of, undelivered, why_given_up
 from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
 from rowcast.errors import (
     ConfigError,
@@ -108,6 +111,7 @@ class Team:
         self._closed: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._cause = "no attempt yet"
+        self._finishing_at = 0.0
         self._error: BaseException | None = None
         self._mismatch: VersionMismatch | None = None
 
@@ -175,6 +179,8 @@ class Team:
             parameters=self._parameters,
             journal=self.journal,
         )
+        lend_threads()
+        self._process = os.getpid()
         try:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
@@ -197,7 +203,7 @@ class Team:
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
         """While entered the network thread rests: neither :attr:`replica` nor :attr:`anticipated` changes."""
-        _ = self.node
+        self._check_process()
         resting, over = threading.Event(), threading.Event()
 
         def rest() -> None:
@@ -246,12 +252,14 @@ class Team:
             timeout_s: give up after so many seconds; ``None`` waits without limit.
 
         Raises:
-            LinkLost: time ran out, or the server is gone.
+            LinkLost: time ran out, or the server was gone for ``finish_limit_s``; the message says what is lost.
         """
         if self._node is None or self._thread is None or self.node.phase is Phase.DONE:
             return
+        self._check_process()
         if self.node.phase is not Phase.FINISHING:  # a call that was interrupted goes on
             self._end_exchange()
+            self._finishing_at = self._loop.time()
             self._call(lambda: self.node.finish(self._loop.time(), wait=wait))
         if not self._wait(lambda: self.node.phase is Phase.DONE, timeout_s):
             self.leave()
@@ -273,13 +281,20 @@ class Team:
             self._thread.join()
 
     def abandon(self) -> None:
-        """The same without waiting for it, callable from any thread at any moment (by the garbage collector)."""
+        """The same for an optimizer that was dropped without ``close()``: called by the garbage collector."""
+        if os.getpid() != self._process or self._thread is None or self.node.phase is Phase.DONE:
+            return
+        log.warning(
+            "%s: its Optimizer was dropped without close(); it leaves the team, and what was pending is lost", self.name
+        )
+        # The collector may have run on any thread, in the middle of anything: this one must not wait.
         threading.Thread(target=self.leave, name="rowcast-leave", daemon=True).start()
 
     # -- the training thread's side --------------------------------------------------------------------------------
 
     def _call(self, function: Callable[[], T]) -> T:
         """Run ``function`` on the network thread, if that has not given up."""
+        self._check_process()
         self._raise_if_dead()
         return self._on_network(function)
 
@@ -288,6 +303,7 @@ class Team:
 
         Once that thread has ended the node is nobody else's, and ``function`` runs here.
         """
+        self._check_process()
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def run() -> None:
@@ -326,7 +342,11 @@ class Team:
     def _remark(self, now: float) -> None:
         """Say what a long wait is for; who holds us at the gate is told by the server."""
         phase = self.node.phase
-        if self._connection is None or self.node.welcomed_at is None:
+        if phase is Phase.FINISHING and self._connection is None:
+            log.warning("%s: %s", self.name, undelivered(self.node, self.address, self._cause, self._settings))
+        elif self.node.awaited:
+            log.warning("%s: waiting for %s", self.name, self.node.awaited)
+        elif self._connection is None or self.node.welcomed_at is None:
             log.warning("%s: waiting for the server at %s: %s", self.name, self.address, self._cause)
         elif phase is Phase.ASKING:
             log.warning("%s: waiting for a slot: the policy lets only a few workers transfer at once", self.name)
@@ -335,6 +355,16 @@ class Team:
             log.warning("%s: still %s; the link gives about %.3g Mbit/s", self.name, phase.value, rate_mbps)
         elif phase is Phase.FINISHING:
             log.warning("%s: finished, and waiting for the others to finish too", self.name)
+
+    def _check_process(self) -> None:
+        """Refuse to work in a process that was forked from the one that joined: the network thread is not there."""
+        _ = self.node
+        if os.getpid() != self._process:
+            raise LocalProtocolError(
+                f"team: process {self._process} joined as {self.name!r}, and this is process {os.getpid()}, forked "
+                "from it: a seat cannot be shared; join in the child under a name of its own, or start processes with "
+                "multiprocessing.get_context('spawn')"
+            )
 
     def _raise_if_dead(self) -> None:
         if self._error is not None:
@@ -385,15 +415,12 @@ class Team:
                 lost_at, pause_s = self._loop.time(), settings.reconnect_first_s
             if self._over():
                 break
-            joined_once = node.phase is not Phase.JOINING
-            limit_s = settings.reconnect_limit_s if joined_once else settings.join_limit_s
-            if self._loop.time() - lost_at + pause_s > limit_s:
+            # Who has finished looks for the server anew, however long it was gone before.
+            since = max(lost_at, self._finishing_at)
+            if self._loop.time() - since + pause_s > limit_of(node, settings):
                 if node.turned_away:
                     raise RemoteProtocolError(f"the server at {self.address} refused this worker: {node.turned_away}")
-                raise ServerUnavailable(
-                    f"{self.name}: expected a Rowcast server at {self.address} within {limit_s:g} s, "
-                    f"got: {self._cause}; start one with 'rowcast serve', or check the address"
-                )
+                raise ServerUnavailable(why_given_up(node, self.address, self._cause, settings))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, settings.reconnect_cap_s)
         failure = node.failure or self._mismatch
