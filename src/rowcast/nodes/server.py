@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
+from rowcast.errors import (
+    AuthenticationFailed,
+    LinkLost,
+    RemoteProtocolError,
+    RowcastError,
+    StreamDamaged,
+    VersionMismatch,
+)
 from rowcast.journal import Journal
 from rowcast.nodes.departures import Departures
 from rowcast.nodes.gate import Gate
@@ -25,6 +32,7 @@ from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
+from rowcast.nodes.progress import Progress
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
 from rowcast.nodes.streaming import STREAMED, Streaming
@@ -104,6 +112,7 @@ class ServerNode:
         self.frames_applied: dict[str, int] = {}
         self.finished: set[str] = set()
         self.has_secret = secret is not None
+        self._report_s = self.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._life = entropy(16)
         self._lobby = Lobby(self._life, secret, entropy)
         self._board = Switchboard()
@@ -147,7 +156,7 @@ class ServerNode:
 
     def link_up(self, now: float, port: Port) -> None:
         """Somebody connected."""
-        port.opened_at = port.heard_at = port.spoke_at = now
+        port.opened(now)
         self._board.say(port, self._lobby.enter(port))
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
@@ -165,16 +174,21 @@ class ServerNode:
 
     def heard(self, now: float, port: Port) -> None:
         """Bytes arrived, whole message or not: the link lives."""
-        port.heard_at = now
+        port.heard(now)
 
     def blame(self, now: float, port: Port, error: RowcastError) -> None:
-        """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on."""
+        """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on.
+
+        A member stays one: it comes back and goes on where it was.
+        """
         if port.closing:
             return
         member = self._by_port.get(port)
         peer = member.name if member else port.peer
         self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
-        code = "version" if isinstance(error, VersionMismatch) else "protocol"
+        code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
+        if isinstance(error, VersionMismatch):
+            code = "version"
         port.control.clear()
         self._board.refuse(port, code, str(error))
 
@@ -193,6 +207,8 @@ class ServerNode:
         if member is None:
             if isinstance(message, Leave):
                 raise LinkLost(message.cause)
+            if isinstance(message, Heartbeat) and port in self._lobby.queue:
+                return
             if not isinstance(message, Hello):
                 raise RemoteProtocolError(f"expected a hello, got {type(message).__name__}")
             self._on_hello(now, port, message)
@@ -213,6 +229,7 @@ class ServerNode:
             case Computed():
                 self._on_computed(now, member, message)
             case Heartbeat():
+                port.told(now, message.arrived)
                 member.metrics.update(message.metrics)
                 if self.slots is not None and "rate_bps" in message.metrics:
                     self.slots.observe_push(now, member, message.metrics["rate_bps"])
@@ -265,7 +282,7 @@ class ServerNode:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         settings = self.settings
         times = [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
-        times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.queue]
+        times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.ports()]
         times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
         return min(times, default=None)
 
@@ -279,7 +296,8 @@ class ServerNode:
         if port is None:
             waited_for = self._departures.computes(member) or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if waited_for else None
-        due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
+        due = min(port.heard_at + settings.silence_limit_s, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
+        due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
         if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
             due = min(due, streaming.wake_at(member))
         if member.stage in HELD:
@@ -301,7 +319,7 @@ class ServerNode:
             for port in self._lobby.strangers()
             if now >= port.opened_at + settings.handshake_limit_s
         ]
-        for port in self._lobby.queue:
+        for port in self._lobby.ports():
             self._keep_alive(now, port)
         for member in list(self.members.values()):
             if member.port is None:
@@ -323,6 +341,8 @@ class ServerNode:
         member.woken_at = now
         if now >= port.heard_at + self.settings.silence_limit_s:
             return f"silent for {self.settings.silence_limit_s:g} s"
+        if (cause := member.progress.cut(now, port, member.owed, member.inbox.received)) is not None:
+            return cause
         self._keep_alive(now, port)
         if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
@@ -334,9 +354,9 @@ class ServerNode:
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
-        if now >= port.spoke_at + self.settings.heartbeat_s:
-            port.spoke_at = now
-            self._board.say(port, Heartbeat())
+        if now >= port.heartbeat_due_at(self.settings.heartbeat_s, self._report_s):
+            port.spoke_at = port.reported_at = now
+            self._board.say(port, Heartbeat(arrived=port.decoder.arrived))
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -384,7 +404,13 @@ class ServerNode:
             how, stage = "receive", Stage.RECEIVING
         layout = self.layout or Layout.from_shapes([("unknown", (1,))])
         member = Member(
-            hello.name, hello.session, self._store.outbox_for(hello.name, layout), Inbox(layout), stage, port=port
+            hello.name,
+            hello.session,
+            self._store.outbox_for(hello.name, layout),
+            Inbox(layout),
+            stage,
+            port=port,
+            progress=Progress(self.settings.stuck_limit_s),
         )
         self.members[hello.name] = member
         if self.ledger is not None:
@@ -476,6 +502,8 @@ class ServerNode:
         if member.stage is not Stage.SEEDING or member.port is None:
             raise RemoteProtocolError("expected a layout from the first worker only")
         layout = Layout.from_table(message.table)
+        if self.layout is not None and layout.digest != self.layout.digest:
+            raise RemoteProtocolError("expected the layout that came first, as after a cut, got another one")
         if self.layout is None:
             member.owed = self._store.begin(member.name, layout)
             member.owed.link_ready()

@@ -24,7 +24,6 @@ from rowcast.errors import (
     RemoteProtocolError,
     RowcastError,
     ServerUnavailable,
-    VersionMismatch,
 )
 from rowcast.journal import Journal
 from rowcast.nodes import Phase, Port, WorkerNode
@@ -98,7 +97,6 @@ class Team:
         self._timer: asyncio.TimerHandle | None = None
         self._cause = "no attempt yet"
         self._error: BaseException | None = None
-        self._mismatch: VersionMismatch | None = None
 
     # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
 
@@ -350,6 +348,8 @@ class Team:
                 self._cause = _plain(error)
             if node.welcomed_at is not None and node.welcomed_at > lost_at:
                 lost_at, pause_s = self._loop.time(), settings.reconnect_first_s
+                # Who is let in and refused again and again comes back more and more rarely.
+                pause_s = min(pause_s * 2.0 ** min(node.setbacks, 60), settings.reconnect_cap_s)
             if self._over():
                 break
             joined_once = node.phase is not Phase.JOINING
@@ -363,12 +363,11 @@ class Team:
                 )
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, settings.reconnect_cap_s)
-        failure = node.failure or self._mismatch
-        if failure is not None:
-            raise failure
+        if node.failure is not None:
+            raise node.failure
 
     def _over(self) -> bool:
-        return self.node.phase is Phase.DONE or self.node.failure is not None or self._mismatch is not None
+        return self.node.phase is Phase.DONE or self.node.failure is not None
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         connection.port = Port(
@@ -385,9 +384,7 @@ class Team:
         self.node.receive(self._loop.time(), message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        if isinstance(error, VersionMismatch):
-            # Trying again does not help.
-            self._mismatch = error
+        self.node.blame(self._loop.time(), error)
         connection.close(str(error))
 
     def after_read(self) -> None:
