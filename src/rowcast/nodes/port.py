@@ -71,7 +71,7 @@ class Port:
     def unfinished_since(self) -> float | None:
         """Since when a frame has begun that is not whole (s); ``None`` when there is none."""
         decoder = self.decoder
-        if decoder.unfinished[0] == 0:
+        if not decoder.begun:
             return None
         # If the bytes that came last finished another frame, they were the first of this one.
         return self._begun_at if decoder.frames == self._frames else self.heard_at
@@ -85,7 +85,7 @@ class Port:
     def heartbeat_due_at(self, heartbeat_s: float, report_s: float) -> float:
         """When the peer must hear something (s): that we live, or how much has come of a frame that takes its time."""
         due = self.spoke_at + heartbeat_s
-        return due if self.unfinished_since is None else min(due, self.reported_at + report_s)
+        return min(due, self.reported_at + report_s) if self.decoder.begun else due
 
     def say(self, message: Message) -> None:
         """Queue a control message."""

@@ -296,8 +296,12 @@ class ServerNode:
         if port is None:
             waited_for = self._departures.computes(member) or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if waited_for else None
-        due = min(port.heard_at + settings.silence_limit_s, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
-        due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
+        due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
+        if (
+            port.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due
+        ):  # otherwise it is not stuck so soon
+            due = min(due, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
+            due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
         if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
             due = min(due, streaming.wake_at(member))
         if member.stage in HELD:

@@ -413,10 +413,10 @@ class WorkerNode:
         if port is None or self.phase is Phase.DONE:
             return None
         due = port.heard_at + self.settings.silence_limit_s
-        due = min(due, self._progress.due_at(port, self.outbox, self.inbox.received))
-        if not self._introduced:
-            return due
-        due = min(due, self._heartbeat_due)
+        if self._introduced:
+            due = min(due, self._heartbeat_due)
+        if port.decoder.begun or self.outbox.moved_at + self.settings.stuck_limit_s < due:
+            due = min(due, self._progress.due_at(port, self.outbox, self.inbox.received))
         if not self._membership.welcomed:
             return due
         if self._streams:

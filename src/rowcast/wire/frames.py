@@ -189,6 +189,11 @@ class FrameDecoder:
         return self.filled(len(data))
 
     @property
+    def begun(self) -> bool:
+        """A frame has begun that is not whole."""
+        return self._end != self._start
+
+    @property
     def unfinished(self) -> tuple[int, int]:
         """Of the frame that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none."""
         here = self._end - self._start
