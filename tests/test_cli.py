@@ -15,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 from live import LAYOUT, LIMIT_S, LiveServer, eventually, python, start_of
+from raw_frames import framed, framed_as_version_1
 from rowcast.cli import ExitCode, main
 from rowcast.cli import train as train_command
 from rowcast.cli.app import app
@@ -24,7 +25,7 @@ from rowcast.journal import read_journal
 from rowcast.sync import REGISTRY
 from rowcast.tasks import build_task
 from rowcast.version import __version__
-from rowcast.wire import Challenge, encode
+from rowcast.wire import HEADER_BYTES, Challenge, encode
 
 SECRET = "sixteen bytes and more\n"
 
@@ -297,9 +298,11 @@ class _Trainer:
         self.out, self.err = self.process.communicate(timeout=LIMIT_S)
 
 
-def test_other_version(refused, state):
-    challenge = bytearray(encode(Challenge(bytes(16), bytes(16), False)))
-    challenge[2] = 99
+@pytest.mark.parametrize("version", [1, 99])
+def test_other_version(refused, state, version):
+    challenge = encode(Challenge(bytes(16), bytes(16), False))
+    body = challenge[HEADER_BYTES:]
+    challenge = framed_as_version_1(1, body) if version == 1 else framed(1, body, version=version)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
@@ -311,7 +314,7 @@ def test_other_version(refused, state):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        lines = refused(ExitCode.REFUSED, *train(state, listener.getsockname()[1]), says=["version", "99"])
+        lines = refused(ExitCode.REFUSED, *train(state, listener.getsockname()[1]), says=["version", str(version)])
         assert len(lines) == 1
         thread.join(LIMIT_S)
 

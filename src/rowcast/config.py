@@ -142,6 +142,16 @@ class ServerSettings(Checked):
         low=0.5,
         high=3600.0,
     )
+    stuck_limit_s: float = setting(
+        20.0,
+        "A link is cut and made anew when rows were sent and nothing was acknowledged for this long, or when a frame "
+        "has begun and is not finished, although the link lives. Four times what the measured rate and round trip "
+        "lead one to expect is allowed in any case, and so is a slow transfer that makes progress; it doubles with "
+        "each such cut until something is delivered. Keep it above silence_limit_s.",
+        unit="s",
+        low=0.5,
+        high=86_400.0,
+    )
     heartbeat_s: float = setting(
         1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=3600.0
     )
@@ -201,10 +211,29 @@ class WorkerSettings(Checked):
     silence_limit_s: float = setting(
         10.0, "A link on which no byte arrives for this long is taken for lost.", unit="s", low=0.5, high=3600.0
     )
+    stuck_limit_s: float = setting(
+        20.0,
+        "A link is cut and made anew when rows were sent and nothing was acknowledged for this long, or when a frame "
+        "has begun and is not finished, although the link lives. Four times what the measured rate and round trip "
+        "lead one to expect is allowed in any case, and so is a slow transfer that makes progress; it doubles with "
+        "each such cut until something is delivered. Keep it above silence_limit_s.",
+        unit="s",
+        low=0.5,
+        high=86_400.0,
+    )
     heartbeat_s: float = setting(
         1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=3600.0
     )
     patience_s: float = setting(3.0, "A wait longer than this says for whom.", unit="s", low=0.1, high=3600.0)
+    refusals_limit: int = setting(
+        8,
+        "When a server refuses what this worker says, or says itself what has no place here, the link is made anew, "
+        "after a pause that doubles. After so many times in a row, with nothing delivered in between, the worker gives "
+        "up: one end has a fault. Damaged bytes do not count; 0 gives up at once, to find such a fault.",
+        unit="times",
+        low=0,
+        high=1_000_000,
+    )
 
 
 def load(

@@ -9,6 +9,7 @@
      +-- ProtocolError
      |    +-- LocalProtocolError  this process used Rowcast against its rules
      |    +-- RemoteProtocolError the peer sent what no correct peer sends
+     |         +-- StreamDamaged    bytes were changed, lost or doubled on the way; the link is made anew
      |         +-- VersionMismatch
      |         +-- AuthenticationFailed
      +-- LayoutMismatch           two models that are not the same shape
@@ -41,6 +42,7 @@ __all__ = [
     "RemoteProtocolError",
     "RowcastError",
     "ServerUnavailable",
+    "StreamDamaged",
     "TraceError",
     "VersionMismatch",
     "WorkerFailed",
@@ -74,6 +76,10 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The peer sent bytes that no correct peer sends; the connection is closed."""
+
+
+class StreamDamaged(RemoteProtocolError):
+    """Bytes were changed, lost or doubled on the way; nobody is to blame, and the link is made anew."""
 
 
 class VersionMismatch(RemoteProtocolError):

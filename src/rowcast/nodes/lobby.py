@@ -47,6 +47,10 @@ class Lobby:
         """Connections that have not introduced themselves."""
         return [port for port in self._handshakes if port not in self.queue]
 
+    def ports(self) -> list[Port]:
+        """All connections that are no members'. They are sent heartbeats: so each side notices what got lost."""
+        return list(self._handshakes)
+
     def check(self, port: Port, hello: Hello) -> None:
         """Check a hello.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.progress import Progress
 
 __all__ = ["NOT_STARTED", "Member", "MemberStatus", "Stage"]
 
@@ -37,6 +38,7 @@ class Member:
         session: the life of the worker; another one means that it started afresh.
         owed: what it has not received yet.
         inbox: what came from it.
+        progress: whether its link is stuck.
         iteration: newest iteration whose push has ended.
         quota_iteration: newest iteration whose quota has arrived.
         begun_iteration: newest iteration of which anything has arrived: it holds the pull of the one before.
@@ -57,6 +59,7 @@ class Member:
     owed: Outbox
     inbox: Inbox
     stage: Stage
+    progress: Progress = field(default_factory=Progress)
     iteration: int = 0
     quota_iteration: int = 0
     begun_iteration: int = 0

@@ -22,6 +22,7 @@ from rowcast.errors import (
     ParametersConflict,
     RemoteProtocolError,
     RowcastError,
+    StreamDamaged,
     VersionMismatch,
 )
 from rowcast.journal import Journal
@@ -33,6 +34,7 @@ from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import NOT_STARTED, Member, MemberStatus, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
+from rowcast.nodes.progress import Progress
 from rowcast.nodes.seeding import Seed, Seeding, Verdict
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
@@ -112,6 +114,7 @@ class ServerNode:
         self.finished: set[str] = set()
         self.notices: list[str] = []
         self.has_secret = secret is not None
+        self._report_s = self.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._life = entropy(16)
         self._lobby = Lobby(self._life, secret, entropy)
         self._seeding = Seeding(self._life, self.settings.gather_s)
@@ -162,7 +165,7 @@ class ServerNode:
 
     def link_up(self, now: float, port: Port) -> None:
         """Somebody connected."""
-        port.opened_at = port.heard_at = port.spoke_at = now
+        port.opened(now)
         self._board.say(port, self._lobby.enter(port))
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
@@ -180,16 +183,21 @@ class ServerNode:
 
     def heard(self, now: float, port: Port) -> None:
         """Bytes arrived, whole message or not: the link lives."""
-        port.heard_at = now
+        port.heard(now)
 
     def blame(self, now: float, port: Port, error: RowcastError) -> None:
-        """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on."""
+        """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on.
+
+        A member stays one: it comes back and goes on where it was.
+        """
         if port.closing:
             return
         member = self._by_port.get(port)
         peer = member.name if member else port.peer
         self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
-        code = "version" if isinstance(error, VersionMismatch) else "protocol"
+        code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
+        if isinstance(error, VersionMismatch):
+            code = "version"
         port.control.clear()
         self._board.refuse(port, code, str(error))
 
@@ -208,6 +216,8 @@ class ServerNode:
         if member is None:
             if isinstance(message, Leave):
                 raise LinkLost(message.cause)
+            if isinstance(message, Heartbeat) and port in self._lobby.queue:
+                return
             if not isinstance(message, Hello):
                 raise RemoteProtocolError(f"expected a hello, got {type(message).__name__}")
             self._on_hello(now, port, message)
@@ -228,6 +238,7 @@ class ServerNode:
             case Computed():
                 self._on_computed(now, member, message)
             case Heartbeat():
+                port.told(now, message.arrived)
                 member.metrics.update(message.metrics)
                 if self.slots is not None and "rate_bps" in message.metrics:
                     self.slots.observe_push(now, member, message.metrics["rate_bps"])
@@ -280,7 +291,7 @@ class ServerNode:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         settings = self.settings
         times = [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
-        times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.queue]
+        times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.ports()]
         times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
         times += [due] if (due := self._fresh_at()) is not None else []
         if not self.gate.opened and (self._lobby.queue or self.members):
@@ -298,6 +309,11 @@ class ServerNode:
             waited_for = self._departures.computes(member) or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if waited_for else None
         due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
+        if (
+            port.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due
+        ):  # otherwise it is not stuck so soon
+            due = min(due, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
+            due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
         if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
             due = min(due, streaming.wake_at(member))
         if member.stage in HELD:
@@ -326,7 +342,7 @@ class ServerNode:
             for port in self._lobby.strangers()
             if now >= port.opened_at + settings.handshake_limit_s
         ]
-        for port in self._lobby.queue:
+        for port in self._lobby.ports():
             self._keep_alive(now, port)
         for member in list(self.members.values()):
             if member.port is None:
@@ -348,6 +364,8 @@ class ServerNode:
         member.woken_at = now
         if now >= port.heard_at + self.settings.silence_limit_s:
             return f"silent for {self.settings.silence_limit_s:g} s"
+        if (cause := member.progress.cut(now, port, member.owed, member.inbox.received)) is not None:
+            return cause
         self._keep_alive(now, port)
         if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
@@ -359,9 +377,9 @@ class ServerNode:
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
-        if now >= port.spoke_at + self.settings.heartbeat_s:
-            port.spoke_at = now
-            self._board.say(port, Heartbeat())
+        if now >= port.heartbeat_due_at(self.settings.heartbeat_s, self._report_s):
+            port.spoke_at = port.reported_at = now
+            self._board.say(port, Heartbeat(arrived=port.decoder.arrived))
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -458,7 +476,13 @@ class ServerNode:
             how, stage = "receive", Stage.RECEIVING
         layout = self.layout or Layout.from_shapes([("unknown", (1,))])
         member = Member(
-            hello.name, hello.session, self._store.outbox_for(hello.name, layout), Inbox(layout), stage, port=port
+            hello.name,
+            hello.session,
+            self._store.outbox_for(hello.name, layout),
+            Inbox(layout),
+            stage,
+            port=port,
+            progress=Progress(self.settings.stuck_limit_s),
         )
         member.iteration = self._seed.iteration  # until the gate says where it begins
         self.members[hello.name] = member
@@ -553,6 +577,8 @@ class ServerNode:
         if member.stage is not Stage.SEEDING or member.port is None:
             raise RemoteProtocolError("expected a layout from the first worker only")
         layout = Layout.from_table(message.table)
+        if self.layout is not None and layout.digest != self.layout.digest:
+            raise RemoteProtocolError("expected the layout that came first, as after a cut, got another one")
         if self.layout is None:
             member.owed = self._store.begin(member.name, layout)
             member.owed.link_ready()

@@ -261,10 +261,11 @@ class Start(Message):
 
 @dataclass(frozen=True)
 class Heartbeat(Message):
-    """<> I am alive; and what a progress display wants to know."""
+    """<> I am alive; what a progress display wants to know; and how much has arrived here."""
 
     KIND: ClassVar[int] = 12
     metrics: dict[str, float] = field(default_factory=dict)
+    arrived: int = 0  #: bytes that have arrived on this connection: a slow transfer goes on
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,7 @@ class Leave(Message):
 class Refusal(Message):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
-    ``code`` is one of ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``.
+    ``code`` is one of ``damaged``, ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``.
     """
 
     KIND: ClassVar[int] = 17

@@ -28,7 +28,6 @@ from rowcast.errors import (
     RemoteProtocolError,
     RowcastError,
     ServerUnavailable,
-    VersionMismatch,
     near_match,
 )
 from rowcast.journal import Journal
@@ -113,7 +112,6 @@ class Team:
         self._cause = "no attempt yet"
         self._finishing_at = 0.0
         self._error: BaseException | None = None
-        self._mismatch: VersionMismatch | None = None
 
     # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
 
@@ -413,6 +411,8 @@ class Team:
                 self._cause = _plain(error)
             if node.welcomed_at is not None and node.welcomed_at > lost_at:
                 lost_at, pause_s = self._loop.time(), settings.reconnect_first_s
+                # Who is let in and refused again and again comes back more and more rarely.
+                pause_s = min(pause_s * 2.0 ** min(node.setbacks, 60), settings.reconnect_cap_s)
             if self._over():
                 break
             # Who has finished looks for the server anew, however long it was gone before.
@@ -423,12 +423,11 @@ class Team:
                 raise ServerUnavailable(why_given_up(node, self.address, self._cause, settings))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, settings.reconnect_cap_s)
-        failure = node.failure or self._mismatch
-        if failure is not None:
-            raise failure
+        if node.failure is not None:
+            raise node.failure
 
     def _over(self) -> bool:
-        return self.node.phase is Phase.DONE or self.node.failure is not None or self._mismatch is not None
+        return self.node.phase is Phase.DONE or self.node.failure is not None
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         connection.port = Port(
@@ -445,9 +444,7 @@ class Team:
         self.node.receive(self._loop.time(), message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        if isinstance(error, VersionMismatch):
-            # Trying again does not help.
-            self._mismatch = error
+        self.node.blame(self._loop.time(), error)
         connection.close(str(error))
 
     def after_read(self) -> None:
