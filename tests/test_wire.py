@@ -292,7 +292,7 @@ def test_another_version_is_told_what_to_do():
 
 
 def test_a_stranger_may_say_little():
-    long = LayoutTable(b"x" * (MAX_STRANGER_BYTES + 1))
+    long = LayoutTable(b"x" * (MAX_STRANGER_BYTES + 1), 0)
     assert list(decoder().feed(encode(long))) == [long]
     with pytest.raises(RemoteProtocolError, match=f"at most {MAX_STRANGER_BYTES} bytes"):
         list(decoder(trusted=False).feed(encode(long)[:HEADER_BYTES]))
@@ -376,7 +376,7 @@ def test_a_heartbeat_keeps_what_can_be_read_by_the_other_end():
 
 def test_the_longest_control_message_is_bounded_on_both_sides():
     with pytest.raises(LocalProtocolError, match=f"at most {MAX_CONTROL_BYTES}"):
-        encode(LayoutTable(b"x" * MAX_CONTROL_BYTES))
+        encode(LayoutTable(b"x" * MAX_CONTROL_BYTES, 0))
     with pytest.raises(RemoteProtocolError, match=f"at most {MAX_CONTROL_BYTES}"):
         list(decoder().feed(framed(LayoutTable.KIND, b"x" * (MAX_CONTROL_BYTES + 1))))
 

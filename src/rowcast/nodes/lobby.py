@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError
 from rowcast.nodes.handshake import ServerHandshake
 from rowcast.nodes.port import Port
-from rowcast.wire import Challenge, Hello
+from rowcast.wire import Challenge, Hello, Proof
 
 __all__ = ["Lobby"]
 
@@ -46,22 +46,29 @@ class Lobby:
         return [port for port in self._handshakes if port not in self.queue]
 
     def check(self, port: Port, hello: Hello) -> None:
-        """Check a hello.
+        """Check that a hello comes in its turn and from who knows the secret.
 
         Raises:
             AuthenticationFailed: its proof does not fit the secret.
-            RemoteProtocolError: it is out of turn, or not well-formed.
+            RemoteProtocolError: it is out of turn.
         """
         if port not in self._handshakes or port in self.queue:
             raise RemoteProtocolError("expected one hello, got a second one")
         if not self._handshakes[port].accepts(hello):
             raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
+
+    def check_form(self, hello: Hello) -> None:
+        """Check what a hello says.
+
+        Raises:
+            RemoteProtocolError: it is not well-formed.
+        """
         if not 0 < len(hello.name) <= MAX_NAME or not hello.name.isprintable() or len(hello.session) != 16:
             raise RemoteProtocolError(f"hello: expected a printable name of 1 .. {MAX_NAME} characters and a session")
 
-    def proof(self, port: Port, hello: Hello) -> bytes:
-        """The server's proof for this worker."""
-        return self._handshakes[port].proof(hello)
+    def prove(self, port: Port, hello: Hello) -> Proof | None:
+        """The server's proof for a worker whose hello was right; ``None`` where none is needed (any longer)."""
+        return self._handshakes[port].prove(hello)
 
     def next_in_queue(self) -> tuple[Port, Hello] | None:
         """Take the worker that has waited longest."""

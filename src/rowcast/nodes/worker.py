@@ -28,6 +28,7 @@ from rowcast.errors import (
 )
 from rowcast.journal import Journal
 from rowcast.nodes.contribution import Contribution
+from rowcast.nodes.doubt import Doubt, said
 from rowcast.nodes.freshness import Freshness
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.membership import Membership
@@ -35,8 +36,11 @@ from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.replica import Replica
 from rowcast.nodes.steps import Step
+from rowcast.nodes.tables import TableParts, table_parts
+from rowcast.nodes.texts import shorten
 from rowcast.nodes.upstream import Upstream
 from rowcast.rows import Layout
+from rowcast.rows.outline import Outline
 from rowcast.sync import Policy, Punctuality, parse_policy
 from rowcast.wire import (
     Ack,
@@ -53,6 +57,7 @@ from rowcast.wire import (
     LayoutTable,
     Leave,
     Message,
+    Proof,
     PullEnd,
     PushEnd,
     Refusal,
@@ -81,6 +86,9 @@ class Phase(enum.Enum):
 
 #: An exchange is under way: the training loop is blocked in ``step()``.
 EXCHANGING = (Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING)
+
+#: A table of the server's is read up to twice the length of our own and so much more: by then one of the two differs.
+TABLE_ROOM_BYTES = 1 << 16
 
 #: What a server may say before it has let the worker in.
 _BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
@@ -146,6 +154,8 @@ class WorkerNode:
             name, self.outbox, self.inbox, secret=secret, journal=self.journal, entropy=entropy
         )
         self._port: Port | None = None
+        self._doubt = Doubt(name, self.settings.patience_s, self.notices)
+        self._table: TableParts | None = None
         self._step = Step(0.0)
         self._done: Step | None = None
         self._mta_time_s: float | None = None
@@ -184,6 +194,16 @@ class WorkerNode:
     def joined(self) -> bool:
         """The server knows this worker, and its parameters are the team's."""
         return self._membership.joined
+
+    @property
+    def proven(self) -> bool:
+        """The server has proved that it knows the secret, on the connection that stands, or there is no secret."""
+        return self._membership.proven
+
+    @property
+    def unproven(self) -> str:
+        """What was wrong with the newest server that did not prove that it knows the secret; empty once one did."""
+        return self._doubt.cause
 
     @property
     def local_steps(self) -> int:
@@ -250,7 +270,7 @@ class WorkerNode:
     def leave(self, now: float, cause: str) -> None:
         """Go at once; what is pending is not delivered."""
         if self._port is not None:
-            self._port.say(Leave(cause))
+            self._port.say(Leave(shorten(cause)))
             self._port.closing = True
         self.phase = Phase.DONE
         self.journal.record(now, "end", cause=cause)
@@ -268,7 +288,8 @@ class WorkerNode:
         """A connection to the server stands."""
         self._port = port
         self._membership.connect()
-        port.decoder.trusted = True
+        self._table = TableParts(2 * len(self.layout.to_table()) + TABLE_ROOM_BYTES)
+        port.decoder.trusted = self.proven
         port.opened_at = port.heard_at = port.spoke_at = now
         self.journal.record(
             now, "link_up", peer=port.peer, congestion_control=port.congestion_control, shaped_by=port.shaped_by
@@ -278,13 +299,15 @@ class WorkerNode:
         """The connection ended."""
         if self._port is None:
             return
+        cause = shorten(cause)
         self.journal.record(now, "link_down", peer=self._port.peer, cause=cause)
         self._port = None
+        was_in = self._membership.welcomed
         self._membership.disconnect()
         self.outbox.link_lost()
         if self._streams and self.phase is Phase.WAITING:
             self._pass_gate(now)
-        if self.phase is not Phase.DONE and self.joined:
+        if self.phase is not Phase.DONE and self.joined and was_in:
             self.notices.append(f"{self.name}: link to the server lost ({cause}); reconnecting")
 
     def heard(self, now: float) -> None:
@@ -297,7 +320,11 @@ class WorkerNode:
 
         Raises:
             RemoteProtocolError: it has no place in the conversation; close the connection.
+            LinkLost: the server said goodbye, or did not prove that it knows the secret; close the connection.
         """
+        if self._port is not None and not self.proven:
+            self._hear_stranger(now, self._port, message)
+            return
         stranger = not self._membership.welcomed and not isinstance(message, _BEFORE_WELCOME)
         if stranger or self._port is None:
             raise RemoteProtocolError(f"expected the server's part of the handshake, got {type(message).__name__}")
@@ -320,7 +347,7 @@ class WorkerNode:
             case Cancel():
                 self._on_cancel(message)
             case Waiting():
-                self.notices.append(f"{self.name}: waiting for {message.reason}")
+                self.notices.append(f"{self.name}: waiting for {shorten(message.reason)}")
             case Challenge():
                 self._on_challenge(message)
             case Welcome():
@@ -334,7 +361,7 @@ class WorkerNode:
             case Farewell():
                 self._on_farewell(now, message)
             case Leave():
-                raise LinkLost(f"the server said goodbye: {message.cause}")
+                raise LinkLost(f"the server said goodbye: {shorten(message.cause)}")
             case _:
                 raise RemoteProtocolError(f"expected a server's message, got {type(message).__name__}")
 
@@ -375,7 +402,8 @@ class WorkerNode:
         port = self._port
         if port is None or self.phase is Phase.DONE:
             return None
-        due = port.heard_at + self.settings.silence_limit_s
+        # A byte now and then is no proof.
+        due = (port.heard_at if self.proven else port.opened_at) + self.settings.silence_limit_s
         if not self._membership.welcomed:
             return due
         due = min(due, self._heartbeat_due)
@@ -401,11 +429,40 @@ class WorkerNode:
             return
         if now >= port.heard_at + self.settings.silence_limit_s:
             raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
+        if not self.proven and now >= port.opened_at + self.settings.silence_limit_s:
+            raise self.doubt(now, f"no proof came for {self.settings.silence_limit_s:g} s")
         if self._membership.welcomed and now >= self._heartbeat_due:
             self._heartbeat_due = now + self.settings.heartbeat_s
-            port.say(Heartbeat({**self.metrics, "rate_bps": self.outbox.meter.rate_bps(now)}))
+            # The rate comes first: it is needed, and a message has room for 64 figures.
+            port.say(Heartbeat({"rate_bps": self.outbox.meter.rate_bps(now), **self.metrics}))
 
     # -- joining -----------------------------------------------------------------------------------------------
+
+    def doubt(self, now: float, what: str) -> LinkLost:
+        """The error to raise for a server that has not proved that it knows the secret.
+
+        It ends the connection and not the worker: anybody may answer at the server's address for a while. The driver
+        looks on until its own limit.
+
+        Args:
+            now: time (s).
+            what: what was wrong.
+        """
+        return self._doubt.raised(now, "?" if self._port is None else self._port.peer, what)
+
+    def _hear_stranger(self, now: float, port: Port, message: Message) -> None:
+        """Handle a message of a server that has not proved that it knows the secret: believe nothing but its proof."""
+        if not isinstance(message, Challenge | Proof):
+            raise self.doubt(now, said(message))
+        try:
+            hello = self._membership.introduce(message, self.iteration)
+        except RemoteProtocolError as error:
+            raise self.doubt(now, str(error)) from error
+        if hello is not None:
+            port.say(hello)
+            return
+        self._doubt.settle()
+        port.decoder.trusted = True
 
     def _on_challenge(self, message: Challenge) -> None:
         try:
@@ -414,17 +471,14 @@ class WorkerNode:
             self._fail(error)
 
     def _on_welcome(self, now: float, message: Welcome) -> None:
-        try:
-            self._membership.verify(message)
-        except AuthenticationFailed as error:
-            self._fail(error)
-            return
+        self._membership.verify(message)
         try:
             policy = parse_policy(message.policy)
         except ConfigError as error:
             self._fail(
                 RemoteProtocolError(
-                    f"the server's policy is not known here: {error}; install the same version of rowcast on both"
+                    f"the server's policy is not known here: {shorten(str(error))}; "
+                    "install the same version of rowcast on both"
                 )
             )
             return
@@ -446,7 +500,8 @@ class WorkerNode:
         else:
             raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {message.how!r}")
         if self._membership.seeding:
-            self._say(LayoutTable(self.layout.to_table()))
+            for part in table_parts(self.layout.to_table()):
+                self._say(part)
         if self.joined:
             self._carry_on(now)
 
@@ -482,21 +537,31 @@ class WorkerNode:
         self._carry_on(now)
 
     def _on_layout_table(self, message: LayoutTable) -> None:
+        if self._membership.welcomed:
+            raise RemoteProtocolError("expected no layout once this worker was let in, got one")
+        if self._table is not None and len(message.part) + message.left > self._table.limit_bytes:
+            self._table = None  # it is not ours, and the refusal that follows says so
+        table = None if self._table is None else self._table.add(message)
+        if table is None:
+            return
         try:
-            self.layout.check_equal(Layout.from_table(message.table), ours=f"worker {self.name}", theirs="the team")
+            self.layout.check_equal(Outline.read(table), ours=f"worker {self.name}", theirs="the team")
         except LayoutMismatch as error:
-            self._fail(error)
+            self._fail(LayoutMismatch(shorten(str(error))))
 
     def _on_refusal(self, now: float, message: Refusal) -> None:
-        self.journal.record(now, "error", peer="server", error=f"refused: {message.code}", message=message.text)
-        if message.code == "name":
+        code, text = shorten(message.code, 20), shorten(message.text)
+        self.journal.record(now, "error", peer="server", error=f"refused: {code}", message=text)
+        if code == "name":
             # It may be this worker's own former life, whose connection the server has not given up yet.
-            self.turned_away = message.text
-            raise LinkLost(message.text)
-        if message.code == "secret":
-            self._fail(AuthenticationFailed(message.text))
+            self.turned_away = text
+            raise LinkLost(text)
+        if code == "secret":
+            self._fail(AuthenticationFailed(text))
+        elif code == "layout":
+            self._fail(LayoutMismatch(f"the server refused this worker: {text}; run the same model code on both"))
         else:
-            self._fail(RemoteProtocolError(f"the server refused this worker ({message.code}): {message.text}"))
+            self._fail(RemoteProtocolError(f"the server refused this worker ({code}): {text}"))
 
     # -- one iteration -----------------------------------------------------------------------------------------
 

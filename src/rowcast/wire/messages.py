@@ -34,6 +34,7 @@ __all__ = [
     "LayoutTable",
     "Leave",
     "Message",
+    "Proof",
     "PullEnd",
     "PushEnd",
     "Refusal",
@@ -80,11 +81,20 @@ class Hello(Message):
 
 
 @dataclass(frozen=True)
+class Proof(Message):
+    """s> I know the secret too. Goes before all else that a worker is told whose hello was right."""
+
+    KIND: ClassVar[int] = 23
+    proof: bytes  #: HMAC over the challenge and the whole hello
+
+
+@dataclass(frozen=True)
 class LayoutTable(Message):
-    """<> The layout in full: from the worker that seeds, or with a refusal, so that the difference can be named."""
+    """<> A piece of the layout: from the worker that seeds, or before a refusal, so that what differs can be named."""
 
     KIND: ClassVar[int] = 3
-    table: bytes
+    part: bytes
+    left: int  #: bytes of the table that follow in the next pieces
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,6 @@ class Welcome(Message):
 
     KIND: ClassVar[int] = 4
     how: str
-    proof: bytes  #: the server's HMAC; empty without a secret
     server: bytes
     policy: str
     epoch: int
@@ -300,7 +309,7 @@ class Leave(Message):
 class Refusal(Message):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
-    ``code`` is one of ``protocol``, ``version``, ``secret``, ``layout``, ``name``.
+    ``code`` is one of ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``model``.
     """
 
     KIND: ClassVar[int] = 17
@@ -314,6 +323,7 @@ CONTROL: dict[int, type[Message]] = {
     for message in (
         Challenge,
         Hello,
+        Proof,
         LayoutTable,
         Welcome,
         Ack,

@@ -10,7 +10,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
 from rowcast.errors import (
+    AuthenticationFailed,
     LinkLost,
     LocalProtocolError,
     RemoteProtocolError,
@@ -147,7 +148,8 @@ class Team:
 
         Raises:
             ServerUnavailable: nobody answered within ``join_limit_s``.
-            LayoutMismatch, AuthenticationFailed, RemoteProtocolError: the server refused.
+            AuthenticationFailed: whoever answered within ``join_limit_s`` did not prove that it knows the secret.
+            LayoutMismatch, RemoteProtocolError: the server refused.
         """
         if self._node is not None:
             raise LocalProtocolError("team: started before; a team serves one optimizer")
@@ -162,6 +164,7 @@ class Team:
             journal=self.journal,
         )
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._on_loop_error)
         self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
         self._thread.start()
         self._wait(lambda: self.node.phase is not Phase.JOINING)
@@ -262,7 +265,7 @@ class Team:
                 future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
-            self._pump()
+            self._pump()  # what goes wrong here is no answer to the caller; it ends his next wait
 
         with self._ending:
             ended = self._ended
@@ -318,9 +321,9 @@ class Team:
         except asyncio.CancelledError:
             pass
         except RowcastError as error:
-            self._error = error
+            self._error = self._error or error
         except BaseException as error:
-            self._error = error
+            self._error = self._error or error
             log.exception("%s: the network thread ended", self.name)
         finally:
             if self._connection is not None:
@@ -355,17 +358,51 @@ class Team:
             joined_once = node.phase is not Phase.JOINING
             limit_s = settings.reconnect_limit_s if joined_once else settings.join_limit_s
             if self._loop.time() - lost_at + pause_s > limit_s:
-                if node.turned_away:
-                    raise RemoteProtocolError(f"the server at {self.address} refused this worker: {node.turned_away}")
-                raise ServerUnavailable(
-                    f"{self.name}: expected a Rowcast server at {self.address} within {limit_s:g} s, "
-                    f"got: {self._cause}; start one with 'rowcast serve', or check the address"
-                )
+                raise self._out_of_time(limit_s)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, settings.reconnect_cap_s)
         failure = node.failure or self._mismatch
         if failure is not None:
             raise failure
+
+    def _out_of_time(self, limit_s: float) -> RowcastError:
+        """Why this worker is not connected, when it has tried for long enough."""
+        node = self.node
+        if node.turned_away:
+            return RemoteProtocolError(f"the server at {self.address} refused this worker: {node.turned_away}")
+        if node.unproven and node.unproven == self._cause:
+            return AuthenticationFailed(
+                f"{self.name}: {node.unproven}; this worker tried again for {limit_s:g} s. Give both the same "
+                "--secret-file, and check the address"
+            )
+        return ServerUnavailable(
+            f"{self.name}: expected a Rowcast server at {self.address} within {limit_s:g} s, "
+            f"got: {self._cause}; start one with 'rowcast serve', or check the address"
+        )
+
+    def _give_up(self, error: BaseException) -> None:
+        """A fault of this process on the network thread: end that thread, and the wait of the training thread with it.
+
+        Whatever it is, trying again would not help, and nobody else would hear of it.
+        """
+        if self._error is None:
+            self._error = error
+            log.error("%s: the network thread ended", self.name, exc_info=error)
+        if self._connection is not None:
+            self._connection.close("left")
+        if self._main is not None:
+            self._main.cancel()
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio met an exception: in a timer, or in what another thread had called here.
+
+        One that nobody fetched is not meant: that of a connection that was given up is of no use to anybody.
+        """
+        error = context.get("exception")
+        if error is not None and not {"future", "task"} & context.keys():
+            self._give_up(error)
+        else:
+            loop.default_exception_handler(context)
 
     def _over(self) -> bool:
         return self.node.phase is Phase.DONE or self.node.failure is not None or self._mismatch is not None
@@ -386,9 +423,15 @@ class Team:
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
         if isinstance(error, VersionMismatch):
+            if not self.node.proven:
+                connection.close(str(self.node.doubt(self._loop.time(), str(error))))
+                return
             # Trying again does not help.
             self._mismatch = error
         connection.close(str(error))
+
+    def on_failure(self, connection: Connection, error: Exception) -> None:
+        self._give_up(error)
 
     def after_read(self) -> None:
         self._pump()
