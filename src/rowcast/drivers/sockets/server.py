@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.sockets.connection import Connection
-from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune
+from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune, unresolved
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.nodes import Port, ServerNode
 from rowcast.wire import Message
@@ -68,11 +69,8 @@ class Server:
         self._loop = asyncio.get_running_loop()
         try:
             self._listener = await self._loop.create_server(lambda: Connection(self), self.host, self.port)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {self.host}:{self.port}: {error.strerror or error}; "
-                "is another server running there? choose another --port"
-            ) from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot listen on {self.host}:{self.port}: {_advice(self.host, error)}") from error
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def close(self, cause: str = "the server was stopped") -> None:
@@ -161,3 +159,16 @@ class Server:
             if connection is not None:
                 connection.close(cause)
         self._pump()
+
+
+def _advice(host: str, error: Exception) -> str:
+    """Why an address cannot be listened on, and what to do."""
+    if isinstance(error, socket.gaierror | ValueError):
+        return unresolved(host, error)
+    number = error.errno if isinstance(error, OSError) else None
+    remedy = {
+        errno.EADDRINUSE: "is another server running there? choose another --port",
+        errno.EADDRNOTAVAIL: "this machine has no such address; --host 0.0.0.0 listens on all that it has",
+        errno.EACCES: "ports below 1024 belong to the system; choose another --port",
+    }.get(number or 0, "choose another --host or --port")
+    return f"{getattr(error, 'strerror', None) or error}; {remedy}"

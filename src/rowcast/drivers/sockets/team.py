@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.config import LinkSettings, Secret, WorkerSettings
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
 from rowcast.errors import (
@@ -81,7 +81,7 @@ class Team:
         self.name = name
         self.address = f"{host}:{port}"
         self._host, self._port = host, port
-        self._secret = secret
+        self._secret = None if secret is None else Secret(secret)
         self._settings = settings or WorkerSettings()
         self._link_settings = link_settings or LinkSettings()
         self.journal = journal or Journal(name)
@@ -440,6 +440,8 @@ def _plain(error: BaseException) -> str:
     """What went wrong, for people."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "no answer"
+    if isinstance(error, socket.gaierror):
+        return f"the name cannot be resolved ({error.strerror})"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: nobody listens there"
     return getattr(error, "strerror", None) or str(error)
