@@ -129,6 +129,8 @@ def visible(text: str, limit: int = 500) -> str:
         text: what came.
         limit: characters of it that are shown; an ellipsis stands for the rest.
     """
+    if len(text) <= limit and text.isprintable():
+        return text
     shown = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text[:limit]
     )

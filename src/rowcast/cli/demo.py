@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from rowcast.cli.options import limit_threads
+from rowcast.cli.streams import PlainConsole
 
 if TYPE_CHECKING:
     from rowcast.nodes.member import MemberStatus
@@ -51,7 +51,7 @@ def demo(
         trace=trace,
         **{key: value for key, value in changes.items() if value is not None},  # type: ignore[arg-type]
     )
-    console = Console()
+    console = PlainConsole()
     began = time.monotonic()
     try:
         with TeamDisplay(console) as display:

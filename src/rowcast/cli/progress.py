@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rowcast.errors import visible
+
 if TYPE_CHECKING:
     from rowcast.experiment import ComparisonProgress
 
@@ -75,8 +77,8 @@ def duration(seconds: float) -> str:
 
 def _bars(progress: ComparisonProgress) -> Table:
     table = Table.grid(padding=(0, 1))
-    table.title, table.title_justify, table.title_style = headline(progress), "left", "bold"
+    table.title, table.title_justify = Text(headline(progress), "bold"), "left"
     for cell, done_s in progress.running:
         share = 100 * done_s / cell.seconds
-        table.add_row(cell.name, ProgressBar(total=100, completed=share, width=24), f"{share:3.0f} %")
+        table.add_row(Text(visible(cell.name)), ProgressBar(total=100, completed=share, width=24), f"{share:3.0f} %")
     return table

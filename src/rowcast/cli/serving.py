@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from rowcast.cli.display import TeamDisplay
+from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.sockets import Server
 from rowcast.journal import open_journal
@@ -40,7 +39,7 @@ def run_server(
 ) -> str:
     """Serve until something ends it; returns what. See ``rowcast serve --help`` for the arguments."""
     chosen = parse_policy(policy)
-    with open_journal("server", None) as journal, TeamDisplay(Console(), quiet=quiet) as display:
+    with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
         node = ServerNode(chosen, settings=settings, link_settings=link_settings, secret=secret, journal=journal)
 
         def begin() -> None:

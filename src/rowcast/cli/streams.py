@@ -9,7 +9,23 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-__all__ = ["Steady", "steady_output"]
+from rich.console import Console
+from rich.text import Text
+
+from rowcast.errors import visible
+
+__all__ = ["PlainConsole", "Steady", "steady_output"]
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is: what others have named is no markup, no link, no emoji and no escape code."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as text for the screen; its lines stay lines."""
+        return super().render_str("\n".join(visible(line, 4000) for line in text.split("\n")), **options)
 
 
 class Steady:

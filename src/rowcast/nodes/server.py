@@ -25,6 +25,7 @@ from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
+from rowcast.nodes.readable import readable
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
 from rowcast.nodes.streaming import STREAMED, Streaming
@@ -189,6 +190,7 @@ class ServerNode:
         """
         if port.closing:
             return
+        message = readable(message)
         member = self._by_port.get(port)
         if member is None:
             if isinstance(message, Leave):

@@ -33,6 +33,7 @@ from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.membership import Membership
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.readable import readable
 from rowcast.nodes.replica import Replica
 from rowcast.nodes.steps import Step
 from rowcast.nodes.upstream import Upstream
@@ -301,6 +302,7 @@ class WorkerNode:
         stranger = not self._membership.welcomed and not isinstance(message, _BEFORE_WELCOME)
         if stranger or self._port is None:
             raise RemoteProtocolError(f"expected the server's part of the handshake, got {type(message).__name__}")
+        message = readable(message)
         match message:
             case Rows():
                 self._on_rows(now, message)

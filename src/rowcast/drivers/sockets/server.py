@@ -10,7 +10,7 @@ import socket
 from rowcast.config import LinkSettings
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune, unresolved
-from rowcast.errors import ConfigError, RemoteProtocolError
+from rowcast.errors import ConfigError, RemoteProtocolError, visible
 from rowcast.nodes import Port, ServerNode
 from rowcast.wire import Message
 
@@ -106,7 +106,7 @@ class Server:
         self.node.receive(self._loop.time(), connection.port, message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        log.warning("connection from %s closed: %s", connection.port.peer, error)
+        log.warning("connection from %s closed: %s", connection.port.peer, visible(str(error)))
         self.node.blame(self._loop.time(), connection.port, error)
 
     def after_read(self) -> None:
