@@ -155,6 +155,31 @@ class ServerSettings(Checked):
     handshake_limit_s: float = setting(
         10.0, "A connection that has not introduced itself after this long is closed.", unit="s", low=0.5, high=600.0
     )
+    strangers_limit: int = setting(
+        512,
+        "Connections at once that have not introduced themselves; further ones are closed at once. Each costs about "
+        "70 kB and a file descriptor. Keep it well below the limit of descriptors (ulimit -n).",
+        unit="connections",
+        low=1,
+        high=100_000,
+    )
+    strangers_per_address: int = setting(
+        256,
+        "The same for one address (of IPv6, one network of 64 bits). Raise it when more robots than that share an "
+        "address and start at the same moment; those that are turned away try again.",
+        unit="connections",
+        low=1,
+        high=100_000,
+    )
+    failures_per_minute: int = setting(
+        300,
+        "Failed attempts of one address in a minute, such as a wrong secret, garbage or no hello; after that its "
+        "connections are closed at once until it has failed less. Who is let in costs nothing. Lower it where "
+        "strangers reach the port, raise it when many robots behind one address have poor links.",
+        unit="connections",
+        low=1,
+        high=1_000_000,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

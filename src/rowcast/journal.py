@@ -154,6 +154,14 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "frames_applied": "row frames of the peer applied in this session",
     },
     "error": {"peer": "who caused it", "error": "class of the error", "message": "its text"},
+    "repeated": {
+        "error": "as in 'error'",
+        "count": "how often it happened again since it was last told",
+        "over_s": "seconds since then",
+        "peers": "how many addresses it came from",
+        "peer": "one of them",
+        "message": "text of the last one",
+    },
     "gap": {
         "records": "records before this one that could not be written",
         "since": "t of the first of them",

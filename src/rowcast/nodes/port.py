@@ -25,6 +25,8 @@ class Port:
         closing: the driver closes the connection once the control messages are sent.
         opened_at, heard_at, spoke_at: when the connection was made, when a byte last arrived, when a message was
             last handed out (s).
+        address: where from, without the port: what a server's limits for strangers count by; ``None`` has none.
+        introduced: a worker that is refused for another reason than who it is: no stranger.
     """
 
     peer: str
@@ -36,6 +38,8 @@ class Port:
     opened_at: float = 0.0
     heard_at: float = 0.0
     spoke_at: float = 0.0
+    address: str | None = None
+    introduced: bool = False
 
     def say(self, message: Message) -> None:
         """Queue a control message."""

@@ -18,6 +18,7 @@ from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
 from rowcast.journal import Journal
 from rowcast.nodes.departures import Departures
+from rowcast.nodes.door import Door
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
@@ -26,6 +27,7 @@ from rowcast.nodes.member import Member, MemberStatus, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
 from rowcast.nodes.readable import readable
+from rowcast.nodes.recurring import Recurring
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
 from rowcast.nodes.streaming import STREAMED, Streaming
@@ -84,6 +86,7 @@ class ServerNode:
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
         has_secret: workers must prove that they know a secret.
+        notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
     def __init__(
@@ -106,7 +109,9 @@ class ServerNode:
         self.finished: set[str] = set()
         self.has_secret = secret is not None
         self._life = entropy(16)
-        self._lobby = Lobby(self._life, secret, entropy)
+        self._lobby = Lobby(self._life, secret, entropy, Door(self.settings))
+        self._recurring = Recurring(self.journal)
+        self.notices = self._recurring.notices
         self._board = Switchboard()
         links = link_settings or LinkSettings()
         self._store = Store(policy, self.gate, self.members, links, self._board, self.journal)
@@ -147,13 +152,21 @@ class ServerNode:
     # -- the driver's side -------------------------------------------------------------------------------------
 
     def link_up(self, now: float, port: Port) -> None:
-        """Somebody connected."""
+        """Somebody connected.
+
+        Raises:
+            LinkLost: there are too many strangers, or this address failed too often; close the connection.
+        """
+        if (refused := self._lobby.refuses(now, port)) is not None:
+            self._recurring.tell(now, refused[0], port.peer, refused[1])
+            raise LinkLost(refused[1])
         port.opened_at = port.heard_at = port.spoke_at = now
         self._board.say(port, self._lobby.enter(port))
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
         """A connection ended."""
-        self._lobby.leave(port)
+        if self._lobby.lost(now, port) and not port.closing:
+            self._recurring.tell(now, "no hello", port.peer, f"no introduction before it ended: {cause}")
         self._board.forget(port)
         member = self._by_port.pop(port, None)
         if member is None or member.port is not port:
@@ -174,7 +187,7 @@ class ServerNode:
             return
         member = self._by_port.get(port)
         peer = member.name if member else port.peer
-        self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
+        self._recurring.tell(now, type(error).__name__, peer, str(error), member=member is not None)
         code = "version" if isinstance(error, VersionMismatch) else "protocol"
         port.control.clear()
         self._board.refuse(port, code, str(error))
@@ -251,6 +264,14 @@ class ServerNode:
             port.spoke_at = now
         return message
 
+    def trouble(self, now: float, kind: str, text: str) -> None:
+        """Something that keeps the driver from taking connections, which it may notice again and again."""
+        self._recurring.tell(now, kind, "this machine", text)
+
+    def stop(self, now: float) -> None:
+        """The server stops: what was counted and not told is told."""
+        self._recurring.on_timer(now, ending=True)
+
     def farewell(self, port: Port, cause: str) -> None:
         """The server stops: tell the peer, then close."""
         port.control.clear()
@@ -266,7 +287,8 @@ class ServerNode:
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         settings = self.settings
-        times = [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
+        times = [] if (told_at := self._recurring.due()) is None else [told_at]
+        times += [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
         times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.queue]
         times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
         return min(times, default=None)
@@ -298,6 +320,7 @@ class ServerNode:
             Connections that the driver must close, with the reason: call :meth:`link_down` for each.
         """
         settings = self.settings
+        self._recurring.on_timer(now)
         dead = [
             (port, f"no hello within {settings.handshake_limit_s:g} s")
             for port in self._lobby.strangers()
@@ -373,7 +396,8 @@ class ServerNode:
         self._admit(now, port, hello)
 
     def _refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
-        self.journal.record(now, "error", peer=peer, error=f"refused: {code}", message=text)
+        port.introduced = code != "secret"
+        self._recurring.tell(now, f"refused: {code}", peer, text)
         self._board.refuse(port, code, text)
 
     def _admit(self, now: float, port: Port, hello: Hello) -> None:

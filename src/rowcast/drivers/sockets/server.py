@@ -6,17 +6,22 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.sockets.connection import Connection
-from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune, unresolved
-from rowcast.errors import ConfigError, RemoteProtocolError, visible
+from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, source_of, tuned, unresolved
+from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.nodes import Port, ServerNode
 from rowcast.wire import Message
 
 __all__ = ["Server"]
 
 log = logging.getLogger("rowcast")
+
+#: What asyncio runs out of when it cannot take a connection.
+_OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Server:
@@ -53,6 +58,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._connections: dict[Port, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._handler_before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -72,6 +78,8 @@ class Server:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot listen on {self.host}:{self.port}: {_advice(self.host, error)}") from error
         self.port = self._listener.sockets[0].getsockname()[1]
+        self._handler_before = self._loop.get_exception_handler()
+        self._loop.set_exception_handler(self._on_loop_error)
 
     async def close(self, cause: str = "the server was stopped") -> None:
         """Tell every worker, close all connections, stop listening."""
@@ -89,14 +97,27 @@ class Server:
             connection.close(cause)
         if self._listener is not None:
             await self._listener.wait_closed()
+            self.node.stop(self._loop.time())
+            self._tell()
+            if self._loop.get_exception_handler() == self._on_loop_error:
+                self._loop.set_exception_handler(self._handler_before)
 
     # -- what connections report ---------------------------------------------------------------------------------
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
-        peer = sock.getpeername()
-        connection.port = Port(f"{peer[0]}:{peer[1]}", congestion_control=tune(sock, self._link_settings))
-        self._connections[connection.port] = connection
-        self.node.link_up(self._loop.time(), connection.port)
+        host, number = connection.peername
+        congestion_control, fault = tuned(sock, self._link_settings)
+        name = f"[{host}]" if ":" in host else host
+        connection.port = Port(f"{name}:{number}", congestion_control=congestion_control, address=source_of(host))
+        try:
+            self.node.link_up(self._loop.time(), connection.port)
+        except LinkLost as error:
+            connection.close(str(error))
+        else:
+            self._connections[connection.port] = connection
+            if fault:
+                connection.close(fault)
+        self._tell()
         self._arm()
 
     def on_bytes(self, connection: Connection) -> None:
@@ -106,7 +127,6 @@ class Server:
         self.node.receive(self._loop.time(), connection.port, message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        log.warning("connection from %s closed: %s", connection.port.peer, visible(str(error)))
         self.node.blame(self._loop.time(), connection.port, error)
 
     def after_read(self) -> None:
@@ -118,7 +138,8 @@ class Server:
             self._arm()
 
     def on_closed(self, connection: Connection, cause: str) -> None:
-        del self._connections[connection.port]
+        if self._connections.pop(connection.port, None) is None:
+            return  # it was closed at once
         self.node.link_down(self._loop.time(), connection.port, cause)
         self._pump()
 
@@ -130,6 +151,33 @@ class Server:
     def _pump(self) -> None:
         self._send_ready()
         self._arm()
+        self._tell()
+
+    def _tell(self) -> None:
+        while self.node.notices:
+            log.warning("%s", self.node.notices.popleft())
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio says when it cannot take a connection, up to a hundred times a second while that lasts.
+
+        It tries again each second by itself. All else goes where it went before.
+        """
+        error, taking = context.get("exception"), context.get("socket")
+        if isinstance(error, OSError) and error.errno in _OUT_OF and taking is not None and self._listens_at(taking):
+            text = (
+                f"no connection can be taken: {error.strerror}; raise the limit (ulimit -n), or close what holds them"
+            )
+            self.node.trouble(loop.time(), "no descriptors", text)
+            self._tell()
+            self._arm()
+        elif self._handler_before is not None:
+            self._handler_before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    def _listens_at(self, taking: Any) -> bool:
+        own = self._listener.sockets if self._listener is not None else ()
+        return any(taking.fileno() == each.fileno() for each in own)
 
     def _send_ready(self) -> bool:
         """Send what the node has got to say; whether there was something."""

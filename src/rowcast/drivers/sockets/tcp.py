@@ -12,8 +12,10 @@ __all__ = [
     "check_congestion_control",
     "check_privacy",
     "is_loopback",
+    "source_of",
     "split_address",
     "tune",
+    "tuned",
     "unresolved",
     "unsent_bytes",
 ]
@@ -43,6 +45,27 @@ def tune(sock: socket.socket, settings: LinkSettings) -> str | None:
     if settings.congestion_control is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, settings.congestion_control.encode())
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).split(b"\0")[0].decode()
+
+
+def tuned(sock: socket.socket, settings: LinkSettings) -> tuple[str | None, str]:
+    """As :func:`tune`, for a connection that may have ended already: then also says why."""
+    try:
+        return tune(sock, settings), ""
+    except OSError as error:
+        return None, error.strerror or str(error)
+
+
+def source_of(host: str) -> str:
+    """What failed attempts of an address are counted by: itself, or of IPv6 the network that one user has."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
 def check_congestion_control(settings: LinkSettings) -> None:

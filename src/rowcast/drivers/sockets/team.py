@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rowcast.config import LinkSettings, Secret, WorkerSettings
 from rowcast.drivers.sockets.connection import Connection
-from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
+from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tuned
 from rowcast.errors import (
     LinkLost,
     LocalProtocolError,
@@ -371,12 +371,13 @@ class Team:
         return self.node.phase is Phase.DONE or self.node.failure is not None or self._mismatch is not None
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
-        connection.port = Port(
-            self.address, congestion_control=tune(sock, self._link_settings), shaped_by=self._shaped_by
-        )
+        congestion_control, fault = tuned(sock, self._link_settings)
+        connection.port = Port(self.address, congestion_control=congestion_control, shaped_by=self._shaped_by)
         self._connection = connection
         self._cause = "connected, but not let in yet"
         self.node.link_up(self._loop.time(), connection.port)
+        if fault:
+            connection.close(fault)
 
     def on_bytes(self, connection: Connection) -> None:
         self.node.heard(self._loop.time())
