@@ -181,7 +181,7 @@ def test_module_runs_the_command():
         (["serve", "--set", "congestion_control=warp"], "refuses 'warp'"),
         (["serve", "--config", "/nowhere/team.toml"], "/nowhere/team.toml: cannot be read"),
         (["serve", "--secret-file", "/nowhere/secret"], "/nowhere/secret: cannot be read"),
-        (["serve", "--journal", "/proc/nowhere/j.jsonl"], "cannot be written"),
+        (["serve", "--port", "0", "--journal", "/proc/nowhere/j.jsonl"], "cannot be written"),
         (["serve", "--host", "0.0.0.0"], ["without a shared secret", "--secret-file"]),
         (["train", "--connect", "here:there"], "expected host:port"),
         (["train", "--connect", "192.0.2.1:7117"], ["192.0.2.1 without a shared secret", "--secret-file"]),
@@ -351,6 +351,7 @@ def test_serve_for_a_while(rowcast, tmp_path):
 def test_serve_and_train(state, tmp_path):
     """As on two laptops: a server that ends when everybody has finished, and a worker."""
     (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "secret").chmod(0o600)
     journals = [tmp_path / "server.jsonl", tmp_path / "robot.jsonl"]
     secret = ("--secret-file", tmp_path / "secret")
     server = python(

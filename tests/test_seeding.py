@@ -129,8 +129,7 @@ def test_who_has_trained_keeps_that_where_the_team_has_begun_with_other_paramete
     assert node.failure is None and node.turned_away
     assert "would overwrite" in node.turned_away and "parameters='team'" in node.turned_away
     assert np.array_equal(node.replica, held) and node.iteration >= trained
-    errors = [r for r in events(team, "server", "error") if r["peer"] == "robot0"]
-    assert errors and errors[0]["error"] == "refused: parameters"
+    assert [r["peer"] for r in events(team, "server", "error") if r["error"] == "refused: parameters"] == ["robot0"]
 
 
 # -- on request ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ A tensor travels row by row, the row that matters most first, for as long as the
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def join(
         name: stable name of this robot, unique in the team.
         secret_file: file with the team's shared secret; needed beyond loopback.
         settings, link_settings: see ``docs/settings.md``.
-        journal_file: where to write what happens, as JSON lines.
+        journal_file: where to write what happens, as JSON lines; what the file holds already is kept.
         insecure: join beyond loopback without a secret.
         parameters: whose parameters the team trains. ``None``: those of the first worker, and workers that come later
             take them; training is not overwritten (a worker that trained with a former life of the server does not
@@ -56,24 +57,38 @@ def join(
             iteration on.
 
     Raises:
-        ConfigError: a bad address, an unreadable file, a wish that is not known, or no secret where one is needed.
+        ConfigError: a bad address, an unreadable file, a wish that is not known, no secret where one is needed, or a
+            journal that another process writes.
     """
     from rowcast.drivers.sockets import Team
     from rowcast.drivers.sockets.tcp import split_address
-    from rowcast.journal import FileSink, Journal, forget
+    from rowcast.journal import Journal, forget
 
     host, port = split_address(address)
-    return Team(
+    settings, link_settings = settings or WorkerSettings(), link_settings or LinkSettings()
+    journal = Journal(name, forget)
+    team = Team(
         host,
         port,
         name=name,
         secret=read_secret(secret_file) if secret_file is not None else None,
         settings=settings,
         link_settings=link_settings,
-        journal=Journal(name, forget if journal_file is None else FileSink(journal_file)),
+        journal=journal,
         insecure=insecure,
         parameters=parameters,
     )
+    if journal_file is not None:
+        journal.keep_in(journal_file)
+        journal.record(
+            time.monotonic(),
+            "start",
+            role="worker",
+            version=__version__,
+            policy=None,
+            settings={**vars(settings), **vars(link_settings)},
+        )
+    return team
 
 
 def __getattr__(name: str) -> object:

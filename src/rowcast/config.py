@@ -11,13 +11,15 @@ The reference page ``docs/settings.md`` is generated from these classes (:func:`
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from rowcast.errors import ConfigError, near_match
+from rowcast.errors import ConfigError, near_match, visible
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,6 +29,7 @@ else:  # pragma: no cover - exercised on Python 3.10 only
 __all__ = [
     "Checked",
     "LinkSettings",
+    "Secret",
     "ServerSettings",
     "WorkerSettings",
     "describe",
@@ -36,6 +39,7 @@ __all__ = [
     "setting",
 ]
 
+log = logging.getLogger("rowcast")
 T = TypeVar("T")
 
 
@@ -186,6 +190,31 @@ class ServerSettings(Checked):
         unit="byte",
         low=1 << 10,
         high=1 << 40,
+    )
+    strangers_limit: int = setting(
+        512,
+        "Connections at once that have not introduced themselves; further ones are closed at once. Each costs about "
+        "70 kB and a file descriptor. Keep it well below the limit of descriptors (ulimit -n).",
+        unit="connections",
+        low=1,
+        high=100_000,
+    )
+    strangers_per_address: int = setting(
+        256,
+        "The same for one address (of IPv6, one network of 64 bits). Raise it when more robots than that share an "
+        "address and start at the same moment; those that are turned away try again.",
+        unit="connections",
+        low=1,
+        high=100_000,
+    )
+    failures_per_minute: int = setting(
+        300,
+        "Failed attempts of one address in a minute, such as a wrong secret, garbage or no hello; after that its "
+        "connections are closed at once until it has failed less. Who is let in costs nothing. Lower it where "
+        "strangers reach the port, raise it when many robots behind one address have poor links.",
+        unit="connections",
+        low=1,
+        high=1_000_000,
     )
 
 
@@ -360,19 +389,45 @@ def _read_as(hint: Any, value: Any, where: str) -> Any:
 def read_secret(path: str | Path) -> bytes:
     """The team's shared secret: the content of a file, surrounding white space aside.
 
+    A file that other users of the machine may read or write is used, with a warning, once for each file.
+
     Raises:
         ConfigError: the file cannot be read, or holds fewer than 16 bytes.
     """
     try:
-        secret = Path(path).read_bytes().strip()
+        with Path(path).open("rb") as file:
+            found = os.fstat(file.fileno())
+            secret = file.read().strip()
     except OSError as error:
         raise ConfigError(f"secret file {path}: cannot be read: {error.strerror}") from error
     if len(secret) < 16:
         raise ConfigError(
             f"secret file {path}: expected at least 16 bytes, got {len(secret)}; "
-            "make one with: head -c 32 /dev/urandom | base64 > team.secret"
+            "make one with: (umask 077; head -c 32 /dev/urandom | base64 > team.secret)"
         )
-    return secret
+    # Where there are no such modes (Windows), they say nothing about who may read.
+    if os.name == "posix" and found.st_mode & 0o077 and (found.st_dev, found.st_ino) not in _warned:
+        _warned.add((found.st_dev, found.st_ino))
+        log.warning(
+            "secret file %s: other users of this machine can read or change it (mode %03o); chmod 600 %s",
+            visible(str(path)),
+            found.st_mode & 0o777,
+            visible(str(path)),
+        )
+    return Secret(secret)
+
+
+#: Secret files of which the user was told, by device and inode.
+_warned: set[tuple[int, int]] = set()
+
+
+class Secret(bytes):
+    """The team's shared secret: bytes that show themselves in no ``repr``, log line or traceback."""
+
+    def __repr__(self) -> str:
+        return f"Secret({len(self)} bytes, not shown)"
+
+    __str__ = __repr__
 
 
 def describe(kind: type) -> list[dict[str, str]]:

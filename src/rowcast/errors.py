@@ -47,6 +47,7 @@ __all__ = [
     "VersionMismatch",
     "WorkerFailed",
     "near_match",
+    "visible",
 ]
 
 
@@ -128,3 +129,21 @@ def near_match(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}? (known: {', '.join(names)})"
     return f"known: {', '.join(names)}"
+
+
+def visible(text: str, limit: int = 500) -> str:
+    """Text from outside (a peer, a file) as it may be shown: on a terminal, in a log line, in an error, on a page.
+
+    What a terminal or a page would obey or hide becomes an escape such as ``\\x1b``: control characters, line breaks,
+    marks that turn the direction of writing, characters without a shape.
+
+    Args:
+        text: what came.
+        limit: characters of it that are shown; an ellipsis stands for the rest.
+    """
+    if len(text) <= limit and text.isprintable():
+        return text
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text[:limit]
+    )
+    return shown if len(text) <= limit else f"{shown}\u2026"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -14,10 +15,14 @@ import typer
 
 from rowcast.cli import compare, demo, report, serve, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
-from rowcast.errors import RowcastError
+from rowcast.cli.streams import steady_output
+from rowcast.errors import RowcastError, visible
 from rowcast.version import __version__
 
 __all__ = ["app", "main"]
+
+#: Characters of a line on standard error at most.
+LONGEST = 4000
 
 app = typer.Typer(
     name="rowcast",
@@ -57,6 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = ["--debug"] * debug + [word for word in words if word != "--debug"]
     _show_log()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with steady_output() as output:
+        code = _run(words, debug)
+        output.flush()
+        if output.failure is not None and output.failure.errno != errno.EPIPE:  # who has read enough may go
+            _complain(f"standard output: not all could be written: {output.failure.strerror}")
+            code = code or ExitCode.INTERNAL
+    sys.exit(int(code))
+
+
+def _run(words: list[str], debug: bool) -> int:
+    """Run the command; returns the exit code."""
     try:
         result = app(words, prog_name="rowcast", standalone_mode=False)
         code = result if isinstance(result, int) else ExitCode.FINE
@@ -66,8 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _explain(error, debug)
     if code == ExitCode.INTERRUPTED:  # some versions of typer give the code back instead of raising
         _complain("interrupted")
-    sys.stdout.flush()
-    sys.exit(int(code))
+    return code
 
 
 def _explain(error: Exception, debug: bool) -> int:
@@ -88,7 +103,7 @@ def _explain(error: Exception, debug: bool) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"rowcast: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"rowcast: {visible(' '.join(text.split()), LONGEST)}", file=sys.stderr, flush=True)
 
 
 class _OneLine(logging.Handler):

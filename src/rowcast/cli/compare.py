@@ -67,9 +67,8 @@ def compare(
         "eval_every_s": eval_every_s,
         "driver": driver,
     }
-    from rich.console import Console
-
     from rowcast.cli.progress import ComparisonDisplay
+    from rowcast.cli.streams import PlainConsole
     from rowcast.experiment import Comparison, run_comparison
     from rowcast.report import write_report
 
@@ -78,7 +77,7 @@ def compare(
     settings: Comparison = load_tables({"compare": Comparison}, config, overrides=[*overrides, *(set_ or [])])[
         "compare"
     ]
-    console = Console()
+    console = PlainConsole()
     try:
         with ComparisonDisplay(console) as display:
             cells = run_comparison(settings, out, jobs=jobs, progress=display.shows)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from rowcast.cli.options import limit_threads
+from rowcast.cli.streams import PlainConsole
 from rowcast.sync.policy import policy_forms
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def demo(
         trace=trace,
         **{key: value for key, value in changes.items() if value is not None},  # type: ignore[arg-type]
     )
-    console = Console()
+    console = PlainConsole()
     began = time.monotonic()
     try:
         with TeamDisplay(console) as display:

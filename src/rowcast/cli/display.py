@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rowcast.errors import visible
+
 if TYPE_CHECKING:
     from rowcast.nodes.member import MemberStatus
 
@@ -20,6 +22,8 @@ __all__ = ["TeamDisplay", "on_terminal"]
 
 #: Where the output is not a terminal: seconds between two reports.
 PLAIN_EVERY_S = 10.0
+#: Characters of a line, and of the name of a worker in it, at most.
+LONGEST, LONGEST_NAME = 20_000, 40
 
 
 def on_terminal(console: Console) -> bool:
@@ -59,7 +63,7 @@ class TeamDisplay:
 
     def says(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(visible(text, LONGEST)), soft_wrap=True)
 
     def shows(self, title: str, lines: Sequence[MemberStatus]) -> None:
         """Where everybody is now."""
@@ -72,13 +76,13 @@ class TeamDisplay:
 
 def team_table(title: str, lines: Sequence[MemberStatus]) -> Table:
     """The table; fits 80 columns."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(visible(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("worker", no_wrap=True)
     for name in ("steps", "accuracy", "link\nMbit/s", "rows\nsent", "behind"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for line in lines:
-        table.add_row(line.name, *_cells(line))
+        table.add_row(Text(visible(line.name, LONGEST_NAME)), *map(Text, _cells(line)))
     if not lines:
         table.add_row("nobody yet")
     return table
@@ -89,7 +93,8 @@ def plain(title: str, lines: Sequence[MemberStatus]) -> str:
     parts = []
     for line in lines:
         steps, accuracy, rate, share, behind, state = _cells(line)
-        parts.append(f"{line.name}: step {steps}, {accuracy}, {rate} Mbit/s, rows {share}, behind {behind}, {state}")
+        name = visible(line.name, LONGEST_NAME)
+        parts.append(f"{name}: step {steps}, {accuracy}, {rate} Mbit/s, rows {share}, behind {behind}, {state}")
     return f"{title} | " + (" | ".join(parts) or "nobody yet")
 
 

@@ -31,7 +31,9 @@ ConfigFile = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given several times.")
 ]
-JournalFile = Annotated[Path | None, typer.Option("--journal", help="Write what happens to this file, as JSON lines.")]
+JournalFile = Annotated[
+    Path | None, typer.Option("--journal", help="Write what happens to the end of this file, as JSON lines.")
+]
 
 
 def secret_of(path: Path | None) -> bytes | None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rowcast.cli.display import on_terminal
+from rowcast.errors import visible
 
 if TYPE_CHECKING:
     from rowcast.experiment import ComparisonProgress
@@ -81,10 +82,11 @@ def duration(seconds: float) -> str:
 
 def _bars(progress: ComparisonProgress) -> Table:
     table = Table.grid(padding=(0, 1))
-    table.title, table.title_justify, table.title_style = headline(progress), "left", "bold"
+    table.title, table.title_justify = Text(headline(progress), "bold"), "left"
     preparing = dict(progress.preparing)
     for cell, done_s in progress.running:
         share = 100 * preparing.get(cell, done_s / cell.seconds)
         what = " of its starting model" if cell in preparing else ""
-        table.add_row(cell.name, ProgressBar(total=100, completed=share, width=24), f"{share:3.0f} %{what}")
+        bar = ProgressBar(total=100, completed=share, width=24)
+        table.add_row(Text(visible(cell.name)), bar, f"{share:3.0f} %{what}")
     return table

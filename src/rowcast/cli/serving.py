@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from rowcast.cli.display import TeamDisplay
+from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.sockets import Server
 from rowcast.journal import open_journal
@@ -39,29 +39,42 @@ def run_server(
 ) -> str:
     """Serve until something ends it; returns what. See ``rowcast serve --help`` for the arguments."""
     chosen = parse_policy(policy)
-    with open_journal("server", journal_file) as journal, TeamDisplay(Console(), quiet=quiet) as display:
+    with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
         node = ServerNode(chosen, settings=settings, link_settings=link_settings, secret=secret, journal=journal)
-        journal.record(
-            time.monotonic(),
-            "start",
-            role="server",
-            version=__version__,
-            policy=policy,
-            settings={**vars(settings), **vars(link_settings)},
-        )
+
+        def begin() -> None:
+            # Not before the port is ours: the journal may be that of a server which runs already.
+            if journal_file is not None:
+                journal.keep_in(journal_file)
+            journal.record(
+                time.monotonic(),
+                "start",
+                role="server",
+                version=__version__,
+                policy=policy,
+                settings={**vars(settings), **vars(link_settings)},
+            )
+
         server = Server(node, host, port, link_settings=link_settings, insecure=insecure)
-        cause = asyncio.run(_run(server, display, seconds, once))
+        cause = asyncio.run(_run(server, display, seconds, once, begin))
         journal.record(time.monotonic(), "end", cause=cause)
     return cause
 
 
-async def _run(server: Server, display: TeamDisplay, seconds: float | None, once: bool) -> str:
-    """Serve until something ends it; returns what."""
+async def _run(
+    server: Server, display: TeamDisplay, seconds: float | None, once: bool, begin: Callable[[], None]
+) -> str:
+    """Serve until something ends it; returns what. ``begin`` is called as soon as the port is ours."""
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted.set)
     await server.start()
+    try:
+        begin()
+    except BaseException:
+        await server.close("the server failed")
+        raise
     node = server.node
     display.says(
         f"listening on {server.host}:{server.port}, policy {node.policy.name}, "

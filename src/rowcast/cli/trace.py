@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, visible
 from rowcast.links import PROFILES, Trace, fit, named_trace, save_csv, synthesise
 
 __all__ = ["app", "describe"]
@@ -95,7 +95,7 @@ def describe(trace: Trace, low_bps: float | None = None) -> list[str]:
     else:
         length = f"{trace.duration_s:.6g} s, {len(trace.rates_bps)} steps, then {'again' if trace.loop else 'nothing'}"
     lines = {
-        "trace": trace.name,
+        "trace": visible(trace.name),
         "length": length,
         "mean": f"{_mbps(found.mean_bps)} Mbit/s",
         "percentiles": ", ".join(f"{share} %: {_mbps(rate)}" for share, rate in percentiles.items()) + " Mbit/s",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from rowcast.cli.streams import PlainConsole
 
 __all__ = ["validate"]
 
@@ -29,7 +30,7 @@ def validate(
     for name in wanted:
         if name not in {each.name for each in runs}:
             raise ConfigError(f"unknown run {name!r}; {near_match(name, [each.name for each in runs])}")
-    console = Console()
+    console = PlainConsole()
     with console.status("reading") as status:
         results = replay(layout, runs, only=wanted, progress=lambda name: status.update(f"replaying {name}"))
     table = Table(title="Measured against simulated")

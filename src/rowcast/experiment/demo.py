@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -166,6 +167,30 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"out {out}: cannot be made: {error.strerror}") from error
+    with _claimed(out):
+        return _run_all(settings, out, observer, task)
+
+
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """No other demo works in the folder: it would delete the journals of this one.
+
+    Raises:
+        ConfigError: one does, or the folder cannot be written.
+    """
+    try:
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"out {out}: cannot be used: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"out {out}: another demo runs in this folder; choose another --out") from None
+        yield
+
+
+def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: CrudaTask) -> list[PolicyRun]:
     state = _pretrained(task, settings, out, observer)
     robot = task.worker(0, settings.workers)
     shared = shared_parameters(robot.model, robot.optimizer)
@@ -190,9 +215,12 @@ def _pretrained(task: CrudaTask, settings: DemoSettings, out: Path, observer: De
             return path
     observer.says("pre-training on clean images")
     task.pretrain(now_and_then(observer.says))
-    origin.unlink(missing_ok=True)
-    task.save_state(path)
-    origin.write_text(wanted, encoding="utf-8")
+    try:
+        origin.unlink(missing_ok=True)
+        task.save_state(path)
+        origin.write_text(wanted, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{origin}: cannot be written: {error.strerror}") from error
     robot = task.model()
     observer.says(
         f"pre-trained: {task.clean_accuracy(robot):.1f} % right on clean images, {task.accuracy(robot):.1f} % in fog"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rowcast.codecs import REGISTRY as CODECS
-from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.config import LinkSettings, Secret, WorkerSettings
 from rowcast.drivers.sockets import Shaper, Team
 from rowcast.drivers.sockets.tcp import check_privacy
 from rowcast.errors import ConfigError, NonFiniteGradient
@@ -85,13 +85,15 @@ class RobotSettings:
     shape: ShapeSettings | None = None
     journal: Path | None = None
     audit: Path | None = None
-    secret: bytes | None = None
+    secret: bytes | None = field(default=None, repr=False)
     insecure: bool = False
     parameters: str | None = None
     worker_settings: WorkerSettings = field(default_factory=WorkerSettings)
     link_settings: LinkSettings = field(default_factory=LinkSettings)
 
     def __post_init__(self) -> None:
+        if self.secret is not None:
+            object.__setattr__(self, "secret", Secret(self.secret))  # shown in no vars() either
         for name, value in (("pace", self.pace_s), ("seconds", self.seconds)):
             if value is not None and not 0 <= value < 1e9:
                 raise ConfigError(f"{name}: expected seconds, 0 or more, got {value!r}")

@@ -93,6 +93,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     entropy = random.Random(cell.seed)
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal("server", folder / "server.jsonl"))
+        journals = [journal]
         server = ServerNode(
             parse_policy(cell.policy),
             settings=calm_server(cell.workers),
@@ -106,6 +107,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
+            journals.append(journal)
             journal.record(0.0, "start", role="worker", version=__version__, policy=cell.policy, settings={})
             up, down = traces[index]
             seat = VirtualSeat(
@@ -121,6 +123,9 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             )
             seat.train(functools.partial(_train, robot, seat, cell.eval_every_s))
         simulation.run(cell.seconds, progress=progress)
+        # Figures are made from the journals: a run that lacks a part of them does not count.
+        if missed := sum(each.missed for each in journals):
+            raise ConfigError(f"{folder}: {missed} records of the journals could not be written; is the disk full?")
     progress(cell.seconds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError
+from rowcast.nodes.door import Door
 from rowcast.nodes.handshake import ServerHandshake, expect_countable
 from rowcast.nodes.port import Port
 from rowcast.nodes.seeding import WISHES, Seeding
@@ -22,16 +23,22 @@ class Lobby:
         life: 16 bytes that name this life of the server.
         secret: the team's shared secret, or ``None``.
         entropy: source of random bytes.
+        door: the limits for strangers.
 
     Attributes:
         queue: workers that introduced themselves and wait until it is decided who brings the parameters, or until that
             worker has sent them.
     """
 
-    def __init__(self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes], door: Door) -> None:
         self.queue: dict[Port, Hello] = {}
         self._life, self._secret, self._entropy = life, secret, entropy
+        self._door = door
         self._handshakes: dict[Port, ServerHandshake] = {}
+
+    def refuses(self, now: float, port: Port) -> tuple[str, str] | None:
+        """Why a new connection is to be closed at once; see :meth:`Door.refuses`."""
+        return None if port.address is None else self._door.refuses(now, port.address, self.strangers())
 
     def enter(self, port: Port) -> Challenge:
         """A connection came; returns what it is asked."""
@@ -42,6 +49,14 @@ class Lobby:
         """It is gone, or a member now."""
         self._handshakes.pop(port, None)
         self.queue.pop(port, None)
+
+    def lost(self, now: float, port: Port) -> bool:
+        """The connection ended; whether it was a stranger's to the end."""
+        stranger = port in self._handshakes and port not in self.queue and not port.introduced
+        if stranger and port.address is not None:
+            self._door.failed(now, port.address)
+        self.leave(port)
+        return stranger
 
     def strangers(self) -> list[Port]:
         """Connections that have not introduced themselves."""

@@ -32,6 +32,8 @@ class Port:
         reported_at: when the peer was last told how many bytes had arrived (s).
         arrived_at: when it last told that more of the row frames sent to it had arrived (s).
         occupied_at: when bytes last came of a frame that takes long (s).
+        address: where from, without the port: what a server's limits for strangers count by; ``None`` has none.
+        introduced: a worker that is refused for another reason than who it is: no stranger.
     """
 
     peer: str
@@ -44,6 +46,8 @@ class Port:
     opened_at: float = 0.0
     heard_at: float = 0.0
     spoke_at: float = 0.0
+    address: str | None = None
+    introduced: bool = False
     reported_at: float = 0.0
     arrived_at: float = 0.0
     occupied_at: float = 0.0

@@ -27,6 +27,7 @@ from rowcast.errors import (
 )
 from rowcast.journal import Journal
 from rowcast.nodes.departures import Departures
+from rowcast.nodes.door import Door
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
@@ -35,6 +36,8 @@ from rowcast.nodes.member import NOT_STARTED, Member, MemberStatus, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress
+from rowcast.nodes.readable import readable
+from rowcast.nodes.recurring import Recurring
 from rowcast.nodes.seeding import Provenance, Seeding, Verdict
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
@@ -95,8 +98,8 @@ class ServerNode:
         slots: who may transfer; ``None`` where the policy lets everybody.
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
-        notices: sentences for the user, oldest first; the driver shows and removes them.
         has_secret: workers must prove that they know a secret.
+        notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
     def __init__(
@@ -117,11 +120,12 @@ class ServerNode:
         self.slots = Slots(policy, self.journal) if policy.scheduled else None
         self.frames_applied: dict[str, int] = {}
         self.finished: set[str] = set()
-        self.notices: list[str] = []
         self.has_secret = secret is not None
         self._report_s = self.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._life = entropy(16)
-        self._lobby = Lobby(self._life, secret, entropy)
+        self._lobby = Lobby(self._life, secret, entropy, Door(self.settings))
+        self._recurring = Recurring(self.journal)
+        self.notices = self._recurring.notices
         self._seeding = Seeding(self._life, self.settings.gather_s)
         self._board = Switchboard()
         links = link_settings or LinkSettings()
@@ -169,13 +173,21 @@ class ServerNode:
         self._seeding.listen(now)
 
     def link_up(self, now: float, port: Port) -> None:
-        """Somebody connected."""
+        """Somebody connected.
+
+        Raises:
+            LinkLost: there are too many strangers, or this address failed too often; close the connection.
+        """
+        if (refused := self._lobby.refuses(now, port)) is not None:
+            self._recurring.tell(now, refused[0], port.peer, refused[1])
+            raise LinkLost(refused[1])
         port.opened(now)
         self._board.say(port, self._lobby.enter(port))
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
         """A connection ended."""
-        self._lobby.leave(port)
+        if self._lobby.lost(now, port) and not port.closing:
+            self._recurring.tell(now, "no hello", port.peer, f"no introduction before it ended: {cause}")
         self._board.forget(port)
         member = self._by_port.pop(port, None)
         if member is None or member.port is not port:
@@ -200,7 +212,7 @@ class ServerNode:
         member = self._by_port.get(port)
         peer = member.name if member else port.peer
         text = shorten(str(error))
-        self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=text)
+        self._recurring.tell(now, type(error).__name__, peer, text, member=member is not None)
         code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
         if isinstance(error, VersionMismatch):
             code = "version"
@@ -218,10 +230,11 @@ class ServerNode:
         """
         if port.closing:
             return
+        message = readable(message)
         member = self._by_port.get(port)
         if member is None:
             if isinstance(message, Leave):
-                raise LinkLost(shorten(message.cause))
+                raise LinkLost(message.cause)
             if isinstance(message, Heartbeat) and port in self._lobby.queue:
                 return
             if not isinstance(message, Hello):
@@ -255,10 +268,10 @@ class ServerNode:
             case Finish():
                 self._on_finish(now, member, message)
             case Leave():
-                self._drop(now, member, shorten(message.cause))
-                raise LinkLost(shorten(message.cause))
+                self._drop(now, member, message.cause)
+                raise LinkLost(message.cause)
             case Refusal():
-                raise LinkLost(f"refused by the worker: {shorten(message.text)}")
+                raise LinkLost(f"refused by the worker: {message.text}")
             case _:
                 raise RemoteProtocolError(f"expected a worker's message, got {type(message).__name__}")
 
@@ -281,6 +294,14 @@ class ServerNode:
             port.spoke_at = now
         return message
 
+    def trouble(self, now: float, kind: str, text: str) -> None:
+        """Something that keeps the driver from taking connections, which it may notice again and again."""
+        self._recurring.tell(now, kind, "this machine", text)
+
+    def stop(self, now: float) -> None:
+        """The server stops: what was counted and not told is told."""
+        self._recurring.on_timer(now, ending=True)
+
     def farewell(self, port: Port, cause: str) -> None:
         """The server stops: tell the peer, then close."""
         port.control.clear()
@@ -296,7 +317,8 @@ class ServerNode:
     def next_timer(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         settings = self.settings
-        times = [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
+        times = [] if (told_at := self._recurring.due()) is None else [told_at]
+        times += [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
         times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.ports()]
         times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
         times += [due] if (due := self._fresh_at()) is not None else []
@@ -336,6 +358,7 @@ class ServerNode:
             Connections that the driver must close, with the reason: call :meth:`link_down` for each.
         """
         settings = self.settings
+        self._recurring.on_timer(now)
         self._woken_at = now
         if not self.gate.opened and now >= self._seeding.gathers_until:
             self._choose_seed(now)
@@ -473,7 +496,8 @@ class ServerNode:
 
     def _refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
         text = shorten(text)
-        self.journal.record(now, "error", peer=peer, error=f"refused: {code}", message=text)
+        port.introduced = code != "secret"
+        self._recurring.tell(now, f"refused: {code}", peer, text)
         self._board.refuse(port, code, text)
 
     def _admit(self, now: float, port: Port, hello: Hello) -> None:

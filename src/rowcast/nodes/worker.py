@@ -38,6 +38,7 @@ from rowcast.nodes.membership import Membership
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress, Streak
+from rowcast.nodes.readable import readable
 from rowcast.nodes.replica import Replica, first_nonfinite
 from rowcast.nodes.steps import Step
 from rowcast.nodes.tables import TableParts, table_parts
@@ -388,6 +389,7 @@ class WorkerNode:
         stranger = not self._membership.welcomed and not isinstance(message, _BEFORE_WELCOME)
         if stranger or self._port is None:
             raise RemoteProtocolError(f"expected the server's part of the handshake, got {type(message).__name__}")
+        message = readable(message)
         match message:
             case Rows():
                 self._on_rows(now, message)
@@ -409,7 +411,7 @@ class WorkerNode:
             case Waiting() if not self._membership.welcomed:
                 self.awaited = message.reason
             case Waiting():
-                self.notices.append(f"{self.name}: waiting for {shorten(message.reason)}")
+                self.notices.append(f"{self.name}: waiting for {message.reason}")
             case Challenge():
                 self._on_challenge(now, message)
             case Welcome():
@@ -423,7 +425,7 @@ class WorkerNode:
             case Farewell():
                 self._on_farewell(now, message)
             case Leave():
-                raise LinkLost(f"the server said goodbye: {shorten(message.cause)}")
+                raise LinkLost(f"the server said goodbye: {message.cause}")
             case _:
                 raise RemoteProtocolError(f"expected a server's message, got {type(message).__name__}")
 
@@ -672,7 +674,7 @@ class WorkerNode:
         raise LinkLost(self.turned_away)
 
     def _on_refusal(self, now: float, message: Refusal) -> None:
-        code, text = shorten(message.code, 20), shorten(message.text)
+        code, text = shorten(message.code, 20), message.text
         self.journal.record(now, "error", peer="server", error=f"refused: {code}", message=text)
         if code == "name":
             # It may be this worker's own former life, whose connection the server has not given up yet.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.energy import PowerStates, WorkerEnergy, worker_energy
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, visible
 from rowcast.journal import read_journal
 from rowcast.report.summary import SERVER_JOURNAL, complete_step, is_accuracy
 
@@ -284,7 +284,10 @@ def _demo_cells(folder: Path, power: PowerStates) -> Iterator[CellRun]:
     summary = _read_json(path)
     settings = summary.get("settings", {})
     for policy in summary.get("policies", {}):
-        place = folder / policy.replace(":", "-")
+        name = policy.replace(":", "-")
+        if Path(name).name != name:
+            raise ConfigError(f"{path}: expected the name of a policy, got {policy!r}")
+        place = folder / name
         files = _worker_files(place)
         pace_s = settings.get("pace_s")
         scene = Scene(settings.get("trace", ""), None if pace_s is None else f"{pace_s:g}", len(files), None)
@@ -309,7 +312,16 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected an object")
-    return content
+    return {visible(key): _shown(value) for key, value in content.items()}
+
+
+def _shown(value: Any) -> Any:
+    """The texts in a value of JSON, as they may be shown: the file may come from others."""
+    if isinstance(value, dict):
+        return {visible(key): _shown(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def _read_robots(files: Sequence[Path], power: PowerStates, seconds: float) -> tuple[Robot, ...]:

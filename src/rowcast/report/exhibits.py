@@ -315,7 +315,7 @@ def trace_under(run: CellRun, robot: str) -> Trace | None:
         name = json.loads(path.read_text(encoding="utf-8"))[robot]["up"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: expected {{worker: {{'up': trace file, 'down': ...}}}}, got {error!r}") from error
-    return load_trace(path.parent / Path(name))
+    return load_trace(path.parent / Path(name).name)  # beside the journals, whatever the file says
 
 
 def _changes(trace: Trace, start: float, end: float) -> list[float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rowcast.energy.accuracy import HOLD, WINDOW
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, visible
 from rowcast.report.cells import Experiment, Scene, read_experiment
 from rowcast.report.drawings import JOULES, SECONDS, draw_bars, draw_curves, draw_micro, draw_sensitivity
 from rowcast.report.exhibits import (
@@ -96,7 +96,7 @@ def write_report(folder: str | Path) -> Path:
     notes: list[str] = []
     sections = list(_sections(experiment, notes))
     page = environment.get_template("report.html.j2").render(
-        title=f"Comparison of policies: {experiment.folder.resolve().name}",
+        title=f"Comparison of policies: {visible(experiment.folder.resolve().name)}",
         sections=[
             {"title": section.title, "exhibits": [_written(exhibit, target) for exhibit in section.exhibits]}
             for section in sections
@@ -120,11 +120,22 @@ def write_report(folder: str | Path) -> Path:
 def _environment() -> Any:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
+        from markupsafe import Markup
     except ImportError as error:
         raise ConfigError("reports need jinja2, which is not installed: pip install 'rowcast[demo]'") from error
     loader = PackageLoader("rowcast.report", "templates")
+
+    def finalized(value: Any) -> Any:
+        """Whatever the page says: names of others are text, without what turns or hides it."""
+        return visible(value, len(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True
+        loader=loader,
+        autoescape=True,
+        finalize=finalized,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        keep_trailing_newline=True,
     )
     environment.filters["shown"] = shown
     return environment
@@ -138,7 +149,7 @@ def shown(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
-    return str(value)
+    return visible(str(value), 2000)
 
 
 def _written(exhibit: Exhibit, target: Path) -> dict[str, Any]:

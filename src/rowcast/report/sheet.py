@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, visible
 from rowcast.report.intervals import Interval
 
 __all__ = ["BOUNDS", "Sheet", "Value", "bounds", "sheet_of"]
@@ -50,7 +50,8 @@ class Sheet:
         return Sheet(self.columns, tuple(kept))
 
     def save_csv(self, path: str | Path) -> None:
-        """Write it with a line of names; what is empty stays empty, numbers have twelve digits.
+        """Write it with a line of names; what is empty stays empty, numbers have twelve digits, and a text that
+        a spreadsheet would compute has an apostrophe in front.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -58,16 +59,26 @@ class Sheet:
         try:
             with Path(path).open("w", encoding="utf-8", newline="") as stream:
                 writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(self.columns)
+                writer.writerow(map(_written, self.columns))
                 writer.writerows([_written(value) for value in row] for row in self.rows)
         except OSError as error:
             raise ConfigError(f"table {path}: cannot be written: {error.strerror}") from error
 
 
 def sheet_of(columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> Sheet:
-    """A sheet from any rows."""
-    return Sheet(tuple(columns), tuple(tuple(row) for row in rows))
+    """A sheet from any rows; names that others chose are made visible."""
+    return Sheet(tuple(columns), tuple(tuple(map(_shown, row)) for row in rows))
+
+
+def _shown(value: Value) -> Value:
+    return visible(value) if isinstance(value, str) else value
+
+
+#: A cell that begins so is a formula for a spreadsheet, which would compute it.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def _written(value: Value) -> Value:
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULAS) else value
     return f"{value:.12g}" if isinstance(value, float) else value

@@ -7,13 +7,14 @@ colour-blind; where colours could be confused, marker and line style differ too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,21 +88,27 @@ def legend_columns(entries: int) -> int:
 
 def headline(figure: Figure, text: str) -> None:
     """The title of a figure, at the left."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    figure.suptitle(visible(text), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
 
 
 @contextmanager
 def new_figure(path: str | Path, *, width: float, height: float) -> Iterator[Figure]:
-    """An empty figure (inches) that is written to ``path`` at the end."""
+    """An empty figure (inches) that is written to ``path`` at the end.
+
+    Names in it are text: no formula between dollar signs, and no warning for a letter that the font lacks.
+    """
     try:
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("figures need matplotlib, which is not installed: pip install 'rowcast[demo]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    yield figure
-    try:
-        figure.savefig(path, dpi=_DPI)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not know
-        raise ConfigError(f"figure {path}: cannot be written: {error}") from error
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        try:
+            figure.savefig(path, dpi=_DPI)
+        except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not know
+            raise ConfigError(f"figure {path}: cannot be written: {error}") from error

@@ -158,6 +158,12 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             self._owner.on_failure(self, error)
 
+    @property
+    def peername(self) -> tuple[str, int]:
+        """Address and port of the other end, as they were when it connected."""
+        found = None if self._transport is None else self._transport.get_extra_info("peername")
+        return (str(found[0]), int(found[1])) if found else ("an unknown address", 0)
+
     def close(self, cause: str) -> None:
         """End the connection now; what was not written is dropped."""
         self._cause = self._cause or cause

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.crew import lend_threads
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.forks import let_go_in_children
-from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, tune
-from rowcast.errors import ConfigError, RemoteProtocolError
+from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, source_of, tuned, unresolved
+from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.nodes import Port, ServerNode
 from rowcast.wire import Message
 
@@ -23,6 +26,8 @@ log = logging.getLogger("rowcast")
 FAULT_PAUSE_S = 1.0
 #: So many different faults are shown with their traceback.
 MOST_FAULTS = 100
+#: What asyncio runs out of when it cannot take a connection.
+_OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Server:
@@ -60,6 +65,7 @@ class Server:
         self._connections: dict[Port, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._faults: set[str] = set()
+        self._handler_before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -77,13 +83,12 @@ class Server:
         self._loop = asyncio.get_running_loop()
         try:
             self._listener = await self._loop.create_server(lambda: Connection(self), self.host, self.port)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {self.host}:{self.port}: {error.strerror or error}; "
-                "is another server running there? choose another --port"
-            ) from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot listen on {self.host}:{self.port}: {_advice(self.host, error)}") from error
         let_go_in_children(self, self._listener.sockets)
         self.port = self._listener.sockets[0].getsockname()[1]
+        self._handler_before = self._loop.get_exception_handler()
+        self._loop.set_exception_handler(self._on_loop_error)
         self.node.listen(self._loop.time())
 
     async def close(self, cause: str = "the server was stopped") -> None:
@@ -102,14 +107,27 @@ class Server:
             connection.close(cause)
         if self._listener is not None:
             await self._listener.wait_closed()
+            self.node.stop(self._loop.time())
+            self._tell()
+            if self._loop.get_exception_handler() == self._on_loop_error:
+                self._loop.set_exception_handler(self._handler_before)
 
     # -- what connections report ---------------------------------------------------------------------------------
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
-        peer = sock.getpeername()
-        connection.port = Port(f"{peer[0]}:{peer[1]}", congestion_control=tune(sock, self._link_settings))
-        self._connections[connection.port] = connection
-        self.node.link_up(self._loop.time(), connection.port)
+        host, number = connection.peername
+        congestion_control, fault = tuned(sock, self._link_settings)
+        name = f"[{host}]" if ":" in host else host
+        connection.port = Port(f"{name}:{number}", congestion_control=congestion_control, address=source_of(host))
+        try:
+            self.node.link_up(self._loop.time(), connection.port)
+        except LinkLost as error:
+            connection.close(str(error))
+        else:
+            self._connections[connection.port] = connection
+            if fault:
+                connection.close(fault)
+        self._tell()
         self._arm()
 
     def on_bytes(self, connection: Connection) -> None:
@@ -119,7 +137,6 @@ class Server:
         self.node.receive(self._loop.time(), connection.port, message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        log.warning("connection from %s closed: %s", connection.port.peer, error)
         self.node.blame(self._loop.time(), connection.port, error)
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
@@ -148,7 +165,8 @@ class Server:
             self._arm()
 
     def on_closed(self, connection: Connection, cause: str) -> None:
-        del self._connections[connection.port]
+        if self._connections.pop(connection.port, None) is None:
+            return  # it was closed at once
         self.node.link_down(self._loop.time(), connection.port, cause)
         self._pump()
 
@@ -160,12 +178,38 @@ class Server:
     def _pump(self) -> None:
         self._send_ready()
         self._arm()
+        self._tell()
+
+    def _tell(self) -> None:
+        while self.node.notices:
+            log.warning("%s", self.node.notices.popleft())
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio says when it cannot take a connection, up to a hundred times a second while that lasts.
+
+        It tries again each second by itself. All else goes where it went before.
+        """
+        error, taking = context.get("exception"), context.get("socket")
+        if isinstance(error, OSError) and error.errno in _OUT_OF and taking is not None and self._listens_at(taking):
+            text = (
+                f"no connection can be taken: {error.strerror}; raise the limit (ulimit -n), or close what holds them"
+            )
+            self.node.trouble(loop.time(), "no descriptors", text)
+            self._tell()
+            self._arm()
+        elif self._handler_before is not None:
+            self._handler_before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    def _listens_at(self, taking: Any) -> bool:
+        own = self._listener.sockets if self._listener is not None else ()
+        return any(taking.fileno() == each.fileno() for each in own)
 
     def _send_ready(self) -> bool:
         """Send what the node has got to say; whether there was something."""
         sent = False
-        while self.node.notices:
-            log.info("%s", self.node.notices.pop(0))
+        self._tell()
         while ready := self.node.take_ready():
             sent = True
             for port in ready:
@@ -196,3 +240,16 @@ class Server:
             self._log_fault(error, "its timers")
             if self._timer is None:  # what went wrong is still due: not again at once
                 self._timer = self._loop.call_later(FAULT_PAUSE_S, self._on_timer)
+
+
+def _advice(host: str, error: Exception) -> str:
+    """Why an address cannot be listened on, and what to do."""
+    if isinstance(error, socket.gaierror | ValueError):
+        return unresolved(host, error)
+    number = error.errno if isinstance(error, OSError) else None
+    remedy = {
+        errno.EADDRINUSE: "is another server running there? choose another --port",
+        errno.EADDRNOTAVAIL: "this machine has no such address; --host 0.0.0.0 listens on all that it has",
+        errno.EACCES: "ports below 1024 belong to the system; choose another --port",
+    }.get(number or 0, "choose another --host or --port")
+    return f"{getattr(error, 'strerror', None) or error}; {remedy}"

@@ -22,6 +22,8 @@ __all__ = ["Shaper"]
 #: Link time that the relay reads ahead: the queue in front of the radio.
 QUEUE_S = 0.02
 MIN_READ_BYTES = 512
+#: Pause after a connection that could not be taken (s).
+RETRY_S = 0.2
 MAX_READ_BYTES = 1 << 16
 
 
@@ -100,14 +102,20 @@ class Shaper:
 
     async def _accept(self) -> None:
         while True:
-            worker, _ = await self._loop.sock_accept(self._listener)
+            try:
+                worker, _ = await self._loop.sock_accept(self._listener)
+            except OSError:  # out of descriptors, or whoever came is gone again
+                await asyncio.sleep(RETRY_S)
+                continue
             task = self._loop.create_task(self._relay(worker))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _relay(self, worker: socket.socket) -> None:
         """Carry one connection until either end closes it."""
-        with worker, socket.socket(socket.AF_INET6 if ":" in self._server[0] else socket.AF_INET) as server:
+        family = socket.AF_INET6 if ":" in self._server[0] else socket.AF_INET
+        # An end that is reset before it is ours, or no descriptor for the other one: the connection ends.
+        with contextlib.suppress(OSError), worker, socket.socket(family) as server:
             for sock in (worker, server):
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

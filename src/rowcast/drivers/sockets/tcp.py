@@ -6,9 +6,19 @@ import ipaddress
 import socket
 
 from rowcast.config import LinkSettings
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, visible
 
-__all__ = ["check_congestion_control", "check_privacy", "is_loopback", "split_address", "tune", "unsent_bytes"]
+__all__ = [
+    "check_congestion_control",
+    "check_privacy",
+    "is_loopback",
+    "source_of",
+    "split_address",
+    "tune",
+    "tuned",
+    "unresolved",
+    "unsent_bytes",
+]
 
 #: Bytes that the kernel may hold unsent before the socket stops being writable.
 NOTSENT_LOWAT_BYTES = 16 << 10
@@ -35,6 +45,27 @@ def tune(sock: socket.socket, settings: LinkSettings) -> str | None:
     if settings.congestion_control is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, settings.congestion_control.encode())
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).split(b"\0")[0].decode()
+
+
+def tuned(sock: socket.socket, settings: LinkSettings) -> tuple[str | None, str]:
+    """As :func:`tune`, for a connection that may have ended already: then also says why."""
+    try:
+        return tune(sock, settings), ""
+    except OSError as error:
+        return None, error.strerror or str(error)
+
+
+def source_of(host: str) -> str:
+    """What failed attempts of an address are counted by: itself, or of IPv6 the network that one user has."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
 def check_congestion_control(settings: LinkSettings) -> None:
@@ -82,12 +113,25 @@ def split_address(text: str, default_port: int = 7117) -> tuple[str, int]:
     return host, int(port)
 
 
+def unresolved(host: str, error: Exception) -> str:
+    """What to tell a user whose host name stands for no address."""
+    why = getattr(error, "strerror", None) or str(error)
+    return (
+        f"the name {host!r} cannot be resolved ({visible(why)}); check its spelling and the network, or give the "
+        "address in numbers"
+    )
+
+
 def is_loopback(host: str) -> bool:
-    """Whether every address that ``host`` stands for is on this machine's loopback."""
+    """Whether every address that ``host`` stands for is on this machine's loopback.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
+    except (OSError, ValueError) as error:  # ValueError: no name at all, as one with a label of 64 letters
+        raise ConfigError(unresolved(host, error)) from error
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
 
 
@@ -95,8 +139,13 @@ def check_privacy(host: str, secret: bytes | None, *, insecure: bool) -> None:
     """Refuse to join a team beyond loopback without a shared secret, unless the user asked for it.
 
     Raises:
-        ConfigError: ``host`` is not on loopback, there is no secret, and ``insecure`` is not set.
+        ConfigError: ``host`` is not on loopback, there is no secret, and ``insecure`` is not set; or it cannot be a
+            name, or (without a secret) it stands for no address.
     """
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ConfigError(unresolved(host, error)) from error
     if secret is None and not insecure and not is_loopback(host):
         raise ConfigError(
             f"joining a team at {host} without a shared secret is refused; give --secret-file (the server's), "

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.config import LinkSettings, Secret, WorkerSettings
 from rowcast.drivers.crew import lend_threads
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.patience import limit_of, undelivered, why_given_up
-from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
+from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tuned
 from rowcast.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -91,7 +91,7 @@ class Team:
         self.name = name
         self.address = f"{host}:{port}"
         self._host, self._port = host, port
-        self._secret = secret
+        self._secret = None if secret is None else Secret(secret)
         self._settings = settings or WorkerSettings()
         self._link_settings = link_settings or LinkSettings()
         self.journal = journal or Journal(name)
@@ -467,12 +467,13 @@ class Team:
         return self.node.phase is Phase.DONE or self.node.failure is not None
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
-        connection.port = Port(
-            self.address, congestion_control=tune(sock, self._link_settings), shaped_by=self._shaped_by
-        )
+        congestion_control, fault = tuned(sock, self._link_settings)
+        connection.port = Port(self.address, congestion_control=congestion_control, shaped_by=self._shaped_by)
         self._connection = connection
         self._cause = "connected, but not let in yet"
         self.node.link_up(self._loop.time(), connection.port)
+        if fault:
+            connection.close(fault)
 
     def on_bytes(self, connection: Connection) -> None:
         self.node.heard(self._loop.time())
@@ -536,6 +537,8 @@ def _plain(error: BaseException) -> str:
     """What went wrong, for people."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "no answer"
+    if isinstance(error, socket.gaierror):
+        return f"the name cannot be resolved ({error.strerror})"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: nobody listens there"
     return getattr(error, "strerror", None) or str(error)

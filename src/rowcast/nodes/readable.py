@@ -1,0 +1,25 @@
+"""Sentences from the other side, as they may be shown to people."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rowcast.errors import visible
+from rowcast.wire import Leave, Message, Refusal, Waiting
+
+__all__ = ["readable"]
+
+#: Fields that people read; all else in a message is compared, not shown.
+_SENTENCES: dict[type[Message], tuple[str, ...]] = {
+    Leave: ("cause",),
+    Refusal: ("code", "text"),
+    Waiting: ("reason",),
+}
+
+
+def readable(message: Message) -> Message:
+    """The message, its sentences made :func:`~rowcast.errors.visible`: they end in logs, errors and displays."""
+    names = _SENTENCES.get(type(message))
+    if names is None:
+        return message
+    return dataclasses.replace(message, **{name: visible(getattr(message, name)) for name in names})
