@@ -23,6 +23,7 @@ class Port:
         decoder: cuts what arrives into messages.
         control: control messages to be sent; they overtake rows.
         closing: the driver closes the connection once the control messages are sent.
+        doubted_until: nothing has arrived for too long: until then something still may (s); ``None``: all is well.
         opened_at, heard_at, spoke_at: when the connection was made, when a byte last arrived, when a message was
             last handed out (s).
     """
@@ -36,6 +37,31 @@ class Port:
     opened_at: float = 0.0
     heard_at: float = 0.0
     spoke_at: float = 0.0
+    doubted_until: float | None = None
+
+    def hear(self, now: float) -> None:
+        """Bytes have arrived."""
+        self.heard_at = now
+        self.doubted_until = None
+
+    def silent_at(self, limit_s: float) -> float:
+        """When :meth:`is_silent` must be asked (s)."""
+        return self.heard_at + limit_s if self.doubted_until is None else self.doubted_until
+
+    def is_silent(self, now: float, limit_s: float, heartbeat_s: float) -> bool:
+        """Whether nothing has arrived for ``limit_s``.
+
+        The first time it is a doubt only. The driver reads what there is before it asks again: a node that was busy for
+        long has perhaps not read what has arrived long since. Who is asked late (it was busy, or its machine slept)
+        also gives the peer the time of a heartbeat.
+        """
+        due = self.heard_at + limit_s
+        if now < due:
+            return False
+        if self.doubted_until is None:
+            self.doubted_until = now + heartbeat_s if now > due + heartbeat_s / 2 else now
+            return False
+        return now >= self.doubted_until
 
     def say(self, message: Message) -> None:
         """Queue a control message."""

@@ -165,7 +165,7 @@ class ServerNode:
 
     def heard(self, now: float, port: Port) -> None:
         """Bytes arrived, whole message or not: the link lives."""
-        port.heard_at = now
+        port.hear(now)
 
     def blame(self, now: float, port: Port, error: RowcastError) -> None:
         """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on."""
@@ -266,7 +266,8 @@ class ServerNode:
         settings = self.settings
         times = [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
         times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.queue]
-        times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
+        check_at = None if self.streaming is None else self.streaming.check_at()
+        times += [due for member in self.members.values() if (due := self._timer_of(member, check_at)) is not None]
         return min(times, default=None)
 
     def next_timer_of(self, port: Port) -> float | None:
@@ -274,14 +275,14 @@ class ServerNode:
         member = self._by_port.get(port)
         return None if member is None else self._timer_of(member)
 
-    def _timer_of(self, member: Member) -> float | None:
+    def _timer_of(self, member: Member, check_at: float | None = None) -> float | None:
         settings, port = self.settings, member.port
         if port is None:
             waited_for = self._departures.computes(member) or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if waited_for else None
-        due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
+        due = min(port.silent_at(settings.silence_limit_s), port.spoke_at + settings.heartbeat_s)
         if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
-            due = min(due, streaming.wake_at(member))
+            due = min(due, streaming.wake_at(member, check_at))
         if member.stage in HELD:
             return min(due, member.next_notice)
         transfer = member.owed.transfer
@@ -303,6 +304,7 @@ class ServerNode:
         ]
         for port in self._lobby.queue:
             self._keep_alive(now, port)
+        streamed = False
         for member in list(self.members.values()):
             if member.port is None:
                 if now >= member.lost_at + settings.absence_limit_s:
@@ -312,25 +314,32 @@ class ServerNode:
                         self._departures.give_up(now, member)
             elif (cause := self._tick(now, member, member.port)) is not None:
                 dead.append((member.port, cause))
+            elif not streamed and self.streaming is not None and member.stage in STREAMED:
+                streamed = True
+                self._departures.let_go(now, self.streaming)
         return dead
 
     def on_timer_of(self, now: float, port: Port) -> str | None:
         """The same for one connection: why the driver must close it, or ``None``."""
         member = self._by_port.get(port)
-        return None if member is None else self._tick(now, member, port)
+        if member is None:
+            return None
+        cause = self._tick(now, member, port)
+        if cause is None and self.streaming is not None and member.stage in STREAMED:
+            self._departures.let_go(now, self.streaming)
+        return cause
 
     def _tick(self, now: float, member: Member, port: Port) -> str | None:
         member.woken_at = now
-        if now >= port.heard_at + self.settings.silence_limit_s:
+        if port.is_silent(now, self.settings.silence_limit_s, self.settings.heartbeat_s):
             return f"silent for {self.settings.silence_limit_s:g} s"
         self._keep_alive(now, port)
         if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
         if member.stage is Stage.PULLING:
             self._board.wake(port)
-        if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
+        if self.streaming is not None and member.stage in STREAMED:
             self._board.wake(port)
-            self._departures.let_go(now, streaming)
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
@@ -555,7 +564,7 @@ class ServerNode:
                 member.push_bytes += frame_bytes(message)
                 if streaming is None:
                     self._phases.arrived(now, member, message)
-                self._board.wake_all(self._departures.draining.values())
+                self._departures.arrived()
         self._board.say(member.port, Ack(member.inbox.received))
 
     def _expect_iteration(self, member: Member, iteration: int) -> None:

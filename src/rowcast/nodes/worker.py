@@ -290,7 +290,7 @@ class WorkerNode:
     def heard(self, now: float) -> None:
         """Bytes arrived, whole message or not: the link lives."""
         if self._port is not None:
-            self._port.heard_at = now
+            self._port.hear(now)
 
     def receive(self, now: float, message: Message) -> None:
         """Handle one message.
@@ -375,7 +375,7 @@ class WorkerNode:
         port = self._port
         if port is None or self.phase is Phase.DONE:
             return None
-        due = port.heard_at + self.settings.silence_limit_s
+        due = port.silent_at(self.settings.silence_limit_s)
         if not self._membership.welcomed:
             return due
         due = min(due, self._heartbeat_due)
@@ -399,7 +399,7 @@ class WorkerNode:
         port = self._port
         if port is None:
             return
-        if now >= port.heard_at + self.settings.silence_limit_s:
+        if port.is_silent(now, self.settings.silence_limit_s, self.settings.heartbeat_s):
             raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
         if self._membership.welcomed and now >= self._heartbeat_due:
             self._heartbeat_due = now + self.settings.heartbeat_s

@@ -22,6 +22,7 @@ from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
+from rowcast.nodes.member import Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
@@ -275,6 +276,8 @@ class VirtualTeam:
             worker = self.workers[name]
             if worker.killed or not worker.node.joined or member.owed.state_due.any():
                 continue
+            if member.stage is Stage.DRAINING and not member.finish_wait:
+                continue  # it is not owed what comes after its end
             missing = member.owed.total() + _in_flight(member.owed, self.layout, worker.node.inbox.received)
             missing += self.server.ledger.kept_back(member)
             worst = max(worst, float(np.abs(worker.node.replica - missing - parameters).max()))

@@ -17,6 +17,9 @@ __all__ = ["Server"]
 
 log = logging.getLogger("rowcast")
 
+#: After so long (s) of sending, the event loop reads before it goes on: what it reads is what keeps links up.
+BREATH_S = 0.02
+
 
 class Server:
     """Runs a :class:`~rowcast.nodes.ServerNode` on an event loop.
@@ -52,6 +55,8 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._connections: dict[Port, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._ready: dict[Port, None] = {}
+        self._pumping = False
 
     async def start(self) -> None:
         """Listen.
@@ -112,37 +117,47 @@ class Server:
         self.node.blame(self._loop.time(), connection.port, error)
 
     def after_read(self) -> None:
-        self._pump()
+        self._soon()
 
     def after_write(self) -> None:
-        # What one worker was sent may have let another one go on.
-        if self._send_ready():
-            self._arm()
+        self._soon()  # what one worker was sent may have let another one go on
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         del self._connections[connection.port]
         self.node.link_down(self._loop.time(), connection.port, cause)
-        self._pump()
+        self._soon()
 
     def next_message(self, connection: Connection) -> Message | None:
         return self.node.poll(self._loop.time(), connection.port)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
-        self._send_ready()
-        self._arm()
+    def _soon(self) -> None:
+        """Send what the node has got to say once all that can be read now was read.
 
-    def _send_ready(self) -> bool:
-        """Send what the node has got to say; whether there was something."""
-        sent = False
-        while ready := self.node.take_ready():
-            sent = True
-            for port in ready:
-                connection = self._connections.get(port)
-                if connection is not None:
-                    connection.pump()
-        return sent
+        Where many workers say something at once, each is then looked at once, and not for each message of another.
+        """
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Send what the node has got to say, and set the timer. Sockets are looked at again before it takes long."""
+        self._pumping = False
+        until = self._loop.time() + BREATH_S
+        while True:
+            self._ready.update(dict.fromkeys(self.node.take_ready()))
+            if not self._ready:
+                break
+            if self._loop.time() > until:
+                self._soon()
+                break
+            port = next(iter(self._ready))
+            del self._ready[port]
+            connection = self._connections.get(port)
+            if connection is not None:
+                connection.pump()
+        self._arm()
 
     def _arm(self) -> None:
         due = self.node.next_timer()
@@ -160,4 +175,4 @@ class Server:
             connection = self._connections.get(port)
             if connection is not None:
                 connection.close(cause)
-        self._pump()
+        self._soon()
