@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 
 from rowcast.config import LinkSettings
@@ -120,7 +121,9 @@ class Server:
         self._soon()
 
     def after_write(self) -> None:
-        self._soon()  # what one worker was sent may have let another one go on
+        # What one worker was sent may have let another one go on.
+        if self._send_ready(math.inf) and not self._pumping:
+            self._arm()
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         del self._connections[connection.port]
@@ -144,20 +147,24 @@ class Server:
     def _pump(self) -> None:
         """Send what the node has got to say, and set the timer. Sockets are looked at again before it takes long."""
         self._pumping = False
-        until = self._loop.time() + BREATH_S
+        self._send_ready(self._loop.time() + BREATH_S)
+        if self._ready:
+            self._soon()
+        self._arm()
+
+    def _send_ready(self, until: float) -> bool:
+        """Send what there is, until some time (s); whether there was something."""
+        sent = False
         while True:
             self._ready.update(dict.fromkeys(self.node.take_ready()))
-            if not self._ready:
-                break
-            if self._loop.time() > until:
-                self._soon()
-                break
+            if not self._ready or (until < math.inf and self._loop.time() > until):
+                return sent
+            sent = True
             port = next(iter(self._ready))
             del self._ready[port]
             connection = self._connections.get(port)
             if connection is not None:
                 connection.pump()
-        self._arm()
 
     def _arm(self) -> None:
         due = self.node.next_timer()
