@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,17 +13,18 @@ from hypothesis import strategies as st
 
 import rowcast.nodes.arrivals as arrivals_module
 from live import LAYOUT as LIVE_LAYOUT
-from live import LIMIT_S, LiveServer, Robot, eventually
+from live import LIMIT_S, LiveServer, Robot, eventually, start_of
 from rowcast.codecs import REGISTRY, codec_by_name, codec_for
-from rowcast.config import LinkSettings, ServerSettings
+from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import LinkLost
 from rowcast.nodes import Port, WorkerNode
 from rowcast.nodes.arrivals import Arrivals, decode
 from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.testing import VirtualTeam
-from rowcast.wire import Rows
-from teams import LAYOUT, finished, replicas_agree, worker
+from rowcast.wire import Ack, Heartbeat, Rows, Waiting
+from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 FAMILIES = ["bsp", "rog:4", "rowcast"]
 
@@ -247,3 +249,154 @@ def test_a_machine_that_slept_cuts_nobody(policy):
         assert not [one for one in server.events("link_down") if "silent" in one["cause"]]
         assert len(server.events("link_up")) == 2
         np.testing.assert_array_equal(robots[0].team.replica, robots[1].team.replica)
+
+
+# -- what a server keeps of a worker -----------------------------------------------------------------------------------
+
+
+def test_figures_under_ever_new_names_do_not_fill_the_server():
+    team = VirtualTeam(LAYOUT, "bsp", [worker("robot0", iterations=50)])
+    team.run(1.0)
+    node, port = team.server, team.server.members["robot0"].port
+    for k in range(100):
+        node.receive(1.0, port, Heartbeat({f"{k}-{j}-{'x' * 90}": 1.0 for j in range(60)}))
+    node.receive(1.0, port, Heartbeat({"y" * 5000: 1.0, "rate_bps": 5.0}))
+    metrics = node.members["robot0"].metrics
+    assert len(metrics) <= 65 and max(map(len, metrics)) <= 100
+    assert metrics["rate_bps"] == 5.0  # what was there first stays, and stays up to date
+    (dropped,) = events(team, "server", "dropped")
+    assert dropped["peer"] == "robot0" and "64 names" in dropped["why"]
+    assert [text for text in node.notices if "robot0: dropped figures" in text] == list(node.notices)
+
+
+def test_a_worker_says_once_that_it_reports_under_too_many_names():
+    node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros())
+    for k in range(1000):
+        node.report(float(k), {f"loss-{k}": 1.0, "loss": float(k)})
+    assert len(node.metrics) == 60 and node.metrics["loss"] == 999.0
+    assert len([one for one in node.journal.records if one["event"] == "dropped"]) == 1
+    assert len([one for one in node.journal.records if one["event"] == "metric"]) == 2000  # the journal has them all
+    assert len([text for text in node.notices if "display" in text]) == 1
+
+
+def test_acknowledgements_and_heartbeats_that_wait_count_once():
+    port = Port("robot0")
+    for number in range(1000):
+        port.say(Ack(number))
+    port.say(Waiting(1, "robot1"))
+    for _ in range(1000):
+        port.say(Heartbeat())
+    assert list(port.control) == [Ack(999), Waiting(1, "robot1"), Heartbeat()]
+
+
+def test_who_reads_nothing_is_cut_with_a_line():
+    """It sends frames, and takes nothing of what it is told: the queue ends, the connection with it."""
+    team = VirtualTeam(LAYOUT, "bsp", [worker("robot0", iterations=50)])
+    team.run(1.0)
+    node, member = team.server, team.server.members["robot0"]
+    with pytest.raises(LinkLost, match="reads nothing"):
+        for k in range(100_000):
+            node._board.say(member.port, Waiting(k, "somebody"))
+            node.receive(1.0, member.port, Heartbeat())
+    assert member.port.closing and not member.port.control
+    (dropped,) = events(team, "server", "dropped")
+    assert dropped["peer"] == "robot0" and "reads nothing" in dropped["why"]
+    assert "robot0: dropped its connection" in node.notices[0]
+
+
+def test_nothing_is_read_from_who_does_not_read():
+    """Back-pressure: with much waiting for it, a peer is left unread; once it has taken that, reading goes on."""
+    owner, transport = Mock(), Mock()
+    connection = Connection(owner)
+    connection.port = Port("robot0")
+    transport.is_closing.return_value = False
+    connection._transport = transport
+    connection._writable = False
+    for k in range(100):
+        connection.port.say(Waiting(k, "somebody"))
+    connection.buffer_updated(0)
+    connection.buffer_updated(0)
+    transport.pause_reading.assert_called_once_with()
+    transport.resume_reading.assert_not_called()
+    owner.next_message = lambda connection: connection.port.next_control(0.0)
+    connection.resume_writing()
+    transport.resume_reading.assert_called_once_with()
+    assert not connection.port.control
+
+
+@pytest.mark.parametrize("policy", [*FAMILIES, "rowcast?pulls=common"])
+def test_workers_that_crash_and_return_under_new_names_leave_two_vectors_behind(policy):
+    limits = ServerSettings(expected_workers=2, absence_limit_s=1.0, absent_workers=2)
+    crashing = [worker(f"crash{k}", iterations=600, compute_s=0.5) for k in range(6)]
+    team = VirtualTeam(
+        LAYOUT, policy, [worker("robot0", iterations=60, compute_s=0.5), crashing[0]], server_settings=limits
+    )
+    books = Books(team)
+    for k in range(6):
+        if k:
+            team.at(3.0 * k, lambda k=k: team.start(crashing[k]))
+        team.at(3.0 * k + 2.5, lambda k=k: books.kill(f"crash{k}"))
+    kept = []
+    for time in np.arange(0.5, 22.0, 0.5):
+        team.at(time, lambda: kept.append(len(team.server.members)))
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    assert max(kept) <= 2 + 1 + 2  # two that live, the one that is just gone, and two absent ones
+    forgotten = events(team, "server", "dropped")
+    assert [one["peer"] for one in forgotten] == ["crash0", "crash1", "crash2", "crash3"]
+    assert all("absent_workers" in one["why"] for one in forgotten)
+
+
+@pytest.mark.parametrize("codec", ["raw", "onebit"])
+@pytest.mark.parametrize("policy", [*FAMILIES, "flown:2", "rowcast?pulls=common"])
+def test_who_was_forgotten_returns_and_nothing_is_lost_or_doubled(policy, codec):
+    """Cut in the middle of pushes and pulls, away until it is forgotten, back: its frames count once.
+
+    Also where the link is lost again before the worker hears that it was forgotten, and after.
+    """
+    for seed, (cut_at, again_s) in enumerate([(0.61, 0.021), (0.9, 0.07), (1.13, 0.2), (1.37, 0.5)]):
+        scripts = [worker(f"robot{k}", iterations=30, compute_s=0.2, rate_bps=2e4, delay_s=0.02) for k in range(3)]
+        team = VirtualTeam(
+            LAYOUT,
+            f"{policy}{'&' if '?' in policy else '?'}codec={codec}",
+            scripts,
+            seed=seed,
+            server_settings=ServerSettings(expected_workers=3, absence_limit_s=1.0, absent_workers=0),
+        )
+        books = Books(team)
+        team.at(cut_at, lambda team=team: team.cut("robot1", 2.5))
+        team.at(cut_at + 2.5 + again_s, lambda team=team: team.cut("robot1", 0.1))
+        books.check_at(*np.arange(cut_at, 8.0, 0.05))
+        finished(team)
+        books.check()
+        replicas_agree(team)
+        assert [one["peer"] for one in events(team, "server", "dropped")] == ["robot1"]
+        hows = [one["how"] for one in events(team, "server", "join") if one["peer"] == "robot1"]
+        assert hows[1] == "receive"
+
+
+@pytest.mark.parametrize("policy", FAMILIES)
+def test_who_was_forgotten_returns_over_sockets(policy):
+    slow = WorkerSettings(join_limit_s=LIMIT_S, reconnect_first_s=1.0, reconnect_cap_s=1.0)
+    limits = {"expected_workers": 2, "absence_limit_s": 0.1, "absent_workers": 0, "heartbeat_s": 0.05}
+    with LiveServer(f"{policy}?codec=raw", **limits) as server:
+        robots = [
+            Robot(server, "robot0", steps=12, pause_at=6),
+            Robot(server, "robot1", steps=12, pause_at=4, update=10, settings=slow),
+        ]
+        assert robots[1].at_pause.wait(LIMIT_S)
+        robots[1].go_on.set()
+        eventually(lambda: robots[1].iteration > 4)
+        assert server.cut("robot1")
+        eventually(lambda: server.events("dropped", peer="robot1"))
+        eventually(lambda: server.ask(lambda node: len(node.versions)) == 2)  # it is back; it is waited for again
+        robots[0].go_on.set()
+        for robot in robots:
+            robot.done()
+        assert server.events("join", peer="robot1")[-1]["how"] in ("receive", "equal")
+        computed = sum(robot.team.node.computed for robot in robots)
+        moved = start_of() - robots[0].team.replica
+        np.testing.assert_allclose(np.add.reduceat(moved, LIVE_LAYOUT.offsets[:-1]), computed, rtol=1e-5)
+        np.testing.assert_allclose(robots[0].team.replica, robots[1].team.replica, rtol=0, atol=1e-3)
+        assert server.ask(lambda node: node.frames_applied["robot1"]) > 0

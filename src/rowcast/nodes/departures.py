@@ -13,6 +13,9 @@ from rowcast.wire import Farewell, Finish, Message
 
 __all__ = ["Departures"]
 
+#: Who goes away in one of these stages is dropped in any case.
+_JOINING = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
+
 
 class Departures:
     """Sees to it that nobody waits for who has gone, and that who has finished goes with all that it is owed.
@@ -112,6 +115,17 @@ class Departures:
             silent_s=round(silent_s, 3),
             members=len(self._gate.versions),
         )
+
+    def too_long_away(self, now: float, limit_s: float, most: int) -> list[Member]:
+        """Members whose link has been gone for longer than ``limit_s``, beyond ``most`` of them: the first to go."""
+        away = [
+            one
+            for one in self._members.values()
+            if one.port is None and now >= one.lost_at + limit_s and one.stage not in _JOINING
+        ]
+        if len(away) <= most:
+            return []
+        return sorted(away, key=lambda one: (one.lost_at, one.name))[: len(away) - most]
 
     # -- who has finished --------------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ class Member:
         samples: how much it counts when slots are given: the averaging weight of its last update.
         dirty: something was added to what it is owed since the last drain began.
         metrics: what it reported last, for a progress display.
+        life: the life of the server under which it was welcomed.
+        metrics_left_out: it reported more than is kept, and this was said.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Member:
     push_zero_rows: int = 0
     push_bytes: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    metrics_left_out: bool = False
+    life: bytes = b""
 
     def take_push(self) -> dict[str, int]:
         """What has come since it was asked last, in the words of the event ``push``."""

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from rowcast.wire import FrameDecoder, Message, Refusal
+from rowcast.wire import Ack, FrameDecoder, Heartbeat, Message, Refusal
 
-__all__ = ["Port"]
+__all__ = ["MOST_WAITING", "Port"]
+
+#: More control messages than a peer that reads ever lets wait. One whose link carries nothing is told a few things
+#: meanwhile: acknowledgements and heartbeats count once.
+MOST_WAITING = 256
+#: With so many waiting, nothing more is read from the peer until it has read.
+PAUSE_WAITING = 64
 
 
 @dataclass(eq=False)
@@ -64,9 +70,24 @@ class Port:
         return now >= self.doubted_until
 
     def say(self, message: Message) -> None:
-        """Queue a control message."""
-        if not self.closing:
+        """Queue a control message. Of several acknowledgements or heartbeats in a row only the newest counts."""
+        if self.closing:
+            return
+        if self.control and isinstance(message, Ack | Heartbeat) and type(self.control[-1]) is type(message):
+            self.control[-1] = message
+        else:
             self.control.append(message)
+
+    @property
+    def is_clogged(self) -> bool:
+        """So much waits to be sent that nothing more should be read: what is read leads to more."""
+        return len(self.control) >= PAUSE_WAITING
+
+    def reads_nothing(self) -> str | None:
+        """Why the connection must be closed, if its peer lets too much wait."""
+        if len(self.control) < MOST_WAITING:
+            return None
+        return f"it reads nothing: expected fewer than {MOST_WAITING} messages to wait for it"
 
     def refuse(self, code: str, text: str) -> None:
         """Queue the reason, then close."""

@@ -9,6 +9,7 @@ on (:mod:`~rowcast.nodes.gate`), what is held and owed (:mod:`~rowcast.nodes.sto
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +24,8 @@ from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
+from rowcast.nodes.memory import Memory
+from rowcast.nodes.metrics import LONGEST_NAME, MOST_NAMES, keep
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
 from rowcast.nodes.slots import Slots
@@ -60,6 +63,9 @@ NOT_STARTED = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
 #: Stages of a worker that is told for whom it waits.
 HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
 
+#: Of what the driver has not shown yet, the newest are kept.
+MOST_NOTICES = 100
+
 #: Stages in which something follows the last row frame, or may.
 _SENDING = (Stage.RECEIVING, Stage.PULLING, Stage.DRAINING)
 
@@ -83,6 +89,7 @@ class ServerNode:
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
         has_secret: workers must prove that they know a secret.
+        notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
     def __init__(
@@ -104,6 +111,8 @@ class ServerNode:
         self.frames_applied: dict[str, int] = {}
         self.finished: set[str] = set()
         self.has_secret = secret is not None
+        self.notices: deque[str] = deque(maxlen=MOST_NOTICES)
+        self._entropy = entropy
         self._life = entropy(16)
         self._lobby = Lobby(self._life, secret, entropy)
         self._board = Switchboard()
@@ -112,6 +121,7 @@ class ServerNode:
         self._phases = Phases(policy, self.gate, self.slots, self.members, self._store, self._board, self.journal)
         self._departures = Departures(self.members, self.gate, self._store, self._phases, self._board, self.journal)
         self._by_port: dict[Port, Member] = {}
+        self._memory = Memory()
 
     @property
     def layout(self) -> Layout | None:
@@ -137,6 +147,16 @@ class ServerNode:
     def versions(self) -> VersionTable:
         """The version table of the workers that the gate counts."""
         return self.gate.versions
+
+    def received_from(self, name: str, life: bytes) -> int | None:
+        """Number of the last frame applied of a worker's session, forgotten or not; ``None``: not known.
+
+        Args:
+            name: the worker.
+            life: the life of the server that it knows.
+        """
+        remembered, member = self._memory.received_in(name, life), self.members.get(name)
+        return member.inbox.received if remembered is None and member is not None else remembered
 
     @property
     def epoch(self) -> int:
@@ -197,6 +217,8 @@ class ServerNode:
                 raise RemoteProtocolError(f"expected a hello, got {type(message).__name__}")
             self._on_hello(now, port, message)
             return
+        if (cause := self._overrun(now, port)) is not None:
+            raise LinkLost(cause)
         member.recounted = False  # only who was welcomed says anything
         match message:
             case Rows():
@@ -213,7 +235,7 @@ class ServerNode:
             case Computed():
                 self._on_computed(now, member, message)
             case Heartbeat():
-                member.metrics.update(message.metrics)
+                self._keep_metrics(now, member, message.metrics)
                 if self.slots is not None and "rate_bps" in message.metrics:
                     self.slots.observe_push(now, member, message.metrics["rate_bps"])
             case LayoutTable():
@@ -317,6 +339,7 @@ class ServerNode:
             elif not streamed and self.streaming is not None and member.stage in STREAMED:
                 streamed = True
                 self._departures.let_go(now, self.streaming)
+        self._forget_absent(now)
         return dead
 
     def on_timer_of(self, now: float, port: Port) -> str | None:
@@ -331,8 +354,11 @@ class ServerNode:
 
     def _tick(self, now: float, member: Member, port: Port) -> str | None:
         member.woken_at = now
+        if (cause := self._overrun(now, port)) is not None:
+            return cause
         if port.is_silent(now, self.settings.silence_limit_s, self.settings.heartbeat_s):
-            return f"silent for {self.settings.silence_limit_s:g} s"
+            reads = ", and reads nothing" if port.is_clogged else ""
+            return f"silent for {self.settings.silence_limit_s:g} s{reads}"
         self._keep_alive(now, port)
         if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
@@ -361,7 +387,7 @@ class ServerNode:
             return
         member = self.members.get(hello.name)
         # A worker that knows no server at all lost its welcome with the link.
-        if member is not None and member.session == hello.session and hello.server in (self._life, b""):
+        if member is not None and member.session == hello.session and hello.server in (member.life, b""):
             self._resume(now, port, hello, member)
             return
         if member is not None and member.port is not None and member.session != hello.session:
@@ -396,12 +422,15 @@ class ServerNode:
             hello.name, hello.session, self._store.outbox_for(hello.name, layout), Inbox(layout), stage, port=port
         )
         self.members[hello.name] = member
+        self._forget_absent(now)
         if self.ledger is not None:
             self.ledger.admit(member)
         self.finished.discard(hello.name)
         if how == "receive":
             member.owed.send_state()
-        self._connect(now, port, member, hello, how)
+        received = self._memory.received(hello)
+        member.life = self._life if received is None else self._entropy(16)
+        self._connect(now, port, member, hello, how, received=received or 0)
 
     def _resume(self, now: float, port: Port, hello: Hello, member: Member) -> None:
         """The same life of a worker is back on a new connection."""
@@ -441,7 +470,14 @@ class ServerNode:
             self._phases.link_lost(now, member)
 
     def _connect(
-        self, now: float, port: Port, member: Member, hello: Hello, how: str, iteration: int | None = None
+        self,
+        now: float,
+        port: Port,
+        member: Member,
+        hello: Hello,
+        how: str,
+        iteration: int | None = None,
+        received: int = 0,
     ) -> None:
         proof = self._lobby.proof(port, hello)
         self._lobby.leave(port)
@@ -462,12 +498,12 @@ class ServerNode:
             Welcome(
                 how=how,
                 proof=proof,
-                server=self._life,
+                server=member.life,
                 policy=self.policy.name,
                 epoch=self.epoch,
                 members=max(len(self.versions), 1),
                 iteration=member.iteration if iteration is None else iteration,
-                received=member.inbox.received,
+                received=member.inbox.received or received,
                 state=self._store.digest,
             ),
         )
@@ -675,6 +711,40 @@ class ServerNode:
         self._expect_iteration(member, message.iteration)
         self.finished.add(member.name)
         self._departures.finish(now, member, message)
+
+    def _forget_absent(self, now: float) -> None:
+        """Of the workers that have been away for long, keep as many as the settings say."""
+        for member in self._departures.too_long_away(now, self.settings.absence_limit_s, self.settings.absent_workers):
+            self._memory.remember(member)
+            limit = f"more than {self.settings.absent_workers} workers are absent (absent_workers)"
+            self._drop(now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}")
+            self._note_dropped(
+                now, member.name, "what it was owed; it will join anew and receive the parameters", limit
+            )
+
+    def _keep_metrics(self, now: float, member: Member, metrics: dict[str, float]) -> None:
+        left_out = keep(member.metrics, metrics)
+        if left_out and not member.metrics_left_out:
+            member.metrics_left_out = True
+            why = f"expected at most {MOST_NAMES} names of {LONGEST_NAME} characters; report fewer"
+            self._note_dropped(
+                now, member.name, f"figures under further names: {left_out[0][:LONGEST_NAME]!r} ...", why
+            )
+
+    def _overrun(self, now: float, port: Port) -> str | None:
+        """Why ``port`` must be closed, if its worker reads nothing of what it is told."""
+        cause = port.reads_nothing()
+        if cause is not None:
+            member = self._by_port.get(port)
+            self._note_dropped(now, member.name if member else port.peer, "its connection", cause)
+            port.control.clear()
+            port.closing = True
+        return cause
+
+    def _note_dropped(self, now: float, peer: str, what: str, why: str) -> None:
+        """Something was dropped so that memory stays bounded: into the journal, and to the user."""
+        self.journal.record(now, "dropped", peer=peer, what=what, why=why)
+        self.notices.append(f"{peer}: dropped {what}: {why}")
 
     # -- small things ------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from rowcast.nodes.contribution import Contribution
 from rowcast.nodes.freshness import Freshness
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.membership import Membership
+from rowcast.nodes.metrics import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.replica import Replica
@@ -140,6 +141,7 @@ class WorkerNode:
         self.notices: list[str] = []
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
+        self._metrics_left_out = False
         self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica, state_settles=False)
         self.inbox = Inbox(layout)
         self._membership = Membership(
@@ -184,6 +186,11 @@ class WorkerNode:
     def joined(self) -> bool:
         """The server knows this worker, and its parameters are the team's."""
         return self._membership.joined
+
+    @property
+    def server_life(self) -> bytes:
+        """The life of the server that let this worker in last; empty before one did."""
+        return self._membership.server
 
     @property
     def local_steps(self) -> int:
@@ -258,7 +265,13 @@ class WorkerNode:
     def report(self, now: float, metrics: dict[str, float]) -> None:
         """Tell the journal and the server's display a few numbers."""
         plain = {name: float(value) for name, value in metrics.items()}
-        self.metrics.update(plain)
+        left_out = keep(self.metrics, plain, MOST_REPORTED)
+        if left_out and not self._metrics_left_out:
+            self._metrics_left_out = True
+            what = f"figures under further names: {left_out[0][:LONGEST_NAME]!r} ..."
+            why = f"expected at most {MOST_REPORTED} names of {LONGEST_NAME} characters; the journal has all of them"
+            self.journal.record(now, "dropped", peer=self.name, what=what, why=why)
+            self.notices.append(f"{self.name}: the server's display is not told {what}: {why}")
         for name, value in plain.items():
             self.journal.record(now, "metric", iteration=self.iteration, name=name, value=value)
 
@@ -403,7 +416,7 @@ class WorkerNode:
             raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
         if self._membership.welcomed and now >= self._heartbeat_due:
             self._heartbeat_due = now + self.settings.heartbeat_s
-            port.say(Heartbeat({**self.metrics, "rate_bps": self.outbox.meter.rate_bps(now)}))
+            port.say(Heartbeat({"rate_bps": self.outbox.meter.rate_bps(now), **self.metrics}))
 
     # -- joining -----------------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._writable = True
+        self._paused = False  # nothing is read until the other end has read
         self._rest = memoryview(b"")
         self._cause = ""
 
@@ -85,6 +86,9 @@ class Connection(asyncio.BufferedProtocol):
             self.pump()
         except LinkLost as error:
             self.close(str(error))
+        if self.port.is_clogged and self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
         self._owner.after_read()
 
     def eof_received(self) -> bool:
@@ -120,6 +124,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._rest = memoryview(encode(message))
             chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]
             transport.write(chunk)
+            if self._paused and not self.port.is_clogged:
+                self._paused = False
+                transport.resume_reading()
 
     def close(self, cause: str) -> None:
         """End the connection now; what was not written is dropped."""

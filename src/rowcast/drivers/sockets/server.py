@@ -148,6 +148,8 @@ class Server:
         """Send what the node has got to say, and set the timer. Sockets are looked at again before it takes long."""
         self._pumping = False
         self._send_ready(self._loop.time() + BREATH_S)
+        while self.node.notices:
+            log.warning("%s", self.node.notices.popleft())
         if self._ready:
             self._soon()
         self._arm()
