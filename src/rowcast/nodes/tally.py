@@ -46,6 +46,7 @@ class Tally(Ledger):
         super().admit(member)
 
     def dismiss(self, member: Member) -> None:
+        self.bring_up(member)
         self._told.pop(member.name, None)
         super().dismiss(member)
 
