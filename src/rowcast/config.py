@@ -138,6 +138,15 @@ class ServerSettings(Checked):
         low=0.1,
         high=86_400.0,
     )
+    absent_workers: int = setting(
+        8,
+        "So many workers are kept that have been away for longer than absence_limit_s, with what they are owed: a copy "
+        "of the model each. Beyond that the one that has been away longest is forgotten; when it returns it receives "
+        "the parameters anew, and what it had pending still counts. Raise it when memory is plenty and links are slow.",
+        unit="workers",
+        low=0,
+        high=10_000,
+    )
     silence_limit_s: float = setting(
         10.0,
         "A link on which no byte arrives for this long is taken for lost. A slow transfer that makes progress "

@@ -153,6 +153,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "frames_sent": "row frames sent in this session",
         "frames_applied": "row frames of the peer applied in this session",
     },
+    "dropped": {
+        "peer": "whose it was",
+        "what": "what was dropped so that memory stays bounded",
+        "why": "the limit",
+    },
     "error": {"peer": "who caused it", "error": "class of the error", "message": "its text"},
     "repeated": {
         "error": "as in 'error'",

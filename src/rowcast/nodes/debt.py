@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
+from rowcast.nodes.arrivals import Arrivals
 from rowcast.rows import Layout, Selection
 from rowcast.rows.kernels import row_abs_sums
 from rowcast.sync.policy import RowsToSend
@@ -84,26 +85,101 @@ class Debt:
             row that is sent now contains. It is the server's, the same for all of its debts.
 
     Attributes:
+        vector: what is owed. Like ``stamps`` and ``changed``, it is brought up to date when it is looked at, where
+            updates are noted for all debts alike (:class:`~rowcast.nodes.arrivals.Arrivals`).
         stamps: int32 [rows], the iteration in which each row was last sent; with a floor, how far the contributions
             have come that the peer holds of a row that has changed.
         changed: with a floor, bool [rows]: something was added to these rows since they were last sent.
         abs_sums: float32 [rows], sum |vector| of each row; up to date while :attr:`measured` is set, which
             whoever adds to the vector without measuring must clear.
         transfer: the push or pull under way.
+        place, limit: see :class:`~rowcast.nodes.arrivals.Share`.
+        grown: something was taken in; whoever asks clears it.
     """
 
     def __init__(
         self, layout: Layout, vector: npt.NDArray[np.float32], floor: npt.NDArray[np.int32] | None = None
     ) -> None:
         self.layout = layout
-        self.vector = vector
         self.floor = floor
-        self.changed = np.zeros(layout.rows if floor is not None else 0, dtype=np.bool_)
-        self.stamps = np.zeros(layout.rows, dtype=np.int32)
+        self.place = 0
+        self.limit = MAX_STAMP
+        self.grown = False
+        self._name = ""
+        self._arrivals: Arrivals | None = None
+        self._vector = vector
+        self._changed = np.zeros(layout.rows if floor is not None else 0, dtype=np.bool_)
+        self._stamps = np.zeros(layout.rows, dtype=np.int32)
         self.abs_sums = np.zeros(layout.rows, dtype=np.float32)
         self.measured = False
         self.transfer: Transfer | None = None
         self._lacking: int | None = MAX_STAMP
+
+    # -- what is added -----------------------------------------------------------------------------------------
+
+    @property
+    def vector(self) -> npt.NDArray[np.float32]:
+        self.catch_up()
+        return self._vector
+
+    @vector.setter
+    def vector(self, vector: npt.NDArray[np.float32]) -> None:
+        self._vector = vector
+
+    @property
+    def changed(self) -> npt.NDArray[np.bool_]:
+        self.catch_up()
+        return self._changed
+
+    @changed.setter
+    def changed(self, changed: npt.NDArray[np.bool_]) -> None:
+        self._changed = changed
+
+    @property
+    def stamps(self) -> npt.NDArray[np.int32]:
+        self.catch_up()
+        return self._stamps
+
+    @stamps.setter
+    def stamps(self, stamps: npt.NDArray[np.int32]) -> None:
+        self._stamps = stamps
+
+    def subscribe(self, name: str, arrivals: Arrivals) -> None:
+        """From now on what is noted in ``arrivals`` is owed, to ``name``."""
+        self._name, self._arrivals = name, arrivals
+        arrivals.join(name, self)
+
+    def unsubscribe(self) -> None:
+        """Nothing more is owed than now."""
+        if self._arrivals is not None:
+            self._arrivals.leave(self._name)
+            self._arrivals = None
+
+    def catch_up(self) -> None:
+        """Take in all that was noted."""
+        arrivals = self._arrivals
+        if arrivals is None or self.place == arrivals.head:
+            return
+        oldest = arrivals.replay(self.place, self.limit, self._vector, self._stamps, self._changed)
+        if self._lacking is not None:
+            self._lacking = min(self._lacking, oldest)
+        self.place = arrivals.head
+        self.measured = False
+        self.grown = True
+        arrivals.caught_up(self._name)
+
+    def take_in(self, codec: Codec, message: Rows, floor: npt.NDArray[np.int32] | None) -> None:
+        """One update is owed.
+
+        Args:
+            codec, message: the update.
+            floor: see :meth:`Arrivals.touch`; ``None`` where rows are not streamed.
+        """
+        if floor is not None:
+            self.touch(message.rows, floor)
+        codec.add(self.layout, message.payload, message.rows, self.vector, 1.0)
+        self.measured = False
+        self.grown = True
 
     # -- what is to be sent ------------------------------------------------------------------------------------
 
@@ -178,6 +254,7 @@ class Debt:
         return self.transfer
 
     def _measure(self) -> None:
+        self.catch_up()
         if not self.measured and len(self.vector):
             row_abs_sums(self.vector, self.layout.offsets, self.abs_sums)
         self.measured = True
@@ -264,13 +341,16 @@ class Debt:
             self.changed[rows] = False
             self._lacking = None
 
-    def touch(self, rows: npt.NDArray[np.int64]) -> None:
+    def touch(self, rows: npt.NDArray[np.int64], floor: npt.NDArray[np.int32] | None = None) -> None:
         """A contribution to ``rows`` is about to be added, and the floor about to rise: the peer lacks it.
 
         Up to now it lacked nothing of a row that had not changed since it was sent, however long ago that was.
+
+        Args:
+            floor: int32 [k], the floor of ``rows`` before it rises; ``None``: it has not risen yet.
         """
         assert self.floor is not None
-        stamps = np.where(self.changed[rows], self.stamps[rows], self.floor[rows])
+        stamps = np.where(self.changed[rows], self.stamps[rows], self.floor[rows] if floor is None else floor)
         self.stamps[rows] = stamps
         self.changed[rows] = True
         self.measured = False
@@ -279,6 +359,7 @@ class Debt:
 
     def lacking(self) -> int:
         """The oldest stamp of the rows that have changed; :data:`MAX_STAMP` when none has."""
+        self.catch_up()
         if self._lacking is None:
             self._lacking = int(self.stamps[self.changed].min(initial=MAX_STAMP))
         return self._lacking

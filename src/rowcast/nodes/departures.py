@@ -13,6 +13,9 @@ from rowcast.wire import Farewell, Finish, Message
 
 __all__ = ["Departures"]
 
+#: Who goes away in one of these stages is dropped in any case.
+_JOINING = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
+
 
 class Departures:
     """Sees to it that nobody waits for who has gone, and that who has finished goes with all that it is owed.
@@ -85,6 +88,8 @@ class Departures:
         self.draining.pop(member.name, None)
         self._phases.remove(member)
         self._uncount(now, member)
+        if self._store.ledger is not None:
+            self._store.ledger.dismiss(member)
         if self._store.streaming is not None:
             self._store.streaming.remove(member)
         self._wake_draining()  # also for one that has not begun
@@ -115,6 +120,17 @@ class Departures:
             members=len(self._gate.versions),
         )
 
+    def too_long_away(self, now: float, limit_s: float, most: int) -> list[Member]:
+        """Members whose link has been gone for longer than ``limit_s``, beyond ``most`` of them: the first to go."""
+        away = [
+            one
+            for one in self._members.values()
+            if one.port is None and now >= one.lost_at + limit_s and one.stage not in _JOINING
+        ]
+        if len(away) <= most:
+            return []
+        return sorted(away, key=lambda one: (one.lost_at, one.name))[: len(away) - most]
+
     # -- who has finished --------------------------------------------------------------------------------------
 
     def finish(self, now: float, member: Member, message: Finish) -> None:
@@ -128,21 +144,33 @@ class Departures:
         streaming, ledger = self._store.streaming, self._store.ledger
         if streaming is not None and not message.wait and member.owed.follows:
             streaming.part(member)  # it does not stay until all is in the stream
-            if ledger is not None:
-                ledger.admit(member)
         self._uncount(now, member)
+        if not message.wait and ledger is not None:
+            # It is owed what is there now. Were it owed what comes, it would never have everything on a slow link.
+            ledger.dismiss(member)
+        if member.port is not None:
+            self._board.wake(member.port)
+        self._wake_draining()
+
+    def arrived(self) -> None:
+        """Something was added to what members are owed."""
         self._wake_draining()
 
     def next_message(self, now: float, member: Member) -> Message | None:
         """The next message to a worker that has finished: all that it is owed, and then goodbye.
 
+        One that waits for the others is sent it when they have finished, not before: each of their updates touches all
+        rows, so they would be sent again, to each that waits, for each frame that arrives.
+
         Goodbye is a :class:`~rowcast.wire.Farewell`: drop the member, and close its connection.
         """
         owed = member.owed
-        others_compute = member.finish_wait and any(self.is_awaited(other) for other in self._members.values())
+        others_compute = member.finish_wait and self._anybody_computes()
         if (shared := owed.follow(now, draining=not others_compute)) is not None:
             return shared
         if owed.transfer is not None and not owed.transfer.finished(now):
+            return None
+        if others_compute:
             return None
         if self._store.ledger is not None:
             self._store.ledger.bring_up(member)
@@ -152,7 +180,7 @@ class Departures:
             frame = owed.next_frame(now)
             if frame is not None:
                 return frame
-        if others_compute or not owed.empty or member.port is None:
+        if not owed.empty or member.port is None:
             return None
         self._journal.record(
             now,
@@ -164,5 +192,18 @@ class Departures:
         )
         return Farewell(member.inbox.received)
 
+    def _anybody_computes(self) -> bool:
+        """Whether more is to come from anybody, now or once it has begun.
+
+        Asked for each message: where many wait, it must not look at all.
+        """
+        if len(self._gate.versions):
+            return True
+        if len(self.draining) == len(self._members):
+            return False
+        return any(self.is_awaited(other) for other in self._members.values())
+
     def _wake_draining(self) -> None:
-        self._board.wake_all(self.draining.values())
+        """Those that have finished may go, if nothing more is to come."""
+        if self.draining and not self._anybody_computes():
+            self._board.wake_all(self.draining.values())

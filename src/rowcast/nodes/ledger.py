@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
-from rowcast.nodes.debt import Debt
+from rowcast.nodes.arrivals import Arrivals, decode
+from rowcast.nodes.debt import MAX_STAMP, Debt
 from rowcast.nodes.member import Member
 from rowcast.nodes.replica import digest_of
 from rowcast.rows import Layout
+from rowcast.rows.kernels import add_rows
 from rowcast.wire import Rows
 
 __all__ = ["Ledger"]
@@ -32,14 +34,22 @@ class Ledger:
         parameters: flat float32; taken over and changed in place.
         strict: slack is 0.
         common: what is owed to all workers alike, or ``None``.
+        arrivals: where updates are noted for what members are owed each; ``None``: a place of its own.
     """
 
     def __init__(
-        self, layout: Layout, parameters: npt.NDArray[np.float32], *, strict: bool, common: Debt | None = None
+        self,
+        layout: Layout,
+        parameters: npt.NDArray[np.float32],
+        *,
+        strict: bool,
+        common: Debt | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self.layout = layout
         self.parameters = parameters
         self.common = common
+        self.arrivals = arrivals or Arrivals(layout)
         self._strict = strict
         self._later: npt.NDArray[np.float32] | None = None
         self._later_iteration = 0
@@ -53,56 +63,93 @@ class Ledger:
 
     def admit(self, member: Member) -> None:
         """``member`` is owed what comes from now on."""
+        if not member.owed.follows:
+            member.owed.subscribe(member.name, self.arrivals)
+
+    def dismiss(self, member: Member) -> None:
+        """``member`` is owed nothing that comes from now on."""
+        member.owed.unsubscribe()
 
     def bring_up(self, member: Member) -> None:
         """Before something is sent to ``member``: what it is owed is to be complete."""
+        owed = member.owed
+        owed.catch_up()
+        if owed.grown:
+            owed.grown = False
+            member.owes_more()
 
     def add(self, codec: Codec, message: Rows, members: Collection[Member]) -> None:
         """Take an update in: subtract it from the parameters, owe it to everybody (its author included).
+
+        It is decoded once, whoever is owed; what members are owed each is brought up to date when it is looked at.
 
         Args:
             codec, message: the update.
             members: those to whom it is owed beside what is owed to all alike.
         """
-        codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+        values = decode(self.layout, codec, message)
+        self._into(self.parameters, -1.0, codec, message, values)
         if self.common is not None:
-            codec.add(self.layout, message.payload, message.rows, self.common.vector, 1.0)
+            self._into(self.common.vector, 1.0, codec, message, values)
             self.common.measured = False
         self._digest = b""
-        kept_back = False
-        if message.iteration != self._later_iteration and any(
-            self._waits(member, message.iteration) for member in members
-        ):
-            for member in members:
-                self.settle(member)
-            self._forget()
-            self._later_iteration = message.iteration
-        for member in members:
-            if self._waits(member, message.iteration):
-                kept_back = True
-            else:
-                codec.add(self.layout, message.payload, message.rows, member.owed.vector, 1.0)
-                member.owes_more()
-        if kept_back:
+        if self._strict and any(self._waits(member, message.iteration) for member in members):
+            if message.iteration != self._later_iteration:
+                for member in members:
+                    self._give(member)
+                self._forget()
+                self._later_iteration = message.iteration
             if self._later is None:
                 self._later = self.layout.zeros()
-            codec.add(self.layout, message.payload, message.rows, self._later, 1.0)
+            self._into(self._later, 1.0, codec, message, values)
+        self.arrivals.add(codec, message, values)
+
+    def _into(
+        self,
+        vector: npt.NDArray[np.float32],
+        sign: float,
+        codec: Codec,
+        message: Rows,
+        values: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """Add an update to ``vector``: its decoded rows, if there are any."""
+        if values is not None:
+            add_rows(vector, self.layout.offsets, message.rows, values, sign)
+        elif len(message.payload):
+            codec.add(self.layout, message.payload, message.rows, vector, sign)
 
     def begin(self, member: Member, iteration: int) -> None:
         """``member`` has begun ``iteration``: what was kept back from it is owed."""
         if iteration > member.begun_iteration:
+            member.owed.catch_up()
             if iteration >= self._later_iteration:
-                self.settle(member)
+                self._give(member)
             member.begun_iteration = iteration
+            self._limit(member)
 
     def settle(self, member: Member) -> None:
         """Nothing is kept back from ``member`` any longer."""
+        member.owed.catch_up()
+        self._give(member)
+        member.owed.limit = MAX_STAMP
+
+    def _give(self, member: Member) -> None:
+        """What was kept back from ``member`` up to now is owed."""
         if self._later is not None and self._waits(member, self._later_iteration):
             member.owed.vector += self._later
             member.owes_more()
 
+    def _limit(self, member: Member) -> None:
+        """What comes from now on is kept back from ``member`` where it belongs to an iteration that it has not begun.
+
+        Call it whenever that changes, with what has come before taken in.
+        """
+        member.owed.limit = member.begun_iteration if self._strict and member.gated else MAX_STAMP
+
     def keep_back(self, member: Member, members: Iterable[Member]) -> None:
         """``member`` counts from now on and was owed everything: what others wait for is kept back from it."""
+        member.owed.catch_up()
+        self._limit(member)
         if self._later is None or not self._waits(member, self._later_iteration):
             return
         if any(self._waits(other, self._later_iteration) for other in members if other is not member):

@@ -54,6 +54,8 @@ class Member:
         dirty: something was added to what it is owed since the last drain began.
         seed: what it brings of the first parameters, while it is the first worker.
         metrics: what it reported last, for a progress display.
+        life: the life of the server under which it was welcomed.
+        metrics_left_out: it reported more than is kept, and this was said.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Member:
     push_bytes: int = 0
     seed: Seed = field(default_factory=Seed)
     metrics: dict[str, float] = field(default_factory=dict)
+    metrics_left_out: bool = False
+    life: bytes = b""
 
     def take_push(self) -> dict[str, int]:
         """What has come since it was asked last, in the words of the event ``push``."""

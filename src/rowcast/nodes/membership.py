@@ -68,6 +68,11 @@ class Membership:
         self._handshake = WorkerHandshake(secret, entropy)
         self._told_iteration = 0
 
+    @property
+    def server(self) -> bytes:
+        """The life of the server that let the worker in last; empty before one did."""
+        return self._server
+
     # -- the handshake -----------------------------------------------------------------------------------------
 
     def connect(self) -> None:
@@ -149,8 +154,11 @@ class Membership:
         self.welcomed = True
 
     def join(self, now: float, welcome: Welcome) -> None:
-        """The server does not know this session: start its numbers afresh; what is pending stays pending."""
-        self._outbox.restart()
+        """The server does not know this session: start its numbers afresh; what is pending stays pending.
+
+        A server that has forgotten it may know how many frames it had applied; those are not sent again.
+        """
+        self._outbox.restart(welcome.received)
         self._inbox.received = 0
         self._outbox.renumber(welcome.iteration)
         self.joined = False

@@ -310,9 +310,16 @@ class Outbox(Debt):
         else:
             self.put_back(flight.message, flight.before)
 
-    def restart(self) -> None:
-        """The peer lost its memory: numbers start again; what was on its way is pending again."""
-        self.resume(0.0, self.sent_frames - len(self._flight))
+    def restart(self, received: int = 0) -> None:
+        """The peer lost its memory: numbers start again; what was on its way is pending again.
+
+        Args:
+            received: number of the last frame that it had applied, as far as it still knows.
+
+        Raises:
+            RemoteProtocolError: more than were sent.
+        """
+        self.resume(0.0, max(received, self.sent_frames - len(self._flight)))
         self.sent_frames = 0
         self.state_due[:] = self.state_left = False
         self.stamps[:] = 0

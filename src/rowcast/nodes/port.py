@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from rowcast.wire import FrameDecoder, FrameEncoder, Message, Refusal
+from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
-__all__ = ["Port"]
+__all__ = ["MOST_WAITING", "Port"]
+
+#: More control messages than a peer that reads ever lets wait. One whose link carries nothing is told a few things
+#: meanwhile: acknowledgements and heartbeats count once.
+MOST_WAITING = 256
+#: With so many waiting, nothing more is read from the peer until it has read.
+PAUSE_WAITING = 64
 
 #: A frame that takes longer to arrive holds up what comes behind it, such as acknowledgements (s).
 LONG_S = 1.0
@@ -27,6 +33,7 @@ class Port:
         encoder: makes frames of what is sent; the driver uses it for every message, in order.
         control: control messages to be sent; they overtake rows.
         closing: the driver closes the connection once the control messages are sent.
+        doubted_until: nothing has arrived for too long: until then something still may (s); ``None``: all is well.
         opened_at, heard_at, spoke_at: when the connection was made, when a byte last arrived, when a message was
             last handed out (s).
         reported_at: when the peer was last told how many bytes had arrived (s).
@@ -46,6 +53,7 @@ class Port:
     opened_at: float = 0.0
     heard_at: float = 0.0
     spoke_at: float = 0.0
+    doubted_until: float | None = None
     address: str | None = None
     introduced: bool = False
     reported_at: float = 0.0
@@ -70,6 +78,7 @@ class Port:
                 self.occupied_at = now
         self._frames = self.decoder.frames
         self.heard_at = now
+        self.doubted_until = None
 
     @property
     def unfinished_since(self) -> float | None:
@@ -91,10 +100,44 @@ class Port:
         due = self.spoke_at + heartbeat_s
         return min(due, self.reported_at + report_s) if self.decoder.begun else due
 
+    def silent_at(self, limit_s: float) -> float:
+        """When :meth:`is_silent` must be asked (s)."""
+        return self.heard_at + limit_s if self.doubted_until is None else self.doubted_until
+
+    def is_silent(self, now: float, limit_s: float, heartbeat_s: float) -> bool:
+        """Whether nothing has arrived for ``limit_s``.
+
+        The first time it is a doubt only. The driver reads what there is before it asks again: a node that was busy for
+        long has perhaps not read what has arrived long since. Who is asked late (it was busy, or its machine slept)
+        also gives the peer the time of a heartbeat.
+        """
+        due = self.heard_at + limit_s
+        if now < due:
+            return False
+        if self.doubted_until is None:
+            self.doubted_until = now + heartbeat_s if now > due + heartbeat_s / 2 else now
+            return False
+        return now >= self.doubted_until
+
     def say(self, message: Message) -> None:
-        """Queue a control message."""
-        if not self.closing:
+        """Queue a control message. Of several acknowledgements or heartbeats in a row only the newest counts."""
+        if self.closing:
+            return
+        if self.control and isinstance(message, Ack | Heartbeat) and type(self.control[-1]) is type(message):
+            self.control[-1] = message
+        else:
             self.control.append(message)
+
+    @property
+    def is_clogged(self) -> bool:
+        """So much waits to be sent that nothing more should be read: what is read leads to more."""
+        return len(self.control) >= PAUSE_WAITING
+
+    def reads_nothing(self) -> str | None:
+        """Why the connection must be closed, if its peer lets too much wait."""
+        if len(self.control) < MOST_WAITING:
+            return None
+        return f"it reads nothing: expected fewer than {MOST_WAITING} messages to wait for it"
 
     def refuse(self, code: str, text: str) -> None:
         """Queue the reason, then close."""

@@ -33,6 +33,8 @@ from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import NOT_STARTED, Member, MemberStatus, Stage
+from rowcast.nodes.memory import Memory
+from rowcast.nodes.metrics import LONGEST_NAME, MOST_NAMES, keep
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress
@@ -75,6 +77,9 @@ RAW_ROW_BYTES = 4
 
 #: Stages of a worker that is told for whom it waits.
 HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
+
+#: Of what the driver has not shown yet, the newest are kept.
+MOST_NOTICES = 100
 
 #: Stages in which something follows the last row frame, or may.
 _SENDING = (Stage.RECEIVING, Stage.PULLING, Stage.DRAINING)
@@ -122,6 +127,7 @@ class ServerNode:
         self.finished: set[str] = set()
         self.has_secret = secret is not None
         self._report_s = self.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
+        self._entropy = entropy
         self._life = entropy(16)
         self._lobby = Lobby(self._life, secret, entropy, Door(self.settings))
         self._recurring = Recurring(self.journal)
@@ -135,6 +141,7 @@ class ServerNode:
         self._by_port: dict[Port, Member] = {}
         self._woken_at = -math.inf
         self._left_at = 0.0  # when a worker was there last (s)
+        self._memory = Memory()
 
     @property
     def layout(self) -> Layout | None:
@@ -160,6 +167,16 @@ class ServerNode:
     def versions(self) -> VersionTable:
         """The version table of the workers that the gate counts."""
         return self.gate.versions
+
+    def received_from(self, name: str, life: bytes) -> int | None:
+        """Number of the last frame applied of a worker's session, forgotten or not; ``None``: not known.
+
+        Args:
+            name: the worker.
+            life: the life of the server that it knows.
+        """
+        remembered, member = self._memory.received_in(name, life), self.members.get(name)
+        return member.inbox.received if remembered is None and member is not None else remembered
 
     @property
     def epoch(self) -> int:
@@ -241,6 +258,8 @@ class ServerNode:
                 raise RemoteProtocolError(f"expected a hello, got {type(message).__name__}")
             self._on_hello(now, port, message)
             return
+        if (cause := self._overrun(now, port)) is not None:
+            raise LinkLost(cause)
         member.recounted = False  # only who was welcomed says anything
         match message:
             case Rows():
@@ -258,7 +277,7 @@ class ServerNode:
                 self._on_computed(now, member, message)
             case Heartbeat():
                 port.told(now, message.arrived)
-                member.metrics.update(message.metrics)
+                self._keep_metrics(now, member, message.metrics)
                 if self.slots is not None and "rate_bps" in message.metrics:
                     self.slots.observe_push(now, member, message.metrics["rate_bps"])
             case LayoutTable():
@@ -320,7 +339,8 @@ class ServerNode:
         times = [] if (told_at := self._recurring.due()) is None else [told_at]
         times += [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
         times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.ports()]
-        times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
+        check_at = None if self.streaming is None else self.streaming.check_at()
+        times += [due for member in self.members.values() if (due := self._timer_of(member, check_at)) is not None]
         times += [due] if (due := self._fresh_at()) is not None else []
         if not self.gate.opened and (self._lobby.queue or self.members):
             times += [self._seeding.gathers_until] if self._seeding.gathers_until > self._woken_at else []
@@ -331,19 +351,17 @@ class ServerNode:
         member = self._by_port.get(port)
         return None if member is None else self._timer_of(member)
 
-    def _timer_of(self, member: Member) -> float | None:
+    def _timer_of(self, member: Member, check_at: float | None = None) -> float | None:
         settings, port = self.settings, member.port
         if port is None:
             waited_for = self._departures.computes(member) or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if waited_for else None
-        due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
-        if (
-            port.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due
-        ):  # otherwise it is not stuck so soon
+        due = min(port.silent_at(settings.silence_limit_s), port.spoke_at + settings.heartbeat_s)
+        if port.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due:  # else it is not stuck so soon
             due = min(due, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
             due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
         if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
-            due = min(due, streaming.wake_at(member))
+            due = min(due, streaming.wake_at(member, check_at))
         if member.stage in HELD:
             return min(due, member.next_notice)
         transfer = member.owed.transfer
@@ -373,6 +391,7 @@ class ServerNode:
         ]
         for port in self._lobby.ports():
             self._keep_alive(now, port)
+        streamed = False
         for member in list(self.members.values()):
             if member.port is None:
                 if now >= member.lost_at + settings.absence_limit_s:
@@ -382,17 +401,29 @@ class ServerNode:
                         self._departures.give_up(now, member)
             elif (cause := self._tick(now, member, member.port)) is not None:
                 dead.append((member.port, cause))
+            elif not streamed and self.streaming is not None and member.stage in STREAMED:
+                streamed = True
+                self._departures.let_go(now, self.streaming)
+        self._forget_absent(now)
         return dead
 
     def on_timer_of(self, now: float, port: Port) -> str | None:
         """The same for one connection: why the driver must close it, or ``None``."""
         member = self._by_port.get(port)
-        return None if member is None else self._tick(now, member, port)
+        if member is None:
+            return None
+        cause = self._tick(now, member, port)
+        if cause is None and self.streaming is not None and member.stage in STREAMED:
+            self._departures.let_go(now, self.streaming)
+        return cause
 
     def _tick(self, now: float, member: Member, port: Port) -> str | None:
         member.woken_at = now
-        if now >= port.heard_at + self.settings.silence_limit_s:
-            return f"silent for {self.settings.silence_limit_s:g} s"
+        if (cause := self._overrun(now, port)) is not None:
+            return cause
+        if port.is_silent(now, self.settings.silence_limit_s, self.settings.heartbeat_s):
+            reads = ", and reads nothing" if port.is_clogged else ""
+            return f"silent for {self.settings.silence_limit_s:g} s{reads}"
         if (cause := member.progress.cut(now, port, member.owed, member.inbox.received)) is not None:
             return cause
         self._keep_alive(now, port)
@@ -400,9 +431,8 @@ class ServerNode:
             self._explain(now, member)
         if member.stage is Stage.PULLING:
             self._board.wake(port)
-        if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
+        if self.streaming is not None and member.stage in STREAMED:
             self._board.wake(port)
-            self._departures.let_go(now, streaming)
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
@@ -423,7 +453,7 @@ class ServerNode:
         self._lobby.check_form(hello)
         member = self.members.get(hello.name)
         # A worker that knows no server at all lost its welcome with the link.
-        if member is not None and member.session == hello.session and hello.server in (self._life, b""):
+        if member is not None and member.session == hello.session and hello.server in (member.life, b""):
             self._resume(now, port, hello, member)
             return
         if member is not None and member.port is not None and member.session != hello.session:
@@ -521,12 +551,15 @@ class ServerNode:
         )
         member.iteration = self._provenance.iteration  # until the gate says where it begins
         self.members[hello.name] = member
+        self._forget_absent(now)
         if self.ledger is not None:
             self.ledger.admit(member)
         self.finished.discard(hello.name)
         if how == "receive":
             member.owed.send_state()
-        self._connect(now, port, member, hello, how)
+        received = self._memory.received(hello)
+        member.life = self._life if received is None else self._entropy(16)
+        self._connect(now, port, member, hello, how, received=received or 0)
 
     def _resume(self, now: float, port: Port, hello: Hello, member: Member) -> None:
         """The same life of a worker is back on a new connection."""
@@ -566,7 +599,14 @@ class ServerNode:
             self._phases.link_lost(now, member)
 
     def _connect(
-        self, now: float, port: Port, member: Member, hello: Hello, how: str, iteration: int | None = None
+        self,
+        now: float,
+        port: Port,
+        member: Member,
+        hello: Hello,
+        how: str,
+        iteration: int | None = None,
+        received: int = 0,
     ) -> None:
         self._lobby.leave(port)
         member.seed.connect()
@@ -586,12 +626,12 @@ class ServerNode:
             port,
             Welcome(
                 how=how,
-                server=self._life,
+                server=member.life,
                 policy=self.policy.name,
                 epoch=self.epoch,
                 members=max(len(self.versions), 1),
                 iteration=member.iteration if iteration is None else iteration,
-                received=member.inbox.received,
+                received=member.inbox.received or received,
                 state=self._store.digest,
                 training=self._provenance.training,
                 origin=self._provenance.worker,
@@ -732,7 +772,7 @@ class ServerNode:
                 member.push_bytes += frame_bytes(message)
                 if streaming is None:
                     self._phases.arrived(now, member, message)
-                self._board.wake_all(self._departures.draining.values())
+                self._departures.arrived()
         self._board.say(member.port, Ack(member.inbox.received))
 
     def _on_early_rows(self, member: Member, message: Rows) -> None:
@@ -856,6 +896,40 @@ class ServerNode:
         self._expect_iteration(member, message.iteration)
         self.finished.add(member.name)
         self._departures.finish(now, member, message)
+
+    def _forget_absent(self, now: float) -> None:
+        """Of the workers that have been away for long, keep as many as the settings say."""
+        for member in self._departures.too_long_away(now, self.settings.absence_limit_s, self.settings.absent_workers):
+            self._memory.remember(member)
+            limit = f"more than {self.settings.absent_workers} workers are absent (absent_workers)"
+            self._drop(now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}")
+            self._note_dropped(
+                now, member.name, "what it was owed; it will join anew and receive the parameters", limit
+            )
+
+    def _keep_metrics(self, now: float, member: Member, metrics: dict[str, float]) -> None:
+        left_out = keep(member.metrics, metrics)
+        if left_out and not member.metrics_left_out:
+            member.metrics_left_out = True
+            why = f"expected at most {MOST_NAMES} names of {LONGEST_NAME} characters; report fewer"
+            self._note_dropped(
+                now, member.name, f"figures under further names: {left_out[0][:LONGEST_NAME]!r} ...", why
+            )
+
+    def _overrun(self, now: float, port: Port) -> str | None:
+        """Why ``port`` must be closed, if its worker reads nothing of what it is told."""
+        cause = port.reads_nothing()
+        if cause is not None:
+            member = self._by_port.get(port)
+            self._note_dropped(now, member.name if member else port.peer, "its connection", cause)
+            port.control.clear()
+            port.closing = True
+        return cause
+
+    def _note_dropped(self, now: float, peer: str, what: str, why: str) -> None:
+        """Something was dropped so that memory stays bounded: into the journal, and to the user."""
+        self.journal.record(now, "dropped", peer=peer, what=what, why=why)
+        self.notices.append(f"{peer}: dropped {what}: {why}")
 
     # -- small things ------------------------------------------------------------------------------------------
 

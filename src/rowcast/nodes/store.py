@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
+from rowcast.nodes.arrivals import Arrivals
 from rowcast.nodes.common import Stream
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.ledger import Ledger
@@ -59,6 +60,7 @@ class Store:
         self._settings = settings
         self._board = board
         self._journal = journal
+        self._arrivals: Arrivals | None = None
 
     def begin(self, name: str, layout: Layout) -> Outbox:
         """The first worker has told the layout.
@@ -85,6 +87,9 @@ class Store:
             outbox = self.outbox_for(name, layout)
         except MemoryError as error:
             raise RemoteProtocolError(f"expected a model that fits in memory, got {layout}") from error
+        self._arrivals = Arrivals(layout)
+        if self.streaming is not None:
+            self.streaming.arrivals = self._arrivals
         self.layout = layout
         self._gate.versions = VersionTable(layout.rows)
         return outbox
@@ -93,9 +98,10 @@ class Store:
         """The first worker has sent all parameters: flat float32, taken over."""
         common = None if self._stream is None else self._stream.debt
         if layout.is_hollow:
-            self.ledger = Tally(layout, parameters, common=common)
+            self.ledger = Tally(layout, parameters, common=common, arrivals=self._arrivals)
         else:
-            self.ledger = Ledger(layout, parameters, strict=self._policy.slack == 0, common=common)
+            strict = self._policy.slack == 0
+            self.ledger = Ledger(layout, parameters, strict=strict, common=common, arrivals=self._arrivals)
         return self.ledger
 
     def forget(self) -> None:

@@ -23,6 +23,7 @@ from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
+from rowcast.nodes.arrivals import Arrivals
 from rowcast.nodes.common import Stream
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.ledger import Ledger
@@ -91,6 +92,7 @@ class Streaming:
         floor: int32 [rows], how far everybody's contribution to each row has come; every outbox of the server
             has this very array.
         stream: the rows that all workers are sent alike; ``None`` where each is sent its own.
+        arrivals: where contributions are noted for the members that are owed their own.
         owing: members whose share of a contribution is added to what they alone are owed, by name.
     """
 
@@ -122,6 +124,8 @@ class Streaming:
         self._journal = journal
         self._seats: dict[str, Seat] = {}
         self.stream: Stream | None = None
+        self.arrivals: Arrivals | None = None
+        self._holders = np.zeros(rows, dtype=np.int32)  # how many stand at the floor of each row
         self.owing: Mapping[str, Member] = members
         self._away: dict[str, Member] = {}  # who has left the gate and is a member still
         self._lowest = 0
@@ -203,7 +207,20 @@ class Streaming:
         versions = self._gate.versions
         if len(versions):
             self.floor[:] = versions.floor()
+            self._holders = versions.holders(slice(None), self.floor)
         self._lowest = int(self.floor.min())
+
+    def _raise_floor(self, rows: npt.NDArray[np.int64], held: npt.NDArray[np.int32], iteration: int) -> None:
+        """A worker that stood at ``held`` in ``rows`` stands at ``iteration`` now.
+
+        The floor of a row moves when the last who stood there has gone on. Only then the team is asked.
+        """
+        floor = self.floor[rows]
+        self._holders[rows] -= held == floor
+        moved = rows[(self._holders[rows] == 0) | (iteration <= floor)]
+        if len(moved):
+            self.floor[moved] = self._gate.versions.floor(moved)
+            self._holders[moved] = self._gate.versions.holders(moved, self.floor[moved])
 
     # -- what arrives --------------------------------------------------------------------------------------------
 
@@ -222,9 +239,7 @@ class Streaming:
         if member.stage not in STREAMED:
             self._touch(rows)
             return
-        for other in self.owing.values():
-            if other.port is not None and other.name in self._seats and not other.owed.changed.any():
-                self._board.wake(other.port)  # there was nothing to send to it; there will be
+        self._wake_unserved()
         seat = self.seat(member)
         if len(message.payload):
             self._touch(rows)
@@ -236,16 +251,26 @@ class Streaming:
         if not member.gated:
             return
         versions = self._gate.versions
+        held = versions.of_rows(member.name, rows)
         versions.advance(member.name, rows, message.iteration + seat.shift)
-        self.floor[rows] = versions.floor(rows)
+        self._raise_floor(rows, held, message.iteration + seat.shift)
         before, self._lowest = self._lowest, versions.oldest() or 0
         if self._lowest > before:
             self._board.wake_all(self._members.values())
 
+    def _wake_unserved(self) -> None:
+        """Wake those to whom there was nothing to send; there will be. Who has something to take in is awake."""
+        for name in [] if self.arrivals is None else self.arrivals.abreast():
+            other = self.owing.get(name)
+            if other is None or other.port is None or other.name not in self._seats:
+                continue
+            if not other.owed.changed.any():
+                self._board.wake(other.port)
+
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
         """Contributions to ``rows`` are about to be added to what everybody is owed."""
-        for member in self.owing.values():
-            member.owed.touch(rows)
+        if self.arrivals is not None:
+            self.arrivals.touch(self.floor[rows])
         if self.stream is not None:
             self.stream.touch(rows)
 
@@ -390,8 +415,11 @@ class Streaming:
         seat.choose_at = now + frames * self._frame_s
         seat.outdated = False
 
-    def wake_at(self, member: Member) -> float:
+    def wake_at(self, member: Member, check_at: float | None = None) -> float:
         """When something may have to be done for ``member`` that nothing else is the occasion for (s).
+
+        Args:
+            check_at: what :meth:`check_at` answers, where it is known: it is the same for all.
 
         What was due when it was last woken waits for its link, or for what arrives.
         """
@@ -399,7 +427,7 @@ class Streaming:
         if self.stream is not None:
             times.append(self.stream.due_at(member.name))
         if member.stage is Stage.WAITING:
-            times.append(self.check_at())
+            times.append(self.check_at() if check_at is None else check_at)
         seat = self.seat(member)
         if not member.gated and seat.steady_since is not None:
             times.append(seat.steady_since + self._proof_s(seat))
@@ -454,7 +482,8 @@ class Streaming:
         seat.absences += 1
         seat.left_at = now
         seat.steady_since = None
-        self._away[member.name] = member
+        if member.stage in STREAMED:  # otherwise it has finished
+            self._away[member.name] = member
         self._renew_floor()
         self._count(member, False)
         self._board.wake_all(self._members.values())

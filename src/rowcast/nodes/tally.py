@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
+from rowcast.nodes.arrivals import Arrivals
 from rowcast.nodes.debt import Debt
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.member import Member
@@ -25,8 +26,15 @@ class Tally(Ledger):
     between one worker and the server. Slack 0 needs nothing kept back, because nobody computes with these numbers.
     """
 
-    def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32], *, common: Debt | None = None) -> None:
-        super().__init__(layout, parameters, strict=False, common=common)
+    def __init__(
+        self,
+        layout: Layout,
+        parameters: npt.NDArray[np.float32],
+        *,
+        common: Debt | None = None,
+        arrivals: Arrivals | None = None,
+    ) -> None:
+        super().__init__(layout, parameters, strict=False, common=common, arrivals=arrivals)
         self._updates = layout.zeros()
         self._told: dict[str, npt.NDArray[np.float32]] = {}
 
@@ -35,12 +43,19 @@ class Tally(Ledger):
             self._told.pop(member.name, None)  # it is told what all are told
             return
         self._told[member.name] = self._updates.copy()
+        super().admit(member)
+
+    def dismiss(self, member: Member) -> None:
+        self.bring_up(member)
+        self._told.pop(member.name, None)
+        super().dismiss(member)
 
     def add(self, codec: Codec, message: Rows, members: Collection[Member]) -> None:
         self._updates[message.rows] += 1
         if self.common is not None:
             self.common.vector[message.rows] += 1
             self.common.measured = False
+        self.arrivals.add(codec, message, None)  # which rows are lacked
 
     def bring_up(self, member: Member) -> None:
         if member.name not in self._told:
@@ -53,6 +68,9 @@ class Tally(Ledger):
 
     def begin(self, member: Member, iteration: int) -> None:
         member.begun_iteration = max(member.begun_iteration, iteration)
+
+    def settle(self, member: Member) -> None:
+        return
 
     def keep_back(self, member: Member, members: Iterable[Member]) -> None:
         return

@@ -35,6 +35,7 @@ from rowcast.nodes.doubt import Doubt, said
 from rowcast.nodes.freshness import Freshness
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.membership import Membership
+from rowcast.nodes.metrics import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress, Streak
@@ -164,6 +165,7 @@ class WorkerNode:
         self.notices: list[str] = []
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
+        self._metrics_left_out = False
         self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica, state_settles=False)
         self.inbox = Inbox(layout)
         self._membership = Membership(
@@ -228,6 +230,11 @@ class WorkerNode:
     def unproven(self) -> str:
         """What was wrong with the newest server that did not prove that it knows the secret; empty once one did."""
         return self._doubt.cause
+
+    @property
+    def server_life(self) -> bytes:
+        """The life of the server that let this worker in last; empty before one did."""
+        return self._membership.server
 
     @property
     def local_steps(self) -> int:
@@ -302,7 +309,13 @@ class WorkerNode:
     def report(self, now: float, metrics: dict[str, float]) -> None:
         """Tell the journal and the server's display a few numbers."""
         plain = {name: float(value) for name, value in metrics.items()}
-        self.metrics.update(plain)
+        left_out = keep(self.metrics, plain, MOST_REPORTED)
+        if left_out and not self._metrics_left_out:
+            self._metrics_left_out = True
+            what = f"figures under further names: {left_out[0][:LONGEST_NAME]!r} ..."
+            why = f"expected at most {MOST_REPORTED} names of {LONGEST_NAME} characters; the journal has all of them"
+            self.journal.record(now, "dropped", peer=self.name, what=what, why=why)
+            self.notices.append(f"{self.name}: the server's display is not told {what}: {why}")
         for name, value in plain.items():
             self.journal.record(now, "metric", iteration=self.iteration, name=name, value=value)
 
@@ -467,7 +480,8 @@ class WorkerNode:
         if port is None or self.phase is Phase.DONE:
             return None
         # A byte now and then is no proof.
-        due = (port.heard_at if self.proven else port.opened_at) + self.settings.silence_limit_s
+        silence_s = self.settings.silence_limit_s
+        due = port.silent_at(silence_s) if self.proven else port.opened_at + silence_s
         if self._introduced:
             due = min(due, self._heartbeat_due)
         if port.decoder.begun or self.outbox.moved_at + self.settings.stuck_limit_s < due:
@@ -494,7 +508,7 @@ class WorkerNode:
         port = self._port
         if port is None:
             return
-        if now >= port.heard_at + self.settings.silence_limit_s:
+        if port.is_silent(now, self.settings.silence_limit_s, self.settings.heartbeat_s):
             raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
         if not self.proven and now >= port.opened_at + self.settings.silence_limit_s:
             raise self.doubt(now, f"no proof came for {self.settings.silence_limit_s:g} s")

@@ -31,6 +31,7 @@ from rowcast.rows.kept import keep
 __all__ = [
     "Crew",
     "accumulate",
+    "add_rows",
     "compiled",
     "compiled_serial",
     "float_of_bits",
@@ -38,6 +39,7 @@ __all__ = [
     "limit_threads",
     "nonfinite",
     "prefetch_next",
+    "replay",
     "row_abs_sums",
     "row_sums",
     "set_crew",
@@ -284,3 +286,72 @@ def row_abs_sums(
 def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The signed sum of each row, float64 [rows]; used by the audit, not in a per-iteration path."""
     return np.add.reduceat(vector, offsets[:-1], dtype=np.float64)
+
+
+@compiled_serial
+def replay(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float32],
+    floors: npt.NDArray[np.int32],
+    iterations: npt.NDArray[np.int64],
+    begin: int,
+    end: int,
+    limit: int,
+    stamps: npt.NDArray[np.int32],
+    changed: npt.NDArray[np.bool_],
+) -> int:
+    """Add noted rows ``begin .. end`` to ``vector`` in their order, those of an iteration beyond ``limit`` left out.
+
+    See :class:`rowcast.nodes.arrivals.Arrivals` for what is noted. A row with a floor is lacked from now on; one that
+    was lacked before keeps its stamp.
+
+    Returns:
+        The oldest stamp of the rows with a floor; 2**31 - 1 where there is none.
+    """
+    oldest = np.int64(2147483647)
+    for k in range(begin, end):
+        if iterations[k] > limit:
+            continue
+        i = rows[k]
+        if floors[k] >= 0 and len(changed) > 0:
+            if not changed[i]:
+                stamps[i] = floors[k]
+                changed[i] = True
+            oldest = min(oldest, np.int64(stamps[i]))
+        if starts[k] >= 0:
+            row = vector[offsets[i] : offsets[i + 1]]
+            source = values[starts[k] : starts[k] + len(row)]
+            for j in range(len(row)):
+                row[j] += source[j]
+    return int(oldest)
+
+
+@compiled_serial
+def _add_rows(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float32],
+    sign: np.float32,
+) -> None:
+    place = 0
+    for k in range(len(rows)):
+        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
+        source = values[place : place + len(row)]
+        for j in range(len(row)):
+            row[j] += sign * source[j]
+        place += len(row)
+
+
+def add_rows(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float32],
+    sign: float,
+) -> None:
+    """Add ``sign`` times rows that lie one behind the other in ``values`` to their places in ``vector``."""
+    _add_rows(vector, offsets, rows, values, np.float32(sign))

@@ -131,6 +131,12 @@ class Layout:
         """
         return Layout(self.tensors, self._true_offsets, self.small_tensor, self.max_row, hollow=True)
 
+    def only(self, rows: npt.NDArray[np.int64]) -> Layout:
+        """``rows`` alone, one behind the other: what a code decodes of them, without the rest of the vector."""
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(self.lengths[rows], out=offsets[1:])
+        return Layout((), offsets, self.small_tensor, self.max_row)
+
     def once(self, key: str, make: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
         """What ``make()`` gives for this layout, worked out the first time only (sizes of rows in a code)."""
         if key not in self._known:

@@ -84,6 +84,17 @@ class VersionTable:
         floor: npt.NDArray[np.int32] = np.min([versions[rows] for versions in self._versions.values()], axis=0)
         return floor
 
+    def holders(self, rows: npt.NDArray[np.int64] | slice, floor: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """How many workers stand at ``floor`` in each of ``rows``, int32 [k]."""
+        counts: npt.NDArray[np.int32] = np.sum(
+            [versions[rows] == floor for versions in self._versions.values()], axis=0, dtype=np.int32
+        )
+        return counts
+
+    def of_rows(self, worker: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """The versions of ``worker`` in ``rows``, int32 [k]."""
+        return self._versions[worker][rows]
+
     def of(self, worker: str) -> npt.NDArray[np.int32]:
         """A copy of the versions of ``worker``, int32 [rows]."""
         return self._versions[worker].copy()

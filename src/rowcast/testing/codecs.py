@@ -17,7 +17,7 @@ def check_codec(codec: Codec, *, seed: int = 0) -> None:
     * A payload is exactly as long as ``row_bytes`` says, for any rows in any order.
     * Nothing is lost: decoded payload + residual = what was there (float32 rounding aside).
     * ``consume=False`` leaves the vector alone; rows that were not asked for are never touched.
-    * Decoding is additive with either sign, and a row decodes the same in any company.
+    * Decoding is additive with either sign, and a row decodes the same in any company and in any layout.
     * Repeated sending delivers: the residual shrinks (a codec that expresses nothing, like ``zero``, is exempt).
     * Whatever bytes arrive, ``check`` either accepts them or raises ``RemoteProtocolError``, and what it accepts
       decodes to finite values.
@@ -52,6 +52,11 @@ def check_codec(codec: Codec, *, seed: int = 0) -> None:
         together = layout.zeros()
         codec.add(layout, payload, rows, together, 1.0)
         assert np.array_equal(alone, together), "a row decodes otherwise in company than alone"
+        part = layout.only(rows)  # the server decodes the rows of a frame one behind the other
+        packed = part.zeros()
+        codec.add(part, payload, np.arange(part.rows, dtype=np.int64), packed, 1.0)
+        scattered = np.concatenate([together[layout.offsets[row] : layout.offsets[row + 1]] for row in rows])
+        assert np.array_equal(packed, scattered), "rows decode otherwise in a layout of their own"
         if np.abs(together).max() > 0:
             for _ in range(30):
                 codec.encode(layout, vector, rows)

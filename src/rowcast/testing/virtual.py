@@ -22,6 +22,7 @@ from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
+from rowcast.nodes.member import Stage
 from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
@@ -307,6 +308,10 @@ class VirtualTeam:
             worker = self.workers[name]
             if worker.killed or not worker.node.joined or member.owed.state_due.any():
                 continue
+            if member.life != worker.node.server_life:
+                continue  # it was forgotten, and has not heard yet that it joins anew
+            if member.stage is Stage.DRAINING and not member.finish_wait:
+                continue  # it is not owed what comes after its end
             missing = member.owed.total() + _in_flight(member.owed, self.layout, worker.node.inbox.received)
             missing += self.server.ledger.kept_back(member)
             worst = max(worst, float(np.abs(worker.node.replica - missing - parameters).max()))
@@ -315,8 +320,8 @@ class VirtualTeam:
     def undelivered(self, name: str) -> npt.NDArray[np.float64]:
         """What a worker computed and the server has not applied: pending and on its way, float64 [elements]."""
         worker = self.workers[name]
-        member = self.server.members.get(name)
-        received = member.inbox.received if member is not None else worker.node.outbox.sent_frames
+        received = self.server.received_from(name, worker.node.server_life)
+        received = worker.node.outbox.sent_frames if received is None else received
         on_its_way = _in_flight(worker.node.outbox, self.layout, received)
         return worker.node.pending.astype(np.float64) + on_its_way
 

@@ -69,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._writable = True
         self._resuming = False
+        self._paused = False  # nothing is read until the other end has read
         self._rest = memoryview(b"")
         self._cause = ""
 
@@ -100,6 +101,9 @@ class Connection(asyncio.BufferedProtocol):
                 self.pump()
             except LinkLost as error:
                 self.close(str(error))
+        if self.port.is_clogged and self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
         with self._reporting():
             self._owner.after_read()
 
@@ -143,6 +147,9 @@ class Connection(asyncio.BufferedProtocol):
                     return
             chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]
             transport.write(chunk)
+            if self._paused and not self.port.is_clogged:
+                self._paused = False
+                transport.resume_reading()
 
     def _shut(self, how: Callable[[], None]) -> None:
         """End the transport; not while it says that it takes bytes again, for then it reports its end twice."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ log = logging.getLogger("rowcast")
 FAULT_PAUSE_S = 1.0
 #: So many different faults are shown with their traceback.
 MOST_FAULTS = 100
+#: After so long (s) of sending, the event loop reads before it goes on: what it reads is what keeps links up.
+BREATH_S = 0.02
 #: What asyncio runs out of when it cannot take a connection.
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -66,6 +69,8 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._faults: set[str] = set()
         self._handler_before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
+        self._ready: dict[Port, None] = {}
+        self._pumping = False
 
     async def start(self) -> None:
         """Listen.
@@ -157,26 +162,39 @@ class Server:
         log.error("a fault of the server while it served %s: %s", served, kind, exc_info=error if first else None)
 
     def after_read(self) -> None:
-        self._pump()
+        self._soon()
 
     def after_write(self) -> None:
         # What one worker was sent may have let another one go on.
-        if self._send_ready():
+        if self._send_ready(math.inf) and not self._pumping:
             self._arm()
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         if self._connections.pop(connection.port, None) is None:
             return  # it was closed at once
         self.node.link_down(self._loop.time(), connection.port, cause)
-        self._pump()
+        self._soon()
 
     def next_message(self, connection: Connection) -> Message | None:
         return self.node.poll(self._loop.time(), connection.port)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
+    def _soon(self) -> None:
+        """Send what the node has got to say once all that can be read now was read.
+
+        Where many workers say something at once, each is then looked at once, and not for each message of another.
+        """
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
     def _pump(self) -> None:
-        self._send_ready()
+        """Send what the node has got to say, and set the timer. Sockets are looked at again before it takes long."""
+        self._pumping = False
+        self._send_ready(self._loop.time() + BREATH_S)
+        if self._ready:
+            self._soon()
         self._arm()
         self._tell()
 
@@ -206,17 +224,20 @@ class Server:
         own = self._listener.sockets if self._listener is not None else ()
         return any(taking.fileno() == each.fileno() for each in own)
 
-    def _send_ready(self) -> bool:
-        """Send what the node has got to say; whether there was something."""
+    def _send_ready(self, until: float) -> bool:
+        """Send what there is, until some time (s); whether there was something."""
         sent = False
         self._tell()
-        while ready := self.node.take_ready():
+        while True:
+            self._ready.update(dict.fromkeys(self.node.take_ready()))
+            if not self._ready or (until < math.inf and self._loop.time() > until):
+                return sent
             sent = True
-            for port in ready:
-                connection = self._connections.get(port)
-                if connection is not None:
-                    connection.pump()
-        return sent
+            port = next(iter(self._ready))
+            del self._ready[port]
+            connection = self._connections.get(port)
+            if connection is not None:
+                connection.pump()
 
     def _arm(self) -> None:
         due = self.node.next_timer()
@@ -235,7 +256,7 @@ class Server:
                 connection = self._connections.get(port)
                 if connection is not None:
                     connection.close(cause)
-            self._pump()
+            self._soon()
         except Exception as error:
             self._log_fault(error, "its timers")
             if self._timer is None:  # what went wrong is still due: not again at once
