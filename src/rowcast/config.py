@@ -32,6 +32,7 @@ __all__ = [
     "describe",
     "load",
     "load_tables",
+    "load_values",
     "read_secret",
     "setting",
 ]
@@ -259,6 +260,15 @@ def _read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"settings file {path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"settings file {path}: not TOML: {error}") from error
+
+
+def load_values(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Settings of class ``kind`` from values as a TOML file has them.
+
+    Raises:
+        ConfigError: unknown key (with a near match), wrong type or range.
+    """
+    return _build(kind, values)
 
 
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:
