@@ -112,6 +112,13 @@ def comparison() -> str:
     return settings(Comparison)
 
 
+def options_of_tasks() -> str:
+    """What may be set of a built-in task."""
+    from rowcast.tasks import TaskOptions  # late: it loads PyTorch
+
+    return settings(TaskOptions)
+
+
 def measured_runs() -> str:
     """What may be said of a measured run."""
     from rowcast.experiment import RunSettings  # late: it loads PyTorch
@@ -216,6 +223,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "LinkSettings": lambda: settings(config.LinkSettings),
     "Comparison": comparison,
     "RunSettings": measured_runs,
+    "TaskOptions": options_of_tasks,
     "policies": policies,
     "options": options,
     "codecs": codec_list,

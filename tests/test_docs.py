@@ -314,7 +314,8 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.tasks": """
         ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift SEVERITIES Severity
-        State TASKS brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm load_dataset
+        State TASKS TaskOptions brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm
+        load_dataset
     """,
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """

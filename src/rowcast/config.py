@@ -250,7 +250,7 @@ def load_tables(
     return {table: load(kind, path, table=table, overrides=shares[table]) for table, kind in kinds.items()}
 
 
-_TABLES = ("compare", "link", "server", "worker")
+_TABLES = ("compare", "link", "server", "task", "worker")
 
 
 def _read_toml(path: str | Path) -> dict[str, Any]:
