@@ -34,8 +34,8 @@ from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish, reference_layout
 from rowcast.codecs import codec_by_name
 from rowcast.drivers.virtual import Device
+from rowcast.experiment import MeasuredRun, read_runs
 from rowcast.experiment.hollow_team import hollow_team
-from rowcast.experiment.validate import Measurements, read_measurements
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.report import Timeline, draw_hour, hour_sheet, state_shares
@@ -149,7 +149,7 @@ def silence(layout: Layout, cost: tuple[float, float], shorter: float = 1.0) -> 
     return [Figure("one of four silent for 120 s: steps the others lose", others, "%", 2.0, note=note)]
 
 
-def picture(layout: Layout, run: Measurements, cost: tuple[float, float], path: Path) -> list[Figure]:
+def picture(layout: Layout, run: MeasuredRun, cost: tuple[float, float], path: Path) -> list[Figure]:
     """Draw who computed, sent and stalled, and when, in that hour."""
     links = [run.traces[worker] for worker in run.workers]
     robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in links]
@@ -203,8 +203,8 @@ def main() -> None:
     measured_at = options.data / SHARED.parent.name
     if not measured_at.exists():
         parser.error(f"{measured_at}: expected the measured runs of the ROG artifact; give its parent with --data")
-    layout, measured = read_measurements(measured_at)
-    runs = {run.name: run for run in measured}
+    runs = {run.name: run for run in read_runs(measured_at)}
+    layout = next(iter(runs.values())).layout
     first, *others = options.runs.split(",")
     cost = software_cost_s(layout)
     if options.picture is not None:

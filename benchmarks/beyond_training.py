@@ -22,10 +22,9 @@ from common import Figure
 from rowcast.drivers.virtual import Device
 from rowcast.energy import smoothed, time_to_accuracy, worker_energy
 from rowcast.energy.accuracy import HOLD
-from rowcast.experiment import Comparison, run_comparison
+from rowcast.experiment import Comparison, MeasuredRun, run_comparison
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.hollow_team import hollow_team
-from rowcast.experiment.validate import Measurements
 from rowcast.journal import Journal
 from rowcast.links import Trace, load_team, save_csv
 from rowcast.report import interval, read_experiment
@@ -47,7 +46,7 @@ GOOD_BPS = 30e6
 Array = npt.NDArray[np.float64]
 
 
-def save_schedules(run: Measurements, folder: Path) -> Path:
+def save_schedules(run: MeasuredRun, folder: Path) -> Path:
     """The bandwidth of a measured run, a file for each robot."""
     folder.mkdir(parents=True, exist_ok=True)
     for worker in run.workers:

@@ -80,6 +80,10 @@ OPTIONS = {
     "pulls": "'own' or 'common': each worker is sent rows of its own, or all of them one stream, so that the server "
     "holds no copy of the model for each. Used by 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
+    "counts": "What the shares are shares of with 'compat=artifact': 'groups' of 1000 rows as in the published "
+    "software, or 'bytes'.",
+    "race": "With 'compat=artifact': of those that lead by one iteration and were held, the share that goes on with "
+    "the minimum only, 0 .. 1; in the published software threads race for it, see [simulator.md](simulator.md).",
     "compat": "'artifact': order, MTA time and minimum share of the published software of ROG, to replay its measured "
     "runs. For `rog:S` only.",
 }
@@ -106,6 +110,20 @@ def comparison() -> str:
     from rowcast.experiment import Comparison  # late: it loads PyTorch
 
     return settings(Comparison)
+
+
+def options_of_tasks() -> str:
+    """What may be set of a built-in task."""
+    from rowcast.tasks import TaskOptions  # late: it loads PyTorch
+
+    return settings(TaskOptions)
+
+
+def measured_runs() -> str:
+    """What may be said of a measured run."""
+    from rowcast.experiment import RunSettings  # late: it loads PyTorch
+
+    return settings(RunSettings)
 
 
 def policies() -> str:
@@ -204,6 +222,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "WorkerSettings": lambda: settings(config.WorkerSettings),
     "LinkSettings": lambda: settings(config.LinkSettings),
     "Comparison": comparison,
+    "RunSettings": measured_runs,
+    "TaskOptions": options_of_tasks,
     "policies": policies,
     "options": options,
     "codecs": codec_list,

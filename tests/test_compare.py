@@ -166,6 +166,7 @@ def test_a_table_with_a_wrong_name_is_refused(tmp_path: Path) -> None:
         ({"devices": ("2/8",), "workers": (2, 4)}, ConfigError, "devices 2/8: has 2 devices, expected 4, one for each"),
         ({"devices": ("2", "3", "2.0")}, ConfigError, "devices: 2 and 2.0 are the same"),
         ({"devices": ("nowhere.csv",)}, DataError, "nowhere.csv: cannot be read: No such file"),
+        ({"task_options": ("lrr=1",)}, ConfigError, "unknown setting 'lrr'; did you mean 'lr'"),
         ({"task": "crudas"}, ConfigError, "unknown task 'crudas'; did you mean 'cruda'"),
         ({"task": "cruda-digit"}, ConfigError, "did you mean 'cruda-digits'"),
         ({"task": "cruda-fashion-mnist"}, DataError, "no data folder given; name the folder that holds train-images"),
@@ -254,6 +255,28 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     # What a robot draws is applied by the report.
     run_comparison(replace(SMALL, stall_w=1.0), tmp_path, jobs=0, run=run_stub)
     assert ran(tmp_path) == names()
+
+
+def test_options_of_the_task_tell_folders_apart(tmp_path: Path) -> None:
+    one = replace(SMALL, policies=("bsp",), seeds=1)
+    run_comparison(replace(one, task_options=("alpha=1000", "lr=0.1")), tmp_path, jobs=0, run=run_stub)
+    says = re.escape("with other settings (task_options = 'alpha=1000.0; lr=0.1', now '')")
+    with pytest.raises(ConfigError, match=says):
+        run_comparison(one, tmp_path, jobs=0, run=run_stub)
+    run_comparison(replace(one, task_options=("lr=0.10", "alpha=1e3")), tmp_path, jobs=0, run=run_stub)
+    assert len(ran(tmp_path)) == 1
+    recorded = json.loads((tmp_path / "compare.json").read_text())["settings"]  # what the page shows
+    assert recorded["task_options"] == ["lr=0.10", "alpha=1e3"]
+
+
+def test_a_folder_of_traces_that_is_too_small_names_the_remedy(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.csv").write_text("time_s,mbps\n0,10\n50,\n")
+    four = replace(SMALL, links=(str(tmp_path),), workers=(4,))
+    with pytest.raises(ConfigError, match=r"each of 4 robots, found 3; --links-reuse .* or take --workers 3"):
+        plan_cells(four)
+    assert plan_cells(replace(four, links_reuse=True))[0].links_reuse
+    plan_cells(replace(four, workers=(3,)))
 
 
 def test_runs_of_a_version_with_other_settings_are_refused(tmp_path: Path) -> None:
@@ -404,6 +427,24 @@ def test_the_command_from_start_to_report(rowcast: Callable[..., tuple[Any, str,
     assert page.is_file()
 
 
+def test_settings_of_the_task_come_from_options_and_from_a_table(
+    rowcast: Callable[..., tuple[Any, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROWCAST_CACHE", "off")
+    config = tmp_path / "compare.toml"
+    config.write_text("[compare]\nseeds = 1\n[task]\nalpha = 1000\nlr = 0.3\n")
+    for letter in "abc":
+        (tmp_path / f"{letter}.csv").write_text("time_s,mbps\n0,10\n50,\n")
+    words = ("compare", "--config", config, "--policies=bsp", "--hours=0.05", "--jobs=0", "--set", "lr=0.1")
+    more = ("--set", "optimizer=adamw", "--links", tmp_path, "--links-reuse", "--cache", tmp_path / "cache")
+    assert rowcast(*words, *more, "--out", tmp_path / "out")[0] == 0
+    assert os.environ["ROWCAST_CACHE"] == str(tmp_path / "cache")
+    (done,) = (tmp_path / "out").glob("cells/*/done.json")
+    cell = json.loads(done.read_text())["cell"]
+    assert cell["task_options"] == 'alpha=1000.0; lr=0.1; optimizer="adamw"'
+    assert cell["links_reuse"] is True and cell["workers"] == 4
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -413,6 +454,8 @@ def test_the_command_from_start_to_report(rowcast: Callable[..., tuple[Any, str,
         (("compare", "--workers=2.5"), "Comparison.workers: expected int, got 2.5"),
         (("compare", "--seeds=-1"), "seeds: expected a number in 0"),
         (("compare", "--workers=4", "--devices=2,2/6"), "devices 2/6: has 2 devices, expected 4"),
+        (("compare", "--set=lrr=1"), "unknown setting 'lrr'; did you mean 'lr'"),
+        (("compare", "--set=optimizer=adamx"), "unknown optimizer 'adamx'; did you mean 'adam"),
         (("compare", "--set=hour=1"), "unknown setting 'hour'; did you mean 'hours'"),
         (("compare", "--links=outdor"), "unknown link 'outdor'"),
         (("compare", "--config=/nowhere/a.toml"), "/nowhere/a.toml: cannot be read"),

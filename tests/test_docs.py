@@ -313,8 +313,9 @@ EXPORTED: dict[str, str] = {
         energy_to_accuracy open_meter smoothed time_to_accuracy total_energy worker_energy
     """,
     "rowcast.experiment": """
-        AuditReport Cell Comparison ComparisonProgress DemoObserver DemoSettings PolicyRun Progress RobotSettings
-        ServerAudit ShapeSettings WorkerAudit plan_cells prove run_comparison run_demo run_robot shaped_trace
+        AuditReport Bounds Cell Comparison ComparisonProgress DemoObserver DemoSettings MeasuredRun PolicyRun Progress
+        Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit plan_cells prove read_run read_runs
+        run_comparison run_demo run_robot run_settings shaped_trace validate_run
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
@@ -334,7 +335,8 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.tasks": """
         ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift SEVERITIES Severity
-        State TASKS brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm load_dataset
+        State TASKS TaskOptions brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm
+        load_dataset
     """,
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """

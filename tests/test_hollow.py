@@ -338,6 +338,48 @@ def test_artifact_time_is_the_plain_rule(transfers):
             assert time.limit_s(name) == pytest.approx(expected)
 
 
+def leading(race=0.0):
+    """A time of a team in which 'a' leads 'b' by one iteration, and transfers under a limit have taken 3 s."""
+    time = ArtifactTime(race)
+    time.admit("a")
+    time.admit("b")
+    for worker in "baaa":
+        time.moved(worker, 3.0)
+    return time
+
+
+def test_a_minimum_takes_no_time_and_counts_when_it_begins():
+    time = leading()
+    assert time.grant("b") == 0.0  # its pull of the minimum is in the sender's buffer: it counts
+    assert time.limit_s("a") == 0.0  # so 'a' leads by one transfer only
+    time.pulled("b", 99.0)
+    time.pushed("b", 99.0)  # of the minimum as well
+    time.moved("a", 0.0)
+    time.moved("a", 0.0)
+    assert time.grant("a") == 3.0  # neither 99 s was a transfer's time
+    time.pulled("a", 5.0)
+    assert time.limit_s("a") == 5.0
+    time.pushed("a", 7.0)
+    assert time.limit_s("a") == 7.0
+
+
+@pytest.mark.parametrize(("race", "lost"), [(0.0, 0), (0.25, 10), (0.5, 20), (1.0, 40)])
+def test_a_lead_of_one_iteration_loses_the_race_so_often(race, lost):
+    time = leading(race)
+    granted = []
+    for _ in range(40):
+        granted.append(time.grant("a"))
+        if granted[-1] == 0.0:  # counted at once
+            time.moved("b", 0.0)
+        else:
+            time.pulled("a", 3.0)
+            time.moved("b", 0.0)
+    assert granted.count(0.0) == lost
+    time.moved("a", 0.0)
+    time.moved("a", 0.0)
+    assert time.grant("a") > 0  # who leads by more is in no race
+
+
 def test_artifact_share_adds_the_second_part():
     assert artifact_share(0) == artifact_share(1) == 1.0
     assert artifact_share(4) == minimum_share(4)
@@ -368,6 +410,15 @@ def test_groups_go_by_age_then_by_mean_then_by_place():
 @pytest.mark.parametrize(("quota", "expected"), [(0.0, 1), (14_000.0, 1), (16_000.0, 2), (1e9, 5)])
 def test_as_many_groups_as_come_nearest_to_the_quota(quota, expected):
     assert groups(np.arange(5 * GROUP_ROWS), quota=quota).quota == expected * GROUP_ROWS
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(0.0, 1), (1.0, 1), (1001.0, 2), (3999.5, 4), (1e9, 5)])
+def test_the_artifact_counts_rows_in_whole_groups(rows, expected):
+    eligible = np.arange(5 * GROUP_ROWS)
+    plain = np.zeros(len(eligible))
+    sizes = np.where(eligible < GROUP_ROWS, 1, 100)
+    chosen = select_groups(eligible, plain.astype(np.int32), plain, sizes, quota_bytes=0.0, quota_rows=rows)
+    assert chosen.quota == expected * GROUP_ROWS
 
 
 def test_groups_of_what_is_there():

@@ -169,7 +169,8 @@ def test_a_task_without_a_starting_model_says_what_to_call() -> None:
 
 
 def test_names_and_settings_are_checked() -> None:
-    assert set(TASKS) == {"cruda-digits", "cruda-fashion-mnist", "cruda-cifar10"}
+    own = {"cruda-idx", "cruda-npz", "cruda-images"}
+    assert set(TASKS) == {"cruda-digits", "cruda-fashion-mnist", "cruda-cifar10"} | own
     with pytest.raises(ConfigError, match="unknown task 'cruda-digit'; did you mean 'cruda-digits'"):
         build_task("cruda-digit")
     with pytest.raises(ConfigError, match="unknown setting 'severety'; did you mean 'severity'"):

@@ -28,6 +28,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    """Whoever runs the tests has a cache of their own, which is left alone."""
+    monkeypatch.setenv("ROWCAST_CACHE", "off")
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """A folder of a comparison with starting models that were not trained: fast, and as good for this."""
@@ -155,6 +161,37 @@ def test_robots_take_the_traces_of_a_folder_in_the_order_of_their_names(out, tmp
         starts.append([trace.finish(0.0, 40 * trace.rates_bps.min()) for trace in traces])
     assert starts[0] == pytest.approx([40.0] * 4)  # at the lower rate, from the start of the recording
     assert starts[1] != pytest.approx([40.0] * 4) and starts[1] == pytest.approx(starts[1][:1] * 4, rel=0.1)
+
+
+def test_robots_beyond_the_traces_of_a_folder_share_them(out, tmp_path):
+    """Three files for four robots: the fourth enters the first file half a recording later."""
+    for name, mbps in (("a", 10), ("b", 20), ("c", 30)):
+        (tmp_path / f"{name}.csv").write_text(f"time_s,mbps\n0,{mbps}\n50,{mbps + 1}\n100,\n")
+    folder = run(out, "reuse", cell("asp", links=str(tmp_path), workers=4, links_reuse=True, hours=1 / 3600))
+    traces = [load_trace(folder / f"link-{index}-up.csv") for index in range(4)]
+    scale = traces[0].rates_bps.max() / 11e6
+    assert traces[3].rate(0) == pytest.approx(11e6 * scale, rel=1e-3)  # of the first file, after 50 s
+    assert traces[0].rate(0) == pytest.approx(10e6 * scale, rel=1e-3)
+
+
+def test_options_of_the_task_are_what_runs(out, tmp_path, monkeypatch):
+    """The optimizer, and a starting model of its own size: another file than that of the plain task."""
+    from rowcast.tasks import CrudaTask
+
+    seen = []
+    pretrain = CrudaTask.pretrain
+
+    def watch(task, *arguments):
+        seen.append((task.settings.lr, task.settings.optimizer, task.settings.model.widths))
+        return pretrain(task, *arguments)
+
+    monkeypatch.setattr(CrudaTask, "pretrain", watch)
+    options = 'lr=0.5; optimizer="adamw"; pretrain_epochs=0; widths=[8, 8, 8]'
+    folder = run(tmp_path, "options", cell("asp", hours=0.2 / 60, links="constant:50", task_options=options))
+    assert seen == [(0.5, "adamw", (8, 8, 8))]
+    assert events(folder, "robot-0", "step")
+    (state,) = (tmp_path / "states").iterdir()
+    assert state.name.startswith("cruda-digits-0-") and state.suffix == ".npz"
 
 
 def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):

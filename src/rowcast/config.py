@@ -35,6 +35,7 @@ __all__ = [
     "describe",
     "load",
     "load_tables",
+    "load_values",
     "read_secret",
     "setting",
 ]
@@ -355,7 +356,7 @@ def load_tables(
     return {table: load(kind, path, table=table, overrides=shares[table]) for table, kind in kinds.items()}
 
 
-_TABLES = ("compare", "link", "server", "worker")
+_TABLES = ("compare", "link", "server", "task", "worker")
 
 
 def _read_toml(path: str | Path) -> dict[str, Any]:
@@ -365,6 +366,15 @@ def _read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"settings file {path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"settings file {path}: not TOML: {error}") from error
+
+
+def load_values(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Settings of class ``kind`` from values as a TOML file has them.
+
+    Raises:
+        ConfigError: unknown key (with a near match), wrong type or range.
+    """
+    return _build(kind, values)
 
 
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,12 +25,20 @@ def compare(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with a table [compare]; options win over it.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="A built-in task, or 'cruda': then the data folder decides.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="A built-in task; cruda-idx, -npz or -images for data of your own; or cruda: the data decide."
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
     policies: Annotated[
         str | None, typer.Option(help=f"Separated by commas (bsp,ssp:4,rog:4): {policy_forms()}.")
     ] = None,
     links: Annotated[str | None, typer.Option(help="outdoor, constant:MBPS or trace files, by commas.")] = None,
+    links_reuse: Annotated[
+        bool | None, typer.Option("--links-reuse", help="Robots beyond the files of a folder of traces share them.")
+    ] = None,
     channel: Annotated[str | None, typer.Option(help="How transfers at the same time share the medium.")] = None,
     workers: Annotated[str | None, typer.Option(help="Robots of the team; several sizes by commas.")] = None,
     batch: Annotated[str | None, typer.Option(help="Images of one step; several by commas.")] = None,
@@ -44,9 +54,17 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(help="Runs at the same time; one for each processor if not given.")
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where starting models are kept, or 'off'; by default the user's cache."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override another setting; may be given several times."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override another setting, or one of the task (lr, optimizer, alpha, ...); repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Run each policy with each seed, link and team, and draw the report.
@@ -58,6 +76,7 @@ def compare(
         "data": data,
         "policies": _words(policies),
         "links": _words(links),
+        "links_reuse": links_reuse,
         "channel": channel,
         "workers": _numbers("workers", workers),
         "batch": _numbers("batch", batch),
@@ -70,13 +89,19 @@ def compare(
     from rowcast.cli.progress import ComparisonDisplay
     from rowcast.cli.streams import PlainConsole
     from rowcast.experiment import Comparison, run_comparison
+    from rowcast.experiment.starting import CACHE_VARIABLE
     from rowcast.report import write_report
+    from rowcast.tasks import TaskOptions
+    from rowcast.tasks.settings import written_options
 
     # JSON is TOML as far as texts, numbers and lists of them go.
     overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    settings: Comparison = load_tables({"compare": Comparison}, config, overrides=[*overrides, *(set_ or [])])[
-        "compare"
-    ]
+    # What both have is meant for the comparison: it stands later.
+    tables = load_tables({"task": TaskOptions, "compare": Comparison}, config, overrides=[*overrides, *(set_ or [])])
+    settings: Comparison = tables["compare"]
+    settings = replace(settings, task_options=(*settings.task_options, *written_options(tables["task"].given)))
+    if cache is not None:  # the processes of the runs inherit it
+        os.environ[CACHE_VARIABLE] = cache
     console = PlainConsole()
     try:
         with ComparisonDisplay(console) as display:

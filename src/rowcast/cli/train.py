@@ -28,7 +28,7 @@ REPORT_EVERY_S = 5.0
 def train(
     connect: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of 'rowcast serve'.")] = "127.0.0.1:7117",
     name: Annotated[str, typer.Option(help="Stable name of this worker, unique in the team.")] = "robot-0",
-    task: Annotated[str, typer.Option(help="cruda-digits, cruda-fashion-mnist or cruda-cifar10.")] = "cruda-digits",
+    task: Annotated[str, typer.Option(help="A built-in task, or cruda-idx, -npz, -images.")] = "cruda-digits",
     index: Annotated[int, typer.Option(min=0, help="Which part of the data is this worker's, from 0.")] = 0,
     parts: Annotated[int, typer.Option(min=1, help="Into how many parts the data is cut: one for each robot.")] = 1,
     data: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
@@ -70,12 +70,14 @@ def train(
     quiet: Annotated[bool, typer.Option(help="No progress lines.")] = False,
 ) -> None:
     """Train a built-in task as a worker of a team. Without --seconds and --steps: until Ctrl-C."""
-    tables = load_tables({"worker": WorkerSettings, "link": LinkSettings}, config, overrides=set_ or [])
     secret = secret_of(secret_file)
     limit_threads(threads)
     from rowcast.drivers.sockets.tcp import split_address
     from rowcast.experiment import RobotSettings, ShapeSettings, run_robot
+    from rowcast.tasks import TaskOptions
 
+    kinds = {"worker": WorkerSettings, "link": LinkSettings, "task": TaskOptions}
+    tables = load_tables(kinds, config, overrides=set_ or [])
     host, port = split_address(connect)
     settings = RobotSettings(
         task=task,
@@ -92,6 +94,7 @@ def train(
         steps=steps,
         eval_every=eval_every,
         test_images=test_images,
+        task_options=tables["task"].given,
         shape=ShapeSettings(shape, shape_best_bps, shape_seed) if shape is not None else None,
         journal=journal,
         audit=audit,

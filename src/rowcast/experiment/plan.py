@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rowcast.config import Checked, setting
 from rowcast.energy import PowerStates
@@ -22,12 +23,16 @@ from rowcast.links import PROFILES, load_team, named_trace
 from rowcast.links.channel import CHANNELS
 from rowcast.sync import parse_policy
 from rowcast.tasks import TASKS, load_dataset
+from rowcast.tasks.cruda import task_settings
+from rowcast.tasks.settings import task_options, written_options
 
 __all__ = ["DRIVERS", "Cell", "Comparison", "plan_cells"]
 
 DRIVERS = ("virtual",)
 #: More than so many is a seed that was taken for a number of them.
 MOST_SEEDS = 1000
+#: Between the options of a task in one text.
+OPTION_JOIN = "; "
 _POWER = PowerStates()
 
 
@@ -44,11 +49,17 @@ class Comparison(Checked):
 
     task: str = setting("cruda", "Name of a built-in task, or a family of tasks: then the data folder decides.")
     data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.")
+    task_options: tuple[str, ...] = setting(
+        (), "What differs from the task's own settings, as 'lr=0.1'; also in a table [task], or with --set lr=0.1."
+    )
     policies: tuple[str, ...] = setting(("bsp", "rog:4"), "Policies to compare.")
     links: tuple[str, ...] = setting(
         ("outdoor",),
         "Profiles, 'constant:MBPS' or trace files, each for all robots; or a folder of trace files, one for each "
         "robot in the order of their names.",
+    )
+    links_reuse: bool = setting(
+        False, "Robots beyond the files of a folder of traces share them, each entering at another moment."
     )
     channel: str = setting(
         "independent", f"How transfers at the same time share the medium: {', '.join(map(repr, sorted(CHANNELS)))}."
@@ -137,6 +148,8 @@ class Cell:
         encode_s, decode_s, server_push_s, server_pull_s: work of each push and pull at the worker and the server (s).
         hours: virtual time to train; ``eval_every_s``: between two looks at the accuracy, each at ``eval_images``.
         batch: images of one step of one robot; ``None``: the task's.
+        task_options: what differs from the task's own settings, each as ``key=value``, in one order.
+        links_reuse: robots beyond the files of a folder of traces share them.
     """
 
     policy: str
@@ -155,6 +168,18 @@ class Cell:
     batch: int | None
     eval_every_s: float
     eval_images: int
+    task_options: str = ""
+    links_reuse: bool = False
+
+    @property
+    def task_overrides(self) -> dict[str, Any]:
+        """What differs from the task's own settings, by name."""
+        overrides = task_options(filter(None, self.task_options.split(OPTION_JOIN)))
+        if self.batch is not None:
+            overrides["batch"] = self.batch
+        if self.data is not None:
+            overrides["test_images"] = self.eval_images
+        return overrides
 
     @property
     def seconds(self) -> float:
@@ -180,9 +205,11 @@ def plan_cells(settings: Comparison) -> list[Cell]:
     """
     for policy in settings.policies:
         parse_policy(policy)
-    links = [_located(text, max(settings.workers)) for text in settings.links]
+    links = [_located(text, max(settings.workers), reuse=settings.links_reuse) for text in settings.links]
     devices = _devices_for(settings.devices, settings.workers)
+    options = task_options(settings.task_options)
     task = _find_task(settings.task, settings.data)
+    _check_task(task, settings, options)
     axes = itertools.product(
         settings.seed_list, links, devices, settings.workers, settings.batch or (None,), settings.policies
     )
@@ -204,9 +231,15 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             batch=batch,
             eval_every_s=settings.eval_every_s,
             eval_images=settings.eval_images,
+            task_options=OPTION_JOIN.join(written_options(options)),
+            links_reuse=settings.links_reuse,
         )
         for seed, link, device, workers, batch, policy in axes
     ]
+
+
+#: The first labels of Fashion-MNIST.
+_FASHION_LABELS = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5, 0, 9)
 
 
 def _known(key: str, word: str, known: Collection[str]) -> None:
@@ -214,15 +247,18 @@ def _known(key: str, word: str, known: Collection[str]) -> None:
         raise ConfigError(f"unknown {key} {word!r}; {near_match(word, known)}")
 
 
-def _located(link: str, workers: int) -> str:
+def _located(link: str, workers: int, *, reuse: bool) -> str:
     """A link that exists; the path of a file is made whole, so that it means the same from every folder."""
     if link in PROFILES or link.startswith("constant:"):
         named_trace(link)
         return link
     if Path(link).is_dir():
         recorded = len(load_team(link))
-        if recorded < workers:
-            raise ConfigError(f"links {link}: expected a trace file for each of {workers} robots, found {recorded}")
+        if recorded < workers and not reuse:
+            raise ConfigError(
+                f"links {link}: expected a trace file for each of {workers} robots, found {recorded}; --links-reuse "
+                f"(links_reuse = true) lets robots share them, or take --workers {recorded}"
+            )
     else:
         named_trace(link)
     return str(Path(link).resolve())
@@ -255,13 +291,21 @@ def _find_task(name: str, data: str | None) -> str:
         return without_folder[0]
     complaints = []
     for task in members:
-        if data is not None and task in without_folder:
+        if data is not None and (task in without_folder or not _is_what_it_says(task, data)):
             continue
         complaint = _complaint(task, data)
         if complaint is None:
             return task
         complaints.append(complaint)
     raise DataError(f"task {name!r}: none of its data sets is there: {'; '.join(complaints)}")
+
+
+def _is_what_it_says(task: str, data: str) -> bool:
+    """Files in the format and under the names of Fashion-MNIST may hold something else: MNIST, for one."""
+    if task != "cruda-fashion-mnist" or _complaint(task, data) is not None:
+        return True
+    labels = load_dataset("fashion-mnist", data, train_images=len(_FASHION_LABELS), test_images=1).train_labels
+    return tuple(labels.tolist()) == _FASHION_LABELS
 
 
 def _complaint(task: str, data: str | None) -> str | None:
@@ -271,6 +315,23 @@ def _complaint(task: str, data: str | None) -> str | None:
     except DataError as error:
         return str(error)
     return None
+
+
+def _check_task(task: str, settings: Comparison, options: Mapping[str, Any]) -> None:
+    """What a run of the task would only find out after its start.
+
+    Raises:
+        ConfigError: an option that is out of range, or more images needed than there are.
+    """
+    for batch in settings.batch or (None,):
+        own, _ = task_settings(task, settings.data, **{**options, **({} if batch is None else {"batch": batch})})
+        dataset = load_dataset(own.dataset, settings.data, train_images=1, test_images=1, image_size=own.image_size)
+        images = min(own.train_images or dataset.trainable, dataset.trainable)
+        if own.batch * max(settings.workers) > images:
+            raise ConfigError(
+                f"task {task}: {images} images for training are too few for {max(settings.workers)} robots with a "
+                f"batch of {own.batch}; take fewer --workers or a smaller --batch"
+            )
 
 
 def _look_at(task: str, data: str | None) -> None:

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,8 @@ class RobotSettings:
         seconds, steps: when to stop; ``None`` for both goes on until somebody interrupts.
         eval_every: measure the accuracy every so many steps; 0 never.
         test_images: measure it on so many images; ``None`` on all.
+        task_options: what differs from the task's own settings, by name (:class:`rowcast.tasks.TaskOptions`); the same
+            for the whole team.
         shape: a bandwidth trace under the connection.
         journal, audit: files to write.
     """
@@ -82,6 +85,7 @@ class RobotSettings:
     steps: int | None = None
     eval_every: int = 5
     test_images: int | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
     shape: ShapeSettings | None = None
     journal: Path | None = None
     audit: Path | None = None
@@ -155,7 +159,7 @@ def run_robot(
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     limits = {} if settings.test_images is None else {"test_images": settings.test_images}
-    task = build_task(settings.task, settings.data, seed=settings.seed, **limits)
+    task = build_task(settings.task, settings.data, seed=settings.seed, **{**settings.task_options, **limits})
     if settings.state is not None:
         task.load_state(settings.state)
     else:

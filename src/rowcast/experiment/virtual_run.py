@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +14,11 @@ import torch
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualSeat
-from rowcast.errors import ConfigError, DataError, NonFiniteGradient
+from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.plan import Cell
 from rowcast.experiment.preparing import Preparing
+from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
@@ -79,10 +80,7 @@ def one_thread() -> Iterator[None]:
 
 def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
     devices = parse_devices(cell.devices).team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s)
-    overrides: dict[str, int] = {} if cell.batch is None else {"batch": cell.batch}
-    if cell.data is not None:
-        overrides["test_images"] = cell.eval_images
-    task = build_task(cell.task, cell.data, seed=cell.seed, **overrides)
+    task = build_task(cell.task, cell.data, seed=cell.seed, **cell.task_overrides)
     _starting_state(task, cell, folder.parents[1], lambda share: progress(Preparing(share)))
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
@@ -146,11 +144,15 @@ def _link(cell: Cell, index: int, way: int) -> Trace:
 
     A profile gives each its own. A recorded trace is one for all, so each enters it at another moment: evenly apart,
     and further on with each seed. Traces of a folder were recorded together and stay so: all are entered at the same
-    moment, which is their start for seed 0; both directions have the same.
+    moment, which is their start for seed 0; both directions have the same. Robots that share one of them enter it
+    evenly apart.
     """
     if Path(cell.links).is_dir():
-        trace = load_team(cell.links)[index]
-        return trace.shifted(place_in_recording(0, 1, cell.seed) * trace.duration_s) if trace.loop else trace
+        team = load_team(cell.links)
+        trace = team[index % len(team)]
+        turns = -(-cell.workers // len(team))  # robots that share a trace
+        place = place_in_recording(index // len(team), turns, cell.seed)
+        return trace.shifted(place * trace.duration_s) if trace.loop else trace
     trace = named_trace(cell.links, (cell.seed, index, way), _TRACE_S)
     if cell.links in PROFILES or not trace.loop:
         return trace
@@ -179,21 +181,18 @@ def _train(robot: CrudaWorker, seat: VirtualSeat, eval_every_s: float) -> None:
 
 
 def _starting_state(task: CrudaTask, cell: Cell, out: Path, progress: Callable[[float], None]) -> None:
-    """The pre-trained model of a task and seed: made once for all cells of a comparison."""
-    path = out / "states" / f"{cell.task}-{cell.seed}.npz"
-    if path.exists():
-        with contextlib.suppress(DataError):
-            task.load_state(path)
-            return
-    clean = task
-    if cell.data is not None:
-        clean = build_task(cell.task, cell.data, seed=cell.seed, train_images=_PRETRAIN_IMAGES, test_images=1)
-    clean.pretrain(progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mine = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-    clean.save_state(mine)
-    mine.replace(path)
-    task.load_state(path)
+    """The pre-trained model of a task and seed: made once for all cells of a comparison, and kept for others."""
+    options = f"-{hashlib.sha256(cell.task_options.encode()).hexdigest()[:8]}" if cell.task_options else ""
+    path = out / "states" / f"{cell.task}-{cell.seed}{options}.npz"
+
+    def clean() -> CrudaTask:
+        if cell.data is None:
+            return task
+        most = min(task.settings.train_images or _PRETRAIN_IMAGES, _PRETRAIN_IMAGES)
+        overrides = {**cell.task_overrides, "train_images": most, "test_images": 1}
+        return build_task(cell.task, cell.data, seed=cell.seed, **overrides)
+
+    keep_starting_state(task, clean, path, lambda made: made.pretrain(progress))
 
 
 def _save_links(traces: list[tuple[Trace, ...]], folder: Path) -> None:

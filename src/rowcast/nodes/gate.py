@@ -43,7 +43,7 @@ class Gate:
         self.expected = expected
         self.push_time = MtaTime()
         self.pull_time = MtaTime()
-        self._artifact = ArtifactTime() if policy.mta == "artifact" else None
+        self._artifact = ArtifactTime(policy.race) if policy.mta == "artifact" else None
         self.waiting: dict[str, Member] = {}
         self._members = members
         self._quotas = Levels()
@@ -129,7 +129,7 @@ class Gate:
         self.quota_arrived(member, max(member.quota_iteration, message.iteration))
         self.push_time.report(member.name, message.iteration, message.quota_s, message.compute_s)
         if self._artifact is not None:
-            self._artifact.moved(member.name, now - member.pushing_since)
+            self._artifact.pushed(member.name, now - member.pushing_since)
         self._newest = max(self._newest, member.iteration)
         member.stage = Stage.WAITING
         member.waiting_since = now
@@ -139,12 +139,12 @@ class Gate:
         """A pull that began at ``started`` has ended; its quota took ``quota_s`` seconds."""
         self.pull_time.report(member.name, member.iteration, quota_s, self.push_time.compute_s(member.name))
         if self._artifact is not None:
-            self._artifact.moved(member.name, now - started)
+            self._artifact.pulled(member.name, now - started)
 
     def limits_s(self, member: Member) -> tuple[float, float]:
         """For how long rows beyond the quota may travel in the next push and in the next pull of a member (s)."""
         if self._artifact is not None:
-            limit_s = self._artifact.limit_s(member.name)
+            limit_s = self._artifact.grant(member.name)
             return limit_s, limit_s
         newest = max(self._newest, member.iteration)
         return self.push_time.value_s(newest), self.pull_time.value_s(newest) if self.policy.speculative else 0.0

@@ -32,6 +32,7 @@ __all__ = ["REGISTRY", "Policy", "RowsToSend", "parse_policy", "policy_forms"]
 
 GRANULARITIES = ("row", "tensor", "model")
 MTA_RULES = ("measured", "artifact")
+COUNTS = ("bytes", "groups")
 PULLS = ("own", "common")
 ANTICIPATIONS = ("off", "own", "team")
 ORDERS = ("value", "age")
@@ -79,6 +80,9 @@ class Policy:
         speculative: rows beyond the quota travel until the MTA time.
         mta: whose rules for order, quota and MTA time: 'measured' (algorithms.md 1.8, 2.1, 2.2), or those of the
             'artifact' (:mod:`rowcast.sync.artifact`).
+        counts: what ``share`` is a share of, with the artifact's rules: the model's 'bytes', or its rows, rounded up
+            to 'groups' of 1000.
+        race: see :class:`rowcast.sync.artifact.ArtifactTime`; only with the artifact's rules.
         codec: name of the codec.
         f1, f2: weights of magnitude and staleness in ROG's importance (Alg. 3).
         local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
@@ -122,6 +126,8 @@ class Policy:
     lag: int = 0
     pull_share: float | None = None
     mta: str = "measured"
+    counts: str = "bytes"
+    race: float = 0.0
     streaming: bool = False
     elastic: bool = False
     ahead: int = 0
@@ -136,6 +142,14 @@ class Policy:
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
             raise ConfigError(f"policy {self.name!r}: unknown mta {self.mta!r}; {near_match(self.mta, MTA_RULES)}")
+        if self.counts not in COUNTS:
+            raise ConfigError(
+                f"policy {self.name!r}: unknown counts {self.counts!r}; {near_match(self.counts, COUNTS)}"
+            )
+        if not 0 <= self.race <= 1:
+            raise ConfigError(f"policy {self.name!r}: expected race in 0 .. 1, got {self.race}")
+        if self.mta != "artifact" and (self.counts != "bytes" or self.race):
+            raise ConfigError(f"policy {self.name!r}: counts and race go with compat=artifact only")
         if self.granularity not in GRANULARITIES:
             raise ConfigError(
                 f"policy {self.name!r}: unknown granularity {self.granularity!r}; "
@@ -256,7 +270,14 @@ class Policy:
         total = int(view.row_bytes.sum())
         if self.mta == "artifact":
             means = view.abs_sums / layout.lengths
-            return select_groups(view.eligible, view.stamps, means, view.row_bytes, quota_bytes=share * total)
+            return select_groups(
+                view.eligible,
+                view.stamps,
+                means,
+                view.row_bytes,
+                quota_bytes=share * total,
+                quota_rows=share * layout.rows if self.counts == "groups" else None,
+            )
         quota = share * total + (int(view.row_bytes.max()) if share < 1 else 0)
         return select(
             view.eligible,
@@ -308,7 +329,7 @@ def _compat(policy: Policy, value: object) -> Policy:
     if not policy.speculative or policy.slack is None:
         raise ConfigError(f"policy {policy.name!r}: compat=artifact goes with 'rog:S' only")
     share = artifact_share(policy.slack)
-    return dataclasses.replace(policy, share=share, mta="artifact")
+    return dataclasses.replace(policy, share=share, mta="artifact", counts="groups")
 
 
 def _bsp(name: str, slack: int | None) -> Policy:
@@ -426,6 +447,8 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "outer_lr": float,
     "outer_momentum": float,
     "mta": str,
+    "counts": str,
+    "race": float,
     "compat": str,
     "elastic": _switch,
     "ahead": int,

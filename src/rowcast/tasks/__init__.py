@@ -3,7 +3,7 @@
 from rowcast.tasks.cruda import CrudaTask, CrudaWorker, build_task
 from rowcast.tasks.data import DATASETS, Dataset, load_dataset
 from rowcast.tasks.models import ConvMLP, ConvMLPConfig, count_parameters, freeze_batch_norm
-from rowcast.tasks.settings import TASKS, CrudaSettings
+from rowcast.tasks.settings import TASKS, CrudaSettings, TaskOptions
 from rowcast.tasks.shards import dirichlet_shards
 from rowcast.tasks.shift import SEVERITIES, DomainShift, Severity, brightness, fog
 from rowcast.tasks.states import State
@@ -21,6 +21,7 @@ __all__ = [
     "DomainShift",
     "Severity",
     "State",
+    "TaskOptions",
     "brightness",
     "build_task",
     "count_parameters",

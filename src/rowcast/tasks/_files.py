@@ -41,10 +41,14 @@ def open_folder(dataset: str, data_dir: str | Path | None, files: Sequence[str],
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array in a gzip'd idx file of bytes: big-endian magic number, one size a dimension, then the bytes."""
+    """The array in an idx file of bytes: big-endian magic number, one size a dimension, then the bytes.
+
+    A file whose name ends in ``.gz`` is unpacked on the way.
+    """
     header_bytes = 4 + 4 * dimensions
+    kind = "gzip" if path.suffix == ".gz" else "idx"
     try:
-        with gzip.open(path, "rb") as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(header_bytes)
             if len(header) < header_bytes:
                 raise DataError(
@@ -60,7 +64,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             body = file.read(min(expected_bytes, 1 << 31) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path}: expected a whole gzip file, found one that is cut off or damaged ({error}); {_AGAIN}"
+            f"{path}: expected a whole {kind} file, found one that is cut off or damaged ({error}); {_AGAIN}"
         ) from error
     if len(body) != expected_bytes:
         amount = f"{len(body)}" if len(body) < expected_bytes else "more"

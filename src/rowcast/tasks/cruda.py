@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from torch.nn import functional
 from rowcast.errors import ConfigError, LocalProtocolError, near_match
 from rowcast.tasks.data import Dataset, load_dataset
 from rowcast.tasks.models import ConvMLP, ConvMLPConfig, freeze_batch_norm, seeded_model
-from rowcast.tasks.settings import TASKS, CrudaSettings
+from rowcast.tasks.own import OWN_SETS
+from rowcast.tasks.settings import MODEL_OPTIONS, TASKS, CrudaSettings
 from rowcast.tasks.shards import dirichlet_shards
 from rowcast.tasks.shift import DomainShift
 from rowcast.tasks.states import State, load_npz_state, save_npz_state
 
-__all__ = ["CrudaTask", "CrudaWorker", "build_task"]
+__all__ = ["CrudaTask", "CrudaWorker", "build_task", "task_settings"]
 
 _EVALUATION_BATCH = 250
 """Images of one forward pass of an evaluation; small enough to stay in the cache of a small CPU."""
@@ -50,20 +51,26 @@ class CrudaTask:
 
     Args:
         settings: see :class:`CrudaSettings`.
+        fit: fields of the model that are what the images need, whatever the settings say: some of 'in_channels',
+            'classes' and 'stem_stride'.
 
     Raises:
         ConfigError: unknown data set, or a model that does not fit its images.
         DataError: the data set cannot be read.
     """
 
-    def __init__(self, settings: CrudaSettings | None = None) -> None:
-        self.settings = settings = settings or CrudaSettings()
+    def __init__(self, settings: CrudaSettings | None = None, *, fit: Collection[str] = ()) -> None:
+        settings = settings or CrudaSettings()
         self.dataset: Dataset = load_dataset(
             settings.dataset,
             settings.data_dir,
             train_images=settings.train_images,
             test_images=settings.test_images,
+            image_size=settings.image_size,
         )
+        if fit:
+            settings = dataclasses.replace(settings, model=_fitted(settings.model, self.dataset, fit))
+        self.settings = settings
         _check_fit(settings.model, self.dataset)
         pixels = self.dataset.train_images
         self._mean = (pixels.mean(axis=(0, 2, 3), keepdims=True) / 255).astype(np.float32)
@@ -237,7 +244,7 @@ class CrudaWorker:
 
     Attributes:
         model: the replica; batch norm frozen.
-        optimizer: plain SGD with Nesterov momentum over the parameters of ``model``.
+        optimizer: that of the settings, over the parameters of ``model``.
         images: ``(n, channels, height, width)`` float32, the shard.
         labels: ``(n,)`` int64.
     """
@@ -247,13 +254,7 @@ class CrudaWorker:
     ) -> None:
         settings = task.settings
         self.task, self.model, self.images, self.labels = task, model, images, labels
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-            weight_decay=settings.weight_decay,
-        )
+        self.optimizer = _optimizer(settings, model)
         self._order = _endless_batches(np.arange(len(labels)), settings.batch, rng)
 
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -303,6 +304,32 @@ def _torch_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def _optimizer(settings: CrudaSettings, model: nn.Module) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+        )
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def _fitted(model: ConvMLPConfig, dataset: Dataset, fields: Collection[str]) -> ConvMLPConfig:
+    """The model with what the images of ``dataset`` need in ``fields``."""
+    channels, height, width = dataset.shape
+    side = min(height, width)
+    needed = {
+        "in_channels": channels,
+        "classes": len(dataset.classes),
+        "stem_stride": 1 if side < 16 else 2 if side < 96 else 4,
+    }
+    changes: dict[str, Any] = {field: needed[field] for field in fields}
+    return dataclasses.replace(model, **changes)
+
+
 def _check_fit(model: ConvMLPConfig, dataset: Dataset) -> None:
     channels, classes = dataset.shape[0], len(dataset.classes)
     if (model.in_channels, model.classes) != (channels, classes):
@@ -318,7 +345,9 @@ def build_task(name: str, data_dir: str | Path | None = None, **overrides: Any) 
     Args:
         name: key of :data:`TASKS`.
         data_dir: folder with the files of the data set; ``cruda-digits`` needs none.
-        overrides: fields of :class:`CrudaSettings` that shall differ from the task's defaults.
+        overrides: fields of :class:`CrudaSettings` that shall differ from the task's defaults, or sizes of the model
+            (``widths``, ``tokens`` and others of :class:`TaskOptions`). Channels and classes of the model are those
+            of the data set, unless ``model`` is given.
 
     Raises:
         ConfigError: unknown name or setting, or a value out of range.
@@ -333,12 +362,33 @@ def build_task(name: str, data_dir: str | Path | None = None, **overrides: Any) 
         robot.optimizer.step()
         print(robot.accuracy())
     """
+    settings, fit = task_settings(name, data_dir, **overrides)
+    return CrudaTask(settings, fit=fit)
+
+
+def task_settings(
+    name: str, data_dir: str | Path | None = None, **overrides: Any
+) -> tuple[CrudaSettings, tuple[str, ...]]:
+    """The settings of a task, and what of the model is up to its images; arguments as :func:`build_task`.
+
+    Raises:
+        ConfigError: unknown name or setting, or a value out of range.
+    """
     if name not in TASKS:
         raise ConfigError(f"unknown task {name!r}; {near_match(name, TASKS)}")
     known = {field.name for field in dataclasses.fields(CrudaSettings)}
     for key in overrides:
-        if key not in known:
-            raise ConfigError(f"task {name}: unknown setting {key!r}; {near_match(key, known)}")
+        if key not in known and key not in MODEL_OPTIONS:
+            raise ConfigError(f"task {name}: unknown setting {key!r}; {near_match(key, [*known, *MODEL_OPTIONS])}")
     if data_dir is not None:
         overrides["data_dir"] = str(data_dir)
-    return CrudaTask(dataclasses.replace(TASKS[name], **overrides))
+    base = TASKS[name]
+    fit: tuple[str, ...] = () if "model" in overrides else ("in_channels", "classes")
+    if fit and base.dataset in OWN_SETS and "stem_stride" not in overrides:
+        fit = (*fit, "stem_stride")
+    sizes = {key: overrides.pop(key) for key in MODEL_OPTIONS if key in overrides}
+    model = dataclasses.replace(overrides.pop("model", base.model), **sizes)
+    settings = dataclasses.replace(base, model=model, **overrides)
+    if settings.image_size is not None and settings.dataset != "images":
+        raise ConfigError(f"image_size: goes with task 'cruda-images', got it for {name!r}")
+    return settings, fit

@@ -6,6 +6,9 @@ name           images                                              where from
 digits         1 x 8 x 8, 1,297 for training and 500 for testing   scikit-learn (``rowcast[demo]``)
 fashion-mnist  1 x 28 x 28, 60,000 and 10,000                      a folder with the four ``.gz`` files
 cifar10        3 x 32 x 32, up to 50,000 and 10,000                a folder with ``.npz`` files
+idx            any set in the format of MNIST                      a folder with idx files
+npz            any set as arrays                                   an ``.npz`` archive
+images         a sub-folder for each class, resized                a folder of images
 =============  ==================================================  ==================================
 
 Nothing that is read here is unpickled or executed.
@@ -13,7 +16,6 @@ Nothing that is read here is unpickled or executed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from numpy.typing import NDArray
 
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.tasks._files import checked_pair, decode_jpegs, open_folder, read_idx, read_npz
+from rowcast.tasks.dataset import Dataset
+from rowcast.tasks.own import load_idx, load_images, load_npz
 
 __all__ = ["DATASETS", "Dataset", "load_cifar10", "load_dataset", "load_digits", "load_fashion_mnist"]
 
@@ -47,35 +51,11 @@ _FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
+_OTHER_SET = "another set in this format is the data set 'idx' (task cruda-idx)"
 _CIFAR_JPEG_FILES = ("cifar10_train_jpeg.npz", "cifar10_test_a_jpeg.npz")
 _CIFAR_SMALL_FILE = "cifar10_small_uint8.npz"
 _DIGITS_TEST = 500
 _DIGITS_SPLIT_SEED = 1797
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """A labelled image set.
-
-    Attributes:
-        name: key of :data:`DATASETS`.
-        train_images, test_images: ``(n, channels, height, width)`` uint8, 0..255.
-        train_labels, test_labels: ``(n,)`` int64, ``0 <= label < len(classes)``.
-        classes: name of each class.
-    """
-
-    name: str
-    train_images: Images
-    train_labels: Labels
-    test_images: Images
-    test_labels: Labels
-    classes: tuple[str, ...]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        _, channels, height, width = self.train_images.shape
-        return channels, height, width
 
 
 def load_dataset(
@@ -84,6 +64,7 @@ def load_dataset(
     *,
     train_images: int | None = None,
     test_images: int | None = None,
+    image_size: int | None = None,
 ) -> Dataset:
     """Load a data set by name.
 
@@ -92,6 +73,7 @@ def load_dataset(
         data_dir: folder with the files; ``digits`` needs none.
         train_images, test_images: keep only so many, the first ones (the order is mixed in all three sets);
             ``None`` keeps all.
+        image_size: pixels a side to which 'images' are resized.
 
     Raises:
         ConfigError: unknown name.
@@ -99,6 +81,10 @@ def load_dataset(
     """
     if name not in DATASETS:
         raise ConfigError(f"unknown data set {name!r}; {near_match(name, DATASETS)}")
+    if image_size is not None:
+        if name != "images":
+            raise ConfigError(f"image_size: goes with a folder of images, got it for the data set {name!r}")
+        return load_images(data_dir, train_images, test_images, size=image_size)
     return DATASETS[name](data_dir, train_images, test_images)
 
 
@@ -130,6 +116,7 @@ def load_digits(
         pixels[test][:test_images],
         numbers[test][:test_images],
         tuple(str(digit) for digit in range(10)),
+        (len(numbers[train]), len(numbers[test])),
     )
 
 
@@ -144,16 +131,23 @@ def load_fashion_mnist(
         DataError: a file is missing, cut off, not idx, or the numbers of images and labels differ.
     """
     folder = open_folder("fashion-mnist", data_dir, _FASHION_FILES)
-    parts = []
+    parts, sizes = [], []
     for stem, limit in (("train", train_images), ("t10k", test_images)):
         images = read_idx(folder / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
         labels = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
         if images.shape[1:] != (28, 28):
             found = " x ".join(map(str, images.shape[1:]))
-            raise DataError(f"{folder / stem}-images-idx3-ubyte.gz: expected 28 x 28 pixels, found {found}")
+            raise DataError(
+                f"{folder / stem}-images-idx3-ubyte.gz: expected 28 x 28 pixels, found {found}; {_OTHER_SET}"
+            )
+        if len(labels) and labels.max() >= len(_FASHION_CLASSES):
+            raise DataError(
+                f"{folder}, {stem} files: expected labels 0..9, found them up to {labels.max()}; {_OTHER_SET}"
+            )
         parts.append(checked_pair(images[:, None], labels, f"{folder}, {stem} files", classes=10, limit=limit))
+        sizes.append(len(labels))
     (train, train_labels), (test, test_labels) = parts
-    return Dataset("fashion-mnist", train, train_labels, test, test_labels, _FASHION_CLASSES)
+    return Dataset("fashion-mnist", train, train_labels, test, test_labels, _FASHION_CLASSES, (sizes[0], sizes[1]))
 
 
 def load_cifar10(
@@ -174,7 +168,7 @@ def load_cifar10(
     folder = open_folder("cifar10", data_dir, _CIFAR_JPEG_FILES, or_else=_CIFAR_SMALL_FILE)
     jpeg_paths = [folder / name for name in _CIFAR_JPEG_FILES]
     if all(path.is_file() for path in jpeg_paths):
-        (train, train_labels, names), (test, test_labels, _) = (
+        (train, train_labels, names, many), (test, test_labels, _, tests) = (
             _read_jpeg_part(path, limit) for path, limit in zip(jpeg_paths, (train_images, test_images), strict=True)
         )
     else:
@@ -183,10 +177,11 @@ def load_cifar10(
         names = _class_names(arrays["class_names"], path)
         train, train_labels = _pixel_part(arrays["x_train"], arrays["y_train"], path, len(names), train_images)
         test, test_labels = _pixel_part(arrays["x_test"], arrays["y_test"], path, len(names), test_images)
-    return Dataset("cifar10", train, train_labels, test, test_labels, names)
+        many, tests = len(arrays["y_train"]), len(arrays["y_test"])
+    return Dataset("cifar10", train, train_labels, test, test_labels, names, (many, tests))
 
 
-def _read_jpeg_part(path: Path, limit: int | None) -> tuple[Images, Labels, tuple[str, ...]]:
+def _read_jpeg_part(path: Path, limit: int | None) -> tuple[Images, Labels, tuple[str, ...], int]:
     arrays = read_npz(path, ("jpeg", "offsets", "labels", "class_names"))
     offsets, labels = arrays["offsets"], arrays["labels"]
     names = _class_names(arrays["class_names"], path)
@@ -194,7 +189,7 @@ def _read_jpeg_part(path: Path, limit: int | None) -> tuple[Images, Labels, tupl
         raise DataError(f"{path}: expected {len(labels) + 1} offsets for {len(labels)} labels, found {len(offsets)}")
     kept = len(labels) if limit is None else min(limit, len(labels))
     images = decode_jpegs(arrays["jpeg"], offsets[: kept + 1], path)
-    return *checked_pair(images, labels[:kept], str(path), classes=len(names), limit=kept), names
+    return *checked_pair(images, labels[:kept], str(path), classes=len(names), limit=kept), names, len(labels)
 
 
 def _pixel_part(
@@ -215,5 +210,8 @@ DATASETS: dict[str, Callable[[str | Path | None, int | None, int | None], Datase
     "digits": load_digits,
     "fashion-mnist": load_fashion_mnist,
     "cifar10": load_cifar10,
+    "idx": load_idx,
+    "npz": load_npz,
+    "images": load_images,
 }
 """Loaders by name; each takes the folder and the two limits."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from rowcast.config import Checked, setting
-from rowcast.errors import ConfigError
+from rowcast.config import Checked, load, setting
+from rowcast.errors import ConfigError, near_match
 from rowcast.tasks.models import ConvMLPConfig
 
-__all__ = ["TASKS", "CrudaSettings"]
+__all__ = ["MODEL_OPTIONS", "OPTIMIZERS", "TASKS", "CrudaSettings", "TaskOptions", "task_options", "written_options"]
 
 _DIGITS_MODEL = ConvMLPConfig(
     in_channels=1, tokens=24, stem_stride=1, conv_blocks=1, widths=(48, 96, 192), depths=(1, 1, 1), mlp_ratio=2
 )
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
 
 _WHOLE_NUMBERS = ("train_images", "test_images", "severity", "batch", "pretrain_epochs", "pretrain_batch", "seed")
 
@@ -25,7 +30,7 @@ class CrudaSettings(Checked):
         ConfigError: a value out of its range.
     """
 
-    dataset: str = setting("digits", "Name of the data set: 'digits', 'fashion-mnist' or 'cifar10'.")
+    dataset: str = setting("digits", "Name of the data set, a key of rowcast.tasks.DATASETS.")
     data_dir: str | None = setting(None, "Folder with the files of the data set; 'digits' needs none.")
     train_images: int | None = setting(
         None, "Use only so many training images; none uses all.", unit="images", low=1, high=10_000_000
@@ -34,11 +39,15 @@ class CrudaSettings(Checked):
         None, "Use only so many test images; none uses all.", unit="images", low=1, high=10_000_000
     )
     model: ConvMLPConfig = dataclasses.field(default=_DIGITS_MODEL, metadata={"doc": "Size of the model."})
+    image_size: int | None = setting(
+        None, "Pixels a side to which a folder of images is resized; none: 32.", unit="pixels", low=8, high=512
+    )
     severity: int = setting(3, "How thick the fog is; see rowcast.tasks.SEVERITIES.", low=1, high=5)
     alpha: float = setting(
         1.0, "Label skew of the shards: small gives each class to few workers, large mixes.", low=0.01, high=1e6
     )
     batch: int = setting(32, "Images of one step of one worker.", unit="images", low=1, high=65_536)
+    optimizer: str = setting("sgd", f"Optimizer of the adaptation: {', '.join(map(repr, OPTIMIZERS))}.")
     lr: float = setting(
         0.006,
         "Learning rate of the adaptation. High rates do not bear updates that are some steps old.",
@@ -47,7 +56,7 @@ class CrudaSettings(Checked):
     )
     momentum: float = setting(
         0.7,
-        "Nesterov momentum of the adaptation, local to each worker. It adds to the delay of stale updates.",
+        "Nesterov momentum of the adaptation with 'sgd', local to each worker. It adds to the delay of stale updates.",
         low=0.0,
         high=0.999,
     )
@@ -73,10 +82,20 @@ class CrudaSettings(Checked):
         super().__post_init__()
         if not isinstance(self.model, ConvMLPConfig):
             raise ConfigError(f"model: expected a ConvMLPConfig, got {self.model!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"unknown optimizer {self.optimizer!r}; {near_match(self.optimizer, OPTIMIZERS)}")
         for name in _WHOLE_NUMBERS:
             value = getattr(self, name)
             if not isinstance(value, int | None):
                 raise ConfigError(f"{name}: expected a whole number, got {value!r}")
+
+
+def _own(dataset: str) -> CrudaSettings:
+    """A data set of one's own; channels, classes and stride of the model are those that its images need."""
+    model = ConvMLPConfig(
+        in_channels=1, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 1, 1), mlp_ratio=2
+    )
+    return CrudaSettings(dataset=dataset, model=model, pretrain_epochs=4, test_images=2000)
 
 
 TASKS: dict[str, CrudaSettings] = {
@@ -97,5 +116,71 @@ TASKS: dict[str, CrudaSettings] = {
         pretrain_epochs=8,
         test_images=2000,
     ),
+    "cruda-idx": _own("idx"),
+    "cruda-npz": _own("npz"),
+    "cruda-images": _own("images"),
 }
 """Settings of the built-in tasks by name."""
+
+
+#: Options of a task that are sizes of its model.
+MODEL_OPTIONS = ("tokens", "stem_stride", "conv_blocks", "widths", "depths", "mlp_ratio")
+
+
+def _option(name: str) -> Any:
+    """The setting of this name, or none: then the task's own."""
+    field = CrudaSettings.__dataclass_fields__[name]
+    return dataclasses.field(default=None, metadata=field.metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions(Checked):
+    """What a user may set of a built-in task; in a file, the table ``[task]``. None: the task's own.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    optimizer: str | None = _option("optimizer")
+    lr: float | None = _option("lr")
+    momentum: float | None = _option("momentum")
+    weight_decay: float | None = _option("weight_decay")
+    label_smoothing: float | None = _option("label_smoothing")
+    batch: int | None = _option("batch")
+    alpha: float | None = _option("alpha")
+    severity: int | None = _option("severity")
+    train_images: int | None = _option("train_images")
+    image_size: int | None = _option("image_size")
+    pretrain_epochs: int | None = _option("pretrain_epochs")
+    pretrain_batch: int | None = _option("pretrain_batch")
+    pretrain_lr: float | None = _option("pretrain_lr")
+    pretrain_jitter: float | None = _option("pretrain_jitter")
+    tokens: int | None = setting(None, "Channels after the model's tokenizer, even.", low=2, high=4096)
+    stem_stride: int | None = setting(
+        None, "By how much the tokenizer shrinks an image: 1, 2 or 4; of one's own data: by its size.", low=1, high=4
+    )
+    conv_blocks: int | None = setting(None, "Bottleneck blocks of the convolution stage.", low=0, high=100)
+    widths: tuple[int, ...] | None = setting(None, "Channels of each conv-MLP stage, as [64, 128].", low=1, high=16_384)
+    depths: tuple[int, ...] | None = setting(None, "Blocks of each stage, as many as widths.", low=1, high=100)
+    mlp_ratio: int | None = setting(None, "Hidden channels of a channel MLP over its width.", low=1, high=64)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are set, by name."""
+        return {
+            field.name: value for field in dataclasses.fields(self) if (value := getattr(self, field.name)) is not None
+        }
+
+
+def task_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Options of a task from texts ``key=value``.
+
+    Raises:
+        ConfigError: an unknown key (with a near match), or a value out of its range.
+    """
+    return load(TaskOptions, overrides=texts).given
+
+
+def written_options(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options as texts that say the same to :func:`task_options`, each in one way."""
+    return tuple(f"{key}={json.dumps(options[key])}" for key in sorted(options))

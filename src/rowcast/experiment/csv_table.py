@@ -1,0 +1,114 @@
+"""CSV files with a header, read strictly: what is wrong is said with file, line and column."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rowcast.errors import DataError
+
+__all__ = ["Line", "Table", "as_number", "expect_files"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table."""
+
+    path: Path
+    line: int
+    cells: Mapping[str, str]
+
+    def error(self, column: str, what: str) -> DataError:
+        return DataError(f"{self.path}, line {self.line}, column {column}: {what}")
+
+    def text(self, column: str) -> str:
+        if column not in self.cells:
+            raise DataError(f"{self.path}: lacks the column {column!r}; it has {', '.join(self.cells)}")
+        if not self.cells[column]:
+            raise self.error(column, "expected a text, got an empty cell")
+        return self.cells[column]
+
+    def number(self, column: str, default: float | None = None, *, column_needed: bool = False) -> float:
+        """A finite number of 0 or more; ``default`` where the cell is empty, or the column not there (nor needed)."""
+        if default is not None and not self.cells.get(column, column_needed):
+            return default
+        text = self.cells.get(column)
+        if text is None:
+            raise DataError(f"{self.path}: lacks the column {column!r}; it has {', '.join(self.cells)}")
+        value = as_number(text)
+        if value is None or not 0 <= value < math.inf:
+            got = repr(text) if text else "an empty cell"
+            comma = (
+                "; write a point, not a comma" if as_number(text.replace(",", ".")) is not None and "," in text else ""
+            )
+            raise self.error(column, f"expected a number of 0 or more, got {got}{comma}")
+        return value
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file with a header; a ``.gz`` is unpacked on the way."""
+
+    path: Path
+    rows: tuple[Line, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        reader = csv.reader(io.StringIO(_content(path), newline=""))
+        rows, header = [], None
+        try:
+            for cells in reader:
+                if not cells:
+                    continue
+                if header is None:
+                    header = [name.strip() for name in cells]
+                    twice = next((name for name in header if header.count(name) > 1), None)
+                    if twice is not None:
+                        raise DataError(f"{path}, line {reader.line_num}: the column {twice!r} is there twice")
+                    continue
+                if len(cells) != len(header):
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: expected {len(header)} cells, as the header has, got "
+                        f"{len(cells)}; a number with a comma is two cells"
+                    )
+                rows.append(Line(path, reader.line_num, dict(zip(header, map(str.strip, cells), strict=True))))
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+        if header is None:
+            raise DataError(f"{path}, line 1: expected a header that names each column, got nothing")
+        return cls(path, tuple(rows))
+
+    def of(self, run: str) -> Iterator[Line]:
+        """The lines of one run."""
+        return (row for row in self.rows if row.text("run") == run)
+
+
+def _content(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def expect_files(folder: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise DataError(
+            f"{folder}: expected measured runs (docs/simulator.md has the files); missing: {', '.join(missing)}"
+        )

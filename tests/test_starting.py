@@ -1,0 +1,129 @@
+"""Starting models: what one is known by, and that one is trained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rowcast.experiment.starting import CACHE_VARIABLE, cache_folder, keep_starting_state, state_key
+from rowcast.tasks import CrudaTask, build_task
+
+TINY = {"train_images": 128, "test_images": 10, "widths": (8, 8, 8), "pretrain_epochs": 1}
+
+
+def make(**more: object) -> CrudaTask:
+    return build_task("cruda-digits", **{**TINY, **more})
+
+
+class Trainer:
+    """Counts what it is asked to train."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, task: CrudaTask) -> object:
+        self.calls += 1
+        return task.pretrain()
+
+
+def keep(out: Path, trainer: Trainer, **more: object) -> CrudaTask:
+    task = make(**more)
+    keep_starting_state(task, lambda: make(**more), out / "states" / "one.npz", trainer)
+    return task
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "states"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"HOME": "/home/ann"}, "/home/ann/.cache/rowcast/states"),
+        ({"HOME": "/home/ann", "XDG_CACHE_HOME": "/fast"}, "/fast/rowcast/states"),
+        ({"HOME": "/home/ann", "XDG_CACHE_HOME": "relative"}, "/home/ann/.cache/rowcast/states"),
+        ({"HOME": "/home/ann", "XDG_CACHE_HOME": "/fast", CACHE_VARIABLE: "/mine"}, "/mine/states"),
+        ({"HOME": "/home/ann", CACHE_VARIABLE: "off"}, None),
+        ({}, None),
+    ],
+)
+def test_where_the_cache_is(environment: dict[str, str], expected: str | None) -> None:
+    assert cache_folder(environment) == (None if expected is None else Path(expected))
+
+
+def test_another_folder_needs_no_second_training(tmp_path: Path, cache: Path) -> None:
+    trainer = Trainer()
+    first = keep(tmp_path / "a", trainer)
+    second = keep(tmp_path / "b", trainer)
+    third = keep(tmp_path / "b", trainer)
+    assert trainer.calls == 1
+    for name, value in first.state.items():
+        np.testing.assert_array_equal(value, second.state[name])
+        np.testing.assert_array_equal(value, third.state[name])
+    assert [path.name for path in cache.iterdir()] == [f"digits-0-{state_key(make())}.npz"]
+
+
+def test_a_model_is_known_by_what_made_it() -> None:
+    plain = state_key(make())
+    for later in (
+        {"lr": 0.5},
+        {"alpha": 9.0},
+        {"severity": 5},
+        {"batch": 8},
+        {"optimizer": "adam"},
+        {"test_images": 3},
+    ):
+        assert state_key(make(**later)) == plain, later
+    others = [
+        state_key(make(**earlier))
+        for earlier in (
+            {"seed": 1},
+            {"pretrain_epochs": 2},
+            {"pretrain_lr": 0.01},
+            {"label_smoothing": 0.2},
+            {"widths": (8, 8, 16)},
+            {"train_images": 127},
+        )
+    ]
+    assert len({plain, *others}) == 1 + len(others)
+    task = make()
+    task.dataset.train_images[0, 0, 0, 0] ^= 1  # the same settings, other data
+    assert state_key(task) != plain
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", None])
+def test_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path, damage: bytes | None) -> None:
+    trainer = Trainer()
+    keep(tmp_path / "a", trainer)
+    (entry,) = cache.iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    task = keep(tmp_path / "b", trainer)
+    assert trainer.calls == 2 and task.state
+    keep(tmp_path / "c", trainer)
+    assert trainer.calls == 2  # the entry is whole again
+    (tmp_path / "c" / "states" / "one.npz").write_bytes(b"damaged")
+    keep(tmp_path / "c", trainer)
+    assert trainer.calls == 2  # that of the folder comes from the cache
+
+
+def test_without_a_cache_each_folder_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer()
+    monkeypatch.setenv(CACHE_VARIABLE, "off")
+    for out in ("a", "b", "b"):
+        keep(tmp_path / out, trainer)
+    assert trainer.calls == 2
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    with caplog.at_level("WARNING", "rowcast"):
+        task = keep(tmp_path / "a", Trainer())
+    assert task.state and f"{CACHE_VARIABLE} names another folder" in caplog.text
