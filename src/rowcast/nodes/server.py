@@ -20,6 +20,7 @@ from rowcast.journal import Journal
 from rowcast.nodes.departures import Departures
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
+from rowcast.nodes.leader import Leader
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import Member, MemberStatus, Stage
@@ -111,6 +112,7 @@ class ServerNode:
         self._store = Store(policy, self.gate, self.members, links, self._board, self.journal)
         self._phases = Phases(policy, self.gate, self.slots, self.members, self._store, self._board, self.journal)
         self._departures = Departures(self.members, self.gate, self._store, self._phases, self._board, self.journal)
+        self._leader = Leader(self.members, self._board)
         self._by_port: dict[Port, Member] = {}
 
     @property
@@ -259,6 +261,7 @@ class ServerNode:
         """The ports on which something may be sent since the last call."""
         if (streaming := self._store.streaming) is not None:
             streaming.wake_readers()
+        self._leader.tell(self._store.layout)
         return self._board.take() if self._board.ready else []
 
     def next_timer(self) -> float | None:

@@ -23,6 +23,9 @@ MAX_ROW = 1 << 16
 _MOST_ROWS = 1 << 24
 _MOST_DIMENSIONS = 64
 
+#: What the team's value of a buffer is: the average of what the workers make of it, or what the first of them does.
+BUFFER_RULES = ("average", "first")
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -55,6 +58,10 @@ class Layout:
         rows, elements: their numbers.
         digest: 16 bytes that agree between two nodes exactly when their layouts do.
         is_hollow: vectors of this layout hold one number for each row, see :meth:`hollow`.
+        buffers: so many of the tensors, the last ones, are buffers of the model and not parameters: running statistics
+            and the like. They are values, not steps of an optimizer: no factor, momentum or sign code is for them.
+        buffer_rule: one of :data:`BUFFER_RULES`.
+        parameter_rows: the first so many rows are those of parameters.
     """
 
     def __init__(
@@ -65,8 +72,12 @@ class Layout:
         max_row: int,
         *,
         hollow: bool = False,
+        buffers: int = 0,
+        buffer_rule: str = "average",
     ) -> None:
         self.tensors = tuple(tensors)
+        self.buffers = buffers
+        self.buffer_rule = buffer_rule
         self.lengths = np.diff(offsets)
         self.rows = len(self.lengths)
         self.offsets = np.arange(self.rows + 1, dtype=np.int64) if hollow else offsets
@@ -74,6 +85,7 @@ class Layout:
         self.elements = int(self.offsets[-1])
         self.small_tensor = small_tensor
         self.max_row = max_row
+        self.parameter_rows = self.tensors[-buffers].first_row if buffers else self.rows
         self.is_hollow = hollow
         self._true_offsets = offsets
         self._known: dict[str, npt.NDArray[np.int64]] = {}
@@ -85,16 +97,20 @@ class Layout:
         *,
         small_tensor: int = SMALL_TENSOR,
         max_row: int = MAX_ROW,
+        buffers: int = 0,
+        buffer_rule: str = "average",
     ) -> Layout:
         """Lay out named tensors.
 
         Args:
-            shapes: ``(name, shape)`` in parameter order.
+            shapes: ``(name, shape)`` in parameter order, then those of buffers.
+            buffers: so many of them are buffers.
+            buffer_rule: one of :data:`BUFFER_RULES`.
             small_tensor: tensors of fewer elements are one row.
             max_row: longest row, in elements.
 
         Raises:
-            ConfigError: no tensor, an empty tensor, a name that stands twice, or more than 2**24 rows.
+            ConfigError: no tensor, an empty tensor, a name that stands twice, no parameter, or more than 2**24 rows.
         """
         tensors: list[TensorSpec] = []
         pieces: list[npt.NDArray[np.int64]] = []
@@ -122,8 +138,14 @@ class Layout:
             row += count
         if not tensors:
             raise ConfigError("layout: the model has no trainable tensors; nothing to train together")
+        if not 0 <= buffers < len(tensors) or buffer_rule not in BUFFER_RULES:
+            raise ConfigError(
+                f"layout: expected fewer buffers than the {len(tensors)} tensors, under one of the rules "
+                f"{', '.join(BUFFER_RULES)}; got {buffers} under {buffer_rule!r}"
+            )
         pieces.append(np.array([start], dtype=np.int64))
-        return cls(tensors, np.concatenate(pieces), small_tensor, max_row)
+        offsets = np.concatenate(pieces)
+        return cls(tensors, offsets, small_tensor, max_row, buffers=buffers, buffer_rule=buffer_rule)
 
     def hollow(self) -> Layout:
         """The same rows for a study of time only: a vector holds one number for each row, not its elements.
@@ -131,7 +153,15 @@ class Layout:
         Lengths, and so the bytes on the wire, stay those of the real rows. Only hollow codes
         (:class:`rowcast.codecs.Hollow`) work on it.
         """
-        return Layout(self.tensors, self._true_offsets, self.small_tensor, self.max_row, hollow=True)
+        return Layout(
+            self.tensors,
+            self._true_offsets,
+            self.small_tensor,
+            self.max_row,
+            hollow=True,
+            buffers=self.buffers,
+            buffer_rule=self.buffer_rule,
+        )
 
     def once(self, key: str, make: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
         """What ``make()`` gives for this layout, worked out the first time only (sizes of rows in a code)."""
@@ -160,6 +190,7 @@ class Layout:
                 "small_tensor": self.small_tensor,
                 "max_row": self.max_row,
                 "tensors": [[spec.name, list(spec.shape)] for spec in self.tensors],
+                **({"buffers": [self.buffers, self.buffer_rule]} if self.buffers else {}),
                 **({"hollow": True} if self.is_hollow else {}),
             },
             separators=(",", ":"),
@@ -178,7 +209,10 @@ class Layout:
             small, longest = _size(content["small_tensor"]), _size(content["max_row"])
             if sum(math.prod(shape) for _, shape in shapes) > 1 << 36:
                 raise ValueError("more than 2**36 elements")
-            layout = cls.from_shapes(shapes, small_tensor=small, max_row=longest)
+            count, rule = content.get("buffers", (0, BUFFER_RULES[0]))
+            if type(count) is not int or type(rule) is not str:
+                raise ValueError(f"buffers {count!r} under {rule!r}")
+            layout = cls.from_shapes(shapes, small_tensor=small, max_row=longest, buffers=count, buffer_rule=rule)
             return layout.hollow() if content.get("hollow") is True else layout
         except (ValueError, TypeError, KeyError, RecursionError, ConfigError, MemoryError) as error:
             raise RemoteProtocolError(
@@ -204,6 +238,11 @@ class Layout:
                     f"layout: {ours} has {mine.name!r} {mine.shape} where {theirs} has {yours.name!r} "
                     f"{yours.shape}; {advice}"
                 )
+        if (self.buffers, self.buffer_rule) != (other.buffers, other.buffer_rule):
+            raise LayoutMismatch(
+                f"layout: {ours} shares {_buffers(self)}, {theirs} {_buffers(other)}; {advice}, "
+                "and give every rowcast.Optimizer the same buffers="
+            )
         if len(self.tensors) != len(other.tensors):
             longer, owner = (self, ours) if len(self.tensors) > len(other.tensors) else (other, theirs)
             extra = longer.tensors[min(len(self.tensors), len(other.tensors))]
@@ -219,7 +258,14 @@ class Layout:
 
     def __repr__(self) -> str:
         kind = "hollow, " if self.is_hollow else ""
+        kind += f"{self.buffers} buffers in " if self.buffers else ""
         return f"Layout({kind}{len(self.tensors)} tensors, {self.rows} rows, {int(self._true_offsets[-1])} elements)"
+
+
+def _buffers(layout: Layout) -> str:
+    if not layout.buffers:
+        return "no buffers"
+    return f"{layout.buffers} buffers (first {layout.tensors[-layout.buffers].name!r}, rule {layout.buffer_rule!r})"
 
 
 def _size(value: Any) -> int:
