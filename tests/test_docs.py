@@ -297,7 +297,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
-        fit load_team load_trace named_trace outdoor save_csv synthesise
+        differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.nodes": "Phase Port ServerNode WorkerNode",
     "rowcast.optim": "Optimizer TeamLike",
