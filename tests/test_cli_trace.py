@@ -15,7 +15,7 @@ import pytest
 from rowcast.cli import ExitCode, main
 from rowcast.cli.trace import describe
 from rowcast.errors import ConfigError
-from rowcast.links import PROFILES, Trace, fit, load_trace, outdoor, save_csv, synthesise
+from rowcast.links import PROFILES, Trace, differences, fit, load_trace, outdoor, save_csv, synthesise
 from rowcast.report.trace_figure import draw_trace
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "links.md"
@@ -92,6 +92,19 @@ def test_synth_like_a_file(rowcast: Run, tmp_path: Path) -> None:
     np.testing.assert_allclose(load_trace(tmp_path / "made.csv").rates_bps, wanted.rates_bps)
 
 
+def test_synth_says_what_is_not_like_the_source(rowcast: Run, tmp_path: Path) -> None:
+    save_csv(outdoor(1, 600.0), tmp_path / "seen.csv")
+    code, out, err = rowcast("synth", tmp_path / "seen.csv", "--seconds", 5, "--out", tmp_path / "made.csv")
+    assert (code, err) == (0, "")
+    wanted = load_trace(tmp_path / "seen.csv")
+    said = [line for line in out.splitlines() if line.startswith("not like the source: ")]
+    made = synthesise(fit(wanted), 0, 5.0)
+    assert said == [f"not like the source: {difference}" for difference in differences(wanted, made)] != []
+    assert "another --seed may be nearer" in out
+    code, out, _ = rowcast("synth", tmp_path / "seen.csv", "--seconds", 3600, "--out", tmp_path / "made.csv")
+    assert code == 0 and "not like" not in out and "--seed" not in out
+
+
 def test_synth_of_one_rate_for_ever(rowcast: Run, tmp_path: Path) -> None:
     assert rowcast("synth", "constant:5", "--seconds", 7, "--out", tmp_path / "made.csv")[0] == 0
     made = load_trace(tmp_path / "made.csv")
@@ -116,6 +129,8 @@ def test_a_figure_that_cannot_be_written(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["stats", "indor"], "did you mean 'indoor'"),
+        (["stats", "outdoor", "--low", "nan"], "--low"),
+        (["stats", "outdoor", "--low", "inf"], "--low: expected a finite rate"),
         (["stats", "none.csv"], "none.csv: cannot be read"),
         (["stats", "broken.csv"], "broken.csv, line 3: rate -2 Mbit/s is negative"),
         (["stats", "back.csv"], "back.csv, line 4: time 1 s does not come after 2 s"),

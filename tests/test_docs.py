@@ -319,7 +319,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
-        fit load_team load_trace named_trace outdoor save_csv synthesise
+        differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.nodes": "Phase Port ServerNode WorkerNode",
     "rowcast.optim": "Optimizer TeamLike",
@@ -341,7 +341,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """
         Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
-        Hello Horizon LayoutTable Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal Rows Start StateEnd
+        Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal Rows Start StateEnd
         Waiting Welcome encode
     """,
 }

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from rowcast.errors import TraceError
-from rowcast.links import PROFILES, MarkovProfile, Trace, fit, load_trace, outdoor, synthesise
+from rowcast.links import PROFILES, MarkovProfile, Trace, differences, fit, load_trace, outdoor, synthesise
 from rowcast.links.stats import on_grid
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -44,6 +44,8 @@ def distance(one: Trace, other: Trace) -> float:
 
 def compare(source: Trace, seed: int, distribution: float = 0.18) -> None:
     made = synthesise(fit(source), seed, 3600.0)
+    if distribution == 0.18:
+        assert differences(source, made) == []
     wanted = source.stats()
     found = made.stats(wanted.low_bps)
     assert found.mean_bps == pytest.approx(wanted.mean_bps, rel=0.10)
@@ -108,6 +110,24 @@ def test_the_fit_finds_the_states_of_a_link_that_comes_and_goes() -> None:
     assert made.share_zero == pytest.approx(0.2, abs=0.03)
     assert set(made.low_episodes_s) <= {5.0}
     assert made.best_bps == 10e6
+
+
+def test_what_is_not_like_the_source_is_said() -> None:
+    source = outdoor(3, 600.0)
+    assert differences(source, source) == []
+    silent = Trace([0, 30], [1e6, 0], "silent", duration_s=60)
+    said = differences(source, silent)
+    for part in (
+        "mean 0.5 Mbit/s, in the source",
+        "quantiles",
+        "below",
+        "nothing at all 50.0% of the time",
+        "change of 40 %",
+    ):
+        assert any(line.startswith(part) for line in said), (part, said)
+    steady = Trace(np.arange(50.0), np.full(50, 3e6), "steady", duration_s=50)
+    assert differences(steady, synthesise(fit(steady), 0, 100)) == []
+    assert len(differences(source, source.scaled(2.0))) == 3  # mean, quantiles, and how long it is low
 
 
 def test_a_steady_link_has_one_state_and_no_ripple() -> None:

@@ -50,6 +50,7 @@ class HubTeam:
         self.hub = hub
         self.members = hub.size
         self.local_steps = 1
+        self.leads = False
         self.anticipated: tuple[np.ndarray, float] | None = None
         self.iteration = 0
         self.exchanges = self.contributions = self.finishes = self.leaves = self.holds = 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -114,25 +112,3 @@ def test_a_parameter_unfrozen_or_added_later_is_refused_before_it_drifts() -> No
     extra.grad = torch.ones(2)
     with pytest.raises(LocalProtocolError, match=r"param_groups\[1\]"):
         optimizer.step()
-
-
-def test_running_statistics_that_move_are_warned_of_once() -> None:
-    def model_with_norm() -> nn.Sequential:
-        return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.LayerNorm(4), nn.Linear(4, 2))
-
-    model = model_with_norm()
-    with pytest.warns(UserWarning, match=r"1 layers keep running statistics.*'1'") as caught:
-        optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, EchoTeam())
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        optimizer.step()
-        frozen = model_with_norm().train()
-        frozen[1].eval()
-        optimizer = Optimizer(torch.optim.SGD(frozen.parameters(), lr=0.1), frozen, EchoTeam())
-        optimizer.step()
-    frozen.train()
-    with pytest.warns(UserWarning, match="running statistics") as caught:
-        optimizer.step()
-    assert caught[0].filename == __file__
-    optimizer.step()

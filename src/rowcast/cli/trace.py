@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from rowcast.errors import ConfigError, visible
-from rowcast.links import PROFILES, Trace, fit, named_trace, save_csv, synthesise
+from rowcast.links import PROFILES, Trace, differences, fit, named_trace, save_csv, synthesise
 
 __all__ = ["app", "describe"]
 
@@ -51,17 +51,26 @@ def synth(
     seconds: Seconds = 600.0,
     seed: Seed = 0,
 ) -> None:
-    """Write a synthetic trace: of a profile, or like a trace file (the model is fitted to it)."""
+    """Write a synthetic trace: of a profile, or like a trace file (the model is fitted to it).
+
+    Says in what it is not like the file, within the tolerances that an hour of it usually keeps.
+    """
     if not 0 < seconds < math.inf:
         raise ConfigError(f"--seconds: expected a finite time above 0, got {seconds:g}")
+    outside: list[str] = []
     if source in PROFILES:
         trace = synthesise(PROFILES[source], seed, seconds)
     else:
-        trace = named_trace(source)
-        # One rate for ever is its own model.
-        trace = trace.cut(0.0, seconds) if math.isinf(trace.duration_s) else synthesise(fit(trace), seed, seconds)
+        wanted = named_trace(source)
+        if math.isinf(wanted.duration_s):
+            trace = wanted.cut(0.0, seconds)  # one rate for ever is its own model
+        else:
+            trace = synthesise(fit(wanted), seed, seconds)
+            outside = [f"not like the source: {difference}" for difference in differences(wanted, trace)]
+    if outside:
+        outside.append("another --seed may be nearer, and more --seconds; docs/links.md says what the model keeps")
     save_csv(trace, out)
-    typer.echo("\n".join([*describe(trace), f"written to {out}"]))
+    typer.echo("\n".join([*describe(trace), *outside, f"written to {out}"]))
 
 
 @app.command("plot")
@@ -128,4 +137,6 @@ def _memory(seconds: float) -> str:
 
 
 def _bps(mbps: float | None) -> float | None:
+    if mbps is not None and not math.isfinite(mbps):
+        raise ConfigError(f"--low: expected a finite rate in Mbit/s, got {mbps:g}")
     return None if mbps is None else mbps * 1e6

@@ -7,6 +7,7 @@ suite ``rowcast.testing.check_codec``.
 from __future__ import annotations
 
 from rowcast.codecs.base import Codec
+from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
 from rowcast.codecs.hollow import Hollow
 from rowcast.codecs.onebit import OneBit
@@ -36,7 +37,10 @@ REGISTRY: dict[str, Codec] = {codec.name: codec for codec in (Zero(), Raw(), Hal
 #: The hollow form of each code that has content.
 _HOLLOW: dict[str, Codec] = {name: Hollow(codec) for name, codec in REGISTRY.items() if name != Zero.name}
 
-_BY_ID = {codec.wire_id: codec for codec in (*REGISTRY.values(), *_HOLLOW.values())}
+#: The form of each code that is too coarse for buffers.
+_FINE: dict[str, Codec] = {name: Fine(REGISTRY[name], REGISTRY["half"]) for name in (OneBit.name, Sparse.name)}
+
+_BY_ID = {codec.wire_id: codec for codec in (*REGISTRY.values(), *_HOLLOW.values(), *_FINE.values())}
 
 
 def codec_by_name(name: str) -> Codec:
@@ -51,8 +55,10 @@ def codec_by_name(name: str) -> Codec:
 
 
 def codec_for(layout: Layout, codec: Codec) -> Codec:
-    """``codec``, or its hollow form where the layout is hollow."""
-    return _HOLLOW.get(codec.name, codec) if layout.is_hollow else codec
+    """``codec``, or its form for a layout that is hollow or has buffers."""
+    if layout.is_hollow:
+        return _HOLLOW.get(codec.name, codec)
+    return _FINE.get(codec.name, codec) if layout.buffers else codec
 
 
 def codec_by_id(wire_id: int) -> Codec:

@@ -198,7 +198,7 @@ def run_robot(
         team.address = f"{settings.host}:{settings.port}"
         # Whatever ends the training early, the team is left, so that nobody waits for us.
         stack.callback(team.leave)
-        optimizer = Optimizer(robot.optimizer, robot.model, team)
+        optimizer = Optimizer(robot.optimizer, robot.model, team, buffers="local")  # batch norm is frozen
         if joined is not None:
             joined(team)
         busy_s = _train(settings, robot, optimizer, team, shaper, progress)

@@ -166,7 +166,7 @@ def model_bytes(layout: Layout) -> int:
 
 def _train(robot: CrudaWorker, seat: VirtualSeat, eval_every_s: float) -> None:
     """What a robot does until the simulation ends."""
-    optimizer = Optimizer(robot.optimizer, robot.model, seat, nonfinite="skip")
+    optimizer = Optimizer(robot.optimizer, robot.model, seat, nonfinite="skip", buffers="local")
     look_at = 0.0
     while True:
         if seat.now >= look_at:

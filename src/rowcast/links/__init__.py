@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rowcast.errors import ConfigError, near_match
 from rowcast.links.channel import CHANNELS, Channel, EqualThroughput, Independent, SharedAirtime
-from rowcast.links.files import SUFFIXES, load_team, load_trace, save_csv
+from rowcast.links.files import MOST_MBPS, SUFFIXES, load_team, load_trace, save_csv
 from rowcast.links.fitting import fit
+from rowcast.links.likeness import differences
 from rowcast.links.stats import TraceStats
 from rowcast.links.synth import PROFILES, LinkState, MarkovProfile, outdoor, synthesise
 from rowcast.links.trace import Trace
@@ -30,6 +31,7 @@ __all__ = [
     "SharedAirtime",
     "Trace",
     "TraceStats",
+    "differences",
     "fit",
     "load_team",
     "load_trace",
@@ -58,7 +60,7 @@ def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 60
     if kind == "constant" and colon:
         return Trace.constant(_mbps(text, value) * 1e6, name=text)
     path = Path(text)
-    if path.suffix in (*SUFFIXES, ".gz") or path.is_file():
+    if path.suffix.lower() in (*SUFFIXES, ".gz") or path.is_file():
         return load_trace(path)
     raise ConfigError(
         f"unknown link {text!r}: {near_match(text, [*PROFILES, 'constant:MBPS'])},"
@@ -68,9 +70,11 @@ def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 60
 
 def _mbps(text: str, value: str) -> float:
     try:
-        mbps = float(value)
+        mbps = float(value) if value.isascii() and "_" not in value else math.nan
     except ValueError:
         mbps = math.nan
-    if not 0 <= mbps < math.inf:
-        raise ConfigError(f"link {text!r}: {value!r} is not a rate; expected Mbit/s, 0 or more, as in 'constant:20'")
+    if not 0 <= mbps <= MOST_MBPS:
+        raise ConfigError(
+            f"link {text!r}: {value!r} is not a rate; expected Mbit/s in 0 .. {MOST_MBPS:g}, as in 'constant:20'"
+        )
     return mbps

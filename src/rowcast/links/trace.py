@@ -66,8 +66,11 @@ class Trace:
         # Bits from the start of the trace to the start of each step, and to its end. A step of rate 0
         # adds nothing, however long it is (0 times infinity is not a number).
         lengths = np.diff(np.append(times, duration_s))
-        carried = np.multiply(rates, lengths, out=np.zeros_like(rates), where=rates > 0)
-        passed = np.concatenate(([0.0], np.cumsum(carried)))
+        with np.errstate(over="ignore"):
+            carried = np.multiply(rates, lengths, out=np.zeros_like(rates), where=rates > 0)
+            passed = np.concatenate(([0.0], np.cumsum(carried)))
+        if not math.isfinite(passed[-2]) or (math.isinf(passed[-1]) and math.isfinite(duration_s)):
+            raise TraceError(f"trace {self.name!r}: more bits pass than can be counted; expected lower rates, in bit/s")
         changes = np.flatnonzero(np.diff(rates)) + 1
         change_times = times[changes].tolist()
         if self.loop and rates[-1] != rates[0]:
@@ -187,9 +190,9 @@ class Trace:
         """The same trace with every rate multiplied by ``factor`` (finite, 0 or more)."""
         if not 0 <= factor < math.inf:
             raise LocalProtocolError(f"trace {self.name!r}: scaled by {factor}; expected a finite factor >= 0")
-        return Trace(
-            self.times_s, self.rates_bps * factor, f"{self.name} x{factor:g}", self.loop, duration_s=self.duration_s
-        )
+        with np.errstate(over="ignore"):
+            rates = self.rates_bps * factor
+        return Trace(self.times_s, rates, f"{self.name} x{factor:g}", self.loop, duration_s=self.duration_s)
 
     def looped(self, loop: bool = True) -> Trace:
         """The same trace, made to start again at its end, or to end there.
@@ -303,7 +306,8 @@ def _checked(times_s: object, rates_bps: object, name: str) -> tuple[FloatArray,
         )
     if times[0] != 0:
         raise TraceError(f"trace {name!r}: the first time is {times[0]:g} s, expected 0")
-    backwards = np.flatnonzero(~(np.diff(times) > 0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        backwards = np.flatnonzero(~(np.diff(times) > 0))
     if backwards.size:
         at = int(backwards[0])
         raise TraceError(f"trace {name!r}, step {at + 1}: time {times[at + 1]:g} s does not come after {times[at]:g} s")

@@ -61,18 +61,20 @@ class Contribution:
         """
         replica, outbox = self._replica, self._outbox
         weights = np.full(replica.layout.rows, weight, dtype=np.float32)
+        of_parameters = weights[: replica.layout.parameter_rows]  # a view: buffers count what they are given
         if policy is not None and policy.fade:
             # Old is also what was computed since a row was last sent: all of it will arrive together.
             unsent = iteration - outbox.stamps
-            weights *= policy.weights_of(np.maximum(self._freshness.lags, unsent))
+            of_parameters *= policy.weights_of(np.maximum(self._freshness.lags, unsent))[: len(of_parameters)]
         if policy is not None and policy.outer_momentum > 0:
             if self.outer is None or not self.outer.follows(policy):
                 self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
             self.outer.begin(first=not self._begun)
             moved = replica.propose(sources, weights, outbox.vector, outbox.abs_sums, self.outer)
         else:
-            outer_lr = np.float32(1.0 if policy is None else policy.outer_lr)
-            moved = replica.propose(sources, weights * outer_lr, outbox.vector, outbox.abs_sums)
+            factors = weights.copy()
+            factors[: len(of_parameters)] *= np.float32(1.0 if policy is None else policy.outer_lr)
+            moved = replica.propose(sources, factors, outbox.vector, outbox.abs_sums)
         outbox.measured = True
         self._book(moved, weight)
         return weights

@@ -17,6 +17,7 @@ from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
 from rowcast.nodes.arrivals import Arrivals
 from rowcast.rows import Layout, Selection
 from rowcast.rows.kernels import row_abs_sums
+from rowcast.rows.select import usual_buffers
 from rowcast.sync.policy import RowsToSend
 from rowcast.wire import Rows
 
@@ -224,7 +225,7 @@ class Debt:
         view = RowsToSend(
             eligible=eligible,
             stamps=self.stamps,
-            abs_sums=self.abs_sums,
+            abs_sums=usual_buffers(self.layout, self.abs_sums),
             row_bytes=row_bytes,
             iteration=iteration,
             travelled_bytes=travelled_bytes,
@@ -327,8 +328,8 @@ class Debt:
 
     @property
     def magnitude(self) -> float:
-        """Sum |.| of what is owed, when it was measured last."""
-        return float(self.abs_sums.sum())
+        """Sum |.| of what is owed of the parameters, when it was measured last."""
+        return float(self.abs_sums[: self.layout.parameter_rows].sum())
 
     # -- what the peer lacks -----------------------------------------------------------------------------------
 

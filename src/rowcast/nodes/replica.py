@@ -84,6 +84,8 @@ class Replica:
     ) -> float:
         """Add ``weights * (parameters - sources)`` to ``pending`` and measure its rows.
 
+        Buffers are values, and no steps: no outer step is made of what they moved by, and it is not in the result.
+
         Args:
             sources: proposed values, one float32 array for each tensor of the layout, in order. Each is asked for
                 twice and none is kept: a source may be made when it is asked for.
@@ -112,11 +114,12 @@ class Replica:
                 raise NonFiniteGradient(
                     f"the update of {spec.name!r} holds NaN or Inf; the step was refused and nothing was sent"
                 )
-        add = accumulate if outer is None else outer.accumulate
         moved = 0.0
         for index, spec in enumerate(tensors):
             rows = slice(spec.first_row, spec.end_row)
-            moved += add(
+            is_buffer = spec.first_row >= self.layout.parameter_rows
+            add = accumulate if outer is None or is_buffer else outer.accumulate
+            size = add(
                 pending,
                 self.parameters,
                 sources[index].reshape(-1),
@@ -126,4 +129,5 @@ class Replica:
                 abs_sums[rows],
                 self.computed[rows],
             )
+            moved += 0.0 if is_buffer else size
         return moved

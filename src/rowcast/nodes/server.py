@@ -30,6 +30,7 @@ from rowcast.nodes.departures import Departures
 from rowcast.nodes.door import Door
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
+from rowcast.nodes.leader import Leader
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.lobby import Lobby
 from rowcast.nodes.member import NOT_STARTED, Member, MemberStatus, Stage
@@ -138,6 +139,7 @@ class ServerNode:
         self._store = Store(policy, self.gate, self.members, links, self._board, self.journal)
         self._phases = Phases(policy, self.gate, self.slots, self.members, self._store, self._board, self.journal)
         self._departures = Departures(self.members, self.gate, self._store, self._phases, self._board, self.journal)
+        self._leader = Leader(self.members, self._board)
         self._by_port: dict[Port, Member] = {}
         self._woken_at = -math.inf
         self._left_at = 0.0  # when a worker was there last (s)
@@ -331,6 +333,7 @@ class ServerNode:
         """The ports on which something may be sent since the last call."""
         if (streaming := self._store.streaming) is not None:
             streaming.wake_readers()
+        self._leader.tell(self._store.layout)
         return self._board.take() if self._board.ready else []
 
     def next_timer(self) -> float | None:

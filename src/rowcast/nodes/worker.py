@@ -62,6 +62,7 @@ from rowcast.wire import (
     Hello,
     Horizon,
     LayoutTable,
+    Lead,
     Leave,
     Message,
     Proof,
@@ -126,6 +127,7 @@ class WorkerNode:
         phase: what the worker is doing.
         iteration: iterations finished.
         members: among how many workers the update of an iteration is shared.
+        leads: it is the first worker: what it makes of the buffers is the team's. Only where their rule is "first".
         failure: why the worker cannot go on, or ``None``.
         welcomed_at: when the server last let this worker in (s), or ``None``.
         turned_away: why the server did not let this worker in although it may later, or empty.
@@ -157,6 +159,7 @@ class WorkerNode:
         self.phase = Phase.JOINING
         self.iteration = 0
         self.members = 1
+        self.leads = False
         self.policy: Policy | None = None
         self.failure: RowcastError | None = None
         self.turned_away = ""
@@ -431,6 +434,8 @@ class WorkerNode:
                 self._on_welcome(now, message)
             case Start():
                 self._on_start(now, message)
+            case Lead():
+                self.leads = message.leads
             case LayoutTable():
                 self._on_layout_table(message)
             case Refusal():
@@ -586,6 +591,7 @@ class WorkerNode:
         self.members = max(message.members, 1)
         self._membership.enter(message)
         self.turned_away = self.awaited = ""
+        self.leads = False
         self.welcomed_at = now
         self._say_that_the_link_is_back(now)
         assert self._port is not None

@@ -24,8 +24,9 @@ import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
+from rowcast.optim.buffers import Buffers, WithBuffers
 from rowcast.optim.forks import warn_of_fork
-from rowcast.optim.shared import moving_statistics, shared_parameters
+from rowcast.optim.shared import shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
 from rowcast.optim.wrapper import LiveWrapper
@@ -58,8 +59,11 @@ class Optimizer(LiveWrapper):
     A team trains the parameters that are in the model, in the optimizer, and trainable when this object is made.
     From then on the replica is the only source of truth for them: load a checkpoint into the model before, since
     what is written into the parameters by hand is overwritten. What is in the model between two steps may be ahead of
-    the replica: see :meth:`evaluating`. Buffers do not travel; freeze batch-norm statistics (a warning says so where
-    they would move).
+    the replica: see :meth:`evaluating`.
+
+    Floating-point buffers travel as ``buffers`` has it. What training moves them by here is contributed with each step,
+    with the averaging weight. Between two steps they hold what this worker has made of them since something arrived.
+    A buffer that stays here and moves is named in a warning. Whole numbers (``num_batches_tracked``) are each worker's.
 
     The team's policy may ask for H local steps. Then H calls of ``step()`` make one iteration, a round: all but the
     last only run the inner optimizer, on parameters that are this worker's own until the round ends. A step that is
@@ -75,6 +79,10 @@ class Optimizer(LiveWrapper):
         weight: averaging weight of each step, > 0; None is 1 / (active workers).
         nonfinite: what follows a gradient with NaN or Inf, once the iteration is finished: "raise" raises
             :class:`~rowcast.errors.NonFiniteGradient`, "skip" warns the first time and goes on.
+        buffers: what becomes of the model's persistent floating-point buffers; the same at every worker. "average":
+            the team's value is the average of what the workers make of them. "first": it is what the worker makes of
+            them that is in the team for the longest time. "local": they stay with their worker. ``None``: running
+            statistics of normalisation layers (``running_mean``, ``running_var``) are averaged, others stay.
 
     Raises:
         ConfigError: an argument cannot be used; the message names the parameter or the argument.
@@ -100,6 +108,7 @@ class Optimizer(LiveWrapper):
         *,
         weight: float | None = None,
         nonfinite: str = "raise",
+        buffers: str | None = None,
     ) -> None:
         if not isinstance(inner, torch.optim.Optimizer) or isinstance(inner, Optimizer):
             raise ConfigError(
@@ -113,8 +122,8 @@ class Optimizer(LiveWrapper):
         warn_of_fork(stacklevel=3)
         super().__init__(inner)
         self._shared = shared_parameters(model, inner)
-        self._statistics = moving_statistics(model)
-        self._warn_of_statistics(stacklevel=3)
+        self._buffers = Buffers(model, buffers)
+        self._layout = self._buffers.join(self._shared)
         self._team = team
         self._weight = weight
         self._nonfinite = nonfinite
@@ -124,9 +133,9 @@ class Optimizer(LiveWrapper):
         self._closed = False
         self._skipped_steps = 0
         self._warned_of_skip = False
-        vector = np.empty(self._shared.layout.elements, dtype=np.float32)
-        read_into(vector, self._shared.layout, self._shared.tensors)
-        team.start(self._shared.layout, vector)
+        vector = np.empty(self._layout.elements, dtype=np.float32)
+        read_into(vector, self._layout, [*self._shared.tensors, *self._buffers.tensors()])
+        team.start(self._layout, vector)
         try:
             self._take_view()
         except BaseException:
@@ -165,7 +174,7 @@ class Optimizer(LiveWrapper):
         """
         try:
             self._check_usable()
-            self._warn_of_statistics(stacklevel=4)
+            self._warn_of_buffers()
             if self._deviates or self._team.local_steps > 1:
                 loss, problem = self._step_locally(closure)
             else:
@@ -286,14 +295,17 @@ class Optimizer(LiveWrapper):
     def _accumulate(self) -> NonFiniteGradient | None:
         """Add what the inner optimizer proposes to what is pending, or say why the team refused it."""
         weight = self._weight if self._weight is not None else 1.0 / max(1, self._team.members)
+        replica = self._team.replica
+        buffers = self._buffers.proposal(replica, weight, leads=self._leads)
         try:
-            self._team.accumulate(Proposal(self._shared.layout, self._shared.tensors, self._team.replica), weight)
+            self._team.accumulate(WithBuffers(Proposal(self._layout, self._shared.tensors, replica), buffers), weight)
         except NonFiniteGradient as error:
             self._skipped_steps += 1
             return NonFiniteGradient(
                 f"{error}; the gradients were finite, so the inner optimizer's own arithmetic overflowed and its state "
                 "may hold NaN or Inf: lower the learning rate and load an earlier state_dict before going on"
             )
+        self._buffers.proposed()
         return None
 
     def _answer(self, problem: NonFiniteGradient | None) -> None:
@@ -309,11 +321,17 @@ class Optimizer(LiveWrapper):
     def _take_view(self) -> None:
         """Fill the parameters for the next gradient: the replica, moved as far as the policy has it."""
         with self._team.still():
-            self._fill_parameters(self._team.anticipated)
+            beyond = self._team.anticipated
+            self._fill_parameters(beyond)
+            self._buffers.fill(self._team.replica, beyond, leads=self._leads, everything=self._closed)
+
+    @property
+    def _leads(self) -> bool:
+        return self._layout.buffer_rule == "first" and self._team.leads
 
     def _fill_parameters(self, beyond: tuple[npt.NDArray[np.float32], float] | None = None) -> None:
         minus, times = (None, 1.0) if beyond is None else beyond
-        write_from(self._team.replica, self._shared.layout, self._shared.tensors, minus, times)
+        write_from(self._team.replica, self._layout, self._shared.tensors, minus, times)
 
     # ---- gradients ----------------------------------------------------------------------------------------
 
@@ -354,16 +372,15 @@ class Optimizer(LiveWrapper):
                         "before the Optimizer is made"
                     )
 
-    def _warn_of_statistics(self, stacklevel: int) -> None:
-        moving = [name for name, module in self._statistics if module.training]
+    def _warn_of_buffers(self) -> None:
+        moving = self._buffers.moving()
         if moving:
-            self._statistics = []
             warnings.warn(
-                f"{len(moving)} layers keep running statistics that training moves and the team does not share (first: "
-                f"{moving[0]!r}), so replicas would differ in them; put these layers into eval() after model.train(), "
-                "or use a normalisation without running statistics",
+                f"{len(moving)} buffers move in training and stay with this worker, so replicas differ in them: "
+                f"{', '.join(map(repr, moving))}; pass buffers='average' or 'first' to rowcast.Optimizer at every "
+                "worker (a buffer that is not persistent never travels), or keep them still",
                 UserWarning,
-                stacklevel=stacklevel,
+                stacklevel=4,
             )
 
     # ---- the optimizer's face -------------------------------------------------------------------------------
@@ -378,7 +395,7 @@ class Optimizer(LiveWrapper):
 
     def __repr__(self) -> str:
         weight = "1/members" if self._weight is None else f"{self._weight:g}"
-        return f"rowcast.optim.Optimizer({self._shared.layout}, weight {weight}, inner {self._inner!r})"
+        return f"rowcast.optim.Optimizer({self._layout}, weight {weight}, inner {self._inner!r})"
 
     def _own_state(self) -> dict[str, Any]:
         return {"local_step": self._local_step} if self._team.local_steps > 1 else {}
@@ -423,12 +440,15 @@ class Optimizer(LiveWrapper):
                 accuracy = accuracy_of(model)
         """
         ahead = self._team.anticipated is not None and not self._deviates
-        if ahead:
+        if not self._deviates:
             with self._team.still():
-                self._fill_parameters()
+                if ahead:
+                    self._fill_parameters()
+                self._buffers.show(self._team.replica)
         try:
             yield
         finally:
+            self._buffers.restore()
             if ahead:
                 self._take_view()
 

@@ -1,4 +1,4 @@
-"""Which parameters of a model a team shares, and what else of the model moves."""
+"""Which parameters of a model a team shares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rowcast.errors import ConfigError
 from rowcast.rows import Layout
 
-__all__ = ["Shared", "moving_statistics", "shared_parameters"]
+__all__ = ["Shared", "shared_parameters"]
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,6 @@ def shared_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> Sha
         )
     layout = Layout.from_shapes([(name, tuple(tensor.shape)) for name, tensor in zip(names, tensors, strict=True)])
     return Shared(layout, tuple(names), tuple(tensors), frozenset(known))
-
-
-def moving_statistics(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The normalisation layers with running statistics, by name: their buffers move in training and never travel."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
-    ]
 
 
 def _check_kind(name: str, parameter: Tensor) -> None:

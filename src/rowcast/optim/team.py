@@ -38,6 +38,10 @@ class TeamLike(Protocol):
         """How many workers are active now."""
 
     @property
+    def leads(self) -> bool:
+        """Whether what this worker makes of the buffers is the team's; asked for where their rule is "first" only."""
+
+    @property
     def iteration(self) -> int:
         """How many iterations this worker has finished."""
 

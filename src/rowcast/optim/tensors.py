@@ -67,8 +67,8 @@ def write_from(
     minus: npt.NDArray[np.float32] | None = None,
     times: float = 1.0,
 ) -> None:
-    """Copy a flat float32 vector [layout.elements] into the tensors of a layout, less ``times`` another if given."""
-    for spec, tensor in zip(layout.tensors, tensors, strict=True):
+    """Copy a flat float32 vector [layout.elements] into the first tensors of a layout, less ``times`` another."""
+    for spec, tensor in zip(layout.tensors, tensors, strict=False):
         part = slice(spec.start, spec.stop)
         from_host_(tensor, vector[part], None if minus is None else minus[part], times)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import ConfigError, LayoutMismatch, RemoteProtocolError
-from rowcast.rows.outline import MOST_ROWS, MOST_TABLE_BYTES, MOST_TENSORS, NamedShape, Outline, cut
+from rowcast.rows.outline import BUFFER_RULES, MOST_ROWS, MOST_TABLE_BYTES, MOST_TENSORS, NamedShape, Outline, cut
 
 __all__ = ["Layout", "TensorSpec"]
 
@@ -52,6 +52,10 @@ class Layout:
         rows, elements: their numbers.
         digest: 16 bytes that agree between two nodes exactly when their layouts do.
         is_hollow: vectors of this layout hold one number for each row, see :meth:`hollow`.
+        buffers: so many of the tensors, the last ones, are buffers of the model and not parameters: running statistics
+            and the like. They are values, not steps of an optimizer: no factor, momentum or sign code is for them.
+        buffer_rule: one of :data:`BUFFER_RULES`.
+        parameter_rows: the first so many rows are those of parameters.
     """
 
     def __init__(
@@ -62,8 +66,12 @@ class Layout:
         max_row: int,
         *,
         hollow: bool = False,
+        buffers: int = 0,
+        buffer_rule: str = "average",
     ) -> None:
         self.tensors = tuple(tensors)
+        self.buffers = buffers
+        self.buffer_rule = buffer_rule
         self.lengths = np.diff(offsets)
         self.rows = len(self.lengths)
         self.offsets = np.arange(self.rows + 1, dtype=np.int64) if hollow else offsets
@@ -71,6 +79,7 @@ class Layout:
         self.elements = int(self.offsets[-1])
         self.small_tensor = small_tensor
         self.max_row = max_row
+        self.parameter_rows = self.tensors[-buffers].first_row if buffers else self.rows
         self.is_hollow = hollow
         self._true_offsets = offsets
         self._known: dict[str, npt.NDArray[np.int64]] = {}
@@ -82,16 +91,21 @@ class Layout:
         *,
         small_tensor: int = SMALL_TENSOR,
         max_row: int = MAX_ROW,
+        buffers: int = 0,
+        buffer_rule: str = "average",
     ) -> Layout:
         """Lay out named tensors.
 
         Args:
-            shapes: ``(name, shape)`` in parameter order.
+            shapes: ``(name, shape)`` in parameter order, then those of buffers.
+            buffers: so many of them are buffers.
+            buffer_rule: one of :data:`BUFFER_RULES`.
             small_tensor: tensors of fewer elements are one row.
             max_row: longest row, in elements.
 
         Raises:
-            ConfigError: no tensor, an empty tensor, a name that stands twice, more than 2**24 rows or 2**16 tensors.
+            ConfigError: no tensor, an empty tensor, a name that stands twice, no parameter, more than 2**24 rows or
+                2**16 tensors.
         """
         tensors: list[TensorSpec] = []
         pieces: list[npt.NDArray[np.int64]] = []
@@ -120,8 +134,14 @@ class Layout:
             row += count
         if not tensors:
             raise ConfigError("layout: the model has no trainable tensors; nothing to train together")
+        if not 0 <= buffers < len(tensors) or buffer_rule not in BUFFER_RULES:
+            raise ConfigError(
+                f"layout: expected fewer buffers than the {len(tensors)} tensors, under one of the rules "
+                f"{', '.join(BUFFER_RULES)}; got {buffers} under {buffer_rule!r}"
+            )
         pieces.append(np.array([start], dtype=np.int64))
-        return cls(tensors, np.concatenate(pieces), small_tensor, max_row)
+        offsets = np.concatenate(pieces)
+        return cls(tensors, offsets, small_tensor, max_row, buffers=buffers, buffer_rule=buffer_rule)
 
     def hollow(self) -> Layout:
         """The same rows for a study of time only: a vector holds one number for each row, not its elements.
@@ -129,13 +149,23 @@ class Layout:
         Lengths, and so the bytes on the wire, stay those of the real rows. Only hollow codes
         (:class:`rowcast.codecs.Hollow`) work on it.
         """
-        return Layout(self.tensors, self._true_offsets, self.small_tensor, self.max_row, hollow=True)
+        return Layout(
+            self.tensors,
+            self._true_offsets,
+            self.small_tensor,
+            self.max_row,
+            hollow=True,
+            buffers=self.buffers,
+            buffer_rule=self.buffer_rule,
+        )
 
     def only(self, rows: npt.NDArray[np.int64]) -> Layout:
         """``rows`` alone, one behind the other: what a code decodes of them, without the rest of the vector."""
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(self.lengths[rows], out=offsets[1:])
-        return Layout((), offsets, self.small_tensor, self.max_row)
+        alone = Layout((), offsets, self.small_tensor, self.max_row)
+        alone.parameter_rows = int(np.searchsorted(rows, self.parameter_rows))
+        return alone
 
     def once(self, key: str, make: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
         """What ``make()`` gives for this layout, worked out the first time only (sizes of rows in a code)."""
@@ -168,6 +198,7 @@ class Layout:
                 "small_tensor": self.small_tensor,
                 "max_row": self.max_row,
                 "tensors": [[spec.name, list(spec.shape)] for spec in self.tensors],
+                **({"buffers": [self.buffers, self.buffer_rule]} if self.buffers else {}),
                 **({"hollow": True} if self.is_hollow else {}),
             },
             separators=(",", ":"),
@@ -196,7 +227,13 @@ class Layout:
             RemoteProtocolError: there is no memory for so many rows.
         """
         try:
-            layout = cls.from_shapes(outline.tensors, small_tensor=outline.small_tensor, max_row=outline.max_row)
+            layout = cls.from_shapes(
+                outline.tensors,
+                small_tensor=outline.small_tensor,
+                max_row=outline.max_row,
+                buffers=outline.buffers,
+                buffer_rule=outline.buffer_rule,
+            )
             return layout.hollow() if outline.is_hollow else layout
         except (ConfigError, MemoryError) as error:
             raise RemoteProtocolError(f"layout table: expected rows that fit in memory: {error}") from error
@@ -221,6 +258,11 @@ class Layout:
                 raise LayoutMismatch(
                     f"layout: {ours} has {one.name!r} {one.shape} where {theirs} has {two.name!r} {two.shape}; {advice}"
                 )
+        if (self.buffers, self.buffer_rule) != (other.buffers, other.buffer_rule):
+            raise LayoutMismatch(
+                f"layout: {ours} shares {_buffers(self)}, {theirs} {_buffers(other)}; {advice}, "
+                "and give every rowcast.Optimizer the same buffers="
+            )
         if len(mine) != len(yours):
             longer, owner = (mine, ours) if len(mine) > len(yours) else (yours, theirs)
             extra = longer[min(len(mine), len(yours))]
@@ -236,4 +278,11 @@ class Layout:
 
     def __repr__(self) -> str:
         kind = "hollow, " if self.is_hollow else ""
+        kind += f"{self.buffers} buffers in " if self.buffers else ""
         return f"Layout({kind}{len(self.tensors)} tensors, {self.rows} rows, {int(self._true_offsets[-1])} elements)"
+
+
+def _buffers(layout: Layout | Outline) -> str:
+    if not layout.buffers:
+        return "no buffers"
+    return f"{layout.buffers} buffers (first {layout.tensors[-layout.buffers].name!r}, rule {layout.buffer_rule!r})"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rowcast.errors import RemoteProtocolError
 
-__all__ = ["MOST_ROWS", "MOST_TABLE_BYTES", "MOST_TENSORS", "ROW_BYTES", "NamedShape", "Outline", "cut"]
+__all__ = ["BUFFER_RULES", "MOST_ROWS", "MOST_TABLE_BYTES", "MOST_TENSORS", "ROW_BYTES", "NamedShape", "Outline", "cut"]
 
 #: Limits of every layout, ours and a peer's: far above any model, and low enough that a table is read at little cost.
 MOST_ROWS = 1 << 24
@@ -24,12 +24,15 @@ _MOST_ELEMENTS = 1 << 36
 #: size in a code. Measured with 2**20 rows: 29 (`rog:4`) to 49 (`bsp`), and up to 58 while they are laid out.
 ROW_BYTES = 64
 
+#: What the team's value of a buffer is: the average of what the workers make of it, or what the first of them does.
+BUFFER_RULES = ("average", "first")
+
 # The table is canonical JSON (Layout.to_table) and is read piece by piece, so that what is nested or repeated without
 # end is found before objects are made of it.
 _HEAD = re.compile(r'\{"small_tensor": ?(\d{1,13}), ?"max_row": ?(\d{1,13}), ?"tensors": ?\[')
 _NAME = re.compile(r'\[(?=")')
 _SHAPE = re.compile(r", ?\[((?:\d{1,13}(?:, ?\d{1,13}){0,63})?)\]\]")
-_TAIL = re.compile(r'\](?:, ?"hollow": ?(true))?\}')
+_TAIL = re.compile(r'\](?:, ?"buffers": ?\[(\d{1,6}), ?"([a-z]{1,20})"\])?(?:, ?"hollow": ?(true))?\}')
 _STRINGS = json.JSONDecoder()
 
 
@@ -46,7 +49,7 @@ class Outline:
 
     Attributes:
         tensors: names and shapes in parameter order.
-        small_tensor, max_row, is_hollow: as in :class:`~rowcast.rows.Layout`.
+        small_tensor, max_row, is_hollow, buffers, buffer_rule: as in :class:`~rowcast.rows.Layout`.
         rows, elements: how many the layout will have.
         digest: that of the table as it came.
     """
@@ -55,6 +58,8 @@ class Outline:
     small_tensor: int
     max_row: int
     is_hollow: bool
+    buffers: int
+    buffer_rule: str
     rows: int
     elements: int
     digest: bytes
@@ -111,8 +116,11 @@ class Outline:
             raise ValueError(f"behind tensor {len(tensors) - 1} stands {text[place : place + 40]!r}")
         if len({tensor.name for tensor in tensors}) < len(tensors):
             raise ValueError("a name stands twice")
+        buffers, rule = int(tail[1] or 0), tail[2] or BUFFER_RULES[0]
+        if buffers >= len(tensors) or rule not in BUFFER_RULES:
+            raise ValueError(f"{buffers} buffers under the rule {rule!r} among {len(tensors)} tensors")
         digest = hashlib.blake2b(table, digest_size=16).digest()
-        return cls(tuple(tensors), small, longest, tail[1] is not None, rows, elements, digest)
+        return cls(tuple(tensors), small, longest, tail[3] is not None, buffers, rule, rows, elements, digest)
 
 
 def cut(shape: Sequence[int], small_tensor: int, max_row: int) -> tuple[int, int]:

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows.kernels import compiled_serial
+from rowcast.rows.layout import Layout
 
-__all__ = ["Selection", "descending", "oldest_first", "select", "value_per_byte"]
+__all__ = ["Selection", "descending", "oldest_first", "select", "usual_buffers", "value_per_byte"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -107,6 +108,27 @@ def value_per_byte(
         value = value * (1.0 + beta * ages / max(slack, 1))
     # A diverged update may be beyond float32 when it is squared; it goes first all the same.
     return np.minimum(value, _LARGEST).astype(np.float32)
+
+
+def usual_buffers(layout: Layout, abs_sums: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What rows are worth, those of buffers like the usual row of a parameter, by their length.
+
+    A running mean moves by a thousand times what a weight does. Taken by their size, buffers would always go first, and
+    where sizes are in units of their mean the rows of the parameters would all look the same.
+
+    Args:
+        abs_sums: sum |.| of each row, float32 [rows].
+
+    Returns:
+        The same array where there are no buffers.
+    """
+    if not layout.buffers:
+        return abs_sums
+    first = layout.parameter_rows
+    usual = abs_sums[:first].sum() / np.float32(layout.offsets[first]) or np.float32(1.0)
+    taken = abs_sums.copy()
+    taken[first:] = np.where(abs_sums[first:] != 0, usual * layout.lengths[first:], 0)
+    return taken
 
 
 def select(

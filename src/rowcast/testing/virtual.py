@@ -546,10 +546,15 @@ class VirtualTeam:
     def _outer_step(self, worker: _Worker, share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """What a contribution must come to (DiLoCo: Douillard et al., arXiv 2311.08105, Alg. 1), for the books."""
         lr, momentum = self.server.policy.outer_lr, self.server.policy.outer_momentum
+        buffers = share[self.layout.offsets[self.layout.parameter_rows] :].copy()
         if not momentum:
-            return share * lr if lr != 1 else share
+            step = share * lr if lr != 1 else share
+            step[len(step) - len(buffers) :] = buffers
+            return step
         worker.velocity = share if worker.velocity is None else momentum * worker.velocity + share
-        return lr * (share + momentum * worker.velocity)
+        step = lr * (share + momentum * worker.velocity)
+        step[len(step) - len(buffers) :] = buffers
+        return step
 
 
 def _in_flight(outbox: Outbox, layout: Layout, received: int) -> npt.NDArray[np.float32]:

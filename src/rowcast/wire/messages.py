@@ -32,6 +32,7 @@ __all__ = [
     "Hello",
     "Horizon",
     "LayoutTable",
+    "Lead",
     "Leave",
     "Message",
     "Proof",
@@ -269,6 +270,14 @@ class Start(Message):
 
 
 @dataclass(frozen=True)
+class Lead(Message):
+    """s> Whether what you make of the buffers is what the team has in them. Only where their rule is ``first``."""
+
+    KIND: ClassVar[int] = 30
+    leads: bool  #: no longer, otherwise; nor after a ``Welcome``
+
+
+@dataclass(frozen=True)
 class Heartbeat(Message):
     """<> I am alive; what a progress display wants to know; and how much has arrived here."""
 
@@ -344,6 +353,7 @@ CONTROL: dict[int, type[Message]] = {
         Cancel,
         StateEnd,
         Start,
+        Lead,
         Heartbeat,
         Waiting,
         Finish,

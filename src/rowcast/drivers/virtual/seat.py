@@ -115,6 +115,11 @@ class VirtualSeat:
         return self.node.members
 
     @property
+    def leads(self) -> bool:
+        """Whether what this worker makes of the buffers is the team's, where their rule is "first"."""
+        return self.node.leads
+
+    @property
     def iteration(self) -> int:
         """Iterations finished."""
         return self.node.iteration

@@ -1,0 +1,71 @@
+"""A coarse code for the rows of parameters, and ``half`` for those of buffers.
+
+An update of a parameter may be coarse: what a code leaves is sent later, and until then the loss hardly changes. A
+buffer is a value that is read as it is. One bit an element, with one scale for a row, swings the small variances of a
+batch norm by as much as the large ones, far below zero. So buffers travel with 11 bits an element: two bytes where a
+parameter takes a bit, of which a model has thousands of times as many.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes
+from rowcast.rows import Layout
+
+__all__ = ["Fine"]
+
+#: Added to the number of the code of the parameters.
+FINE = 64
+
+
+class Fine:
+    """The form of a code for layouts with buffers.
+
+    Payload: that of the rows of parameters in ``codec``, then that of the rows of buffers in ``careful``.
+
+    Args:
+        codec: the code of the parameters.
+        careful: the code of the buffers.
+    """
+
+    def __init__(self, codec: Codec, careful: Codec) -> None:
+        self.name = f"{codec.name}-{careful.name}"
+        self.wire_id = FINE + codec.wire_id
+        self._codec = codec
+        self._careful = careful
+
+    def row_bytes(self, layout: Layout) -> IntArray:
+        return layout.once(self.name, lambda: self._row_bytes(layout))
+
+    def _row_bytes(self, layout: Layout) -> IntArray:
+        sizes = self._codec.row_bytes(layout).copy()
+        sizes[layout.parameter_rows :] = self._careful.row_bytes(layout)[layout.parameter_rows :]
+        return sizes
+
+    def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
+        coarse, fine = _parts(layout, rows)
+        payload = self._codec.encode(layout, vector, coarse, consume=consume)
+        if not len(fine):
+            return payload
+        return np.concatenate([payload, self._careful.encode(layout, vector, fine, consume=consume)])
+
+    def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
+        coarse, fine = _parts(layout, rows)
+        place = int(self.row_bytes(layout)[coarse].sum())
+        self._codec.add(layout, payload[:place], coarse, vector, sign)
+        if len(fine):
+            self._careful.add(layout, payload[place:], fine, vector, sign)
+
+    def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
+        expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
+        coarse, fine = _parts(layout, rows)
+        place = int(self.row_bytes(layout)[coarse].sum())
+        self._codec.check(layout, payload[:place], coarse)
+        self._careful.check(layout, payload[place:], fine)
+
+
+def _parts(layout: Layout, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """The rows of parameters and those of buffers, each in the order in which they come."""
+    of_buffers = rows >= layout.parameter_rows
+    return rows[~of_buffers], rows[of_buffers]
