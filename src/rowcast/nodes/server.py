@@ -550,7 +550,7 @@ class ServerNode:
             Inbox(layout),
             stage,
             port=port,
-            progress=Progress(self.settings.stuck_limit_s),
+            progress=Progress(self.settings.stuck_limit_s, self.settings.heartbeat_s),
         )
         member.iteration = self._provenance.iteration  # until the gate says where it begins
         self.members[hello.name] = member

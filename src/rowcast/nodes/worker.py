@@ -186,7 +186,7 @@ class WorkerNode:
         self._contribution = Contribution(self._replica, self.outbox, self._freshness)
         self._acknowledgements = Punctuality(0.0)
         self._upstream = Upstream(self.outbox, self._freshness, self._acknowledgements)
-        self._progress = Progress(self.settings.stuck_limit_s)
+        self._progress = Progress(self.settings.stuck_limit_s, self.settings.heartbeat_s)
         self._refusals = Streak()
         self._introduced = False
         self._heartbeat_due = 0.0
