@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FUZZ_INPUTS ?= 1000000
 
-.PHONY: setup demo paper test check bench clean
+.PHONY: setup demo paper test check bench fuzz clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,10 @@ check: $(STAMP)  ## style, types, layering
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
+
+fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessions damaged in turn
+	$(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS)
+	$(BIN)/python tests/bitflips.py
 
 bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/step_cost.py --check

@@ -71,7 +71,9 @@ class Team:
     def __init__(self, layout: Layout, policy: str, workers: int) -> None:
         settings = LinkSettings(initial_rate_bps=1e9, window_s=5.0)
         self.server = ServerNode(
-            parse_policy(policy), settings=ServerSettings(expected_workers=workers), link_settings=settings
+            parse_policy(policy),
+            settings=ServerSettings(expected_workers=workers, gather_s=0.0),
+            link_settings=settings,
         )
         self.layout = layout
         self.now = 0.0

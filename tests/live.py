@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from rowcast.config import ServerSettings, WorkerSettings
-from rowcast.drivers.sockets import Server, Team
+from rowcast.drivers.sockets import Server, Shaper, Team
 from rowcast.journal import Journal
+from rowcast.links import Trace
 from rowcast.nodes import ServerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
@@ -41,6 +42,7 @@ class LiveServer:
 
     def __init__(self, policy="bsp?codec=raw", *, port=0, secret=None, journal=None, **settings):
         self.journal = journal or Journal("server")
+        settings.setdefault("gather_s", 0.0)  # no team has trained before, unless the test says so
         self.node = ServerNode(
             parse_policy(policy), settings=ServerSettings(**settings), secret=secret, journal=self.journal
         )
@@ -117,29 +119,55 @@ class Robot(threading.Thread):
         at_pause, go_on: with ``pause_at``, it stops at that iteration, sets the first and waits for the second.
     """
 
-    def __init__(self, server, name, *, steps, update=1, pause_at=None, host="127.0.0.1", port=None, **options):
+    def __init__(
+        self,
+        server,
+        name,
+        *,
+        steps,
+        update=1,
+        pause_at=None,
+        host="127.0.0.1",
+        port=None,
+        start=None,
+        wait=True,
+        link_rate_bps=None,
+        layout=LAYOUT,
+        **options,
+    ):
         super().__init__(name=f"test-{name}", daemon=True)
         options.setdefault("settings", IMPATIENT)
+        self.layout, self.wait = layout, wait
+        self.initial = start_of(layout) if start is None else start.copy()
+        self.link = None
+        if link_rate_bps is not None:
+            trace = Trace.constant(link_rate_bps)
+            self.link = Shaper(host, port or server.port, up=trace, down=trace)
+            self.link.begin()
+            host, port = self.link.address
         self.team = Team(host, port or server.port, name=name, **options)
         self.pause_at, self.at_pause, self.go_on = pause_at, threading.Event(), threading.Event()
         self.steps, self.update = steps, update
-        self.computed = np.zeros(LAYOUT.elements)
+        self.computed = np.zeros(layout.elements)
         self.error = None
         self.start()
 
     def run(self):
         try:
-            self.team.start(LAYOUT, start_of())
+            self.team.start(self.layout, self.initial)
             while self.team.iteration < self.steps:
                 if self.team.iteration == self.pause_at:
                     self.at_pause.set()
                     assert self.go_on.wait(LIMIT_S)
-                propose(self.team, self.update, self.computed)
+                propose(self.team, self.update, self.computed, self.layout)
                 self.team.exchange()
-            self.team.finish()
+            self.team.finish(wait=self.wait)
         except BaseException as error:
             self.error = error
             self.team.leave()
+        finally:
+            if self.link is not None:
+                self.link.close()
 
     @property
     def iteration(self):
@@ -160,10 +188,10 @@ def start_of(layout=LAYOUT):
     return np.arange(layout.elements, dtype=np.float32) % 100
 
 
-def propose(team, update, computed=None):
+def propose(team, update, computed=None, layout=LAYOUT):
     """Contribute ``update`` to each parameter."""
     with team.hold():
-        team.accumulate([part - np.float32(update) for part in parts_of(team.replica)], 1.0)
+        team.accumulate([part - np.float32(update) for part in parts_of(team.replica, layout)], 1.0)
     if computed is not None:
         computed += update
 
@@ -185,9 +213,6 @@ def worker_process(port, name, *, steps, update, rate_mbps=0.0):
 
 
 def _main(port, name, steps, update, rate_mbps):
-    from rowcast.drivers.sockets import Shaper
-    from rowcast.links import Trace
-
     address = ("127.0.0.1", int(port))
     if float(rate_mbps):
         trace = Trace.constant(float(rate_mbps) * 1e6)

@@ -83,7 +83,9 @@ RUNNABLE = [page for page in PAGES if any("runnable" in block.words for block in
 @contextlib.contextmanager
 def server(workers: int, secret: bytes | None = SECRET) -> Iterator[tuple[ServerNode, str]]:
     """A real server on loopback, in a thread; gives its node and its address."""
-    node = ServerNode(parse_policy("rog:4"), settings=ServerSettings(expected_workers=workers), secret=secret)
+    node = ServerNode(
+        parse_policy("rog:4"), settings=ServerSettings(expected_workers=workers, gather_s=0.0), secret=secret
+    )
     loop = asyncio.new_event_loop()
     ready, stop = threading.Event(), asyncio.Event()
     ports: list[int] = []
@@ -335,8 +337,9 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """
-        Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder Go Grant HEADER_BYTES Heartbeat Hello Horizon
-        LayoutTable Leave Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting Welcome encode
+        Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
+        Hello Horizon LayoutTable Leave Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting
+        Welcome encode
     """,
 }
 

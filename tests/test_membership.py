@@ -383,7 +383,7 @@ def test_a_slow_transfer_that_makes_progress_is_not_silent():
 
 
 def test_a_stranger_that_says_nothing_is_shown_the_door():
-    team = team_of("bsp", [], server_settings=ServerSettings(handshake_limit_s=2.0))
+    team = team_of("bsp", [], server_settings=ServerSettings(handshake_limit_s=2.0, heartbeat_s=5.0))
     port = Port("scanner")
     team.server.link_up(0.0, port)
     assert team.server.next_timer() == 2.0

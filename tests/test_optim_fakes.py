@@ -118,6 +118,9 @@ class HubTeam:
     def leave(self) -> None:
         self.leaves += 1
 
+    def abandon(self) -> None:
+        self.leaves += 1
+
 
 class EchoTeam(HubTeam):
     """A team of one: what it pushes comes back at once."""

@@ -37,6 +37,7 @@ def join(
     link_settings: LinkSettings | None = None,
     journal_file: str | Path | None = None,
     insecure: bool = False,
+    parameters: str | None = None,
 ) -> Team:
     """A seat in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
 
@@ -47,9 +48,15 @@ def join(
         settings, link_settings: see ``docs/settings.md``.
         journal_file: where to write what happens, as JSON lines.
         insecure: join beyond loopback without a secret.
+        parameters: whose parameters the team trains. ``None``: those of the first worker, and workers that come later
+            take them; training is not overwritten (a worker that trained with a former life of the server does not
+            take those of one that has not). ``"team"``: this worker takes the team's in any case, its own training is
+            given up. ``"mine"``: the team takes this worker's, for example those of a checkpoint; an error where
+            others train already, or want theirs too. A line in the log says whose parameters are used, and from which
+            iteration on.
 
     Raises:
-        ConfigError: a bad address, an unreadable file, or no secret where one is needed.
+        ConfigError: a bad address, an unreadable file, a wish that is not known, or no secret where one is needed.
     """
     from rowcast.drivers.sockets import Team
     from rowcast.drivers.sockets.tcp import split_address
@@ -65,6 +72,7 @@ def join(
         link_settings=link_settings,
         journal=Journal(name, forget if journal_file is None else FileSink(journal_file)),
         insecure=insecure,
+        parameters=parameters,
     )
 
 

@@ -142,11 +142,38 @@ class ServerSettings(Checked):
         low=0.5,
         high=3600.0,
     )
+    stuck_limit_s: float = setting(
+        20.0,
+        "A link is cut and made anew when rows were sent and nothing was acknowledged for this long, or when a frame "
+        "has begun and is not finished, although the link lives. Four times what the measured rate and round trip "
+        "lead one to expect is allowed in any case, and so is a slow transfer that makes progress; it doubles with "
+        "each such cut until something is delivered. Keep it above silence_limit_s.",
+        unit="s",
+        low=0.5,
+        high=86_400.0,
+    )
     heartbeat_s: float = setting(
         1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=3600.0
     )
     patience_s: float = setting(
         3.0, "A worker held at the gate for longer than this is told for whom.", unit="s", low=0.1, high=3600.0
+    )
+    gather_s: float = setting(
+        6.0,
+        "After the server has begun to listen, a worker that has not trained waits so long for workers that have: "
+        "their parameters go first. Longer than reconnect_cap_s of the workers, so that all of them have tried again "
+        "by then; 0 where no team can have trained before.",
+        unit="s",
+        low=0.0,
+        high=3600.0,
+    )
+    fresh_after_s: float | None = setting(
+        None,
+        "When no worker has been connected for this long, the model is forgotten, and the next worker brings its own "
+        "parameters. None keeps the model as long as the server runs.",
+        unit="s",
+        low=1.0,
+        high=1e7,
     )
     handshake_limit_s: float = setting(
         10.0, "A connection that has not introduced itself after this long is closed.", unit="s", low=0.5, high=600.0
@@ -184,10 +211,29 @@ class WorkerSettings(Checked):
     silence_limit_s: float = setting(
         10.0, "A link on which no byte arrives for this long is taken for lost.", unit="s", low=0.5, high=3600.0
     )
+    stuck_limit_s: float = setting(
+        20.0,
+        "A link is cut and made anew when rows were sent and nothing was acknowledged for this long, or when a frame "
+        "has begun and is not finished, although the link lives. Four times what the measured rate and round trip "
+        "lead one to expect is allowed in any case, and so is a slow transfer that makes progress; it doubles with "
+        "each such cut until something is delivered. Keep it above silence_limit_s.",
+        unit="s",
+        low=0.5,
+        high=86_400.0,
+    )
     heartbeat_s: float = setting(
         1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=3600.0
     )
     patience_s: float = setting(3.0, "A wait longer than this says for whom.", unit="s", low=0.1, high=3600.0)
+    refusals_limit: int = setting(
+        8,
+        "When a server refuses what this worker says, or says itself what has no place here, the link is made anew, "
+        "after a pause that doubles. After so many times in a row, with nothing delivered in between, the worker gives "
+        "up: one end has a fault. Damaged bytes do not count; 0 gives up at once, to find such a fault.",
+        unit="times",
+        low=0,
+        high=1_000_000,
+    )
 
 
 def load(

@@ -9,9 +9,11 @@
      +-- ProtocolError
      |    +-- LocalProtocolError  this process used Rowcast against its rules
      |    +-- RemoteProtocolError the peer sent what no correct peer sends
+     |         +-- StreamDamaged    bytes were changed, lost or doubled on the way; the link is made anew
      |         +-- VersionMismatch
      |         +-- AuthenticationFailed
      +-- LayoutMismatch           two models that are not the same shape
+     +-- ParametersConflict       training would be overwritten, and nobody asked for that
      +-- LinkLost                 the connection ended; the cause is in the message
      |    +-- ServerUnavailable   nobody answers at the server's address
      +-- NonFiniteGradient        NaN or Inf where an update was expected
@@ -35,10 +37,12 @@ __all__ = [
     "LocalProtocolError",
     "MeterError",
     "NonFiniteGradient",
+    "ParametersConflict",
     "ProtocolError",
     "RemoteProtocolError",
     "RowcastError",
     "ServerUnavailable",
+    "StreamDamaged",
     "TraceError",
     "VersionMismatch",
     "WorkerFailed",
@@ -74,6 +78,10 @@ class RemoteProtocolError(ProtocolError):
     """The peer sent bytes that no correct peer sends; the connection is closed."""
 
 
+class StreamDamaged(RemoteProtocolError):
+    """Bytes were changed, lost or doubled on the way; nobody is to blame, and the link is made anew."""
+
+
 class VersionMismatch(RemoteProtocolError):
     """The peer speaks another version of the protocol."""
 
@@ -84,6 +92,10 @@ class AuthenticationFailed(RemoteProtocolError):
 
 class LayoutMismatch(RowcastError):
     """Two nodes hold models of different shape; the message names the first tensor that differs."""
+
+
+class ParametersConflict(RowcastError):
+    """A worker would overwrite the training of others, or others its own; the message says how to ask for that."""
 
 
 class LinkLost(RowcastError):

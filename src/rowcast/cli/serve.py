@@ -28,11 +28,16 @@ def serve(
     set_: Set = None,
     journal: JournalFile = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds.")] = None,
-    once: Annotated[bool, typer.Option(help="Exit when everybody has finished.")] = False,
+    once: Annotated[bool, typer.Option(help="Exit when everybody has finished or is gone.")] = False,
+    fresh_after: Annotated[
+        float | None,
+        typer.Option(help="Forget the model when nobody has been there for so many seconds (setting fresh_after_s)."),
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="No table.")] = False,
 ) -> None:
     """Hold a team's model and let its workers in. Ctrl-C ends it; workers wait for its return."""
     overrides = [*(set_ or []), *([f"expected_workers={workers}"] if workers is not None else [])]
+    overrides += [f"fresh_after_s={fresh_after}"] if fresh_after is not None else []
     tables = load_tables({"server": ServerSettings, "link": LinkSettings}, config, overrides=overrides)
     from rowcast.cli.serving import run_server
 

@@ -74,8 +74,8 @@ async def _run(server: Server, display: TeamDisplay, seconds: float | None, once
             now = loop.time()
             display.shows(f"{node.policy.name} on {server.host}:{server.port}", node.status(now))
             # A finished worker is forgotten; one whose link was lost is waited for as long as the gate counts it.
-            if once and node.finished and not any(member.port or member.gated for member in node.members.values()):
-                cause = "everybody has finished"
+            if once and node.gate.opened and not any(member.port or member.gated for member in node.members.values()):
+                cause = "everybody has finished" if node.finished else "everybody is gone, and nobody had finished"
             elif now >= ends:
                 cause = f"{seconds:g} s are over"
             with contextlib.suppress(asyncio.TimeoutError):

@@ -54,6 +54,10 @@ def train(
     config: ConfigFile = None,
     set_: Set = None,
     journal: JournalFile = None,
+    parameters: Annotated[
+        str | None,
+        typer.Option(metavar="team|mine", help="Whose parameters the team is to train where that is in question."),
+    ] = None,
     audit: Annotated[
         Path | None, typer.Option(help="Write what was computed, sent and received to this file (.npz) at the end.")
     ] = None,
@@ -93,6 +97,7 @@ def train(
         audit=audit,
         secret=secret,
         insecure=insecure,
+        parameters=parameters,
         worker_settings=tables["worker"],
         link_settings=tables["link"],
     )

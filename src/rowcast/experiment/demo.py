@@ -244,7 +244,7 @@ async def _server(job: _Job, text: str, folder: Path) -> AsyncIterator[tuple[Ser
     """The server of one policy, listening on loopback."""
     settings = job.settings
     with open_journal("server", folder / "server.jsonl") as journal:
-        server_settings = ServerSettings(expected_workers=settings.workers)
+        server_settings = ServerSettings(expected_workers=settings.workers, gather_s=0.0)
         journal.record(
             time.monotonic(),
             "start",

@@ -87,6 +87,7 @@ class RobotSettings:
     audit: Path | None = None
     secret: bytes | None = None
     insecure: bool = False
+    parameters: str | None = None
     worker_settings: WorkerSettings = field(default_factory=WorkerSettings)
     link_settings: LinkSettings = field(default_factory=LinkSettings)
 
@@ -186,6 +187,7 @@ def run_robot(
             journal=journal,
             shaped_by=shaper.name if shaper else None,
             insecure=settings.insecure,
+            parameters=settings.parameters,
         )
         team.address = f"{settings.host}:{settings.port}"
         # Whatever ends the training early, the team is left, so that nobody waits for us.

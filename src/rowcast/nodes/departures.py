@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rowcast.journal import Journal
 from rowcast.nodes.gate import Gate
-from rowcast.nodes.member import Member, Stage
+from rowcast.nodes.member import NOT_STARTED, Member, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.store import Store
 from rowcast.nodes.streaming import STREAMED, Streaming
@@ -52,6 +52,10 @@ class Departures:
             return True
         return self._store.streaming is not None and member.stage in STREAMED and not member.given_up
 
+    def is_awaited(self, member: Member) -> bool:
+        """Whether who has finished waits for a worker: it computes, or has joined and not begun yet."""
+        return self.computes(member) or member.stage in NOT_STARTED
+
     # -- who is waited for no longer ---------------------------------------------------------------------------
 
     def give_up(self, now: float, member: Member) -> None:
@@ -83,6 +87,7 @@ class Departures:
         self._uncount(now, member)
         if self._store.streaming is not None:
             self._store.streaming.remove(member)
+        self._wake_draining()  # also for one that has not begun
         self._journal.record(
             now, "leave", peer=member.name, epoch=self._gate.epoch, cause=cause, members=len(self._gate.versions)
         )
@@ -134,7 +139,7 @@ class Departures:
         Goodbye is a :class:`~rowcast.wire.Farewell`: drop the member, and close its connection.
         """
         owed = member.owed
-        others_compute = member.finish_wait and any(self.computes(other) for other in self._members.values())
+        others_compute = member.finish_wait and any(self.is_awaited(other) for other in self._members.values())
         if (shared := owed.follow(now, draining=not others_compute)) is not None:
             return shared
         if owed.transfer is not None and not owed.transfer.finished(now):

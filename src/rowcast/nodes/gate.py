@@ -87,6 +87,13 @@ class Gate:
         self.versions.admit(member.name, int(versions.min()), versions)
         self.epoch += 1
 
+    def reset(self) -> None:
+        """Nobody is a member any longer, and the team begins anew."""
+        self.opened = False
+        self.versions = VersionTable(0)
+        self._newest = 0
+        self._passed_at = self._cancelled_at = None
+
     def finished(self, member: Member, iteration: int) -> None:
         """A member has finished ``iteration``, in the gate's count."""
         member.iteration = iteration

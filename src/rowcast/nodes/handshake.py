@@ -9,7 +9,9 @@ from rowcast.errors import AuthenticationFailed, RemoteProtocolError
 from rowcast.wire import Challenge, Hello, Welcome
 from rowcast.wire.auth import matches, server_proof, worker_proof
 
-__all__ = ["ServerHandshake", "WorkerHandshake"]
+__all__ = ["ServerHandshake", "WorkerHandshake", "expect_countable"]
+
+MAX_ITERATION = 1 << 30
 
 
 class WorkerHandshake:
@@ -85,3 +87,13 @@ class ServerHandshake:
     def proof(self, hello: Hello) -> bytes:
         """The server's proof in return; empty without a secret."""
         return b"" if self._secret is None else server_proof(self._secret, self.challenge, hello)
+
+
+def expect_countable(iteration: int) -> None:
+    """Refuse a count that the stamps of the rows (int32) could not follow.
+
+    Raises:
+        RemoteProtocolError: it is larger than any correct peer counts.
+    """
+    if iteration > MAX_ITERATION:
+        raise RemoteProtocolError(f"expected an iteration up to {MAX_ITERATION}, got {iteration}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError
-from rowcast.nodes.handshake import ServerHandshake
+from rowcast.nodes.handshake import ServerHandshake, expect_countable
 from rowcast.nodes.port import Port
+from rowcast.nodes.seeding import WISHES, Seeding
 from rowcast.wire import Challenge, Hello
 
 __all__ = ["Lobby"]
@@ -23,7 +24,8 @@ class Lobby:
         entropy: source of random bytes.
 
     Attributes:
-        queue: workers that introduced themselves and wait until the first worker has sent the parameters.
+        queue: workers that introduced themselves and wait until it is decided who brings the parameters, or until that
+            worker has sent them.
     """
 
     def __init__(self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes]) -> None:
@@ -45,6 +47,10 @@ class Lobby:
         """Connections that have not introduced themselves."""
         return [port for port in self._handshakes if port not in self.queue]
 
+    def ports(self) -> list[Port]:
+        """All connections that are no members'. They are sent heartbeats: so each side notices what got lost."""
+        return list(self._handshakes)
+
     def check(self, port: Port, hello: Hello) -> None:
         """Check a hello.
 
@@ -58,14 +64,21 @@ class Lobby:
             raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
         if not 0 < len(hello.name) <= MAX_NAME or not hello.name.isprintable() or len(hello.session) != 16:
             raise RemoteProtocolError(f"hello: expected a printable name of 1 .. {MAX_NAME} characters and a session")
+        if hello.wish not in WISHES or len(hello.training) not in (0, 16):
+            raise RemoteProtocolError("hello: expected a known wish and a training of 16 bytes or none")
+        expect_countable(hello.trained)
 
     def proof(self, port: Port, hello: Hello) -> bytes:
         """The server's proof for this worker."""
         return self._handshakes[port].proof(hello)
 
     def next_in_queue(self) -> tuple[Port, Hello] | None:
-        """Take the worker that has waited longest."""
+        """Take the worker that is chosen first to bring the parameters; of equals, the one that has waited longest."""
         if not self.queue:
             return None
-        port = next(iter(self.queue))
+        port = max(self.queue, key=lambda port: Seeding.rank(self.queue[port]))
         return port, self.queue.pop(port)
+
+    def trained(self) -> int:
+        """How many workers of the queue have trained."""
+        return sum(bool(hello.training) for hello in self.queue.values())

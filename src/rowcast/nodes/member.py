@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.progress import Progress
 
-__all__ = ["Member", "MemberStatus", "Stage"]
+__all__ = ["NOT_STARTED", "Member", "MemberStatus", "Stage"]
 
 
 class Stage(enum.Enum):
@@ -25,6 +26,10 @@ class Stage(enum.Enum):
     DRAINING = "draining"  #: it has finished and is sent everything
 
 
+#: Stages of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
+NOT_STARTED = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
+
+
 @dataclass(eq=False)
 class Member:
     """One worker of the team, connected or not.
@@ -33,6 +38,7 @@ class Member:
         session: the life of the worker; another one means that it started afresh.
         owed: what it has not received yet.
         inbox: what came from it.
+        progress: whether its link is stuck.
         iteration: newest iteration whose push has ended.
         quota_iteration: newest iteration whose quota has arrived.
         begun_iteration: newest iteration of which anything has arrived: it holds the pull of the one before.
@@ -53,6 +59,7 @@ class Member:
     owed: Outbox
     inbox: Inbox
     stage: Stage
+    progress: Progress = field(default_factory=Progress)
     iteration: int = 0
     quota_iteration: int = 0
     begun_iteration: int = 0

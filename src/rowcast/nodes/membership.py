@@ -6,15 +6,13 @@ from collections.abc import Callable
 
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
-from rowcast.nodes.handshake import WorkerHandshake
+from rowcast.nodes.handshake import WorkerHandshake, expect_countable
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.replica import digest_of
 from rowcast.wire import Challenge, Hello, Start, Welcome
 
 __all__ = ["Membership"]
-
-MAX_ITERATION = 1 << 30
 
 
 class Membership:
@@ -25,6 +23,7 @@ class Membership:
         outbox: what is sent to the server; its source are the parameters.
         inbox: what comes from there.
         secret: the team's shared secret, or ``None``.
+        wish: whose parameters it wants, see :data:`rowcast.nodes.seeding.WISHES`.
         journal: where joins and resumptions are recorded.
         entropy: source of random bytes.
 
@@ -32,6 +31,10 @@ class Membership:
         welcomed: the server has let the worker in, on the connection that stands.
         joined: the server knows it, and its parameters are the team's.
         seeding: it brings the parameters of the team, and has not said that these were all.
+        training: names the training that its parameters belong to; empty where they are not a team's.
+        origin: the worker that brought the team's parameters.
+        how: how it joined last: ``seed``, ``equal`` or ``receive``.
+        goes_on: the team that it joined last goes on with the training that its parameters belong to.
     """
 
     def __init__(
@@ -41,9 +44,16 @@ class Membership:
         inbox: Inbox,
         *,
         secret: bytes | None,
+        wish: str,
         journal: Journal,
         entropy: Callable[[int], bytes],
     ) -> None:
+        self.training = b""
+        self.origin = ""
+        self.how = ""
+        self.goes_on = False
+        self._joining = b""  # the training of the team that it is about to join
+        self._wish = wish
         self.welcomed = False
         self.joined = False
         self.seeding = False
@@ -69,12 +79,13 @@ class Membership:
         """The connection is gone; the place stays."""
         self.welcomed = False
 
-    def hello(self, challenge: Challenge, iteration: int) -> Hello:
+    def hello(self, challenge: Challenge, iteration: int, trained: int) -> Hello:
         """The answer to a challenge.
 
         Args:
             challenge: what the server asks.
-            iteration: iterations finished.
+            iteration: iterations finished, one that is being exchanged included.
+            trained: the same without that one.
 
         Raises:
             AuthenticationFailed, RemoteProtocolError: see :meth:`WorkerHandshake.answer`.
@@ -91,6 +102,9 @@ class Membership:
             joined=self.joined,
             iteration=iteration,
             received=self._inbox.received,
+            training=self.training,
+            trained=trained,
+            wish=self._wish,
         )
         return self._handshake.answer(challenge, hello)
 
@@ -103,7 +117,7 @@ class Membership:
         """
         if self.welcomed:
             raise RemoteProtocolError("expected one welcome, got a second one")
-        _expect_countable(welcome.iteration)
+        expect_countable(welcome.iteration)
         self._handshake.verify(welcome)
 
     # -- the place ---------------------------------------------------------------------------------------------
@@ -111,6 +125,7 @@ class Membership:
     def enter(self, welcome: Welcome) -> None:
         """The server that said so has let the worker in."""
         self._server = welcome.server
+        self._joining, self.origin = welcome.training, welcome.origin
         self.welcomed = True
 
     def join(self, now: float, welcome: Welcome) -> None:
@@ -128,7 +143,11 @@ class Membership:
             how=welcome.how,
             members=welcome.members,
         )
+        self.how = welcome.how
         self.seeding = welcome.how == "seed"
+        self.goes_on = self.training == welcome.training
+        if welcome.how == "receive" and not self.goes_on:
+            self.training = b""  # until all of the team's have arrived its parameters are neither's
         if self.seeding:
             self._outbox.send_state()
 
@@ -155,11 +174,8 @@ class Membership:
         """
         if self.joined:
             raise RemoteProtocolError("expected one permission to start, got a second one")
-        _expect_countable(message.iteration)
+        expect_countable(message.iteration)
         self.joined = True
-
-
-def _expect_countable(iteration: int) -> None:
-    """Refuse a count that the stamps of the rows (int32) could not follow."""
-    if iteration > MAX_ITERATION:
-        raise RemoteProtocolError(f"expected an iteration up to {MAX_ITERATION}, got {iteration}")
+        self.training = self._joining
+        if self._wish == "mine":
+            self._wish = ""  # it was granted

@@ -65,6 +65,8 @@ class Outbox(Debt):
         state_left: whether there are any.
         meter: the delivery rate.
         sent_frames: number of the newest row frame.
+        delivered: frames that were acknowledged, over all connections and sessions.
+        moved_at: when one was last acknowledged, or sent while nothing else was on its way (s).
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class Outbox(Debt):
         self.state_due = np.zeros(layout.rows, dtype=np.bool_)
         self.state_left = False
         self.sent_frames = 0
+        self.delivered = 0
+        self.moved_at = 0.0
         self._flight: deque[Flight] = deque()
         self._flight_bytes = 0
         self._connected = False
@@ -220,6 +224,8 @@ class Outbox(Debt):
 
     def _launch(self, flight: Flight) -> Rows:
         """A frame goes on its way."""
+        if not self._flight:
+            self.moved_at = flight.sent_at
         self._flight.append(flight)
         self._flight_bytes += flight.size
         self.meter.sent(flight.sent_at, flight.size)
@@ -254,6 +260,8 @@ class Outbox(Debt):
         while self._flight and self._flight[0].message.number <= number:
             flight = self._flight.popleft()
             self._flight_bytes -= flight.size
+            self.delivered += 1
+            self.moved_at = now
             self.meter.acknowledged(now, flight.size, flight.sent_at)
             transfer = self.transfer
             if transfer is not None and transfer.quota_frame == flight.message.number:

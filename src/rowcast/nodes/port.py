@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from rowcast.wire import FrameDecoder, Message, Refusal
+from rowcast.wire import FrameDecoder, FrameEncoder, Message, Refusal
 
 __all__ = ["Port"]
+
+#: A frame that takes longer to arrive holds up what comes behind it, such as acknowledgements (s).
+LONG_S = 1.0
 
 
 @dataclass(eq=False)
@@ -21,21 +24,68 @@ class Port:
         congestion_control: TCP congestion control in force, if there is one.
         shaped_by: name of the bandwidth trace under the connection, if there is one.
         decoder: cuts what arrives into messages.
+        encoder: makes frames of what is sent; the driver uses it for every message, in order.
         control: control messages to be sent; they overtake rows.
         closing: the driver closes the connection once the control messages are sent.
         opened_at, heard_at, spoke_at: when the connection was made, when a byte last arrived, when a message was
             last handed out (s).
+        reported_at: when the peer was last told how many bytes had arrived (s).
+        arrived_at: when it last told that more of the row frames sent to it had arrived (s).
+        occupied_at: when bytes last came of a frame that takes long (s).
     """
 
     peer: str
     congestion_control: str | None = None
     shaped_by: str | None = None
     decoder: FrameDecoder = field(default_factory=FrameDecoder)
+    encoder: FrameEncoder = field(default_factory=FrameEncoder)
     control: deque[Message] = field(default_factory=deque)
     closing: bool = False
     opened_at: float = 0.0
     heard_at: float = 0.0
     spoke_at: float = 0.0
+    reported_at: float = 0.0
+    arrived_at: float = 0.0
+    occupied_at: float = 0.0
+    _begun_at: float = 0.0
+    _frames: int = 0
+    _told: int = 0
+
+    def opened(self, now: float) -> None:
+        """The connection was made."""
+        self.opened_at = self.heard_at = self.spoke_at = self.reported_at = self.arrived_at = now
+
+    def heard(self, now: float) -> None:
+        """Bytes arrived; they are not in the decoder yet."""
+        since = self.unfinished_since
+        if since is None:
+            self._begun_at = now
+        else:
+            self._begun_at = since
+            if now >= since + LONG_S:
+                self.occupied_at = now
+        self._frames = self.decoder.frames
+        self.heard_at = now
+
+    @property
+    def unfinished_since(self) -> float | None:
+        """Since when a frame has begun that is not whole (s); ``None`` when there is none."""
+        decoder = self.decoder
+        if not decoder.begun:
+            return None
+        # If the bytes that came last finished another frame, they were the first of this one.
+        return self._begun_at if decoder.frames == self._frames else self.heard_at
+
+    def told(self, now: float, arrived: int) -> None:
+        """The peer tells how many bytes have arrived there on this connection."""
+        if self._told < min(arrived, self.encoder.rows_end):
+            self.arrived_at = now
+        self._told = max(self._told, arrived)
+
+    def heartbeat_due_at(self, heartbeat_s: float, report_s: float) -> float:
+        """When the peer must hear something (s): that we live, or how much has come of a frame that takes its time."""
+        due = self.spoke_at + heartbeat_s
+        return min(due, self.reported_at + report_s) if self.decoder.begun else due
 
     def say(self, message: Message) -> None:
         """Queue a control message."""

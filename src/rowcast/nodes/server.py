@@ -8,6 +8,7 @@ on (:mod:`~rowcast.nodes.gate`), what is held and owed (:mod:`~rowcast.nodes.sto
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -15,16 +16,26 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, RowcastError, VersionMismatch
+from rowcast.errors import (
+    AuthenticationFailed,
+    LinkLost,
+    ParametersConflict,
+    RemoteProtocolError,
+    RowcastError,
+    StreamDamaged,
+    VersionMismatch,
+)
 from rowcast.journal import Journal
 from rowcast.nodes.departures import Departures
 from rowcast.nodes.gate import Gate
 from rowcast.nodes.inbox import Inbox, replace_rows
 from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.lobby import Lobby
-from rowcast.nodes.member import Member, MemberStatus, Stage
+from rowcast.nodes.member import NOT_STARTED, Member, MemberStatus, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
+from rowcast.nodes.progress import Progress
+from rowcast.nodes.seeding import Seed, Seeding, Verdict
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
 from rowcast.nodes.streaming import STREAMED, Streaming
@@ -54,9 +65,6 @@ from rowcast.wire.frames import frame_bytes
 
 __all__ = ["ServerNode"]
 
-#: Stages of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
-NOT_STARTED = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
-
 #: Stages of a worker that is told for whom it waits.
 HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
 
@@ -82,6 +90,7 @@ class ServerNode:
         slots: who may transfer; ``None`` where the policy lets everybody.
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
+        notices: sentences for the user, oldest first; the driver shows and removes them.
         has_secret: workers must prove that they know a secret.
     """
 
@@ -103,15 +112,20 @@ class ServerNode:
         self.slots = Slots(policy, self.journal) if policy.scheduled else None
         self.frames_applied: dict[str, int] = {}
         self.finished: set[str] = set()
+        self.notices: list[str] = []
         self.has_secret = secret is not None
+        self._report_s = self.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._life = entropy(16)
         self._lobby = Lobby(self._life, secret, entropy)
+        self._seeding = Seeding(self._life, self.settings.gather_s)
         self._board = Switchboard()
         links = link_settings or LinkSettings()
         self._store = Store(policy, self.gate, self.members, links, self._board, self.journal)
         self._phases = Phases(policy, self.gate, self.slots, self.members, self._store, self._board, self.journal)
         self._departures = Departures(self.members, self.gate, self._store, self._phases, self._board, self.journal)
         self._by_port: dict[Port, Member] = {}
+        self._woken_at = -math.inf
+        self._left_at = 0.0  # when a worker was there last (s)
 
     @property
     def layout(self) -> Layout | None:
@@ -145,9 +159,13 @@ class ServerNode:
 
     # -- the driver's side -------------------------------------------------------------------------------------
 
+    def listen(self, now: float) -> None:
+        """Workers can connect from now on. Those that trained before a restart may be on their way."""
+        self._seeding.listen(now)
+
     def link_up(self, now: float, port: Port) -> None:
         """Somebody connected."""
-        port.opened_at = port.heard_at = port.spoke_at = now
+        port.opened(now)
         self._board.say(port, self._lobby.enter(port))
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
@@ -158,23 +176,28 @@ class ServerNode:
         if member is None or member.port is not port:
             return
         member.port = None
-        member.lost_at = now
+        member.lost_at = self._left_at = now
         member.owed.link_lost()
         self.journal.record(now, "link_down", peer=member.name, cause=cause)
         self._phases.link_lost(now, member)
 
     def heard(self, now: float, port: Port) -> None:
         """Bytes arrived, whole message or not: the link lives."""
-        port.heard_at = now
+        port.heard(now)
 
     def blame(self, now: float, port: Port, error: RowcastError) -> None:
-        """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on."""
+        """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on.
+
+        A member stays one: it comes back and goes on where it was.
+        """
         if port.closing:
             return
         member = self._by_port.get(port)
         peer = member.name if member else port.peer
         self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
-        code = "version" if isinstance(error, VersionMismatch) else "protocol"
+        code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
+        if isinstance(error, VersionMismatch):
+            code = "version"
         port.control.clear()
         self._board.refuse(port, code, str(error))
 
@@ -193,6 +216,8 @@ class ServerNode:
         if member is None:
             if isinstance(message, Leave):
                 raise LinkLost(message.cause)
+            if isinstance(message, Heartbeat) and port in self._lobby.queue:
+                return
             if not isinstance(message, Hello):
                 raise RemoteProtocolError(f"expected a hello, got {type(message).__name__}")
             self._on_hello(now, port, message)
@@ -213,6 +238,7 @@ class ServerNode:
             case Computed():
                 self._on_computed(now, member, message)
             case Heartbeat():
+                port.told(now, message.arrived)
                 member.metrics.update(message.metrics)
                 if self.slots is not None and "rate_bps" in message.metrics:
                     self.slots.observe_push(now, member, message.metrics["rate_bps"])
@@ -265,8 +291,11 @@ class ServerNode:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         settings = self.settings
         times = [port.opened_at + settings.handshake_limit_s for port in self._lobby.strangers()]
-        times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.queue]
+        times += [port.spoke_at + settings.heartbeat_s for port in self._lobby.ports()]
         times += [due for member in self.members.values() if (due := self._timer_of(member)) is not None]
+        times += [due] if (due := self._fresh_at()) is not None else []
+        if not self.gate.opened and (self._lobby.queue or self.members):
+            times += [self._seeding.gathers_until] if self._seeding.gathers_until > self._woken_at else []
         return min(times, default=None)
 
     def next_timer_of(self, port: Port) -> float | None:
@@ -280,6 +309,11 @@ class ServerNode:
             waited_for = self._departures.computes(member) or member.stage in NOT_STARTED
             return member.lost_at + settings.absence_limit_s if waited_for else None
         due = min(port.heard_at + settings.silence_limit_s, port.spoke_at + settings.heartbeat_s)
+        if (
+            port.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due
+        ):  # otherwise it is not stuck so soon
+            due = min(due, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
+            due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
         if (streaming := self._store.streaming) is not None and member.stage in STREAMED:
             due = min(due, streaming.wake_at(member))
         if member.stage in HELD:
@@ -296,12 +330,19 @@ class ServerNode:
             Connections that the driver must close, with the reason: call :meth:`link_down` for each.
         """
         settings = self.settings
+        self._woken_at = now
+        if not self.gate.opened and now >= self._seeding.gathers_until:
+            self._choose_seed(now)
+            if self.ledger is not None:
+                self._begin_if_complete(now)
+        if (due := self._fresh_at()) is not None and now >= due:
+            self._begin_anew(now, f"no worker was there for {settings.fresh_after_s:g} s (fresh_after_s)")
         dead = [
             (port, f"no hello within {settings.handshake_limit_s:g} s")
             for port in self._lobby.strangers()
             if now >= port.opened_at + settings.handshake_limit_s
         ]
-        for port in self._lobby.queue:
+        for port in self._lobby.ports():
             self._keep_alive(now, port)
         for member in list(self.members.values()):
             if member.port is None:
@@ -323,6 +364,8 @@ class ServerNode:
         member.woken_at = now
         if now >= port.heard_at + self.settings.silence_limit_s:
             return f"silent for {self.settings.silence_limit_s:g} s"
+        if (cause := member.progress.cut(now, port, member.owed, member.inbox.received)) is not None:
+            return cause
         self._keep_alive(now, port)
         if member.stage in HELD and now >= member.next_notice:
             self._explain(now, member)
@@ -334,9 +377,9 @@ class ServerNode:
         return None
 
     def _keep_alive(self, now: float, port: Port) -> None:
-        if now >= port.spoke_at + self.settings.heartbeat_s:
-            port.spoke_at = now
-            self._board.say(port, Heartbeat())
+        if now >= port.heartbeat_due_at(self.settings.heartbeat_s, self._report_s):
+            port.spoke_at = port.reported_at = now
+            self._board.say(port, Heartbeat(arrived=port.decoder.arrived))
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -345,10 +388,6 @@ class ServerNode:
             self._lobby.check(port, hello)
         except AuthenticationFailed as error:
             self._refuse(now, port, port.peer, "secret", str(error))
-            return
-        if self.layout is not None and hello.layout != self.layout.digest:
-            self._board.say(port, LayoutTable(self.layout.to_table()))
-            self._refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
             return
         member = self.members.get(hello.name)
         # A worker that knows no server at all lost its welcome with the link.
@@ -364,11 +403,63 @@ class ServerNode:
             # Another life of this worker, or the same one that comes from another server.
             self._hang_up(now, member)
             self._drop(now, member, "started afresh")
-        if self.ledger is None and any(other.stage is Stage.SEEDING for other in self.members.values()):
+        try:
+            verdict = self._judge(now, hello)
+        except ParametersConflict as error:
+            self._refuse(now, port, hello.name, "parameters", str(error))
+            return
+        if verdict is Verdict.WAIT:
+            self._lobby.queue[port] = hello
+            left_s = self._seeding.gathers_until - now
+            reason = f"workers that trained before the server was started, for {left_s:.1f} s at most (gather_s)"
+            self._board.say(port, Waiting(0, reason))
+            if self._lobby.trained() >= self.gate.expected:
+                self._seeding.complete()
+                self._choose_seed(now)
+        elif verdict is Verdict.SEED:
+            if self._seeding.seed is not None:
+                self._begin_anew(now, f"{hello.name} brings other parameters")
+            self._admit(now, port, hello)
+        elif self.layout is not None and hello.layout != self.layout.digest:
+            self._board.say(port, LayoutTable(self.layout.to_table()))
+            self._refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
+        elif self.ledger is None:
             self._lobby.queue[port] = hello
             self._board.say(port, Waiting(0, "the first worker, which is sending the parameters"))
-            return
-        self._admit(now, port, hello)
+        else:
+            self._admit(now, port, hello)
+
+    def _judge(self, now: float, hello: Hello) -> Verdict:
+        """Whether a worker brings the parameters, takes the team's, or waits until that is decided."""
+        others = any(member.port is not None or member.gated for member in self.members.values())
+        return self._seeding.judge(now, hello, begun=self.gate.opened, others=others)
+
+    def _choose_seed(self, now: float) -> None:
+        """Who may have been on the way has come, or will not: one of those who wait brings the parameters."""
+        if self._seeding.seed is None and (first := self._lobby.next_in_queue()) is not None:
+            self._on_hello(now, *first)
+
+    def _fresh_at(self) -> float | None:
+        """When the model is forgotten because nobody is there (s), or ``None``."""
+        fresh_after_s = self.settings.fresh_after_s
+        if fresh_after_s is None or self.ledger is None:
+            return None
+        there = self._lobby.queue or any(member.port is not None for member in self.members.values())
+        return None if there else self._left_at + fresh_after_s
+
+    def _begin_anew(self, now: float, cause: str) -> None:
+        """Forget the parameters and everybody: who comes next may bring others."""
+        self.notices.append(f"the team begins anew: {cause}")
+        for member in list(self.members.values()):
+            if (port := member.port) is not None:
+                self._by_port.pop(port, None)
+                self._board.say(port, Leave(cause))
+                port.closing = True
+                member.port = None
+            self._departures.drop(now, member, cause)
+        self._store.forget()
+        self._seeding.forget()
+        self.gate.reset()
 
     def _refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
         self.journal.record(now, "error", peer=peer, error=f"refused: {code}", message=text)
@@ -378,14 +469,22 @@ class ServerNode:
         """A worker (or a new life of one) that this server does not know yet."""
         if self.ledger is None:
             how, stage = "seed", Stage.SEEDING
+            self._seeding.chosen(hello)
         elif self._store.suffices(hello.state):
             how, stage = "equal", Stage.RECEIVING
         else:
             how, stage = "receive", Stage.RECEIVING
         layout = self.layout or Layout.from_shapes([("unknown", (1,))])
         member = Member(
-            hello.name, hello.session, self._store.outbox_for(hello.name, layout), Inbox(layout), stage, port=port
+            hello.name,
+            hello.session,
+            self._store.outbox_for(hello.name, layout),
+            Inbox(layout),
+            stage,
+            port=port,
+            progress=Progress(self.settings.stuck_limit_s),
         )
+        member.iteration = self._seed.iteration  # until the gate says where it begins
         self.members[hello.name] = member
         if self.ledger is not None:
             self.ledger.admit(member)
@@ -460,6 +559,8 @@ class ServerNode:
                 iteration=member.iteration if iteration is None else iteration,
                 received=member.inbox.received,
                 state=self._store.digest,
+                training=self._seed.training,
+                origin=self._seed.origin,
             ),
         )
         self.journal.record(
@@ -476,11 +577,19 @@ class ServerNode:
         if member.stage is not Stage.SEEDING or member.port is None:
             raise RemoteProtocolError("expected a layout from the first worker only")
         layout = Layout.from_table(message.table)
+        if self.layout is not None and layout.digest != self.layout.digest:
+            raise RemoteProtocolError("expected the layout that came first, as after a cut, got another one")
         if self.layout is None:
             member.owed = self._store.begin(member.name, layout)
             member.owed.link_ready()
             member.inbox = Inbox(layout)
         member.port.decoder.rows = layout.rows
+
+    @property
+    def _seed(self) -> Seed:
+        seed = self._seeding.seed
+        assert seed is not None  # somebody was let in
+        return seed
 
     def _on_state_end(self, now: float, member: Member) -> None:
         if member.stage is not Stage.SEEDING:
@@ -488,6 +597,9 @@ class ServerNode:
         if self.layout is None:
             raise RemoteProtocolError("expected a layout before the end of the parameters")
         self._store.complete(self.layout, member.owed.source).admit(member)
+        seed = self._seed
+        past = f"trained for {seed.iteration} iterations" if seed.trained else "not trained in a team yet"
+        self.notices.append(f"the team's parameters are those of {seed.origin}, {past}")
         self._is_ready(now, member)
         while (next_one := self._lobby.next_in_queue()) is not None:
             self._on_hello(now, *next_one)
@@ -502,8 +614,13 @@ class ServerNode:
         member.stage = Stage.READY
         member.waiting_since = now
         member.next_notice = now + self.settings.patience_s
+        self._begin_if_complete(now)
+
+    def _begin_if_complete(self, now: float) -> None:
+        """Those who are ready begin: the team is complete, or was once and nobody else may be on the way."""
         ready = [other for other in self.members.values() if other.stage is Stage.READY]
-        self.gate.opened = self.gate.opened or len(ready) >= self.gate.expected
+        resumes = bool(ready) and self._seeding.resumed and now >= self._seeding.gathers_until
+        self.gate.opened = self.gate.opened or resumes or len(ready) >= self.gate.expected
         if not self.gate.opened:
             return
         for other in ready:
@@ -651,13 +768,14 @@ class ServerNode:
 
     def _drop(self, now: float, member: Member, cause: str) -> None:
         """Forget a worker; if it was the first one and had not sent all parameters, the next one does."""
+        self._left_at = now
         if member.port is not None:
             self._by_port.pop(member.port, None)
         self._departures.drop(now, member, cause)
         if member.stage is Stage.SEEDING and self.ledger is None:
             self._store.forget()
-            if (next_one := self._lobby.next_in_queue()) is not None:
-                self._on_hello(now, *next_one)
+            self._seeding.forget()
+            self._choose_seed(now)
 
     def _on_finish(self, now: float, member: Member, message: Finish) -> None:
         between_steps = STREAMED if self.streaming is not None else (Stage.COMPUTING,)

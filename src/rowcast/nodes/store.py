@@ -99,8 +99,8 @@ class Store:
         return self.ledger
 
     def forget(self) -> None:
-        """The first worker has left before it had sent all parameters."""
-        self.layout = self.streaming = None
+        """There are no parameters: who brought them has left before they were all here, or the team begins anew."""
+        self.layout = self.ledger = self.streaming = None
 
     def outbox_for(self, name: str, layout: Layout) -> Outbox:
         """A new outbox for the worker called ``name``."""

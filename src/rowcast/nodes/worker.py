@@ -23,8 +23,11 @@ from rowcast.errors import (
     LayoutMismatch,
     LinkLost,
     LocalProtocolError,
+    ParametersConflict,
     RemoteProtocolError,
     RowcastError,
+    StreamDamaged,
+    VersionMismatch,
 )
 from rowcast.journal import Journal
 from rowcast.nodes.contribution import Contribution
@@ -33,6 +36,7 @@ from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.membership import Membership
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
+from rowcast.nodes.progress import Progress, Streak
 from rowcast.nodes.replica import Replica, first_nonfinite
 from rowcast.nodes.steps import Step
 from rowcast.nodes.upstream import Upstream
@@ -62,6 +66,7 @@ from rowcast.wire import (
     Waiting,
     Welcome,
 )
+from rowcast.wire.frames import message_bytes
 
 __all__ = ["Phase", "WorkerNode"]
 
@@ -82,6 +87,9 @@ class Phase(enum.Enum):
 #: An exchange is under way: the training loop is blocked in ``step()``.
 EXCHANGING = (Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING)
 
+#: Refusals with which a worker need not come back; they have their place in the handshake only.
+_FINAL = ("version", "secret", "layout")
+
 #: What a server may say before it has let the worker in.
 _BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
 
@@ -96,6 +104,8 @@ class WorkerNode:
             here; nothing else moves them.
         settings, link_settings: see :mod:`rowcast.config`.
         secret: the team's shared secret, or ``None``.
+        parameters: ``"mine"``: the replica is to become the team's; ``"team"``: the team's replace it in any case;
+            empty: whoever comes first brings them, and training is not overwritten (:mod:`~rowcast.nodes.seeding`).
         journal: where events are recorded.
         entropy: source of random bytes (replaced in tests).
 
@@ -121,6 +131,7 @@ class WorkerNode:
         settings: WorkerSettings | None = None,
         link_settings: LinkSettings | None = None,
         secret: bytes | None = None,
+        parameters: str = "",
         journal: Journal | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -146,7 +157,7 @@ class WorkerNode:
         self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica, state_settles=False)
         self.inbox = Inbox(layout)
         self._membership = Membership(
-            name, self.outbox, self.inbox, secret=secret, journal=self.journal, entropy=entropy
+            name, self.outbox, self.inbox, secret=secret, wish=parameters, journal=self.journal, entropy=entropy
         )
         self._port: Port | None = None
         self._step = Step(0.0)
@@ -158,6 +169,9 @@ class WorkerNode:
         self._contribution = Contribution(self._replica, self.outbox, self._freshness)
         self._acknowledgements = Punctuality(0.0)
         self._upstream = Upstream(self.outbox, self._freshness, self._acknowledgements)
+        self._progress = Progress(self.settings.stuck_limit_s)
+        self._refusals = Streak()
+        self._introduced = False
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
 
@@ -187,6 +201,11 @@ class WorkerNode:
     def joined(self) -> bool:
         """The server knows this worker, and its parameters are the team's."""
         return self._membership.joined
+
+    @property
+    def exchanging(self) -> bool:
+        """An iteration is finished here, and its exchange with the team is not."""
+        return self.phase in EXCHANGING
 
     @property
     def local_steps(self) -> int:
@@ -271,8 +290,9 @@ class WorkerNode:
         """A connection to the server stands."""
         self._port = port
         self._membership.connect()
+        self._introduced = False
         port.decoder.trusted = True
-        port.opened_at = port.heard_at = port.spoke_at = now
+        port.opened(now)
         self.journal.record(
             now, "link_up", peer=port.peer, congestion_control=port.congestion_control, shaped_by=port.shaped_by
         )
@@ -295,7 +315,33 @@ class WorkerNode:
     def heard(self, now: float) -> None:
         """Bytes arrived, whole message or not: the link lives."""
         if self._port is not None:
-            self._port.heard_at = now
+            self._port.heard(now)
+
+    def blame(self, now: float, error: RemoteProtocolError) -> None:
+        """What the server sent was wrong: close the connection. Damage on the way is a cut link, nothing more."""
+        self.journal.record(now, "error", peer="server", error=type(error).__name__, message=str(error))
+        if isinstance(error, VersionMismatch) and not self._membership.welcomed:
+            self._fail(error)
+        elif not isinstance(error, StreamDamaged):
+            self._count_refusal(error)
+
+    @property
+    def setbacks(self) -> int:
+        """How often in a row one end found the other's messages wrong, with nothing delivered in between."""
+        return self._refusals.length(self._delivered)
+
+    @property
+    def _delivered(self) -> tuple[int, int]:
+        """Another value whenever rows were delivered, in either direction."""
+        return self.outbox.delivered, self.inbox.received
+
+    def _count_refusal(self, error: RemoteProtocolError) -> None:
+        """One end found the other's messages wrong: try again, but not for ever.
+
+        What was not let in goes on trying anyway, for as long as it does while nobody answers.
+        """
+        if self._membership.welcomed and self._refusals.add(self._delivered) > self.settings.refusals_limit:
+            self._fail(error)
 
     def receive(self, now: float, message: Message) -> None:
         """Handle one message.
@@ -313,7 +359,7 @@ class WorkerNode:
                 self.outbox.acknowledged(now, message.number)
                 self._acknowledgements.advanced(now)
             case Heartbeat():
-                pass
+                self._port.told(now, message.arrived)
             case Grant():
                 self._on_grant(now, message)
             case Go():
@@ -329,7 +375,7 @@ class WorkerNode:
             case Waiting():
                 self.notices.append(f"{self.name}: waiting for {message.reason}")
             case Challenge():
-                self._on_challenge(message)
+                self._on_challenge(now, message)
             case Welcome():
                 self._on_welcome(now, message)
             case Start():
@@ -383,9 +429,12 @@ class WorkerNode:
         if port is None or self.phase is Phase.DONE:
             return None
         due = port.heard_at + self.settings.silence_limit_s
+        if self._introduced:
+            due = min(due, self._heartbeat_due)
+        if port.decoder.begun or self.outbox.moved_at + self.settings.stuck_limit_s < due:
+            due = min(due, self._progress.due_at(port, self.outbox, self.inbox.received))
         if not self._membership.welcomed:
             return due
-        due = min(due, self._heartbeat_due)
         if self._streams:
             overdue_at = self._upstream.overdue_at() if self.phase is Phase.WAITING else math.inf
             return min(due, overdue_at) if overdue_at > self._woken_at else due
@@ -408,15 +457,25 @@ class WorkerNode:
             return
         if now >= port.heard_at + self.settings.silence_limit_s:
             raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
-        if self._membership.welcomed and now >= self._heartbeat_due:
-            self._heartbeat_due = now + self.settings.heartbeat_s
-            port.say(Heartbeat({**self.metrics, "rate_bps": self.outbox.meter.rate_bps(now)}))
+        if (cause := self._progress.cut(now, port, self.outbox, self.inbox.received)) is not None:
+            raise LinkLost(cause)
+        # Also before the welcome: if the hello got lost, the next frame tells.
+        if self._introduced and now >= self._heartbeat_due:
+            metrics = {**self.metrics, "rate_bps": self.outbox.meter.rate_bps(now)}
+            heartbeat = Heartbeat(metrics, port.decoder.arrived)
+            # On a link that is so slow, heartbeats leave at least half of it to the rows that they overtake.
+            link_s = message_bytes(heartbeat) * 8 / self.outbox.meter.usual_bps
+            self._heartbeat_due = now + max(self.settings.heartbeat_s, 2 * link_s)
+            port.say(heartbeat)
 
     # -- joining -----------------------------------------------------------------------------------------------
 
-    def _on_challenge(self, message: Challenge) -> None:
+    def _on_challenge(self, now: float, message: Challenge) -> None:
         try:
-            self._say(self._membership.hello(message, self.iteration))
+            finished = max(self.iteration - (1 if self.joined and self.phase in EXCHANGING else 0), 0)
+            self._say(self._membership.hello(message, self.iteration, finished))
+            self._introduced = True
+            self._heartbeat_due = now + self.settings.heartbeat_s
         except AuthenticationFailed as error:
             self._fail(error)
 
@@ -491,6 +550,7 @@ class WorkerNode:
         self._membership.start(message)
         self.members = max(message.members, 1)
         self.iteration = message.iteration
+        self.notices.append(self._whose_parameters(message))
         self._upstream.start(message.iteration)
         self.outbox.renumber(message.iteration)
         if self.phase is Phase.JOINING:
@@ -503,11 +563,33 @@ class WorkerNode:
                 self.phase = Phase.WAITING  # whatever the policy was before
         self._carry_on(now)
 
+    def _whose_parameters(self, message: Start) -> str:
+        """A line for the user: with whose parameters it trains, and from which iteration on."""
+        membership, at = self._membership, f"iteration {message.iteration}"
+        if membership.how == "seed":
+            return f"{self.name}: its parameters are the team's, from {at}"
+        if membership.how == "equal":
+            return f"{self.name}: has the team's parameters, which {membership.origin} brought, from {at}"
+        if membership.goes_on:
+            return f"{self.name}: goes on with the team's parameters as {membership.origin} held them, from {at}"
+        return (
+            f"{self.name}: the team's parameters, which {membership.origin} brought, have replaced its own, from {at}; "
+            "to bring its own, join with parameters='mine'"
+        )
+
     def _on_layout_table(self, message: LayoutTable) -> None:
         try:
             self.layout.check_equal(Layout.from_table(message.table), ours=f"worker {self.name}", theirs="the team")
         except LayoutMismatch as error:
+            self._turn_away(error)
+
+    def _turn_away(self, error: RowcastError) -> None:
+        """The team is another one than this worker's: a worker that has trained keeps that, and goes on looking."""
+        if not self._membership.training:
             self._fail(error)
+            return
+        self.turned_away = str(error)
+        raise LinkLost(self.turned_away)
 
     def _on_refusal(self, now: float, message: Refusal) -> None:
         self.journal.record(now, "error", peer="server", error=f"refused: {message.code}", message=message.text)
@@ -515,10 +597,19 @@ class WorkerNode:
             # It may be this worker's own former life, whose connection the server has not given up yet.
             self.turned_away = message.text
             raise LinkLost(message.text)
-        if message.code == "secret":
-            self._fail(AuthenticationFailed(message.text))
+        if message.code == "damaged":
+            raise LinkLost(f"the server got damaged bytes: {message.text}")
+        if message.code == "parameters":
+            self._turn_away(ParametersConflict(message.text))
+            return
+        error = RemoteProtocolError(f"the server refused this worker ({message.code}): {message.text}")
+        if message.code in _FINAL and not self._membership.welcomed:
+            self._fail(AuthenticationFailed(message.text) if message.code == "secret" else error)
         else:
-            self._fail(RemoteProtocolError(f"the server refused this worker ({message.code}): {message.text}"))
+            self._count_refusal(error)
+            if not self._membership.welcomed:
+                self.turned_away = message.text
+            raise LinkLost(str(error))
 
     # -- one iteration -----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, overload
@@ -126,7 +127,13 @@ class Optimizer(LiveWrapper):
         vector = np.empty(self._shared.layout.elements, dtype=np.float32)
         read_into(vector, self._shared.layout, self._shared.tensors)
         team.start(self._shared.layout, vector)
-        self._take_view()
+        try:
+            self._take_view()
+        except BaseException:
+            team.leave()
+            raise
+        self._abandon = weakref.finalize(self, team.abandon)
+        self._abandon.atexit = False  # then the connection ends by itself
 
     # ---- the step -----------------------------------------------------------------------------------------
 
@@ -447,10 +454,14 @@ class Optimizer(LiveWrapper):
         try:
             problem = self._end_round()
             self._team.finish(wait=wait, timeout_s=timeout_s)
-            self._closed = True
+            self._end()
         finally:
             self._take_view()
         self._answer(problem)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._abandon.detach()
 
     def __enter__(self) -> Optimizer:
         return self
@@ -462,6 +473,6 @@ class Optimizer(LiveWrapper):
             self.close()
         elif not self._closed:
             # The block failed: go at once, so that nobody waits for us. Its error matters more than a dead link.
-            self._closed = True
+            self._end()
             with contextlib.suppress(LinkLost):
                 self._team.leave()

@@ -88,3 +88,9 @@ class TeamLike(Protocol):
 
     def leave(self) -> None:
         """Go now; what is pending is dropped, and nobody waits for this worker any more."""
+
+    def abandon(self) -> None:
+        """The same for an optimizer that was dropped without ``close()``.
+
+        The garbage collector calls this, on any thread in the middle of anything: it must not wait.
+        """

@@ -85,6 +85,9 @@ def _value_keys(units: IntArray, patterns: npt.NDArray[np.uint32], keys: IntArra
         keys[k] = ((0x7FFFFFFF - bits) << 32) | unit
 
 
+_LARGEST = np.finfo(np.float32).max
+
+
 def value_per_byte(
     lengths: IntArray,
     abs_sums: npt.NDArray[np.float32],
@@ -102,7 +105,8 @@ def value_per_byte(
     value = lengths * means * means / row_bytes
     if beta:
         value = value * (1.0 + beta * ages / max(slack, 1))
-    return value.astype(np.float32)
+    # A diverged update may be beyond float32 when it is squared; it goes first all the same.
+    return np.minimum(value, _LARGEST).astype(np.float32)
 
 
 def select(

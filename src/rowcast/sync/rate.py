@@ -119,6 +119,11 @@ class RateMeter:
             average = max(average, ordered[int(QUANTILE * (len(ordered) - 1))])
         return max(8 * average, LOWEST_BPS)
 
+    @property
+    def usual_bps(self) -> float:
+        """The average as it was at the last acknowledgement, bit/s: silence since then does not lower it."""
+        return max(8 * self._average, LOWEST_BPS)
+
     def peak_bps(self, now: float) -> float:
         """The estimate, or the rate over the last few samples if that is higher, bit/s: what the window must fill.
 

@@ -97,7 +97,9 @@ class _Watched(ServerNode):
     """
 
     def __init__(self, policy: str, *, workers: int, cuts: bool) -> None:
-        super().__init__(parse_policy(policy), settings=ServerSettings(expected_workers=workers), link_settings=_LINKS)
+        super().__init__(
+            parse_policy(policy), settings=ServerSettings(expected_workers=workers, gather_s=0.0), link_settings=_LINKS
+        )
         self.gaps: list[int] = []
         self.hung_up = 0
         self._cuts = cuts

@@ -25,7 +25,7 @@ from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
 from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
-from rowcast.wire import Message, Rows, encode
+from rowcast.wire import Message, Rows
 
 __all__ = ["ScriptedWorker", "VirtualTeam"]
 
@@ -96,6 +96,22 @@ class _Worker:
         self.killed = False
         self.carried = {"up": 0, "down": 0}
         self.cuts: dict[str, list[tuple[int, float]]] = {"up": [], "down": []}
+        self.harm: dict[str, list[tuple[int, int, int]]] = {"up": [], "down": []}
+
+    def carry(self, direction: str, data: bytes) -> bytes:
+        """Bytes have come to the end of the link: count them, and do to them what the script says."""
+        before = self.carried[direction]
+        self.carried[direction] += len(data)
+        if not self.harm[direction]:
+            return data
+        rest = []
+        for place, value in enumerate(data, before):
+            masks = [mask for start, end, mask in self.harm[direction] if start <= place < end]
+            if 0 not in masks:
+                for mask in masks:
+                    value ^= mask
+                rest.append(value)
+        return bytes(rest)
 
 
 class VirtualTeam:
@@ -210,6 +226,21 @@ class VirtualTeam:
         """
         self.workers[name].cuts[direction].append((byte, down_s))
 
+    def damage(self, name: str, direction: str, byte: int, mask: int) -> None:
+        """One byte of what a worker's link carries in one direction is changed on the way.
+
+        Args:
+            name: the worker.
+            direction: ``"up"`` (to the server) or ``"down"``.
+            byte: which, counted from 0 over all connections of this life of the worker.
+            mask: the bits that are flipped, 1 .. 255.
+        """
+        self.workers[name].harm[direction].append((byte, byte + 1, mask))
+
+    def lose(self, name: str, direction: str, byte: int, count: int) -> None:
+        """``count`` bytes from ``byte`` on get lost, and the connection stands; see :meth:`damage`."""
+        self.workers[name].harm[direction].append((byte, byte + count, 0))
+
     def freeze(self, name: str) -> None:
         """From now on nothing arrives on the link of a worker, and nobody is told (a half-open connection)."""
         link = self.workers[name].link
@@ -226,6 +257,7 @@ class VirtualTeam:
         for link in list(self._links.values()):
             self._close(link, "the server died", reconnect_s=0.5)
         self.server = self._new_server()
+        self.server.listen(self.now)
         self._server_wake = -1.0
 
     def kill(self, name: str) -> None:
@@ -316,8 +348,7 @@ class VirtualTeam:
                 part = 1.0 if done <= begun else (self.now - begun) / (done - begun)
                 if part > 0:
                     arrived = data[: int(min(part, 1.0) * len(data))]
-                    link.worker.carried[pipe.direction] += len(arrived)
-                    deliver(link, arrived)
+                    deliver(link, link.worker.carry(pipe.direction, arrived))
         if self._links.get(link.server_port) is not link:
             return
         link.alive = False
@@ -332,9 +363,10 @@ class VirtualTeam:
         self._pump_all()
 
     def _send(self, link: _Link, pipe: _Pipe, message: Message, deliver: Callable[[_Link, bytes], None]) -> None:
-        data = encode(message)
+        encoder = (link.worker_port if pipe is link.up else link.server_port).encoder
+        data = encoder.encode(message)
         if isinstance(message, Rows) and self.random.random() < self._duplicate:
-            data += data
+            data += encoder.encode(message)
         begun = max(self.now, pipe.free_at)
         done = pipe.trace.finish(begun, 8 * len(data))
         pipe.free_at = done
@@ -355,14 +387,12 @@ class VirtualTeam:
         before = worker.carried[direction]
         due = min((cut for cut in worker.cuts[direction] if cut[0] <= before + len(data)), default=None)
         if due is None:
-            worker.carried[direction] += len(data)
-            deliver(link, data)
+            deliver(link, worker.carry(direction, data))
             return
         worker.cuts[direction].remove(due)
         part = data[: max(due[0] - before, 0)]
-        worker.carried[direction] += len(part)
         if part:
-            deliver(link, part)
+            deliver(link, worker.carry(direction, part))
         self._close(link, "cut", reconnect_s=due[1])
 
     def _to_server(self, link: _Link, data: bytes) -> None:
@@ -383,7 +413,10 @@ class VirtualTeam:
         try:
             for message in link.worker_port.decoder.feed(data):
                 node.receive(self.now, message)
-        except (RemoteProtocolError, LinkLost) as error:
+        except RemoteProtocolError as error:
+            node.blame(self.now, error)
+            self._close(link, str(error), reconnect_s=0.5)
+        except LinkLost as error:
             self._close(link, str(error), reconnect_s=0.5)
         self._pump_worker(link.worker)
 

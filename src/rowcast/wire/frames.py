@@ -1,18 +1,24 @@
 """Frames: a fixed header, then one message.
 
-Header, 12 bytes, big-endian: magic ``RC``, protocol version (u8), kind (u8), payload bytes (u32), CRC-32 of the
-first eight header bytes and the payload (u32).
+Header, 16 bytes, big-endian: magic ``RC``, protocol version (u8), kind (u8), bytes of the body (u32), CRC-32 of the
+body (u32), number of the frame on its connection and direction (u16, from 0 on, and from 0 again after the last),
+CRC-16 of the 14 bytes before (u16).
+
+The header has a checksum of its own, so that nobody waits for the end of a frame whose length was damaged. The number
+tells when whole frames were lost, doubled or exchanged on the way. Nothing of a header is believed before its checksum
+is right. This form of the header stays the same in all later versions, so that they can be recognised.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from binascii import crc_hqx
 from collections.abc import Iterator
 
 import numpy as np
 
-from rowcast.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
+from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, VersionMismatch
 from rowcast.wire.fields import fixed_size, pack, unpack
 from rowcast.wire.index import decode_index
 from rowcast.wire.messages import CONTROL, Message, Rows
@@ -23,29 +29,40 @@ __all__ = [
     "MAX_ROWS_BYTES",
     "PROTOCOL_VERSION",
     "FrameDecoder",
+    "FrameEncoder",
     "encode",
     "frame_bytes",
     "message_bytes",
 ]
 
 MAGIC = b"RC"
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_CONTROL_BYTES = 1 << 20
 MAX_ROWS_BYTES = 16 << 20
 #: Before the peer has proved who it is, no message is longer than this.
 MAX_STRANGER_BYTES = 4096
 
-_HEADER = struct.Struct(">2sBBII")
-HEADER_BYTES = _HEADER.size
+_HEADER = struct.Struct(">2sBBIIH")
+_CHECKED = _HEADER.size
+HEADER_BYTES = _CHECKED + 2
+_CRC_START = 0xFFFF
+_SEQUENCE_MASK = 0xFFFF
 _ROWS = struct.Struct(">QIBBBI")
 _ABSOLUTE, _QUOTA_END = 1, 2
+
+#: Version 1 had a shorter header: magic, version, kind, length, CRC-32 of these eight bytes and the body.
+_V1_HEADER_BYTES = 12
 
 #: Bytes of a row frame beside index block and payload.
 ROWS_OVERHEAD_BYTES = HEADER_BYTES + _ROWS.size
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message, sequence: int = 0) -> bytes:
     """The frame of one message.
+
+    Args:
+        message: the message.
+        sequence: number of the frame on its connection, 0 .. 65535; a :class:`FrameEncoder` counts.
 
     Raises:
         LocalProtocolError: a control message above the limit that every decoder has.
@@ -54,16 +71,51 @@ def encode(message: Message) -> bytes:
         form, index = message.index
         flags = _ABSOLUTE * message.absolute + _QUOTA_END * message.quota_end
         head = _ROWS.pack(message.number, message.iteration, message.codec, flags, form, len(message.rows))
-        body = b"".join((head, index, message.payload.data))
-    else:
-        body = pack(message)
-        if len(body) > MAX_CONTROL_BYTES:
-            raise LocalProtocolError(
-                f"{type(message).__name__}: expected at most {MAX_CONTROL_BYTES} bytes, got {len(body)}; "
-                "no peer would take it"
-            )
-    start = _HEADER.pack(MAGIC, PROTOCOL_VERSION, message.KIND, len(body), 0)[:8]
-    return b"".join((start, zlib.crc32(body, zlib.crc32(start)).to_bytes(4, "big"), body))
+        payload = message.payload.data
+        crc = zlib.crc32(payload, zlib.crc32(index, zlib.crc32(head)))
+        start = _header(message.KIND, _ROWS.size + len(index) + len(payload), crc, sequence)
+        return b"".join((start, head, index, payload))
+    body = pack(message)
+    if len(body) > MAX_CONTROL_BYTES:
+        raise LocalProtocolError(
+            f"{type(message).__name__}: expected at most {MAX_CONTROL_BYTES} bytes, got {len(body)}; "
+            "no peer would take it"
+        )
+    return _header(message.KIND, len(body), zlib.crc32(body), sequence) + body
+
+
+def _header(kind: int, length: int, crc: int, sequence: int) -> bytes:
+    checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, length, crc, sequence)
+    return checked + crc_hqx(checked, _CRC_START).to_bytes(2, "big")
+
+
+class FrameEncoder:
+    """Makes the frames of one direction of a connection, and counts them.
+
+    Attributes:
+        sent: bytes made so far.
+        rows_end: how many they were after the newest row frame.
+    """
+
+    def __init__(self) -> None:
+        self.sent = self.rows_end = 0
+        self._sequence = 0
+
+    def encode(self, message: Message) -> bytes:
+        """The next frame; see :func:`encode`."""
+        data = encode(message, self._sequence)
+        self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
+        self.sent += len(data)
+        if message.KIND == Rows.KIND:
+            self.rows_end = self.sent
+        return data
+
+
+def _mismatch(version: int) -> VersionMismatch:
+    return VersionMismatch(
+        f"expected protocol version {PROTOCOL_VERSION}, the peer speaks {version}; "
+        "install the same version of rowcast on both"
+    )
 
 
 def frame_bytes(message: Rows) -> int:
@@ -89,11 +141,14 @@ class FrameDecoder:
     Attributes:
         trusted: until it is set, messages above :data:`MAX_STRANGER_BYTES` are refused.
         rows: rows of the layout; until it is set, row frames are refused.
+        frames: whole frames that have arrived.
+        arrived: bytes that have arrived.
     """
 
     def __init__(self) -> None:
         self.trusted = False
         self.rows = 0
+        self.frames = self.arrived = 0
         self._data = bytearray(1 << 16)
         self._start = self._end = 0
 
@@ -115,9 +170,12 @@ class FrameDecoder:
         """The messages that are whole now that ``count`` more bytes lie in the buffer.
 
         Raises:
-            RemoteProtocolError: bytes that no correct peer sends. The stream cannot be read any further.
+            StreamDamaged: these are not the bytes that the peer sent.
+            VersionMismatch: the first frame is a whole one of another version.
+            RemoteProtocolError: bytes that no correct peer sends. In every case the stream cannot be read any further.
         """
         self._end += count
+        self.arrived += count
         while True:
             message = self._next()
             if message is None:
@@ -130,22 +188,47 @@ class FrameDecoder:
         place[: len(data)] = data
         return self.filled(len(data))
 
+    @property
+    def begun(self) -> bool:
+        """A frame has begun that is not whole."""
+        return self._end != self._start
+
+    @property
+    def unfinished(self) -> tuple[int, int]:
+        """Of the frame that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none."""
+        here = self._end - self._start
+        if here == 0:
+            return 0, 0
+        if here < HEADER_BYTES:
+            return here, HEADER_BYTES
+        return here, HEADER_BYTES + int(_HEADER.unpack_from(self._data, self._start)[3])
+
     def _next(self) -> Message | None:
         available = self._end - self._start
-        view = memoryview(self._data)[self._start : self._end]
-        if bytes(view[: min(available, 2)]) != MAGIC[: min(available, 2)]:
-            raise RemoteProtocolError(
-                f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}; is this the right port?"
-            )
-        if available < HEADER_BYTES:
+        if available == 0:
             return None
-        _, version, kind, length, crc = _HEADER.unpack_from(view)
-        if version != PROTOCOL_VERSION:
-            raise VersionMismatch(
-                f"expected protocol version {PROTOCOL_VERSION}, the peer speaks {version}; "
-                "install the same version of rowcast on both"
+        view = memoryview(self._data)[self._start : self._end]
+        if available < HEADER_BYTES:
+            if bytes(view[:2]) != MAGIC[: min(available, 2)]:
+                raise self._not_a_frame(view)
+            return None
+        magic, version, kind, length, crc, sequence = _HEADER.unpack_from(view)
+        if magic != MAGIC:
+            raise self._not_a_frame(view)
+        if crc_hqx(view[:_CHECKED], _CRC_START) != int.from_bytes(view[_CHECKED:HEADER_BYTES], "big"):
+            if self.frames == 0 and version == 1:
+                self._maybe_first_version(view, length)
+                return None
+            raise StreamDamaged("expected a frame header with the right checksum, got a damaged one")
+        if sequence != self.frames & _SEQUENCE_MASK:
+            raise StreamDamaged(
+                f"expected frame {self.frames & _SEQUENCE_MASK} of this connection, got frame {sequence}: "
+                "frames were lost or doubled on the way"
             )
-        if kind != Rows.KIND and kind not in CONTROL:
+        other = version != PROTOCOL_VERSION
+        if other and self.frames:
+            raise StreamDamaged(f"expected protocol version {PROTOCOL_VERSION} as before, got {version}")
+        if not other and kind != Rows.KIND and kind not in CONTROL:
             raise RemoteProtocolError(f"expected a known message kind, got {kind}")
         limit = MAX_ROWS_BYTES if kind == Rows.KIND else MAX_CONTROL_BYTES
         if not self.trusted:
@@ -155,12 +238,35 @@ class FrameDecoder:
         if available < HEADER_BYTES + length:
             return None
         body = view[HEADER_BYTES : HEADER_BYTES + length]
-        if zlib.crc32(body, zlib.crc32(view[:8])) != crc:
-            raise RemoteProtocolError("expected a frame with the right checksum, got a damaged one")
+        if zlib.crc32(body) != crc:
+            raise StreamDamaged("expected a frame with the right checksum, got a damaged one")
+        if other:
+            raise _mismatch(version)
         self._start += HEADER_BYTES + length
+        self.frames += 1
         if kind == Rows.KIND:
             return self._rows_message(body)
         return unpack(CONTROL[kind], body)
+
+    def _not_a_frame(self, view: memoryview) -> RemoteProtocolError:
+        what = f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}"
+        return StreamDamaged(what) if self.frames else RemoteProtocolError(f"{what}; is this the right port?")
+
+    def _maybe_first_version(self, view: memoryview, length: int) -> None:
+        """The first frame says that it is of version 1, whose header was another one; believed when it is whole.
+
+        Raises:
+            VersionMismatch: it is.
+            StreamDamaged: it is not.
+        """
+        end = _V1_HEADER_BYTES + length
+        if length <= MAX_STRANGER_BYTES:
+            if len(view) < end:
+                return
+            crc = zlib.crc32(view[_V1_HEADER_BYTES:end], zlib.crc32(view[:8]))
+            if crc == int.from_bytes(view[8:_V1_HEADER_BYTES], "big"):
+                raise _mismatch(1)
+        raise StreamDamaged("expected a frame header with the right checksum, got a damaged one")
 
     def _rows_message(self, body: memoryview) -> Rows:
         if self.rows == 0:

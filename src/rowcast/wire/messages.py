@@ -77,6 +77,9 @@ class Hello(Message):
     joined: bool  #: its parameters are the team's
     iteration: int
     received: int  #: number of the last row frame received from the server in this session
+    training: bytes = b""  #: names the training that its parameters belong to; empty where they are not a team's yet
+    trained: int = 0  #: iterations of training behind its parameters
+    wish: str = ""  #: ``mine``: its parameters are to be the team's; ``team``: the team's in any case; empty: neither
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ class Welcome(Message):
     iteration: int  #: the worker goes on counting from here
     received: int  #: number of the last row frame received from the worker in this session
     state: bytes  #: digest of the server's parameters; empty where it has none yet
+    training: bytes = b""  #: names the training that the team's parameters belong to
+    origin: str = ""  #: the worker that brought the team's parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,10 +261,11 @@ class Start(Message):
 
 @dataclass(frozen=True)
 class Heartbeat(Message):
-    """<> I am alive; and what a progress display wants to know."""
+    """<> I am alive; what a progress display wants to know; and how much has arrived here."""
 
     KIND: ClassVar[int] = 12
     metrics: dict[str, float] = field(default_factory=dict)
+    arrived: int = 0  #: bytes that have arrived on this connection: a slow transfer goes on
 
 
 @dataclass(frozen=True)
@@ -300,7 +306,7 @@ class Leave(Message):
 class Refusal(Message):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
-    ``code`` is one of ``protocol``, ``version``, ``secret``, ``layout``, ``name``.
+    ``code`` is one of ``damaged``, ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``.
     """
 
     KIND: ClassVar[int] = 17

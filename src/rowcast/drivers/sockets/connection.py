@@ -10,7 +10,7 @@ from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import CHUNK_BYTES
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.nodes import Port
-from rowcast.wire import Message, encode
+from rowcast.wire import Message
 
 __all__ = ["Connection", "Owner"]
 
@@ -119,7 +119,7 @@ class Connection(asyncio.BufferedProtocol):
                     if self.port.closing:
                         transport.close()
                     return
-                self._rest = memoryview(encode(message))
+                self._rest = memoryview(self.port.encoder.encode(message))
             chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]
             transport.write(chunk)
 

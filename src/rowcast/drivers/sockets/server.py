@@ -78,6 +78,7 @@ class Server:
             ) from error
         let_go_in_children(self, self._listener.sockets)
         self.port = self._listener.sockets[0].getsockname()[1]
+        self.node.listen(self._loop.time())
 
     async def close(self, cause: str = "the server was stopped") -> None:
         """Tell every worker, close all connections, stop listening."""
@@ -140,6 +141,8 @@ class Server:
     def _send_ready(self) -> bool:
         """Send what the node has got to say; whether there was something."""
         sent = False
+        while self.node.notices:
+            log.info("%s", self.node.notices.pop(0))
         while ready := self.node.take_ready():
             sent = True
             for port in ready:

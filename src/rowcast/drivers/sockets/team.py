@@ -22,12 +22,13 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.patience import limit_of, undelivered, why_given_up
 from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
 from rowcast.errors import (
+    ConfigError,
     LinkLost,
     LocalProtocolError,
     RemoteProtocolError,
     RowcastError,
     ServerUnavailable,
-    VersionMismatch,
+    near_match,
 )
 from rowcast.journal import Journal
 from rowcast.nodes import Phase, Port, WorkerNode
@@ -59,12 +60,13 @@ class Team:
         journal: where events are recorded; ``None`` keeps them in memory.
         shaped_by: name of the bandwidth trace under the connection, for the journal.
         insecure: connect beyond loopback without a secret.
+        parameters: whose parameters the team is to train, see :func:`rowcast.join`.
 
     Attributes:
         journal: the journal of this worker.
 
     Raises:
-        ConfigError: the server is not on loopback, and there is no secret.
+        ConfigError: the server is not on loopback, and there is no secret; or ``parameters`` is not known.
     """
 
     def __init__(
@@ -79,8 +81,12 @@ class Team:
         journal: Journal | None = None,
         shaped_by: str | None = None,
         insecure: bool = False,
+        parameters: str | None = None,
     ) -> None:
         check_privacy(host, secret, insecure=insecure)
+        if parameters not in (None, "team", "mine"):
+            raise ConfigError(f"parameters: {parameters!r} is unknown; {near_match(str(parameters), ('team', 'mine'))}")
+        self._parameters = parameters or ""
         self.name = name
         self.address = f"{host}:{port}"
         self._host, self._port = host, port
@@ -89,20 +95,23 @@ class Team:
         self._link_settings = link_settings or LinkSettings()
         self.journal = journal or Journal(name)
         self._shaped_by = shaped_by
-        self._node: WorkerNode | None = None
         self._loop: asyncio.AbstractEventLoop
+        self._ending = threading.Lock()
+        self._changed = threading.Condition()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing was started yet, or what was is over and may be tried again."""
+        self._node: WorkerNode | None = None
         self._thread: threading.Thread | None = None
         self._main: asyncio.Task[None] | None = None
-        self._ending = threading.Lock()
         self._ended = False
-        self._changed = threading.Condition()
         self._connection: Connection | None = None
         self._closed: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._cause = "no attempt yet"
         self._finishing_at = 0.0
         self._error: BaseException | None = None
-        self._mismatch: VersionMismatch | None = None
 
     # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
 
@@ -145,6 +154,8 @@ class Team:
     def start(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
         """Join; blocks until the parameters are the team's.
 
+        Whatever ends the wait early, Ctrl-C included, the worker has left when this raises, and may start again.
+
         Args:
             layout: the model's rows.
             parameters: flat float32, taken over as the replica.
@@ -163,14 +174,20 @@ class Team:
             settings=self._settings,
             link_settings=self._link_settings,
             secret=self._secret,
+            parameters=self._parameters,
             journal=self.journal,
         )
         lend_threads()
         self._process = os.getpid()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
-        self._thread.start()
-        self._wait(lambda: self.node.phase is not Phase.JOINING)
+        try:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
+            self._thread.start()
+            self._wait(lambda: self.node.phase is not Phase.JOINING)
+        except BaseException:
+            self.leave()
+            self._forget()
+            raise
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -204,6 +221,7 @@ class Team:
 
     def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
         """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
+        self._end_exchange()
         self._call(lambda: self.node.accumulate(sources, weight))
 
     def exchange(self) -> None:
@@ -212,8 +230,13 @@ class Team:
         Raises:
             LinkLost: the server did not come back within ``reconnect_limit_s``.
         """
+        self._end_exchange()
         self._call(lambda: self.node.exchange(self._loop.time()))
-        self._wait(lambda: self.node.phase in (Phase.COMPUTING, Phase.DONE))
+        self._end_exchange()
+
+    def _end_exchange(self) -> None:
+        """Wait for an exchange that is under way; a Ctrl-C in the one before may have left it to itself."""
+        self._wait(lambda: not self.node.exchanging)
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal and show them to the server's display."""
@@ -232,8 +255,10 @@ class Team:
         if self._node is None or self._thread is None or self.node.phase is Phase.DONE:
             return
         self._check_process()
-        self._finishing_at = self._loop.time()
-        self._call(lambda: self.node.finish(self._loop.time(), wait=wait))
+        if self.node.phase is not Phase.FINISHING:  # a call that was interrupted goes on
+            self._end_exchange()
+            self._finishing_at = self._loop.time()
+            self._call(lambda: self.node.finish(self._loop.time(), wait=wait))
         if not self._wait(lambda: self.node.phase is Phase.DONE, timeout_s):
             self.leave()
             raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
@@ -243,13 +268,25 @@ class Team:
         """Go now; what is pending is dropped. Takes at most about two seconds, however the link is."""
         if self._thread is None or not self._thread.is_alive():
             return
-        if self.node.phase is not Phase.DONE:
-            self._on_network(lambda: self.node.leave(self._loop.time(), "left"))
-        self._thread.join(LEAVE_LIMIT_S)
-        with self._ending:
-            if not self._ended and self._main is not None:
-                self._loop.call_soon_threadsafe(self._main.cancel)
-        self._thread.join()
+        try:
+            if self.node.phase is not Phase.DONE:
+                self._on_network(lambda: self.node.leave(self._loop.time(), "left"))
+            self._thread.join(LEAVE_LIMIT_S)
+        finally:  # also where a second Ctrl-C ends the goodbye
+            with self._ending:
+                if not self._ended and self._main is not None:
+                    self._loop.call_soon_threadsafe(self._main.cancel)
+            self._thread.join()
+
+    def abandon(self) -> None:
+        """The same for an optimizer that was dropped without ``close()``: called by the garbage collector."""
+        if os.getpid() != self._process or self._thread is None or self.node.phase is Phase.DONE:
+            return
+        log.warning(
+            "%s: its Optimizer was dropped without close(); it leaves the team, and what was pending is lost", self.name
+        )
+        # The collector may have run on any thread, in the middle of anything: this one must not wait.
+        threading.Thread(target=self.leave, name="rowcast-leave", daemon=True).start()
 
     # -- the training thread's side --------------------------------------------------------------------------------
 
@@ -374,6 +411,8 @@ class Team:
                 self._cause = _plain(error)
             if node.welcomed_at is not None and node.welcomed_at > lost_at:
                 lost_at, pause_s = self._loop.time(), settings.reconnect_first_s
+                # Who is let in and refused again and again comes back more and more rarely.
+                pause_s = min(pause_s * 2.0 ** min(node.setbacks, 60), settings.reconnect_cap_s)
             if self._over():
                 break
             # Who has finished looks for the server anew, however long it was gone before.
@@ -384,12 +423,11 @@ class Team:
                 raise ServerUnavailable(why_given_up(node, self.address, self._cause, settings))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, settings.reconnect_cap_s)
-        failure = node.failure or self._mismatch
-        if failure is not None:
-            raise failure
+        if node.failure is not None:
+            raise node.failure
 
     def _over(self) -> bool:
-        return self.node.phase is Phase.DONE or self.node.failure is not None or self._mismatch is not None
+        return self.node.phase is Phase.DONE or self.node.failure is not None
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         connection.port = Port(
@@ -406,9 +444,7 @@ class Team:
         self.node.receive(self._loop.time(), message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        if isinstance(error, VersionMismatch):
-            # Trying again does not help.
-            self._mismatch = error
+        self.node.blame(self._loop.time(), error)
         connection.close(str(error))
 
     def after_read(self) -> None:

@@ -195,6 +195,9 @@ class VirtualSeat:
             self.node.leave(self._simulation.clock.now, "left")
             self._simulation.attend(self._robot)
 
+    def abandon(self) -> None:
+        """Nothing is to be done: a simulation that is dropped takes all of its seats along."""
+
     @property
     def _done(self) -> bool:
         return self.node.phase is Phase.DONE

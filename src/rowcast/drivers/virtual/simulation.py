@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.drivers.virtual.device import Device, ServerCosts
-from rowcast.errors import LinkLost, LocalProtocolError, RowcastError
+from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
 from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
@@ -356,6 +356,8 @@ class Simulation:
         try:
             node.receive(now, message)
         except RowcastError as error:
+            if isinstance(error, RemoteProtocolError):
+                node.blame(now, error)
             self._disconnect(robot, str(error))
         self.attend(robot)
 

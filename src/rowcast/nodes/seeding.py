@@ -1,0 +1,144 @@
+"""Whose parameters the team begins with: who has trained goes first, and training is overwritten only on request.
+
+The server holds no parameters until a worker brings them. A server that was restarted has forgotten those of its former
+life, and the workers that hold them come back one by one, as their pauses between two attempts end. Therefore:
+
+1. For a while after the server has begun to listen, workers that have not trained wait for those that have. Of those
+   that have, the one with the most iterations brings the parameters.
+2. Until the team has begun, parameters that were trained take the place of parameters that were not.
+3. A worker that asks for it (``parameters="mine"``) brings its own, whatever the others have, as long as no other
+   worker trains with the team's; two that ask for it are an error.
+4. A worker whose training the team's parameters would overwrite is refused, unless it asks for them
+   (``parameters="team"``): it goes on looking, and its training and what it has pending are kept.
+
+Each training has a name, 16 bytes: parameters of the same training may always take the place of each other.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from dataclasses import dataclass
+
+from rowcast.errors import ParametersConflict
+from rowcast.wire import Hello
+
+__all__ = ["WISHES", "Seeding", "Verdict"]
+
+#: What a worker may wish for: nothing in particular, the team's parameters in any case, or its own.
+WISHES = ("", "team", "mine")
+
+
+class Verdict(enum.Enum):
+    """What becomes of a worker that the server does not know."""
+
+    WAIT = "wait"  #: for workers that may have trained
+    SEED = "seed"  #: it brings the team's parameters
+    JOIN = "join"  #: it takes the team's
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Parameters that were brought, or are being brought.
+
+    Attributes:
+        origin: the worker that brought them.
+        training: 16 bytes that name the training that they belong to.
+        trained: whether they had been trained before they came.
+        wished: they were brought because their worker asked for it.
+        iteration: iterations of training behind them when they came; the team goes on counting from there.
+    """
+
+    origin: str
+    training: bytes
+    trained: bool
+    wished: bool
+    iteration: int
+
+
+class Seeding:
+    """Decides who brings the parameters.
+
+    Args:
+        life: 16 bytes that name this life of the server.
+        gather_s: how long workers that have not trained wait for those that have (s).
+
+    Attributes:
+        seed: the parameters of the team; ``None`` before anybody was chosen to bring them.
+        gathers_until: until when workers that have trained may be on their way (s).
+    """
+
+    def __init__(self, life: bytes, gather_s: float) -> None:
+        self.seed: Seed | None = None
+        self.gathers_until = -math.inf
+        self._life = life
+        self._gather_s = gather_s
+        self._complete = False
+
+    def listen(self, now: float) -> None:
+        """The server has begun to listen: workers of a former life may be on their way."""
+        self.gathers_until = now + self._gather_s
+
+    def complete(self) -> None:
+        """Everybody who may be on the way has come."""
+        self._complete = True
+
+    @property
+    def resumed(self) -> bool:
+        """The team's parameters come from a former life of the server: its team was complete once."""
+        return self.seed is not None and self.seed.trained and not self.seed.wished
+
+    def judge(self, now: float, hello: Hello, *, begun: bool, others: bool) -> Verdict:
+        """What becomes of a worker that the server does not know.
+
+        Args:
+            now: time (s).
+            hello: how it introduced itself.
+            begun: the team has begun to train.
+            others: other workers take part in it.
+
+        Raises:
+            ParametersConflict: its training would be overwritten, or it would overwrite that of others.
+        """
+        seed, mine, trained = self.seed, hello.wish == "mine", bool(hello.training)
+        if seed is None:
+            waits = now < self.gathers_until and not self._complete and not mine
+            return Verdict.WAIT if waits else Verdict.SEED
+        if mine:
+            if begun and others:
+                raise ParametersConflict(
+                    f"expected to take the team's parameters, which {seed.origin} brought and others train now; "
+                    f"{hello.name} wants its own: stop the others first, or join with parameters='team'"
+                )
+            if not begun and seed.wished:
+                raise ParametersConflict(
+                    f"expected one worker that wants its own parameters, got {seed.origin} and {hello.name}; "
+                    "join with parameters='team' on one of them"
+                )
+            return Verdict.SEED
+        if trained and hello.training != seed.training:
+            if not begun and not seed.wished and not seed.trained:
+                return Verdict.SEED
+            if hello.wish != "team":
+                raise ParametersConflict(
+                    f"the team's parameters come from {seed.origin} and would overwrite {hello.trained} iterations of "
+                    f"training of {hello.name}; start {hello.name} anew with parameters='team' to give those up, or "
+                    "stop the others and restart the server to go on with them"
+                )
+        return Verdict.JOIN
+
+    def chosen(self, hello: Hello) -> Seed:
+        """This worker brings the parameters."""
+        fresh = hashlib.blake2b(self._life + hello.session, digest_size=16).digest()
+        self.seed = Seed(hello.name, hello.training or fresh, bool(hello.training), hello.wish == "mine", hello.trained)
+        return self.seed
+
+    def forget(self) -> None:
+        """The parameters are gone."""
+        self.seed = None
+
+    @staticmethod
+    def rank(hello: Hello) -> tuple[bool, bool, int]:
+        """Who is chosen first: who asks for it, then who has trained most."""
+        return hello.wish == "mine", bool(hello.training), hello.trained

@@ -1,0 +1,486 @@
+"""A fuzzer of what arrives: frames of valid sessions, mutated, through a decoder, a server and a worker.
+
+Two kinds of mutation: bytes of a stream, as a bad link makes them; and fields or bytes of a message with the checksums
+made right again, as a peer with a fault or with bad intentions sends them. A session is taken at any message of a
+recorded one: before the handshake, while parameters are sent, while it computes, pushes, pulls, or drains. Whatever
+comes, nothing but :class:`RemoteProtocolError` and :class:`LinkLost` may come out, and memory stays flat.
+
+Everything follows from the seed. ``python tests/fuzzing.py --inputs 1000000`` (``make fuzz``), the suite takes 20,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import multiprocessing
+import pickle
+import random
+import resource
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import get_type_hints
+
+import numpy as np
+
+from raw_frames import framed
+from rowcast.codecs import codec_by_id, codec_for
+from rowcast.config import ServerSettings
+from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.rows import Layout
+from rowcast.testing import ScriptedWorker, VirtualTeam
+from rowcast.wire import HEADER_BYTES, FrameDecoder, LayoutTable, Rows, encode
+from rowcast.wire.messages import CONTROL
+
+POLICIES = ("bsp?codec=raw", "rog:4", "rowcast:3", "rowcast:2?pulls=common", "flown:2", "rog:2?codec=half")
+#: Some sessions have a secret.
+SECRETS = (None, b"s" * 16)
+
+#: 10 rows and 34 elements.
+LAYOUT = Layout.from_shapes([("weight", (8, 3)), ("bias", (9,)), ("scale", ())], small_tensor=1)
+#: The robot whose link is attacked; both: the one that brings the parameters, and one that receives them.
+ROBOTS = ("robot0", "robot1")
+
+#: Resident memory may grow by so much once everything is warm.
+MEMORY_BYTES = 16 << 20
+
+INTEGERS = (0, 1, 2, 3, 7, 27, 255, 2**16, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
+FLOATS = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e-300, 1e30, 1e300, 1.7e308, -1.7e308)
+TEXTS = ("", "seed", "equal", "receive", "resume", "bsp", "rog:4", "rowcast:3", "asp?order=age", "\x1b[2J", "a" * 300)
+CODES = ("secret", "layout", "version", "name", "protocol", "damaged", "other")
+#: Floats that a payload should not hold, or just may.
+PATTERNS = (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00", b"\xff\xff\xff\xff")
+
+
+# -- recorded sessions -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Recording:
+    """What one side of a link hears in a session.
+
+    Attributes:
+        side: ``"server"`` or ``"worker"``.
+        messages: in order.
+        states: pickled (node, port, time) before each of them.
+    """
+
+    side: str
+    messages: list
+    states: list
+
+
+class _Recorder(VirtualTeam):
+    """A team that keeps the state of a node before each message on the link of one robot."""
+
+    def __init__(self, robot, *arguments, **options):
+        self.heard = {side: Recording(side, [], []) for side in ("server", "worker")}
+        self._robot = robot
+        super().__init__(*arguments, **options)
+
+    def _to_server(self, link, data):
+        self._keep("server", self.server, link, link.server_port, data)
+        super()._to_server(link, data)
+
+    def _to_worker(self, link, data):
+        self._keep("worker", link.worker.node, link, link.worker_port, data)
+        super()._to_worker(link, data)
+
+    def _keep(self, side, node, link, port, data):
+        if link.worker.script.name != self._robot or len(data) < HEADER_BYTES:
+            return
+        decoder, port.decoder = port.decoder, None  # its buffer is large, and empty
+        state = pickle.dumps((node, port, self.now, decoder.trusted, decoder.rows), protocol=5)
+        port.decoder = decoder
+        reader = _decoder(decoder.frames, trusted=True)
+        for message in reader.feed(data):  # one, or none where a cut left a part of it
+            self.heard[side].states.append(state)
+            self.heard[side].messages.append(_kept(message))
+
+
+def _decoder(frames, *, trusted, rows=LAYOUT.rows):
+    decoder = FrameDecoder()
+    decoder.frames, decoder.trusted, decoder.rows = frames, trusted, rows
+    return decoder
+
+
+def _kept(message):
+    return dataclasses.replace(message, payload=message.payload.copy()) if isinstance(message, Rows) else message
+
+
+@functools.cache
+def recordings():
+    """Sessions of each policy, from either side of the link of either robot."""
+    found = []
+    for policy in POLICIES:
+        for number, robot in enumerate(ROBOTS):
+            noise = np.random.default_rng(number)
+            robots = [
+                ScriptedWorker(
+                    name,
+                    lambda n, x, noise=noise: noise.standard_normal(LAYOUT.elements).astype(np.float32),
+                    iterations=3,
+                    compute_s=0.05 + 0.01 * place,
+                    delay_s=0.002,
+                    initial=np.arange(LAYOUT.elements, dtype=np.float32),
+                )
+                for place, name in enumerate(ROBOTS)
+            ]
+            settings = ServerSettings(expected_workers=2)
+            team = _Recorder(robot, LAYOUT, policy, robots, server_settings=settings, secret=SECRETS[number])
+            team.at(0.15, functools.partial(team.cut, robot, 0.1))
+            team.run(100.0)
+            assert team.finished and not team.failures
+            found += team.heard.values()
+    for recording in found:
+        assert len(recording.messages) == len(recording.states)
+    return found
+
+
+@functools.cache
+def oddities():
+    """A message of each kind of control message, also of those that the sessions do not have."""
+    plain = {bool: True, int: 1, float: 1.0, bytes: bytes(16), str: "name"}
+    found = []
+    for kind in CONTROL.values():
+        hints = get_type_hints(kind)
+        found.append(kind(**{field.name: plain.get(hints[field.name], {}) for field in dataclasses.fields(kind)}))
+    return found
+
+
+# -- mutations ---------------------------------------------------------------------------------------------------------
+
+
+class Mutator:
+    """Makes messages and bytes that are nearly right."""
+
+    def __init__(self, chance):
+        self.chance = chance
+        self._noise = np.random.default_rng(chance.getrandbits(32))
+
+    def frame(self, message):
+        """A kind and a body, the body of a message in which something was changed."""
+        chance = self.chance
+        match chance.randrange(10):
+            case 0 | 1 | 2 | 3 | 4:
+                message = self.message(message)
+            case 5:
+                return message.KIND, self.damaged(_body(message))
+            case 6:
+                return chance.choice((Rows.KIND, *CONTROL)), _body(message)
+            case 7:
+                kind = chance.choice((Rows.KIND, *CONTROL))
+                return kind, chance.randbytes(chance.choice((0, 1, 8, 19, 20, 33, 60)))
+            case 8:
+                return chance.randrange(256), _body(message)
+        return message.KIND, _body(message)
+
+    def message(self, message):
+        """The same kind of message with one to three fields changed."""
+        fields = dataclasses.fields(message)
+        if not fields:
+            return message
+        changes = {}
+        for _ in range(self.chance.choice((1, 1, 2, 3))):
+            field = self.chance.choice(fields)
+            changes[field.name] = self.value(message, field.name)
+        if isinstance(message, Rows):
+            return self._consistent(message, changes)
+        return dataclasses.replace(message, **changes)
+
+    def value(self, message, name):
+        """Another value of a field."""
+        chance, old = self.chance, getattr(message, name)
+        if isinstance(message, Rows) and name in ("rows", "payload"):
+            return self._rows() if name == "rows" else self._payload(old)
+        if isinstance(message, LayoutTable):
+            return self._table(old)
+        if isinstance(old, bool):
+            return not old
+        if isinstance(old, int):
+            near = max(old + chance.choice((-2, -1, 1, 2)), 0)
+            return min(near if chance.random() < 0.5 else chance.choice(INTEGERS), 2**64 - 1)
+        if isinstance(old, float):
+            return chance.choice((*FLOATS, old * 2, -old))
+        if isinstance(old, bytes):
+            return chance.choice((b"", old[:-1], old + b"x", self.damaged(old), bytes(len(old)), chance.randbytes(16)))
+        if isinstance(old, str):
+            return chance.choice((*TEXTS, *CODES, old + "x", old[:-1]))
+        return {chance.choice(("rate_bps", "share", "loss")): chance.choice(FLOATS) for _ in range(3)}
+
+    def _rows(self):
+        count = self.chance.randrange(1, LAYOUT.rows + 1)
+        return np.sort(self._noise.permutation(LAYOUT.rows)[:count]).astype(np.int64)
+
+    def _payload(self, old):
+        payload = bytearray(old.tobytes())
+        if payload and self.chance.random() < 0.7:
+            place = self.chance.randrange(len(payload)) // 4 * 4
+            pattern = self.chance.choice(PATTERNS)[: len(payload) - place]
+            payload[place : place + len(pattern)] = pattern
+        else:
+            payload = bytearray(self.damaged(bytes(payload)))
+        return np.frombuffer(bytes(payload), dtype=np.uint8)
+
+    def _consistent(self, message, changes):
+        """Row frames with a payload of the length that their rows and code ask for, more often than not."""
+        changed = dataclasses.replace(message, **_fitting(changes))
+        if "payload" not in changes and self.chance.random() < 0.8:
+            try:
+                sizes = codec_for(LAYOUT, codec_by_id(changed.codec)).row_bytes(LAYOUT)
+            except RemoteProtocolError:
+                return changed
+            length = int(sizes[changed.rows].sum())
+            content = bytes(length) if self.chance.random() < 0.5 else self.chance.randbytes(length)
+            changed = dataclasses.replace(changed, payload=np.frombuffer(content, dtype=np.uint8))
+        return changed
+
+    def _table(self, table):
+        """Other layouts, none of them large: how large one may be is the business of other tests."""
+        chance = self.chance
+        match chance.randrange(6):
+            case 0:
+                shapes = [(f"t{i}", (chance.randrange(1, 40), chance.randrange(1, 9))) for i in range(3)]
+                return Layout.from_shapes(shapes, small_tensor=1).to_table()
+            case 1:
+                return LAYOUT.hollow().to_table()
+            case 2:
+                return table.replace(b"8", str(chance.randrange(30)).encode(), 1)
+            case 3:
+                return table[: chance.randrange(len(table) + 1)]
+            case 4:
+                return chance.choice((b"", b"[]", b"{}", b"null", b'{"tensors":[]}', b"[" * 2000, b"\xff"))
+        # No digit may become a size that takes memory.
+        return bytes(value ^ (1 << chance.randrange(4)) if chance.random() < 0.02 else value for value in table)
+
+    def damaged(self, data):
+        """Bytes flipped, changed, left out, put in or cut off."""
+        chance, data = self.chance, bytearray(data)
+        for _ in range(chance.choice((1, 1, 1, 2, 4))):
+            place = chance.randrange(len(data)) if data else 0
+            match chance.randrange(6):
+                case 0 | 1:
+                    if data:
+                        data[place] ^= 1 << chance.randrange(8)
+                case 2:
+                    if data:
+                        data[place] = chance.choice((0, 1, 0x7F, 0x80, 0xFF))
+                case 3:
+                    del data[place : place + chance.choice((1, 1, 4, 8))]
+                case 4:
+                    data[place:place] = chance.randbytes(chance.choice((1, 1, 4, 8)))
+                case 5:
+                    del data[place:]
+        return bytes(data)
+
+
+def _fitting(changes):
+    """Numbers that do not fit into the head of a row frame are what the sender would be blamed for."""
+    bits = {"number": 64, "iteration": 32, "codec": 8}
+    return {name: value & ((1 << bits[name]) - 1) if name in bits else value for name, value in changes.items()}
+
+
+def _body(message):
+    return encode(message)[HEADER_BYTES:]
+
+
+# -- one input after the other -----------------------------------------------------------------------------------------
+
+
+class Fuzzer:
+    """Feeds mutated frames, and counts what comes of them.
+
+    Attributes:
+        counts: inputs by target and by how they ended.
+    """
+
+    def __init__(self, seed):
+        self.chance = random.Random(seed)
+        self.mutator = Mutator(self.chance)
+        self.recordings = recordings()
+        self.counts = Counter()
+
+    @property
+    def inputs(self):
+        return sum(self.counts.values())
+
+    def run(self, inputs):
+        """At least so many inputs."""
+        until = self.inputs + inputs
+        while self.inputs < until:
+            if self.chance.random() < 0.2:
+                self._decoder()
+            else:
+                self._session()
+
+    def _decoder(self):
+        """A stream of a few frames, damaged somewhere, in pieces of any size."""
+        chance, recording = self.chance, self.chance.choice(self.recordings)
+        decoder = _decoder(0, trusted=chance.random() < 0.8, rows=chance.choice((0, 1, LAYOUT.rows)))
+        first = chance.randrange(len(recording.messages))
+        frames = [encode(message, number) for number, message in enumerate(recording.messages[first : first + 6])]
+        if chance.random() < 0.2:
+            place = chance.randrange(len(frames))
+            frames[place:place] = frames[place : place + 1] * chance.randrange(3)
+        data = self.mutator.damaged(b"".join(frames))
+        size = chance.choice((1, 7, 16, 100, 10_000))
+        ended = "whole"
+        try:
+            for start in range(0, len(data), size):
+                for _ in decoder.feed(data[start : start + size]):
+                    pass
+        except RemoteProtocolError as error:
+            ended = type(error).__name__
+        self.counts["decoder", ended] += 1
+
+    def _session(self):
+        """A node in the middle of a session; up to six frames, most of them mutated."""
+        chance, recording = self.chance, self.chance.choice(self.recordings)
+        place = chance.randrange(len(recording.messages))
+        node, port, now, trusted, rows = pickle.loads(recording.states[place])  # noqa: S301 - made above
+        port.decoder = _decoder(0, trusted=trusted, rows=rows)
+        link = _ServerLink(node, port) if recording.side == "server" else _WorkerLink(node, port)
+        for step in range(6):
+            if chance.random() < 0.2:
+                others = oddities() if chance.random() < 0.3 else chance.choice(self.recordings).messages
+                message = chance.choice(others)
+            else:
+                message = recording.messages[min(place + step, len(recording.messages) - 1)]
+            kind, body = (message.KIND, _body(message)) if chance.random() < 0.15 else self.mutator.frame(message)
+            now += chance.choice((0.0, 0.001, 0.1, 1.0))
+            try:
+                link.hear(now, framed(kind, body, sequence=port.decoder.frames))
+                ended = "taken"
+            except (RemoteProtocolError, LinkLost) as error:
+                ended = type(error).__name__
+                link.fail(now, error)
+            except Exception as error:
+                what = f"{recording.side}, message {place} + {step}, kind {kind}, body {body!r}"
+                raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
+            self.counts[recording.side, ended] += 1
+            if ended != "taken" or port.closing:
+                break
+        link.go_on(now + chance.choice((0.0, 0.5, 11.0, 30.0)))
+
+
+class _ServerLink:
+    def __init__(self, node, port):
+        self.node, self.port = node, port
+
+    def hear(self, now, data):
+        self.node.heard(now, self.port)
+        for message in self.port.decoder.feed(data):
+            self.node.receive(now, self.port, message)
+        self._send(now)
+
+    def fail(self, now, error):
+        if isinstance(error, RemoteProtocolError):
+            self.node.blame(now, self.port, error)
+            self._send(now)
+        self.node.link_down(now, self.port, str(error))
+
+    def _send(self, now):
+        for _ in range(100):
+            ready = self.node.take_ready()
+            if not ready:
+                break
+            for port in ready:
+                for _ in range(100):
+                    message = self.node.poll(now, port)
+                    if message is None:
+                        break
+                    encode(message)
+
+    def go_on(self, now):
+        """Time passes for the server: what was let in must not end it later."""
+        self.node.next_timer()
+        for port, cause in self.node.on_timer(now):
+            self.node.link_down(now, port, cause)
+        self._send(now)
+        self.node.status(now)
+
+
+class _WorkerLink:
+    def __init__(self, node, port):
+        self.node, self.port = node, port
+        node._port = port if node._port is not None else None
+
+    def hear(self, now, data):
+        self.node.heard(now)
+        for message in self.port.decoder.feed(data):
+            self.node.receive(now, message)
+        self._send(now)
+
+    def fail(self, now, error):
+        if isinstance(error, RemoteProtocolError):
+            self.node.blame(now, error)
+        self.node.link_down(now, str(error))
+
+    def _send(self, now):
+        for _ in range(100):
+            message = self.node.poll(now)
+            if message is None:
+                break
+            encode(message)
+
+    def go_on(self, now):
+        """Time passes for the worker, and it comes back if its link was lost."""
+        self.node.next_timer()
+        try:
+            self.node.on_timer(now)
+        except LinkLost as error:
+            self.node.link_down(now, str(error))
+        self._send(now)
+
+
+# -- many of them ------------------------------------------------------------------------------------------------------
+
+
+def resident_bytes():
+    """Memory of this process that is in use now; where the system does not tell, the most that it ever was."""
+    if (statm := Path("/proc/self/statm")).exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def fuzz(seed, inputs):
+    """Run ``inputs`` inputs; returns the counts, and by how many bytes memory has grown since a tenth was done."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fuzzer = Fuzzer(seed)
+        fuzzer.run(max(inputs // 10, 1))
+        before = resident_bytes()
+        fuzzer.run(inputs - fuzzer.inputs)
+        return fuzzer.counts, resident_bytes() - before
+
+
+def _one(arguments):
+    return fuzz(*arguments)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    begun = time.monotonic()
+    share = -(-options.inputs // options.jobs)
+    counts, grown = Counter(), 0
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for found, more in pool.imap_unordered(_one, [(options.seed + job, share) for job in range(options.jobs)]):
+            counts += found
+            grown = max(grown, more)
+    for (target, ended), count in sorted(counts.items()):
+        print(f"{target:8} {ended:22} {count:>10,}")
+    print(
+        f"{sum(counts.values()):,} mutated frames in {time.monotonic() - begun:.0f} s; memory grew by {grown >> 10} kB"
+    )
+    sys.exit(grown > MEMORY_BYTES)
+
+
+if __name__ == "__main__":
+    main()
