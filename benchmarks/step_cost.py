@@ -71,7 +71,7 @@ def main() -> None:
         encode_all()
 
     encode_s = best_s(select_and_encode, repeat) - select_s
-    wire = [encode(message) for message in frames]
+    wire = [encode(message, sequence) for sequence, message in enumerate(frames)]
     pack_s = best_s(lambda: [encode(message) for message in frames], repeat)
 
     parameters = replica.copy()

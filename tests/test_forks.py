@@ -38,7 +38,8 @@ def ended(process):
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, err) == (0, ""), (process.returncode, out, err)
+    assert process.returncode == 0, (process.returncode, out, err)
+    assert not any(word in err for word in ("Traceback", "Warning", "lost", "waiting")), err
     return out
 
 
