@@ -108,7 +108,7 @@ class Team:
             )
             self.say(worker, hello)
             if k == 0:
-                self.say(worker, LayoutTable(layout.to_table()))
+                self.say(worker, LayoutTable(layout.to_table(), 0))
                 raw = codec_by_name("raw")
                 for rows in np.array_split(np.arange(layout.rows, dtype=np.int64), 16):
                     payload = raw.encode(layout, state, rows, consume=False)

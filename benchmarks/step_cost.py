@@ -15,7 +15,7 @@ from rowcast.drivers.crew import lend_threads
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.worker import WorkerNode
 from rowcast.sync import parse_policy
-from rowcast.wire import FrameDecoder, encode
+from rowcast.wire import FrameDecoder, FrameEncoder
 
 REPEAT = 15
 
@@ -71,8 +71,13 @@ def main() -> None:
         encode_all()
 
     encode_s = best_s(select_and_encode, repeat) - select_s
-    wire = [encode(message, sequence) for sequence, message in enumerate(frames)]
-    pack_s = best_s(lambda: [encode(message) for message in frames], repeat)
+
+    def pack() -> list[bytes]:
+        encoder = FrameEncoder()
+        return [encoder.encode(message) for message in frames]
+
+    wire = pack()
+    pack_s = best_s(pack, repeat)
 
     parameters = replica.copy()
     owed = layout.zeros()

@@ -196,7 +196,7 @@ class Mutator:
         chance, old = self.chance, getattr(message, name)
         if isinstance(message, Rows) and name in ("rows", "payload"):
             return self._rows() if name == "rows" else self._payload(old)
-        if isinstance(message, LayoutTable):
+        if isinstance(message, LayoutTable) and name == "part":
             return self._table(old)
         if isinstance(old, bool):
             return not old

@@ -325,10 +325,12 @@ def test_a_second_layout_must_be_the_first_one():
     port = Port("robot")
     server.link_up(0.0, port)
     server.receive(0.0, port, Hello("robot", bytes(16), b"", b"", SMALL.digest, b"", b"", False, 0, 0))
-    server.receive(0.0, port, LayoutTable(SMALL.to_table()))
-    server.receive(0.0, port, LayoutTable(SMALL.to_table()))
+    server.receive(0.0, port, LayoutTable(SMALL.to_table(), 0))
+    server.receive(0.0, port, LayoutTable(SMALL.to_table(), 0))
     longer = Layout.from_shapes([("weight", (800, 3))], small_tensor=1)
-    with pytest.raises(RemoteProtocolError, match="the layout that came first"):
-        server.receive(0.0, port, LayoutTable(longer.to_table()))
+    with pytest.raises(RemoteProtocolError, match="the one that this worker has told before"):
+        server.receive(0.0, port, LayoutTable(longer.to_table(), 0))
     assert port.decoder.rows == SMALL.rows
+    payload = np.zeros(4 * SMALL.elements, dtype=np.uint8)
+    server.receive(0.0, port, Rows(1, 0, 1, True, False, np.arange(SMALL.rows), payload))
     server.receive(0.0, port, StateEnd())

@@ -338,8 +338,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """
         Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
-        Hello Horizon LayoutTable Leave Message PROTOCOL_VERSION PullEnd PushEnd Refusal Rows Start StateEnd Waiting
-        Welcome encode
+        Hello Horizon LayoutTable Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal Rows Start StateEnd
+        Waiting Welcome encode
     """,
 }
 

@@ -38,8 +38,8 @@ def ended(process):
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, (process.returncode, out, err)
-    assert not any(word in err for word in ("Traceback", "Warning", "lost", "waiting")), err
+    complaints = [line for line in err.splitlines() if "parameters" not in line]  # whose they are is said at each start
+    assert (process.returncode, complaints) == (0, []), (process.returncode, out, err)
     return out
 
 

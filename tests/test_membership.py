@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.errors import AuthenticationFailed, LayoutMismatch, RemoteProtocolError
+from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.nodes import Phase, Port, WorkerNode
 from rowcast.nodes.gate import Gate
@@ -14,7 +14,7 @@ from rowcast.nodes.member import Member, Stage
 from rowcast.rows import Layout
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.wire import Heartbeat, PushEnd, Refusal, Rows, Welcome
+from rowcast.wire import Heartbeat, Proof, PushEnd, Refusal, Rows, Welcome
 from teams import LAYOUT, Books, events, finished, noise, replicas_agree, start_of, worker
 
 SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)
@@ -177,18 +177,17 @@ def test_a_name_is_taken_as_long_as_its_owner_is_connected():
     assert team.workers["robot0"].node.phase is Phase.DONE
 
 
-@pytest.mark.parametrize(
-    ("secret", "worker_secret", "text"),
-    [
-        (b"one", b"two", "proof"),
-        (b"one", b"", "proof"),
-    ],
-)
-def test_a_wrong_secret_is_refused(secret, worker_secret, text):
+@pytest.mark.parametrize(("secret", "worker_secret"), [(b"one", b"two"), (b"one", b"")])
+def test_a_wrong_secret_is_refused(secret, worker_secret):
+    """The refusal proves nothing, so it ends nothing; the user is told what is wrong, now and then."""
     team = team_of("bsp", [worker("robot0")], secret=secret, worker_secret=worker_secret)
+    node = team.workers["robot0"].node
     team.run(60)
-    assert isinstance(team.failures["robot0"], AuthenticationFailed)
-    assert text in str(team.failures["robot0"])
+    assert "robot0" not in team.failures
+    assert node.phase is Phase.JOINING and not node.joined
+    assert "did not prove that it knows the shared secret" in node.unproven
+    assert "the worker's proof does not fit the server's shared secret; give both the same" in node.unproven
+    assert 3 <= len(node.notices) <= 8, node.notices
     assert team.server.members == {}
     assert events(team, "server", "error")[0]["error"] == "refused: secret"
 
@@ -203,8 +202,8 @@ def test_a_secret_on_one_side_only_is_named():
     team = VirtualTeam(LAYOUT, "bsp", [], worker_secret=b"word")
     team.start(worker("robot0"))
     team.run(60)
-    assert isinstance(team.failures["robot0"], AuthenticationFailed)
-    assert "the worker has a shared secret and this server has none" in str(team.failures["robot0"])
+    assert "robot0" not in team.failures
+    assert "the worker has a shared secret and this server has none" in team.workers["robot0"].node.unproven
     team = VirtualTeam(LAYOUT, "bsp", [], secret=b"word")
     team._worker_secret = None
     team.start(worker("robot0"))
@@ -221,8 +220,11 @@ def test_a_server_that_does_not_know_the_secret_is_found_out():
     team.server.link_up(0.0, far)
     node.receive(0.0, team.server.poll(0.0, far))
     node.poll(0.0)
-    node.receive(0.0, Welcome("equal", b"\0" * 32, b"", "bsp", 0, 1, 0, 0, b""))
-    assert isinstance(node.failure, AuthenticationFailed)
+    with pytest.raises(LinkLost, match=r"server at server did not prove.*its proof does not fit"):
+        node.receive(0.0, Proof(b"\0" * 32))
+    with pytest.raises(LinkLost, match="Welcome before its proof"):
+        node.receive(0.0, Welcome("equal", b"", "bsp", 0, 1, 0, 0, b""))
+    assert node.failure is None
     assert not node.joined
 
 
@@ -510,7 +512,7 @@ def test_nobody_sends_beyond_his_quota_once_all_quotas_are_there():
         PushEnd((1 << 64) - 1, 0.1, 0.1, 1e6, False),
         Rows(99, 1, 1, False, False, np.arange(3), np.zeros(24, dtype=np.uint8)),
         Rows(1, 1, 77, False, False, np.arange(3), np.zeros(24, dtype=np.uint8)),
-        Welcome("equal", b"", b"", "bsp", 0, 1, 0, 0, b""),
+        Welcome("equal", b"", "bsp", 0, 1, 0, 0, b""),
     ],
     ids=["far iteration", "huge iteration", "row gap", "unknown codec", "server's message"],
 )

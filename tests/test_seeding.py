@@ -284,5 +284,5 @@ def test_verdicts():
     assert seeding.judge(20.0, trained, begun=False, others=True) is Verdict.SEED
     with pytest.raises(ParametersConflict, match="4 iterations"):
         seeding.judge(20.0, trained, begun=True, others=True)
-    same = dataclasses.replace(fresh, training=seeding.seed.training, trained=4)
+    same = dataclasses.replace(fresh, training=seeding.provenance.training, trained=4)
     assert seeding.judge(20.0, same, begun=True, others=True) is Verdict.JOIN

@@ -273,7 +273,7 @@ def test_a_damaged_header_is_noticed_before_its_body_is_there(place):
     for bit in range(8):
         reader = decoder()
         assert list(reader.feed(encode(Ack(1)))) == [Ack(1)]
-        header = bytearray(encode(LayoutTable(b"x" * 1000), sequence=1)[:HEADER_BYTES])
+        header = bytearray(encode(LayoutTable(b"x" * 1000, 0), sequence=1)[:HEADER_BYTES])
         header[place] ^= 1 << bit
         with pytest.raises(StreamDamaged):
             list(reader.feed(bytes(header)))
@@ -364,7 +364,7 @@ def test_a_version_is_believed_in_the_first_frame_only():
 
 
 def test_a_stranger_may_say_little():
-    long = LayoutTable(b"x" * (MAX_STRANGER_BYTES + 1))
+    long = LayoutTable(b"x" * (MAX_STRANGER_BYTES + 1), 0)
     header = encode(long)[:HEADER_BYTES]
     assert list(decoder().feed(encode(long))) == [long]
     with pytest.raises(RemoteProtocolError, match=f"at most {MAX_STRANGER_BYTES} bytes"):
@@ -449,7 +449,7 @@ def test_a_heartbeat_keeps_what_can_be_read_by_the_other_end():
 
 def test_the_longest_control_message_is_bounded_on_both_sides():
     with pytest.raises(LocalProtocolError, match=f"at most {MAX_CONTROL_BYTES}"):
-        encode(LayoutTable(b"x" * MAX_CONTROL_BYTES))
+        encode(LayoutTable(b"x" * MAX_CONTROL_BYTES, 0))
     with pytest.raises(RemoteProtocolError, match=f"at most {MAX_CONTROL_BYTES}"):
         list(decoder().feed(framed(LayoutTable.KIND, b"x" * (MAX_CONTROL_BYTES + 1))))
 

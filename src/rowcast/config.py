@@ -178,6 +178,15 @@ class ServerSettings(Checked):
     handshake_limit_s: float = setting(
         10.0, "A connection that has not introduced itself after this long is closed.", unit="s", low=0.5, high=600.0
     )
+    model_limit_bytes: int = setting(
+        4 << 30,
+        "The largest model that a first worker may bring: 4 bytes for each parameter and 64 for each row. The server "
+        "holds that once, and about once more for each worker (not with pulls=common). The default, 4 GiB, is a "
+        "thousand million parameters; lower it to what the machine has where anybody may join.",
+        unit="byte",
+        low=1 << 10,
+        high=1 << 40,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +194,12 @@ class WorkerSettings(Checked):
     """Settings of a worker node."""
 
     join_limit_s: float = setting(
-        30.0, "Give up when the server has not answered for this long at the start.", unit="s", low=0.1, high=86_400.0
+        30.0,
+        "Give up when the server has not answered for this long at the start, or whoever did has not proved that it "
+        "knows the secret.",
+        unit="s",
+        low=0.1,
+        high=86_400.0,
     )
     reconnect_limit_s: float = setting(
         3600.0,

@@ -13,6 +13,9 @@ from rowcast.wire import PushEnd
 
 __all__ = ["Gate"]
 
+#: Who waits for a whole team is told so many names.
+MOST_NAMED = 5
+
 
 class Gate:
     """Counts members, and lets those go on whom the policy allows to.
@@ -192,7 +195,8 @@ class Gate:
             ready = sum(other.stage is Stage.READY for other in self._members.values())
             return f"the team: {ready} of {self.expected} workers have joined"
         reasons = []
-        for name in self.versions.behind(member.iteration - (self.policy.slack or 0)):
+        behind = self.versions.behind(member.iteration - (self.policy.slack or 0))
+        for name in behind[:MOST_NAMED]:
             other = self._members[name]
             if other.port is None:
                 left_s = max(other.lost_at + absence_limit_s - now, 0.0)
@@ -200,4 +204,6 @@ class Gate:
             else:
                 why = f"{other.stage.value} at iteration {other.iteration + 1}"
             reasons.append(f"{name} ({why})")
+        if len(behind) > MOST_NAMED:
+            reasons.append(f"and {len(behind) - MOST_NAMED} more")
         return ", ".join(reasons) or ("rows on their way to it" if self.policy.streaming else "its turn")

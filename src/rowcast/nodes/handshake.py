@@ -1,4 +1,4 @@
-"""The handshake, both sides: a challenge, a hello with its proof, a welcome with its proof."""
+"""The handshake, both sides: a challenge, a hello with its proof, and the proof in return."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError
-from rowcast.wire import Challenge, Hello, Welcome
+from rowcast.wire import Challenge, Hello, Proof
 from rowcast.wire.auth import matches, server_proof, worker_proof
 
 __all__ = ["ServerHandshake", "WorkerHandshake", "expect_countable"]
@@ -20,9 +20,13 @@ class WorkerHandshake:
     Args:
         secret: the team's shared secret, or ``None``.
         entropy: source of random bytes.
+
+    Attributes:
+        proven: the server has proved that it knows the secret, or there is none. Before that nothing it says counts.
     """
 
     def __init__(self, secret: bytes | None, entropy: Callable[[int], bytes]) -> None:
+        self.proven = secret is None
         self._secret = secret
         self._entropy = entropy
         self._challenge: Challenge | None = None
@@ -49,19 +53,27 @@ class WorkerHandshake:
         self._hello = hello
         return hello
 
-    def verify(self, welcome: Welcome) -> None:
+    def verify(self, proof: Proof) -> None:
         """Check that the server knows the secret as well.
 
         Raises:
             AuthenticationFailed: it does not.
-            RemoteProtocolError: a welcome out of turn.
+            RemoteProtocolError: a proof out of turn.
         """
-        if self._challenge is None or self._hello is None:
+        if self._secret is None or self._challenge is None or self._hello is None or self.proven:
+            raise RemoteProtocolError("expected a proof once, after a hello with one, got one out of turn")
+        if not matches(server_proof(self._secret, self._challenge, self._hello), proof.proof):
+            raise AuthenticationFailed("its proof does not fit the secret")
+        self.proven = True
+
+    def expect_introduced(self) -> None:
+        """Raise where the server lets in who has not said who it is.
+
+        Raises:
+            RemoteProtocolError: no hello was said.
+        """
+        if self._hello is None:
             raise RemoteProtocolError("expected a welcome after a hello, got one out of turn")
-        if self._secret is not None and not matches(
-            server_proof(self._secret, self._challenge, self._hello), welcome.proof
-        ):
-            raise AuthenticationFailed("the server did not prove that it knows the shared secret; check the address")
 
 
 class ServerHandshake:
@@ -78,15 +90,19 @@ class ServerHandshake:
 
     def __init__(self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes]) -> None:
         self._secret = secret
+        self._proved = False
         self.challenge = Challenge(life, entropy(16), secret is not None)
 
     def accepts(self, hello: Hello) -> bool:
         """Whether the worker proved that it knows the secret."""
         return self._secret is None or matches(worker_proof(self._secret, self.challenge, hello), hello.proof)
 
-    def proof(self, hello: Hello) -> bytes:
-        """The server's proof in return; empty without a secret."""
-        return b"" if self._secret is None else server_proof(self._secret, self.challenge, hello)
+    def prove(self, hello: Hello) -> Proof | None:
+        """The server's proof in return; ``None`` without a secret, and when it was given before."""
+        if self._secret is None or self._proved:
+            return None
+        self._proved = True
+        return Proof(server_proof(self._secret, self.challenge, hello))
 
 
 def expect_countable(iteration: int) -> None:

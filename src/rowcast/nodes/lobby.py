@@ -8,7 +8,7 @@ from rowcast.errors import AuthenticationFailed, RemoteProtocolError
 from rowcast.nodes.handshake import ServerHandshake, expect_countable
 from rowcast.nodes.port import Port
 from rowcast.nodes.seeding import WISHES, Seeding
-from rowcast.wire import Challenge, Hello
+from rowcast.wire import Challenge, Hello, Proof
 
 __all__ = ["Lobby"]
 
@@ -52,25 +52,32 @@ class Lobby:
         return list(self._handshakes)
 
     def check(self, port: Port, hello: Hello) -> None:
-        """Check a hello.
+        """Check that a hello comes in its turn and from who knows the secret.
 
         Raises:
             AuthenticationFailed: its proof does not fit the secret.
-            RemoteProtocolError: it is out of turn, or not well-formed.
+            RemoteProtocolError: it is out of turn.
         """
         if port not in self._handshakes or port in self.queue:
             raise RemoteProtocolError("expected one hello, got a second one")
         if not self._handshakes[port].accepts(hello):
             raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
+
+    def check_form(self, hello: Hello) -> None:
+        """Check what a hello says.
+
+        Raises:
+            RemoteProtocolError: it is not well-formed.
+        """
         if not 0 < len(hello.name) <= MAX_NAME or not hello.name.isprintable() or len(hello.session) != 16:
             raise RemoteProtocolError(f"hello: expected a printable name of 1 .. {MAX_NAME} characters and a session")
         if hello.wish not in WISHES or len(hello.training) not in (0, 16):
             raise RemoteProtocolError("hello: expected a known wish and a training of 16 bytes or none")
         expect_countable(hello.trained)
 
-    def proof(self, port: Port, hello: Hello) -> bytes:
-        """The server's proof for this worker."""
-        return self._handshakes[port].proof(hello)
+    def prove(self, port: Port, hello: Hello) -> Proof | None:
+        """The server's proof for a worker whose hello was right; ``None`` where none is needed (any longer)."""
+        return self._handshakes[port].prove(hello)
 
     def next_in_queue(self) -> tuple[Port, Hello] | None:
         """Take the worker that is chosen first to bring the parameters; of equals, the one that has waited longest."""

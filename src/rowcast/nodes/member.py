@@ -9,6 +9,7 @@ from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress
+from rowcast.nodes.seed import Seed
 
 __all__ = ["NOT_STARTED", "Member", "MemberStatus", "Stage"]
 
@@ -51,6 +52,7 @@ class Member:
         woken_at: when a timer of it last went off (s).
         samples: how much it counts when slots are given: the averaging weight of its last update.
         dirty: something was added to what it is owed since the last drain began.
+        seed: what it brings of the first parameters, while it is the first worker.
         metrics: what it reported last, for a progress display.
     """
 
@@ -79,6 +81,7 @@ class Member:
     push_rows: int = 0
     push_zero_rows: int = 0
     push_bytes: int = 0
+    seed: Seed = field(default_factory=Seed)
     metrics: dict[str, float] = field(default_factory=dict)
 
     def take_push(self) -> dict[str, int]:

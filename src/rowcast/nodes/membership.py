@@ -10,7 +10,7 @@ from rowcast.nodes.handshake import WorkerHandshake, expect_countable
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.replica import digest_of
-from rowcast.wire import Challenge, Hello, Start, Welcome
+from rowcast.wire import Challenge, Hello, Message, Proof, Start, Welcome
 
 __all__ = ["Membership"]
 
@@ -79,6 +79,27 @@ class Membership:
         """The connection is gone; the place stays."""
         self.welcomed = False
 
+    @property
+    def proven(self) -> bool:
+        """On this connection the server has proved that it knows the secret, or there is none."""
+        return self._handshake.proven
+
+    def introduce(self, message: Message, iteration: int, trained: int) -> Hello | None:
+        """Handle a message of a server that has not proved anything yet.
+
+        Returns:
+            What to answer; ``None``: the server has proved that it knows the secret.
+
+        Raises:
+            RemoteProtocolError: anything but a challenge that asks for a proof, and then the right proof.
+        """
+        if isinstance(message, Challenge):
+            return self.hello(message, iteration, trained)
+        if not isinstance(message, Proof):
+            raise RemoteProtocolError(f"expected its proof first, got {type(message).__name__}")
+        self._handshake.verify(message)
+        return None
+
     def hello(self, challenge: Challenge, iteration: int, trained: int) -> Hello:
         """The answer to a challenge.
 
@@ -112,13 +133,12 @@ class Membership:
         """Check a welcome; nothing is changed by it yet.
 
         Raises:
-            AuthenticationFailed: the server does not know the secret.
             RemoteProtocolError: it is out of turn, or has a count that cannot be.
         """
         if self.welcomed:
             raise RemoteProtocolError("expected one welcome, got a second one")
         expect_countable(welcome.iteration)
-        self._handshake.verify(welcome)
+        self._handshake.expect_introduced()
 
     # -- the place ---------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from rowcast.errors import ParametersConflict
 from rowcast.wire import Hello
 
-__all__ = ["WISHES", "Seeding", "Verdict"]
+__all__ = ["WISHES", "Provenance", "Seeding", "Verdict"]
 
 #: What a worker may wish for: nothing in particular, the team's parameters in any case, or its own.
 WISHES = ("", "team", "mine")
@@ -39,18 +39,18 @@ class Verdict(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Seed:
+class Provenance:
     """Parameters that were brought, or are being brought.
 
     Attributes:
-        origin: the worker that brought them.
+        worker: who brought them.
         training: 16 bytes that name the training that they belong to.
         trained: whether they had been trained before they came.
         wished: they were brought because their worker asked for it.
         iteration: iterations of training behind them when they came; the team goes on counting from there.
     """
 
-    origin: str
+    worker: str
     training: bytes
     trained: bool
     wished: bool
@@ -65,12 +65,12 @@ class Seeding:
         gather_s: how long workers that have not trained wait for those that have (s).
 
     Attributes:
-        seed: the parameters of the team; ``None`` before anybody was chosen to bring them.
+        provenance: where the parameters of the team come from; ``None`` before anybody was chosen to bring them.
         gathers_until: until when workers that have trained may be on their way (s).
     """
 
     def __init__(self, life: bytes, gather_s: float) -> None:
-        self.seed: Seed | None = None
+        self.provenance: Provenance | None = None
         self.gathers_until = -math.inf
         self._life = life
         self._gather_s = gather_s
@@ -87,7 +87,7 @@ class Seeding:
     @property
     def resumed(self) -> bool:
         """The team's parameters come from a former life of the server: its team was complete once."""
-        return self.seed is not None and self.seed.trained and not self.seed.wished
+        return self.provenance is not None and self.provenance.trained and not self.provenance.wished
 
     def judge(self, now: float, hello: Hello, *, begun: bool, others: bool) -> Verdict:
         """What becomes of a worker that the server does not know.
@@ -101,42 +101,44 @@ class Seeding:
         Raises:
             ParametersConflict: its training would be overwritten, or it would overwrite that of others.
         """
-        seed, mine, trained = self.seed, hello.wish == "mine", bool(hello.training)
-        if seed is None:
+        team, mine, trained = self.provenance, hello.wish == "mine", bool(hello.training)
+        if team is None:
             waits = now < self.gathers_until and not self._complete and not mine
             return Verdict.WAIT if waits else Verdict.SEED
         if mine:
             if begun and others:
                 raise ParametersConflict(
-                    f"expected to take the team's parameters, which {seed.origin} brought and others train now; "
+                    f"expected to take the team's parameters, which {team.worker} brought and others train now; "
                     f"{hello.name} wants its own: stop the others first, or join with parameters='team'"
                 )
-            if not begun and seed.wished:
+            if not begun and team.wished:
                 raise ParametersConflict(
-                    f"expected one worker that wants its own parameters, got {seed.origin} and {hello.name}; "
+                    f"expected one worker that wants its own parameters, got {team.worker} and {hello.name}; "
                     "join with parameters='team' on one of them"
                 )
             return Verdict.SEED
-        if trained and hello.training != seed.training:
-            if not begun and not seed.wished and not seed.trained:
+        if trained and hello.training != team.training:
+            if not begun and not team.wished and not team.trained:
                 return Verdict.SEED
             if hello.wish != "team":
                 raise ParametersConflict(
-                    f"the team's parameters come from {seed.origin} and would overwrite {hello.trained} iterations of "
+                    f"the team's parameters come from {team.worker} and would overwrite {hello.trained} iterations of "
                     f"training of {hello.name}; start {hello.name} anew with parameters='team' to give those up, or "
                     "stop the others and restart the server to go on with them"
                 )
         return Verdict.JOIN
 
-    def chosen(self, hello: Hello) -> Seed:
+    def chosen(self, hello: Hello) -> Provenance:
         """This worker brings the parameters."""
         fresh = hashlib.blake2b(self._life + hello.session, digest_size=16).digest()
-        self.seed = Seed(hello.name, hello.training or fresh, bool(hello.training), hello.wish == "mine", hello.trained)
-        return self.seed
+        self.provenance = Provenance(
+            hello.name, hello.training or fresh, bool(hello.training), hello.wish == "mine", hello.trained
+        )
+        return self.provenance
 
     def forget(self) -> None:
         """The parameters are gone."""
-        self.seed = None
+        self.provenance = None
 
     @staticmethod
     def rank(hello: Hello) -> tuple[bool, bool, int]:

@@ -35,11 +35,13 @@ from rowcast.nodes.member import NOT_STARTED, Member, MemberStatus, Stage
 from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress
-from rowcast.nodes.seeding import Seed, Seeding, Verdict
+from rowcast.nodes.seeding import Provenance, Seeding, Verdict
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
 from rowcast.nodes.streaming import STREAMED, Streaming
 from rowcast.nodes.switchboard import Switchboard
+from rowcast.nodes.tables import table_parts
+from rowcast.nodes.texts import shorten
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
 from rowcast.wire import (
@@ -64,6 +66,9 @@ from rowcast.wire import (
 from rowcast.wire.frames import frame_bytes
 
 __all__ = ["ServerNode"]
+
+#: The least that a row of the first parameters weighs: one element.
+RAW_ROW_BYTES = 4
 
 #: Stages of a worker that is told for whom it waits.
 HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
@@ -178,7 +183,7 @@ class ServerNode:
         member.port = None
         member.lost_at = self._left_at = now
         member.owed.link_lost()
-        self.journal.record(now, "link_down", peer=member.name, cause=cause)
+        self.journal.record(now, "link_down", peer=member.name, cause=shorten(cause))
         self._phases.link_lost(now, member)
 
     def heard(self, now: float, port: Port) -> None:
@@ -194,12 +199,13 @@ class ServerNode:
             return
         member = self._by_port.get(port)
         peer = member.name if member else port.peer
-        self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=str(error))
+        text = shorten(str(error))
+        self.journal.record(now, "error", peer=peer, error=type(error).__name__, message=text)
         code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
         if isinstance(error, VersionMismatch):
             code = "version"
         port.control.clear()
-        self._board.refuse(port, code, str(error))
+        self._board.refuse(port, code, text)
 
     def receive(self, now: float, port: Port, message: Message) -> None:
         """Handle one message.
@@ -215,7 +221,7 @@ class ServerNode:
         member = self._by_port.get(port)
         if member is None:
             if isinstance(message, Leave):
-                raise LinkLost(message.cause)
+                raise LinkLost(shorten(message.cause))
             if isinstance(message, Heartbeat) and port in self._lobby.queue:
                 return
             if not isinstance(message, Hello):
@@ -243,16 +249,16 @@ class ServerNode:
                 if self.slots is not None and "rate_bps" in message.metrics:
                     self.slots.observe_push(now, member, message.metrics["rate_bps"])
             case LayoutTable():
-                self._on_layout_table(member, message)
+                self._on_layout_table(now, member, message)
             case StateEnd():
                 self._on_state_end(now, member)
             case Finish():
                 self._on_finish(now, member, message)
             case Leave():
-                self._drop(now, member, message.cause)
-                raise LinkLost(message.cause)
+                self._drop(now, member, shorten(message.cause))
+                raise LinkLost(shorten(message.cause))
             case Refusal():
-                raise LinkLost(f"refused by the worker: {message.text}")
+                raise LinkLost(f"refused by the worker: {shorten(message.text)}")
             case _:
                 raise RemoteProtocolError(f"expected a worker's message, got {type(message).__name__}")
 
@@ -278,7 +284,7 @@ class ServerNode:
     def farewell(self, port: Port, cause: str) -> None:
         """The server stops: tell the peer, then close."""
         port.control.clear()
-        self._board.say(port, Leave(cause))
+        self._board.say(port, Leave(shorten(cause)))
         port.closing = True
 
     def take_ready(self) -> list[Port]:
@@ -389,6 +395,9 @@ class ServerNode:
         except AuthenticationFailed as error:
             self._refuse(now, port, port.peer, "secret", str(error))
             return
+        if (proof := self._lobby.prove(port, hello)) is not None:
+            self._board.say(port, proof)
+        self._lobby.check_form(hello)
         member = self.members.get(hello.name)
         # A worker that knows no server at all lost its welcome with the link.
         if member is not None and member.session == hello.session and hello.server in (self._life, b""):
@@ -417,11 +426,12 @@ class ServerNode:
                 self._seeding.complete()
                 self._choose_seed(now)
         elif verdict is Verdict.SEED:
-            if self._seeding.seed is not None:
+            if self._seeding.provenance is not None:
                 self._begin_anew(now, f"{hello.name} brings other parameters")
             self._admit(now, port, hello)
         elif self.layout is not None and hello.layout != self.layout.digest:
-            self._board.say(port, LayoutTable(self.layout.to_table()))
+            for part in table_parts(self.layout.to_table()):
+                self._board.say(port, part)
             self._refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
         elif self.ledger is None:
             self._lobby.queue[port] = hello
@@ -436,7 +446,7 @@ class ServerNode:
 
     def _choose_seed(self, now: float) -> None:
         """Who may have been on the way has come, or will not: one of those who wait brings the parameters."""
-        if self._seeding.seed is None and (first := self._lobby.next_in_queue()) is not None:
+        if self._seeding.provenance is None and (first := self._lobby.next_in_queue()) is not None:
             self._on_hello(now, *first)
 
     def _fresh_at(self) -> float | None:
@@ -462,6 +472,7 @@ class ServerNode:
         self.gate.reset()
 
     def _refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
+        text = shorten(text)
         self.journal.record(now, "error", peer=peer, error=f"refused: {code}", message=text)
         self._board.refuse(port, code, text)
 
@@ -484,7 +495,7 @@ class ServerNode:
             port=port,
             progress=Progress(self.settings.stuck_limit_s),
         )
-        member.iteration = self._seed.iteration  # until the gate says where it begins
+        member.iteration = self._provenance.iteration  # until the gate says where it begins
         self.members[hello.name] = member
         if self.ledger is not None:
             self.ledger.admit(member)
@@ -533,8 +544,8 @@ class ServerNode:
     def _connect(
         self, now: float, port: Port, member: Member, hello: Hello, how: str, iteration: int | None = None
     ) -> None:
-        proof = self._lobby.proof(port, hello)
         self._lobby.leave(port)
+        member.seed.connect()
         self._by_port[port] = member
         port.decoder.trusted = True
         port.heard_at = now  # one that had to wait for its turn had nothing to say
@@ -551,7 +562,6 @@ class ServerNode:
             port,
             Welcome(
                 how=how,
-                proof=proof,
                 server=self._life,
                 policy=self.policy.name,
                 epoch=self.epoch,
@@ -559,8 +569,8 @@ class ServerNode:
                 iteration=member.iteration if iteration is None else iteration,
                 received=member.inbox.received,
                 state=self._store.digest,
-                training=self._seed.training,
-                origin=self._seed.origin,
+                training=self._provenance.training,
+                origin=self._provenance.worker,
             ),
         )
         self.journal.record(
@@ -573,33 +583,57 @@ class ServerNode:
             members=len(self.versions),
         )
 
-    def _on_layout_table(self, member: Member, message: LayoutTable) -> None:
-        if member.stage is not Stage.SEEDING or member.port is None:
+    def _on_layout_table(self, now: float, member: Member, message: LayoutTable) -> None:
+        port = member.port
+        if member.stage is not Stage.SEEDING or port is None:
             raise RemoteProtocolError("expected a layout from the first worker only")
-        layout = Layout.from_table(message.table)
-        if self.layout is not None and layout.digest != self.layout.digest:
-            raise RemoteProtocolError("expected the layout that came first, as after a cut, got another one")
+        outline = member.seed.read(message)
+        if outline is None:
+            return
+        limit_bytes = self.settings.model_limit_bytes
+        if outline.cost_bytes > limit_bytes:
+            text = (
+                f"its model needs {outline.cost_bytes} bytes ({outline.elements} parameters, {outline.rows} rows), and "
+                f"this server takes {limit_bytes}; raise model_limit_bytes in the server's settings"
+            )
+            self._refuse(now, port, member.name, "model", text)
+            self._drop(now, member, "its model is too large")
+            return
+        port.decoder.rows = outline.rows
         if self.layout is None:
-            member.owed = self._store.begin(member.name, layout)
-            member.owed.link_ready()
-            member.inbox = Inbox(layout)
-        member.port.decoder.rows = layout.rows
+            port.decoder.row_bytes = RAW_ROW_BYTES  # what is kept must weigh something
+            self._lay_out(member)
+
+    def _lay_out(self, member: Member) -> None:
+        """Set memory aside for the model of the first worker, once it has sent enough of it; apply what was kept."""
+        seed = member.seed
+        if not seed.ripe or seed.outline is None or member.port is None:
+            return
+        layout = Layout.from_outline(seed.outline)
+        member.owed = self._store.begin(member.name, layout)
+        member.owed.link_ready()
+        member.inbox = Inbox(layout)
+        member.port.decoder.row_bytes = 0
+        frames, seed.frames = seed.frames, []
+        for frame in frames:
+            if (codec := member.inbox.accept(frame)) is not None:
+                replace_rows(layout, codec, frame, member.owed.source)
 
     @property
-    def _seed(self) -> Seed:
-        seed = self._seeding.seed
-        assert seed is not None  # somebody was let in
-        return seed
+    def _provenance(self) -> Provenance:
+        provenance = self._seeding.provenance
+        assert provenance is not None  # somebody was let in
+        return provenance
 
     def _on_state_end(self, now: float, member: Member) -> None:
         if member.stage is not Stage.SEEDING:
             return
-        if self.layout is None:
-            raise RemoteProtocolError("expected a layout before the end of the parameters")
+        if self.layout is None or not member.seed.whole:
+            raise RemoteProtocolError("expected a layout and all parameters before their end, got the end")
         self._store.complete(self.layout, member.owed.source).admit(member)
-        seed = self._seed
-        past = f"trained for {seed.iteration} iterations" if seed.trained else "not trained in a team yet"
-        self.notices.append(f"the team's parameters are those of {seed.origin}, {past}")
+        origin = self._provenance
+        past = f"trained for {origin.iteration} iterations" if origin.trained else "not trained in a team yet"
+        self.notices.append(f"the team's parameters are those of {origin.worker}, {past}")
         self._is_ready(now, member)
         while (next_one := self._lobby.next_in_queue()) is not None:
             self._on_hello(now, *next_one)
@@ -645,7 +679,8 @@ class ServerNode:
     def _on_rows(self, now: float, member: Member, message: Rows) -> None:
         layout, ledger, streaming = self._store.layout, self._store.ledger, self._store.streaming
         if layout is None:
-            raise RemoteProtocolError("expected the layout first, got rows")
+            self._on_early_rows(member, message)
+            return
         if not message.absolute:
             self._expect_iteration(member, message.iteration)
         codec = member.inbox.accept(message)
@@ -655,6 +690,7 @@ class ServerNode:
             if message.absolute:
                 if member.stage is not Stage.SEEDING:
                     raise RemoteProtocolError("expected parameters from the first worker only, and only once")
+                member.seed.count(message)
                 replace_rows(layout, codec, message, member.owed.source)
             else:
                 if ledger is None or not self.gate.opened:
@@ -674,6 +710,18 @@ class ServerNode:
                     self._phases.arrived(now, member, message)
                 self._board.wake_all(self._departures.draining.values())
         self._board.say(member.port, Ack(member.inbox.received))
+
+    def _on_early_rows(self, member: Member, message: Rows) -> None:
+        """Rows of the first parameters, before the model is laid out."""
+        if member.stage is not Stage.SEEDING or member.port is None:
+            raise RemoteProtocolError("expected the layout first, got rows")
+        seed, before = member.seed, member.seed.rows
+        seed.keep(message)
+        member.inbox.received = len(seed.frames)
+        if seed.rows > before:
+            self.frames_applied[member.name] = self.frames_applied.get(member.name, 0) + 1
+        self._board.say(member.port, Ack(member.inbox.received))
+        self._lay_out(member)
 
     def _expect_iteration(self, member: Member, iteration: int) -> None:
         """A worker pushes the iteration after its last one, or that one again after a cut."""

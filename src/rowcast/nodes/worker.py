@@ -31,6 +31,7 @@ from rowcast.errors import (
 )
 from rowcast.journal import Journal
 from rowcast.nodes.contribution import Contribution
+from rowcast.nodes.doubt import Doubt, said
 from rowcast.nodes.freshness import Freshness
 from rowcast.nodes.inbox import Inbox
 from rowcast.nodes.membership import Membership
@@ -39,8 +40,11 @@ from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress, Streak
 from rowcast.nodes.replica import Replica, first_nonfinite
 from rowcast.nodes.steps import Step
+from rowcast.nodes.tables import TableParts, table_parts
+from rowcast.nodes.texts import shorten
 from rowcast.nodes.upstream import Upstream
 from rowcast.rows import Layout
+from rowcast.rows.outline import Outline
 from rowcast.sync import Policy, Punctuality, parse_policy
 from rowcast.wire import (
     Ack,
@@ -53,10 +57,12 @@ from rowcast.wire import (
     Go,
     Grant,
     Heartbeat,
+    Hello,
     Horizon,
     LayoutTable,
     Leave,
     Message,
+    Proof,
     PullEnd,
     PushEnd,
     Refusal,
@@ -88,7 +94,10 @@ class Phase(enum.Enum):
 EXCHANGING = (Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING)
 
 #: Refusals with which a worker need not come back; they have their place in the handshake only.
-_FINAL = ("version", "secret", "layout")
+_FINAL = ("version", "secret")
+
+#: A table of the server's is read up to twice the length of our own and so much more: by then one of the two differs.
+TABLE_ROOM_BYTES = 1 << 16
 
 #: What a server may say before it has let the worker in.
 _BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
@@ -160,6 +169,8 @@ class WorkerNode:
             name, self.outbox, self.inbox, secret=secret, wish=parameters, journal=self.journal, entropy=entropy
         )
         self._port: Port | None = None
+        self._doubt = Doubt(name, self.settings.patience_s, self.notices)
+        self._table: TableParts | None = None
         self._step = Step(0.0)
         self._done: Step | None = None
         self._mta_time_s: float | None = None
@@ -206,6 +217,16 @@ class WorkerNode:
     def exchanging(self) -> bool:
         """An iteration is finished here, and its exchange with the team is not."""
         return self.phase in EXCHANGING
+
+    @property
+    def proven(self) -> bool:
+        """The server has proved that it knows the secret, on the connection that stands, or there is no secret."""
+        return self._membership.proven
+
+    @property
+    def unproven(self) -> str:
+        """What was wrong with the newest server that did not prove that it knows the secret; empty once one did."""
+        return self._doubt.cause
 
     @property
     def local_steps(self) -> int:
@@ -272,7 +293,7 @@ class WorkerNode:
     def leave(self, now: float, cause: str) -> None:
         """Go at once; what is pending is not delivered."""
         if self._port is not None:
-            self._port.say(Leave(cause))
+            self._port.say(Leave(shorten(cause)))
             self._port.closing = True
         self.phase = Phase.DONE
         self.journal.record(now, "end", cause=cause)
@@ -291,7 +312,8 @@ class WorkerNode:
         self._port = port
         self._membership.connect()
         self._introduced = False
-        port.decoder.trusted = True
+        self._table = TableParts(2 * len(self.layout.to_table()) + TABLE_ROOM_BYTES)
+        port.decoder.trusted = self.proven
         port.opened(now)
         self.journal.record(
             now, "link_up", peer=port.peer, congestion_control=port.congestion_control, shaped_by=port.shaped_by
@@ -301,14 +323,16 @@ class WorkerNode:
         """The connection ended."""
         if self._port is None:
             return
+        cause = shorten(cause)
         self.journal.record(now, "link_down", peer=self._port.peer, cause=cause)
         self._port = None
         self.awaited = ""
+        was_in = self._membership.welcomed
         self._membership.disconnect()
         self.outbox.link_lost()
         if self._streams and self.phase is Phase.WAITING:
             self._pass_gate(now)
-        if self.phase is not Phase.DONE and self.joined and self._lost_at is None:
+        if self.phase is not Phase.DONE and self.joined and was_in and self._lost_at is None:
             self._lost_at = now
             self.notices.append(f"{self.name}: link to the server lost ({cause}); reconnecting")
 
@@ -317,13 +341,21 @@ class WorkerNode:
         if self._port is not None:
             self._port.heard(now)
 
-    def blame(self, now: float, error: RemoteProtocolError) -> None:
-        """What the server sent was wrong: close the connection. Damage on the way is a cut link, nothing more."""
-        self.journal.record(now, "error", peer="server", error=type(error).__name__, message=str(error))
+    def blame(self, now: float, error: RemoteProtocolError) -> str:
+        """What the server sent was wrong: close the connection. Damage on the way is a cut link, nothing more.
+
+        Returns:
+            Why the connection is closed.
+        """
+        text = shorten(str(error))
+        self.journal.record(now, "error", peer="server", error=type(error).__name__, message=text)
+        if not self.proven and not isinstance(error, StreamDamaged):
+            return str(self.doubt(now, text))
         if isinstance(error, VersionMismatch) and not self._membership.welcomed:
             self._fail(error)
         elif not isinstance(error, StreamDamaged):
             self._count_refusal(error)
+        return text
 
     @property
     def setbacks(self) -> int:
@@ -348,7 +380,11 @@ class WorkerNode:
 
         Raises:
             RemoteProtocolError: it has no place in the conversation; close the connection.
+            LinkLost: the server said goodbye, or did not prove that it knows the secret; close the connection.
         """
+        if self._port is not None and not self.proven:
+            self._hear_stranger(now, self._port, message)
+            return
         stranger = not self._membership.welcomed and not isinstance(message, _BEFORE_WELCOME)
         if stranger or self._port is None:
             raise RemoteProtocolError(f"expected the server's part of the handshake, got {type(message).__name__}")
@@ -373,7 +409,7 @@ class WorkerNode:
             case Waiting() if not self._membership.welcomed:
                 self.awaited = message.reason
             case Waiting():
-                self.notices.append(f"{self.name}: waiting for {message.reason}")
+                self.notices.append(f"{self.name}: waiting for {shorten(message.reason)}")
             case Challenge():
                 self._on_challenge(now, message)
             case Welcome():
@@ -387,7 +423,7 @@ class WorkerNode:
             case Farewell():
                 self._on_farewell(now, message)
             case Leave():
-                raise LinkLost(f"the server said goodbye: {message.cause}")
+                raise LinkLost(f"the server said goodbye: {shorten(message.cause)}")
             case _:
                 raise RemoteProtocolError(f"expected a server's message, got {type(message).__name__}")
 
@@ -428,7 +464,8 @@ class WorkerNode:
         port = self._port
         if port is None or self.phase is Phase.DONE:
             return None
-        due = port.heard_at + self.settings.silence_limit_s
+        # A byte now and then is no proof.
+        due = (port.heard_at if self.proven else port.opened_at) + self.settings.silence_limit_s
         if self._introduced:
             due = min(due, self._heartbeat_due)
         if port.decoder.begun or self.outbox.moved_at + self.settings.stuck_limit_s < due:
@@ -457,11 +494,14 @@ class WorkerNode:
             return
         if now >= port.heard_at + self.settings.silence_limit_s:
             raise LinkLost(f"nothing came from the server for {self.settings.silence_limit_s:g} s")
+        if not self.proven and now >= port.opened_at + self.settings.silence_limit_s:
+            raise self.doubt(now, f"no proof came for {self.settings.silence_limit_s:g} s")
         if (cause := self._progress.cut(now, port, self.outbox, self.inbox.received)) is not None:
             raise LinkLost(cause)
         # Also before the welcome: if the hello got lost, the next frame tells.
         if self._introduced and now >= self._heartbeat_due:
-            metrics = {**self.metrics, "rate_bps": self.outbox.meter.rate_bps(now)}
+            # The rate comes first: it is needed, and a message has room for 64 figures.
+            metrics = {"rate_bps": self.outbox.meter.rate_bps(now), **self.metrics}
             heartbeat = Heartbeat(metrics, port.decoder.arrived)
             # On a link that is so slow, heartbeats leave at least half of it to the rows that they overtake.
             link_s = message_bytes(heartbeat) * 8 / self.outbox.meter.usual_bps
@@ -470,27 +510,59 @@ class WorkerNode:
 
     # -- joining -----------------------------------------------------------------------------------------------
 
+    def doubt(self, now: float, what: str) -> LinkLost:
+        """The error to raise for a server that has not proved that it knows the secret.
+
+        It ends the connection and not the worker: anybody may answer at the server's address for a while. The driver
+        looks on until its own limit.
+
+        Args:
+            now: time (s).
+            what: what was wrong.
+        """
+        return self._doubt.raised(now, "?" if self._port is None else self._port.peer, what)
+
+    def _hear_stranger(self, now: float, port: Port, message: Message) -> None:
+        """Handle a message of a server that has not proved that it knows the secret: believe nothing but its proof."""
+        if isinstance(message, Heartbeat):
+            return  # it takes its time; how long it may take is not for it to say
+        if not isinstance(message, Challenge | Proof):
+            raise self.doubt(now, said(message))
+        try:
+            hello = self._membership.introduce(message, self.iteration, self._trained)
+        except RemoteProtocolError as error:
+            raise self.doubt(now, str(error)) from error
+        if hello is not None:
+            self._introduce(now, hello)
+            return
+        self._doubt.settle()
+        port.decoder.trusted = True
+
+    @property
+    def _trained(self) -> int:
+        """Iterations of training behind the parameters: one that is being exchanged does not count."""
+        return max(self.iteration - (1 if self.joined and self.exchanging else 0), 0)
+
+    def _introduce(self, now: float, hello: Hello) -> None:
+        self._say(hello)
+        self._introduced = True
+        self._heartbeat_due = now + self.settings.heartbeat_s
+
     def _on_challenge(self, now: float, message: Challenge) -> None:
         try:
-            finished = max(self.iteration - (1 if self.joined and self.phase in EXCHANGING else 0), 0)
-            self._say(self._membership.hello(message, self.iteration, finished))
-            self._introduced = True
-            self._heartbeat_due = now + self.settings.heartbeat_s
+            self._introduce(now, self._membership.hello(message, self.iteration, self._trained))
         except AuthenticationFailed as error:
             self._fail(error)
 
     def _on_welcome(self, now: float, message: Welcome) -> None:
-        try:
-            self._membership.verify(message)
-        except AuthenticationFailed as error:
-            self._fail(error)
-            return
+        self._membership.verify(message)
         try:
             policy = parse_policy(message.policy)
         except ConfigError as error:
             self._fail(
                 RemoteProtocolError(
-                    f"the server's policy is not known here: {error}; install the same version of rowcast on both"
+                    f"the server's policy is not known here: {shorten(str(error))}; "
+                    "install the same version of rowcast on both"
                 )
             )
             return
@@ -521,7 +593,8 @@ class WorkerNode:
                     )
                 )
                 return
-            self._say(LayoutTable(self.layout.to_table()))
+            for part in table_parts(self.layout.to_table()):
+                self._say(part)
         if self.joined:
             self._carry_on(now)
 
@@ -578,10 +651,17 @@ class WorkerNode:
         )
 
     def _on_layout_table(self, message: LayoutTable) -> None:
+        if self._membership.welcomed:
+            raise RemoteProtocolError("expected no layout once this worker was let in, got one")
+        if self._table is not None and len(message.part) + message.left > self._table.limit_bytes:
+            self._table = None  # it is not ours, and the refusal that follows says so
+        table = None if self._table is None else self._table.add(message)
+        if table is None:
+            return
         try:
-            self.layout.check_equal(Layout.from_table(message.table), ours=f"worker {self.name}", theirs="the team")
+            self.layout.check_equal(Outline.read(table), ours=f"worker {self.name}", theirs="the team")
         except LayoutMismatch as error:
-            self._turn_away(error)
+            self._turn_away(LayoutMismatch(shorten(str(error))))
 
     def _turn_away(self, error: RowcastError) -> None:
         """The team is another one than this worker's: a worker that has trained keeps that, and goes on looking."""
@@ -592,23 +672,27 @@ class WorkerNode:
         raise LinkLost(self.turned_away)
 
     def _on_refusal(self, now: float, message: Refusal) -> None:
-        self.journal.record(now, "error", peer="server", error=f"refused: {message.code}", message=message.text)
-        if message.code == "name":
+        code, text = shorten(message.code, 20), shorten(message.text)
+        self.journal.record(now, "error", peer="server", error=f"refused: {code}", message=text)
+        if code == "name":
             # It may be this worker's own former life, whose connection the server has not given up yet.
-            self.turned_away = message.text
-            raise LinkLost(message.text)
-        if message.code == "damaged":
-            raise LinkLost(f"the server got damaged bytes: {message.text}")
-        if message.code == "parameters":
-            self._turn_away(ParametersConflict(message.text))
-            return
-        error = RemoteProtocolError(f"the server refused this worker ({message.code}): {message.text}")
-        if message.code in _FINAL and not self._membership.welcomed:
-            self._fail(AuthenticationFailed(message.text) if message.code == "secret" else error)
+            self.turned_away = text
+            raise LinkLost(text)
+        if code == "damaged":
+            raise LinkLost(f"the server got damaged bytes: {text}")
+        error = RemoteProtocolError(f"the server refused this worker ({code}): {text}")
+        if code in _FINAL and not self._membership.welcomed:
+            self._fail(AuthenticationFailed(text) if code == "secret" else error)
+        elif code == "parameters":
+            self._turn_away(ParametersConflict(text))
+        elif code == "layout":
+            self._turn_away(LayoutMismatch(f"the server refused this worker: {text}; run the same model code on both"))
+        elif code == "model":
+            self._turn_away(error)
         else:
             self._count_refusal(error)
             if not self._membership.welcomed:
-                self.turned_away = message.text
+                self.turned_away = text
             raise LinkLost(str(error))
 
     # -- one iteration -----------------------------------------------------------------------------------------

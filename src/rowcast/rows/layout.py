@@ -8,20 +8,17 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import ConfigError, LayoutMismatch, RemoteProtocolError
+from rowcast.rows.outline import MOST_ROWS, MOST_TABLE_BYTES, MOST_TENSORS, NamedShape, Outline, cut
 
 __all__ = ["Layout", "TensorSpec"]
 
 SMALL_TENSOR = 1000
 MAX_ROW = 1 << 16
-#: More rows than any model needs; a table that a peer sent cannot make us allocate more.
-_MOST_ROWS = 1 << 24
-_MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Layout:
             max_row: longest row, in elements.
 
         Raises:
-            ConfigError: no tensor, an empty tensor, a name that stands twice, or more than 2**24 rows.
+            ConfigError: no tensor, an empty tensor, a name that stands twice, more than 2**24 rows or 2**16 tensors.
         """
         tensors: list[TensorSpec] = []
         pieces: list[npt.NDArray[np.int64]] = []
@@ -108,12 +105,13 @@ class Layout:
             if elements <= 0:
                 raise ConfigError(f"layout: tensor {name!r} of shape {shape} has no elements; leave it out")
             names.add(name)
-            slices = 1 if len(shape) <= 1 or elements < small_tensor else shape[0]
+            slices, parts = cut(shape, small_tensor, max_row)
             length = elements // slices
-            parts = -(-length // max_row)
             count = slices * parts
-            if row + count > _MOST_ROWS:
-                raise ConfigError(f"layout: more than {_MOST_ROWS} rows at tensor {name!r} {shape}; raise max_row")
+            if row + count > MOST_ROWS:
+                raise ConfigError(f"layout: more than {MOST_ROWS} rows at tensor {name!r} {shape}; raise max_row")
+            if len(tensors) == MOST_TENSORS:
+                raise ConfigError(f"layout: more than {MOST_TENSORS} tensors; stack those of one shape into one")
             bounds = (np.arange(parts, dtype=np.int64) * length) // parts
             ends = (np.arange(slices, dtype=np.int64) * length)[:, None] + bounds[None, :]
             pieces.append(start + ends.reshape(-1))
@@ -154,8 +152,12 @@ class Layout:
         return np.array([spec.first_row for spec in self.tensors] + [self.rows], dtype=np.int64)
 
     def to_table(self) -> bytes:
-        """The layout as canonical JSON, for the wire and for the digest."""
-        return json.dumps(
+        """The layout as canonical JSON, for the wire and for the digest.
+
+        Raises:
+            ConfigError: more than 16 MiB, which no peer would take.
+        """
+        table = json.dumps(
             {
                 "small_tensor": self.small_tensor,
                 "max_row": self.max_row,
@@ -164,6 +166,12 @@ class Layout:
             },
             separators=(",", ":"),
         ).encode()
+        if len(table) > MOST_TABLE_BYTES:
+            raise ConfigError(
+                f"layout: names and shapes take {len(table)} bytes, and no peer takes more than {MOST_TABLE_BYTES}; "
+                "give the tensors shorter names"
+            )
+        return table
 
     @classmethod
     def from_table(cls, table: bytes) -> Layout:
@@ -172,24 +180,26 @@ class Layout:
         Raises:
             RemoteProtocolError: the bytes are not such a table.
         """
-        try:
-            content = json.loads(table)
-            shapes = [(_text(name), _shape(shape)) for name, shape in content["tensors"]]
-            small, longest = _size(content["small_tensor"]), _size(content["max_row"])
-            if sum(math.prod(shape) for _, shape in shapes) > 1 << 36:
-                raise ValueError("more than 2**36 elements")
-            layout = cls.from_shapes(shapes, small_tensor=small, max_row=longest)
-            return layout.hollow() if content.get("hollow") is True else layout
-        except (ValueError, TypeError, KeyError, RecursionError, ConfigError, MemoryError) as error:
-            raise RemoteProtocolError(
-                f"layout table: expected names and shapes, got something else: {error}"
-            ) from error
+        return cls.from_outline(Outline.read(table))
 
-    def check_equal(self, other: Layout, *, ours: str, theirs: str) -> None:
+    @classmethod
+    def from_outline(cls, outline: Outline) -> Layout:
+        """Lay out the rows of an outline.
+
+        Raises:
+            RemoteProtocolError: there is no memory for so many rows.
+        """
+        try:
+            layout = cls.from_shapes(outline.tensors, small_tensor=outline.small_tensor, max_row=outline.max_row)
+            return layout.hollow() if outline.is_hollow else layout
+        except (ConfigError, MemoryError) as error:
+            raise RemoteProtocolError(f"layout table: expected rows that fit in memory: {error}") from error
+
+    def check_equal(self, other: Layout | Outline, *, ours: str, theirs: str) -> None:
         """Raise where two layouts differ, naming the first tensor that does.
 
         Args:
-            other: the layout of the peer.
+            other: the layout of the peer, or what it told of it.
             ours, theirs: who holds which, for the message.
 
         Raises:
@@ -198,15 +208,16 @@ class Layout:
         if self.digest == other.digest:
             return
         advice = "run the same model code and the same version on both"
-        for mine, yours in zip(self.tensors, other.tensors, strict=False):
-            if (mine.name, mine.shape) != (yours.name, yours.shape):
+        mine: Sequence[TensorSpec | NamedShape] = self.tensors
+        yours: Sequence[TensorSpec | NamedShape] = other.tensors
+        for one, two in zip(mine, yours, strict=False):
+            if (one.name, one.shape) != (two.name, two.shape):
                 raise LayoutMismatch(
-                    f"layout: {ours} has {mine.name!r} {mine.shape} where {theirs} has {yours.name!r} "
-                    f"{yours.shape}; {advice}"
+                    f"layout: {ours} has {one.name!r} {one.shape} where {theirs} has {two.name!r} {two.shape}; {advice}"
                 )
-        if len(self.tensors) != len(other.tensors):
-            longer, owner = (self, ours) if len(self.tensors) > len(other.tensors) else (other, theirs)
-            extra = longer.tensors[min(len(self.tensors), len(other.tensors))]
+        if len(mine) != len(yours):
+            longer, owner = (mine, ours) if len(mine) > len(yours) else (yours, theirs)
+            extra = longer[min(len(mine), len(yours))]
             raise LayoutMismatch(f"layout: only {owner} has {extra.name!r} {extra.shape}; {advice}")
         raise LayoutMismatch(
             f"layout: same tensors, but rows are cut by other rules ({ours}: small_tensor {self.small_tensor}, "
@@ -220,21 +231,3 @@ class Layout:
     def __repr__(self) -> str:
         kind = "hollow, " if self.is_hollow else ""
         return f"Layout({kind}{len(self.tensors)} tensors, {self.rows} rows, {int(self._true_offsets[-1])} elements)"
-
-
-def _size(value: Any) -> int:
-    if type(value) is not int or not 0 < value < 1 << 40:
-        raise ValueError(f"size {value!r}")
-    return value
-
-
-def _shape(value: Any) -> list[int]:
-    if type(value) is not list or len(value) > _MOST_DIMENSIONS:
-        raise ValueError(f"expected at most {_MOST_DIMENSIONS} sizes for a shape")
-    return [_size(size) for size in value]
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ValueError(f"name {value!r}")
-    return value

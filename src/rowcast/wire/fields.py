@@ -8,7 +8,7 @@ int      u64, big-endian
 float    IEEE 754 double, big-endian, finite
 bytes    u32 length, content
 str      the same, UTF-8
-dict     u16 count (at most 64), then name (str) and value (float) of each; others are left out
+dict     u16 count (at most 64), then name (str, at most 128 bytes) and value (float) of each; others are left out
 ======== =====================================================
 """
 
@@ -29,6 +29,7 @@ M = TypeVar("M", bound=Message)
 
 _U16, _U32, _U64, _F64 = (struct.Struct(form) for form in (">H", ">I", ">Q", ">d"))
 _MAX_METRICS = 64
+_MAX_METRIC_NAME = 128
 
 
 _plans: dict[int, tuple[tuple[str, Any], ...]] = {}
@@ -96,10 +97,11 @@ def _write_float(value: float) -> bytes:
 
 
 def _write_metrics(value: dict[str, float]) -> bytes:
-    kept = [(name, number) for name, number in value.items() if math.isfinite(number)][:_MAX_METRICS]
+    finite = ((name.encode(), number) for name, number in value.items() if math.isfinite(number))
+    kept = [(name, number) for name, number in finite if len(name) <= _MAX_METRIC_NAME][:_MAX_METRICS]
     parts = [_U16.pack(len(kept))]
     for name, number in kept:
-        parts += [_write_bytes(name.encode()), _F64.pack(number)]
+        parts += [_write_bytes(name), _F64.pack(number)]
     return b"".join(parts)
 
 
@@ -153,6 +155,8 @@ def _read_metrics(data: memoryview, place: int) -> tuple[dict[str, float], int]:
     metrics: dict[str, float] = {}
     for _ in range(count):
         name, place = _read_text(data, place)
+        if len(name) > _MAX_METRIC_NAME:
+            raise ValueError(f"expected a name of at most {_MAX_METRIC_NAME} bytes, got {len(name)}")
         metrics[name], place = _read_float(data, place)
     return metrics, place
 

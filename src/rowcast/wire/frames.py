@@ -37,7 +37,8 @@ __all__ = [
 
 MAGIC = b"RC"
 PROTOCOL_VERSION = 2
-MAX_CONTROL_BYTES = 1 << 20
+#: What grows with the model or the team travels in pieces or is cut where it is made.
+MAX_CONTROL_BYTES = 1 << 17
 MAX_ROWS_BYTES = 16 << 20
 #: Before the peer has proved who it is, no message is longer than this.
 MAX_STRANGER_BYTES = 4096
@@ -143,13 +144,15 @@ class FrameDecoder:
         rows: rows of the layout; until it is set, row frames are refused.
         frames: whole frames that have arrived.
         arrived: bytes that have arrived.
+        row_bytes: row frames with less payload for each row are refused; they could name many rows at no cost.
     """
 
     def __init__(self) -> None:
         self.trusted = False
         self.rows = 0
+        self.row_bytes = 0
         self.frames = self.arrived = 0
-        self._data = bytearray(1 << 16)
+        self._data = bytearray(1 << 14)
         self._start = self._end = 0
 
     def buffer(self, hint: int = 1) -> memoryview:
@@ -277,6 +280,10 @@ class FrameDecoder:
         if not 1 <= count <= self.rows or flags > _ABSOLUTE + _QUOTA_END:
             raise RemoteProtocolError(
                 f"row frame: expected 1 .. {self.rows} rows and known flags, got {count}, {flags}"
+            )
+        if len(body) - _ROWS.size < self.row_bytes * count:
+            raise RemoteProtocolError(
+                f"row frame: expected at least {self.row_bytes} bytes for each of {count} rows, got {len(body)}"
             )
         rows, used = decode_index(form, body[_ROWS.size :], count, self.rows)
         payload = np.frombuffer(body[_ROWS.size + used :], dtype=np.uint8)

@@ -34,6 +34,7 @@ __all__ = [
     "LayoutTable",
     "Leave",
     "Message",
+    "Proof",
     "PullEnd",
     "PushEnd",
     "Refusal",
@@ -83,11 +84,20 @@ class Hello(Message):
 
 
 @dataclass(frozen=True)
+class Proof(Message):
+    """s> I know the secret too. Goes before all else that a worker is told whose hello was right."""
+
+    KIND: ClassVar[int] = 23
+    proof: bytes  #: HMAC over the challenge and the whole hello
+
+
+@dataclass(frozen=True)
 class LayoutTable(Message):
-    """<> The layout in full: from the worker that seeds, or with a refusal, so that the difference can be named."""
+    """<> A piece of the layout: from the worker that seeds, or before a refusal, so that what differs can be named."""
 
     KIND: ClassVar[int] = 3
-    table: bytes
+    part: bytes
+    left: int  #: bytes of the table that follow in the next pieces
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,6 @@ class Welcome(Message):
 
     KIND: ClassVar[int] = 4
     how: str
-    proof: bytes  #: the server's HMAC; empty without a secret
     server: bytes
     policy: str
     epoch: int
@@ -306,7 +315,8 @@ class Leave(Message):
 class Refusal(Message):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
-    ``code`` is one of ``damaged``, ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``.
+    ``code`` is one of ``damaged``, ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``,
+    ``model``.
     """
 
     KIND: ClassVar[int] = 17
@@ -320,6 +330,7 @@ CONTROL: dict[int, type[Message]] = {
     for message in (
         Challenge,
         Hello,
+        Proof,
         LayoutTable,
         Welcome,
         Ack,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 from rowcast.drivers.sockets.forks import let_go_in_children
@@ -14,8 +16,9 @@ from rowcast.wire import Message
 
 __all__ = ["Connection", "Owner"]
 
-#: How much is read at once at most.
+#: How much is read at once at most; from who has not proved anything.
 READ_BYTES = 1 << 18
+STRANGER_READ_BYTES = 1 << 12
 
 
 class Owner(Protocol):
@@ -32,6 +35,9 @@ class Owner(Protocol):
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
         """What arrived was wrong."""
+
+    def on_failure(self, connection: Connection, error: Exception) -> None:
+        """A fault of this process came up while it served the connection; asyncio must not see it, see there."""
 
     def after_read(self) -> None:
         """All messages of a read were handled."""
@@ -51,6 +57,9 @@ class Connection(asyncio.BufferedProtocol):
 
     Frames are taken from the node one by one, when the kernel has room, and written in chunks of at most 16 kB:
     so rows are chosen and encoded at the last moment, and a control message waits behind one frame at most.
+
+    What the owner raises, or the encoder, goes to :meth:`Owner.on_failure`: asyncio would print it, close the
+    connection and go on, for ever if the fault stays, and take an ``OSError`` for one of the network.
     """
 
     def __init__(self, owner: Owner) -> None:
@@ -59,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._writable = True
+        self._resuming = False
         self._rest = memoryview(b"")
         self._cause = ""
 
@@ -69,25 +79,29 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
         self.sock = self._transport.get_extra_info("socket")
         let_go_in_children(self, [self.sock])
-        self._owner.on_open(self, self.sock)
+        with self._reporting():
+            self._owner.on_open(self, self.sock)
         self.pump()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.port.decoder.buffer(READ_BYTES)
+        decoder = self.port.decoder
+        return decoder.buffer(READ_BYTES if decoder.trusted else STRANGER_READ_BYTES)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._owner.on_bytes(self)
-        try:
-            for message in self.port.decoder.filled(nbytes):
-                if self._transport is None or self._transport.is_closing():
-                    break
-                self._owner.on_message(self, message)
-        except RemoteProtocolError as error:
-            self._owner.on_garbage(self, error)
-            self.pump()
-        except LinkLost as error:
-            self.close(str(error))
-        self._owner.after_read()
+        with self._reporting():
+            self._owner.on_bytes(self)
+            try:
+                for message in self.port.decoder.filled(nbytes):
+                    if self._transport is None or self._transport.is_closing():
+                        break
+                    self._owner.on_message(self, message)
+            except RemoteProtocolError as error:
+                self._owner.on_garbage(self, error)
+                self.pump()
+            except LinkLost as error:
+                self.close(str(error))
+        with self._reporting():
+            self._owner.after_read()
 
     def eof_received(self) -> bool:
         self._cause = self._cause or "closed by the other end"
@@ -97,13 +111,16 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = False
 
     def resume_writing(self) -> None:
-        self._writable = True
+        self._writable = self._resuming = True
         self.pump()
-        self._owner.after_write()
+        with self._reporting():
+            self._owner.after_write()
+        self._resuming = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._owner.on_closed(self, self._cause or (str(exc) if exc else "closed"))
+        with self._reporting():
+            self._owner.on_closed(self, self._cause or (str(exc) if exc else "closed"))
 
     # -- the driver's side -----------------------------------------------------------------------------------
 
@@ -114,17 +131,35 @@ class Connection(asyncio.BufferedProtocol):
             return
         while self._writable:
             if not self._rest:
-                message = self._owner.next_message(self)
-                if message is None:
-                    if self.port.closing:
-                        transport.close()
+                try:
+                    message = self._owner.next_message(self)
+                    if message is None:
+                        if self.port.closing:
+                            self._shut(transport.close)
+                        return
+                    self._rest = memoryview(self.port.encoder.encode(message))
+                except Exception as error:
+                    self._owner.on_failure(self, error)
                     return
-                self._rest = memoryview(self.port.encoder.encode(message))
             chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]
             transport.write(chunk)
+
+    def _shut(self, how: Callable[[], None]) -> None:
+        """End the transport; not while it says that it takes bytes again, for then it reports its end twice."""
+        if self._resuming:
+            asyncio.get_running_loop().call_soon(how)
+        else:
+            how()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._owner.on_failure(self, error)
 
     def close(self, cause: str) -> None:
         """End the connection now; what was not written is dropped."""
         self._cause = self._cause or cause
         if self._transport is not None:
-            self._transport.abort()
+            self._shut(self._transport.abort)

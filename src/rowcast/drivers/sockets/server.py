@@ -19,6 +19,11 @@ __all__ = ["Server"]
 
 log = logging.getLogger("rowcast")
 
+#: After a fault in a timer it is tried again so much later (s).
+FAULT_PAUSE_S = 1.0
+#: So many different faults are shown with their traceback.
+MOST_FAULTS = 100
+
 
 class Server:
     """Runs a :class:`~rowcast.nodes.ServerNode` on an event loop.
@@ -54,6 +59,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._connections: dict[Port, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._faults: set[str] = set()
 
     async def start(self) -> None:
         """Listen.
@@ -116,6 +122,23 @@ class Server:
         log.warning("connection from %s closed: %s", connection.port.peer, error)
         self.node.blame(self._loop.time(), connection.port, error)
 
+    def on_failure(self, connection: Connection, error: Exception) -> None:
+        """Serving one worker went wrong here: its connection ends, the others go on."""
+        port = connection.port if hasattr(connection, "port") else None
+        self._log_fault(error, "one that had just connected" if port is None else port.peer)
+        if port is not None and not port.closing:
+            self.node.farewell(port, "the server failed while it served this worker; its log says why")
+            connection.pump()
+        connection.close(f"the server failed: {type(error).__name__}")
+
+    def _log_fault(self, error: Exception, served: str) -> None:
+        """One line for each fault, and where it comes from the first time it does."""
+        kind = f"{type(error).__name__}: {error}"
+        first = kind not in self._faults
+        if first and len(self._faults) < MOST_FAULTS:
+            self._faults.add(kind)
+        log.error("a fault of the server while it served %s: %s", served, kind, exc_info=error if first else None)
+
     def after_read(self) -> None:
         self._pump()
 
@@ -163,8 +186,13 @@ class Server:
 
     def _on_timer(self) -> None:
         self._timer = None
-        for port, cause in self.node.on_timer(self._loop.time()):
-            connection = self._connections.get(port)
-            if connection is not None:
-                connection.close(cause)
-        self._pump()
+        try:
+            for port, cause in self.node.on_timer(self._loop.time()):
+                connection = self._connections.get(port)
+                if connection is not None:
+                    connection.close(cause)
+            self._pump()
+        except Exception as error:
+            self._log_fault(error, "its timers")
+            if self._timer is None:  # what went wrong is still due: not again at once
+                self._timer = self._loop.call_later(FAULT_PAUSE_S, self._on_timer)

@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.patience import limit_of, undelivered, why_given_up
 from rowcast.drivers.sockets.tcp import check_congestion_control, check_privacy, tune
 from rowcast.errors import (
+    AuthenticationFailed,
     ConfigError,
     LinkLost,
     LocalProtocolError,
@@ -162,7 +163,8 @@ class Team:
 
         Raises:
             ServerUnavailable: nobody answered within ``join_limit_s``.
-            LayoutMismatch, AuthenticationFailed, RemoteProtocolError: the server refused.
+            AuthenticationFailed: whoever answered within ``join_limit_s`` did not prove that it knows the secret.
+            LayoutMismatch, RemoteProtocolError: the server refused.
         """
         if self._node is not None:
             raise LocalProtocolError("team: started before; a team serves one optimizer")
@@ -181,6 +183,7 @@ class Team:
         self._process = os.getpid()
         try:
             self._loop = asyncio.new_event_loop()
+            self._loop.set_exception_handler(self._on_loop_error)
             self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
             self._thread.start()
             self._wait(lambda: self.node.phase is not Phase.JOINING)
@@ -309,7 +312,7 @@ class Team:
                 future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
-            self._pump()
+            self._pump()  # what goes wrong here is no answer to the caller; it ends his next wait
 
         with self._ending:
             ended = self._ended
@@ -379,9 +382,9 @@ class Team:
         except asyncio.CancelledError:
             pass
         except RowcastError as error:
-            self._error = error
+            self._error = self._error or error
         except BaseException as error:
-            self._error = error
+            self._error = self._error or error
             log.exception("%s: the network thread ended", self.name)
         finally:
             if self._connection is not None:
@@ -417,14 +420,48 @@ class Team:
                 break
             # Who has finished looks for the server anew, however long it was gone before.
             since = max(lost_at, self._finishing_at)
-            if self._loop.time() - since + pause_s > limit_of(node, settings):
-                if node.turned_away:
-                    raise RemoteProtocolError(f"the server at {self.address} refused this worker: {node.turned_away}")
-                raise ServerUnavailable(why_given_up(node, self.address, self._cause, settings))
+            if self._loop.time() - since + pause_s > (limit_s := limit_of(node, settings)):
+                raise self._out_of_time(limit_s)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, settings.reconnect_cap_s)
         if node.failure is not None:
             raise node.failure
+
+    def _out_of_time(self, limit_s: float) -> RowcastError:
+        """Why this worker is not connected, when it has tried for long enough."""
+        node = self.node
+        if node.turned_away:
+            return RemoteProtocolError(f"the server at {self.address} refused this worker: {node.turned_away}")
+        if node.unproven and node.unproven == self._cause:
+            return AuthenticationFailed(
+                f"{self.name}: {node.unproven}; this worker tried again for {limit_s:g} s. Give both the same "
+                "--secret-file, and check the address"
+            )
+        return ServerUnavailable(why_given_up(node, self.address, self._cause, self._settings))
+
+    def _give_up(self, error: BaseException) -> None:
+        """A fault of this process on the network thread: end that thread, and the wait of the training thread with it.
+
+        Whatever it is, trying again would not help, and nobody else would hear of it.
+        """
+        if self._error is None:
+            self._error = error
+            log.error("%s: the network thread ended", self.name, exc_info=error)
+        if self._connection is not None:
+            self._connection.close("left")
+        if self._main is not None:
+            self._main.cancel()
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio met an exception: in a timer, or in what another thread had called here.
+
+        One that nobody fetched is not meant: that of a connection that was given up is of no use to anybody.
+        """
+        error = context.get("exception")
+        if error is not None and not {"future", "task"} & context.keys():
+            self._give_up(error)
+        else:
+            loop.default_exception_handler(context)
 
     def _over(self) -> bool:
         return self.node.phase is Phase.DONE or self.node.failure is not None
@@ -444,8 +481,10 @@ class Team:
         self.node.receive(self._loop.time(), message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        self.node.blame(self._loop.time(), error)
-        connection.close(str(error))
+        connection.close(self.node.blame(self._loop.time(), error))
+
+    def on_failure(self, connection: Connection, error: Exception) -> None:
+        self._give_up(error)
 
     def after_read(self) -> None:
         self._pump()
