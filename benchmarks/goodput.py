@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from common import Figure, arguments, finish, reference_layout
-from rowcast.config import LinkSettings
+from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.sockets import Server, Shaper, Team
 from rowcast.links import Trace
 from rowcast.nodes import ServerNode
@@ -32,7 +32,7 @@ def serve(policy: str, pipe: Connection) -> None:
     """Run a server until the pipe says so."""
 
     async def run() -> None:
-        server = Server(ServerNode(parse_policy(policy)), port=0)
+        server = Server(ServerNode(parse_policy(policy), settings=ServerSettings(gather_s=0.0)), port=0)
         await server.start()
         pipe.send(server.port)
         while not pipe.poll():
