@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
+from rowcast.optim.inner import Curvature, unsuited
 from rowcast.optim.shared import moving_statistics, shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
@@ -121,6 +122,8 @@ class Optimizer(LiveWrapper):
         self._closed = False
         self._skipped_steps = 0
         self._warned_of_skip = False
+        self._curvature = Curvature(inner)
+        self._warned_of_code = False
         vector = np.empty(self._shared.layout.elements, dtype=np.float32)
         read_into(vector, self._shared.layout, self._shared.tensors)
         team.start(self._shared.layout, vector)
@@ -157,6 +160,7 @@ class Optimizer(LiveWrapper):
         try:
             self._check_usable()
             self._warn_of_statistics(stacklevel=4)
+            self._warn_of_code(stacklevel=4)
             if self._deviates or self._team.local_steps > 1:
                 loss, problem = self._step_locally(closure)
             else:
@@ -171,16 +175,17 @@ class Optimizer(LiveWrapper):
 
     def _step_together(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
         """One step is one proposal, made from the replica as it is now."""
+        base: list[npt.NDArray[np.float32] | None] = []
         try:
             with contextlib.ExitStack() as held:
 
                 def hold() -> None:
                     held.enter_context(self._team.hold())
-                    self._fill_parameters()
+                    base.append(self._begin_step(ahead=closure is not None))
 
                 loss, problem, stepped = self._contribute(closure, hold)
                 if stepped:
-                    problem = self._accumulate()
+                    problem = self._accumulate(base[0])
             if self._exchanging:
                 self._team.exchange()
         finally:
@@ -267,18 +272,44 @@ class Optimizer(LiveWrapper):
                 if name is not None:
                     bad.append(name)
                     raise _NoContribution
+                self._curvature.before()
             return loss
 
         try:
-            return self._inner.step(checked), None
+            loss = self._inner.step(checked)
+            self._curvature.after()
+            return loss, None
         except _NoContribution:
             return first_loss[0], bad[0]
 
-    def _accumulate(self) -> NonFiniteGradient | None:
-        """Add what the inner optimizer proposes to what is pending, or say why the team refused it."""
+    def _begin_step(self, *, ahead: bool) -> npt.NDArray[np.float32] | None:
+        """Fill the parameters with what the inner optimizer steps from, while the replica is held.
+
+        Args:
+            ahead: from where the next gradient is computed, not from the replica: a closure computes it now. A step
+                whose gradient is there already is made from the replica.
+
+        Returns:
+            What they hold, float32 [layout.elements]; ``None``: the replica.
+        """
+        if not ahead or self._team.anticipated is None:
+            self._fill_parameters()
+            return None
+        self._take_view()
+        base = np.empty_like(self._team.replica)
+        read_into(base, self._shared.layout, self._shared.tensors)
+        return base
+
+    def _accumulate(self, base: npt.NDArray[np.float32] | None = None) -> NonFiniteGradient | None:
+        """Add what the inner optimizer proposes to what is pending, or say why the team refused it.
+
+        Args:
+            base: what it stepped from, if not from the replica.
+        """
         weight = self._weight if self._weight is not None else 1.0 / max(1, self._team.members)
         try:
-            self._team.accumulate(Proposal(self._shared.layout, self._shared.tensors, self._team.replica), weight)
+            proposal = Proposal(self._shared.layout, self._shared.tensors, self._team.replica, base)
+            self._team.accumulate(proposal, weight)
         except NonFiniteGradient as error:
             self._skipped_steps += 1
             return NonFiniteGradient(
@@ -356,6 +387,14 @@ class Optimizer(LiveWrapper):
                 UserWarning,
                 stacklevel=stacklevel,
             )
+
+    def _warn_of_code(self, stacklevel: int) -> None:
+        if self._warned_of_code:
+            return
+        self._warned_of_code = True
+        warning = unsuited(self._inner, getattr(self._team, "policy", None))
+        if warning is not None:
+            warnings.warn(warning, UserWarning, stacklevel=stacklevel)
 
     # ---- the optimizer's face -------------------------------------------------------------------------------
 
