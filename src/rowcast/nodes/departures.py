@@ -81,6 +81,7 @@ class Departures:
         self.draining.pop(member.name, None)
         self._phases.remove(member)
         self._uncount(now, member)
+        self._store.forget_member(member)
         if self._store.streaming is not None:
             self._store.streaming.remove(member)
         self._journal.record(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import Codec
 from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
@@ -16,11 +17,13 @@ from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.member import Member
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.reader import Reader
+from rowcast.nodes.rowweights import RowWeights
 from rowcast.nodes.streaming import Streaming
 from rowcast.nodes.switchboard import Switchboard
 from rowcast.nodes.tally import Tally
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
+from rowcast.wire import Rows
 
 __all__ = ["Store"]
 
@@ -39,6 +42,7 @@ class Store:
         layout: the model's rows, or ``None`` before the first worker came.
         ledger: the parameters and what is owed; ``None`` before the first worker sent the parameters.
         streaming: horizons of the workers; ``None`` where rows travel in pushes and pulls.
+        row_weights: what each row counts; ``None`` where every row counts among all members.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Store:
         self.layout: Layout | None = None
         self.ledger: Ledger | None = None
         self.streaming: Streaming | None = None
+        self.row_weights: RowWeights | None = None
         self._policy = policy
         self._gate = gate
         self._members = members
@@ -96,11 +101,28 @@ class Store:
             self.ledger = Tally(layout, parameters, common=common)
         else:
             self.ledger = Ledger(layout, parameters, strict=self._policy.slack == 0, common=common)
+            if self._policy.row_weights == "contributors":
+                self.row_weights = RowWeights(layout)
         return self.ledger
+
+    def weigh(self, member: Member, codec: Codec, message: Rows) -> tuple[Codec, Rows]:
+        """An update of ``member`` as it is to be applied: times what its rows count beyond 1 / members."""
+        if self.row_weights is None:
+            return codec, message
+        if self.streaming is not None:
+            sharing = self.streaming.sharing()
+        else:
+            sharing = [one.name for one in self._gate.counted()]
+        return self.row_weights.weigh(member.name, codec, message, sharing)
+
+    def forget_member(self, member: Member) -> None:
+        """``member`` has left for good; another life of it is a newcomer."""
+        if self.row_weights is not None:
+            self.row_weights.forget(member.name)
 
     def forget(self) -> None:
         """The first worker has left before it had sent all parameters."""
-        self.layout = self.streaming = None
+        self.layout = self.streaming = self.row_weights = None
 
     def outbox_for(self, name: str, layout: Layout) -> Outbox:
         """A new outbox for the worker called ``name``."""
