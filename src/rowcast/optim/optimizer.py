@@ -23,7 +23,9 @@ import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
+from rowcast.optim.handwritten import Marks
 from rowcast.optim.inner import Curvature, unsuited
+from rowcast.optim.projection import Projection
 from rowcast.optim.shared import moving_statistics, shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
@@ -56,7 +58,8 @@ class Optimizer(LiveWrapper):
 
     A team trains the parameters that are in the model, in the optimizer, and trainable when this object is made.
     From then on the replica is the only source of truth for them: load a checkpoint into the model before, since
-    what is written into the parameters by hand is overwritten. What is in the model between two steps may be ahead of
+    what is written into the parameters by hand is overwritten (a warning says so once); ``project`` keeps them in
+    bounds. What is in the model between two steps may be ahead of
     the replica: see :meth:`evaluating`. Buffers do not travel; freeze batch-norm statistics (a warning says so where
     they would move).
 
@@ -74,6 +77,9 @@ class Optimizer(LiveWrapper):
         weight: averaging weight of each step, > 0; None is 1 / (active workers).
         nonfinite: what follows a gradient with NaN or Inf, once the iteration is finished: "raise" raises
             :class:`~rowcast.errors.NonFiniteGradient`, "skip" warns the first time and goes on.
+        project: takes the model and writes its parameters, in place, so that they obey a constraint (``clamp_``, a
+            largest norm); called without gradients whenever parameters were written. See :meth:`step`. Give the same
+            to every robot. It depends on the parameters alone, and changes nothing that obeys already.
 
     Raises:
         ConfigError: an argument cannot be used; the message names the parameter or the argument.
@@ -99,6 +105,7 @@ class Optimizer(LiveWrapper):
         *,
         weight: float | None = None,
         nonfinite: str = "raise",
+        project: Callable[[nn.Module], object] | None = None,
     ) -> None:
         if not isinstance(inner, torch.optim.Optimizer) or isinstance(inner, Optimizer):
             raise ConfigError(
@@ -109,6 +116,7 @@ class Optimizer(LiveWrapper):
             raise ConfigError(f"weight: expected a finite number above 0, or None for 1 / members; got {weight!r}")
         if nonfinite not in ("raise", "skip"):
             raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
+        projection = Projection(model, project)
         super().__init__(inner)
         self._shared = shared_parameters(model, inner)
         self._statistics = moving_statistics(model)
@@ -123,10 +131,12 @@ class Optimizer(LiveWrapper):
         self._skipped_steps = 0
         self._warned_of_skip = False
         self._curvature = Curvature(inner)
+        self._projection = projection
+        self._round_base: npt.NDArray[np.float32] | None = None
+        self._marks: Marks | None = Marks(self._shared.names, self._shared.tensors)
         self._warned_of_code = False
-        vector = np.empty(self._shared.layout.elements, dtype=np.float32)
-        read_into(vector, self._shared.layout, self._shared.tensors)
-        team.start(self._shared.layout, vector)
+        projection.apply()
+        team.start(self._shared.layout, self._read())
         self._take_view()
 
     # ---- the step -----------------------------------------------------------------------------------------
@@ -144,6 +154,12 @@ class Optimizer(LiveWrapper):
 
         With a closure the gradients are computed while arriving rows wait, because the closure must see
         parameters that stand still; without one, rows arrive during forward and backward.
+
+        With ``project`` the gradient is computed from projected parameters, the step is made from them and projected,
+        and what travels is the way from the one to the other. Rows that are on their way, or that a lossy code has
+        rounded, may take the team's sum beyond the constraint all the same; it is led back, and what is put into the
+        model is projected in any case. So the model obeys after each step, after :meth:`evaluating` has begun and
+        after :meth:`close`, and the models of all robots are equal where their replicas are.
 
         Args:
             closure: evaluates the model again and returns the loss (LBFGS needs it).
@@ -164,6 +180,7 @@ class Optimizer(LiveWrapper):
             if self._deviates or self._team.local_steps > 1:
                 loss, problem = self._step_locally(closure)
             else:
+                self._warn_of_handwriting(self._handwritten(), stacklevel=4)
                 loss, problem = self._step_together(closure)
             self._answer(problem)
         except BaseException:
@@ -185,6 +202,7 @@ class Optimizer(LiveWrapper):
 
                 loss, problem, stepped = self._contribute(closure, hold)
                 if stepped:
+                    self._projection.apply()
                     problem = self._accumulate(base[0])
             if self._exchanging:
                 self._team.exchange()
@@ -199,8 +217,12 @@ class Optimizer(LiveWrapper):
         it move all the same (a server that restarted sends other parameters), the round ends with what federated
         averaging means: the average of the workers' parameters.
         """
+        if not self._deviates:
+            self._round_base = self._projection.base(self._team.replica, self._read()) if self._projection else None
         loss, problem, stepped = self._contribute(closure, lambda: None)
         self._deviates = self._deviates or stepped
+        if stepped:
+            self._projection.apply()
         if not self._exchanging:
             return loss, problem
         self._local_step += 1
@@ -220,7 +242,7 @@ class Optimizer(LiveWrapper):
         if not deviates:
             return None
         with self._team.hold():
-            return self._accumulate()
+            return self._accumulate(self._round_base)
 
     def _contribute(
         self, closure: Callable[[], float] | None, before: Callable[[], None]
@@ -292,13 +314,21 @@ class Optimizer(LiveWrapper):
         Returns:
             What they hold, float32 [layout.elements]; ``None``: the replica.
         """
-        if not ahead or self._team.anticipated is None:
+        if not self._projection and (not ahead or self._team.anticipated is None):
             self._fill_parameters()
             return None
-        self._take_view()
-        base = np.empty_like(self._team.replica)
-        read_into(base, self._shared.layout, self._shared.tensors)
-        return base
+        self._fill_view(held=True)
+        view = self._read()
+        if not self._projection:
+            return view
+        self._projection.apply()
+        return self._projection.base(view, self._read())
+
+    def _read(self) -> npt.NDArray[np.float32]:
+        """A copy of what the parameters hold, float32 [layout.elements]."""
+        vector = np.empty(self._shared.layout.elements, dtype=np.float32)
+        read_into(vector, self._shared.layout, self._shared.tensors)
+        return vector
 
     def _accumulate(self, base: npt.NDArray[np.float32] | None = None) -> NonFiniteGradient | None:
         """Add what the inner optimizer proposes to what is pending, or say why the team refused it.
@@ -328,10 +358,22 @@ class Optimizer(LiveWrapper):
             self._warned_of_skip = True
             warnings.warn(f"{problem} (said once; Optimizer.skipped_steps counts)", UserWarning, stacklevel=4)
 
-    def _take_view(self) -> None:
-        """Fill the parameters for the next gradient: the replica, moved as far as the policy has it."""
-        with self._team.still():
-            self._fill_parameters(self._team.anticipated)
+    def _take_view(self, *, ahead: bool = True) -> None:
+        """Fill the parameters for the next gradient, and project them; ``ahead``: see :meth:`_fill_view`."""
+        self._fill_view(ahead=ahead)
+        self._projection.apply()
+        if self._marks is not None and self._team.local_steps == 1:
+            self._marks.set()
+
+    def _fill_view(self, *, ahead: bool = True, held: bool = False) -> None:
+        """Fill the parameters with the replica, moved as far as the policy has it.
+
+        Args:
+            ahead: otherwise with the replica itself.
+            held: the replica is held, and only what is ahead of it may change.
+        """
+        with contextlib.nullcontext() if held and self._team.anticipated is None else self._team.still():
+            self._fill_parameters(self._team.anticipated if ahead else None)
 
     def _fill_parameters(self, beyond: tuple[npt.NDArray[np.float32], float] | None = None) -> None:
         minus, times = (None, 1.0) if beyond is None else beyond
@@ -387,6 +429,24 @@ class Optimizer(LiveWrapper):
                 UserWarning,
                 stacklevel=stacklevel,
             )
+
+    def _handwritten(self) -> list[str]:
+        """Names of parameters that hold something else than what was put into them last."""
+        return [] if self._marks is None else self._marks.changed()
+
+    def _warn_of_handwriting(self, names: list[str], stacklevel: int) -> None:
+        if not names or self._marks is None:
+            return
+        self._marks = None  # said once; from now on nobody looks
+        more = f" and {len(names) - 1} others" if len(names) > 1 else ""
+        warnings.warn(
+            f"parameter {names[0]!r}{more}: written by something else than step() since the last one (by hand, or by "
+            "the model as it ran); that is undone now and whenever it is done, because parameters move only by what "
+            "the team sends, so that they are the same everywhere. To keep them in bounds pass project=... to the "
+            "Optimizer; load or set values before it is made; put what you write for an evaluation back afterwards",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
     def _warn_of_code(self, stacklevel: int) -> None:
         if self._warned_of_code:
@@ -454,13 +514,16 @@ class Optimizer(LiveWrapper):
         """
         ahead = self._team.anticipated is not None and not self._deviates
         if ahead:
-            with self._team.still():
-                self._fill_parameters()
+            self._warn_of_handwriting(self._handwritten(), stacklevel=4)
+            self._take_view(ahead=False)
+        names: list[str] = []
         try:
             yield
         finally:
             if ahead:
+                names = self._handwritten()
                 self._take_view()
+        self._warn_of_handwriting(names, stacklevel=4)
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop (loss, accuracy) into the team's journal."""
@@ -480,6 +543,8 @@ class Optimizer(LiveWrapper):
         """
         if self._closed:
             return
+        if not self._deviates:
+            self._warn_of_handwriting(self._handwritten(), stacklevel=3)
         problem = None
         try:
             problem = self._end_round()
