@@ -17,9 +17,12 @@ from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
+from numba import prange
 
 from rowcast.codecs import Codec, codec_by_name
+from rowcast.codecs.base import starts
 from rowcast.rows import Layout
+from rowcast.rows.kernels import compiled, row_abs_sums, use_threads
 from rowcast.wire import Rows
 
 __all__ = ["WINDOW", "RowWeights"]
@@ -32,6 +35,26 @@ WINDOW = 16
 QUIET = 1 / 64
 #: How much of the largest is left when the row comes the next time.
 FORGET = 0.9
+
+
+@compiled
+def _multiply(
+    values: npt.NDArray[np.float32],
+    places: npt.NDArray[np.int64],
+    factors: npt.NDArray[np.float32],
+    added: npt.NDArray[np.float64],
+) -> None:
+    for k in prange(len(factors)):
+        row = values[places[k] : places[k + 1]]
+        before = np.float64(0.0)
+        for j in range(len(row)):
+            before += np.float64(row[j])
+        for j in range(len(row)):
+            row[j] *= factors[k]
+        after = np.float64(0.0)
+        for j in range(len(row)):
+            after += np.float64(row[j])
+        added[k] = after - before
 
 
 class _Heard:
@@ -95,19 +118,22 @@ class RowWeights:
             return codec, message
         values = self._decode(codec, message)
         lengths = self._layout.lengths[rows]
-        starts = np.cumsum(lengths) - lengths
-        sizes = np.add.reduceat(np.abs(values), starts) / lengths.astype(np.float32)
+        places = starts(lengths)
+        sizes = np.empty(len(rows), dtype=np.float32)
+        row_abs_sums(values, places, sizes)
+        sizes /= lengths
         peak = heard.peak[rows] = np.maximum(sizes, FORGET * heard.peak[rows])
         self._note(name, heard, rows, message.iteration, sizes > QUIET * peak)
         members = max(len(self._sharing), 1)
         contributors = np.clip(self._contributors[rows], 1, members)
         if (contributors == members).all():
             return codec, message
-        factors = (members / contributors).astype(np.float32)
-        scaled = values * np.repeat(factors, lengths)
-        self.surplus[rows] += np.add.reduceat(scaled.astype(np.float64) - values, starts)
+        added = np.empty(len(rows), dtype=np.float64)
+        use_threads(len(values))
+        _multiply(values, places, (members / contributors).astype(np.float32), added)
+        self.surplus[rows] += added
         raw = codec_by_name("raw")
-        return raw, dataclasses.replace(message, codec=raw.wire_id, payload=scaled.view(np.uint8))
+        return raw, dataclasses.replace(message, codec=raw.wire_id, payload=values.view(np.uint8))
 
     def forget(self, name: str) -> None:
         """A worker has left for good."""
