@@ -79,6 +79,8 @@ OPTIONS = {
     "refine": "'on' or 'off': an idle link carries what the code left, in the code `half`. Used by 'rowcast'.",
     "pulls": "'own' or 'common': each worker is sent rows of its own, or all of them one stream, so that the server "
     "holds no copy of the model for each. Used by 'rowcast'.",
+    "row_weights": "'members' or 'contributors': a row counts among all workers, or among those who have sent "
+    "something of it lately. For models of which each robot touches other rows, such as embeddings and maps.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "counts": "What the shares are shares of with 'compat=artifact': 'groups' of 1000 rows as in the published "
     "software, or 'bytes'.",

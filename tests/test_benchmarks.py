@@ -20,6 +20,7 @@ TINY = {
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "memory": ["--tiny"],
+    "optimizers": ["--steps", "3", "--only", "Adam"],
     "pulls": ["--tiny"],
     "simulate": ["--tiny"],
     "step_cost": ["--tiny"],

@@ -126,18 +126,21 @@ class ServerAudit:
         layout: the rows.
         initial, final: float32 [elements], its parameters before and after.
         frames_applied: row frames applied, by worker.
+        surplus: float64 [rows], what the server has added to each row beyond what was sent (the option
+            ``row_weights``); ``None``: nothing.
     """
 
     layout: Layout
     initial: Vector
     final: Vector
     frames_applied: Mapping[str, int]
+    surplus: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, node: ServerNode, layout: Layout, initial: Vector) -> ServerAudit:
         """The audit of a server all of whose workers have finished; ``initial`` is what the first one brought."""
         final = initial if node.parameters is None else node.parameters
-        return cls(layout, initial, final, dict(node.frames_applied))
+        return cls(layout, initial, final, dict(node.frames_applied), node.surplus)
 
 
 @dataclass(frozen=True)
@@ -183,9 +186,10 @@ def prove(server: ServerAudit, workers: Sequence[WorkerAudit]) -> AuditReport:
         doubled += max(applied - worker.frames_sent, 0)
         computed += worker.computed
         replica_error = max(replica_error, float(np.max(np.abs(worker.replica - server.final))))
+    moved = computed if server.surplus is None else computed + server.surplus
     initial, final = server.initial.astype(np.float64), server.final.astype(np.float64)
     starts = layout.offsets[:-1]
-    disagreement = np.abs(computed - np.add.reduceat(initial - final, starts))
+    disagreement = np.abs(moved - np.add.reduceat(initial - final, starts))
     scale = np.add.reduceat(np.abs(initial) + np.abs(initial - final), starts)
     relative = disagreement / np.maximum(scale, np.finfo(np.float32).tiny)
     return AuditReport(

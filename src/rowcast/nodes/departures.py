@@ -90,6 +90,7 @@ class Departures:
         self._uncount(now, member)
         if self._store.ledger is not None:
             self._store.ledger.dismiss(member)
+        self._store.forget_member(member)
         if self._store.streaming is not None:
             self._store.streaming.remove(member)
         self._wake_draining()  # also for one that has not begun

@@ -161,6 +161,12 @@ class ServerNode:
         return self._store.streaming
 
     @property
+    def surplus(self) -> npt.NDArray[np.float64] | None:
+        """What factors on rows have added to each row beyond what was sent, float64 [rows]; ``None``: nothing."""
+        weights = self._store.row_weights
+        return None if weights is None else weights.surplus
+
+    @property
     def parameters(self) -> npt.NDArray[np.float32] | None:
         """Flat float32, the team's model; ``None`` before the first worker sent it."""
         return None if self.ledger is None else self.ledger.parameters
@@ -253,6 +259,7 @@ class ServerNode:
         member = self._by_port.get(port)
         if member is None:
             if isinstance(message, Leave):
+                port.closing = True  # it says goodbye before it has introduced itself: nothing to complain of
                 raise LinkLost(message.cause)
             if isinstance(message, Heartbeat) and port in self._lobby.queue:
                 return
@@ -768,7 +775,7 @@ class ServerNode:
                 if streaming is not None:
                     streaming.arrived(now, member, message)
                 owing = self.members if streaming is None else streaming.owing
-                ledger.add(codec, message, owing.values())
+                ledger.add(*self._store.weigh(member, codec, message), owing.values())
                 empty = len(message.payload) == 0
                 member.push_rows += 0 if empty else len(message.rows)
                 member.push_zero_rows += len(message.rows) if empty else 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import Codec
 from rowcast.config import LinkSettings
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
@@ -17,11 +18,13 @@ from rowcast.nodes.ledger import Ledger
 from rowcast.nodes.member import Member
 from rowcast.nodes.outbox import Outbox
 from rowcast.nodes.reader import Reader
+from rowcast.nodes.rowweights import RowWeights
 from rowcast.nodes.streaming import Streaming
 from rowcast.nodes.switchboard import Switchboard
 from rowcast.nodes.tally import Tally
 from rowcast.rows import Layout
 from rowcast.sync import Policy, VersionTable
+from rowcast.wire import Rows
 
 __all__ = ["Store"]
 
@@ -40,6 +43,7 @@ class Store:
         layout: the model's rows, or ``None`` before the first worker came.
         ledger: the parameters and what is owed; ``None`` before the first worker sent the parameters.
         streaming: horizons of the workers; ``None`` where rows travel in pushes and pulls.
+        row_weights: what each row counts; ``None`` where every row counts among all members.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Store:
         self.layout: Layout | None = None
         self.ledger: Ledger | None = None
         self.streaming: Streaming | None = None
+        self.row_weights: RowWeights | None = None
         self._policy = policy
         self._gate = gate
         self._members = members
@@ -102,11 +107,28 @@ class Store:
         else:
             strict = self._policy.slack == 0
             self.ledger = Ledger(layout, parameters, strict=strict, common=common, arrivals=self._arrivals)
+            if self._policy.row_weights == "contributors":
+                self.row_weights = RowWeights(layout)
         return self.ledger
+
+    def weigh(self, member: Member, codec: Codec, message: Rows) -> tuple[Codec, Rows]:
+        """An update of ``member`` as it is to be applied: times what its rows count beyond 1 / members."""
+        if self.row_weights is None:
+            return codec, message
+        if self.streaming is not None:
+            sharing = self.streaming.sharing()
+        else:
+            sharing = [one.name for one in self._gate.counted()]
+        return self.row_weights.weigh(member.name, codec, message, sharing)
+
+    def forget_member(self, member: Member) -> None:
+        """``member`` has left for good; another life of it is a newcomer."""
+        if self.row_weights is not None:
+            self.row_weights.forget(member.name)
 
     def forget(self) -> None:
         """There are no parameters: who brought them has left before they were all here, or the team begins anew."""
-        self.layout = self.ledger = self.streaming = None
+        self.layout = self.ledger = self.streaming = self.row_weights = self._arrivals = None
 
     def outbox_for(self, name: str, layout: Layout) -> Outbox:
         """A new outbox for the worker called ``name``."""

@@ -343,6 +343,11 @@ class Streaming:
         away = sum(1 for member in self._away.values() if member.stage in STREAMED and not member.given_up)
         return max(len(self._gate.versions) + away, 1)
 
+    def sharing(self) -> list[str]:
+        """Names of those among whom the update of an iteration is shared."""
+        away = [member for member in self._away.values() if member.stage in STREAMED and not member.given_up]
+        return [member.name for member in (*self._gate.counted(), *away)]
+
     def _may_start(self, seat: Seat, told: Horizon) -> bool:
         return seat.own - told.horizon <= told.slack
 

@@ -26,6 +26,9 @@ from torch import nn
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
 from rowcast.optim.buffers import Buffers, WithBuffers
 from rowcast.optim.forks import warn_of_fork
+from rowcast.optim.handwritten import Marks
+from rowcast.optim.inner import Curvature, unsuited
+from rowcast.optim.projection import Projection
 from rowcast.optim.shared import shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
@@ -58,8 +61,8 @@ class Optimizer(LiveWrapper):
 
     A team trains the parameters that are in the model, in the optimizer, and trainable when this object is made.
     From then on the replica is the only source of truth for them: load a checkpoint into the model before, since
-    what is written into the parameters by hand is overwritten. What is in the model between two steps may be ahead of
-    the replica: see :meth:`evaluating`.
+    what is written into the parameters by hand is overwritten (a warning says so once); ``project`` keeps them in
+    bounds. What is in the model between two steps may be ahead of the replica: see :meth:`evaluating`.
 
     Floating-point buffers travel as ``buffers`` has it. What training moves them by here is contributed with each step,
     with the averaging weight. Between two steps they hold what this worker has made of them since something arrived.
@@ -83,6 +86,9 @@ class Optimizer(LiveWrapper):
             the team's value is the average of what the workers make of them. "first": it is what the worker makes of
             them that is in the team for the longest time. "local": they stay with their worker. ``None``: running
             statistics of normalisation layers (``running_mean``, ``running_var``) are averaged, others stay.
+        project: takes the model and writes its parameters, in place, so that they obey a constraint (``clamp_``, a
+            largest norm); called without gradients whenever parameters were written. See :meth:`step`. Give the same
+            to every robot. It depends on the parameters alone, and changes nothing that obeys already.
 
     Raises:
         ConfigError: an argument cannot be used; the message names the parameter or the argument.
@@ -109,6 +115,7 @@ class Optimizer(LiveWrapper):
         weight: float | None = None,
         nonfinite: str = "raise",
         buffers: str | None = None,
+        project: Callable[[nn.Module], object] | None = None,
     ) -> None:
         if not isinstance(inner, torch.optim.Optimizer) or isinstance(inner, Optimizer):
             raise ConfigError(
@@ -120,6 +127,7 @@ class Optimizer(LiveWrapper):
         if nonfinite not in ("raise", "skip"):
             raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
         warn_of_fork(stacklevel=3)
+        projection = Projection(model, project)
         super().__init__(inner)
         self._shared = shared_parameters(model, inner)
         self._buffers = Buffers(model, buffers)
@@ -133,6 +141,12 @@ class Optimizer(LiveWrapper):
         self._closed = False
         self._skipped_steps = 0
         self._warned_of_skip = False
+        self._curvature = Curvature(inner)
+        self._projection = projection
+        self._round_base: npt.NDArray[np.float32] | None = None
+        self._marks: Marks | None = Marks(self._shared.names, self._shared.tensors)
+        self._warned_of_code = False
+        projection.apply()
         vector = np.empty(self._layout.elements, dtype=np.float32)
         read_into(vector, self._layout, [*self._shared.tensors, *self._buffers.tensors()])
         team.start(self._layout, vector)
@@ -160,6 +174,12 @@ class Optimizer(LiveWrapper):
         With a closure the gradients are computed while arriving rows wait, because the closure must see
         parameters that stand still; without one, rows arrive during forward and backward.
 
+        With ``project`` the gradient is computed from projected parameters, the step is made from them and projected,
+        and what travels is the way from the one to the other. Rows that are on their way, or that a lossy code has
+        rounded, may take the team's sum beyond the constraint all the same; it is led back, and what is put into the
+        model is projected in any case. So the model obeys after each step, after :meth:`evaluating` has begun and
+        after :meth:`close`, and the models of all robots are equal where their replicas are.
+
         Args:
             closure: evaluates the model again and returns the loss (LBFGS needs it).
 
@@ -175,9 +195,11 @@ class Optimizer(LiveWrapper):
         try:
             self._check_usable()
             self._warn_of_buffers()
+            self._warn_of_code(stacklevel=4)
             if self._deviates or self._team.local_steps > 1:
                 loss, problem = self._step_locally(closure)
             else:
+                self._warn_of_handwriting(self._handwritten(), stacklevel=4)
                 loss, problem = self._step_together(closure)
             self._answer(problem)
         except BaseException:
@@ -189,16 +211,18 @@ class Optimizer(LiveWrapper):
 
     def _step_together(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
         """One step is one proposal, made from the replica as it is now."""
+        base: list[npt.NDArray[np.float32] | None] = []
         try:
             with contextlib.ExitStack() as held:
 
                 def hold() -> None:
                     held.enter_context(self._team.hold())
-                    self._fill_parameters()
+                    base.append(self._begin_step(ahead=closure is not None))
 
                 loss, problem, stepped = self._contribute(closure, hold)
                 if stepped:
-                    problem = self._accumulate()
+                    self._projection.apply()
+                    problem = self._accumulate(base[0])
             if self._exchanging:
                 self._team.exchange()
         finally:
@@ -212,8 +236,12 @@ class Optimizer(LiveWrapper):
         it move all the same (a server that restarted sends other parameters), the round ends with what federated
         averaging means: the average of the workers' parameters.
         """
+        if not self._deviates:
+            self._round_base = self._projection.base(self._team.replica, self._read()) if self._projection else None
         loss, problem, stepped = self._contribute(closure, lambda: None)
         self._deviates = self._deviates or stepped
+        if stepped:
+            self._projection.apply()
         if not self._exchanging:
             return loss, problem
         self._local_step += 1
@@ -233,7 +261,7 @@ class Optimizer(LiveWrapper):
         if not deviates:
             return None
         with self._team.hold():
-            return self._accumulate()
+            return self._accumulate(self._round_base)
 
     def _contribute(
         self, closure: Callable[[], float] | None, before: Callable[[], None]
@@ -285,20 +313,54 @@ class Optimizer(LiveWrapper):
                 if name is not None:
                     bad.append(name)
                     raise _NoContribution
+                self._curvature.before()
             return loss
 
         try:
-            return self._inner.step(checked), None
+            loss = self._inner.step(checked)
+            self._curvature.after()
+            return loss, None
         except _NoContribution:
             return first_loss[0], bad[0]
 
-    def _accumulate(self) -> NonFiniteGradient | None:
-        """Add what the inner optimizer proposes to what is pending, or say why the team refused it."""
+    def _begin_step(self, *, ahead: bool) -> npt.NDArray[np.float32] | None:
+        """Fill the parameters with what the inner optimizer steps from, while the replica is held.
+
+        Args:
+            ahead: from where the next gradient is computed, not from the replica: a closure computes it now. A step
+                whose gradient is there already is made from the replica.
+
+        Returns:
+            What they hold, float32 [layout.elements]; ``None``: the replica.
+        """
+        if not self._projection and (not ahead or self._team.anticipated is None):
+            self._fill_parameters()
+            return None
+        self._fill_view(held=True)
+        view = self._read()
+        if not self._projection:
+            return view
+        self._projection.apply()
+        return self._projection.base(view, self._read())
+
+    def _read(self) -> npt.NDArray[np.float32]:
+        """A copy of what the parameters hold, float32 [layout.elements]."""
+        vector = np.empty(self._shared.layout.elements, dtype=np.float32)
+        read_into(vector, self._shared.layout, self._shared.tensors)
+        return vector
+
+    def _accumulate(self, base: npt.NDArray[np.float32] | None = None) -> NonFiniteGradient | None:
+        """Add what the inner optimizer proposes to what is pending, or say why the team refused it.
+
+        Args:
+            base: what it stepped from, if not from the replica.
+        """
         weight = self._weight if self._weight is not None else 1.0 / max(1, self._team.members)
         replica = self._team.replica
         buffers = self._buffers.proposal(replica, weight, leads=self._leads)
         try:
-            self._team.accumulate(WithBuffers(Proposal(self._layout, self._shared.tensors, replica), buffers), weight)
+            proposal = Proposal(self._layout, self._shared.tensors, replica, base)
+            self._team.accumulate(WithBuffers(proposal, buffers), weight)
         except NonFiniteGradient as error:
             self._skipped_steps += 1
             return NonFiniteGradient(
@@ -318,12 +380,26 @@ class Optimizer(LiveWrapper):
             self._warned_of_skip = True
             warnings.warn(f"{problem} (said once; Optimizer.skipped_steps counts)", UserWarning, stacklevel=4)
 
-    def _take_view(self) -> None:
-        """Fill the parameters for the next gradient: the replica, moved as far as the policy has it."""
-        with self._team.still():
-            beyond = self._team.anticipated
+    def _take_view(self, *, ahead: bool = True) -> None:
+        """Fill the parameters for the next gradient, and project them; ``ahead``: see :meth:`_fill_view`."""
+        self._fill_view(ahead=ahead, buffers=ahead)
+        self._projection.apply()
+        if self._marks is not None and self._team.local_steps == 1:
+            self._marks.set()
+
+    def _fill_view(self, *, ahead: bool = True, held: bool = False, buffers: bool = False) -> None:
+        """Fill the parameters with the replica, moved as far as the policy has it.
+
+        Args:
+            ahead: otherwise with the replica itself.
+            held: the replica is held, and only what is ahead of it may change.
+            buffers: fill the buffers too, as far as something arrived for them.
+        """
+        with contextlib.nullcontext() if held and self._team.anticipated is None else self._team.still():
+            beyond = self._team.anticipated if ahead else None
             self._fill_parameters(beyond)
-            self._buffers.fill(self._team.replica, beyond, leads=self._leads, everything=self._closed)
+            if buffers:
+                self._buffers.fill(self._team.replica, beyond, leads=self._leads, everything=self._closed)
 
     @property
     def _leads(self) -> bool:
@@ -383,6 +459,32 @@ class Optimizer(LiveWrapper):
                 stacklevel=4,
             )
 
+    def _handwritten(self) -> list[str]:
+        """Names of parameters that hold something else than what was put into them last."""
+        return [] if self._marks is None else self._marks.changed()
+
+    def _warn_of_handwriting(self, names: list[str], stacklevel: int) -> None:
+        if not names or self._marks is None:
+            return
+        self._marks = None  # said once; from now on nobody looks
+        more = f" and {len(names) - 1} others" if len(names) > 1 else ""
+        warnings.warn(
+            f"parameter {names[0]!r}{more}: written by something else than step() since the last one (by hand, or by "
+            "the model as it ran); that is undone now and whenever it is done, because parameters move only by what "
+            "the team sends, so that they are the same everywhere. To keep them in bounds pass project=... to the "
+            "Optimizer; load or set values before it is made; put what you write for an evaluation back afterwards",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+    def _warn_of_code(self, stacklevel: int) -> None:
+        if self._warned_of_code:
+            return
+        self._warned_of_code = True
+        warning = unsuited(self._inner, getattr(self._team, "policy", None))
+        if warning is not None:
+            warnings.warn(warning, UserWarning, stacklevel=stacklevel)
+
     # ---- the optimizer's face -------------------------------------------------------------------------------
 
     @property
@@ -440,17 +542,21 @@ class Optimizer(LiveWrapper):
                 accuracy = accuracy_of(model)
         """
         ahead = self._team.anticipated is not None and not self._deviates
+        if ahead:
+            self._warn_of_handwriting(self._handwritten(), stacklevel=4)
+            self._take_view(ahead=False)
         if not self._deviates:
             with self._team.still():
-                if ahead:
-                    self._fill_parameters()
                 self._buffers.show(self._team.replica)
+        names: list[str] = []
         try:
             yield
         finally:
             self._buffers.restore()
             if ahead:
+                names = self._handwritten()
                 self._take_view()
+        self._warn_of_handwriting(names, stacklevel=4)
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop (loss, accuracy) into the team's journal."""
@@ -470,6 +576,8 @@ class Optimizer(LiveWrapper):
         """
         if self._closed:
             return
+        if not self._deviates:
+            self._warn_of_handwriting(self._handwritten(), stacklevel=3)
         problem = None
         try:
             problem = self._end_round()

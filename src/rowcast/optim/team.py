@@ -18,7 +18,11 @@ class TeamLike(Protocol):
     """A worker's seat in a team, as the optimizer sees it.
 
     The socket driver's ``Team`` is one; a test may bring its own of thirty lines. All vectors are flat
-    float32 in layout order. ``hold`` and ``still`` may be entered at any time, also after an error or after ``finish``.
+    float32 in layout order. ``hold`` and ``still`` may be entered at any time, also after an error or after ``finish``;
+    ``still`` also while ``hold`` is entered.
+
+    A team may also have ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one
+    does not go with the code of the updates.
     """
 
     @property

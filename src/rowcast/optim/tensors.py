@@ -77,18 +77,27 @@ class Proposal(Sequence[npt.NDArray[np.float32]]):
     """What an optimizer proposes: one flat float32 array per tensor of a layout, made when it is indexed.
 
     A half-precision tensor holds a rounded image of the replica. Its proposal is ``replica + (after - image)``,
-    so that only the step travels, and not the rounding error again in every iteration.
+    so that only the step travels, and not the rounding error again in every iteration. The same where the step was
+    made from elsewhere than the replica: ``replica + (after - base)``.
 
     Args:
         layout: the layout.
         tensors: its tensors, after the step.
         replica: float32 [layout.elements], from which the tensors were filled before the step.
+        base: float32 [layout.elements], what they held before the step, where that was not the replica.
     """
 
-    def __init__(self, layout: Layout, tensors: Sequence[Tensor], replica: npt.NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        tensors: Sequence[Tensor],
+        replica: npt.NDArray[np.float32],
+        base: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         self._layout = layout
         self._tensors = tensors
         self._replica = replica
+        self._base = base
 
     def __len__(self) -> int:
         return len(self._tensors)
@@ -104,9 +113,11 @@ class Proposal(Sequence[npt.NDArray[np.float32]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         tensor = self._tensors[index]
         proposed = to_host(tensor)
+        spec = self._layout.tensors[index]
+        if self._base is not None:
+            return self._replica[spec.start : spec.stop] + (proposed - self._base[spec.start : spec.stop])
         if tensor.dtype not in _NARROW:
             return proposed
-        spec = self._layout.tensors[index]
         before = torch.tensor(self._replica[spec.start : spec.stop])
         proposed -= to_host(before.to(tensor.dtype))
         proposed += before.numpy()

@@ -36,6 +36,7 @@ COUNTS = ("bytes", "groups")
 PULLS = ("own", "common")
 ANTICIPATIONS = ("off", "own", "team")
 ORDERS = ("value", "age")
+ROW_WEIGHTS = ("members", "contributors")
 LOWEST_SHARE = 1e-6
 
 #: Iterations of staleness, end to end, that the policy ``rowcast`` allows at most where no number is written.
@@ -109,6 +110,8 @@ class Policy:
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with ``streaming``.
         order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first.
+        row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
+            of it lately (:mod:`rowcast.nodes.rowweights`).
     """
 
     name: str
@@ -138,6 +141,7 @@ class Policy:
     auto: bool = False
     pulls: str = "own"
     order: str = "value"
+    row_weights: str = "members"
 
     def __post_init__(self) -> None:
         if self.mta not in MTA_RULES:
@@ -160,6 +164,11 @@ class Policy:
                 raise ConfigError(f"policy {self.name!r}: expected a share in {LOWEST_SHARE:g} .. 1, got {share}")
         if self.order not in ORDERS:
             raise ConfigError(f"policy {self.name!r}: unknown order {self.order!r}; {near_match(self.order, ORDERS)}")
+        if self.row_weights not in ROW_WEIGHTS:
+            raise ConfigError(
+                f"policy {self.name!r}: unknown row_weights {self.row_weights!r}; "
+                f"{near_match(self.row_weights, ROW_WEIGHTS)}"
+            )
         if self.order != "value" and self.mta == "artifact":
             raise ConfigError(f"policy {self.name!r}: the order of the artifact is its own; leave order or compat out")
         for key in ("f1", "f2"):
@@ -458,6 +467,7 @@ _OPTIONS: dict[str, Callable[[str], object]] = {
     "refine": _switch,
     "auto": _switch,
     "pulls": str,
+    "row_weights": str,
 }
 
 

@@ -34,6 +34,7 @@ from rowcast.errors import (
 from rowcast.journal import Journal
 from rowcast.nodes import Phase, Port, WorkerNode
 from rowcast.rows import Layout
+from rowcast.sync import Policy
 from rowcast.wire import Message
 
 __all__ = ["Team"]
@@ -151,6 +152,11 @@ class Team:
     def iteration(self) -> int:
         """Iterations finished."""
         return self.node.iteration
+
+    @property
+    def policy(self) -> Policy | None:
+        """The team's policy, with the slack that is in force; ``None`` before the server has told it."""
+        return self.node.policy
 
     @property
     def local_steps(self) -> int:

@@ -17,6 +17,7 @@ from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.nodes import Phase, WorkerNode
 from rowcast.rows import Layout
+from rowcast.sync import Policy
 
 __all__ = ["VirtualSeat"]
 
@@ -123,6 +124,11 @@ class VirtualSeat:
     def iteration(self) -> int:
         """Iterations finished."""
         return self.node.iteration
+
+    @property
+    def policy(self) -> Policy | None:
+        """The team's policy, with the slack that is in force; ``None`` before the server has told it."""
+        return self.node.policy
 
     @property
     def local_steps(self) -> int:
