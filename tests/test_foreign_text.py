@@ -17,14 +17,16 @@ from rowcast.cli.app import main
 from rowcast.cli.display import plain, team_table
 from rowcast.cli.streams import PlainConsole, Steady
 from rowcast.drivers.sockets import Team
-from rowcast.errors import ConfigError, RowcastError, visible
+from rowcast.errors import ConfigError, visible
 from rowcast.experiment import Comparison, run_comparison
 from rowcast.nodes.member import MemberStatus
 from rowcast.nodes.readable import readable
 from rowcast.report import read_experiment
 from rowcast.report.sheet import sheet_of
+from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.wire import Ack, Leave, Refusal, Waiting
 from stub_cells import run_stub
+from teams import noise
 
 #: Names that a server lets in: all of their characters can be shown.
 SHOWN = (
@@ -89,13 +91,15 @@ def test_what_a_server_says_reaches_no_terminal_raw(policy, caplog):
 
 @pytest.mark.parametrize("name", HIDDEN)
 def test_a_name_that_cannot_be_shown_is_refused(name):
-    with LiveServer() as server:
-        team = Team("127.0.0.1", server.port, name=name, settings=IMPATIENT)
-        with pytest.raises(RowcastError, match="printable name") as caught:
-            team.start(LAYOUT, start_of())
-        team.leave()
-        assert server.ask(lambda node: dict(node.members)) == {}
+    """By its own machine at once; by a server that hears it from a program that does not ask first."""
+    with pytest.raises(ConfigError, match="printable name") as caught:
+        Team("127.0.0.1", 1, name=name, settings=IMPATIENT)
     assert not OBEYED.search(str(caught.value))
+    team = VirtualTeam(LAYOUT, "bsp", [])
+    team.start(ScriptedWorker(name, noise(0, LAYOUT), 1, initial=start_of()))
+    team.run(2.0)
+    assert not team.server.members
+    assert not any(OBEYED.search(notice) for notice in (*team.server.notices, *team.workers[name].node.notices))
 
 
 def test_a_server_on_a_terminal_shows_every_name_as_it_is(tmp_path):

@@ -19,7 +19,7 @@ from rowcast.nodes import Phase
 from rowcast.rows import Layout
 
 #: In whole numbers float32 sums are exact; an outer momentum would make them fractions.
-POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentum=0&fade=off"]
+POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off"]
 
 #: What a robot holds that never heard of the team.
 FRESH = np.full(LAYOUT.elements, -7, dtype=np.float32)
@@ -185,7 +185,12 @@ def test_an_optimizer_that_is_dropped_without_close_leaves_the_team(caplog):
 
 
 @pytest.mark.parametrize(
-    "policy", ["bsp?codec=raw", "rog:2?codec=raw", "rowcast:2?codec=raw&outer_momentum=0&elastic=off&fade=off"]
+    "policy",
+    [
+        "bsp?codec=raw",
+        "rog:2?codec=raw",
+        "rowcast:2?codec=raw&outer_momentum=0&elastic=off&fade=off&refine=off&adapt=off",
+    ],
 )
 def test_a_step_that_was_interrupted_may_be_tried_again(policy):
     """Ctrl-C while it waits at the gate: the exchange goes on, and the next step waits for its end."""

@@ -369,7 +369,7 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
 
 def test_a_long_wait_for_a_slot_is_said(caplog):
     team = Team("127.0.0.1", name="robot0")
-    team._node = SimpleNamespace(phase=Phase.ASKING, welcomed_at=1.0)
+    team._node = SimpleNamespace(phase=Phase.ASKING, welcomed_at=1.0, awaited="")
     team._connection = Mock()
     team._remark(5.0)
     assert "robot0: waiting for a slot" in caplog.text

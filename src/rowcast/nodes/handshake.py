@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from rowcast.errors import AuthenticationFailed, RemoteProtocolError
+from rowcast.errors import AuthenticationFailed, ConfigError, RemoteProtocolError, visible
 from rowcast.wire import Challenge, Hello, Proof
 from rowcast.wire.auth import matches, server_proof, worker_proof
 
-__all__ = ["ServerHandshake", "WorkerHandshake", "expect_countable"]
+__all__ = ["ServerHandshake", "WorkerHandshake", "check_name", "expect_countable", "is_name"]
 
 MAX_ITERATION = 1 << 30
+MAX_NAME = 200
 
 
 class WorkerHandshake:
@@ -113,3 +114,18 @@ def expect_countable(iteration: int) -> None:
     """
     if iteration > MAX_ITERATION:
         raise RemoteProtocolError(f"expected an iteration up to {MAX_ITERATION}, got {iteration}")
+
+
+def is_name(name: str) -> bool:
+    """Whether a worker may have this name: it is shown on terminals and pages, and stands in journals."""
+    return 0 < len(name) <= MAX_NAME and name.isprintable()
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no server takes.
+
+    Raises:
+        ConfigError: it is empty, too long, or has characters that cannot be shown.
+    """
+    if not is_name(name):
+        raise ConfigError(f"name: expected a printable name of 1 .. {MAX_NAME} characters, got {visible(name, 60)!r}")

@@ -6,14 +6,12 @@ from collections.abc import Callable
 
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError
 from rowcast.nodes.door import Door
-from rowcast.nodes.handshake import ServerHandshake, expect_countable
+from rowcast.nodes.handshake import MAX_NAME, ServerHandshake, expect_countable, is_name
 from rowcast.nodes.port import Port
 from rowcast.nodes.seeding import WISHES, Seeding
 from rowcast.wire import Challenge, Hello, Proof
 
 __all__ = ["Lobby"]
-
-MAX_NAME = 200
 
 
 class Lobby:
@@ -84,7 +82,7 @@ class Lobby:
         Raises:
             RemoteProtocolError: it is not well-formed.
         """
-        if not 0 < len(hello.name) <= MAX_NAME or not hello.name.isprintable() or len(hello.session) != 16:
+        if not is_name(hello.name) or len(hello.session) != 16:
             raise RemoteProtocolError(f"hello: expected a printable name of 1 .. {MAX_NAME} characters and a session")
         if hello.wish not in WISHES or len(hello.training) not in (0, 16):
             raise RemoteProtocolError("hello: expected a known wish and a training of 16 bytes or none")

@@ -33,6 +33,7 @@ from rowcast.errors import (
 )
 from rowcast.journal import Journal
 from rowcast.nodes import Phase, Port, WorkerNode
+from rowcast.nodes.handshake import check_name
 from rowcast.rows import Layout
 from rowcast.sync import Policy
 from rowcast.wire import Message
@@ -88,6 +89,7 @@ class Team:
         check_privacy(host, secret, insecure=insecure)
         if parameters not in (None, "team", "mine"):
             raise ConfigError(f"parameters: {parameters!r} is unknown; {near_match(str(parameters), ('team', 'mine'))}")
+        check_name(name)
         self._parameters = parameters or ""
         self.name = name
         self.address = f"{host}:{port}"
