@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FUZZ_INPUTS ?= 1000000
 
-.PHONY: setup demo paper test check bench fuzz clean
+.PHONY: setup demo paper test check bench fuzz faults clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ check: $(STAMP)  ## style, types, layering
 fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessions damaged in turn
 	$(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS)
 	$(BIN)/python tests/bitflips.py
+
+faults: $(STAMP)  ## random faults: 2,000 schedules in virtual time, 50 on real sockets
+	$(BIN)/python tests/faults.py --virtual 2000 --sockets 50
 
 bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/step_cost.py --check

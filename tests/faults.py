@@ -11,6 +11,7 @@ A schedule that fails is named by its number, and runs alone with ``--only NUMBE
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
 import time
@@ -21,7 +22,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from rowcast.config import LinkSettings, ServerSettings
+from live import LAYOUT as LIVE_LAYOUT
+from live import LiveServer, Robot, start_of
+from relay import Relay
+from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.links import Trace
 from rowcast.nodes import Phase
 from rowcast.testing import VirtualTeam
@@ -168,6 +172,98 @@ class Schedule:
         assert self.farewells, "nobody was told goodbye"
 
 
+#: Sums of whole numbers are exact with these: no code rounds, and no momentum makes fractions of them.
+EXACT = {
+    "bsp": "bsp?codec=raw",
+    "ssp": "ssp:2?codec=raw",
+    "flown": "flown:2?codec=raw",
+    "rog": "rog:4?codec=raw",
+    "rowcast": "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off",
+    "common": "rowcast:4?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off&pulls=common",
+}
+
+#: What a relay may do to the bytes that it carries.
+HARM = ("cut", "flip", "lose", "double")
+
+HASTY = WorkerSettings(
+    join_limit_s=60.0,
+    reconnect_first_s=0.02,
+    reconnect_cap_s=0.1,
+    heartbeat_s=0.1,
+    silence_limit_s=2.0,
+    stuck_limit_s=2.5,
+    refusals_limit=1000,
+)
+
+
+class SocketSchedule:
+    """Three robots on real sockets, behind a relay that harms what passes, and two of three links that fade.
+
+    Args:
+        number: seeds everything but the time that the machine takes.
+
+    Attributes:
+        struck: how often each kind of fault has happened.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.chance = chance = random.Random(f"sockets {number}")
+        self.struck: dict[str, int] = {}
+        self.policy = EXACT[sorted(EXACT)[number % len(EXACT)]]
+        self.steps = [chance.randint(8, 25) for _ in range(3)]
+        self.links = [link(chance) if chance.random() < 0.7 else None for _ in range(3)]
+        self._due: dict[tuple[str, int], int] = {}
+        self._left = chance.randint(3, 12)
+
+    def run(self) -> None:
+        """Let it happen; raises AssertionError where something is lost or doubled, or somebody hangs."""
+        limits = {"heartbeat_s": 0.1, "silence_limit_s": 2.0, "stuck_limit_s": 2.5, "failures_per_minute": 10_000}
+        with LiveServer(self.policy, expected_workers=3, **limits) as server, Relay(server.port, self._harm) as relay:
+            robots = [
+                Robot(
+                    server,
+                    f"robot{k}",
+                    steps=steps,
+                    update=k + 1,
+                    port=relay.port,
+                    settings=HASTY,
+                    link=self._fast(way),
+                )
+                for k, (steps, way) in enumerate(zip(self.steps, self.links, strict=True))
+            ]
+            for robot in robots:
+                robot.done(60.0)
+            total = sum(robot.computed for robot in robots)
+            for robot in robots:
+                np.testing.assert_array_equal(robot.team.replica, start_of(LIVE_LAYOUT) - total, err_msg=robot.name)
+            np.testing.assert_array_equal(server.node.parameters, start_of(LIVE_LAYOUT) - total)
+
+    def _fast(self, way: float | Trace | None) -> Trace | None:
+        """Links are a hundred times as fast as those in virtual time: real seconds pass here."""
+        if way is None:
+            return None
+        return (way if isinstance(way, Trace) else Trace.constant(way)).scaled(100.0)
+
+    def _harm(self, direction: str, connection: int, offset: int, data: bytes) -> bytes:
+        key = direction, connection
+        due = self._due.setdefault(
+            key, self.chance.choice([30, 300, 3000, 30_000, 300_000]) + self.chance.randrange(100)
+        )
+        if not offset <= due < offset + len(data) or self._left <= 0:
+            return data
+        self._left -= 1
+        kind, place = self.chance.choice(HARM), due - offset
+        self.struck[kind] = self.struck.get(kind, 0) + 1
+        if kind == "cut":
+            raise OSError("cut by the test")
+        if kind == "flip":
+            return data[:place] + bytes([data[place] ^ (1 << self.chance.randrange(8))]) + data[place + 1 :]
+        count = self.chance.randint(1, 500)
+        if kind == "lose":
+            return data[:place] + data[place + count :]
+        return data[: place + count] + data[place:]
+
+
 def run_all(numbers, make, name: str, seconds: float | None = None) -> list[int]:
     """Run schedules; prints a line for each that fails, and a summary. Returns the failed ones."""
     failed, struck, begun = [], {}, time.monotonic()
@@ -201,11 +297,17 @@ def main() -> int:
     parser.add_argument("--sockets", type=int, default=0, help="schedules on real sockets")
     parser.add_argument("--seed", type=int, default=0, help="number of the first schedule")
     parser.add_argument("--only", type=int, help="one schedule in virtual time")
+    parser.add_argument("--only-sockets", type=int, help="one schedule on real sockets")
     options = parser.parse_args()
+    logging.getLogger("rowcast").setLevel(logging.CRITICAL)  # each fault has a line there
     if options.only is not None:
         Schedule(options.only).run()
         return 0
+    if options.only_sockets is not None:
+        SocketSchedule(options.only_sockets).run()
+        return 0
     failed = run_all(range(options.seed, options.seed + options.virtual), Schedule, "virtual")
+    failed += run_all(range(options.seed, options.seed + options.sockets), SocketSchedule, "sockets")
     return 1 if failed else 0
 
 

@@ -132,6 +132,7 @@ class Robot(threading.Thread):
         start=None,
         wait=True,
         link_rate_bps=None,
+        link=None,
         layout=LAYOUT,
         **options,
     ):
@@ -140,8 +141,8 @@ class Robot(threading.Thread):
         self.layout, self.wait = layout, wait
         self.initial = start_of(layout) if start is None else start.copy()
         self.link = None
-        if link_rate_bps is not None:
-            trace = Trace.constant(link_rate_bps)
+        if link is not None or link_rate_bps is not None:
+            trace = link if link is not None else Trace.constant(link_rate_bps)
             self.link = Shaper(host, port or server.port, up=trace, down=trace)
             self.link.begin()
             host, port = self.link.address
@@ -174,9 +175,9 @@ class Robot(threading.Thread):
         """Iterations finished; 0 before it has started."""
         return self.team._node.iteration if self.team._node is not None else 0
 
-    def done(self):
+    def done(self, limit_s=LIMIT_S):
         """Wait for its end; raises what went wrong."""
-        self.join(LIMIT_S)
+        self.join(limit_s)
         assert not self.is_alive(), f"{self.name} hangs: {self.team.node.phase}"
         if self.error is not None:
             raise self.error

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from faults import Schedule, run_all
+from faults import Schedule, SocketSchedule, run_all
 
 
 @pytest.mark.parametrize("first", [0, 20, 40])
 def test_random_faults_in_virtual_time(first):
     assert run_all(range(first, first + 20), Schedule, "virtual") == []
+
+
+@pytest.mark.parametrize("number", [0, 3, 4], ids=["bsp", "rog", "rowcast"])
+def test_random_faults_on_real_sockets(number):
+    assert run_all([number], SocketSchedule, "sockets") == []
 
 
 def test_the_check_notices_a_row_that_is_lost():
