@@ -59,6 +59,22 @@ def test_an_untrained_robot_that_comes_first_does_not_seed(policy, expected):
     assert ("fresh", "receive") in joins(team, 3.0)
 
 
+def test_a_fresh_robot_does_not_seed_because_the_link_of_who_has_trained_was_cut_again():
+    """Found by the random faults: the trained one had been chosen, and went away before all was sent."""
+    team = trained_team("bsp", expected_workers=1, absence_limit_s=0.3)
+    for name in ("robot1", "robot2"):
+        team.kill(name)
+    team.workers["robot0"].script.rate_bps = 2e4
+    team.restart_server()
+    team.at(3.01, lambda: team.start(worker("fresh", iterations=3, initial=OTHER.copy())))
+    team.run(3.6)
+    assert first_seed(team, 3.0) == "robot0" and team.server.parameters is None
+    team.cut("robot0", 1.0)
+    finished(team)
+    assert [peer for peer, how in joins(team, 3.0) if how == "seed"] == ["robot0", "robot0"]
+    replicas_agree(team)
+
+
 def test_who_has_trained_most_brings_the_parameters():
     seeding = Seeding(b"l" * 16, 6.0)
     hello = Hello("a", b"s" * 16, b"", b"", b"", b"", b"", False, 0, 0)

@@ -137,8 +137,9 @@ class Seeding:
         return self.provenance
 
     def forget(self) -> None:
-        """The parameters are gone."""
+        """The parameters are gone, perhaps with the link of who was bringing them: it may be on its way again."""
         self.provenance = None
+        self._complete = False
 
     @staticmethod
     def rank(hello: Hello) -> tuple[bool, bool, int]:
