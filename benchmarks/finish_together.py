@@ -78,7 +78,9 @@ def serve(policy: str, workers: int, pipe: Pipe) -> None:
     async def run() -> None:
         down = []
         journal = Journal("server", lambda record: down.append(record) if record["event"] == "link_down" else None)
-        node = ServerNode(parse_policy(policy), settings=ServerSettings(expected_workers=workers), journal=journal)
+        node = ServerNode(
+            parse_policy(policy), settings=ServerSettings(expected_workers=workers, gather_s=0.0), journal=journal
+        )
         server = Server(node, port=0)
         await server.start()
         watching = asyncio.create_task(watch())

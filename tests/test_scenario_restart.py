@@ -14,7 +14,7 @@ import torch
 import rowcast
 from live import IMPATIENT, LAYOUT, LiveServer, Robot, eventually, propose, python, start_of
 from rowcast.drivers.sockets import Team
-from rowcast.errors import LocalProtocolError, ParametersConflict
+from rowcast.errors import LayoutMismatch, LocalProtocolError, ParametersConflict
 from rowcast.nodes import Phase
 from rowcast.rows import Layout
 
@@ -79,6 +79,23 @@ def test_training_survives_a_restart_although_a_fresh_robot_comes_first(policy):
         if not fresh.team.node.policy.streaming:  # there a robot computes on while the server is away
             assert robots[0].team.iteration == 12, "the count goes on"
         goes_on_from(second, held, robots, [fresh])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_training_survives_a_robot_of_another_model_that_comes_first(policy):
+    """It waits like any robot that has not trained, and is told that its model is another one."""
+    with LiveServer(policy, expected_workers=3) as first:
+        robots = [Robot(first, f"robot{i}", steps=10, update=2 + i, pause_at=5) for i in range(3)]
+        held = pause(robots)
+    with restart(policy, first) as second:
+        stranger = Robot(second, "stranger", steps=3, layout=Layout.from_shapes([("other", (30, 20))]))
+        for robot in robots:
+            robot.go_on.set()
+        for robot in robots:
+            robot.done()
+        with pytest.raises(LayoutMismatch, match="other"):
+            stranger.done()
+        goes_on_from(second, held, robots)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
