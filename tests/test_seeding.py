@@ -148,6 +148,26 @@ def test_who_has_trained_keeps_that_where_the_team_has_begun_with_other_paramete
     assert [r["peer"] for r in events(team, "server", "error") if r["error"] == "refused: parameters"] == ["robot0"]
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_is_refused_takes_nobody_s_place(policy):
+    """A program with another model under the name of a robot whose link is down: that one goes on where it was."""
+    team = trained_team(policy, absence_limit_s=30.0)
+    away = team.workers["robot1"]
+    session = team.server.members["robot1"].session
+    team.cut("robot1", 3.0)
+    other = Layout.from_shapes([("other", (7, 3))], small_tensor=1)
+    team.layout, mine = other, team.layout
+    team.start(worker("robot1", layout=other, initial=other.zeros(), iterations=3))
+    team.layout = mine
+    team.run(4.0)
+    assert isinstance(team.failures.pop("robot1"), LayoutMismatch)
+    assert team.server.members["robot1"].session == session
+    team.workers["robot1"] = away
+    finished(team)
+    replicas_agree(team)
+    assert [r["peer"] for r in events(team, "server", "leave") if r["cause"] != "finished"] == []
+
+
 # -- on request ------------------------------------------------------------------------------------------------------
 
 

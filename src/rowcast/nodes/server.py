@@ -471,14 +471,13 @@ class ServerNode:
                 now, port, hello.name, "name", f"a worker named {hello.name!r} is connected; choose another --name"
             )
             return
-        if member is not None:
-            # Another life of this worker, or the same one that comes from another server.
+        verdict = self._judge(now, port, hello)
+        if verdict is not None and member is not None:
+            # Another life of this worker, or the same one that comes from another server. Who is refused drops nobody.
             self._hang_up(now, member)
             self._drop(now, member, "started afresh")
-        try:
-            verdict = self._judge(now, hello)
-        except ParametersConflict as error:
-            self._refuse(now, port, hello.name, "parameters", str(error))
+            verdict = self._judge(now, port, hello)  # it may have been the one that brought the parameters
+        if verdict is None:
             return
         if verdict is Verdict.WAIT:
             self._lobby.queue[port] = hello
@@ -492,20 +491,32 @@ class ServerNode:
             if self._seeding.provenance is not None:
                 self._begin_anew(now, f"{hello.name} brings other parameters")
             self._admit(now, port, hello)
-        elif self.layout is not None and hello.layout != self.layout.digest:
-            for part in table_parts(self.layout.to_table()):
-                self._board.say(port, part)
-            self._refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
         elif self.ledger is None:
             self._lobby.queue[port] = hello
             self._board.say(port, Waiting(0, "the first worker, which is sending the parameters"))
         else:
             self._admit(now, port, hello)
 
-    def _judge(self, now: float, hello: Hello) -> Verdict:
-        """Whether a worker brings the parameters, takes the team's, or waits until that is decided."""
-        others = any(member.port is not None or member.gated for member in self.members.values())
-        return self._seeding.judge(now, hello, begun=self.gate.opened, others=others)
+    def _judge(self, now: float, port: Port, hello: Hello) -> Verdict | None:
+        """Whether a worker brings the parameters, takes the team's, or waits until that is decided.
+
+        Returns:
+            What becomes of it; ``None``: it was refused.
+        """
+        others = any(
+            member.port is not None or member.gated for name, member in self.members.items() if name != hello.name
+        )
+        try:
+            verdict = self._seeding.judge(now, hello, begun=self.gate.opened, others=others)
+        except ParametersConflict as error:
+            self._refuse(now, port, hello.name, "parameters", str(error))
+            return None
+        if verdict is Verdict.JOIN and self.layout is not None and hello.layout != self.layout.digest:
+            for part in table_parts(self.layout.to_table()):
+                self._board.say(port, part)
+            self._refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
+            return None
+        return verdict
 
     def _choose_seed(self, now: float) -> None:
         """Who may have been on the way has come, or will not: one of those who wait brings the parameters."""
