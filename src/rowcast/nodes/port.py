@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from rowcast.nodes.overdue import Overdue
 from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
 __all__ = ["MOST_WAITING", "Port"]
@@ -33,7 +34,6 @@ class Port:
         encoder: makes frames of what is sent; the driver uses it for every message, in order.
         control: control messages to be sent; they overtake rows.
         closing: the driver closes the connection once the control messages are sent.
-        doubted_until: nothing has arrived for too long: until then something still may (s); ``None``: all is well.
         opened_at, heard_at, spoke_at: when the connection was made, when a byte last arrived, when a message was
             last handed out (s).
         reported_at: when the peer was last told how many bytes had arrived (s).
@@ -53,12 +53,12 @@ class Port:
     opened_at: float = 0.0
     heard_at: float = 0.0
     spoke_at: float = 0.0
-    doubted_until: float | None = None
     address: str | None = None
     introduced: bool = False
     reported_at: float = 0.0
     arrived_at: float = 0.0
     occupied_at: float = 0.0
+    _silence: Overdue = field(default_factory=Overdue)
     _begun_at: float = 0.0
     _frames: int = 0
     _told: int = 0
@@ -78,7 +78,7 @@ class Port:
                 self.occupied_at = now
         self._frames = self.decoder.frames
         self.heard_at = now
-        self.doubted_until = None
+        self._silence.clear()
 
     @property
     def unfinished_since(self) -> float | None:
@@ -102,22 +102,11 @@ class Port:
 
     def silent_at(self, limit_s: float) -> float:
         """When :meth:`is_silent` must be asked (s)."""
-        return self.heard_at + limit_s if self.doubted_until is None else self.doubted_until
+        return self._silence.due_at(self.heard_at + limit_s)
 
     def is_silent(self, now: float, limit_s: float, heartbeat_s: float) -> bool:
-        """Whether nothing has arrived for ``limit_s``.
-
-        The first time it is a doubt only. The driver reads what there is before it asks again: a node that was busy for
-        long has perhaps not read what has arrived long since. Who is asked late (it was busy, or its machine slept)
-        also gives the peer the time of a heartbeat.
-        """
-        due = self.heard_at + limit_s
-        if now < due:
-            return False
-        if self.doubted_until is None:
-            self.doubted_until = now + heartbeat_s if now > due + heartbeat_s / 2 else now
-            return False
-        return now >= self.doubted_until
+        """Whether nothing has arrived for ``limit_s``; asked twice (:class:`~rowcast.nodes.overdue.Overdue`)."""
+        return self._silence.is_over(now, self.heard_at + limit_s, heartbeat_s)
 
     def say(self, message: Message) -> None:
         """Queue a control message. Of several acknowledgements or heartbeats in a row only the newest counts."""

@@ -16,6 +16,7 @@ import math
 from collections.abc import Hashable
 
 from rowcast.nodes.outbox import Outbox
+from rowcast.nodes.overdue import Overdue
 from rowcast.nodes.port import Port
 
 __all__ = ["Progress", "Streak"]
@@ -52,8 +53,8 @@ class Progress:
     The limit doubles with each cut that it causes, until something is delivered: a link so slow that one frame takes
     longer than the limit gets that frame through in the end.
 
-    The first time the limit is over it is a doubt only, as with silence (:meth:`Port.is_silent`): what tells of
-    progress may have arrived and not been read yet, and a machine that slept hears nothing meanwhile.
+    Before it cuts, :class:`~rowcast.nodes.overdue.Overdue` asks twice: what tells of progress may have arrived and not
+    been read yet.
 
     Args:
         limit_s: ``stuck_limit_s`` of the settings; ``inf``: there is no limit.
@@ -63,7 +64,7 @@ class Progress:
     def __init__(self, limit_s: float = math.inf, heartbeat_s: float = 0.0) -> None:
         self._limit_s = limit_s
         self._heartbeat_s = heartbeat_s
-        self._doubted_until: float | None = None
+        self._overdue = Overdue()
         self._cuts = Streak()
 
     def due_at(self, port: Port, outbox: Outbox, received: int) -> float:
@@ -74,8 +75,7 @@ class Progress:
             outbox: what is sent to the peer.
             received: number of the last row frame that came from it.
         """
-        over_at = self._over_at(port, outbox, received)
-        return over_at if self._doubted_until is None else max(over_at, self._doubted_until)
+        return self._overdue.due_at(self._over_at(port, outbox, received))
 
     def _over_at(self, port: Port, outbox: Outbox, received: int) -> float:
         """When the limit is over (s)."""
@@ -86,17 +86,9 @@ class Progress:
 
     def cut(self, now: float, port: Port, outbox: Outbox, received: int) -> str | None:
         """Why the connection must be closed, or ``None``; see :meth:`due_at`."""
-        over_at = self._over_at(port, outbox, received)
-        if now < over_at:
-            self._doubted_until = None
+        if not self._overdue.is_over(now, self._over_at(port, outbox, received), self._heartbeat_s):
             return None
-        if self._doubted_until is None:
-            late = now > over_at + self._heartbeat_s / 2
-            self._doubted_until = now + self._heartbeat_s if late else now
-            return None
-        if now < self._doubted_until:
-            return None
-        self._doubted_until = None
+        self._overdue.clear()
         limit_s = self._patience_s(outbox, received)
         self._cuts.add((outbox.delivered, received))
         if (since := port.unfinished_since) is not None and now >= _unfinished_at(port, limit_s):
