@@ -13,9 +13,6 @@ from rowcast.wire import Farewell, Finish, Message
 
 __all__ = ["Departures"]
 
-#: Who goes away in one of these stages is dropped in any case.
-_JOINING = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
-
 
 class Departures:
     """Sees to it that nobody waits for who has gone, and that who has finished goes with all that it is owed.
@@ -67,7 +64,7 @@ class Departures:
             return
         counted, member.given_up = member.gated, True
         self._uncount(now, member)
-        self._wake_draining()
+        self.wake_draining()
         if counted:
             self._record_absence(now, member, now - member.lost_at)
 
@@ -93,7 +90,7 @@ class Departures:
         self._store.forget_member(member)
         if self._store.streaming is not None:
             self._store.streaming.remove(member)
-        self._wake_draining()  # also for one that has not begun
+        self.wake_draining()  # also for one that has not begun
         self._journal.record(
             now, "leave", peer=member.name, epoch=self._gate.epoch, cause=cause, members=len(self._gate.versions)
         )
@@ -109,7 +106,7 @@ class Departures:
             self._store.streaming.left(now, member)
         self._phases.cancel_extras()
         self._phases.open_gate(now)
-        self._wake_draining()
+        self.wake_draining()
 
     def _record_absence(self, now: float, member: Member, silent_s: float) -> None:
         self._journal.record(
@@ -126,7 +123,7 @@ class Departures:
         away = [
             one
             for one in self._members.values()
-            if one.port is None and now >= one.lost_at + limit_s and one.stage not in _JOINING
+            if one.port is None and now >= one.lost_at + limit_s and one.stage not in NOT_STARTED
         ]
         if len(away) <= most:
             return []
@@ -151,11 +148,7 @@ class Departures:
             ledger.dismiss(member)
         if member.port is not None:
             self._board.wake(member.port)
-        self._wake_draining()
-
-    def arrived(self) -> None:
-        """Something was added to what members are owed."""
-        self._wake_draining()
+        self.wake_draining()
 
     def next_message(self, now: float, member: Member) -> Message | None:
         """The next message to a worker that has finished: all that it is owed, and then goodbye.
@@ -204,7 +197,7 @@ class Departures:
             return False
         return any(self.is_awaited(other) for other in self._members.values())
 
-    def _wake_draining(self) -> None:
+    def wake_draining(self) -> None:
         """Those that have finished may go, if nothing more is to come."""
         if self.draining and not self._anybody_computes():
             self._board.wake_all(self.draining.values())

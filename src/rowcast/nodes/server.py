@@ -79,9 +79,6 @@ RAW_ROW_BYTES = 4
 #: Stages of a worker that is told for whom it waits.
 HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
 
-#: Of what the driver has not shown yet, the newest are kept.
-MOST_NOTICES = 100
-
 #: Stages in which something follows the last row frame, or may.
 _SENDING = (Stage.RECEIVING, Stage.PULLING, Stage.DRAINING)
 
@@ -793,7 +790,7 @@ class ServerNode:
                 member.push_bytes += frame_bytes(message)
                 if streaming is None:
                     self._phases.arrived(now, member, message)
-                self._departures.arrived()
+                self._departures.wake_draining()
         self._board.say(member.port, Ack(member.inbox.received))
 
     def _on_early_rows(self, member: Member, message: Rows) -> None:
