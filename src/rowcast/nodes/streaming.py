@@ -340,13 +340,14 @@ class Streaming:
         A robot in an outage keeps its share: what it computes meanwhile comes later. Were the others to count for more,
         the model would go after their data alone, and the robot's part come on top.
         """
-        away = sum(1 for member in self._away.values() if member.stage in STREAMED and not member.given_up)
-        return max(len(self._gate.versions) + away, 1)
+        return max(len(self._gate.versions) + len(self._sharing_away()), 1)
 
     def sharing(self) -> list[str]:
         """Names of those among whom the update of an iteration is shared."""
-        away = [member for member in self._away.values() if member.stage in STREAMED and not member.given_up]
-        return [member.name for member in (*self._gate.counted(), *away)]
+        return [member.name for member in (*self._gate.counted(), *self._sharing_away())]
+
+    def _sharing_away(self) -> list[Member]:
+        return [member for member in self._away.values() if member.stage in STREAMED and not member.given_up]
 
     def _may_start(self, seat: Seat, told: Horizon) -> bool:
         return seat.own - told.horizon <= told.slack
