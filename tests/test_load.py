@@ -19,7 +19,7 @@ from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import LinkLost
 from rowcast.nodes import Port, WorkerNode
-from rowcast.nodes.arrivals import Arrivals, decode
+from rowcast.nodes.arrivals import Arrivals, decode_small
 from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.testing import VirtualTeam
@@ -150,7 +150,7 @@ def test_what_is_noted_is_what_would_have_been_added_at_once(steps, streams, lar
                     if iteration <= one.limit:
                         one.take_in(codec, frame, lacked)
                 floor[rows] += 1
-                arrivals.add(codec, frame, decode(WIDE, codec, frame))
+                arrivals.add(codec, frame, decode_small(WIDE, codec, frame))
             elif action == "take":
                 index, rows = more
                 codec = codec_by_name("onebit")
@@ -182,7 +182,7 @@ def test_what_is_noted_is_a_part_of_a_model():
     for k in range(400):
         rows = np.arange(20, dtype=np.int64) + 20 * (k % 50)
         frame = Rows(k + 1, 1, codec.wire_id, False, False, rows, codec.encode(layout, update, rows, consume=False))
-        arrivals.add(codec, frame, decode(layout, codec, frame))
+        arrivals.add(codec, frame, decode_small(layout, codec, frame))
     noted = sum(value.nbytes for value in vars(arrivals).values() if isinstance(value, np.ndarray))
     assert noted < layout.elements * 4 / 2
     for one in debts:

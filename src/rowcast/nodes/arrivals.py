@@ -20,7 +20,7 @@ from rowcast.rows import Layout
 from rowcast.rows.kernels import replay
 from rowcast.wire import Rows
 
-__all__ = ["LARGE_ELEMENTS", "Arrivals", "Share", "decode"]
+__all__ = ["LARGE_ELEMENTS", "Arrivals", "Share", "decode", "decode_small"]
 
 #: An update of more elements is added to everybody at once: beside the work, calls cost nothing, and most codes decode
 #: faster than decoded rows can be read.
@@ -217,13 +217,16 @@ class Arrivals:
         )
 
 
-def decode(layout: Layout, codec: Codec, message: Rows) -> npt.NDArray[np.float32] | None:
+def decode_small(layout: Layout, codec: Codec, message: Rows) -> npt.NDArray[np.float32] | None:
     """The rows of an update, one behind the other; ``None`` when there is nothing in them, or very much."""
-    if len(message.payload) == 0 or layout.is_hollow:
+    if len(message.payload) == 0 or layout.is_hollow or layout.lengths[message.rows].sum() > LARGE_ELEMENTS:
         return None
+    return decode(layout, codec, message)
+
+
+def decode(layout: Layout, codec: Codec, message: Rows) -> npt.NDArray[np.float32]:
+    """The rows of an update that has content, one behind the other."""
     part = layout.only(message.rows)
-    if part.elements > LARGE_ELEMENTS:
-        return None
     values = part.zeros()
     codec.add(part, message.payload, np.arange(part.rows, dtype=np.int64), values, 1.0)
     return values

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
-from rowcast.nodes.arrivals import Arrivals, decode
+from rowcast.nodes.arrivals import Arrivals, decode_small
 from rowcast.nodes.debt import MAX_STAMP, Debt
 from rowcast.nodes.member import Member
 from rowcast.nodes.replica import digest_of
@@ -87,7 +87,7 @@ class Ledger:
             codec, message: the update.
             members: those to whom it is owed beside what is owed to all alike.
         """
-        values = decode(self.layout, codec, message)
+        values = decode_small(self.layout, codec, message)
         self._into(self.parameters, -1.0, codec, message, values)
         if self.common is not None:
             self._into(self.common.vector, 1.0, codec, message, values)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec, codec_by_name
 from rowcast.codecs.base import starts
+from rowcast.nodes.arrivals import decode
 from rowcast.rows import Layout
 from rowcast.rows.kernels import compiled, in_parts, row_abs_sums
 from rowcast.wire import Rows
@@ -92,7 +93,6 @@ class RowWeights:
         self._heard: dict[str, _Heard] = {}
         self._contributors = np.zeros(layout.rows, dtype=np.int32)
         self._sharing: frozenset[str] = frozenset()
-        self._scratch: npt.NDArray[np.float32] | None = None
 
     def weigh(self, name: str, codec: Codec, message: Rows, sharing: Collection[str]) -> tuple[Codec, Rows]:
         """Take note of rows of a worker that have arrived, and multiply them.
@@ -115,7 +115,7 @@ class RowWeights:
         if not len(message.payload):
             self._note(name, heard, rows, message.iteration, np.zeros(len(rows), dtype=np.bool_))
             return codec, message
-        values = self._decode(codec, message)
+        values = decode(self._layout, codec, message)
         lengths = self._layout.lengths[rows]
         places = starts(lengths)
         sizes = np.empty(len(rows), dtype=np.float32)
@@ -157,14 +157,3 @@ class RowWeights:
         self._contributors[:] = sum(name not in self._heard for name in self._sharing)
         for name in self._sharing & self._heard.keys():
             self._contributors += self._heard[name].contributes
-
-    def _decode(self, codec: Codec, message: Rows) -> npt.NDArray[np.float32]:
-        """The rows of an update, one behind the other."""
-        if self._scratch is None:
-            self._scratch = self._layout.zeros()
-        codec.add(self._layout, message.payload, message.rows, self._scratch, 1.0)
-        # Encoding is the compiled way of gathering rows and leaving zeros behind.
-        values: npt.NDArray[np.float32] = (
-            codec_by_name("raw").encode(self._layout, self._scratch, message.rows).view("f4")
-        )
-        return values
