@@ -29,6 +29,7 @@ class Membership:
 
     Attributes:
         welcomed: the server has let the worker in, on the connection that stands.
+        server: the life of the server that let the worker in last; empty before one did.
         joined: the server knows it, and its parameters are the team's.
         seeding: it brings the parameters of the team, and has not said that these were all.
         training: names the training that its parameters belong to; empty where they are not a team's.
@@ -64,14 +65,9 @@ class Membership:
         self._journal = journal
         self._entropy = entropy
         self._session = entropy(16)
-        self._server = b""
+        self.server = b""
         self._handshake = WorkerHandshake(secret, entropy)
         self._told_iteration = 0
-
-    @property
-    def server(self) -> bytes:
-        """The life of the server that let the worker in last; empty before one did."""
-        return self._server
 
     # -- the handshake -----------------------------------------------------------------------------------------
 
@@ -124,7 +120,7 @@ class Membership:
             proof=b"",
             layout=self._outbox.layout.digest,
             state=digest_of(self._outbox.source),
-            server=self._server,
+            server=self.server,
             joined=self.joined,
             iteration=iteration,
             received=self._inbox.received,
@@ -149,7 +145,7 @@ class Membership:
 
     def enter(self, welcome: Welcome) -> None:
         """The server that said so has let the worker in."""
-        self._server = welcome.server
+        self.server = welcome.server
         self._joining, self.origin = welcome.training, welcome.origin
         self.welcomed = True
 
