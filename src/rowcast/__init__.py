@@ -80,14 +80,7 @@ def join(
     )
     if journal_file is not None:
         journal.keep_in(journal_file)
-        journal.record(
-            time.monotonic(),
-            "start",
-            role="worker",
-            version=__version__,
-            policy=None,
-            settings={**vars(settings), **vars(link_settings)},
-        )
+        journal.start(time.monotonic(), "worker", None, settings, link_settings)
     return team
 
 

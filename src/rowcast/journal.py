@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError, LocalProtocolError, visible
+from rowcast.version import __version__
 
 try:
     import fcntl
@@ -244,6 +245,18 @@ class Journal:
         except OSError as error:
             self._fail(now, error)
             self._miss(record)
+
+    def start(self, now: float, role: str, policy: str | None, *settings: object) -> None:
+        """Record what a node is at its start.
+
+        Args:
+            now: time (s).
+            role: ``worker`` or ``server``.
+            policy: text of the policy; ``None`` where it is learnt at joining.
+            settings: objects whose attributes are its settings, such as :class:`~rowcast.config.LinkSettings`.
+        """
+        values = {name: value for one in settings for name, value in vars(one).items()}
+        self.record(now, "start", role=role, version=__version__, policy=policy, settings=values)
 
     def keep_in(self, path: str | Path) -> None:
         """Write to a file from now on; see :class:`FileSink`.

@@ -16,7 +16,6 @@ from rowcast.drivers.sockets import Server
 from rowcast.journal import open_journal
 from rowcast.nodes import ServerNode
 from rowcast.sync import parse_policy
-from rowcast.version import __version__
 
 __all__ = ["run_server"]
 
@@ -46,14 +45,7 @@ def run_server(
             # Not before the port is ours: the journal may be that of a server which runs already.
             if journal_file is not None:
                 journal.keep_in(journal_file)
-            journal.record(
-                time.monotonic(),
-                "start",
-                role="server",
-                version=__version__,
-                policy=policy,
-                settings={**vars(settings), **vars(link_settings)},
-            )
+            journal.start(time.monotonic(), "server", policy, settings, link_settings)
 
         server = Server(node, host, port, link_settings=link_settings, insecure=insecure)
         cause = asyncio.run(_run(server, display, seconds, once, begin))

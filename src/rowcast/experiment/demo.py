@@ -273,14 +273,7 @@ async def _server(job: _Job, text: str, folder: Path) -> AsyncIterator[tuple[Ser
     settings = job.settings
     with open_journal("server", folder / "server.jsonl") as journal:
         server_settings = ServerSettings(expected_workers=settings.workers, gather_s=0.0)
-        journal.record(
-            time.monotonic(),
-            "start",
-            role="server",
-            version=__version__,
-            policy=text,
-            settings={**vars(server_settings), **vars(settings.link)},
-        )
+        journal.start(time.monotonic(), "server", text, server_settings, settings.link)
         node = ServerNode(parse_policy(text), settings=server_settings, link_settings=settings.link, journal=journal)
         server = Server(node, "127.0.0.1", 0, link_settings=settings.link)
         await server.start()

@@ -27,7 +27,6 @@ from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
 from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
-from rowcast.version import __version__
 
 __all__ = ["Progress", "RobotSettings", "ShapeSettings", "run_robot", "shaped_trace"]
 
@@ -171,14 +170,7 @@ def run_robot(
         ready()
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
-        journal.record(
-            time.monotonic(),
-            "start",
-            role="worker",
-            version=__version__,
-            policy=None,
-            settings={**vars(settings.worker_settings), **vars(settings.link_settings)},
-        )
+        journal.start(time.monotonic(), "worker", None, settings.worker_settings, settings.link_settings)
         host, port, shaper = settings.host, settings.port, None
         if traces is not None:
             shaper = stack.enter_context(Shaper(host, port, up=traces[UP], down=traces[DOWN]))

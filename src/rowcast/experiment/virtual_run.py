@@ -27,7 +27,6 @@ from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
-from rowcast.version import __version__
 
 __all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
 
@@ -99,14 +98,14 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             journal=journal,
             entropy=entropy.randbytes,
         )
-        journal.record(0.0, "start", role="server", version=__version__, policy=cell.policy, settings={})
+        journal.start(0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
         simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, seed=cell.seed)
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
             journals.append(journal)
-            journal.record(0.0, "start", role="worker", version=__version__, policy=cell.policy, settings={})
+            journal.start(0.0, "worker", cell.policy)
             up, down = traces[index]
             seat = VirtualSeat(
                 simulation,
