@@ -56,6 +56,20 @@ def setting(
     return dataclasses.field(default=default, metadata={"doc": doc, "unit": unit, "low": low, "high": high})
 
 
+def _stuck_limit() -> Any:
+    """``stuck_limit_s``: servers and workers watch their links alike."""
+    return setting(
+        20.0,
+        "A link is cut and made anew when rows were sent and nothing was acknowledged for this long, or when a frame "
+        "has begun and is not finished, although the link lives. Four times what the measured rate and round trip "
+        "lead one to expect is allowed in any case, and so is a slow transfer that makes progress; it doubles with "
+        "each such cut until something is delivered. Keep it above silence_limit_s.",
+        unit="s",
+        low=0.5,
+        high=86_400.0,
+    )
+
+
 class Checked:
     """Checks type and range of every field when an instance is made."""
 
@@ -156,16 +170,7 @@ class ServerSettings(Checked):
         low=0.5,
         high=3600.0,
     )
-    stuck_limit_s: float = setting(
-        20.0,
-        "A link is cut and made anew when rows were sent and nothing was acknowledged for this long, or when a frame "
-        "has begun and is not finished, although the link lives. Four times what the measured rate and round trip "
-        "lead one to expect is allowed in any case, and so is a slow transfer that makes progress; it doubles with "
-        "each such cut until something is delivered. Keep it above silence_limit_s.",
-        unit="s",
-        low=0.5,
-        high=86_400.0,
-    )
+    stuck_limit_s: float = _stuck_limit()
     heartbeat_s: float = setting(
         1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=3600.0
     )
@@ -264,16 +269,7 @@ class WorkerSettings(Checked):
     silence_limit_s: float = setting(
         10.0, "A link on which no byte arrives for this long is taken for lost.", unit="s", low=0.5, high=3600.0
     )
-    stuck_limit_s: float = setting(
-        20.0,
-        "A link is cut and made anew when rows were sent and nothing was acknowledged for this long, or when a frame "
-        "has begun and is not finished, although the link lives. Four times what the measured rate and round trip "
-        "lead one to expect is allowed in any case, and so is a slow transfer that makes progress; it doubles with "
-        "each such cut until something is delivered. Keep it above silence_limit_s.",
-        unit="s",
-        low=0.5,
-        high=86_400.0,
-    )
+    stuck_limit_s: float = _stuck_limit()
     heartbeat_s: float = setting(
         1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=3600.0
     )
