@@ -108,6 +108,8 @@ class Team:
         """Nothing was started yet, or what was is over and may be tried again."""
         self._node: WorkerNode | None = None
         self._thread: threading.Thread | None = None
+        self._begun = False
+        self._failed = False
         self._main: asyncio.Task[None] | None = None
         self._ended = False
         self._connection: Connection | None = None
@@ -179,28 +181,32 @@ class Team:
             AuthenticationFailed: whoever answered within ``join_limit_s`` did not prove that it knows the secret.
             LayoutMismatch, RemoteProtocolError: the server refused.
         """
+        if self._failed:  # and the end of that attempt was interrupted
+            self.leave()
+            self._forget()
         if self._node is not None:
             raise LocalProtocolError("team: started before; a team serves one optimizer")
         check_congestion_control(self._link_settings)
-        self._node = WorkerNode(
-            self.name,
-            layout,
-            parameters,
-            settings=self._settings,
-            link_settings=self._link_settings,
-            secret=self._secret,
-            parameters=self._parameters,
-            journal=self.journal,
-        )
         lend_threads()
         self._process = os.getpid()
         try:
+            self._node = WorkerNode(
+                self.name,
+                layout,
+                parameters,
+                settings=self._settings,
+                link_settings=self._link_settings,
+                secret=self._secret,
+                parameters=self._parameters,
+                journal=self.journal,
+            )
             self._loop = asyncio.new_event_loop()
             self._loop.set_exception_handler(self._on_loop_error)
             self._thread = threading.Thread(target=self._run, name=f"rowcast-{self.name}", daemon=True)
             self._thread.start()
             self._wait(lambda: self.node.phase is not Phase.JOINING)
         except BaseException:
+            self._failed = True
             self.leave()
             self._forget()
             raise
@@ -208,8 +214,8 @@ class Team:
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """While entered, arriving rows wait and :attr:`replica` does not change."""
-        self._on_network(self.node.hold)
         try:
+            self._on_network(self.node.hold)
             yield
         finally:
             self._on_network(self.node.release)
@@ -224,11 +230,11 @@ class Team:
             resting.set()
             over.wait()
 
-        with self._ending:
-            ended = self._ended
-            if not ended:
-                self._loop.call_soon_threadsafe(rest)
-        try:
+        try:  # an interrupt at any of these lines must let the network thread go on
+            with self._ending:
+                ended = self._ended
+                if not ended:
+                    self._loop.call_soon_threadsafe(rest)
             if not ended:
                 resting.wait()
             yield
@@ -282,17 +288,21 @@ class Team:
 
     def leave(self) -> None:
         """Go now; what is pending is dropped. Takes at most about two seconds, however the link is."""
-        if self._thread is None or not self._thread.is_alive():
+        with self._ending:
+            thread = self._thread
+            if not self._begun:  # and it never will, for it looks whether it is wanted
+                self._thread = None
+        if thread is None or not self._begun or not thread.is_alive():
             return
         try:
             if self.node.phase is not Phase.DONE:
                 self._on_network(lambda: self.node.leave(self._loop.time(), "left"))
-            self._thread.join(LEAVE_LIMIT_S)
+            thread.join(LEAVE_LIMIT_S)
         finally:  # also where a second Ctrl-C ends the goodbye
             with self._ending:
                 if not self._ended and self._main is not None:
                     self._loop.call_soon_threadsafe(self._main.cancel)
-            self._thread.join()
+            thread.join()
 
     def abandon(self) -> None:
         """The same for an optimizer that was dropped without ``close()``: called by the garbage collector."""
@@ -389,6 +399,10 @@ class Team:
     # -- the network thread's side ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        with self._ending:
+            if self._thread is not threading.current_thread():
+                return  # its start was interrupted, and given up before it had begun
+            self._begun = True
         try:
             self._main = self._loop.create_task(self._stay_connected())
             self._loop.run_until_complete(self._main)
@@ -487,6 +501,7 @@ class Team:
         self.node.link_up(self._loop.time(), connection.port)
         if fault:
             connection.close(fault)
+        self._pump()  # the limits count from now on, also for a peer that never says a word
 
     def on_bytes(self, connection: Connection) -> None:
         self.node.heard(self._loop.time())
