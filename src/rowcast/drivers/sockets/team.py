@@ -290,9 +290,11 @@ class Team:
         """Go now; what is pending is dropped. Takes at most about two seconds, however the link is."""
         with self._ending:
             thread = self._thread
-            if not self._begun:  # and it never will, for it looks whether it is wanted
+            if thread is not None and not self._begun:  # and it never will: it looks whether it is still wanted
                 self._thread = None
-        if thread is None or not self._begun or not thread.is_alive():
+                self._loop.close()
+                return
+        if thread is None or not thread.is_alive():
             return
         try:
             if self.node.phase is not Phase.DONE:
