@@ -337,6 +337,19 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     FileSink(path).close()  # its end frees the file, however it came
 
 
+def test_a_device_is_written_by_many(caplog):
+    first, second = Journal("robot-1", FileSink(os.devnull)), Journal("robot-2", FileSink(os.devnull))
+    for journal in (first, second):
+        metric(journal, 1.0)
+    assert not caplog.records
+
+
+def test_a_pipe_that_nobody_reads_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"pipe: cannot be written"):
+        FileSink(tmp_path / "pipe")
+
+
 def test_a_cell_of_a_notebook_may_be_run_again(tmp_path, caplog):
     path = tmp_path / "robot-1.jsonl"
     first = rowcast.join("127.0.0.1:1", name="robot-1", journal_file=path)

@@ -374,3 +374,24 @@ def test_a_connection_that_ends_when_the_kernel_takes_bytes_again_ends_once():
     problems, closed, received = asyncio.run(run())
     assert (problems, closed) == ([], 1)
     assert received > 40 * 100_000
+
+
+@pytest.mark.parametrize("place", ["on_timer", "next_timer"])
+def test_a_fault_that_concerns_nobody_in_particular_is_told_and_counted(place, monkeypatch, caplog):
+    fault = Fault(monkeypatch, ServerNode, place, KeyError("a fault of ours"))
+    monkeypatch.setattr("rowcast.drivers.sockets.server.FAULT_PAUSE_S", 0.02)
+    with LiveServer(heartbeat_s=0.05) as server:
+        robot = Robot(server, "robot", steps=40, pause_at=2)
+        assert robot.at_pause.wait(LIMIT_S)
+        fault.armed.set()
+        eventually(lambda: fault.times > 20)  # heartbeats and time meanwhile
+        robot.go_on.set()
+        eventually(lambda: robot.iteration > 2)
+        fault.armed.clear()
+        robot.done()
+        told = [record for record in caplog.records if "a fault of the server while it served" in record.getMessage()]
+        assert [bool(record.exc_info) for record in told] == [True, False]  # the others were counted
+        assert len(server.events("link_up", peer="robot")) == 1
+        assert not [record for record in caplog.records if record.name == "asyncio"]
+    counted = [record.getMessage() for record in caplog.records if "times more in" in record.getMessage()]
+    assert [int(text.split()[0]) for text in counted] == [fault.times - 2]

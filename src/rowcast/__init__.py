@@ -63,6 +63,7 @@ def join(
     from rowcast.drivers.sockets import Team
     from rowcast.drivers.sockets.tcp import split_address
     from rowcast.journal import Journal, forget
+    from rowcast.nodes import record_start
 
     host, port = split_address(address)
     settings, link_settings = settings or WorkerSettings(), link_settings or LinkSettings()
@@ -80,7 +81,7 @@ def join(
     )
     if journal_file is not None:
         journal.keep_in(journal_file)
-        journal.start(time.monotonic(), "worker", None, settings, link_settings)
+        record_start(journal, time.monotonic(), "worker", None, settings, link_settings)
     return team
 
 

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError, LocalProtocolError, visible
-from rowcast.version import __version__
 
 try:
     import fcntl
@@ -246,18 +245,6 @@ class Journal:
             self._fail(now, error)
             self._miss(record)
 
-    def start(self, now: float, role: str, policy: str | None, *settings: object) -> None:
-        """Record what a node is at its start.
-
-        Args:
-            now: time (s).
-            role: ``worker`` or ``server``.
-            policy: text of the policy; ``None`` where it is learnt at joining.
-            settings: objects whose attributes are its settings, such as :class:`~rowcast.config.LinkSettings`.
-        """
-        values = {name: value for one in settings for name, value in vars(one).items()}
-        self.record(now, "start", role=role, version=__version__, policy=policy, settings=values)
-
     def keep_in(self, path: str | Path) -> None:
         """Write to a file from now on; see :class:`FileSink`.
 
@@ -348,12 +335,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+#: A pipe that nobody reads must not stop a training: opening it fails, and so does a write to one that is full.
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
 class FileSink:
     """A sink that appends to a file (the folder is made), closed by :meth:`close` or with its last user.
 
     What the file holds is kept: a session begins with the event ``start``, and where the first record is another one,
-    an empty ``start`` is put in front. One process writes a file at a time. Within a process the last one that opens it
-    does; what an earlier sink is given then counts as not written.
+    an empty ``start`` is put in front. One process writes a file at a time; a pipe, a terminal or ``/dev/null`` is
+    written by many. Within a process the last one that opens a file writes it; what an earlier sink is given then
+    counts as not written.
 
     Attributes:
         path: the file.
@@ -364,20 +356,23 @@ class FileSink:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._closed = "the file was closed"
+        self._ended = ""  # why what this sink is given is not written any more
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._file = os.open(self.path, _FLAGS, 0o666)
         except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
             raise ConfigError(f"journal {path}: cannot be written: {getattr(error, 'strerror', error)}") from error
         self.close = weakref.finalize(self, os.close, self._file)
         try:
             found = os.fstat(self._file)
-            self._claim((found.st_dev, found.st_ino))
-            holds = stat.S_ISREG(found.st_mode) and os.fstat(self._file).st_size > 0
-            first, last = _ends(self.path) if holds else (b"", b"\n")
+            is_file = stat.S_ISREG(found.st_mode)
+            first, _ = _ends(self.path) if is_file else (b"", b"")
             if first not in (b"", b"{"):
                 raise ConfigError(f"journal {path}: the file holds something else than a journal; choose another")
+            if is_file:  # a terminal, a pipe or /dev/null is written by many
+                self._claim((found.st_dev, found.st_ino))
+            holds = is_file and os.fstat(self._file).st_size > 0
+            last = _ends(self.path)[1] if holds else b"\n"
         except BaseException:
             self.close()
             raise
@@ -385,8 +380,8 @@ class FileSink:
         self._torn = last != b"\n"
 
     def __call__(self, record: Record) -> None:
-        if not self.close.alive:
-            raise OSError(errno.EBADF, self._closed)
+        if self._ended or not self.close.alive:
+            raise OSError(errno.EBADF, self._ended or "the file was closed")
         if self._headless:
             if record["event"] != "start":
                 header = {"t": record["t"], "node": record["node"], "event": "start"}
@@ -402,9 +397,10 @@ class FileSink:
 
     def _claim(self, key: tuple[int, int]) -> None:
         earlier = _writers.get(key)
-        if earlier is not None:
-            earlier._closed = "another journal of this process writes the file now"
-            earlier.close()
+        if earlier is not None and earlier.close.alive:
+            # The lock comes with the open file. Not closed here: a record may be on its way on another thread.
+            os.dup2(earlier._file, self._file, inheritable=False)
+            earlier._ended = "another journal of this process writes the file now"
         if fcntl is not None:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -424,7 +420,7 @@ _writers: weakref.WeakValueDictionary[tuple[int, int], FileSink] = weakref.WeakV
 def _leave_to_parent() -> None:
     """In a forked child: the file is the parent's, whose lock must not live on here."""
     for sink in list(_writers.values()):
-        sink._closed = "the file belongs to the process that this one was forked from"
+        sink._ended = "the file belongs to the process that this one was forked from"
         sink.close()
     _writers.clear()
 

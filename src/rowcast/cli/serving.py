@@ -14,7 +14,7 @@ from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.sockets import Server
 from rowcast.journal import open_journal
-from rowcast.nodes import ServerNode
+from rowcast.nodes import ServerNode, record_start
 from rowcast.sync import parse_policy
 
 __all__ = ["run_server"]
@@ -45,7 +45,7 @@ def run_server(
             # Not before the port is ours: the journal may be that of a server which runs already.
             if journal_file is not None:
                 journal.keep_in(journal_file)
-            journal.start(time.monotonic(), "server", policy, settings, link_settings)
+            record_start(journal, time.monotonic(), "server", policy, settings, link_settings)
 
         server = Server(node, host, port, link_settings=link_settings, insecure=insecure)
         cause = asyncio.run(_run(server, display, seconds, once, begin))

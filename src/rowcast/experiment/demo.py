@@ -24,7 +24,7 @@ from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
 from rowcast.journal import open_journal, read_journal
-from rowcast.nodes import ServerNode
+from rowcast.nodes import ServerNode, record_start
 from rowcast.nodes.member import MemberStatus
 from rowcast.optim.shared import shared_parameters
 from rowcast.optim.tensors import read_into
@@ -273,7 +273,7 @@ async def _server(job: _Job, text: str, folder: Path) -> AsyncIterator[tuple[Ser
     settings = job.settings
     with open_journal("server", folder / "server.jsonl") as journal:
         server_settings = ServerSettings(expected_workers=settings.workers, gather_s=0.0)
-        journal.start(time.monotonic(), "server", text, server_settings, settings.link)
+        record_start(journal, time.monotonic(), "server", text, server_settings, settings.link)
         node = ServerNode(parse_policy(text), settings=server_settings, link_settings=settings.link, journal=journal)
         server = Server(node, "127.0.0.1", 0, link_settings=settings.link)
         await server.start()

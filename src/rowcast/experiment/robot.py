@@ -22,7 +22,7 @@ from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.preparing import now_and_then
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
-from rowcast.nodes import WorkerNode
+from rowcast.nodes import WorkerNode, record_start
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
 from rowcast.sync import parse_policy
@@ -170,7 +170,7 @@ def run_robot(
         ready()
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
-        journal.start(time.monotonic(), "worker", None, settings.worker_settings, settings.link_settings)
+        record_start(journal, time.monotonic(), "worker", None, settings.worker_settings, settings.link_settings)
         host, port, shaper = settings.host, settings.port, None
         if traces is not None:
             shaper = stack.enter_context(Shaper(host, port, up=traces[UP], down=traces[DOWN]))

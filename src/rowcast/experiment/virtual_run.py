@@ -22,7 +22,7 @@ from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
-from rowcast.nodes import ServerNode
+from rowcast.nodes import ServerNode, record_start
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
@@ -98,14 +98,14 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             journal=journal,
             entropy=entropy.randbytes,
         )
-        journal.start(0.0, "server", cell.policy)
+        record_start(journal, 0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
         simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, seed=cell.seed)
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
             journals.append(journal)
-            journal.start(0.0, "worker", cell.policy)
+            record_start(journal, 0.0, "worker", cell.policy)
             up, down = traces[index]
             seat = VirtualSeat(
                 simulation,

@@ -6,6 +6,7 @@ out the next message to send, and ``next_timer`` says when to call ``on_timer``.
 
 from rowcast.nodes.port import Port
 from rowcast.nodes.server import ServerNode
+from rowcast.nodes.start import record_start
 from rowcast.nodes.worker import Phase, WorkerNode
 
-__all__ = ["Phase", "Port", "ServerNode", "WorkerNode"]
+__all__ = ["Phase", "Port", "ServerNode", "WorkerNode", "record_start"]

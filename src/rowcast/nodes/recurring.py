@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from rowcast.errors import visible
 from rowcast.journal import Journal
 
-__all__ = ["EVERY_S", "Recurring"]
+__all__ = ["EVERY_S", "HERE", "Recurring"]
 
 #: How long the same kind of event is counted before it is told again (s).
 EVERY_S = 60.0
+#: In the place of a peer: the fault lies at this end.
+HERE = "this machine"
 #: Different others that are named, and sentences that wait for the driver, at most.
 MOST_NAMED, MOST_NOTICES = 3, 100
 #: Addresses that are told apart, and kinds of events, at most.
@@ -55,7 +57,7 @@ class Recurring:
         Args:
             now: the time (s).
             kind: what, for the journal: the class of an error.
-            peer: who is at the other end; a port, behind the last colon, does not make it another one.
+            peer: who is at the other end, or :data:`HERE`; a port, behind the last colon, does not make it another one.
             text: a sentence.
             member: ``peer`` is a member: its errors are counted apart, and the journal has all of them, for they cost
                 a handshake each and belong to the run.
@@ -76,7 +78,9 @@ class Recurring:
         self._windows[key] = _Window(now)
         if not member:
             self._journal.record(now, "error", peer=peer, error=kind, message=text)
-        self.notices.append(f"connection from {visible(peer)} closed: {visible(text)}")
+        self.notices.append(
+            visible(text) if peer == HERE else f"connection from {visible(peer)} closed: {visible(text)}"
+        )
 
     def due(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
@@ -105,6 +109,9 @@ class Recurring:
                     peer=peers[0],
                     message=window.text,
                 )
+            if peers == [HERE]:
+                self.notices.append(f"{window.count} times more in {lasted_s:.0f} s: {visible(window.text)}")
+                continue
             named = ", ".join(map(visible, peers[:MOST_NAMED]))
             more = f" and {len(peers) - MOST_NAMED} others" if len(peers) > MOST_NAMED else ""
             self.notices.append(

@@ -40,7 +40,7 @@ from rowcast.nodes.phases import Phases
 from rowcast.nodes.port import Port
 from rowcast.nodes.progress import Progress
 from rowcast.nodes.readable import readable
-from rowcast.nodes.recurring import Recurring
+from rowcast.nodes.recurring import HERE, Recurring
 from rowcast.nodes.seeding import Provenance, Seeding, Verdict
 from rowcast.nodes.slots import Slots
 from rowcast.nodes.store import Store
@@ -320,8 +320,8 @@ class ServerNode:
         return message
 
     def trouble(self, now: float, kind: str, text: str) -> None:
-        """Something that keeps the driver from taking connections, which it may notice again and again."""
-        self._recurring.tell(now, kind, "this machine", text)
+        """Something that the driver notices at this end, perhaps again and again: no descriptors, or a fault."""
+        self._recurring.tell(now, kind, HERE, text)
 
     def stop(self, now: float) -> None:
         """The server stops: what was counted and not told is told."""

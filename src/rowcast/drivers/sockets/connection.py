@@ -37,7 +37,7 @@ class Owner(Protocol):
         """What arrived was wrong."""
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
-        """A fault of this process came up while it served the connection; asyncio must not see it, see there."""
+        """A fault of this process came up while it served the connection: say so, and end what cannot go on."""
 
     def after_read(self) -> None:
         """All messages of a read were handled."""
@@ -116,10 +116,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._writable = self._resuming = True
-        self.pump()
-        with self._reporting():
-            self._owner.after_write()
-        self._resuming = False
+        try:
+            self.pump()
+            with self._reporting():
+                self._owner.after_write()
+        finally:
+            self._resuming = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -68,6 +68,7 @@ class Server:
         self._connections: dict[Port, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._faults: set[str] = set()
+        self._not_before = -math.inf  # timers, after a fault in one
         self._handler_before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
         self._ready: dict[Port, None] = {}
         self._pumping = False
@@ -132,8 +133,7 @@ class Server:
             self._connections[connection.port] = connection
             if fault:
                 connection.close(fault)
-        self._tell()
-        self._arm()
+        self._soon()
 
     def on_bytes(self, connection: Connection) -> None:
         self.node.heard(self._loop.time(), connection.port)
@@ -154,20 +154,21 @@ class Server:
         connection.close(f"the server failed: {type(error).__name__}")
 
     def _log_fault(self, error: Exception, served: str) -> None:
-        """One line for each fault, and where it comes from the first time it does."""
+        """Where a fault comes from the first time that it does; then it is counted, and told once a minute."""
         kind = f"{type(error).__name__}: {error}"
-        first = kind not in self._faults
-        if first and len(self._faults) < MOST_FAULTS:
+        if kind not in self._faults and len(self._faults) < MOST_FAULTS:
             self._faults.add(kind)
-        log.error("a fault of the server while it served %s: %s", served, kind, exc_info=error if first else None)
+            log.error("a fault of the server while it served %s: %s", served, kind, exc_info=error)
+        else:
+            self.node.trouble(self._loop.time(), kind, f"a fault of the server while it served {served}: {kind}")
 
     def after_read(self) -> None:
         self._soon()
 
     def after_write(self) -> None:
         # What one worker was sent may have let another one go on.
-        if self._send_ready(math.inf) and not self._pumping:
-            self._arm()
+        if self._send_ready(math.inf):
+            self._soon()
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         if self._connections.pop(connection.port, None) is None:
@@ -192,11 +193,15 @@ class Server:
     def _pump(self) -> None:
         """Send what the node has got to say, and set the timer. Sockets are looked at again before it takes long."""
         self._pumping = False
-        self._send_ready(self._loop.time() + BREATH_S)
-        if self._ready:
-            self._soon()
-        self._arm()
-        self._tell()
+        try:
+            self._send_ready(self._loop.time() + BREATH_S)
+            if self._ready:
+                self._soon()
+            self._arm()
+            self._tell()
+        except Exception as error:  # it concerns nobody in particular, and the server goes on: asyncio must not see it
+            self._log_fault(error, "its team")
+            self._loop.call_later(FAULT_PAUSE_S, self._soon)
 
     def _tell(self) -> None:
         while self.node.notices:
@@ -242,12 +247,12 @@ class Server:
     def _arm(self) -> None:
         due = self.node.next_timer()
         if self._timer is not None:
-            if due is not None and self._timer.when() == due:
+            if due is not None and self._timer.when() == max(due, self._not_before):
                 return
             self._timer.cancel()
             self._timer = None
         if due is not None and self._listener is not None and self._listener.is_serving():
-            self._timer = self._loop.call_at(due, self._on_timer)
+            self._timer = self._loop.call_at(max(due, self._not_before), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -256,11 +261,10 @@ class Server:
                 connection = self._connections.get(port)
                 if connection is not None:
                     connection.close(cause)
-            self._soon()
-        except Exception as error:
+        except Exception as error:  # as in _pump; what went wrong is still due: not again at once
             self._log_fault(error, "its timers")
-            if self._timer is None:  # what went wrong is still due: not again at once
-                self._timer = self._loop.call_later(FAULT_PAUSE_S, self._on_timer)
+            self._not_before = self._loop.time() + FAULT_PAUSE_S
+        self._soon()
 
 
 def _advice(host: str, error: Exception) -> str:
