@@ -72,11 +72,11 @@ OPTIONS = {
     "anticipate": "From where a robot computes: 'off', from its parameters; 'own', moved by what it has not sent; "
     "'team', as far as if the others had the same to send. Used by 'rowcast'.",
     "fade": "'on' or 'off': contributions from parameters older than half of the slack count less. Used by 'rowcast'.",
-    "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the code `sparse`. "
+    "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the codec `sparse`. "
     "Used by 'rowcast'.",
     "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training, and never exceeds that of "
     "the name. Used by 'rowcast'.",
-    "refine": "'on' or 'off': an idle link carries what the code left, in the code `half`. Used by 'rowcast'.",
+    "refine": "'on' or 'off': an idle link carries what the codec left, in the codec `half`. Used by 'rowcast'.",
     "pulls": "'own' or 'common': each worker is sent rows of its own, or all of them one stream, so that the server "
     "holds no copy of the model for each. Used by 'rowcast'.",
     "row_weights": "'members' or 'contributors': a row counts among all workers, or among those who have sent "

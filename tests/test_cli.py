@@ -19,6 +19,7 @@ from raw_frames import framed, framed_as_version_1
 from rowcast.cli import ExitCode, main
 from rowcast.cli import train as train_command
 from rowcast.cli.app import app
+from rowcast.cli.exits import MEANINGS
 from rowcast.drivers.sockets import Team
 from rowcast.experiment import WorkerAudit
 from rowcast.journal import read_journal
@@ -176,8 +177,9 @@ def test_one_option_means_one_thing():
 
 def test_help_lists_the_exit_codes(rowcast):
     _, out, _ = rowcast("--help")
+    words = " ".join(out.split())
     for code in ExitCode:
-        assert str(int(code)) in out
+        assert f"{code:d} {MEANINGS[code]}" in words
 
 
 def test_module_runs_the_command():
@@ -291,6 +293,17 @@ def test_wrong_layout(refused, state):
         finally:
             first.leave()
         assert sum("(200, 64)" in line for line in lines) == 1, lines  # the server in this process has a line too
+
+
+def test_parameters_that_would_overwrite_the_training_of_others(refused, state):
+    with LiveServer() as server:
+        first = Team("127.0.0.1", server.port, name="first")
+        first.start(LAYOUT, start_of())
+        try:
+            mine = train(state, server.port, "--parameters", "mine")
+            refused(ExitCode.REFUSED, *mine, says=["which first brought", "parameters='team'"])
+        finally:
+            first.leave()
 
 
 def test_name_clash(refused, state):

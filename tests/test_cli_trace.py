@@ -167,8 +167,10 @@ def test_bad_input_is_one_line_and_code_2(
 
 
 def test_what_the_documentation_shows_is_what_the_command_prints(rowcast: Run) -> None:
-    """Each block of ``docs/links.md`` that begins with ``$ rowcast trace`` goes on with the output."""
-    blocks = re.findall(r"^```text\n\$ rowcast trace (.*)\n((?:.*\n)*?)```$", PAGE.read_text("utf-8"), re.MULTILINE)
+    """Each block of ``docs/links.md`` that begins with ``$ .venv/bin/rowcast trace`` goes on with the output."""
+    blocks = re.findall(
+        r"^```text\n\$ \.venv/bin/rowcast trace (.*)\n((?:.*\n)*?)```$", PAGE.read_text("utf-8"), re.MULTILINE
+    )
     assert len(blocks) >= 2
     for words, shown in blocks:
         assert rowcast(*words.split()) == (0, shown, "")

@@ -209,7 +209,7 @@ class ServerSettings(Checked):
     strangers_limit: int = setting(
         512,
         "Connections at once that have not introduced themselves; further ones are closed at once. Each costs about "
-        "70 kB and a file descriptor. Keep it well below the limit of descriptors (ulimit -n).",
+        "70 kB (measured once) and a file descriptor. Keep it well below the limit of descriptors (ulimit -n).",
         unit="connections",
         low=1,
         high=100_000,
@@ -240,7 +240,7 @@ class WorkerSettings(Checked):
     join_limit_s: float = setting(
         30.0,
         "Give up when the server has not answered for this long at the start, or whoever did has not proved that it "
-        "knows the secret.",
+        "knows the secret. An attempt that is under way is finished first: up to silence_limit_s more.",
         unit="s",
         low=0.1,
         high=86_400.0,

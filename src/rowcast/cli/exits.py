@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, RemoteProtocolError
+from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, ParametersConflict, RemoteProtocolError
 
 __all__ = ["MEANINGS", "ExitCode", "exit_code"]
 
@@ -23,10 +23,10 @@ class ExitCode(enum.IntEnum):
 #: For ``--help`` and the manual.
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.FINE: "all went well",
-    ExitCode.INTERNAL: "an internal error, or a process of the demo failed",
+    ExitCode.INTERNAL: "an internal error, a failed check, or a process of an experiment failed",
     ExitCode.USAGE: "wrong usage, setting or file",
     ExitCode.LINK: "the link or the server is not there",
-    ExitCode.REFUSED: "refused by the other end: secret, layout, version or name",
+    ExitCode.REFUSED: "refused by the other end: secret, layout, version, name, parameters or model",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
@@ -34,6 +34,7 @@ MEANINGS: dict[ExitCode, str] = {
 _BY_CLASS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (ConfigError, ExitCode.USAGE),
     (LayoutMismatch, ExitCode.REFUSED),
+    (ParametersConflict, ExitCode.REFUSED),
     (RemoteProtocolError, ExitCode.REFUSED),
     (LinkLost, ExitCode.LINK),
 )

@@ -26,7 +26,7 @@ SecretFile = Annotated[
 Insecure = Annotated[bool, typer.Option("--insecure", help="Do without a secret beyond loopback.")]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file with tables [server], [worker], [link]."),
+    typer.Option("--config", help="TOML file; of [server], [worker], [link] and [task] a command reads its own."),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given several times.")

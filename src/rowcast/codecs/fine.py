@@ -2,8 +2,8 @@
 
 An update of a parameter may be coarse: what a code leaves is sent later, and until then the loss hardly changes. A
 buffer is a value that is read as it is. One bit an element, with one scale for a row, swings the small variances of a
-batch norm by as much as the large ones, far below zero. So buffers travel with 11 bits an element: two bytes where a
-parameter takes a bit, of which a model has thousands of times as many.
+batch norm by as much as the large ones, far below zero. So buffers travel with 16 bits an element, 11 of them
+significant, where a parameter takes one bit; a model has thousands of times as many parameters.
 """
 
 from __future__ import annotations
