@@ -30,7 +30,7 @@ import numpy as np
 from raw_frames import framed
 from rowcast.codecs import codec_by_id, codec_for
 from rowcast.config import ServerSettings
-from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.errors import LinkLost, NonFiniteGradient, RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
 from rowcast.rows import Layout
@@ -51,7 +51,7 @@ ROBOTS = ("robot0", "robot1")
 #: What a server and a worker that live through all of it may hold more at the end than when they were warm.
 MEMORY_BYTES = 256 << 10
 #: Frames for that in ``make fuzz``, for each policy.
-MEMORY_INPUTS = 50_000
+MEMORY_INPUTS = 20_000
 
 INTEGERS = (0, 1, 2, 3, 7, 27, 255, 2**16, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 #: A worker takes any horizon for true, and does not survive one beyond int32 (OverflowError in ``Freshness.begin``).
@@ -508,16 +508,23 @@ class Couple:
         if not self._heard_by:
             self._meet()
         elif worker.phase is Phase.COMPUTING:
-            worker.accumulate(
-                [worker.replica[spec.start : spec.stop] - np.float32(0.5) for spec in LAYOUT.tensors], 1.0
-            )
-            worker.exchange(self.now)
-            self.iterations += 1
+            self._step()
         for side in ("server", "worker") * 2:
             self._deliver(side)
         self._pass_time()
         worker.notices.clear()
         self.server.notices.clear()
+
+    def _step(self):
+        worker = self.worker
+        parts = [worker.replica[spec.start : spec.stop] for spec in LAYOUT.tensors]
+        try:
+            worker.accumulate([part - np.float32(0.5) for part in parts], 1.0)
+        except NonFiniteGradient:  # numbers that were mutated have added up to infinity, and the training is over
+            worker.leave(self.now, "diverged")
+            return
+        worker.exchange(self.now)
+        self.iterations += 1
 
     def _meet(self):
         self.now += self.chance.choice((0.1, 1.0, 10.0))
