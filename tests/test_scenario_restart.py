@@ -25,8 +25,8 @@ POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentu
 FRESH = np.full(LAYOUT.elements, -7, dtype=np.float32)
 
 
-def restart(policy, before, *, expected=3, gather_s=1.0):
-    """A new server at the port of the old one."""
+def restart(policy, before, *, expected=3, gather_s=20.0):
+    """A new server at the port of the old one; the team begins as soon as all that are expected have come."""
     return LiveServer(policy, port=before.port, expected_workers=expected, gather_s=gather_s)
 
 
@@ -105,7 +105,7 @@ def test_the_others_go_on_when_one_had_finished_before_the_restart(policy):
         robots = [Robot(first, f"robot{i}", steps=10, update=2 + i, pause_at=5) for i in range(2)]
         early.done()
         held = pause(robots, [early])
-    with restart(policy, first) as second:
+    with restart(policy, first, gather_s=1.0) as second:
         for robot in robots:
             robot.go_on.set()
         for robot in robots:
