@@ -49,11 +49,12 @@ class Light:
         self._crowd = crowd
         self._connection: Connection | None = None
         self._closed = asyncio.Event()
+        self._error: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     async def live(self, host: str, port: int) -> None:
-        """Connect, and connect again, until the work is done."""
+        """Connect, and connect again, until the work is done; raises what went wrong in this process."""
         while self.node.phase is not Phase.DONE:
             if self.node.failure is not None:
                 raise self.node.failure
@@ -61,6 +62,8 @@ class Light:
                 self._closed = asyncio.Event()
                 await self._loop.create_connection(lambda: Connection(self), host, port)
                 await self._closed.wait()
+            if self._error is not None:
+                raise self._error
             if self.node.phase is not Phase.DONE:
                 await asyncio.sleep(PAUSE_S)
 
@@ -101,6 +104,7 @@ class Light:
         connection.port = Port("server")
         self._connection = connection
         self.node.link_up(self._loop.time(), connection.port)
+        self.attend()  # the limits count from now on, also for a peer that never says a word
 
     def on_bytes(self, connection: Connection) -> None:
         self.node.heard(self._loop.time())
@@ -109,7 +113,13 @@ class Light:
         self.node.receive(self._loop.time(), message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        connection.close(str(error))
+        connection.close(self.node.blame(self._loop.time(), error))
+
+    def on_failure(self, connection: Connection, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        connection.close("a fault of this process")
+        self._closed.set()
 
     def after_read(self) -> None:
         self.attend()

@@ -149,6 +149,13 @@ def cases(*, every_bit=False, seed=0):
             yield lose, (policy, direction, first, length)
 
 
+def count_of(*, every_bit=False):
+    """How many cases there must be: each byte flipped and swallowed, each frame lost."""
+    sides = list(itertools.product(POLICIES, DIRECTIONS))
+    runs = 9 if every_bit else 2
+    return sum(runs * bytes_of(*side) + len(frames_of(side[0])[side[1]]) for side in sides)
+
+
 def _run(case):
     function, arguments = case
     try:
@@ -173,6 +180,8 @@ def main():
                 wrong.append(what)
                 print(what, flush=True)
     print(f"{count} damaged sessions in {time.monotonic() - begun:.0f} s: {len(wrong)} went wrong")
+    if count < max(count_of(every_bit=options.every_bit), 1):
+        sys.exit("expected each byte of each session to be damaged")
     sys.exit(bool(wrong))
 
 

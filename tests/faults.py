@@ -35,6 +35,10 @@ SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.
 
 #: What may happen to a robot; the weights say how often.
 STRIKES = {"cut": 5, "cut at a byte": 4, "half-open": 1, "kill": 1, "kill and return": 2, "leave": 1}
+#: All that may happen in virtual time.
+FAULTS = (*STRIKES, "restart of the server")
+#: From so many schedules on, each kind of fault must have happened.
+MANY = 50
 
 
 def link(chance: random.Random) -> float | Trace:
@@ -91,9 +95,8 @@ class Schedule:
             self.team.at(chance.uniform(0.3, 4.0), lambda: self.team.start(self._script("robot9")))
         if self.restarts:
             self.team.at(chance.uniform(0.5, 5.0), self._restart)
-        else:
-            for _ in range(3):
-                self.team.at(chance.uniform(0.0, 8.0), self._look)
+        for _ in range(3):
+            self.team.at(chance.uniform(0.0, 8.0), self._look)
 
     def _script(self, name: str):
         chance = self.chance
@@ -138,7 +141,7 @@ class Schedule:
         """Who has left takes what it had pending along."""
         if not one.killed:
             one.killed = True
-            self.books.lost += self.team.undelivered(one.script.name)
+            self.books.lost += self.books.undelivered(one.script.name)
 
     def _watch_farewells(self) -> None:
         """Who is told goodbye holds the team's model at that moment; somebody may return later and change it."""
@@ -156,8 +159,9 @@ class Schedule:
         journal._sink = sink
 
     def _restart(self) -> None:
-        self.team.restart_server()
-        self.struck["restart of the server"] = 1
+        self._look()
+        self.books.restart_server()
+        self.struck[FAULTS[-1]] = 1
 
     def run(self) -> None:
         """Let it happen; raises AssertionError where something is lost or doubled, or somebody hangs."""
@@ -167,8 +171,7 @@ class Schedule:
                 last = self.team.journals[one.node.name].records[-1]
                 if last.get("cause") == "asked to":
                     self._gone(one)
-        if not self.restarts:  # what only the old server knew is gone with it
-            self.books.check()
+        self.books.check()
         assert self.farewells, "nobody was told goodbye"
 
 
@@ -264,9 +267,29 @@ class SocketSchedule:
         return data[: place + count] + data[place:]
 
 
-def run_all(numbers, make, name: str, seconds: float | None = None) -> list[int]:
-    """Run schedules; prints a line for each that fails, and a summary. Returns the failed ones."""
-    failed, struck, begun = [], {}, time.monotonic()
+def missing(done: dict[str, tuple[int, dict[str, int]]]) -> list[str]:
+    """Kinds of faults that did not happen although there were :data:`MANY` schedules.
+
+    Args:
+        done: the number of schedules, and how often each kind of fault has happened: in ``"virtual"`` time, and on
+            ``"sockets"``.
+    """
+    kinds = {"virtual": FAULTS, "sockets": HARM}
+    return [
+        f"{name}: {kind}"
+        for name, (count, struck) in done.items()
+        for kind in kinds[name]
+        if count >= MANY and not struck.get(kind)
+    ]
+
+
+def run_all(numbers, make, name: str, seconds: float | None = None, struck: dict | None = None) -> list[int]:
+    """Run schedules; prints a line for each that fails, and a summary. Returns the failed ones.
+
+    ``struck`` is filled: how often each kind of fault has happened.
+    """
+    failed, begun = [], time.monotonic()
+    struck = {} if struck is None else struck
     done = 0
     for number in numbers:
         schedule = make(number)
@@ -306,9 +329,13 @@ def main() -> int:
     if options.only_sockets is not None:
         SocketSchedule(options.only_sockets).run()
         return 0
-    failed = run_all(range(options.seed, options.seed + options.virtual), Schedule, "virtual")
-    failed += run_all(range(options.seed, options.seed + options.sockets), SocketSchedule, "sockets")
-    return 1 if failed else 0
+    done = {"virtual": (options.virtual, {}), "sockets": (options.sockets, {})}
+    failed = []
+    for make, (name, (count, struck)) in zip((Schedule, SocketSchedule), done.items(), strict=True):
+        failed += run_all(range(options.seed, options.seed + count), make, name, struck=struck)
+    for what in (never := missing(done)):
+        print(f"this fault never happened: {what}")
+    return 1 if failed or never else 0
 
 
 if __name__ == "__main__":

@@ -158,8 +158,9 @@ class Robot(threading.Thread):
             self.team.start(self.layout, self.initial)
             while self.team.iteration < self.steps:
                 if self.team.iteration == self.pause_at:
+                    go_on = self.go_on
                     self.at_pause.set()
-                    assert self.go_on.wait(LIMIT_S)
+                    assert go_on.wait(LIMIT_S)
                 propose(self.team, self.update, self.computed, self.layout)
                 self.team.exchange()
             self.team.finish(wait=self.wait)
@@ -169,6 +170,13 @@ class Robot(threading.Thread):
         finally:
             if self.link is not None:
                 self.link.close()
+
+    def go_on_to(self, iteration):
+        """It has paused: let it go on, to pause again at a later iteration, with another ``go_on``."""
+        going, self.go_on = self.go_on, threading.Event()
+        self.at_pause.clear()
+        self.pause_at = iteration
+        going.set()
 
     @property
     def iteration(self):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from rowcast.codecs import codec_by_id
 from rowcast.links import Trace
+from rowcast.nodes.member import Stage
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker
+from rowcast.wire import StateEnd
 
 #: 27 rows and 63 elements: a tensor of several rows, a bias, a scalar.
 LAYOUT = Layout.from_shapes([("weight", (24, 2)), ("bias", (14,)), ("scale", ())], small_tensor=1)
@@ -101,10 +104,45 @@ class Books:
         self.team = team
         self.initial = (start_of(team.layout) if initial is None else initial).astype(np.float64)
         self.lost = np.zeros(team.layout.elements)
+        self._brought = np.zeros(team.layout.elements)  # what was pending when the server began, float64 [elements]
+        self._gone_lives = set()
 
     def kill(self, name):
         self.team.kill(name)
-        self.lost += self.team.undelivered(name)
+        self.lost += self.undelivered(name)
+
+    def restart_server(self):
+        """Begin a new account: what only the old server knew is gone with it, all else must be there in the end.
+
+        That is the replica of whoever brings the parameters to the new one, and what each worker has pending or does
+        not know to have arrived: it counts once more, for the new server has not heard of it.
+        """
+        team = self.team
+        team.restart_server()
+        self._gone_lives |= {one.node.server_life for one in team.workers.values()}
+        living = [name for name, one in team.workers.items() if not one.killed]
+        self._brought = sum(self.undelivered(name) for name in living) - sum(team.computed.values())
+        self.lost = np.zeros(team.layout.elements)
+        receive = team.server.receive
+
+        def watch(now, port, message):
+            seeding = [one for one in team.server.members.values() if one.port is port and one.stage is Stage.SEEDING]
+            receive(now, port, message)
+            if seeding and isinstance(message, StateEnd):
+                self.initial = team.workers[seeding[0].name].node.replica.astype(np.float64)
+
+        team.server.receive = watch
+
+    def undelivered(self, name):
+        """What a worker computed and the server that there is now has not applied, float64 [elements]."""
+        node = self.team.workers[name].node
+        if not node.server_life or node.server_life not in self._gone_lives:
+            return self.team.undelivered(name)
+        layout, pending = self.team.layout, node.pending.copy()
+        for message in node.outbox.unacknowledged():
+            if not message.absolute:
+                codec_by_id(message.codec).add(layout, message.payload, message.rows, pending, 1.0)
+        return pending.astype(np.float64)
 
     def check(self):
         """Everything computed is delivered, pending or on its way; every replica is what it should be."""
@@ -112,9 +150,9 @@ class Books:
         if team.server.parameters is None:
             return
         living = [name for name, one in team.workers.items() if not one.killed]
-        there = sum(team.undelivered(name) for name in living)
+        there = sum(self.undelivered(name) for name in living)
         delivered = self.initial - team.server.parameters
-        computed = sum(team.computed.values())
+        computed = sum(team.computed.values()) + self._brought
         books = delivered + there + self.lost
         if team.server.surplus is not None:  # rows counted for more than was sent; known row by row
             starts = team.layout.offsets[:-1]

@@ -107,6 +107,24 @@ def test_a_crowd_finishes_together_over_sockets(policy, monkeypatch, request):
         assert max(float(np.abs(one.node.replica - first).max()) for one in crowd.workers) < 1e-3
 
 
+def test_a_fault_in_a_crowd_ends_its_run(monkeypatch, request):
+    """It is raised at once, and not after the limit, nor tried again."""
+    monkeypatch.syspath_prepend(request.config.rootpath / "benchmarks")
+    from crowd import Crowd, Light
+
+    def broken(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Light, "on_message", broken)
+    with LiveServer("bsp", expected_workers=2) as server:
+
+        async def run():
+            await Crowd(LIVE_LAYOUT, 2, 2).run("127.0.0.1", server.port, LIMIT_S)
+
+        with pytest.raises(MemoryError, match="no room"):
+            asyncio.run(run())
+
+
 # -- what is noted -----------------------------------------------------------------------------------------------------
 
 WIDE = Layout.from_shapes([("weight", (12, 5)), ("bias", (14,))], small_tensor=1)

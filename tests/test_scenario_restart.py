@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import contextlib
 import gc
 import threading
 
@@ -16,6 +15,7 @@ from live import IMPATIENT, LAYOUT, LiveServer, Robot, eventually, propose, pyth
 from rowcast.drivers.sockets import Team
 from rowcast.errors import LayoutMismatch, LocalProtocolError, ParametersConflict
 from rowcast.nodes import Phase
+from rowcast.nodes.member import Stage
 from rowcast.rows import Layout
 
 #: In whole numbers float32 sums are exact; an outer momentum would make them fractions.
@@ -25,8 +25,8 @@ POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentu
 FRESH = np.full(LAYOUT.elements, -7, dtype=np.float32)
 
 
-def restart(policy, before, *, expected=3, gather_s=1.0):
-    """A new server at the port of the old one."""
+def restart(policy, before, *, expected=3, gather_s=20.0):
+    """A new server at the port of the old one; the team begins as soon as all that are expected have come."""
     return LiveServer(policy, port=before.port, expected_workers=expected, gather_s=gather_s)
 
 
@@ -105,7 +105,7 @@ def test_the_others_go_on_when_one_had_finished_before_the_restart(policy):
         robots = [Robot(first, f"robot{i}", steps=10, update=2 + i, pause_at=5) for i in range(2)]
         early.done()
         held = pause(robots, [early])
-    with restart(policy, first) as second:
+    with restart(policy, first, gather_s=1.0) as second:
         for robot in robots:
             robot.go_on.set()
         for robot in robots:
@@ -145,6 +145,20 @@ def interrupt_when(ready):
 
 def network_threads(name):
     return [thread for thread in threading.enumerate() if thread.name == f"rowcast-{name}"]
+
+
+def held_by(server, name, other):
+    """Whether the gate holds a worker for another one: it waits, and not only for what is on its way."""
+
+    def look(node):
+        member = node.members.get(name)
+        return (
+            member is not None
+            and member.stage is Stage.WAITING
+            and node.gate.reason(0.0, member, 0.0).startswith(f"{other} (")
+        )
+
+    return server.ask(look)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -215,23 +229,26 @@ def test_a_step_that_was_interrupted_may_be_tried_again(policy):
         other = Robot(server, "other", steps=9, update=3, pause_at=0)
         team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
         team.start(LAYOUT, start_of())
-        assert other.at_pause.wait(20)
+        assert other.at_pause.wait(20), other.error
         computed = np.zeros(LAYOUT.elements)
-        watching = interrupt_when(lambda: team.node.phase is Phase.WAITING)
+        watching = interrupt_when(lambda: held_by(server, "me", "other"))
         with pytest.raises(KeyboardInterrupt):
             while True:
                 propose(team, 2, computed)
                 team.exchange()
         watching.join()
         done = team.iteration
-        other.go_on.set()
+        other.go_on_to(5)  # and no further: the end below has somebody to wait for
         propose(team, 2, computed)
         team.exchange()
         assert team.iteration == done + 1
         finishing = interrupt_when(lambda: team.node.phase is Phase.FINISHING)
-        with contextlib.suppress(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
             team.finish()
+            finishing.join()
         finishing.join()
+        assert team.node.phase is Phase.FINISHING
+        other.go_on.set()
         team.finish()
         other.done()
         np.testing.assert_array_equal(team.replica, start_of() - computed - other.computed)

@@ -234,7 +234,7 @@ def test_leaving_is_quick_while_nobody_answers():
 )
 def test_wrong_secret(ours, theirs):
     with LiveServer(secret=theirs) as server:
-        team = Team("127.0.0.1", server.port, name="robot", secret=ours, settings=WorkerSettings(join_limit_s=0.5))
+        team = Team("127.0.0.1", server.port, name="robot", secret=ours, settings=WorkerSettings(join_limit_s=2.0))
         with pytest.raises(AuthenticationFailed, match=r"secret.*ive both the same --secret-file"):
             team.start(LAYOUT, start_of())
         assert not server.ask(lambda node: dict(node.members))
