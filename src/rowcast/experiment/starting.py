@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -74,27 +75,29 @@ def state_key(clean: CrudaTask) -> str:
 
 
 def keep_starting_state(
-    task: CrudaTask, clean: Callable[[], CrudaTask], path: Path, train: Callable[[CrudaTask], object]
+    task: CrudaTask, clean: Callable[[], CrudaTask], folder: Path, train: Callable[[CrudaTask], object]
 ) -> None:
-    """Give ``task`` its starting model: that in ``path``, a cached one, or a new one, which is then in both.
+    """Give ``task`` its starting model: that in ``folder``, a cached one, or a new one, which is then in both.
 
-    Of several processes that need the same one trains, and the others wait.
+    Both files are named by the data set, the seed and :func:`state_key`. Of several processes with one cache that need
+    the same model one trains and the others wait; without a cache, of those with one folder.
 
     Args:
         task: receives it.
-        clean: makes the task whose clean images it is trained on; called where ``path`` does not hold it.
-        path: file of the comparison.
+        clean: makes the task whose clean images it is trained on.
+        folder: of the starting models of the comparison; made if it is not there.
         train: trains it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    maker = clean()
+    name = f"{maker.settings.dataset}-{maker.settings.seed}-{state_key(maker)}.npz"
+    path, cache = folder / name, cache_folder()
+    kept = cache / name if cache else None
     if _loaded(task, path):
         return
-    with _alone(path.parents[1] / f".{path.stem}.lock"):
+    with _alone(path, kept):
         if _loaded(task, path):  # another process was faster
             return
-        maker = clean()
-        folder = cache_folder()
-        kept = folder / f"{maker.settings.dataset}-{maker.settings.seed}-{state_key(maker)}.npz" if folder else None
         if kept is None or not _loaded(maker, kept):
             train(maker)
             if kept is not None:
@@ -126,8 +129,19 @@ def _keep(task: CrudaTask, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Nobody else is in this block with this path."""
-    with path.open("w") as lock:
+def _alone(path: Path, kept: Path | None) -> Iterator[None]:
+    """Nobody else is in this block with this entry of the cache; where that has no place for a lock, with this path."""
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(_lock_file(path if kept is None else kept))
+        except OSError:
+            lock = stack.enter_context(_lock_file(path))
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file(path: Path) -> TextIO:
+    """It lies above the folder of the entries, which holds nothing else."""
+    folder = path.parents[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / f".{path.stem}.lock").open("w")
