@@ -11,19 +11,18 @@ The cache is the folder ``rowcast`` in ``$XDG_CACHE_HOME`` (by default ``~/.cach
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 
 from rowcast.errors import DataError
+from rowcast.experiment.claim import claimed
 from rowcast.tasks import CrudaTask
 from rowcast.version import __version__
 
@@ -133,15 +132,14 @@ def _alone(path: Path, kept: Path | None) -> Iterator[None]:
     """Nobody else is in this block with this entry of the cache; where that has no place for a lock, with this path."""
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(_lock_file(path if kept is None else kept))
+            stack.enter_context(claimed(_lock(path if kept is None else kept)))
         except OSError:
-            lock = stack.enter_context(_lock_file(path))
-        fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.enter_context(claimed(_lock(path)))
         yield
 
 
-def _lock_file(path: Path) -> TextIO:
-    """It lies above the folder of the entries, which holds nothing else."""
+def _lock(path: Path) -> Path:
+    """The lock lies above the folder of the entries, which holds nothing else."""
     folder = path.parents[1]
     folder.mkdir(parents=True, exist_ok=True)
-    return (folder / f".{path.stem}.lock").open("w")
+    return folder / f".{path.stem}.lock"
