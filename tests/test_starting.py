@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,3 +169,20 @@ def test_two_folders_that_need_the_same_at_once_train_it_once(tmp_path: Path) ->
         thread.join(60)
     assert trained == ["a"]
     assert len(list(tmp_path.glob("[ab]/states/*.npz"))) == 2
+
+
+def test_a_full_disk_of_the_cache_is_said_and_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    savez = np.savez
+
+    def full(file: Any, **arrays: Any) -> None:
+        if str(cache) in file.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with caplog.at_level("WARNING", "rowcast"):
+        task = keep(tmp_path / "a", Trainer())
+    assert task.state and "No space left" in caplog.text
+    assert list(cache.iterdir()) == []

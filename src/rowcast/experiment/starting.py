@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -120,8 +119,6 @@ def _keep(task: CrudaTask, path: Path) -> None:
     """Write it to the cache; what cannot be written is only trained again the next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(path.parent).free < 2 * sum(value.nbytes for value in task.state.values()):
-            raise DataError(f"{path.parent}: the disk is full")
         task.save_state(path)
     except (OSError, DataError) as error:
         log.warning("the starting model is not cached: %s; %s names another folder, or 'off'", error, CACHE_VARIABLE)
