@@ -14,6 +14,7 @@ from rowcast.drivers.virtual import ServerCosts
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment import Bounds, RunSettings, read_run, read_runs, run_settings, validate_run
 from rowcast.experiment.run_table import COMPATS
+from rowcast.experiment.validate import _device
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "rog-artifact"
 
@@ -274,6 +275,21 @@ def test_the_startup_is_replayed(folder):
     assert without.figures[0].simulated > STEPS + 5
 
 
+def test_a_start_that_was_not_recorded_takes_the_mean(folder):
+    """An empty cell is not 0 s: of three iterations the second was not recorded."""
+    rows = [{**row, "compute_s": 1.0, "sleep_s": 0} for row in bsp_rows()]
+    rows[1]["compute_s"] = ""
+    write_iterations(folder, rows)
+    (settings,) = run_settings(folder, startup_steps=3)
+    run = read_run(folder, settings)
+    assert _device(run, "1").compute_s[:5] == [1.0, 2.0, 1.0, 2.0, 2.0]
+    assert "compute_s: left out 1 that were not recorded (empty cells)" in run.notes
+    rows[0]["decompress_s"] = ""  # done before the second gradient
+    rows[1]["compute_s"] = 1.0
+    write_iterations(folder, rows)
+    assert _device(read_run(folder, settings), "1").compute_s[:3] == [1.0, 2.0, 1.0]
+
+
 # -- what a file may hold ----------------------------------------------------------------------------------------------
 
 
@@ -360,6 +376,16 @@ def test_a_few_values_that_were_not_recorded_are_left_out_and_said(folder):
         list(read_runs(folder))
 
 
+def test_the_servers_work_is_not_read_from_what_was_not_recorded(folder):
+    rows = bsp_rows()
+    for row in rows[: STEPS + 10]:
+        row["decompress_s"] = row["push_send_s"] = ""
+    write_iterations(folder, rows)
+    (run,) = read_runs(folder)
+    costs = run.server_costs()
+    assert (costs.push_s, costs.pull_s) == pytest.approx((PUSH_S, PULL_S), abs=1e-6)
+
+
 def test_a_bandwidth_file_that_is_missing_is_named(folder):
     (folder / "bandwidth" / "BSP-0" / "worker2.csv").unlink()
     with pytest.raises(DataError, match=r"missing: worker2\.csv"):
@@ -436,6 +462,17 @@ def test_one_odd_row_does_not_decide_the_minimum(rog_folder):
     assert "1 of 115 of a share below 0.4000" in text
     assert "whose bytes are more than 5 times off the median" in text
     assert "minimum of a pull: left out 1 of 116" in text
+
+
+def test_a_share_that_was_not_recorded_is_none_of_1(rog_folder):
+    less = {"push_rate": 0.4, "pull_rate": 0.4, "push_bytes": 300_000, "pull_bytes": 300_000}
+    odd = [(place, {**less, "push_rate": ""}) for place in range(0, STEPS, 2)]
+    write_iterations(rog_folder, rog_rows([*odd, (5, {"stall_s": 0.5, "pull_timeout_s": ""})]))
+    (run,) = read_runs(rog_folder)
+    assert run.minimum("push").left_out == ()
+    assert f"push_rate: left out {STEPS // 2} that were not recorded (empty cells)" in run.notes
+    held = [row for row in run.iterations["1"][2:] if row["stall_s"] > 0.3]
+    assert run.race() == sum(row["pull_timeout_s"] == 0 for row in held) / (len(held) - 1)
 
 
 def test_what_the_logs_say_goes_into_the_policy(rog_folder):

@@ -34,10 +34,23 @@ class Line:
             raise self.error(column, "expected a text, got an empty cell")
         return self.cells[column]
 
-    def number(self, column: str, default: float | None = None, *, column_needed: bool = False) -> float:
-        """A finite number of 0 or more; ``default`` where the cell is empty, or the column not there (nor needed)."""
-        if default is not None and not self.cells.get(column, column_needed):
+    def number(self, column: str, default: float | None = None) -> float:
+        """A finite number of 0 or more; ``default``, if any, where the column is not there or its cell empty."""
+        if default is not None and not self.cells.get(column):
             return default
+        return self._number(column)
+
+    def recorded(self, column: str, absent: float | None = None) -> float:
+        """A finite number of 0 or more; NaN where the cell is empty: it was not recorded.
+
+        Args:
+            absent: the value where there is no such column; ``None``: that is an error.
+        """
+        if absent is not None and column not in self.cells:
+            return absent
+        return math.nan if self.cells.get(column) == "" else self._number(column)
+
+    def _number(self, column: str) -> float:
         text = self.cells.get(column)
         if text is None:
             raise DataError(f"{self.path}: lacks the column {column!r}; it has {', '.join(self.cells)}")
