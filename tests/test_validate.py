@@ -321,6 +321,12 @@ def change(path, old, new):
         ),
         ("timing.csv", "BSP-0,2,3.0", 'BSP-0,2,"1,08"', "line 3, column compute_mean_s: .*'1,08'; write a point"),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,2,1,08", "line 3: expected 8 cells, as the header has, got 9"),
+        (
+            "timing.csv",
+            "BSP-0,2,3.0",
+            "BSP-0,2,1_000",
+            "line 3, column compute_mean_s: expected a number .*got '1_000'",
+        ),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,2,nan", "line 3, column compute_mean_s: expected a number"),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,2,-1", "line 3, column compute_mean_s: expected a number of 0 or more"),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,1,3.0", "line 3, column worker: worker 1 of run BSP-0 is there twice"),

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rowcast.config import as_number
 from rowcast.errors import DataError
 
-__all__ = ["Line", "Table", "as_number", "expect_files"]
+__all__ = ["Line", "Table", "expect_files"]
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,6 @@ def _content(path: Path) -> str:
         raise DataError(f"{path}: not a text file: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-
-
-def as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def expect_files(folder: Path, names: Sequence[str]) -> None:
