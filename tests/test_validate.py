@@ -13,6 +13,7 @@ from rowcast.cli.app import app
 from rowcast.drivers.virtual import ServerCosts
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment import Bounds, RunSettings, read_run, read_runs, run_settings, validate_run
+from rowcast.experiment.csv_table import Table
 from rowcast.experiment.run_table import COMPATS
 from rowcast.experiment.validate import _device
 
@@ -336,6 +337,8 @@ def change(path, old, new):
         ("iterations.csv.gz", "BSP-0,1,2,", "BSP-0,1,2,,", "line 3: expected 15 cells"),
         ("iterations.csv.gz", ",1,1,1000000,", ",1,1,many,", "line 2, column push_bytes: .*got 'many'"),
         ("iterations.csv.gz", f",{period_s(3.0)},", ",,", "line 2, column t_end_s: .*got an empty cell"),
+        ("iterations.csv.gz", "BSP-0,1,2,", ",1,2,", "line 3, column run: expected a text, got an empty cell"),
+        ("iterations.csv.gz", "BSP-0,1,2,", "7,BSP-0,1,2,", "line 3: expected 15 cells"),
         (
             "iterations.csv.gz",
             "BSP-0,1,2,8",
@@ -360,6 +363,21 @@ def test_a_damaged_file_is_one_clear_line(folder, content):
     (folder / "iterations.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"iterations\.csv\.gz"):
         list(read_runs(folder))
+
+
+def test_a_line_of_another_run_is_no_matter_of_this_one(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path, {"BSP-0": TEAM, "BSP-7": TEAM})
+    change(folder / "iterations.csv.gz", "BSP-7,1,2,", "BSP-7,1,2,,")
+    with gzip.open(folder / "iterations.csv.gz", "at") as stream:
+        stream.write("BSP-7,1\n")
+    read, original = [], Table.read
+    monkeypatch.setattr(Table, "read", lambda path: read.append(path.name) or original(path))
+    runs = read_runs(folder)
+    read.clear()
+    assert next(runs).name == "BSP-0"
+    with pytest.raises(DataError, match=r"line 123: expected 15 cells, as the header has, got 16"):
+        next(runs)
+    assert sorted(read) == ["iterations.csv.gz", "model_tensors.csv", "timing.csv"]
 
 
 def test_a_worker_that_is_missing_is_named(folder):

@@ -259,11 +259,15 @@ def read_runs(data: str | Path, table: str | Path | None = None) -> Iterator[Mea
     """
     folder = Path(data)
     settings = run_settings(folder, table)
-    return (read_run(folder, one) for one in settings)
+    tables: dict[Path, Table] = {}
+    return (read_run(folder, one, tables) for one in settings)
 
 
-def read_run(folder: Path, settings: RunSettings) -> MeasuredRun:
+def read_run(folder: Path, settings: RunSettings, tables: dict[Path, Table] | None = None) -> MeasuredRun:
     """One run.
+
+    Args:
+        tables: files that were read for other runs, and are not read again; those read here are added.
 
     Raises:
         DataError, TraceError: as :func:`read_runs`; a worker that is in one file and not in another is named.
@@ -271,8 +275,12 @@ def read_run(folder: Path, settings: RunSettings) -> MeasuredRun:
     records = settings.records or settings.name
     bandwidth = settings.bandwidth or f"bandwidth/{records}"
     expect_files(folder, (settings.timing, settings.iterations, settings.model, bandwidth))
+    tables = {} if tables is None else tables
+    for file in (settings.timing, settings.iterations):
+        if folder / file not in tables:
+            tables[folder / file] = Table.read(folder / file)
     timing: dict[str, Row] = {}
-    for row in Table.read(folder / settings.timing).of(records):
+    for row in tables[folder / settings.timing].of(records):
         worker = row.text("worker")
         if worker in timing:
             raise row.error("worker", f"worker {worker} of run {records} is there twice")
@@ -280,7 +288,7 @@ def read_run(folder: Path, settings: RunSettings) -> MeasuredRun:
         if sum(timing[worker].values()) <= 0:
             raise row.error("compute_mean_s", "expected parts that take some time, got 0 s for all of them")
     iterations: dict[str, list[Row]] = {}
-    for row in Table.read(folder / settings.iterations).of(records):
+    for row in tables[folder / settings.iterations].of(records):
         iterations.setdefault(row.text("worker"), []).append(_iteration(row, iterations))
     _same_workers(folder, settings, timing, iterations)
     iterations = _without_empty_columns(iterations)
