@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from rowcast.config import LinkSettings, ServerSettings, WorkerSettings, describe, load, load_tables, read_secret
+from rowcast.config import (
+    LinkSettings,
+    ServerSettings,
+    WorkerSettings,
+    as_number,
+    describe,
+    load,
+    load_tables,
+    read_secret,
+)
 from rowcast.errors import ConfigError, LocalProtocolError
 from rowcast.journal import EVENTS, FileSink, Journal, open_journal, read_journal, write_to
 
@@ -24,6 +33,15 @@ NUMBERS = [
 def written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("12", 12.0), (" -1.5e3 ", -1500.0), (".5", 0.5), ("5.", 5.0), ("INF", math.inf), ("+2", 2.0)]
+    + [(text, None) for text in ("", "1_000", "1,5", "\u0661\u0662", "\uff11", "0x10", "1e", ".", "1 2", "--1")],
+)
+def test_a_number_is_written_in_one_way(text: str, number: float | None) -> None:
+    assert as_number(text) == number
 
 
 # -- ranges --------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ import pytest
 
 from live import LAYOUT, LIMIT_S, eventually, python, start_of
 from rowcast.errors import ConfigError, DataError, WorkerFailed
-from rowcast.experiment import DemoSettings, ServerAudit, ShapeSettings, WorkerAudit, prove, shaped_trace
+from rowcast.experiment import DemoSettings, ServerAudit, ShapeSettings, WorkerAudit, prove, run_demo, shaped_trace
+from rowcast.experiment.claim import claimed
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.journal import read_journal
 from rowcast.tasks import build_task
@@ -225,3 +226,8 @@ def test_demo_settings_are_checked():
         DemoSettings(pace_s=0.0)
     with pytest.raises(ConfigError, match="unknown policy"):
         DemoSettings(policies=("bsp", "rig:4"))
+
+
+def test_two_demos_do_not_share_a_folder(tmp_path):
+    with claimed(tmp_path / ".lock"), pytest.raises(ConfigError, match="another demo runs in this folder"):
+        run_demo(DemoSettings(), tmp_path, None)

@@ -72,6 +72,8 @@ def test_the_text_of_a_profile_says_the_same(times: list[tuple[float, float | No
         ("0", "devices 0: expected seconds of a gradient in 0.001 .. 3600, got 0"),
         ("2/-8", "devices 2/-8: expected seconds of a gradient in 0.001 .. 3600, got -8"),
         ("3601", "got 3601"),
+        ("1_0", "got '1_0'"),
+        ("\u0662", "got '\u0662'"),  # the digit 2 of Arabic
         ("nan", "got nan"),
         ("2~inf", "expected a spread in 0 .. 3, got inf"),
         ("2~-0.1", "expected a spread in 0 .. 3, got -0.1"),
@@ -136,6 +138,7 @@ def test_places_in_a_recording() -> None:
         ("a\n1\n-2\n", "line 3, column a: expected seconds in 0.001 .. 3600, got '-2'"),
         ("a\n0\n", "got '0'"),
         ("a\nnan\n", "got 'nan'"),
+        ("a\n1_0\n", "got '1_0'"),
         ("a,b\n1,2\n3,\n5,6\n", "line 4, column b: '6' comes after the empty cell in line 3, which ends the column"),
         ("a\n1\n\n2\n", "line 4, column a: '2' comes after the empty cell in line 3, which ends the column"),
         ("a\n\xff\n", "not a text file"),

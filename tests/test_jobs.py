@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rowcast.experiment import Comparison, run_comparison
+from rowcast.experiment.starting import state_key
 from rowcast.tasks import build_task
 
 
@@ -32,7 +33,8 @@ def test_jobs_in_this_process_write_what_other_processes_write(tmp_path):
     (tmp_path / "0" / "states").mkdir(parents=True)
     task = build_task("cruda-digits", seed=0, pretrain_epochs=0)
     task.pretrain()
-    task.save_state(tmp_path / "0" / "states" / "cruda-digits-0.npz")
+    key = state_key(build_task("cruda-digits", seed=0))
+    task.save_state(tmp_path / "0" / "states" / f"digits-0-{key}.npz")
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "states").symlink_to(tmp_path / "0" / "states")
     for jobs in (0, 1):

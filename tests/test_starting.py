@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +34,7 @@ class Trainer:
 
 def keep(out: Path, trainer: Trainer, **more: object) -> CrudaTask:
     task = make(**more)
-    keep_starting_state(task, lambda: make(**more), out / "states" / "one.npz", trainer)
+    keep_starting_state(task, lambda: make(**more), out / "states", trainer)
     return task
 
 
@@ -106,7 +110,8 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path, damage: byte
     assert trainer.calls == 2 and task.state
     keep(tmp_path / "c", trainer)
     assert trainer.calls == 2  # the entry is whole again
-    (tmp_path / "c" / "states" / "one.npz").write_bytes(b"damaged")
+    (own,) = (tmp_path / "c" / "states").iterdir()
+    own.write_bytes(b"damaged")
     keep(tmp_path / "c", trainer)
     assert trainer.calls == 2  # that of the folder comes from the cache
 
@@ -127,3 +132,57 @@ def test_a_cache_that_cannot_be_written_is_said_and_does_not_matter(
     with caplog.at_level("WARNING", "rowcast"):
         task = keep(tmp_path / "a", Trainer())
     assert task.state and f"{CACHE_VARIABLE} names another folder" in caplog.text
+
+
+def test_other_data_has_another_model_in_the_same_folder(tmp_path: Path, cache: Path) -> None:
+    """Equal shapes, equal settings: the file of the first would load without an error."""
+    trainer = Trainer()
+    first = keep(tmp_path, trainer)
+    other = make()
+    other.dataset.train_images[:] = 255 - other.dataset.train_images
+    keep_starting_state(other, lambda: other, tmp_path / "states", trainer)
+    assert trainer.calls == 2
+    assert any(not np.array_equal(value, other.state[name]) for name, value in first.state.items())
+    assert len(list((tmp_path / "states").iterdir())) == len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("cache")
+def test_two_folders_that_need_the_same_at_once_train_it_once(tmp_path: Path) -> None:
+    trained: list[str] = []
+    began, second_trains = threading.Event(), threading.Event()
+
+    def work(out: str) -> None:
+        def train(task: CrudaTask) -> object:
+            trained.append(out)
+            (second_trains if began.is_set() else began).set()
+            second_trains.wait(0.5)  # the other does not come so far: it waits for this one
+            return task.pretrain()
+
+        task = make()
+        keep_starting_state(task, lambda: task, tmp_path / out / "states", train)
+
+    threads = [threading.Thread(target=work, args=(out,)) for out in ("a", "b")]
+    threads[0].start()
+    assert began.wait(30)
+    threads[1].start()
+    for thread in threads:
+        thread.join(60)
+    assert trained == ["a"]
+    assert len(list(tmp_path.glob("[ab]/states/*.npz"))) == 2
+
+
+def test_a_full_disk_of_the_cache_is_said_and_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    savez = np.savez
+
+    def full(file: Any, **arrays: Any) -> None:
+        if str(cache) in file.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with caplog.at_level("WARNING", "rowcast"):
+        task = keep(tmp_path / "a", Trainer())
+    assert task.state and "No space left" in caplog.text
+    assert list(cache.iterdir()) == []

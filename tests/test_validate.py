@@ -13,7 +13,9 @@ from rowcast.cli.app import app
 from rowcast.drivers.virtual import ServerCosts
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment import Bounds, RunSettings, read_run, read_runs, run_settings, validate_run
+from rowcast.experiment.csv_table import Table
 from rowcast.experiment.run_table import COMPATS
+from rowcast.experiment.validate import _device
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "rog-artifact"
 
@@ -274,6 +276,21 @@ def test_the_startup_is_replayed(folder):
     assert without.figures[0].simulated > STEPS + 5
 
 
+def test_a_start_that_was_not_recorded_takes_the_mean(folder):
+    """An empty cell is not 0 s: of three iterations the second was not recorded."""
+    rows = [{**row, "compute_s": 1.0, "sleep_s": 0} for row in bsp_rows()]
+    rows[1]["compute_s"] = ""
+    write_iterations(folder, rows)
+    (settings,) = run_settings(folder, startup_steps=3)
+    run = read_run(folder, settings)
+    assert _device(run, "1").compute_s[:5] == [1.0, 2.0, 1.0, 2.0, 2.0]
+    assert "compute_s: left out 1 that were not recorded (empty cells)" in run.notes
+    rows[0]["decompress_s"] = ""  # done before the second gradient
+    rows[1]["compute_s"] = 1.0
+    write_iterations(folder, rows)
+    assert _device(read_run(folder, settings), "1").compute_s[:3] == [1.0, 2.0, 1.0]
+
+
 # -- what a file may hold ----------------------------------------------------------------------------------------------
 
 
@@ -305,6 +322,12 @@ def change(path, old, new):
         ),
         ("timing.csv", "BSP-0,2,3.0", 'BSP-0,2,"1,08"', "line 3, column compute_mean_s: .*'1,08'; write a point"),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,2,1,08", "line 3: expected 8 cells, as the header has, got 9"),
+        (
+            "timing.csv",
+            "BSP-0,2,3.0",
+            "BSP-0,2,1_000",
+            "line 3, column compute_mean_s: expected a number .*got '1_000'",
+        ),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,2,nan", "line 3, column compute_mean_s: expected a number"),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,2,-1", "line 3, column compute_mean_s: expected a number of 0 or more"),
         ("timing.csv", "BSP-0,2,3.0", "BSP-0,1,3.0", "line 3, column worker: worker 1 of run BSP-0 is there twice"),
@@ -314,6 +337,8 @@ def change(path, old, new):
         ("iterations.csv.gz", "BSP-0,1,2,", "BSP-0,1,2,,", "line 3: expected 15 cells"),
         ("iterations.csv.gz", ",1,1,1000000,", ",1,1,many,", "line 2, column push_bytes: .*got 'many'"),
         ("iterations.csv.gz", f",{period_s(3.0)},", ",,", "line 2, column t_end_s: .*got an empty cell"),
+        ("iterations.csv.gz", "BSP-0,1,2,", ",1,2,", "line 3, column run: expected a text, got an empty cell"),
+        ("iterations.csv.gz", "BSP-0,1,2,", "7,BSP-0,1,2,", "line 3: expected 15 cells"),
         (
             "iterations.csv.gz",
             "BSP-0,1,2,8",
@@ -340,6 +365,21 @@ def test_a_damaged_file_is_one_clear_line(folder, content):
         list(read_runs(folder))
 
 
+def test_a_line_of_another_run_is_no_matter_of_this_one(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path, {"BSP-0": TEAM, "BSP-7": TEAM})
+    change(folder / "iterations.csv.gz", "BSP-7,1,2,", "BSP-7,1,2,,")
+    with gzip.open(folder / "iterations.csv.gz", "at") as stream:
+        stream.write("BSP-7,1\n")
+    read, original = [], Table.read
+    monkeypatch.setattr(Table, "read", lambda path: read.append(path.name) or original(path))
+    runs = read_runs(folder)
+    read.clear()
+    assert next(runs).name == "BSP-0"
+    with pytest.raises(DataError, match=r"line 123: expected 15 cells, as the header has, got 16"):
+        next(runs)
+    assert sorted(read) == ["iterations.csv.gz", "model_tensors.csv", "timing.csv"]
+
+
 def test_a_worker_that_is_missing_is_named(folder):
     write_iterations(folder, bsp_rows(computes=TEAM[:1]))
     with pytest.raises(DataError, match=r"iterations.csv.gz: run 'BSP-0' lacks worker 2"):
@@ -358,6 +398,16 @@ def test_a_few_values_that_were_not_recorded_are_left_out_and_said(folder):
     write_iterations(folder, rows)
     with pytest.raises(DataError, match="column stall_s: 10 of the 60 cells of worker 1 are empty"):
         list(read_runs(folder))
+
+
+def test_the_servers_work_is_not_read_from_what_was_not_recorded(folder):
+    rows = bsp_rows()
+    for row in rows[: STEPS + 10]:
+        row["decompress_s"] = row["push_send_s"] = ""
+    write_iterations(folder, rows)
+    (run,) = read_runs(folder)
+    costs = run.server_costs()
+    assert (costs.push_s, costs.pull_s) == pytest.approx((PUSH_S, PULL_S), abs=1e-6)
 
 
 def test_a_bandwidth_file_that_is_missing_is_named(folder):
@@ -436,6 +486,17 @@ def test_one_odd_row_does_not_decide_the_minimum(rog_folder):
     assert "1 of 115 of a share below 0.4000" in text
     assert "whose bytes are more than 5 times off the median" in text
     assert "minimum of a pull: left out 1 of 116" in text
+
+
+def test_a_share_that_was_not_recorded_is_none_of_1(rog_folder):
+    less = {"push_rate": 0.4, "pull_rate": 0.4, "push_bytes": 300_000, "pull_bytes": 300_000}
+    odd = [(place, {**less, "push_rate": ""}) for place in range(0, STEPS, 2)]
+    write_iterations(rog_folder, rog_rows([*odd, (5, {"stall_s": 0.5, "pull_timeout_s": ""})]))
+    (run,) = read_runs(rog_folder)
+    assert run.minimum("push").left_out == ()
+    assert f"push_rate: left out {STEPS // 2} that were not recorded (empty cells)" in run.notes
+    held = [row for row in run.iterations["1"][2:] if row["stall_s"] > 0.3]
+    assert run.race() == sum(row["pull_timeout_s"] == 0 for row in held) / (len(held) - 1)
 
 
 def test_what_the_logs_say_goes_into_the_policy(rog_folder):

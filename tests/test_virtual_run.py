@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from rowcast.errors import ConfigError
 from rowcast.experiment.plan import Cell
+from rowcast.experiment.starting import state_key
 from rowcast.experiment.virtual_run import REFERENCE_BYTES, model_bytes, run_virtual
 from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace
@@ -42,8 +44,13 @@ def out(tmp_path_factory):
     for seed in (0, 1):
         task = build_task("cruda-digits", seed=seed, pretrain_epochs=0)
         task.pretrain()
-        task.save_state(folder / "states" / f"cruda-digits-{seed}.npz")
+        task.save_state(folder / "states" / state_name(seed))
     return folder
+
+
+def state_name(seed):
+    """The file of the starting model of a plain task."""
+    return f"digits-{seed}-{state_key(build_task('cruda-digits', seed=seed))}.npz"
 
 
 def cell(policy="rog:4", seed=0, **more):
@@ -136,7 +143,7 @@ def test_links_are_scaled_by_the_size_of_the_model(out):
     whose = json.loads((folder / "links.json").read_text())
     assert whose == {f"robot-{i}": {way: f"link-{i}-{way}.csv" for way in ("up", "down")} for i in (0, 1)}
     task = build_task("cruda-digits", seed=0)
-    task.load_state(out / "states" / "cruda-digits-0.npz")
+    task.load_state(out / "states" / state_name(0))
     shapes = [(name, tuple(value.shape)) for name, value in task.worker(0, 2).model.named_parameters()]
     scale = model_bytes(Layout.from_shapes(shapes)) / REFERENCE_BYTES
     traces = [load_trace(folder / whose["robot-0"][way]) for way in ("up", "down")]
@@ -191,7 +198,7 @@ def test_options_of_the_task_are_what_runs(out, tmp_path, monkeypatch):
     assert seen == [(0.5, "adamw", (8, 8, 8))]
     assert events(folder, "robot-0", "step")
     (state,) = (tmp_path / "states").iterdir()
-    assert state.name.startswith("cruda-digits-0-") and state.suffix == ".npz"
+    assert state.name.startswith("digits-0-") and state.suffix == ".npz"
 
 
 def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):
@@ -200,13 +207,36 @@ def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):
 
     def pretrain(task, progress):
         calls.append(task.settings.seed)
-        return task.load_state(out / "states" / "cruda-digits-0.npz")
+        return task.load_state(out / "states" / state_name(0))
 
     monkeypatch.setattr(CrudaTask, "pretrain", pretrain)
     for take in ("1", "2"):
         run(tmp_path, take, cell("asp", hours=0.2 / 60, links="constant:50"))
     assert calls == [0]
-    assert [path.name for path in (tmp_path / "states").iterdir()] == ["cruda-digits-0.npz"]
+    assert [path.name for path in (tmp_path / "states").iterdir()] == [state_name(0)]
+
+
+def test_other_data_in_the_same_folder_has_its_own_starting_model(tmp_path, monkeypatch):
+    """Two sets of one shape: a policy on the second does not begin from the model of the first."""
+    from rowcast.tasks import CrudaTask
+
+    means = []
+    pretrain = CrudaTask.pretrain
+
+    def watch(task, *arguments):
+        means.append(float(task.dataset.train_images.mean()))
+        return pretrain(task, *arguments)
+
+    monkeypatch.setattr(CrudaTask, "pretrain", watch)
+    options = "pretrain_epochs=0; widths=[8, 8, 8]"
+    for policy, level in (("bsp", 10), ("asp", 200)):
+        data, labels = tmp_path / f"{level}.npz", np.arange(90) % 3
+        images = np.full((90, 12, 12), level, dtype=np.uint8)
+        np.savez(data, x_train=images, y_train=labels, x_test=images[:12], y_test=labels[:12])
+        plan = {"task": "cruda-npz", "data": str(data), "hours": 0.1 / 60, "links": "constant:50", "eval_images": 10}
+        run(tmp_path, policy, cell(policy, task_options=options, **plan))
+    assert means == [10.0, 200.0]
+    assert len(list((tmp_path / "states").iterdir())) == 2
 
 
 def test_what_is_wrong_with_a_cell_is_said(out):

@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = [
     "Secret",
     "ServerSettings",
     "WorkerSettings",
+    "as_number",
     "describe",
     "load",
     "load_tables",
@@ -68,6 +70,19 @@ def _stuck_limit() -> Any:
         low=0.5,
         high=86_400.0,
     )
+
+
+#: Digits of ASCII, a decimal point, an exponent; or nan or inf. No ``1_000``, which float() would read.
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
+
+
+def as_number(text: str) -> float | None:
+    """The number that a user wrote in a file or an option, blanks around it aside, or ``None`` if it is none.
+
+    It may be NaN or infinite: whoever asks checks the range.
+    """
+    text = text.strip()
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 class Checked:

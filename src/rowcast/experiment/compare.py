@@ -15,7 +15,6 @@ nothing else.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError, RowcastError, WorkerFailed
+from rowcast.experiment.claim import claimed
 from rowcast.experiment.plan import Cell, Comparison, plan_cells
 from rowcast.experiment.preparing import Preparing
 from rowcast.version import __version__
@@ -134,11 +134,7 @@ def _claimed(out: Path) -> Iterator[None]:
     """The folder is there, and no other call works on it."""
     try:
         (out / "cells").mkdir(parents=True, exist_ok=True)
-        with (out / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"out {out}: another comparison runs in this folder; wait for its end") from None
+        with claimed(out / ".lock", f"out {out}: another comparison runs in this folder; wait for its end"):
             yield
     except OSError as error:
         raise ConfigError(f"out {out}: cannot be used: {error.filename or ''} {error.strerror}") from error

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rowcast.config import as_number
 from rowcast.errors import DataError
 
-__all__ = ["Line", "Table", "as_number", "expect_files"]
+__all__ = ["Line", "Table", "expect_files"]
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,23 @@ class Line:
             raise self.error(column, "expected a text, got an empty cell")
         return self.cells[column]
 
-    def number(self, column: str, default: float | None = None, *, column_needed: bool = False) -> float:
-        """A finite number of 0 or more; ``default`` where the cell is empty, or the column not there (nor needed)."""
-        if default is not None and not self.cells.get(column, column_needed):
+    def number(self, column: str, default: float | None = None) -> float:
+        """A finite number of 0 or more; ``default``, if any, where the column is not there or its cell empty."""
+        if default is not None and not self.cells.get(column):
             return default
+        return self._number(column)
+
+    def recorded(self, column: str, absent: float | None = None) -> float:
+        """A finite number of 0 or more; NaN where the cell is empty: it was not recorded.
+
+        Args:
+            absent: the value where there is no such column; ``None``: that is an error.
+        """
+        if absent is not None and column not in self.cells:
+            return absent
+        return math.nan if self.cells.get(column) == "" else self._number(column)
+
+    def _number(self, column: str) -> float:
         text = self.cells.get(column)
         if text is None:
             raise DataError(f"{self.path}: lacks the column {column!r}; it has {', '.join(self.cells)}")
@@ -53,40 +67,59 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file with a header; a ``.gz`` is unpacked on the way."""
+    """A CSV file with a header; a ``.gz`` is unpacked on the way.
+
+    A line with too few or too many cells is an error to whoever needs that line.
+    """
 
     path: Path
-    rows: tuple[Line, ...]
+    header: tuple[str, ...]
+    lines: tuple[tuple[int, tuple[str, ...]], ...]
 
     @classmethod
     def read(cls, path: Path) -> Table:
         reader = csv.reader(io.StringIO(_content(path), newline=""))
-        rows, header = [], None
+        lines: list[tuple[int, tuple[str, ...]]] = []
+        header: tuple[str, ...] | None = None
         try:
             for cells in reader:
                 if not cells:
                     continue
                 if header is None:
-                    header = [name.strip() for name in cells]
+                    header = tuple(name.strip() for name in cells)
                     twice = next((name for name in header if header.count(name) > 1), None)
                     if twice is not None:
                         raise DataError(f"{path}, line {reader.line_num}: the column {twice!r} is there twice")
                     continue
-                if len(cells) != len(header):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: expected {len(header)} cells, as the header has, got "
-                        f"{len(cells)}; a number with a comma is two cells"
-                    )
-                rows.append(Line(path, reader.line_num, dict(zip(header, map(str.strip, cells), strict=True))))
+                lines.append((reader.line_num, tuple(map(str.strip, cells))))
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
         if header is None:
             raise DataError(f"{path}, line 1: expected a header that names each column, got nothing")
-        return cls(path, tuple(rows))
+        return cls(path, header, tuple(lines))
+
+    @property
+    def rows(self) -> Iterator[Line]:
+        """All lines."""
+        return (self._line(number, cells) for number, cells in self.lines)
 
     def of(self, run: str) -> Iterator[Line]:
-        """The lines of one run."""
-        return (row for row in self.rows if row.text("run") == run)
+        """The lines of one run; what is wrong with a line of another run is no matter of it."""
+        place = self.header.index("run") if "run" in self.header else len(self.header)
+        for number, cells in self.lines:
+            # A line with a cell too many may have its run elsewhere, and one that names none may be of any.
+            if run in cells or not "".join(cells[place : place + 1]):
+                row = self._line(number, cells)
+                if row.text("run") == run:
+                    yield row
+
+    def _line(self, number: int, cells: tuple[str, ...]) -> Line:
+        if len(cells) != len(self.header):
+            raise DataError(
+                f"{self.path}, line {number}: expected {len(self.header)} cells, as the header has, got {len(cells)}; "
+                "a number with a comma is two cells"
+            )
+        return Line(self.path, number, dict(zip(self.header, cells, strict=True)))
 
 
 def _content(path: Path) -> str:
@@ -97,13 +130,6 @@ def _content(path: Path) -> str:
         raise DataError(f"{path}: not a text file: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-
-
-def as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def expect_files(folder: Path, names: Sequence[str]) -> None:

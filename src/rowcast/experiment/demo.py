@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +19,7 @@ from rowcast.config import Checked, LinkSettings, ServerSettings, setting
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
+from rowcast.experiment.claim import claimed
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
@@ -167,27 +167,13 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"out {out}: cannot be made: {error.strerror}") from error
-    with _claimed(out):
+    with contextlib.ExitStack() as stack:
+        try:  # another demo in the folder would delete the journals of this one
+            busy = f"out {out}: another demo runs in this folder; choose another --out"
+            stack.enter_context(claimed(out / ".lock", busy))
+        except OSError as error:
+            raise ConfigError(f"out {out}: cannot be used: {error.strerror}") from error
         return _run_all(settings, out, observer, task)
-
-
-@contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """No other demo works in the folder: it would delete the journals of this one.
-
-    Raises:
-        ConfigError: one does, or the folder cannot be written.
-    """
-    try:
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"out {out}: cannot be used: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"out {out}: another demo runs in this folder; choose another --out") from None
-        yield
 
 
 def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: CrudaTask) -> list[PolicyRun]:

@@ -17,13 +17,13 @@ its start. With one column for all, each robot enters it at another place, and w
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from rowcast.config import as_number
 from rowcast.drivers.virtual import Device
 from rowcast.errors import ConfigError, DataError
 
@@ -135,10 +135,11 @@ def place_in_recording(part: int, parts: int, seed: int) -> float:
 
 def _parse_time(text: str, part: str) -> ComputeTime:
     words = part.split("~")
-    if len(words) > 2 or not all(map(_is_number, words)):
+    numbers = [number for number in map(as_number, words) if number is not None]
+    if len(words) > 2 or len(numbers) < len(words):
         what = f"{part.strip()!r} in {text!r}" if part != text else repr(text)
         raise ConfigError(f"devices: expected {_FORMS}, got {what}")
-    seconds, *spread = map(float, words)
+    seconds, *spread = numbers
     _check(text, "seconds of a gradient", seconds, LEAST_S, MOST_S)
     for value in spread:
         _check(text, "a spread", value, 0.0, MOST_SPREAD)
@@ -163,7 +164,7 @@ def _read_recording(path: Path) -> tuple[ComputeTime, ...]:
     line, header = rows[0]
     names = [cell.strip() for cell in header]
     for place, name in enumerate(names, start=1):
-        if not name or _is_number(name):
+        if not name or as_number(name) is not None:
             raise DataError(
                 f"{path}, line {line}, column {place}: expected a header that names each column, got {name!r}"
             )
@@ -210,17 +211,9 @@ def _read_rows(path: Path) -> Sequence[tuple[int, list[str]]]:
 
 
 def _seconds(path: Path, line: int, column: str, cell: str) -> float:
-    value = float(cell) if _is_number(cell) else math.nan
-    if not LEAST_S <= value <= MOST_S:
+    value = as_number(cell)
+    if value is None or not LEAST_S <= value <= MOST_S:
         raise DataError(
             f"{path}, line {line}, column {column}: expected seconds in {LEAST_S:g} .. {MOST_S:g}, got {cell.strip()!r}"
         )
     return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

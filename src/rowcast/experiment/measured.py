@@ -10,7 +10,10 @@ A folder holds the files below. A run is what has its name in the column ``run``
 ``iterations.csv.gz``          ``run, worker, t_end_s, stall_s, push_bytes, pull_bytes`` (needed); ``push_rate``,
                                ``pull_rate`` (shares of the rows, 1 where not there); ``push_send_s, push_s,
                                pull_wait_s, pull_s, decompress_s, bookkeep_s`` for the server's work; ``compute_s,
-                               sleep_s, compress_s, rank_serialise_s`` for the start; ``pull_timeout_s``
+                               sleep_s, compress_s, rank_serialise_s`` for the start; ``pull_timeout_s`` (all of these
+                               0 where not there). A column that is empty throughout a run is not there for it; a
+                               single empty cell (not of ``t_end_s``) was not recorded, and its row is left out of
+                               what needs it
 ``model_tensors.csv``          ``name, shape`` of each tensor, as ``32x3x3``
 ``bandwidth/RUN/workerN.csv``  the bandwidth in force, see :mod:`rowcast.links.files`
 ============================== ======================================================================================
@@ -52,10 +55,11 @@ HELD_S = 0.3
 ENOUGH = 5
 
 _PARTS = ("compute", "sleep", "compress", "rank_serialise", "decompress", "bookkeep")
-#: Columns that are needed; a cell may be empty where a value was not recorded.
+#: Columns that are needed; a cell may be empty (NaN) where a value was not recorded.
 _ITERATION_NEEDED = ("stall_s", "push_bytes", "pull_bytes")
 #: At most this share of the cells of a column.
 _EMPTY_SHARE = 0.05
+#: Columns that need not be there, and their value where they are not.
 _ITERATION_MORE = {
     "push_rate": 1.0,
     "pull_rate": 1.0,
@@ -76,6 +80,12 @@ _ITERATION_MORE = {
         0.0,
     ),
 }
+
+#: What the server's work is read from besides those that are needed, without and with the phases of ROG.
+_WORK_COLUMNS = (
+    ("push_send_s", "push_s", "pull_s", "decompress_s"),
+    ("push_send_s", "pull_wait_s", "pull_s", "bookkeep_s"),
+)
 
 Row = Mapping[str, float]
 
@@ -104,7 +114,7 @@ class MeasuredRun:
         layout: the model's rows.
         workers: their names.
         timing: seconds of each part of an iteration of each worker (means), by part.
-        iterations: each worker's iterations, by column.
+        iterations: each worker's iterations, by column; NaN: not recorded.
         traces: goodput of each worker's link, both directions.
         notes: what was left out or set by default, and why, in words.
     """
@@ -145,7 +155,9 @@ class MeasuredRun:
         A low quantile of all shares, so that odd rows do not decide it.
         """
         rate, size = f"{direction}_rate", f"{direction}_bytes"
-        rows = [row for each in self.iterations.values() for row in each[WARM_UP:] if not math.isnan(row[size])]
+        rows = [
+            row for each in self.iterations.values() for row in each[WARM_UP:] if not _lacks(row, (size, rate))
+        ]  # those that were not recorded are said elsewhere
         good = [row for row in rows if row[size] > 0 and row[rate] > 0]
         left_out = []
         if len(good) < len(rows):
@@ -172,7 +184,12 @@ class MeasuredRun:
 
     def race(self) -> float:
         """Of the iterations that the gate held, the share that was given no time beyond the minimum (0 where none)."""
-        held = [row for rows in self.iterations.values() for row in rows[WARM_UP:] if row["stall_s"] > HELD_S]
+        held = [
+            row
+            for rows in self.iterations.values()
+            for row in rows[WARM_UP:]
+            if row["stall_s"] > HELD_S and not _lacks(row, ("pull_timeout_s",))
+        ]
         return sum(row["pull_timeout_s"] == 0 for row in held) / len(held) if held else 0.0
 
     def server_costs(self) -> ServerCosts:
@@ -206,17 +223,26 @@ class MeasuredRun:
 
 
 def _server_work_s(row: Row, trace: Trace, *, rog: bool) -> tuple[float, float] | None:
-    """What an iteration leaves over of its push and pull once time on air is taken away; ``None``: the link is slow."""
+    """What an iteration leaves over of its push and pull once time on air is taken away.
+
+    ``None``: the link is slow, or something was not recorded.
+    """
+    if _lacks(row, (*_ITERATION_NEEDED, *_WORK_COLUMNS[rog])):
+        return None
     after_s = row["bookkeep_s"] if rog else row["decompress_s"]
     pull_at = row["t_end_s"] - after_s - row["pull_s"]
     push_at = pull_at - (row["push_send_s"] if rog else row["push_s"])
-    recorded = not any(math.isnan(row[column]) for column in _ITERATION_NEEDED)
-    if not recorded or push_at < 0 or row["t_end_s"] >= trace.duration_s or trace.rate(push_at) < FAST_BPS:
+    if push_at < 0 or row["t_end_s"] >= trace.duration_s or trace.rate(push_at) < FAST_BPS:
         return None
     on_air_s = trace.finish(push_at, 8 * row["push_bytes"]) - push_at
     if rog:
         return 0.0, row["push_send_s"] + row["pull_wait_s"] - row["stall_s"] - on_air_s
     return row["push_send_s"] - on_air_s, row["pull_s"] - (trace.finish(pull_at, 8 * row["pull_bytes"]) - pull_at)
+
+
+def _lacks(row: Row, columns: Sequence[str]) -> bool:
+    """Whether one of these was not recorded."""
+    return any(math.isnan(row[column]) for column in columns)
 
 
 def read_runs(data: str | Path, table: str | Path | None = None) -> Iterator[MeasuredRun]:
@@ -233,11 +259,15 @@ def read_runs(data: str | Path, table: str | Path | None = None) -> Iterator[Mea
     """
     folder = Path(data)
     settings = run_settings(folder, table)
-    return (read_run(folder, one) for one in settings)
+    tables: dict[Path, Table] = {}
+    return (read_run(folder, one, tables) for one in settings)
 
 
-def read_run(folder: Path, settings: RunSettings) -> MeasuredRun:
+def read_run(folder: Path, settings: RunSettings, tables: dict[Path, Table] | None = None) -> MeasuredRun:
     """One run.
+
+    Args:
+        tables: files that were read for other runs, and are not read again; those read here are added.
 
     Raises:
         DataError, TraceError: as :func:`read_runs`; a worker that is in one file and not in another is named.
@@ -245,8 +275,12 @@ def read_run(folder: Path, settings: RunSettings) -> MeasuredRun:
     records = settings.records or settings.name
     bandwidth = settings.bandwidth or f"bandwidth/{records}"
     expect_files(folder, (settings.timing, settings.iterations, settings.model, bandwidth))
+    tables = {} if tables is None else tables
+    for file in (settings.timing, settings.iterations):
+        if folder / file not in tables:
+            tables[folder / file] = Table.read(folder / file)
     timing: dict[str, Row] = {}
-    for row in Table.read(folder / settings.timing).of(records):
+    for row in tables[folder / settings.timing].of(records):
         worker = row.text("worker")
         if worker in timing:
             raise row.error("worker", f"worker {worker} of run {records} is there twice")
@@ -254,9 +288,10 @@ def read_run(folder: Path, settings: RunSettings) -> MeasuredRun:
         if sum(timing[worker].values()) <= 0:
             raise row.error("compute_mean_s", "expected parts that take some time, got 0 s for all of them")
     iterations: dict[str, list[Row]] = {}
-    for row in Table.read(folder / settings.iterations).of(records):
+    for row in tables[folder / settings.iterations].of(records):
         iterations.setdefault(row.text("worker"), []).append(_iteration(row, iterations))
     _same_workers(folder, settings, timing, iterations)
+    iterations = _without_empty_columns(iterations)
     workers = tuple(sorted(timing))
     traces = {worker: _goodput(folder / bandwidth / f"worker{worker}.csv", settings) for worker in workers}
     _mostly_recorded(folder / settings.iterations, iterations)
@@ -266,8 +301,8 @@ def read_run(folder: Path, settings: RunSettings) -> MeasuredRun:
 
 def _iteration(row: Line, before: Mapping[str, Sequence[Row]]) -> Row:
     values = {"t_end_s": row.number("t_end_s")}
-    values.update({column: row.number(column, math.nan, column_needed=True) for column in _ITERATION_NEEDED})
-    values.update({column: row.number(column, default) for column, default in _ITERATION_MORE.items()})
+    values.update({column: row.recorded(column) for column in _ITERATION_NEEDED})
+    values.update({column: row.recorded(column, absent) for column, absent in _ITERATION_MORE.items()})
     earlier = before.get(row.text("worker"))
     if earlier and values["t_end_s"] < earlier[-1]["t_end_s"]:
         raise row.error(
@@ -276,6 +311,16 @@ def _iteration(row: Line, before: Mapping[str, Sequence[Row]]) -> Row:
             "are two runs in the file under one name?",
         )
     return values
+
+
+def _without_empty_columns(iterations: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+    """A column that a run has no value of is as good as not there: runs of several policies share a file."""
+    absent = {
+        column: value
+        for column, value in _ITERATION_MORE.items()
+        if all(math.isnan(row[column]) for rows in iterations.values() for row in rows)
+    }
+    return {worker: [{**row, **absent} for row in rows] for worker, rows in iterations.items()}
 
 
 def _same_workers(
@@ -319,7 +364,7 @@ def _notes(run: MeasuredRun) -> Iterator[str]:
     later = [moment for moment in run.settings.moments_s if moment > run.ends_s]
     if later and run.settings.moments_s != RunSettings.moments_s:  # those of every run are left out without a word
         yield f"moments after the end at {run.ends_s:g} s are left out: {', '.join(f'{each:g} s' for each in later)}"
-    for column in _ITERATION_NEEDED:
+    for column in (*_ITERATION_NEEDED, *_ITERATION_MORE):
         empty = sum(math.isnan(row[column]) for rows in run.iterations.values() for row in rows)
         if empty:
             yield f"{column}: left out {empty} that were not recorded (empty cells)"

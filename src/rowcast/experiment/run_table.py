@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rowcast.config import Checked, load_values, setting
+from rowcast.config import Checked, as_number, load_values, setting
 from rowcast.errors import ConfigError, DataError, near_match
-from rowcast.experiment.csv_table import Line, Table, as_number, expect_files
+from rowcast.experiment.csv_table import Line, Table, expect_files
 from rowcast.sync import parse_policy
 
 if sys.version_info >= (3, 11):

@@ -11,11 +11,9 @@ The cache is the folder ``rowcast`` in ``$XDG_CACHE_HOME`` (by default ``~/.cach
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 
 from rowcast.errors import DataError
+from rowcast.experiment.claim import claimed
 from rowcast.tasks import CrudaTask
 from rowcast.version import __version__
 
@@ -74,27 +73,29 @@ def state_key(clean: CrudaTask) -> str:
 
 
 def keep_starting_state(
-    task: CrudaTask, clean: Callable[[], CrudaTask], path: Path, train: Callable[[CrudaTask], object]
+    task: CrudaTask, clean: Callable[[], CrudaTask], folder: Path, train: Callable[[CrudaTask], object]
 ) -> None:
-    """Give ``task`` its starting model: that in ``path``, a cached one, or a new one, which is then in both.
+    """Give ``task`` its starting model: that in ``folder``, a cached one, or a new one, which is then in both.
 
-    Of several processes that need the same one trains, and the others wait.
+    Both files are named by the data set, the seed and :func:`state_key`. Of several processes with one cache that need
+    the same model one trains and the others wait; without a cache, of those with one folder.
 
     Args:
         task: receives it.
-        clean: makes the task whose clean images it is trained on; called where ``path`` does not hold it.
-        path: file of the comparison.
+        clean: makes the task whose clean images it is trained on.
+        folder: of the starting models of the comparison; made if it is not there.
         train: trains it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    maker = clean()
+    name = f"{maker.settings.dataset}-{maker.settings.seed}-{state_key(maker)}.npz"
+    path, cache = folder / name, cache_folder()
+    kept = cache / name if cache else None
     if _loaded(task, path):
         return
-    with _alone(path.parents[1] / f".{path.stem}.lock"):
+    with _alone(path, kept):
         if _loaded(task, path):  # another process was faster
             return
-        maker = clean()
-        folder = cache_folder()
-        kept = folder / f"{maker.settings.dataset}-{maker.settings.seed}-{state_key(maker)}.npz" if folder else None
         if kept is None or not _loaded(maker, kept):
             train(maker)
             if kept is not None:
@@ -118,16 +119,24 @@ def _keep(task: CrudaTask, path: Path) -> None:
     """Write it to the cache; what cannot be written is only trained again the next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(path.parent).free < 2 * sum(value.nbytes for value in task.state.values()):
-            raise DataError(f"{path.parent}: the disk is full")
         task.save_state(path)
     except (OSError, DataError) as error:
         log.warning("the starting model is not cached: %s; %s names another folder, or 'off'", error, CACHE_VARIABLE)
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Nobody else is in this block with this path."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def _alone(path: Path, kept: Path | None) -> Iterator[None]:
+    """Nobody else is in this block with this entry of the cache; where that has no place for a lock, with this path."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(_lock(path if kept is None else kept)))
+        except OSError:
+            stack.enter_context(claimed(_lock(path)))
         yield
+
+
+def _lock(path: Path) -> Path:
+    """The lock lies above the folder of the entries, which holds nothing else."""
+    folder = path.parents[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f".{path.stem}.lock"

@@ -11,6 +11,7 @@ the mean stall of a step, and the bytes of a push and a pull. The files are thos
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,25 +183,28 @@ def _count(steps: Any, until_s: float) -> float:
 
 
 def _device(run: MeasuredRun, worker: str) -> Device:
-    """The first iterations take what they took; all others the mean."""
+    """The first iterations take what they took, where all parts of it were recorded; all others the mean."""
     means, rows = run.timing[worker], run.iterations[worker]
     compute_s = means["compute"] + means["sleep"]
     encode_s = means["compress"] + means["rank_serialise"]
     decode_s = means["decompress"] + means["bookkeep"]
     first = rows[: run.settings.startup_steps]
-    if not any(row["compute_s"] for row in first):
+    if not any(row["compute_s"] > 0 for row in first):
         return Device(compute_s, encode_s=encode_s, decode_s=decode_s)
+
+    def taken(seconds: float) -> float:
+        return compute_s if math.isnan(seconds) else max(seconds, 0.0)
+
     # Each as it is asked for: the gradient, and before it what the pull of the iteration before left to do.
     before = [None, *first[:-1]]
     seconds = [
-        max(
+        taken(
             row["compute_s"] + row["sleep_s"] + row["compress_s"] + row["rank_serialise_s"] - encode_s
-            + (0.0 if last is None else last["decompress_s"] + last["bookkeep_s"] - decode_s),
-            0.0,
+            + (0.0 if last is None else last["decompress_s"] + last["bookkeep_s"] - decode_s)
         )
         for last, row in zip(before, first, strict=True)
     ]  # fmt: skip
-    seconds.append(max(compute_s + first[-1]["decompress_s"] + first[-1]["bookkeep_s"] - decode_s, 0.0))
+    seconds.append(taken(compute_s + first[-1]["decompress_s"] + first[-1]["bookkeep_s"] - decode_s))
     usual = [compute_s] * (2 * len(rows) + 1000)
     return Device([*seconds, *usual], encode_s=encode_s, decode_s=decode_s)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -180,9 +179,7 @@ def _train(robot: CrudaWorker, seat: VirtualSeat, eval_every_s: float) -> None:
 
 
 def _starting_state(task: CrudaTask, cell: Cell, out: Path, progress: Callable[[float], None]) -> None:
-    """The pre-trained model of a task and seed: made once for all cells of a comparison, and kept for others."""
-    options = f"-{hashlib.sha256(cell.task_options.encode()).hexdigest()[:8]}" if cell.task_options else ""
-    path = out / "states" / f"{cell.task}-{cell.seed}{options}.npz"
+    """The pre-trained model of a task: made once for all cells of a comparison that need it, and kept for others."""
 
     def clean() -> CrudaTask:
         if cell.data is None:
@@ -191,7 +188,7 @@ def _starting_state(task: CrudaTask, cell: Cell, out: Path, progress: Callable[[
         overrides = {**cell.task_overrides, "train_images": most, "test_images": 1}
         return build_task(cell.task, cell.data, seed=cell.seed, **overrides)
 
-    keep_starting_state(task, clean, path, lambda made: made.pretrain(progress))
+    keep_starting_state(task, clean, out / "states", lambda made: made.pretrain(progress))
 
 
 def _save_links(traces: list[tuple[Trace, ...]], folder: Path) -> None:

@@ -7,10 +7,10 @@ a trace, it makes traces.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rowcast.config import as_number
 from rowcast.errors import ConfigError, near_match
 from rowcast.links.channel import CHANNELS, Channel, EqualThroughput, Independent, SharedAirtime
 from rowcast.links.files import MOST_MBPS, SUFFIXES, load_team, load_trace, save_csv
@@ -69,11 +69,8 @@ def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 60
 
 
 def _mbps(text: str, value: str) -> float:
-    try:
-        mbps = float(value) if value.isascii() and "_" not in value else math.nan
-    except ValueError:
-        mbps = math.nan
-    if not 0 <= mbps <= MOST_MBPS:
+    mbps = as_number(value)
+    if mbps is None or not 0 <= mbps <= MOST_MBPS:
         raise ConfigError(
             f"link {text!r}: {value!r} is not a rate; expected Mbit/s in 0 .. {MOST_MBPS:g}, as in 'constant:20'"
         )

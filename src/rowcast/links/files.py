@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rowcast.config import as_number
 from rowcast.errors import TraceError
 from rowcast.links.trace import Trace
 
@@ -52,7 +53,6 @@ _LONGEST_MS = 7 * 24 * 3600 * 1000  # a week; beyond it the numbers are not mill
 _MOST_S = 1e11
 MOST_MBPS = 1e9
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _LINE_ENDS = re.compile("\r\n|\r|\n")  # and nothing else, so that lines are counted as an editor counts them
 _SHOWN = 60  # characters of what came, in a message
 
@@ -288,11 +288,12 @@ def _mahimahi(path: Path, lines: Sequence[Line], loop: bool) -> Trace:
 
 def _number(path: Path, line: int, text: str, unit: str, most: float) -> float:
     text = text.strip()
-    if not _NUMBER.fullmatch(text):
+    value = as_number(text)
+    if value is None or math.isnan(value) or text.isalpha():  # nan and inf are no measurements
         plain = text.replace(",", ".").replace("_", "")
-        advice = f"write {plain}" if plain != text and _NUMBER.fullmatch(plain) else f"expected {unit}, such as 12.5"
+        good = plain != text and as_number(plain) is not None
+        advice = f"write {plain}" if good else f"expected {unit}, such as 12.5"
         raise TraceError(f"{path}, line {line}: {_shown(text)} is not a number; {advice}")
-    value = float(text)
     if abs(value) > most:
         raise TraceError(f"{path}, line {line}: {_shown(text)} is more than {most:g}; expected {unit}")
     return value
