@@ -321,7 +321,7 @@ EXPORTED: dict[str, str] = {
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
-    "rowcast.nodes": "Phase Port ServerNode WorkerNode",
+    "rowcast.nodes": "Phase Port ServerNode WorkerNode record_start",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """
         AccuracyCurve Experiment Interval PolicySummary Timeline accuracy_at_equal_steps accuracy_curve draw_accuracy

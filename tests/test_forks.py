@@ -142,12 +142,15 @@ def serve_and_fork(_):
     with LiveServer() as server:
         port = server.port
         ours, theirs = os.pipe()
+        runs, tells = os.pipe()
         child = os.fork()
         if not child:
             os.close(theirs)
+            os.write(tells, b"1")
             os.read(ours, 1)
             os._exit(0)
         os.close(ours)
+        os.read(runs, 1)  # what it does before it goes on is done
     with LiveServer(port=port):  # refused, as long as the child has the first one's listener
         print(port, flush=True)
     os.close(theirs)

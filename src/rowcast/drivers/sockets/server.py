@@ -100,6 +100,12 @@ class Server:
     async def close(self, cause: str = "the server was stopped") -> None:
         """Tell every worker, close all connections, stop listening."""
         if self._listener is not None:
+            # Whom it took last is a task in the next turn of the loop, and a connection in the one after that; a
+            # listener that is closed by then forgets to close it.
+            for sock in self._listener.sockets:
+                self._loop.remove_reader(sock)
+            for _ in range(2):
+                await asyncio.sleep(0)
             self._listener.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -107,10 +113,11 @@ class Server:
         for connection in list(self._connections.values()):
             self.node.farewell(connection.port, cause)
             connection.pump()
-        # One turn of the loop for transports to notice that they are closed.
+        # In the next one, transports notice that they are closed.
         await asyncio.sleep(0)
         for connection in list(self._connections.values()):
             connection.close(cause)
+        await asyncio.sleep(0)
         if self._listener is not None:
             await self._listener.wait_closed()
             self.node.stop(self._loop.time())
