@@ -27,11 +27,11 @@ from rowcast.experiment.demo import DemoSettings
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
 from rowcast.experiment.virtual_run import CALM_WORKER, calm_server, model_bytes, one_thread
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
 from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaWorker, build_task
+from rowcast.training import ServerNode
 
 TASK = "cruda-digits"
 #: Links once the time is over (bit/s), and how long the delivery may take (s).

@@ -17,8 +17,9 @@ from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.tcp import tune
 from rowcast.errors import LinkLost, RemoteProtocolError
-from rowcast.nodes import Phase, Port, WorkerNode
 from rowcast.rows import Layout
+from rowcast.session import Port
+from rowcast.training import Phase, WorkerNode
 from rowcast.wire import Message
 
 __all__ = ["Crowd", "Light"]

@@ -22,9 +22,9 @@ from rowcast.codecs import REGISTRY
 from rowcast.config import ServerSettings
 from rowcast.drivers.sockets import Server
 from rowcast.journal import Journal
-from rowcast.nodes import ServerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 POLICIES = ("bsp", "rog:4", "rowcast")
 #: 200 rows and 12,850 elements: 51 kB in the raw codec.

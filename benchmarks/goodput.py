@@ -20,9 +20,9 @@ from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.sockets import Server, Shaper, Team
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 #: What a gradient takes before the push whose link collapses, and when, behind the beginning of the push, it does (s).
 COMPUTE_S, COLLAPSE_AT_S = 3.0, 2.4

@@ -26,9 +26,9 @@ from rowcast.config import ServerSettings
 from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.errors import NonFiniteGradient
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode
 from rowcast.optim import Optimizer
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 ROBOTS = 3
 FEATURES, CLASSES, SAMPLES, HELD_OUT, BATCH = 16, 4, 3000, 2000, 32

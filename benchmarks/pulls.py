@@ -20,10 +20,11 @@ from common import Figure, arguments, finish, reference_layout
 from memory import model_sized
 from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.nodes import Port, ServerNode
-from rowcast.nodes.replica import digest_of
 from rowcast.rows import Layout
+from rowcast.rows.digest import digest_of
+from rowcast.session import Port
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 from rowcast.wire import Ack, Computed, Hello, LayoutTable, Message, Rows, StateEnd, encode
 
 TEAMS = (4, 16, 64, 256)

@@ -13,11 +13,11 @@ import torch
 
 from common import Figure, arguments, best_s, finish, reference_layout
 from rowcast.config import LinkSettings
+from rowcast.delivery.inbox import Inbox
 from rowcast.drivers.crew import lend_threads
-from rowcast.nodes.inbox import Inbox
-from rowcast.nodes.worker import WorkerNode
 from rowcast.optim.handwritten import Marks
 from rowcast.sync import parse_policy
+from rowcast.training.worker import WorkerNode
 from rowcast.wire import FrameDecoder, FrameEncoder
 
 REPEAT = 15

@@ -7,7 +7,7 @@ import numpy as np
 from common import Figure, arguments, finish, reference_layout
 from rowcast.codecs import REGISTRY
 from rowcast.config import LinkSettings
-from rowcast.nodes.outbox import Outbox
+from rowcast.delivery.outbox import Outbox
 from rowcast.sync import parse_policy
 from rowcast.wire import encode
 

@@ -27,8 +27,8 @@ from live import LiveServer, Robot, start_of
 from relay import Relay
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.links import Trace
-from rowcast.nodes import Phase
 from rowcast.testing import VirtualTeam
+from rowcast.training import Phase
 from teams import CODECS, LAYOUT, POLICIES, Books, finished, worker
 
 SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)

@@ -32,10 +32,11 @@ from rowcast.codecs import codec_by_id, codec_for
 from rowcast.config import ServerSettings
 from rowcast.errors import LinkLost, NonFiniteGradient, RemoteProtocolError
 from rowcast.journal import Journal
-from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
 from rowcast.rows import Layout
+from rowcast.session import Port
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
+from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, Horizon, LayoutTable, Rows, encode
 from rowcast.wire.messages import CONTROL
 
@@ -54,7 +55,7 @@ MEMORY_BYTES = 256 << 10
 MEMORY_INPUTS = 20_000
 
 INTEGERS = (0, 1, 2, 3, 7, 27, 255, 2**16, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
-#: A worker takes any horizon for true, and does not survive one beyond int32 (OverflowError in ``Freshness.begin``).
+#: A worker takes any horizon for true, and does not survive one beyond int32 (OverflowError in ``RowAges.begin``).
 MOST_HORIZON = (2**30).to_bytes(8, "big")
 FLOATS = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e-300, 1e30, 1e300, 1.7e308, -1.7e308)
 TEXTS = ("", "seed", "equal", "receive", "resume", "bsp", "rog:4", "rowcast:3", "asp?order=age", "\x1b[2J", "a" * 300)

@@ -15,9 +15,9 @@ from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Server, Shaper, Team
 from rowcast.journal import Journal
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 #: 200 rows and 12,850 elements: 51 kB in the raw codec.
 LAYOUT = Layout.from_shapes([("weight", (200, 64)), ("bias", (50,))])

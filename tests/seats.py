@@ -10,8 +10,8 @@ from collections.abc import Callable
 from rowcast.config import ServerSettings
 from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 
 def run_team(

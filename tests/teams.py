@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from rowcast.codecs import codec_by_id
 from rowcast.links import Trace
-from rowcast.nodes.member import Stage
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker
+from rowcast.training.member import Stage
 from rowcast.wire import StateEnd
 
 #: 27 rows and 63 elements: a tensor of several rows, a bias, a scalar.

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from rowcast.codecs import REGISTRY
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.delivery.cursor import Cursor
 from rowcast.errors import ConfigError
 from rowcast.links import Trace
-from rowcast.nodes.reader import Reader
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
@@ -38,7 +38,7 @@ def team_of(rates, policy="rowcast:4?pulls=common", *, layout=LAYOUT, iterations
 
 
 def readers(team):
-    return {name: member.owed for name, member in team.server.members.items() if isinstance(member.owed, Reader)}
+    return {name: member.owed for name, member in team.server.members.items() if isinstance(member.owed, Cursor)}
 
 
 def watch(team, until_s, every_s=0.02):

@@ -12,12 +12,13 @@ from live import LiveServer, Robot, eventually, start_of
 from raw_frames import framed
 from relay import Relay, Swallow, flip
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.delivery.outbox import Outbox
 from rowcast.errors import RemoteProtocolError
-from rowcast.nodes import Port, ServerNode
-from rowcast.nodes.outbox import Outbox
-from rowcast.nodes.progress import MARGIN, Progress
 from rowcast.rows import Layout
+from rowcast.session import Port
+from rowcast.session.liveness import MARGIN, Progress
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 from rowcast.wire import Ack, Heartbeat, Hello, LayoutTable, PushEnd, Rows, StateEnd, encode
 from teams import events
 

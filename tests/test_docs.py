@@ -22,8 +22,8 @@ import rowcast
 from rowcast.config import ServerSettings
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError
-from rowcast.nodes import ServerNode
 from rowcast.sync import REGISTRY, parse_policy
+from rowcast.training import ServerNode
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -321,7 +321,11 @@ EXPORTED: dict[str, str] = {
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
-    "rowcast.nodes": "Phase Port ServerNode WorkerNode record_start",
+    "rowcast.session": "Port record_start",
+    "rowcast.training": "Phase ServerNode WorkerNode",
+    "rowcast.training.proposal": "",
+    "rowcast.training.rules": "",
+    "rowcast.delivery": "",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """
         AccuracyCurve Experiment Interval PolicySummary Timeline accuracy_at_equal_steps accuracy_curve draw_accuracy

@@ -20,9 +20,10 @@ from rowcast.drivers.sockets.tcp import source_of
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.experiment.audit import ServerAudit, WorkerAudit, prove
 from rowcast.links import Trace
-from rowcast.nodes import Port, ServerNode
-from rowcast.nodes.recurring import EVERY_S
+from rowcast.session import Port
+from rowcast.session.recurring import EVERY_S
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 from rowcast.wire import Hello, encode
 
 POLICIES = ("bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw")

@@ -9,7 +9,7 @@ import pytest
 
 from faults import FAULTS, HARM, Schedule, SocketSchedule, missing, run_all
 from rowcast.codecs import codec_by_name
-from rowcast.nodes import ServerNode
+from rowcast.training import ServerNode
 
 #: The number of a schedule whose server is restarted.
 RESTARTED = 9

@@ -19,11 +19,11 @@ from rowcast.cli.streams import PlainConsole, Steady
 from rowcast.drivers.sockets import Team
 from rowcast.errors import ConfigError, visible
 from rowcast.experiment import Comparison, run_comparison
-from rowcast.nodes.member import MemberStatus
-from rowcast.nodes.readable import readable
 from rowcast.report import read_experiment
 from rowcast.report.sheet import sheet_of
+from rowcast.session.readable import readable
 from rowcast.testing import ScriptedWorker, VirtualTeam
+from rowcast.training.member import MemberStatus
 from rowcast.wire import Ack, Leave, Refusal, Waiting
 from stub_cells import run_stub
 from teams import noise

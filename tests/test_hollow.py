@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 
 from rowcast.codecs import REGISTRY, Hollow, codec_by_id, codec_by_name, codec_for
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.delivery.inbox import Inbox
+from rowcast.delivery.outbox import Outbox
 from rowcast.drivers.virtual import Device, Simulation
 from rowcast.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from rowcast.links import Trace
-from rowcast.nodes import Phase, ServerNode, WorkerNode
-from rowcast.nodes.inbox import Inbox
-from rowcast.nodes.ledger import Ledger
-from rowcast.nodes.member import Member, Stage
-from rowcast.nodes.outbox import Outbox
-from rowcast.nodes.tally import Tally
 from rowcast.rows import Layout
 from rowcast.sync import ArtifactTime, Levels, MtaTime, parse_policy
 from rowcast.sync.artifact import GROUP_ROWS, artifact_share, select_groups
 from rowcast.sync.mta import MAX_AGE, T_LOW_S, minimum_share
 from rowcast.testing import ScriptedWorker, VirtualTeam
+from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training.hollow_ledger import HollowLedger
+from rowcast.training.ledger import Ledger
+from rowcast.training.member import Member, Stage
 from rowcast.wire import Rows
 
 #: 26 rows and 63 elements.
@@ -144,7 +144,7 @@ ACTIONS = st.one_of(
 def test_a_tally_owes_the_rows_that_a_ledger_owes(actions):
     both = [
         _Books(LAYOUT, Ledger(LAYOUT, LAYOUT.zeros(), strict=False)),
-        _Books(HOLLOW, Tally(HOLLOW, HOLLOW.zeros())),
+        _Books(HOLLOW, HollowLedger(HOLLOW, HOLLOW.zeros())),
     ]
     for books in both:
         books.admit("0")

@@ -20,9 +20,9 @@ from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.links.channel import CHANNELS
-from rowcast.nodes import ServerNode, WorkerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode, WorkerNode
 
 LAYOUT = Layout.from_shapes([("weight", (60, 32)), ("bias", (20,))])
 LINKS = LinkSettings(frame_s=0.05, window_s=0.1)

@@ -14,8 +14,8 @@ import pytest
 from live import LIMIT_S, python
 from rowcast.codecs import REGISTRY
 from rowcast.drivers import crew
-from rowcast.nodes.outer import Outer
 from rowcast.rows import Layout, kept, kernels
+from rowcast.training.proposal.outer import Outer
 
 #: Long enough for several parts of each kernel.
 LAYOUT = Layout.from_shapes([("weight", (1200, 1000)), ("bias", (1001,))])

@@ -16,15 +16,16 @@ from rowcast.config import WorkerSettings
 from rowcast.drivers.sockets import Team
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import ConfigError, LayoutMismatch, LocalProtocolError, RemoteProtocolError
-from rowcast.nodes import Port, ServerNode, WorkerNode
-from rowcast.nodes.gate import MOST_NAMED, Gate
-from rowcast.nodes.member import Member, Stage
-from rowcast.nodes.tables import PART_BYTES, TableParts, table_parts
-from rowcast.nodes.texts import shorten
 from rowcast.rows import Layout
 from rowcast.rows.outline import MOST_TABLE_BYTES, MOST_TENSORS, Outline
+from rowcast.session import Port
+from rowcast.session.tables import PART_BYTES, TableParts, table_parts
+from rowcast.session.texts import shorten
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training import ServerNode, WorkerNode
+from rowcast.training.gate import MOST_NAMED, Gate
+from rowcast.training.member import Member, Stage
 from rowcast.wire import Heartbeat, LayoutTable, Rows, Waiting, encode
 from rowcast.wire.frames import MAX_CONTROL_BYTES
 from teams import events, finished, replicas_agree, worker

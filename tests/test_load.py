@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rowcast.nodes.arrivals as arrivals_module
+import rowcast.delivery.arrivals as arrivals_module
 from live import LAYOUT as LIVE_LAYOUT
 from live import LIMIT_S, LiveServer, Robot, eventually, start_of
 from rowcast.codecs import REGISTRY, codec_by_name, codec_for
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.delivery.arrivals import Arrivals, decode_small
+from rowcast.delivery.outbox import Outbox
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import LinkLost
-from rowcast.nodes import Port, WorkerNode
-from rowcast.nodes.arrivals import Arrivals, decode_small
-from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
+from rowcast.session import Port
 from rowcast.testing import VirtualTeam
+from rowcast.training import WorkerNode
 from rowcast.wire import Ack, Heartbeat, Rows, Waiting
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 

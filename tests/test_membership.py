@@ -8,12 +8,13 @@ import pytest
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError
 from rowcast.links import Trace
-from rowcast.nodes import Phase, Port, WorkerNode
-from rowcast.nodes.gate import Gate
-from rowcast.nodes.member import Member, Stage
 from rowcast.rows import Layout
+from rowcast.session import Port
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training import Phase, WorkerNode
+from rowcast.training.gate import Gate
+from rowcast.training.member import Member, Stage
 from rowcast.wire import Heartbeat, Proof, PushEnd, Refusal, Rows, Welcome
 from teams import LAYOUT, Books, events, finished, noise, replicas_agree, start_of, worker
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from live import LIMIT_S, LiveServer
 from rowcast.drivers.sockets import Team
 from rowcast.errors import NonFiniteGradient
-from rowcast.nodes import WorkerNode
-from rowcast.nodes.outer import Outer
-from rowcast.nodes.replica import Replica
 from rowcast.optim import Optimizer
 from rowcast.rows.kernels import row_abs_sums, row_sums
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training import WorkerNode
+from rowcast.training.proposal.outer import Outer
+from rowcast.training.proposal.replica import Replica
 from teams import LAYOUT, finished, links, members, outages, quadratic, replicas_agree, start_of, worker
 from test_optim_fakes import backward, flat, small_model
 

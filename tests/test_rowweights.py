@@ -12,11 +12,11 @@ from live import LiveServer, Robot, eventually, parts_of, start_of
 from rowcast.codecs import codec_by_name
 from rowcast.errors import ConfigError
 from rowcast.experiment.audit import ServerAudit, WorkerAudit, prove
-from rowcast.nodes.rowweights import WINDOW, RowWeights
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training.proposal.row_weights import WINDOW, RowWeights
 from rowcast.wire import Rows
 from seats import run_team
 from teams import LAYOUT, Books, finished, replicas_agree, worker

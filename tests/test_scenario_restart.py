@@ -14,9 +14,9 @@ import rowcast
 from live import IMPATIENT, LAYOUT, LiveServer, Robot, eventually, propose, python, start_of
 from rowcast.drivers.sockets import Team
 from rowcast.errors import LayoutMismatch, LocalProtocolError, ParametersConflict
-from rowcast.nodes import Phase
-from rowcast.nodes.member import Stage
 from rowcast.rows import Layout
+from rowcast.training import Phase
+from rowcast.training.member import Stage
 
 #: In whole numbers float32 sums are exact; an outer momentum would make them fractions.
 POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off"]

@@ -15,9 +15,9 @@ from rowcast.drivers.sockets import Server, Team
 from rowcast.errors import ConfigError, ServerUnavailable
 from rowcast.experiment import RobotSettings
 from rowcast.journal import read_journal
-from rowcast.nodes import ServerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 WORD = b"0123456789abcdef0123456789abcdef"
 

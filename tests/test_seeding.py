@@ -10,10 +10,10 @@ import pytest
 from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.errors import LayoutMismatch, LinkLost, ParametersConflict
 from rowcast.links import Trace
-from rowcast.nodes import Phase
-from rowcast.nodes.seeding import Seeding, Verdict
 from rowcast.rows import Layout
+from rowcast.session.seeding import Seeding, Verdict
 from rowcast.testing import VirtualTeam
+from rowcast.training import Phase
 from rowcast.wire import Hello
 from teams import LAYOUT, events, finished, replicas_agree, worker
 

@@ -16,13 +16,14 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.virtual import Device, Simulation
 from rowcast.errors import RemoteProtocolError
 from rowcast.links import Trace
-from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
-from rowcast.nodes.member import Stage
-from rowcast.nodes.slots import HIGHEST_BPS
 from rowcast.rows import Layout
+from rowcast.session import Port
 from rowcast.sync import parse_policy
 from rowcast.sync.flown import SLOTS, FlownScheduler
 from rowcast.testing import VirtualTeam
+from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training.member import Stage
+from rowcast.training.rules.slotted import HIGHEST_BPS
 from rowcast.wire import Ask, Grant, Heartbeat, PushEnd
 from teams import LAYOUT, Books, events, finished, links, noise, outages, replicas_agree, worker
 

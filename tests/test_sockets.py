@@ -25,10 +25,10 @@ from rowcast.errors import (
     ServerUnavailable,
 )
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 FAST = Trace.constant(1e9)
 

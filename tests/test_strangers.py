@@ -22,12 +22,13 @@ from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Team
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError, ServerUnavailable
-from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
-from rowcast.nodes.tables import table_parts
 from rowcast.rows import Layout
 from rowcast.rows.outline import ROW_BYTES, Outline
+from rowcast.session import Port
+from rowcast.session.tables import table_parts
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import (
     Challenge,
     Computed,

@@ -10,15 +10,15 @@ import pytest
 
 from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.delivery.outbox import Outbox
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.links import Trace
-from rowcast.nodes import Phase
-from rowcast.nodes.freshness import Freshness
-from rowcast.nodes.member import Stage
-from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import Punctuality, SlackTuner, parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training import Phase
+from rowcast.training.member import Stage
+from rowcast.training.proposal.row_ages import RowAges
 from rowcast.wire import Computed, Horizon, PushEnd
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
@@ -301,7 +301,7 @@ def test_rows_that_were_not_sent_for_long_count_less():
 
 
 def test_a_row_is_as_fresh_as_its_last_arrival_or_the_horizon():
-    freshness = Freshness(4)
+    freshness = RowAges(4)
     freshness.restart(7)
     assert freshness.lags.tolist() == [0, 0, 0, 0]
     freshness.arrived(np.array([2], dtype=np.int64), 11)

@@ -21,10 +21,10 @@ from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, LocalProtocolE
 from rowcast.journal import open_journal, read_journal
 from rowcast.links import Trace, named_trace
 from rowcast.links.channel import CHANNELS, Independent
-from rowcast.nodes import Phase, ServerNode, WorkerNode
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import Ack, Go, PullEnd, PushEnd, Rows
 from rowcast.wire.frames import message_bytes
 

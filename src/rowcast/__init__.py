@@ -63,7 +63,7 @@ def join(
     from rowcast.drivers.sockets import Team
     from rowcast.drivers.sockets.tcp import split_address
     from rowcast.journal import Journal, forget
-    from rowcast.nodes import record_start
+    from rowcast.session import record_start
 
     host, port = split_address(address)
     settings, link_settings = settings or WorkerSettings(), link_settings or LinkSettings()

@@ -14,7 +14,7 @@ from rowcast.cli.streams import PlainConsole
 from rowcast.sync.policy import policy_forms
 
 if TYPE_CHECKING:
-    from rowcast.nodes.member import MemberStatus
+    from rowcast.training.member import MemberStatus
 
 __all__ = ["demo"]
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from rowcast.errors import visible
 
 if TYPE_CHECKING:
-    from rowcast.nodes.member import MemberStatus
+    from rowcast.training.member import MemberStatus
 
 __all__ = ["TeamDisplay", "on_terminal"]
 

@@ -14,8 +14,9 @@ from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.sockets import Server
 from rowcast.journal import open_journal
-from rowcast.nodes import ServerNode, record_start
+from rowcast.session import record_start
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 
 __all__ = ["run_server"]
 

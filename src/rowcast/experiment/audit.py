@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import DataError
-from rowcast.nodes import ServerNode, WorkerNode
-from rowcast.nodes.replica import digest_of
 from rowcast.rows import Layout
+from rowcast.rows.digest import digest_of
+from rowcast.training import ServerNode, WorkerNode
 
 __all__ = ["AuditReport", "ServerAudit", "WorkerAudit", "prove"]
 

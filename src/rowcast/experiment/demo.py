@@ -24,13 +24,14 @@ from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
 from rowcast.journal import open_journal, read_journal
-from rowcast.nodes import ServerNode, record_start
-from rowcast.nodes.member import MemberStatus
 from rowcast.optim.shared import shared_parameters
 from rowcast.optim.tensors import read_into
 from rowcast.rows import Layout
+from rowcast.session import record_start
 from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, build_task
+from rowcast.training import ServerNode
+from rowcast.training.member import MemberStatus
 from rowcast.version import __version__
 
 __all__ = ["DemoObserver", "DemoSettings", "PolicyRun", "run_demo"]

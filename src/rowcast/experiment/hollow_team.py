@@ -12,9 +12,9 @@ from rowcast.drivers.virtual import Device, ServerCosts, Simulation
 from rowcast.experiment.virtual_run import CALM_WORKER, VIRTUAL_LINKS, calm_server
 from rowcast.journal import Journal
 from rowcast.links import Trace
-from rowcast.nodes import ServerNode, WorkerNode
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode, WorkerNode
 
 __all__ = ["hollow_team"]
 

@@ -22,11 +22,12 @@ from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.preparing import now_and_then
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
-from rowcast.nodes import WorkerNode, record_start
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
+from rowcast.session import record_start
 from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
+from rowcast.training import WorkerNode
 
 __all__ = ["Progress", "RobotSettings", "ShapeSettings", "run_robot", "shaped_trace"]
 

@@ -21,11 +21,12 @@ from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
-from rowcast.nodes import ServerNode, record_start
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
+from rowcast.session import record_start
 from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
+from rowcast.training import ServerNode
 
 __all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
 

@@ -305,8 +305,8 @@ def replay(
 ) -> int:
     """Add noted rows ``begin .. end`` to ``vector`` in their order, those of an iteration beyond ``limit`` left out.
 
-    See :class:`rowcast.nodes.arrivals.Arrivals` for what is noted. A row with a floor is lacked from now on; one that
-    was lacked before keeps its stamp.
+    See :class:`rowcast.delivery.arrivals.Arrivals` for what is noted. A row with a floor is lacked from now on; one
+    that was lacked before keeps its stamp.
 
     Returns:
         The oldest stamp of the rows with a floor; 2**31 - 1 where there is none.

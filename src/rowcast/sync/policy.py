@@ -111,7 +111,7 @@ class Policy:
             them (algorithms.md 8.9). Only with ``streaming``.
         order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first.
         row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
-            of it lately (:mod:`rowcast.nodes.rowweights`).
+            of it lately (:mod:`rowcast.training.proposal.row_weights`).
     """
 
     name: str

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import LinkLost
-from rowcast.nodes import Port, ServerNode
 from rowcast.rows import Layout
+from rowcast.session import Port
 from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
 from rowcast.wire import Ack, Message, PullEnd, Rows
 
 __all__ = ["Seat", "check_driver"]

@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from rowcast.codecs import codec_by_id
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.delivery.outbox import Outbox
 from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.links import Trace
-from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
-from rowcast.nodes.member import Stage
-from rowcast.nodes.outbox import Outbox
 from rowcast.rows import Layout
+from rowcast.session import Port
 from rowcast.sync import parse_policy
+from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training.member import Stage
 from rowcast.wire import Message, Rows
 
 __all__ = ["ScriptedWorker", "VirtualTeam"]

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import CHUNK_BYTES
 from rowcast.errors import LinkLost, RemoteProtocolError
-from rowcast.nodes import Port
+from rowcast.session import Port
 from rowcast.wire import Message
 
 __all__ = ["Connection", "Owner"]

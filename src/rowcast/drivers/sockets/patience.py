@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rowcast.config import WorkerSettings
-from rowcast.nodes import Phase, WorkerNode
 from rowcast.rows.kernels import row_abs_sums
+from rowcast.training import Phase, WorkerNode
 
 __all__ = ["limit_of", "undelivered", "why_given_up"]
 

@@ -16,7 +16,8 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, source_of, tuned, unresolved
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
-from rowcast.nodes import Port, ServerNode
+from rowcast.session import Port
+from rowcast.training import ServerNode
 from rowcast.wire import Message
 
 __all__ = ["Server"]
@@ -34,7 +35,7 @@ _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Server:
-    """Runs a :class:`~rowcast.nodes.ServerNode` on an event loop.
+    """Runs a :class:`~rowcast.training.ServerNode` on an event loop.
 
     Args:
         node: the server node.

@@ -32,10 +32,11 @@ from rowcast.errors import (
     near_match,
 )
 from rowcast.journal import Journal
-from rowcast.nodes import Phase, Port, WorkerNode
-from rowcast.nodes.handshake import check_name
 from rowcast.rows import Layout
+from rowcast.session import Port
+from rowcast.session.proof import check_name
 from rowcast.sync import Policy
+from rowcast.training import Phase, WorkerNode
 from rowcast.wire import Message
 
 __all__ = ["Team"]

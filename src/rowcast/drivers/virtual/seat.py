@@ -15,9 +15,9 @@ from rowcast.drivers.virtual.simulation import Robot, Simulation
 from rowcast.errors import LinkLost, LocalProtocolError
 from rowcast.journal import Journal
 from rowcast.links import Trace
-from rowcast.nodes import Phase, WorkerNode
 from rowcast.rows import Layout
 from rowcast.sync import Policy
+from rowcast.training import Phase, WorkerNode
 
 __all__ = ["VirtualSeat"]
 

@@ -18,7 +18,8 @@ from rowcast.drivers.virtual.device import Device, ServerCosts
 from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
-from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
+from rowcast.session import Port
+from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import Go, Message, PushEnd, Rows
 from rowcast.wire.frames import message_bytes
 

@@ -1,0 +1,361 @@
+"""One stream of rows for all workers: what is added is kept once, and encoded once (algorithms.md 8.9).
+
+The server has one residual for everybody: what contributions have added and no frame has carried yet. Its rows are
+put into frames, and the frames into a log. Each worker reads the log at its own pace, under frame numbers of its own.
+What a worker is owed is thus::
+
+    its arrears  +  the frames beyond its place in the log  +  the common residual
+
+The log is short, about one encoded model: what falls out of it is added to the arrears of those who have not read it
+(:mod:`rowcast.delivery.cursor`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import codec_by_name, codec_for
+from rowcast.config import LinkSettings
+from rowcast.delivery.source import MAX_STAMP, RowSource, Transfer
+from rowcast.rows import Layout
+from rowcast.sync import Levels, Policy, RateMeter
+from rowcast.wire import Rows
+from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
+
+__all__ = ["NEAR_FRAMES", "Entry", "Follower", "SharedLog"]
+
+#: A reader that has at most so many frames to read is near the head.
+NEAR_FRAMES = 3
+#: Frames are no smaller than this part of what suits the fastest link, however slow another one is.
+SMALLEST_PART = 1 / 8
+#: Where a reader stands that was left behind: never near the head.
+_BEHIND = -(1 << 60)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A frame of the log.
+
+    Attributes:
+        message: the frame, with number 0.
+        size: its bytes on the wire.
+        before: int32 [k], how far the contributions had come that a reader holds of its rows without it;
+            :data:`MAX_STAMP` where it lacks nothing.
+    """
+
+    message: Rows
+    size: int
+    before: npt.NDArray[np.int32]
+
+
+class Follower(Protocol):
+    """What the stream knows of a reader.
+
+    Attributes:
+        name: the worker.
+        counted: the gate counts it.
+        place: the next frame of the log that it is sent.
+        connected: the link is there.
+        needs: the oldest frame of the log that it may have to be sent (again).
+        meter: the delivery rate.
+    """
+
+    name: str
+    counted: bool
+    place: int
+
+    @property
+    def connected(self) -> bool: ...
+
+    @property
+    def needs(self) -> int: ...
+
+    @property
+    def meter(self) -> RateMeter: ...
+
+    def lacking(self) -> int:
+        """The oldest stamp of the rows of its arrears; :data:`MAX_STAMP` when there are none."""
+
+    def target_bytes(self, now: float) -> float:
+        """The size of a frame that suits the link."""
+
+    def fold(self) -> None:
+        """What is in the log and not sent yet becomes part of the arrears."""
+
+
+class SharedLog:
+    """The common residual and the log.
+
+    A frame is made when a reader at the head asks for one. The quota of an iteration of the team, and rows that hold
+    somebody at the gate, are sent whoever asks. Everything else waits until every reader that counts is near the head:
+    otherwise the stream would run at the pace of the fastest link, and send each row once for every contribution.
+
+    Args:
+        policy: the team's; another object when its slack adapts.
+        layout: the model's rows.
+        settings: frame and window sizes.
+        floor: see :class:`~rowcast.delivery.source.RowSource`.
+        choose_s: rows beyond the quota are chosen anew at most once in this time (s).
+        step_s: what a gradient usually takes in this team (s).
+        newest: the iteration of the fastest worker that counts.
+
+    Attributes:
+        debt: the common residual.
+        first, head: places of the oldest frame of the log and of the next one.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        layout: Layout,
+        settings: LinkSettings,
+        floor: npt.NDArray[np.int32],
+        *,
+        choose_s: float,
+        step_s: Callable[[], float],
+        newest: Callable[[], int],
+    ) -> None:
+        self.policy = policy
+        self.debt = RowSource(layout, layout.zeros(), floor)
+        self.settings = settings
+        self.first = self.head = 0
+        self._newest = newest
+        self._choose_s = choose_s
+        self._step_s = step_s
+        self._log: deque[Entry] = deque()
+        self._bytes = 0
+        self._limit = int(codec_for(layout, policy.row_codec).row_bytes(layout).sum())
+        self._lows: deque[tuple[int, int]] = deque()  # places and stamps, both rising: the lowest from there on
+        self._readers: dict[str, Follower] = {}
+        self._paces = Levels()
+        self._waiting: dict[str, None] = {}
+        self._woken: dict[str, None] = {}
+        self._frame_bytes = 0.0
+        self._chosen_for = -1
+        self._choose_at = -math.inf
+        self._unsent = False  # something was added since everything was sent
+        self._flushing = False  # the transfer is everything, lossless
+
+    # -- readers -----------------------------------------------------------------------------------------------
+
+    def join(self, reader: Follower) -> None:
+        """``reader`` follows from the head on."""
+        self._readers[reader.name] = reader
+
+    def leave(self, reader: Follower) -> None:
+        """``reader`` follows no longer."""
+        if self._readers.get(reader.name) is reader:
+            del self._readers[reader.name]
+            self._waiting.pop(reader.name, None)
+            self._paces.remove(reader.name)
+            self.wake_one()
+
+    def count(self, name: str, counted: bool) -> None:
+        """Whether the gate counts a reader: the stream waits for those it counts."""
+        if (reader := self._readers.get(name)) is not None:
+            reader.counted = counted
+            self.moved(reader)
+
+    def moved(self, reader: Follower) -> None:
+        """A reader has gone on, or has come or gone."""
+        waited = not self._near()
+        if reader.counted and reader.connected:
+            self._paces.set(reader.name, _BEHIND if reader.lacking() < MAX_STAMP else reader.place)
+        else:
+            self._paces.remove(reader.name)
+        if waited and self._near():
+            self.wake_one()
+
+    def _near(self) -> bool:
+        """Whether every reader that counts is near the head."""
+        lowest = self._paces.lowest()
+        return lowest is None or lowest >= self.head - NEAR_FRAMES
+
+    # -- who waits for a frame ---------------------------------------------------------------------------------
+
+    def wait(self, reader: Follower) -> None:
+        """``reader`` has read everything, and there is nothing to be sent now."""
+        self._waiting[reader.name] = None
+
+    def stir(self, reader: Follower) -> None:
+        """``reader`` looks for something to send."""
+        self._waiting.pop(reader.name, None)
+
+    def wake_one(self) -> None:
+        """Perhaps a frame can be made now: one of those at the head is to try."""
+        if self._waiting:
+            name = next(iter(self._waiting))
+            del self._waiting[name]
+            self._woken[name] = None
+
+    def take_woken(self) -> dict[str, None]:
+        """Names of the readers that may have something to send since the last call."""
+        woken, self._woken = self._woken, {}
+        return woken
+
+    def due_at(self, name: str) -> float:
+        """When a reader that waits is to try again, although nothing happens (s)."""
+        return self._choose_at if name in self._waiting and self.debt.lacking() < MAX_STAMP else math.inf
+
+    # -- what is owed ------------------------------------------------------------------------------------------
+
+    @property
+    def clean(self) -> bool:
+        """Whether who holds the parameters is owed nothing by the stream."""
+        return not self.debt.vector.any()
+
+    @property
+    def drained(self) -> bool:
+        """Whether all that was ever added is in the log."""
+        transfer = self.debt.transfer
+        return self._flushing and not self._unsent and transfer is not None and transfer.place >= len(transfer.order)
+
+    def touch(self, rows: npt.NDArray[np.int64]) -> None:
+        """A contribution to ``rows`` is about to be added to the residual."""
+        self.debt.touch(rows)
+        self._unsent = True
+        self.wake_one()
+
+    def lacking(self, place: int) -> int:
+        """The oldest stamp of the rows that a reader at ``place`` of the log lacks."""
+        low = next((low for start, low in self._lows if start >= place), MAX_STAMP)
+        return min(low, self.debt.lacking())
+
+    def frames(self, place: int) -> list[Entry]:
+        """The frames of the log from ``place`` on."""
+        return [self._log[k] for k in range(place - self.first, len(self._log))]
+
+    def entry(self, place: int) -> Entry:
+        """The frame at ``place``."""
+        return self._log[place - self.first]
+
+    # -- frames ------------------------------------------------------------------------------------------------
+
+    def grow(self, now: float, *, idle: bool, draining: bool) -> bool:
+        """Put a frame into the log, if one is due.
+
+        Args:
+            now: time (s).
+            idle: the reader that asks has nothing else to do.
+            draining: nobody computes any longer, and everything is to be sent, lossless.
+
+        Returns:
+            Whether there is one more.
+        """
+        if draining:
+            due = self._everything(now)
+        else:
+            due = self._beyond(now) if idle else self._due(now)
+        if due:
+            self._append()
+        return due
+
+    def _everything(self, now: float) -> bool:
+        if not self._flushing or self.debt.transfer is None or self.debt.transfer.finished(now):
+            if self._flushing and not self._unsent:
+                return False
+            self._unsent, self._flushing = False, True
+            self._measure_links(now)
+            self.debt.send_everything(now, self._newest())
+        assert self.debt.transfer is not None
+        return not self.debt.transfer.finished(now)
+
+    def _due(self, now: float) -> bool:
+        """Whether rows must be sent: the quota of an iteration, or what holds somebody at the gate."""
+        transfer = self.debt.transfer
+        if transfer is not None and transfer.place < transfer.quota:
+            return True
+        lacking, newest = self.debt.lacking(), self._newest()
+        if lacking == MAX_STAMP or (newest == self._chosen_for and lacking > newest - (self.policy.slack or 0)):
+            return False
+        return self._choose(now).quota > 0
+
+    def _beyond(self, now: float) -> bool:
+        """Whether other rows may be sent."""
+        if not self._near():
+            return False
+        debt, transfer = self.debt, self.debt.transfer
+        done = transfer is None or transfer.finished(now)
+        if debt.lacking() < MAX_STAMP and (done or (transfer is not None and transfer.refining)):
+            if now >= self._choose_at:
+                return len(self._choose(now).order) > 0
+        elif done and self.policy.refine and transfer is not None and not transfer.refining:
+            policy, half = self.policy, codec_by_name("half")
+            transfer = debt.begin(
+                now,
+                self._newest(),
+                half,
+                policy.choose_refinement,
+                math.inf,
+                announce_zeros=False,
+                refine=True,
+            )
+        return transfer is not None and not transfer.finished(now)
+
+    def _choose(self, now: float) -> Transfer:
+        """Choose the rows of the residual that come next."""
+        debt, policy = self.debt, self.policy
+        newest = self._newest()
+        rate_bps = self._measure_links(now)
+        code = policy.code_for(debt.layout, policy.share_of_pull, rate_bps, self._step_s())
+        self._chosen_for, self._choose_at, self._flushing = newest, now + self._choose_s, False
+        return debt.begin(now, newest, code, policy.choose_pull, math.inf, announce_zeros=False)
+
+    def _measure_links(self, now: float) -> float:
+        """Choose the size of the next frames; the usual rate of a link (bit/s)."""
+        links = [reader for reader in self._readers.values() if reader.connected]
+        links = [reader for reader in links if reader.counted] or links
+        sizes = [reader.target_bytes(now) for reader in links]
+        self._frame_bytes = max(min(sizes), max(sizes) * SMALLEST_PART) - ROWS_OVERHEAD_BYTES
+        rates = sorted(reader.meter.rate_bps(now) for reader in links)
+        return rates[len(rates) // 2]
+
+    def _append(self) -> None:
+        """Encode the next rows, once for all readers."""
+        debt = self.debt
+        rows = debt.next_rows(self._frame_bytes)
+        assert debt.transfer is not None
+        codec, iteration = debt.transfer.codec, debt.transfer.iteration
+        payload, before = debt.take(rows, codec, iteration)
+        message = Rows(0, iteration, codec.wire_id, False, False, rows, payload)
+        entry = Entry(message, frame_bytes(message), before)
+        low = int(before.min())
+        while self._lows and self._lows[-1][1] >= low:
+            self._lows.pop()
+        self._lows.append((self.head, low))
+        self._log.append(entry)
+        self._bytes += entry.size
+        self.head += 1
+        self._woken.update(self._waiting)
+        self._waiting.clear()
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop what everybody has got, and what is too much; a whole model that nothing is added to is not."""
+        needed = min((reader.needs for reader in self._readers.values()), default=self.head)
+        while self.first < needed:
+            self._drop_oldest()
+        if self._flushing:
+            return
+        kept, size = self.first, self._bytes
+        while size > self._limit and kept < self.head - NEAR_FRAMES:
+            size -= self.entry(kept).size
+            kept += 1
+        for reader in list(self._readers.values()):
+            if reader.place < kept:
+                reader.fold()
+        while self.first < kept:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._bytes -= self._log.popleft().size
+        self.first += 1
+        while self._lows and self._lows[0][0] < self.first:
+            self._lows.popleft()

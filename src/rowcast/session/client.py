@@ -1,0 +1,205 @@
+"""A worker's place in the team, over all of its connections: who it is, what it proved, and how it takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rowcast.delivery.inbox import Inbox
+from rowcast.delivery.outbox import Outbox
+from rowcast.errors import RemoteProtocolError
+from rowcast.journal import Journal
+from rowcast.rows.digest import digest_of
+from rowcast.session.proof import WorkerHandshake, expect_countable
+from rowcast.wire import Challenge, Hello, Message, Proof, Start, Welcome
+
+__all__ = ["Client"]
+
+
+class Client:
+    """Introduces a worker on each connection, and takes its place: a new one, or the one that it had.
+
+    Args:
+        name: the worker's name.
+        outbox: what is sent to the server; its source are the parameters.
+        inbox: what comes from there.
+        secret: the team's shared secret, or ``None``.
+        wish: whose parameters it wants, see :data:`rowcast.session.seeding.WISHES`.
+        journal: where joins and resumptions are recorded.
+        entropy: source of random bytes.
+
+    Attributes:
+        welcomed: the server has let the worker in, on the connection that stands.
+        server: the life of the server that let the worker in last; empty before one did.
+        joined: the server knows it, and its parameters are the team's.
+        seeding: it brings the parameters of the team, and has not said that these were all.
+        training: names the training that its parameters belong to; empty where they are not a team's.
+        origin: the worker that brought the team's parameters.
+        how: how it joined last: ``seed``, ``equal`` or ``receive``.
+        goes_on: the team that it joined last goes on with the training that its parameters belong to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        outbox: Outbox,
+        inbox: Inbox,
+        *,
+        secret: bytes | None,
+        wish: str,
+        journal: Journal,
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self.training = b""
+        self.origin = ""
+        self.how = ""
+        self.goes_on = False
+        self._joining = b""  # the training of the team that it is about to join
+        self._wish = wish
+        self.welcomed = False
+        self.joined = False
+        self.seeding = False
+        self._name = name
+        self._outbox = outbox
+        self._inbox = inbox
+        self._secret = secret
+        self._journal = journal
+        self._entropy = entropy
+        self._session = entropy(16)
+        self.server = b""
+        self._handshake = WorkerHandshake(secret, entropy)
+        self._told_iteration = 0
+
+    # -- the handshake -----------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """A connection stands; nothing was said on it."""
+        self._handshake = WorkerHandshake(self._secret, self._entropy)
+        self.welcomed = False
+
+    def disconnect(self) -> None:
+        """The connection is gone; the place stays."""
+        self.welcomed = False
+
+    @property
+    def proven(self) -> bool:
+        """On this connection the server has proved that it knows the secret, or there is none."""
+        return self._handshake.proven
+
+    def introduce(self, message: Message, iteration: int, trained: int) -> Hello | None:
+        """Handle a message of a server that has not proved anything yet.
+
+        Returns:
+            What to answer; ``None``: the server has proved that it knows the secret.
+
+        Raises:
+            RemoteProtocolError: anything but a challenge that asks for a proof, and then the right proof.
+        """
+        if isinstance(message, Challenge):
+            return self.hello(message, iteration, trained)
+        if not isinstance(message, Proof):
+            raise RemoteProtocolError(f"expected its proof first, got {type(message).__name__}")
+        self._handshake.verify(message)
+        return None
+
+    def hello(self, challenge: Challenge, iteration: int, trained: int) -> Hello:
+        """The answer to a challenge.
+
+        Args:
+            challenge: what the server asks.
+            iteration: iterations finished, one that is being exchanged included.
+            trained: the same without that one.
+
+        Raises:
+            AuthenticationFailed, RemoteProtocolError: see :meth:`WorkerHandshake.answer`.
+        """
+        self._told_iteration = iteration
+        hello = Hello(
+            name=self._name,
+            session=self._session,
+            nonce=b"",
+            proof=b"",
+            layout=self._outbox.layout.digest,
+            state=digest_of(self._outbox.source),
+            server=self.server,
+            joined=self.joined,
+            iteration=iteration,
+            received=self._inbox.received,
+            training=self.training,
+            trained=trained,
+            wish=self._wish,
+        )
+        return self._handshake.answer(challenge, hello)
+
+    def verify(self, welcome: Welcome) -> None:
+        """Check a welcome; nothing is changed by it yet.
+
+        Raises:
+            RemoteProtocolError: it is out of turn, or has a count that cannot be.
+        """
+        if self.welcomed:
+            raise RemoteProtocolError("expected one welcome, got a second one")
+        expect_countable(welcome.iteration)
+        self._handshake.expect_introduced()
+
+    # -- the place ---------------------------------------------------------------------------------------------
+
+    def enter(self, welcome: Welcome) -> None:
+        """The server that said so has let the worker in."""
+        self.server = welcome.server
+        self._joining, self.origin = welcome.training, welcome.origin
+        self.welcomed = True
+
+    def join(self, now: float, welcome: Welcome) -> None:
+        """The server does not know this session: start its numbers afresh; what is pending stays pending.
+
+        A server that has forgotten it may know how many frames it had applied; those are not sent again.
+        """
+        self._outbox.restart(welcome.received)
+        self._inbox.received = 0
+        self._outbox.renumber(welcome.iteration)
+        self.joined = False
+        self._journal.record(
+            now,
+            "join",
+            peer="server",
+            epoch=welcome.epoch,
+            iteration=welcome.iteration,
+            how=welcome.how,
+            members=welcome.members,
+        )
+        self.how = welcome.how
+        self.seeding = welcome.how == "seed"
+        self.goes_on = self.training == welcome.training
+        if welcome.how == "receive" and not self.goes_on:
+            self.training = b""  # until all of the team's have arrived its parameters are neither's
+        if self.seeding:
+            self._outbox.send_state()
+
+    def resume(self, now: float, welcome: Welcome) -> int:
+        """The server knows this session: go on where the link was lost.
+
+        Returns:
+            How many iterations more it counts than the hello told. A gradient may have been finished since then.
+
+        Raises:
+            RemoteProtocolError: see :meth:`Outbox.resume`.
+        """
+        delivered, restored = self._outbox.resume(now, welcome.received)
+        self._journal.record(now, "resume", peer="server", delivered=delivered, restored=restored)
+        # The server may have lost the link before it learnt that it has all parameters.
+        self.seeding = welcome.state == b""
+        return welcome.iteration - self._told_iteration
+
+    def start(self, message: Start) -> None:
+        """The parameters are the team's.
+
+        Raises:
+            RemoteProtocolError: they were already, or the count cannot be.
+        """
+        if self.joined:
+            raise RemoteProtocolError("expected one permission to start, got a second one")
+        expect_countable(message.iteration)
+        self.joined = True
+        self.training = self._joining
+        if self._wish == "mine":
+            self._wish = ""  # it was granted

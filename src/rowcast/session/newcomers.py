@@ -1,0 +1,106 @@
+"""Connections that are not members yet: handshakes under way, and workers whose turn has not come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rowcast.errors import AuthenticationFailed, RemoteProtocolError
+from rowcast.session.limits import StrangerLimits
+from rowcast.session.link import Port
+from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
+from rowcast.session.seeding import WISHES, Seeding
+from rowcast.wire import Challenge, Hello, Proof
+
+__all__ = ["Newcomers"]
+
+
+class Newcomers:
+    """Who has connected and is not let in yet.
+
+    Args:
+        life: 16 bytes that name this life of the server.
+        secret: the team's shared secret, or ``None``.
+        entropy: source of random bytes.
+        door: the limits for strangers.
+
+    Attributes:
+        queue: workers that introduced themselves and wait until it is decided who brings the parameters, or until that
+            worker has sent them.
+    """
+
+    def __init__(
+        self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes], door: StrangerLimits
+    ) -> None:
+        self.queue: dict[Port, Hello] = {}
+        self._life, self._secret, self._entropy = life, secret, entropy
+        self._door = door
+        self._handshakes: dict[Port, ServerHandshake] = {}
+
+    def refuses(self, now: float, port: Port) -> tuple[str, str] | None:
+        """Why a new connection is to be closed at once; see :meth:`StrangerLimits.refuses`."""
+        return None if port.address is None else self._door.refuses(now, port.address, self.strangers())
+
+    def enter(self, port: Port) -> Challenge:
+        """A connection came; returns what it is asked."""
+        self._handshakes[port] = ServerHandshake(self._life, self._secret, self._entropy)
+        return self._handshakes[port].challenge
+
+    def leave(self, port: Port) -> None:
+        """It is gone, or a member now."""
+        self._handshakes.pop(port, None)
+        self.queue.pop(port, None)
+
+    def lost(self, now: float, port: Port) -> bool:
+        """The connection ended; whether it was a stranger's to the end."""
+        stranger = port in self._handshakes and port not in self.queue and not port.introduced
+        if stranger and port.address is not None:
+            self._door.failed(now, port.address)
+        self.leave(port)
+        return stranger
+
+    def strangers(self) -> list[Port]:
+        """Connections that have not introduced themselves."""
+        return [port for port in self._handshakes if port not in self.queue]
+
+    def ports(self) -> list[Port]:
+        """All connections that are no members'. They are sent heartbeats: so each side notices what got lost."""
+        return list(self._handshakes)
+
+    def check(self, port: Port, hello: Hello) -> None:
+        """Check that a hello comes in its turn and from who knows the secret.
+
+        Raises:
+            AuthenticationFailed: its proof does not fit the secret.
+            RemoteProtocolError: it is out of turn.
+        """
+        if port not in self._handshakes or port in self.queue:
+            raise RemoteProtocolError("expected one hello, got a second one")
+        if not self._handshakes[port].accepts(hello):
+            raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
+
+    def check_form(self, hello: Hello) -> None:
+        """Check what a hello says.
+
+        Raises:
+            RemoteProtocolError: it is not well-formed.
+        """
+        if not is_name(hello.name) or len(hello.session) != 16:
+            raise RemoteProtocolError(f"hello: expected a printable name of 1 .. {MAX_NAME} characters and a session")
+        if hello.wish not in WISHES or len(hello.training) not in (0, 16):
+            raise RemoteProtocolError("hello: expected a known wish and a training of 16 bytes or none")
+        expect_countable(hello.trained)
+
+    def prove(self, port: Port, hello: Hello) -> Proof | None:
+        """The server's proof for a worker whose hello was right; ``None`` where none is needed (any longer)."""
+        return self._handshakes[port].prove(hello)
+
+    def next_in_queue(self) -> tuple[Port, Hello] | None:
+        """Take the worker that is chosen first to bring the parameters; of equals, the one that has waited longest."""
+        if not self.queue:
+            return None
+        port = max(self.queue, key=lambda port: Seeding.rank(self.queue[port]))
+        return port, self.queue.pop(port)
+
+    def trained(self) -> int:
+        """How many workers of the queue have trained."""
+        return sum(bool(hello.training) for hello in self.queue.values())

@@ -1,0 +1,203 @@
+"""How workers go: into an outage, out of sight, or finished and with everything that they are owed."""
+
+from __future__ import annotations
+
+from rowcast.journal import Journal
+from rowcast.session.board import Board
+from rowcast.training.gate import Gate
+from rowcast.training.member import NOT_STARTED, Member, Stage
+from rowcast.training.rules.phased import PhasedRule
+from rowcast.training.rules.streamed import STREAMED, Streaming
+from rowcast.training.store import Store
+from rowcast.wire import Farewell, Finish, Message
+
+__all__ = ["Departures"]
+
+
+class Departures:
+    """Sees to it that nobody waits for who has gone, and that who has finished goes with all that it is owed.
+
+    Args:
+        members: the server's members, by name; who is dropped is taken out.
+        gate: whom the gate counts.
+        store: what members are owed.
+        phases: who goes on when another one counts no longer.
+        board: where those are woken who may be said goodbye to.
+        journal: where absences and departures are recorded.
+
+    Attributes:
+        draining: members that have finished and are sent what they are owed, by name.
+    """
+
+    def __init__(
+        self,
+        members: dict[str, Member],
+        gate: Gate,
+        store: Store,
+        phases: PhasedRule,
+        board: Board,
+        journal: Journal,
+    ) -> None:
+        self.draining: dict[str, Member] = {}
+        self._members = members
+        self._gate = gate
+        self._store = store
+        self._phases = phases
+        self._board = board
+        self._journal = journal
+
+    def computes(self, member: Member) -> bool:
+        """Whether more is to come from a worker: it counts, or it is in an outage and will count again."""
+        if member.gated:
+            return True
+        return self._store.streaming is not None and member.stage in STREAMED and not member.given_up
+
+    def is_awaited(self, member: Member) -> bool:
+        """Whether who has finished waits for a worker: it computes, or has joined and not begun yet."""
+        return self.computes(member) or member.stage in NOT_STARTED
+
+    # -- who is waited for no longer ---------------------------------------------------------------------------
+
+    def give_up(self, now: float, member: Member) -> None:
+        """A link has been down for longer than the limit: nobody waits for this worker any longer."""
+        if not self.computes(member):
+            return
+        counted, member.given_up = member.gated, True
+        self._uncount(now, member)
+        self.wake_draining()
+        if counted:
+            self._record_absence(now, member, now - member.lost_at)
+
+    def let_go(self, now: float, streaming: Streaming) -> None:
+        """Nobody is to wait for a robot in an outage."""
+        for member in streaming.leavers(now):
+            self.leave_gate(now, member, streaming)
+
+    def leave_gate(self, now: float, member: Member, streaming: Streaming) -> None:
+        """A worker is in an outage: it does not count until it has caught up."""
+        silent_s = now - streaming.seat(member).punctuality.since
+        self._uncount(now, member)
+        self._record_absence(now, member, silent_s)
+
+    def drop(self, now: float, member: Member, cause: str) -> None:
+        """Forget a worker: it left, started afresh, or was told goodbye."""
+        del self._members[member.name]
+        self.draining.pop(member.name, None)
+        self._phases.remove(member)
+        self._uncount(now, member)
+        if self._store.ledger is not None:
+            self._store.ledger.dismiss(member)
+        self._store.forget_member(member)
+        if self._store.streaming is not None:
+            self._store.streaming.remove(member)
+        self.wake_draining()  # also for one that has not begun
+        self._journal.record(
+            now, "leave", peer=member.name, epoch=self._gate.epoch, cause=cause, members=len(self._gate.versions)
+        )
+
+    def _uncount(self, now: float, member: Member) -> None:
+        if not member.gated:
+            return
+        if self._store.ledger is not None:
+            self._store.ledger.settle(member)
+        self._phases.remove(member)
+        self._gate.remove(member)
+        if self._store.streaming is not None:
+            self._store.streaming.left(now, member)
+        self._phases.cancel_extras()
+        self._phases.open_gate(now)
+        self.wake_draining()
+
+    def _record_absence(self, now: float, member: Member, silent_s: float) -> None:
+        self._journal.record(
+            now,
+            "absent",
+            peer=member.name,
+            epoch=self._gate.epoch,
+            silent_s=round(silent_s, 3),
+            members=len(self._gate.versions),
+        )
+
+    def too_long_away(self, now: float, limit_s: float, most: int) -> list[Member]:
+        """Members whose link has been gone for longer than ``limit_s``, beyond ``most`` of them: the first to go."""
+        away = [
+            one
+            for one in self._members.values()
+            if one.port is None and now >= one.lost_at + limit_s and one.stage not in NOT_STARTED
+        ]
+        if len(away) <= most:
+            return []
+        return sorted(away, key=lambda one: (one.lost_at, one.name))[: len(away) - most]
+
+    # -- who has finished --------------------------------------------------------------------------------------
+
+    def finish(self, now: float, member: Member, message: Finish) -> None:
+        """A worker has finished: it counts no longer, and is sent what it is owed."""
+        member.stage = Stage.DRAINING
+        self.draining[member.name] = member
+        member.finish_wait = message.wait
+        member.iteration = max(member.iteration, message.iteration)
+        member.dirty = True
+        member.owed.transfer = None
+        streaming, ledger = self._store.streaming, self._store.ledger
+        if streaming is not None and not message.wait and member.owed.follows:
+            streaming.part(member)  # it does not stay until all is in the stream
+        self._uncount(now, member)
+        if not message.wait and ledger is not None:
+            # It is owed what is there now. Were it owed what comes, it would never have everything on a slow link.
+            ledger.dismiss(member)
+        if member.port is not None:
+            self._board.wake(member.port)
+        self.wake_draining()
+
+    def next_message(self, now: float, member: Member) -> Message | None:
+        """The next message to a worker that has finished: all that it is owed, and then goodbye.
+
+        One that waits for the others is sent it when they have finished, not before: each of their updates touches all
+        rows, so they would be sent again, to each that waits, for each frame that arrives.
+
+        Goodbye is a :class:`~rowcast.wire.Farewell`: drop the member, and close its connection.
+        """
+        owed = member.owed
+        others_compute = member.finish_wait and self._anybody_computes()
+        if (shared := owed.follow(now, draining=not others_compute)) is not None:
+            return shared
+        if owed.transfer is not None and not owed.transfer.finished(now):
+            return None
+        if others_compute:
+            return None
+        if self._store.ledger is not None:
+            self._store.ledger.bring_up(member)
+        if member.dirty:
+            member.dirty = False
+            owed.send_everything(now, member.iteration)
+            frame = owed.next_frame(now)
+            if frame is not None:
+                return frame
+        if not owed.empty or member.port is None:
+            return None
+        self._journal.record(
+            now,
+            "drained",
+            peer=member.name,
+            iteration=member.iteration,
+            frames_sent=owed.sent_frames,
+            frames_applied=member.inbox.received,
+        )
+        return Farewell(member.inbox.received)
+
+    def _anybody_computes(self) -> bool:
+        """Whether more is to come from anybody, now or once it has begun.
+
+        Asked for each message: where many wait, it must not look at all.
+        """
+        if len(self._gate.versions):
+            return True
+        if len(self.draining) == len(self._members):
+            return False
+        return any(self.is_awaited(other) for other in self._members.values())
+
+    def wake_draining(self) -> None:
+        """Those that have finished may go, if nothing more is to come."""
+        if self.draining and not self._anybody_computes():
+            self._board.wake_all(self.draining.values())

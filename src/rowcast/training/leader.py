@@ -1,0 +1,42 @@
+"""Whose buffers are the team's, where the model's rule for them is "first"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rowcast.rows import Layout
+from rowcast.session.board import Board
+from rowcast.session.link import Port
+from rowcast.training.member import Member
+from rowcast.wire import Lead
+
+__all__ = ["Leader"]
+
+
+class Leader:
+    """The first worker: of those that the gate counts, the one that is a member for the longest time.
+
+    Once it has finished, has left or is given up, the next one is; should it be counted again, it is the first again.
+    While its link is down and it is still waited for, nobody is.
+
+    Args:
+        members: the server's members, by name, in the order in which they came; read, never changed.
+        board: takes what is said.
+    """
+
+    def __init__(self, members: Mapping[str, Member], board: Board) -> None:
+        self._members = members
+        self._board = board
+        self._told: Port | None = None
+
+    def tell(self, layout: Layout | None) -> None:
+        """Tell the first worker that it is, on each new connection, and the one before that it is no longer."""
+        if layout is None or not layout.buffers or layout.buffer_rule != "first":
+            return
+        port = next((member.port for member in self._members.values() if member.gated), None)
+        if port is None or port is self._told:
+            return
+        before, self._told = self._told, port
+        if before is not None and any(member.port is before for member in self._members.values()):
+            self._board.say(before, Lead(False))
+        self._board.say(port, Lead(True))

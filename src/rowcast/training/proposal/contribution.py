@@ -1,0 +1,116 @@
+"""What a worker adds to the team's model, iteration by iteration: how much each row counts, and the outer momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.delivery.outbox import Outbox
+from rowcast.errors import LocalProtocolError
+from rowcast.sync import Policy
+from rowcast.training.proposal.outer import Outer
+from rowcast.training.proposal.replica import Replica
+from rowcast.training.proposal.row_ages import RowAges
+
+__all__ = ["Contribution"]
+
+
+class Contribution:
+    """Adds what a worker computed to what it has pending.
+
+    An iteration has one part, several (gradient accumulation), or none: then it makes no contribution.
+
+    Args:
+        replica: the parameters from which it is computed.
+        outbox: its vector is what is pending.
+        freshness: how old the parameters are.
+
+    Attributes:
+        weight: averaging weight of the last part.
+        size: sum |.| of what the last iteration with a contribution has added.
+        outer: the outer momentum; ``None`` before a policy asked for it.
+    """
+
+    def __init__(self, replica: Replica, outbox: Outbox, freshness: RowAges) -> None:
+        self.weight = 1.0
+        self.size = 0.0
+        self.outer: Outer | None = None
+        self._replica = replica
+        self._outbox = outbox
+        self._freshness = freshness
+        self._begun = False
+
+    def add(
+        self, policy: Policy | None, iteration: int, sources: Sequence[npt.NDArray[np.float32]], weight: float
+    ) -> npt.NDArray[np.float32]:
+        """Add ``weight * (replica - sources)``, and what the policy makes of it.
+
+        Args:
+            policy: the team's policy; ``None`` before the server has told it.
+            iteration: iterations finished.
+            sources: as :meth:`Replica.propose` takes them.
+            weight: averaging weight.
+
+        Returns:
+            What each row counted, float32 [rows].
+
+        Raises:
+            NonFiniteGradient, LocalProtocolError: as :meth:`Replica.propose`; nothing was added.
+        """
+        replica, outbox = self._replica, self._outbox
+        weights = np.full(replica.layout.rows, weight, dtype=np.float32)
+        of_parameters = weights[: replica.layout.parameter_rows]  # a view: buffers count what they are given
+        if policy is not None and policy.fade:
+            # Old is also what was computed since a row was last sent: all of it will arrive together.
+            unsent = iteration - outbox.stamps
+            of_parameters *= policy.weights_of(np.maximum(self._freshness.lags, unsent))[: len(of_parameters)]
+        if policy is not None and policy.outer_momentum > 0:
+            if self.outer is None or not self.outer.follows(policy):
+                self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
+            self.outer.begin(first=not self._begun)
+            moved = replica.propose(sources, weights, outbox.vector, outbox.abs_sums, self.outer)
+        else:
+            factors = weights.copy()
+            factors[: len(of_parameters)] *= np.float32(1.0 if policy is None else policy.outer_lr)
+            moved = replica.propose(sources, factors, outbox.vector, outbox.abs_sums)
+        outbox.measured = True
+        self._book(moved, weight)
+        return weights
+
+    def add_rows(self, amounts: npt.NDArray[np.float32], weight: float) -> None:
+        """Add an amount to each row of a hollow layout.
+
+        Args:
+            amounts: float32 [rows], >= 0.
+            weight: averaging weight; it is in the amounts already.
+
+        Raises:
+            LocalProtocolError: the layout has content.
+        """
+        if not self._replica.layout.is_hollow:
+            raise LocalProtocolError("accumulate_rows: expected a hollow layout; call accumulate with the updates")
+        self._outbox.vector += amounts
+        self._outbox.measured = False
+        self._book(float(amounts.sum()), weight)
+
+    def _book(self, size: float, weight: float) -> None:
+        self.size = size + (self.size if self._begun else 0.0)
+        self.weight = weight
+        self._begun = True
+
+    def end(self, policy: Policy | None, iteration: int) -> bool:
+        """``iteration`` is finished: the next part is the first one of the next.
+
+        Returns:
+            Whether there was a contribution.
+        """
+        contributed = self._begun
+        if self.outer is not None and not contributed:
+            # The outer momentum goes on without a contribution, as it does at the others.
+            parameters = self._replica.parameters
+            same = [parameters[spec.start : spec.stop] for spec in self._replica.layout.tensors]
+            self.add(policy, iteration, same, self.weight)
+        self._begun = False
+        return contributed

@@ -1,0 +1,127 @@
+"""The parameters of one worker, and what it computed from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import codec_by_id
+from rowcast.delivery.inbox import replace_rows
+from rowcast.errors import LocalProtocolError, NonFiniteGradient
+from rowcast.rows import Layout
+from rowcast.rows.kernels import accumulate, nonfinite
+from rowcast.training.proposal.outer import Outer
+from rowcast.wire import Rows
+
+__all__ = ["Replica", "first_nonfinite"]
+
+
+def first_nonfinite(layout: Layout, parameters: npt.NDArray[np.float32]) -> str | None:
+    """The name of the first tensor that holds NaN or Inf; None where all are finite."""
+    if not nonfinite(parameters):
+        return None
+    return next(spec.name for spec in layout.tensors if nonfinite(parameters[spec.start : spec.stop]))
+
+
+class Replica:
+    """A worker's parameters: moved only by rows that arrive, and not while they are held.
+
+    Args:
+        layout: the model's rows.
+        parameters: flat float32; taken over and changed in place.
+
+    Attributes:
+        computed: float64 [rows], the signed sum of everything ever proposed for each row (the audit).
+    """
+
+    def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
+        if parameters.shape != (layout.elements,) or parameters.dtype != np.float32:
+            raise LocalProtocolError(
+                f"worker: expected {layout.elements} float32 parameters, got {parameters.dtype} {parameters.shape}"
+            )
+        self.layout = layout
+        self.parameters = parameters
+        self.computed = np.zeros(layout.rows, dtype=np.float64)
+        self._held: list[Rows] | None = None
+
+    def hold(self) -> None:
+        """Rows that arrive wait until :meth:`release`."""
+        self._held = []
+
+    def release(self) -> None:
+        """Apply the rows that arrived since :meth:`hold`."""
+        held, self._held = self._held or [], None
+        for message in held:
+            self.apply(message)
+
+    def apply(self, message: Rows) -> None:
+        """Apply a frame that passed its checks, or keep a copy of it while the parameters are held."""
+        if self._held is not None:
+            self._held.append(dataclasses.replace(message, payload=message.payload.copy()))
+            return
+        codec = codec_by_id(message.codec)
+        if message.absolute:
+            replace_rows(self.layout, codec, message, self.parameters)
+        else:
+            codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+
+    def propose(
+        self,
+        sources: Sequence[npt.NDArray[np.float32]],
+        weights: npt.NDArray[np.float32],
+        pending: npt.NDArray[np.float32],
+        abs_sums: npt.NDArray[np.float32],
+        outer: Outer | None = None,
+    ) -> float:
+        """Add ``weights * (parameters - sources)`` to ``pending`` and measure its rows.
+
+        Buffers are values, and no steps: no outer step is made of what they moved by, and it is not in the result.
+
+        Args:
+            sources: proposed values, one float32 array for each tensor of the layout, in order. Each is asked for
+                twice and none is kept: a source may be made when it is asked for.
+            weights: averaging weight of each row, float32 [rows], > 0.
+            pending: flat float32 [elements].
+            abs_sums: receives sum |pending| of each row, float32 [rows].
+            outer: makes its step of what would be added, and adds that instead.
+
+        Returns:
+            Sum |.| of what was added.
+
+        Raises:
+            NonFiniteGradient: a source holds NaN or Inf; nothing was changed.
+            LocalProtocolError: the sources are not the layout's tensors.
+        """
+        tensors = self.layout.tensors
+        if len(sources) != len(tensors):
+            raise LocalProtocolError(f"accumulate: expected {len(tensors)} tensors, got {len(sources)}")
+        for index, spec in enumerate(tensors):
+            source = sources[index].reshape(-1)
+            if source.size != spec.stop - spec.start:
+                raise LocalProtocolError(
+                    f"accumulate: expected {spec.stop - spec.start} elements for {spec.name!r}, got {source.size}"
+                )
+            if nonfinite(source):
+                raise NonFiniteGradient(
+                    f"the update of {spec.name!r} holds NaN or Inf; the step was refused and nothing was sent"
+                )
+        moved = 0.0
+        for index, spec in enumerate(tensors):
+            rows = slice(spec.first_row, spec.end_row)
+            is_buffer = spec.first_row >= self.layout.parameter_rows
+            add = accumulate if outer is None or is_buffer else outer.accumulate
+            size = add(
+                pending,
+                self.parameters,
+                sources[index].reshape(-1),
+                weights[rows],
+                spec.start,
+                self.layout.offsets[spec.first_row : spec.end_row + 1],
+                abs_sums[rows],
+                self.computed[rows],
+            )
+            moved += 0.0 if is_buffer else size
+        return moved

@@ -1,0 +1,1 @@
+"""The synchronisation rules: who may go on when, and which rows travel in between."""

@@ -1,0 +1,95 @@
+"""What one step of a worker costs: collected while it runs, one journal event when it is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rowcast.delivery.source import Transfer
+from rowcast.journal import Journal
+from rowcast.rows import Layout
+from rowcast.wire import Go, Grant, Rows
+from rowcast.wire.frames import frame_bytes
+
+__all__ = ["Step"]
+
+
+@dataclass
+class Step:
+    """One step so far; times in seconds.
+
+    Attributes:
+        started, proposed: when the computation began, when its update was handed in.
+        skipped: it made no contribution.
+        streamed: rows travel while it computes; whether any did so all the time is not measured.
+    """
+
+    started: float
+    proposed: float = 0.0
+    skipped: bool = False
+    streamed: bool = False
+    held_s: float = 0.0
+    staleness: int = 0
+    mta_time_s: float = 0.0
+    quota_s: float | None = None
+    push_rows: int = 0
+    zero_rows: int = 0
+    push_bytes: int = 0
+    pull_rows: int = 0
+    pull_bytes: int = 0
+
+    @property
+    def compute_s(self) -> float:
+        return self.proposed - self.started
+
+    def pushed(self, transfer: Transfer) -> None:
+        """A transfer (or what a cut left of it) is over."""
+        self.push_rows += transfer.rows
+        self.zero_rows += transfer.zero_rows
+        self.push_bytes += transfer.size
+
+    def permitted(self, message: Go) -> None:
+        """The gate opened."""
+        self.held_s += message.held_s
+        self.staleness = message.staleness
+
+    def granted(self, message: Grant) -> None:
+        """A slot was given."""
+        self.held_s += message.held_s
+
+    def passed(self, now: float, staleness: int) -> None:
+        """The gate let it pass, after it was held there since the update was handed in."""
+        self.held_s = now - self.proposed
+        self.staleness = staleness
+        self.streamed = True
+
+    def pulled(self, message: Rows) -> None:
+        """Rows arrived."""
+        self.pull_rows += len(message.rows)
+        self.pull_bytes += frame_bytes(message)
+
+    def share(self, layout: Layout) -> float:
+        """Share of the layout's rows that were sent or were empty."""
+        return (self.push_rows + self.zero_rows) / layout.rows
+
+    def record(self, now: float, journal: Journal, layout: Layout, iteration: int, rate_bps: float) -> None:
+        """Write the step into the journal."""
+        exchanged_s = now - self.proposed
+        journal.record(
+            now,
+            "step",
+            iteration=iteration,
+            compute_s=round(self.compute_s, 6),
+            overlap_s=round(self.compute_s if self.streamed and self.push_rows + self.pull_rows else 0.0, 6),
+            communicate_s=round(max(exchanged_s - self.held_s, 0.0), 6),
+            stall_s=round(min(self.held_s, exchanged_s), 6),
+            push_rows=self.push_rows,
+            push_bytes=self.push_bytes,
+            push_share=round(self.share(layout), 6),
+            pull_rows=self.pull_rows,
+            pull_bytes=self.pull_bytes,
+            quota_s=None if self.quota_s is None else round(self.quota_s, 6),
+            mta_time_s=round(self.mta_time_s, 6),
+            rate_bps=round(rate_bps),
+            staleness=self.staleness,
+            skipped=self.skipped,
+        )
