@@ -26,35 +26,6 @@ DOCS = Path(__file__).resolve().parent
 COMMAND = ".venv/bin/python docs/generate.py"
 WIDTH = 118
 
-#: What each family stands for; a family that is missing here fails the test.
-FAMILIES = {
-    "bsp": ("bsp", "Bulk synchronous. Slack 0, the whole model in each push and pull."),
-    "ssp": ("ssp:S", "Stale synchronous. Slack S, the whole model in each push and pull."),
-    "asp": ("asp", "Asynchronous. No gate, the whole model in each push and pull."),
-    "flown": (
-        "flown:S",
-        "FLOWN. No gate, but at most two whole models travel at once, pushes and pulls together. The server gives the "
-        "slots to those that count most and will not be late, and first to those about S iterations behind the newest.",
-    ),
-    "localsgd": (
-        "localsgd:H",
-        "Federated averaging. Slack 0; a worker makes H steps on parameters of its own, then their sum is exchanged.",
-    ),
-    "diloco": (
-        "diloco:H",
-        "The same, and Nesterov momentum over what is exchanged: `outer_lr` 0.7, `outer_momentum` 0.9.",
-    ),
-    "rog": (
-        "rog:S",
-        "Row by row. Slack S, a quota of the oldest rows, then others while the MTA time lasts.",
-    ),
-    "rowcast": (
-        "rowcast:S",
-        "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
-        "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it.",
-    ),
-}
-
 #: What each option means; an option that is missing here fails the test.
 OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `sparse`, `half` or `raw`.",
@@ -132,9 +103,8 @@ def policies() -> str:
     """The policy families with what they are made of, and the options."""
     heads = ["policy", "slack", "share of bytes that must travel", "unit", "beyond the quota", "local steps", "codec"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for family in sync.REGISTRY:
-        text, _ = FAMILIES[family]
-        policy = sync.parse_policy(text.replace("S", "4").replace("H", "8"))
+    for family in sync.REGISTRY.values():
+        text, policy = family.form, sync.parse_policy(family.example)
         steps = "H" if "H" in text else str(policy.local_steps)
         slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
@@ -143,7 +113,7 @@ def policies() -> str:
             share, beyond = f"about 2 / (S + 2); {policy.share:.3f} for S = 4", "all the time"
         lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | {steps} | `{policy.codec}` |")
     lines.append("")
-    lines += [bullet(f"`{text}`:", meaning) for text, meaning in (FAMILIES[family] for family in sync.REGISTRY)]
+    lines += [bullet(f"`{family.form}`:", family.meaning) for family in sync.REGISTRY.values()]
     return "\n".join(lines)
 
 

@@ -12,9 +12,21 @@ from hypothesis import strategies as st
 
 from rowcast.errors import ConfigError
 from rowcast.rows import Layout, Selection
-from rowcast.sync import MtaTime, Policy, RateMeter, SlackTuner, VersionTable, minimum_share, parse_policy
+from rowcast.sync import (
+    REGISTRY,
+    Family,
+    MtaTime,
+    Policy,
+    RateMeter,
+    SlackTuner,
+    VersionTable,
+    minimum_share,
+    parse_policy,
+    policy_forms,
+    register,
+)
 from rowcast.sync.mta import T_LOW_S
-from rowcast.sync.policy import RowsToSend
+from rowcast.sync.order import RowsToSend
 from rowcast.sync.rate import GRAIN_S, HALF_LIFE_S, LOWEST_BPS, MEMORY_S, PROBE_EVERY_S
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
@@ -101,7 +113,7 @@ def test_every_option_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "known: asp, bsp, diloco:8, flown:4, localsgd:8, rog:4, ssp:4"),
+        ("", "known: asp, bsp, diloco:8, flown:4, localsgd:8, rog:4, rowcast:4, ssp:4"),
         ("rgo:4", "unknown policy 'rgo:4'; did you mean 'rog:4'"),
         ("bps", "unknown policy 'bps'; did you mean 'bsp'"),
         ("ROG:4", "unknown policy"),
@@ -143,6 +155,8 @@ def test_every_option_is_read() -> None:
         *((f"rog:4?share={value}", "expected a share in") for value in ("0", "-1", "1.01", "nan", "inf", "1e-320")),
         *((f"rog:4?f1={value}", "expected f1 >= 0") for value in ("-0.1", "nan", "inf")),
         ("rog:4?f2=-1", "expected f2 >= 0"),
+        ("rog:4?elastic=on", "the option elastic goes with 'rowcast' only"),
+        ("rowcast?compat=artifact", "the option compat goes with 'rog' only"),
         ("rog:4?f2=", "f2: expected a number"),
     ],
 )
@@ -150,6 +164,19 @@ def test_a_name_that_cannot_be_read_is_answered_with_help(text: str, message: st
     with pytest.raises(ConfigError) as caught:
         parse_policy(text)
     assert message in str(caught.value)
+
+
+def test_a_family_of_ones_own_is_written_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REGISTRY, "_entries", dict(REGISTRY._entries))
+    register(Family("half:S", "Half of the bytes.", lambda name, slack: Policy(name, slack, 0.5)))
+    assert settings_of("half:3?codec=raw") == (3, 0.5, "row", False, "raw")
+    assert "half:S" in policy_forms()
+    with pytest.raises(ConfigError, match="this name is taken"):
+        register(Family("half", "", lambda name, slack: Policy(name, slack, 0.5)))
+    with pytest.raises(ConfigError, match="unknown option 'rowz'"):
+        register(Family("other", "", lambda name, slack: Policy(name, slack, 0.5), options=("rowz",)))
+    with pytest.raises(ConfigError, match=r"expected a rowcast\.sync\.Family"):
+        REGISTRY.register("odd", lambda name, slack: Policy(name, slack, 0.5))
 
 
 @quick

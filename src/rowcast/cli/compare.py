@@ -12,7 +12,7 @@ import typer
 
 from rowcast.config import load_tables
 from rowcast.errors import ConfigError
-from rowcast.sync.policy import policy_forms
+from rowcast.sync import policy_forms
 
 if TYPE_CHECKING:
     from rowcast.experiment import Comparison

@@ -11,7 +11,7 @@ import typer
 
 from rowcast.cli.options import limit_threads
 from rowcast.cli.streams import PlainConsole
-from rowcast.sync.policy import policy_forms
+from rowcast.sync import policy_forms
 
 if TYPE_CHECKING:
     from rowcast.training.member import MemberStatus

@@ -8,7 +8,7 @@ import typer
 
 from rowcast.cli.options import ConfigFile, Insecure, JournalFile, SecretFile, Set, secret_of
 from rowcast.config import LinkSettings, ServerSettings, load_tables
-from rowcast.sync.policy import policy_forms
+from rowcast.sync import policy_forms
 
 __all__ = ["serve"]
 

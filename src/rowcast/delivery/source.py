@@ -18,7 +18,7 @@ from rowcast.delivery.arrivals import Arrivals
 from rowcast.rows import Layout, Selection
 from rowcast.rows.kernels import row_abs_sums
 from rowcast.rows.select import usual_buffers
-from rowcast.sync.policy import RowsToSend
+from rowcast.sync.order import RowsToSend
 from rowcast.wire import Rows
 
 __all__ = ["MAX_STAMP", "Chooser", "RowSource", "Transfer"]

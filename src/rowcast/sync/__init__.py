@@ -1,9 +1,12 @@
 """Who may go on, which rows travel, for how long."""
 
 from rowcast.sync.artifact import ArtifactTime
+from rowcast.sync.families import REGISTRY
+from rowcast.sync.family import Family, parse_policy, policy_forms, register
 from rowcast.sync.levels import Levels
 from rowcast.sync.mta import MtaTime, minimum_share
-from rowcast.sync.policy import REGISTRY, Policy, parse_policy
+from rowcast.sync.order import RowsToSend
+from rowcast.sync.policy import Policy
 from rowcast.sync.punctuality import Punctuality
 from rowcast.sync.rate import RateMeter
 from rowcast.sync.slack import SlackChange, SlackTuner
@@ -12,14 +15,18 @@ from rowcast.sync.versions import VersionTable
 __all__ = [
     "REGISTRY",
     "ArtifactTime",
+    "Family",
     "Levels",
     "MtaTime",
     "Policy",
     "Punctuality",
     "RateMeter",
+    "RowsToSend",
     "SlackChange",
     "SlackTuner",
     "VersionTable",
     "minimum_share",
     "parse_policy",
+    "policy_forms",
+    "register",
 ]

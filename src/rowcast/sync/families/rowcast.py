@@ -1,0 +1,47 @@
+"""Rowcast's own: rows in both directions all the time, the staleness bounded end to end, nobody waits in an outage."""
+
+from __future__ import annotations
+
+from rowcast.errors import ConfigError
+from rowcast.sync.family import Family
+from rowcast.sync.policy import Policy, stream_shares
+
+__all__ = ["ROWCAST"]
+
+#: Iterations of staleness, end to end, that are allowed at most where no number is written.
+DEFAULT_SLACK = 16
+#: Iterations beyond it that a robot in an outage computes.
+DEFAULT_AHEAD = 32
+#: Outer momentum: in the long run a contribution moves the parameters by twice its size.
+DEFAULT_MOMENTUM = 0.5
+
+
+def _build(name: str, slack: int | None) -> Policy:
+    bound = DEFAULT_SLACK if slack is None else slack
+    if not bound:
+        raise ConfigError(f"policy {name!r}: expected a slack of 1 or more; with 0 nothing can overlap, write 'bsp'")
+    share, pull_share = stream_shares(bound)
+    return Policy(
+        name,
+        bound,
+        share,
+        pull_share=pull_share,
+        rule="streamed",
+        elastic=True,
+        ahead=DEFAULT_AHEAD,
+        anticipate="team",
+        fade=True,
+        adapt=True,
+        refine=True,
+        auto=slack is None,
+        outer_momentum=DEFAULT_MOMENTUM,
+    )
+
+
+ROWCAST = Family(
+    "rowcast:S",
+    "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
+    "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it.",
+    _build,
+    options=("elastic", "ahead", "anticipate", "fade", "adapt", "refine", "auto", "pulls"),
+)

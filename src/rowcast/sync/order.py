@@ -1,0 +1,115 @@
+"""Which rows travel, and in which order: the quota, what is overdue, and what follows while there is time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.rows import Layout, Selection, select
+from rowcast.rows.select import descending, value_per_byte
+from rowcast.sync.artifact import select_groups
+
+if TYPE_CHECKING:
+    from rowcast.sync.policy import Policy
+
+__all__ = ["RowsToSend", "choose", "choose_refinement"]
+
+
+@dataclass(frozen=True)
+class RowsToSend:
+    """What a policy sees when it chooses rows: one direction of one worker.
+
+    Attributes:
+        eligible: rows with something to send that did not travel in this iteration, ascending int64 [k].
+        stamps: iteration at which each row was last sent, int32 [rows].
+        abs_sums: sum |pending or owed| of each row, float32 [rows].
+        row_bytes: encoded bytes of each row, int64 [rows].
+        iteration: the iteration that is being pushed or pulled.
+        travelled_bytes: encoded bytes of the rows that already travelled in this iteration (before a cut).
+    """
+
+    eligible: npt.NDArray[np.int64]
+    stamps: npt.NDArray[np.int32]
+    abs_sums: npt.NDArray[np.float32]
+    row_bytes: npt.NDArray[np.int64]
+    iteration: int
+    travelled_bytes: int
+
+
+def choose(policy: Policy, layout: Layout, view: RowsToSend, *, overdue_before: int, share: float) -> Selection:
+    """Order the rows of a push or a pull.
+
+    Args:
+        policy: the team's policy.
+        layout: the model's rows.
+        view: what there is to send.
+        overdue_before: rows that were last sent before this iteration must travel.
+        share: the quota, as a share of the model's bytes.
+    """
+    total = int(view.row_bytes.sum())
+    if policy.mta == "artifact":
+        return select_groups(
+            view.eligible,
+            view.stamps,
+            view.abs_sums / layout.lengths,
+            view.row_bytes,
+            quota_bytes=share * total,
+            quota_rows=share * layout.rows if policy.counts == "groups" else None,
+        )
+    quota = share * total + (int(view.row_bytes.max()) if share < 1 else 0)
+    return select(
+        view.eligible,
+        view.stamps,
+        _importance(policy, layout, view),
+        view.row_bytes,
+        quota_bytes=min(quota, total) - view.travelled_bytes,
+        overdue_before=overdue_before,
+        units=_units(policy, layout),
+    )
+
+
+def choose_refinement(policy: Policy, layout: Layout, view: RowsToSend) -> Selection:
+    """Order what the code left of rows that were sent: by value, none of it must travel."""
+    return Selection(descending(view.eligible, _values(policy, layout, view)), 0)
+
+
+def _importance(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32] | None:
+    """The importance of rows beyond the quota, float32 [rows]; ``None`` where they stay oldest-first."""
+    if policy.order == "age" or policy.beyond == "nothing":
+        return None
+    return _values(policy, layout, view) if policy.beyond == "value" else _speculation(policy, layout, view)
+
+
+def _speculation(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32] | None:
+    """ROG Alg. 3: f1 * magnitude + f2 * staleness.
+
+    The magnitude of a row is its mean |.|, in units of the mean over the rows that may travel: the largest
+    row would flatten all others.
+    """
+    if len(view.eligible) == 0:
+        return None
+    means = view.abs_sums / layout.float_lengths
+    chosen = means if len(view.eligible) == len(means) else means[view.eligible]
+    typical = float(chosen.sum() / np.float32(len(chosen)))
+    scale = policy.f1 / typical if typical > 0 and math.isfinite(typical) else 0.0
+    ages = (view.iteration - view.stamps).astype(np.float32)
+    importance = means * np.float32(scale) + np.maximum(ages, 0) * np.float32(policy.f2)
+    return importance.astype(np.float32, copy=False)
+
+
+def _values(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32]:
+    """The value of a byte of each row, more with age (algorithms.md 2.1)."""
+    ages = view.iteration - view.stamps
+    return value_per_byte(layout.lengths, view.abs_sums, view.row_bytes, ages, policy.slack or 1)
+
+
+def _units(policy: Policy, layout: Layout) -> npt.NDArray[np.int64] | None:
+    if policy.granularity == "row":
+        return None
+    if policy.granularity == "tensor":
+        return layout.tensor_rows
+    return np.array([0, layout.rows], dtype=np.int64)
