@@ -15,6 +15,7 @@ from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training.rules.streamed import StreamedRule
 from rowcast.wire import Rows
 from teams import COMMON, LAYOUT, Books, events, finished, names_of, noise, outages, replicas_agree, worker
 
@@ -93,8 +94,8 @@ def encodings(monkeypatch, rates, policy):
 
     def look():
         server = team.server
-        if server.streaming is not None and server.streaming.stream is not None:
-            owed["common"] = server.streaming.stream.debt.vector
+        if isinstance(server.rule, StreamedRule) and server.rule.stream is not None:
+            owed["common"] = server.rule.stream.debt.vector
         for name, member in server.members.items():
             owed[name] = member.owed.vector
         if team.now < 3.0:
@@ -140,7 +141,7 @@ def test_the_log_is_short_and_frames_go_when_all_have_them():
     stream_bytes = []
 
     def look():
-        stream = team.server.streaming.stream if team.server.streaming is not None else None
+        stream = team.server.rule.stream if isinstance(team.server.rule, StreamedRule) else None
         if stream is not None:
             stream_bytes.append(stream._bytes)
             assert stream._bytes == sum(entry.size for entry in stream.frames(stream.first))
@@ -344,6 +345,6 @@ def test_nothing_that_a_contribution_costs_grows_with_the_team():
     """What is added, is added to the parameters and to one vector."""
     team = team_of([1e6] * 5, layout=WIDE)
     team.run(0.5)
-    assert not team.server.streaming.owing
-    assert team.server.ledger.common is team.server.streaming.stream.debt
+    assert not team.server.rule.owing()
+    assert team.server.ledger.common is team.server.rule.stream.debt
     assert names_of([one.script for one in team.workers.values()]) == list(team.server.members)

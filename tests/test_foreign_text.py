@@ -75,8 +75,8 @@ def test_what_a_server_says_reaches_no_terminal_raw(policy, caplog):
 
         def say(node):
             port = node.members["robot"].port
-            node._board.say(port, Waiting(2, "\x1b]0;owned\x07 [/x]"))
-            node._board.say(port, Leave("\x1b[2J goodbye"))
+            node.team.board.say(port, Waiting(2, "\x1b]0;owned\x07 [/x]"))
+            node.team.board.say(port, Leave("\x1b[2J goodbye"))
             server.server._pump()
 
         server.ask(say)

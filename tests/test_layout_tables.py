@@ -12,7 +12,7 @@ import torch
 
 import rowcast
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, start_of
-from rowcast.config import WorkerSettings
+from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Team
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import ConfigError, LayoutMismatch, LocalProtocolError, RemoteProtocolError
@@ -24,7 +24,7 @@ from rowcast.session.texts import shorten
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import ServerNode, WorkerNode
-from rowcast.training.gate import MOST_NAMED, Gate
+from rowcast.training.gate import MOST_NAMED
 from rowcast.training.member import Member, Stage
 from rowcast.wire import Heartbeat, LayoutTable, Rows, Waiting, encode
 from rowcast.wire.frames import MAX_CONTROL_BYTES
@@ -189,8 +189,8 @@ def test_the_rate_travels_however_many_figures_there_are():
 
 
 def test_who_is_waited_for_is_named_up_to_a_few():
-    members = {}
-    gate = Gate(parse_policy("bsp"), members, 2)
+    server = ServerNode(parse_policy("bsp"), settings=ServerSettings(expected_workers=2))
+    gate, members = server.gate, server.members
     gate.opened = True
     gate.versions = VersionTable(3)
     for index in range(500):
@@ -297,7 +297,7 @@ def test_a_fault_while_one_worker_is_served_is_of_no_concern_to_the_others(polic
     """Its connection ends, with one line; nothing is lost, and the server and the others go on."""
 
     def hits(node, args):
-        member = node._by_port.get(args[1])
+        member = node._admission.by_port.get(args[1])
         rows = place == "poll" or isinstance(args[2], Rows)
         return member is not None and member.name == "robot" and rows and fault.times < 5
 

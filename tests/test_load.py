@@ -315,7 +315,7 @@ def test_who_reads_nothing_is_cut_with_a_line():
     node, member = team.server, team.server.members["robot0"]
     with pytest.raises(LinkLost, match="reads nothing"):
         for k in range(100_000):
-            node._board.say(member.port, Waiting(k, "somebody"))
+            node.team.board.say(member.port, Waiting(k, "somebody"))
             node.receive(1.0, member.port, Heartbeat())
     assert member.port.closing and not member.port.control
     (dropped,) = events(team, "server", "dropped")

@@ -12,8 +12,7 @@ from rowcast.rows import Layout
 from rowcast.session import Port
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase, WorkerNode
-from rowcast.training.gate import Gate
+from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.training.member import Member, Stage
 from rowcast.wire import Heartbeat, Proof, PushEnd, Refusal, Rows, Welcome
 from teams import LAYOUT, Books, events, finished, noise, replicas_agree, start_of, worker
@@ -145,8 +144,8 @@ def test_a_lost_welcome_changes_only_the_time():
 
 def test_a_newcomer_starts_where_the_gate_has_let_others_pass():
     """All rows of an iteration may be here before the message that ends it."""
-    members = {}
-    gate = Gate(parse_policy("bsp"), members, 2)
+    server = ServerNode(parse_policy("bsp"), settings=ServerSettings(expected_workers=2))
+    gate, members = server.gate, server.members
     gate.versions = VersionTable(3)
     for name in ("robot0", "robot1"):
         members[name] = Member(name, b"", None, None, Stage.COMPUTING)

@@ -261,7 +261,7 @@ def test_a_server_that_nobody_visits_begins_anew():
     settings = ServerSettings(expected_workers=1, fresh_after_s=60.0)
     team = VirtualTeam(LAYOUT, "bsp", [worker("robot0", iterations=5)], server_settings=settings)
     team.run(0.3)
-    assert team.server._fresh_at() is None, "somebody is there"
+    assert team.server._admission.fresh_at() is None, "somebody is there"
     finished(team)
     team.server.on_timer(team.server.next_timer() - 0.1)
     assert team.server.parameters is not None

@@ -44,7 +44,7 @@ def team_of(policy, scripts, layout=LAYOUT, **more):
 
     def watched():
         pump_all()
-        scheduler = team.server.slots._scheduler
+        scheduler = team.server.rule.slots._scheduler
         active = {request.worker for request in scheduler.active}
         assert len(active) <= SLOTS
         members = team.server.members
@@ -171,7 +171,7 @@ def test_after_a_cut_the_worker_asks_again_and_the_rest_of_the_push_waits():
     assert node.phase is Phase.ASKING
     sent = node.outbox.sent_frames
     assert sent > 0
-    asked = next(request for request in team.server.slots._scheduler.waiting if request.worker == "robot0")
+    asked = next(request for request in team.server.rule.slots._scheduler.waiting if request.worker == "robot0")
     assert asked.since > 2.1
     team.run(asked.since + 0.5)
     assert node.phase is Phase.ASKING
@@ -187,9 +187,9 @@ def test_a_lost_grant_is_asked_for_again():
 
     def lose():
         assert team.workers["robot0"].node.phase is Phase.ASKING
-        assert team.server.slots.pushes(team.server.members["robot0"])
+        assert team.server.rule.slots.pushes(team.server.members["robot0"])
         team.cut("robot0", 0.2)
-        assert not team.server.slots.pushes(team.server.members["robot0"])
+        assert not team.server.rule.slots.pushes(team.server.members["robot0"])
 
     team.run(0.05)
     while not slots_of(team, "robot0", "push"):
@@ -251,7 +251,7 @@ def test_draining_needs_no_slot():
     team.at(0.5, lambda: team.start(quick))
     # Finished its only step before the others ask, and drains while both slots are taken.
     team.run(2.5)
-    assert len(team.server.slots._scheduler.active) == SLOTS
+    assert len(team.server.rule.slots._scheduler.active) == SLOTS
     one = team.workers["robot3"]
     assert one.node.phase is Phase.FINISHING
     assert team.server.members["robot3"].stage is Stage.DRAINING
@@ -290,7 +290,7 @@ def refused(team, name, message, match):
 def test_what_the_server_refuses():
     team = VirtualTeam(LAYOUT, "asp", [worker("robot0", compute_s=5.0)])
     team.run(1.0)
-    refused(team, "robot0", Ask(1, 1.0, 1e6), "no request for a slot while computing")
+    refused(team, "robot0", Ask(1, 1.0, 1e6), "goes with the policy asp, got Ask")
     team = slow_start()
     team.run(1.0)
     for weight in (0.0, -1.0):
@@ -351,7 +351,7 @@ def test_slots_in_a_simulation():
         elif record["event"] == "push":
             active.discard(record["peer"])
     assert {record["direction"] for record in server.journal.records if record["event"] == "slot"} == {"push", "pull"}
-    assert len(server.slots._scheduler.active) <= SLOTS
+    assert len(server.rule.slots._scheduler.active) <= SLOTS
 
 
 # -- the socket driver -----------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
     server._connections[released] = Mock()
     connection = Connection(server)
     # The end of somebody's pull is handed out: that frees a slot.
-    with patch.object(connection, "pump", lambda: server.node._board.wake(released)):
+    with patch.object(connection, "pump", lambda: server.node.team.board.wake(released)):
         connection.resume_writing()
     server._connections[released].pump.assert_called_once_with()
 

@@ -330,7 +330,7 @@ def test_a_robot_whose_count_differs_is_cut_while_it_delivers_the_rest():
     def look():
         member = team.server.members["robot1"]
         if member.stage is Stage.DRAINING:
-            cuts.append(team.server.streaming.seat(member).shift)
+            cuts.append(team.server.rule.seat(member).shift)
             team.cut("robot1", 0.3)
         else:
             team.at(team.now + 0.05, look)
@@ -345,13 +345,14 @@ def test_after_a_cut_the_newest_gradient_is_told_again_as_it_was():
     """The next one is under way, and nobody knows yet what it takes."""
     team = team_of("rowcast:4", [1e5, 1e5], iterations=40, compute_s=0.5)
     told = []
-    computed = team.server._on_computed
+    receive = team.server.receive
 
-    def note(now, member, message):
-        told.append((now, message))
-        computed(now, member, message)
+    def note(now, port, message):
+        if isinstance(message, Computed):
+            told.append((now, message))
+        receive(now, port, message)
 
-    team.server._on_computed = note
+    team.server.receive = note
     team.at(5.2, lambda: team.cut("robot0", 0.2))
     finished(team)
     assert any(5.3 < now < 5.5 for now, _ in told)
@@ -508,7 +509,7 @@ def test_messages_of_the_other_kind_of_policy_are_refused():
     team = team_of("bsp", [1e5, 1e5])
     team.run(3.0)
     link = team.workers["robot0"].link
-    with pytest.raises(RemoteProtocolError, match="no finished iteration"):
+    with pytest.raises(RemoteProtocolError, match="goes with the policy bsp, got Computed"):
         team.server.receive(team.now, link.server_port, Computed(1, 0.1, 1e6, 1.0, False))
     with pytest.raises(RemoteProtocolError, match="no horizon"):
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
@@ -521,7 +522,7 @@ def test_what_cannot_be_is_refused_where_rows_are_streamed():
     iteration = team.workers["robot0"].node.iteration
     with pytest.raises(RemoteProtocolError, match="0 s or more"):
         team.server.receive(team.now, link.server_port, Computed(iteration, -0.1, 1e6, 1.0, False))
-    with pytest.raises(RemoteProtocolError, match="no end of a push"):
+    with pytest.raises(RemoteProtocolError, match="goes with the policy rowcast:4, got PushEnd"):
         team.server.receive(team.now, link.server_port, PushEnd(iteration, 0.1, 0.1, 1e5, False))
 
 

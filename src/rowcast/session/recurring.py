@@ -82,6 +82,11 @@ class Recurring:
             visible(text) if peer == HERE else f"connection from {visible(peer)} closed: {visible(text)}"
         )
 
+    def dropped(self, now: float, peer: str, what: str, why: str) -> None:
+        """Something was dropped so that memory stays bounded: into the journal, and to the user."""
+        self._journal.record(now, "dropped", peer=peer, what=what, why=why)
+        self.notices.append(f"{peer}: dropped {what}: {why}")
+
     def due(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         return min((window.since + EVERY_S for window in self._windows.values() if window.count), default=None)

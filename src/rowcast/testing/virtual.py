@@ -27,6 +27,7 @@ from rowcast.session import Port
 from rowcast.sync import parse_policy
 from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.training.member import Stage
+from rowcast.training.rules.streamed import StreamedRule
 from rowcast.wire import Message, Rows
 
 __all__ = ["ScriptedWorker", "VirtualTeam"]
@@ -508,7 +509,8 @@ class VirtualTeam:
         """A worker that the gate counts starts to compute: how old is what it holds, and what it delivered?"""
         oldest = self.server.versions.oldest()
         member = self.server.members[node.name]
-        owed, streaming = member.owed, self.server.streaming
+        owed = member.owed
+        streaming = self.server.rule if isinstance(self.server.rule, StreamedRule) else None
         assert oldest is not None
         iteration = node.iteration if streaming is None else node.iteration + streaming.seat(member).shift
         self.gaps.append(iteration - oldest)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from rowcast.journal import Journal
-from rowcast.session.board import Board
-from rowcast.training.gate import Gate
+from typing import TYPE_CHECKING
+
 from rowcast.training.member import NOT_STARTED, Member, Stage
-from rowcast.training.rules.phased import PhasedRule
-from rowcast.training.rules.streamed import STREAMED, Streaming
-from rowcast.training.store import Store
 from rowcast.wire import Farewell, Finish, Message
+
+if TYPE_CHECKING:
+    from rowcast.training.team import Team
 
 __all__ = ["Departures"]
 
@@ -18,39 +17,19 @@ class Departures:
     """Sees to it that nobody waits for who has gone, and that who has finished goes with all that it is owed.
 
     Args:
-        members: the server's members, by name; who is dropped is taken out.
-        gate: whom the gate counts.
-        store: what members are owed.
-        phases: who goes on when another one counts no longer.
-        board: where those are woken who may be said goodbye to.
-        journal: where absences and departures are recorded.
+        team: the team; who is dropped is taken out of its members.
 
     Attributes:
         draining: members that have finished and are sent what they are owed, by name.
     """
 
-    def __init__(
-        self,
-        members: dict[str, Member],
-        gate: Gate,
-        store: Store,
-        phases: PhasedRule,
-        board: Board,
-        journal: Journal,
-    ) -> None:
+    def __init__(self, team: Team) -> None:
         self.draining: dict[str, Member] = {}
-        self._members = members
-        self._gate = gate
-        self._store = store
-        self._phases = phases
-        self._board = board
-        self._journal = journal
+        self._team = team
 
     def computes(self, member: Member) -> bool:
         """Whether more is to come from a worker: it counts, or it is in an outage and will count again."""
-        if member.gated:
-            return True
-        return self._store.streaming is not None and member.stage in STREAMED and not member.given_up
+        return member.gated or self._team.rule.returns(member)
 
     def is_awaited(self, member: Member) -> bool:
         """Whether who has finished waits for a worker: it computes, or has joined and not begun yet."""
@@ -68,61 +47,58 @@ class Departures:
         if counted:
             self._record_absence(now, member, now - member.lost_at)
 
-    def let_go(self, now: float, streaming: Streaming) -> None:
+    def let_go(self, now: float) -> None:
         """Nobody is to wait for a robot in an outage."""
-        for member in streaming.leavers(now):
-            self.leave_gate(now, member, streaming)
+        for member, silent_s in self._team.rule.leavers(now):
+            self.leave_gate(now, member, silent_s)
 
-    def leave_gate(self, now: float, member: Member, streaming: Streaming) -> None:
-        """A worker is in an outage: it does not count until it has caught up."""
-        silent_s = now - streaming.seat(member).punctuality.since
+    def leave_gate(self, now: float, member: Member, silent_s: float) -> None:
+        """A worker is in an outage, and silent for so long (s): it does not count until it has caught up."""
         self._uncount(now, member)
         self._record_absence(now, member, silent_s)
 
     def drop(self, now: float, member: Member, cause: str) -> None:
         """Forget a worker: it left, started afresh, or was told goodbye."""
-        del self._members[member.name]
+        team = self._team
+        del team.members[member.name]
         self.draining.pop(member.name, None)
-        self._phases.remove(member)
+        team.rule.leaving(now, member)
         self._uncount(now, member)
-        if self._store.ledger is not None:
-            self._store.ledger.dismiss(member)
-        self._store.forget_member(member)
-        if self._store.streaming is not None:
-            self._store.streaming.remove(member)
+        if team.model.ledger is not None:
+            team.model.ledger.dismiss(member)
+        team.model.forget_member(member)
+        team.rule.remove(member)
         self.wake_draining()  # also for one that has not begun
-        self._journal.record(
-            now, "leave", peer=member.name, epoch=self._gate.epoch, cause=cause, members=len(self._gate.versions)
+        team.journal.record(
+            now, "leave", peer=member.name, epoch=team.gate.epoch, cause=cause, members=len(team.gate.versions)
         )
 
     def _uncount(self, now: float, member: Member) -> None:
         if not member.gated:
             return
-        if self._store.ledger is not None:
-            self._store.ledger.settle(member)
-        self._phases.remove(member)
-        self._gate.remove(member)
-        if self._store.streaming is not None:
-            self._store.streaming.left(now, member)
-        self._phases.cancel_extras()
-        self._phases.open_gate(now)
+        team = self._team
+        if team.model.ledger is not None:
+            team.model.ledger.settle(member)
+        team.rule.leaving(now, member)
+        team.gate.remove(member)
+        team.rule.left(now, member)
         self.wake_draining()
 
     def _record_absence(self, now: float, member: Member, silent_s: float) -> None:
-        self._journal.record(
+        self._team.journal.record(
             now,
             "absent",
             peer=member.name,
-            epoch=self._gate.epoch,
+            epoch=self._team.gate.epoch,
             silent_s=round(silent_s, 3),
-            members=len(self._gate.versions),
+            members=len(self._team.gate.versions),
         )
 
     def too_long_away(self, now: float, limit_s: float, most: int) -> list[Member]:
         """Members whose link has been gone for longer than ``limit_s``, beyond ``most`` of them: the first to go."""
         away = [
             one
-            for one in self._members.values()
+            for one in self._team.members.values()
             if one.port is None and now >= one.lost_at + limit_s and one.stage not in NOT_STARTED
         ]
         if len(away) <= most:
@@ -139,15 +115,14 @@ class Departures:
         member.iteration = max(member.iteration, message.iteration)
         member.dirty = True
         member.owed.transfer = None
-        streaming, ledger = self._store.streaming, self._store.ledger
-        if streaming is not None and not message.wait and member.owed.follows:
-            streaming.part(member)  # it does not stay until all is in the stream
+        ledger = self._team.model.ledger
+        self._team.rule.finishing(member, message.wait)
         self._uncount(now, member)
         if not message.wait and ledger is not None:
             # It is owed what is there now. Were it owed what comes, it would never have everything on a slow link.
             ledger.dismiss(member)
         if member.port is not None:
-            self._board.wake(member.port)
+            self._team.board.wake(member.port)
         self.wake_draining()
 
     def next_message(self, now: float, member: Member) -> Message | None:
@@ -166,8 +141,8 @@ class Departures:
             return None
         if others_compute:
             return None
-        if self._store.ledger is not None:
-            self._store.ledger.bring_up(member)
+        if self._team.model.ledger is not None:
+            self._team.model.ledger.bring_up(member)
         if member.dirty:
             member.dirty = False
             owed.send_everything(now, member.iteration)
@@ -176,7 +151,7 @@ class Departures:
                 return frame
         if not owed.empty or member.port is None:
             return None
-        self._journal.record(
+        self._team.journal.record(
             now,
             "drained",
             peer=member.name,
@@ -191,13 +166,13 @@ class Departures:
 
         Asked for each message: where many wait, it must not look at all.
         """
-        if len(self._gate.versions):
+        if len(self._team.gate.versions):
             return True
-        if len(self.draining) == len(self._members):
+        if len(self.draining) == len(self._team.members):
             return False
-        return any(self.is_awaited(other) for other in self._members.values())
+        return any(self.is_awaited(other) for other in self._team.members.values())
 
     def wake_draining(self) -> None:
         """Those that have finished may go, if nothing more is to come."""
         if self.draining and not self._anybody_computes():
-            self._board.wake_all(self.draining.values())
+            self._team.board.wake_all(self.draining.values())

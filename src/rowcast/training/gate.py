@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.sync import ArtifactTime, Levels, MtaTime, Policy, VersionTable
+from rowcast.sync import ArtifactTime, Levels, MtaTime, VersionTable
 from rowcast.training.member import Member, Stage
 from rowcast.wire import PushEnd
+
+if TYPE_CHECKING:
+    from rowcast.training.team import Team
 
 __all__ = ["Gate"]
 
@@ -21,13 +24,12 @@ class Gate:
     """Counts members, and lets those go on whom the policy allows to.
 
     Args:
-        policy: the team's policy; another object when its slack adapts.
-        members: the server's members, by name; read, never changed.
-        expected: the gate is shut until this many workers were counted once.
+        team: the team; its members are read, never changed.
 
     Attributes:
         versions: the version table of the workers that count.
         epoch: counts changes of membership.
+        expected: the gate is shut until this many workers were counted once.
         opened: the team was complete once.
         waiting: members held at the gate, by name; some may have gone on meanwhile.
 
@@ -35,17 +37,17 @@ class Gate:
     changed is told so at once.
     """
 
-    def __init__(self, policy: Policy, members: Mapping[str, Member], expected: int) -> None:
-        self.policy = policy
+    def __init__(self, team: Team) -> None:
+        self._team = team
         self.versions = VersionTable(0)
         self.epoch = 0
         self.opened = False
-        self.expected = expected
+        self.expected = team.settings.expected_workers
         self.push_time = MtaTime()
         self.pull_time = MtaTime()
-        self._artifact = ArtifactTime(policy.race) if policy.mta == "artifact" else None
+        self._artifact = ArtifactTime(team.policy.race) if team.policy.mta == "artifact" else None
         self.waiting: dict[str, Member] = {}
-        self._members = members
+        self._members = team.members
         self._quotas = Levels()
         self._newest = 0
         self._passed_at: int | None = None
@@ -71,8 +73,8 @@ class Gate:
         ]
         member.iteration = min(others, default=member.iteration)
         oldest = self.versions.oldest()
-        if self.policy.slack is not None and oldest is not None and others:
-            member.iteration = min(member.iteration, oldest + self.policy.slack)
+        if self._team.policy.slack is not None and oldest is not None and others:
+            member.iteration = min(member.iteration, oldest + self._team.policy.slack)
         member.begun_iteration = member.iteration
         member.gated = True
         self.quota_arrived(member, member.iteration)
@@ -147,7 +149,7 @@ class Gate:
             limit_s = self._artifact.grant(member.name)
             return limit_s, limit_s
         newest = max(self._newest, member.iteration)
-        return self.push_time.value_s(newest), self.pull_time.value_s(newest) if self.policy.speculative else 0.0
+        return self.push_time.value_s(newest), self.pull_time.value_s(newest) if self._team.policy.speculative else 0.0
 
     def may_pass(self, newcomer: Member | None = None) -> list[Member]:
         """Members that may go on, the one that has waited longest first; they do not wait any longer.
@@ -166,7 +168,7 @@ class Gate:
             for member in held
             if member.stage is Stage.WAITING
             and member.port is not None
-            and self.policy.may_start(member.iteration, oldest)
+            and self._team.policy.may_start(member.iteration, oldest)
         ]
         for member in passing:
             del self.waiting[member.name]
@@ -190,12 +192,12 @@ class Gate:
         return found
 
     def reason(self, now: float, member: Member, absence_limit_s: float) -> str:
-        """For whom a member waits, and why, in words."""
+        """For whom a member waits, and why, in words; empty where nobody is behind."""
         if not self.opened:
             ready = sum(other.stage is Stage.READY for other in self._members.values())
             return f"the team: {ready} of {self.expected} workers have joined"
         reasons = []
-        behind = self.versions.behind(member.iteration - (self.policy.slack or 0))
+        behind = self.versions.behind(member.iteration - (self._team.policy.slack or 0))
         for name in behind[:MOST_NAMED]:
             other = self._members[name]
             if other.port is None:
@@ -206,4 +208,4 @@ class Gate:
             reasons.append(f"{name} ({why})")
         if len(behind) > MOST_NAMED:
             reasons.append(f"and {len(behind) - MOST_NAMED} more")
-        return ", ".join(reasons) or ("rows on their way to it" if self.policy.streaming else "its turn")
+        return ", ".join(reasons)

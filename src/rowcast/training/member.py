@@ -11,7 +11,7 @@ from rowcast.session.link import Port
 from rowcast.session.liveness import Progress
 from rowcast.training.seed import Seed
 
-__all__ = ["NOT_STARTED", "Member", "MemberStatus", "Stage"]
+__all__ = ["HELD", "NOT_STARTED", "Member", "MemberStatus", "Stage"]
 
 
 class Stage(enum.Enum):
@@ -29,6 +29,9 @@ class Stage(enum.Enum):
 
 #: Stages of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
 NOT_STARTED = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
+
+#: Stages of a worker that is told for whom it waits.
+HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
 
 
 @dataclass(eq=False)

@@ -1,19 +1,27 @@
-"""The slots of a team whose policy schedules transfers: who waits for one, who has one, what is told of it."""
+"""Pushes and pulls that each need a slot, which the server gives: FLOWN (:mod:`rowcast.sync.flown`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from rowcast.codecs import codec_for
+from rowcast.delivery.source import Transfer
+from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.sync import Policy
 from rowcast.sync.flown import Direction, FlownScheduler
-from rowcast.training.member import Member
+from rowcast.training.member import Member, Stage
+from rowcast.training.rules.phased import PhasedRule
+from rowcast.wire import Ask, Grant, Message, PullEnd, PushEnd
 
-__all__ = ["Admission", "Slots"]
+if TYPE_CHECKING:
+    from rowcast.training.team import Team
+
+__all__ = ["Admission", "Slots", "SlottedRule"]
 
 #: A rate that a worker reports counts for no more than this (bit/s), so that sums of what it says stay finite.
 HIGHEST_BPS = 1e12
@@ -36,10 +44,10 @@ class Admission:
 
 
 class Slots:
-    """Knows the scheduler, and what a member has to do with it.
+    """Who waits for a slot, who has one, what is told of it.
 
     Args:
-        policy: the team's policy, one that is ``scheduled``.
+        policy: the team's policy.
         journal: where admissions are recorded.
     """
 
@@ -127,3 +135,82 @@ class Slots:
         if len(active) < self._scheduler.slots:
             text += ", and its own transfer is expected to take too long beside that"
         return text
+
+
+class SlottedRule(PhasedRule):
+    """Pushes and pulls wait for a slot.
+
+    Attributes:
+        slots: who may transfer.
+    """
+
+    def __init__(self, team: Team) -> None:
+        super().__init__(team)
+        self.slots = Slots(team.policy, team.journal)
+        self.handlers = {**self.handlers, Ask: self._on_ask}
+
+    # -- who takes part ----------------------------------------------------------------------------------------
+
+    def leaving(self, now: float, member: Member) -> None:
+        self.slots.remove(member)
+
+    def link_lost(self, now: float, member: Member) -> None:
+        self.slots.withdraw(member)
+        self._schedule(now)
+
+    # -- the push ----------------------------------------------------------------------------------------------
+
+    def _on_ask(self, now: float, member: Member, message: Message) -> None:
+        ask = cast(Ask, message)
+        if member.stage is not Stage.COMPUTING:
+            raise RemoteProtocolError(f"expected no request for a slot while {member.stage.value}, got one")
+        self.expect(member, ask.iteration)
+        if ask.weight <= 0:
+            raise RemoteProtocolError(f"expected a weight above 0 with a request for a slot, got {ask.weight}")
+        member.samples = ask.weight
+        self.slots.observe_push(now, member, ask.rate_bps)
+        self.slots.ask(now, member, Direction.PUSH, ask.iteration)
+        self._schedule(now)
+
+    def pushed(self, now: float, member: Member, message: PushEnd) -> None:
+        if not self.slots.pushes(member):
+            raise RemoteProtocolError("expected a request for a slot before a push, got the end of one")
+        self.slots.observe_push(now, member, message.rate_bps)
+        self.slots.done(now, member)
+        super().pushed(now, member, message)
+
+    def acknowledged(self, now: float, member: Member) -> None:
+        self.slots.observe_pull(now, member)
+
+    def heartbeat(self, now: float, member: Member, metrics: Mapping[str, float]) -> None:
+        if "rate_bps" in metrics:
+            self.slots.observe_push(now, member, metrics["rate_bps"])
+
+    # -- the gate and the pull ---------------------------------------------------------------------------------
+
+    def open_gate(self, now: float, newcomer: Member | None = None) -> None:
+        for member in self.team.gate.may_pass(newcomer):
+            member.stage = Stage.QUEUED
+            self.slots.ask(now, member, Direction.PULL, member.iteration)
+        self._schedule(now)
+
+    def pulled(self, now: float, member: Member, transfer: Transfer) -> PullEnd:
+        end = super().pulled(now, member, transfer)
+        self.slots.done(now, member)
+        self._schedule(now)
+        return end
+
+    def _schedule(self, now: float) -> None:
+        """Something has changed that slots depend on: let those transfer to whom one is due."""
+        layout = self.team.model.layout
+        if layout is None:
+            return
+        for admission in self.slots.admit(now, self.team.members, layout):
+            member = admission.member
+            if admission.direction is Direction.PULL:
+                self.begin_pull(now, member)
+            elif member.port is not None:
+                self.team.board.say(member.port, Grant(admission.iteration, admission.waited_s))
+
+    def reason(self, now: float, member: Member) -> str:
+        return self.slots.reason() if member.stage is Stage.QUEUED else super().reason(now, member)

@@ -5,236 +5,191 @@ it holds everybody's contributions up to ``iteration - slack``: its *horizon*, e
 server knows for each row how far everybody's contribution has come (the *floor*), and for each worker which rows have
 changed since it was sent them; the horizon follows, and travels to the worker between its rows.
 
-With an elastic policy nobody waits for a robot in an outage. A robot that others wait for, and that has been silent
-for longer than it ever used to be, leaves the gate. It is sent what it is owed and its rows are taken as before;
-when both have caught up, it counts again. Its own count of iterations goes on undisturbed: the server translates.
+With an elastic policy nobody waits for a robot in an outage (:mod:`rowcast.training.rules.outage`). Its own count of
+iterations goes on undisturbed: the server translates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import codec_by_name
-from rowcast.config import LinkSettings
-from rowcast.delivery.arrivals import Arrivals
+from rowcast.delivery.cursor import Cursor
+from rowcast.delivery.outbox import Outbox
 from rowcast.delivery.shared_log import SharedLog
+from rowcast.delivery.source import RowSource
 from rowcast.errors import RemoteProtocolError
-from rowcast.journal import Journal
 from rowcast.rows import Layout
-from rowcast.session.board import Board
-from rowcast.sync import Policy, Punctuality, SlackTuner
-from rowcast.training.gate import Gate
-from rowcast.training.ledger import Ledger
+from rowcast.sync import Punctuality, SlackTuner
 from rowcast.training.member import Member, Stage
+from rowcast.training.rules.base import ServerRule
+from rowcast.training.rules.floor import Floor
+from rowcast.training.rules.outage import STREAMED, Outages, Standing
 from rowcast.wire import Computed, Horizon, Message, Rows
 
-__all__ = ["STREAMED", "Seat", "Streaming"]
+if TYPE_CHECKING:
+    from rowcast.training.team import Team
 
-#: Stages of a worker that is sent rows all the time.
-STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
+__all__ = ["StreamedRule"]
 
 #: Rows to a worker are chosen anew at most once in so many frames' time; while it waits at the gate, in one.
 CHOOSE_FRAMES = 10
 
 
-@dataclass(eq=False)
-class Seat:
-    """What the server keeps for a worker of a streaming policy.
-
-    Attributes:
-        versions: int32 [rows], newest iteration whose contribution to each row is here, in the worker's own count.
-        own: newest iteration it has finished, in its own count.
-        shift: add it to the worker's count to get the gate's.
-        told: the last horizon it was told, or ``None``.
-        choose_at: its rows are not chosen anew before (s).
-        outdated: the order of its rows is that of an iteration before.
-        steady_since: since when it has caught up, while it does not count (s).
-        left_at, absences: when it last left the gate (s), and how often it did lately.
-        oldest: the oldest of ``versions``.
-        step_s: what its last gradient took (s).
-        heard_at: when it last told of an iteration (s).
-    """
-
-    versions: npt.NDArray[np.int32]
-    punctuality: Punctuality
-    own: int = 0
-    shift: int = 0
-    told: Horizon | None = None
-    choose_at: float = 0.0
-    outdated: bool = False
-    steady_since: float | None = None
-    left_at: float = 0.0
-    absences: int = 0
-    oldest: int = 0
-    step_s: float = 1.0
-    heard_at: float = -math.inf
-
-
-class Streaming:
+class StreamedRule(ServerRule):
     """Horizons, who counts, and which rows each is sent next.
 
-    Args:
-        policy: the team's policy.
-        gate: whom the gate counts; its versions are kept up to date here.
-        members: the server's members, by name.
-        rows: rows of the layout.
-        frame_s: link time of a frame.
-        board: where members are woken to whom something is to be said.
-        journal: where returns and changes of the slack are recorded.
-
     Attributes:
-        policy: the team's policy with the slack that is in force.
-        floor: int32 [rows], how far everybody's contribution to each row has come; every outbox of the server
-            has this very array.
+        floor: how far everybody's contribution to each row has come.
         stream: the rows that all workers are sent alike; ``None`` where each is sent its own.
-        arrivals: where contributions are noted for the members that are owed their own.
-        owing: members whose share of a contribution is added to what they alone are owed, by name.
+        outages: who has left the gate although it is a member, and when it counts again.
     """
 
-    #: A worker counts again when it lacks at most this share of the slack, for so long (s), doubled with each absence
-    #: of the last :data:`FORGIVEN_S` seconds: a link that comes and goes is damped.
-    CAUGHT_UP = 0.5
-    STEADY_S = 2.0
-    STEADY_CAP_S = 60.0
-    FORGIVEN_S = 300.0
+    stages = between_steps = STREAMED
+    recounts = False
 
-    def __init__(
-        self,
-        policy: Policy,
-        gate: Gate,
-        members: Mapping[str, Member],
-        rows: int,
-        *,
-        frame_s: float,
-        board: Board,
-        journal: Journal,
-    ) -> None:
-        self._tuner = SlackTuner(policy.slack or 1) if policy.auto else None
-        self.policy = gate.policy = policy if self._tuner is None else policy.at_slack(self._tuner.slack)
-        self.floor = np.zeros(rows, dtype=np.int32)
-        self._gate = gate
-        self._members = members
-        self._frame_s = frame_s
-        self._board = board
-        self._journal = journal
-        self._seats: dict[str, Seat] = {}
+    def __init__(self, team: Team) -> None:
+        super().__init__(team)
+        self.handlers = {Computed: self._on_computed}
+        self._policy = team.policy  # with the largest slack
+        self._begin(0)
+
+    def _begin(self, rows: int) -> None:
+        """A model of so many rows, of which nobody has anything yet."""
+        self.floor = Floor(rows, self.team.gate)
+        self._tuner = SlackTuner(self._policy.slack or 1) if self._policy.auto else None
+        self._standings: dict[str, Standing] = {}
         self.stream: SharedLog | None = None
-        self.arrivals: Arrivals | None = None
-        self._holders = np.zeros(rows, dtype=np.int32)  # how many stand at the floor of each row
-        self.owing: Mapping[str, Member] = members
-        self._away: dict[str, Member] = {}  # who has left the gate and is a member still
-        self._lowest = 0
-        self._most = policy.slack or 0
+        self._apart: dict[str, Member] = {}  # who is sent rows of its own although there is a common stream
+        self.outages = Outages(self)
+
+    # -- the model ---------------------------------------------------------------------------------------------
+
+    def lay_out(self, layout: Layout) -> None:
+        self._begin(layout.rows)
+        if self._tuner is not None:
+            self.team.policy = self._policy.at_slack(self._tuner.slack)
+        if self._policy.pulls == "common":
+            self.stream = SharedLog(
+                self.team.policy,
+                layout,
+                self.team.links,
+                self.floor.levels,
+                choose_s=CHOOSE_FRAMES * self.team.links.frame_s,
+                step_s=self._usual_step_s,
+                newest=self.team.gate.newest,
+            )
+
+    def reset(self) -> None:
+        self.team.policy = self._policy
+        self._begin(0)
+
+    def outbox(self, name: str, layout: Layout, source: npt.NDArray[np.float32]) -> Outbox:
+        links = self.team.links
+        if self.stream is not None:
+            return Cursor(name, layout, links, source, self.stream)
+        return Outbox(layout, links, layout.zeros(), source, state_settles=True, floor=self.floor.levels)
+
+    @property
+    def common(self) -> RowSource | None:
+        return None if self.stream is None else self.stream.debt
+
+    @property
+    def clean(self) -> bool:
+        return self.stream is None or self.stream.clean
+
+    def owing(self) -> Collection[Member]:
+        return (self.team.members if self.stream is None else self._apart).values()
 
     @property
     def slack(self) -> int:
         """Iterations that a worker may be ahead of its horizon, now."""
-        return self.policy.slack or 0
+        return self.team.policy.slack or 0
 
     @property
     def ahead(self) -> int:
         """Iterations that a worker may finish while its link is down."""
-        return self._most + self.policy.ahead + 1
+        return (self._policy.slack or 0) + self._policy.ahead + 1
 
-    def seat(self, member: Member) -> Seat:
+    def seat(self, member: Member) -> Standing:
         """What is kept for ``member``."""
-        return self._seats[member.name]
+        return self._standings[member.name]
 
     # -- one stream for all ------------------------------------------------------------------------------------
 
-    def share_pulls(self, layout: Layout, settings: LinkSettings) -> None:
-        """From now on all workers are sent the same rows; nobody is a member yet."""
-        self.owing = {}
-        self.stream = SharedLog(
-            self.policy,
-            layout,
-            settings,
-            self.floor,
-            choose_s=CHOOSE_FRAMES * self._frame_s,
-            step_s=self._usual_step_s,
-            newest=self._gate.newest,
-        )
-
     def _usual_step_s(self) -> float:
-        steps = sorted(seat.step_s for seat in self._seats.values())
+        steps = sorted(seat.step_s for seat in self._standings.values())
         return steps[len(steps) // 2] if steps else 1.0
 
-    def part(self, member: Member) -> None:
-        """``member`` is sent rows of its own from now on."""
-        if self.stream is not None:
+    def finishing(self, member: Member, wait: bool) -> None:
+        if not wait and member.owed.follows:  # it does not stay until all is in the stream
             member.owed.detach()
-            self.owing = {**self.owing, member.name: member}
+            self._apart[member.name] = member
 
-    def wake_readers(self) -> None:
-        """Wake those to whom rows of the common stream may be sent since the last call."""
+    def wake_all_ready(self) -> None:
         if self.stream is None:
             return
         for name in self.stream.take_woken():
-            member = self._members.get(name)
+            member = self.team.members.get(name)
             if member is not None and member.port is not None:
-                self._board.wake(member.port)
+                self.team.board.wake(member.port)
 
-    def _count(self, member: Member, counted: bool) -> None:
+    def count(self, member: Member, counted: bool) -> None:
+        """Whether the gate counts ``member`` has changed."""
         if self.stream is not None:
             self.stream.count(member.name, counted)
 
     # -- who takes part ------------------------------------------------------------------------------------------
 
     def admit(self, now: float, member: Member) -> None:
-        """The gate counts ``member`` since now; both count alike."""
-        seat = Seat(np.full(len(self.floor), member.iteration, dtype=np.int32), Punctuality(now), member.iteration)
+        seat = Standing(
+            np.full(len(self.floor.levels), member.iteration, dtype=np.int32), Punctuality(now), member.iteration
+        )
         seat.oldest = member.iteration
-        self._seats[member.name] = seat
-        self._renew_floor()
-        self._count(member, True)
+        self._standings[member.name] = seat
+        self.floor.renew()
+        self.count(member, True)
 
     def remove(self, member: Member) -> None:
-        """``member`` has left for good."""
-        self._seats.pop(member.name, None)
-        self._away.pop(member.name, None)
-        self._renew_floor()
+        if not len(self.floor.levels):
+            return  # the model is not there yet, or not any more
+        self._standings.pop(member.name, None)
+        self.outages.forget(member)
+        self.floor.renew()
         member.owed.close()
-        if self.stream is not None:
-            self.owing = {name: other for name, other in self.owing.items() if other is not member}
+        self._apart.pop(member.name, None)
 
-    def _renew_floor(self) -> None:
-        """Somebody came or went."""
-        versions = self._gate.versions
-        if len(versions):
-            self.floor[:] = versions.floor()
-            self._holders = versions.holders(slice(None), self.floor)
-        self._lowest = int(self.floor.min())
+    def left(self, now: float, member: Member) -> None:
+        self.outages.left(now, member, self.seat(member))
+        self.floor.renew()
+        self.count(member, False)
+        self.team.board.wake_all(self.team.members.values())
 
-    def _raise_floor(self, rows: npt.NDArray[np.int64], held: npt.NDArray[np.int32], iteration: int) -> None:
-        """A worker that stood at ``held`` in ``rows`` stands at ``iteration`` now.
-
-        The floor of a row moves when the last who stood there has gone on. Only then the team is asked.
-        """
-        floor = self.floor[rows]
-        self._holders[rows] -= held == floor
-        moved = rows[(self._holders[rows] == 0) | (iteration <= floor)]
-        if len(moved):
-            self.floor[moved] = self._gate.versions.floor(moved)
-            self._holders[moved] = self._gate.versions.holders(moved, self.floor[moved])
+    def returns(self, member: Member) -> bool:
+        return member.stage in STREAMED and not member.given_up and member.name in self._standings
 
     # -- what arrives --------------------------------------------------------------------------------------------
 
     def expect(self, member: Member, iteration: int) -> None:
-        """Raises :class:`RemoteProtocolError` where ``iteration`` is not the worker's newest."""
+        """Check the iteration that a worker names: its newest.
+
+        Raises:
+            RemoteProtocolError: it is another one.
+        """
+        if member.stage not in STREAMED and member.stage is not Stage.DRAINING:
+            super().expect(member, iteration)
+            return
         own = self.seat(member).own
         if iteration != own:
             raise RemoteProtocolError(f"expected iteration {own} of {member.name}, got {iteration}")
 
-    def arrived(self, now: float, member: Member, message: Rows) -> None:
-        """Rows of ``member`` are whole up to an iteration (in its own count).
-
-        Call it before they are added to what anybody is owed.
-        """
+    def arriving(self, now: float, member: Member, message: Rows) -> None:
+        """Rows of ``member`` are whole up to an iteration (in its own count)."""
         rows = message.rows
         if member.stage not in STREAMED:
             self._touch(rows)
@@ -250,31 +205,44 @@ class Streaming:
             seat.punctuality.advanced(now)
         if not member.gated:
             return
-        versions = self._gate.versions
-        held = versions.of_rows(member.name, rows)
-        versions.advance(member.name, rows, message.iteration + seat.shift)
-        self._raise_floor(rows, held, message.iteration + seat.shift)
-        before, self._lowest = self._lowest, versions.oldest() or 0
-        if self._lowest > before:
-            self._board.wake_all(self._members.values())
+        if self.floor.advance(member.name, rows, message.iteration + seat.shift):
+            self.team.board.wake_all(self.team.members.values())
 
     def _wake_unserved(self) -> None:
         """Wake those to whom there was nothing to send; there will be. Who has something to take in is awake."""
-        for name in [] if self.arrivals is None else self.arrivals.abreast():
-            other = self.owing.get(name)
-            if other is None or other.port is None or other.name not in self._seats:
+        for name in [] if self.team.model.arrivals is None else self.team.model.arrivals.abreast():
+            other = (self.team.members if self.stream is None else self._apart).get(name)
+            if other is None or other.port is None or other.name not in self._standings:
                 continue
             if not other.owed.changed.any():
-                self._board.wake(other.port)
+                self.team.board.wake(other.port)
 
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
         """Contributions to ``rows`` are about to be added to what everybody is owed."""
-        if self.arrivals is not None:
-            self.arrivals.touch(self.floor[rows])
+        if self.team.model.arrivals is not None:
+            self.team.model.arrivals.touch(self.floor.levels[rows])
         if self.stream is not None:
             self.stream.touch(rows)
 
-    def computed(self, now: float, member: Member, message: Computed) -> None:
+    def _on_computed(self, now: float, member: Member, message: Message) -> None:
+        if member.stage is Stage.DRAINING:
+            return  # said again after a cut
+        if member.stage not in STREAMED:
+            raise RemoteProtocolError(f"expected no finished iteration while {member.stage.value}, got one")
+        told = cast(Computed, message)
+        self._computed(now, member, told)
+        team = self.team
+        member.metrics["rate_bps"] = told.rate_bps
+        member.next_notice = now + team.settings.patience_s
+        team.journal.record(now, "push", peer=member.name, iteration=told.iteration, **member.take_push(), quota_s=None)
+        self._tune(now)
+        assert member.port is not None
+        team.board.wake(member.port)
+        if self._is_beyond(member):
+            team.departures.leave_gate(now, member, self.outages.silent_s(now, member))
+        team.departures.let_go(now)
+
+    def _computed(self, now: float, member: Member, message: Computed) -> None:
         """A worker has finished an iteration; after a cut it says so again, and may have finished several.
 
         Raises:
@@ -293,7 +261,7 @@ class Streaming:
         seat.heard_at = now
         seat.own = message.iteration
         seat.step_s = message.compute_s
-        self._gate.finished(member, message.iteration + seat.shift)
+        self.team.gate.finished(member, message.iteration + seat.shift)
         seat.outdated = True
         if self.stream is not None:
             self.stream.wake_one()
@@ -301,7 +269,7 @@ class Streaming:
             member.stage = Stage.WAITING
             member.waiting_since = now
 
-    def is_beyond(self, member: Member) -> bool:
+    def _is_beyond(self, member: Member) -> bool:
         """Whether a worker that counts has gone on although the gate was shut: it is in an outage, and knows it."""
         seat = self.seat(member)
         return member.gated and seat.told is not None and seat.own - seat.told.horizon > seat.told.slack + 1
@@ -310,7 +278,7 @@ class Streaming:
 
     def horizon_of(self, member: Member) -> int:
         """Up to which iteration a worker holds everybody's contributions, in the gate's count."""
-        return member.owed.horizon(self._lowest)
+        return member.owed.horizon(self.floor.lowest)
 
     def _tell(self, now: float, member: Member) -> Horizon | None:
         """What a worker must be told of its horizon before its next rows, if anything."""
@@ -325,8 +293,8 @@ class Streaming:
             member.gated,
         ):
             return None
-        newest = max(self._gate.newest() - seat.shift, 0)
-        message = Horizon(horizon, newest, self.slack, members, self._gate.epoch, member.gated)
+        newest = max(self.team.gate.newest() - seat.shift, 0)
+        message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, member.gated)
         seat.told = message
         if member.stage is Stage.WAITING and self._may_start(seat, message):
             member.stage = Stage.COMPUTING
@@ -340,29 +308,25 @@ class Streaming:
         A robot in an outage keeps its share: what it computes meanwhile comes later. Were the others to count for more,
         the model would go after their data alone, and the robot's part come on top.
         """
-        return max(len(self._gate.versions) + len(self._sharing_away()), 1)
+        return max(len(self.team.gate.versions) + len(self.outages.sharing()), 1)
 
     def sharing(self) -> list[str]:
-        """Names of those among whom the update of an iteration is shared."""
-        return [member.name for member in (*self._gate.counted(), *self._sharing_away())]
+        return [member.name for member in (*self.team.gate.counted(), *self.outages.sharing())]
 
-    def _sharing_away(self) -> list[Member]:
-        return [member for member in self._away.values() if member.stage in STREAMED and not member.given_up]
-
-    def _may_start(self, seat: Seat, told: Horizon) -> bool:
+    def _may_start(self, seat: Standing, told: Horizon) -> bool:
         return seat.own - told.horizon <= told.slack
 
-    def tune(self, now: float) -> None:
+    def _tune(self, now: float) -> None:
         """Another slack, when the stalls or the progress of the training ask for it."""
         if self._tuner is None:
             return
-        change = self._tuner.look(now, self._lowest, len(self._gate.versions))
+        change = self._tuner.look(now, self.floor.lowest, len(self.team.gate.versions))
         if change is None:
             return
-        self.policy = self._gate.policy = self.policy.at_slack(change.slack)
+        self.team.policy = self.team.policy.at_slack(change.slack)
         if self.stream is not None:
-            self.stream.policy = self.policy
-        self._journal.record(
+            self.stream.policy = self.team.policy
+        self.team.journal.record(
             now,
             "slack",
             slack=change.slack,
@@ -373,33 +337,28 @@ class Streaming:
             usual=round(change.usual, 6),
             progress=round(change.progress, 6),
         )
-        self._board.wake_all(self._members.values())
+        self.team.board.wake_all(self.team.members.values())
 
-    def forget_told(self, member: Member) -> None:
-        """The link was lost, and perhaps what was told with it."""
-        if member.name in self._seats:
+    def resumed(self, member: Member) -> None:
+        if member.name in self._standings:
             self.seat(member).told = None
 
     # -- what is sent --------------------------------------------------------------------------------------------
 
-    def next_message(self, now: float, member: Member, ledger: Ledger) -> Message | None:
-        """The next message to a worker in one of the stages :data:`STREAMED`, if any.
-
-        Args:
-            now: time (s).
-            member: the worker.
-            ledger: what it is owed.
-        """
-        if not member.gated and self._returns(now, member):
-            self._journal.record(
+    def next_message(self, now: float, member: Member) -> Message | None:
+        team, ledger = self.team, self.team.model.ledger
+        if ledger is None:
+            return None
+        if not member.gated and self.outages.ends(now, member):
+            team.journal.record(
                 now,
                 "return",
                 peer=member.name,
-                epoch=self._gate.epoch,
+                epoch=team.gate.epoch,
                 iteration=member.iteration,
-                members=len(self._gate.versions),
+                members=len(team.gate.versions),
             )
-            self._board.wake_all(self._members.values())
+            team.board.wake_all(team.members.values())
         told = self._tell(now, member)
         if told is not None:
             return told
@@ -408,27 +367,26 @@ class Streaming:
             ledger.bring_up(member)
             self._choose(now, member)
         elif self._may_refine(now, member):
-            choose, half = self.policy.choose_refinement, codec_by_name("half")
+            choose, half = self.team.policy.choose_refinement, codec_by_name("half")
             owed.begin(now, member.iteration, half, choose, math.inf, announce_zeros=False, refine=True)
         return owed.next_frame(now) or owed.follow(now)
 
     def _choose(self, now: float, member: Member) -> None:
         """Choose the rows that ``member`` is sent next."""
-        seat, owed, policy = self.seat(member), member.owed, self.policy
+        seat, owed, policy = self.seat(member), member.owed, self.team.policy
         code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), seat.step_s)
         owed.begin(now, member.iteration, code, policy.choose_pull, math.inf, announce_zeros=False)
         frames = 1 if member.stage is Stage.WAITING else CHOOSE_FRAMES
-        seat.choose_at = now + frames * self._frame_s
+        seat.choose_at = now + frames * self.team.links.frame_s
         seat.outdated = False
 
     def wake_at(self, member: Member, check_at: float | None = None) -> float:
         """When something may have to be done for ``member`` that nothing else is the occasion for (s).
 
-        Args:
-            check_at: what :meth:`check_at` answers, where it is known: it is the same for all.
-
         What was due when it was last woken waits for its link, or for what arrives.
         """
+        if member.stage not in STREAMED:
+            return math.inf
         times = [self._due_at(member.woken_at, member)]
         if self.stream is not None:
             times.append(self.stream.due_at(member.name))
@@ -436,7 +394,7 @@ class Streaming:
             times.append(self.check_at() if check_at is None else check_at)
         seat = self.seat(member)
         if not member.gated and seat.steady_since is not None:
-            times.append(seat.steady_since + self._proof_s(seat))
+            times.append(seat.steady_since + self.outages.proof_s(seat))
         return min((time for time in times if time > member.woken_at), default=math.inf)
 
     def _due_at(self, now: float, member: Member) -> float:
@@ -453,69 +411,19 @@ class Streaming:
         """All rows for ``member`` were sent: the idle link may carry what the code left of them."""
         transfer = member.owed.transfer
         idle = transfer is not None and not transfer.refining and transfer.finished(now)
-        return self.policy.refine and idle and not member.owed.follows and not member.owed.changed.any()
+        return self.team.policy.refine and idle and not member.owed.follows and not member.owed.changed.any()
 
-    # -- outages -------------------------------------------------------------------------------------------------
+    def wakes(self, member: Member) -> bool:
+        return member.stage in STREAMED
+
+    def reason(self, now: float, member: Member) -> str:
+        behind = self.team.gate.reason(now, member, self.team.settings.absence_limit_s)
+        return behind or "rows on their way to it"
+
+    # -- outages -----------------------------------------------------------------------------------------------
 
     def check_at(self) -> float:
-        """When :meth:`leavers` may have an answer (s)."""
-        if not self.policy.elastic:
-            return math.inf
-        return min((self.seat(member).punctuality.overdue_at() for member in self._blockers()), default=math.inf)
+        return self.outages.check_at()
 
-    def leavers(self, now: float) -> list[Member]:
-        """Workers that others wait for and that are in an outage: nobody is to wait for them any longer."""
-        if not self.policy.elastic:
-            return []
-        return [member for member in self._blockers() if now >= self.seat(member).punctuality.overdue_at()]
-
-    def _blockers(self) -> list[Member]:
-        """Members without whose oldest row somebody would go on."""
-        waiting = [
-            member.iteration - self.slack
-            for member in self._members.values()
-            if member.stage is Stage.WAITING and member.gated
-        ]
-        if not waiting or len(self._gate.versions) < 2:
-            return []
-        return [self._members[name] for name in self._gate.versions.behind(min(waiting))]
-
-    def left(self, now: float, member: Member) -> None:
-        """``member`` does not count any longer: everybody may be told something."""
-        seat = self.seat(member)
-        if now - seat.left_at > self.FORGIVEN_S:
-            seat.absences = 0
-        seat.absences += 1
-        seat.left_at = now
-        seat.steady_since = None
-        if member.stage in STREAMED:  # otherwise it has finished
-            self._away[member.name] = member
-        self._renew_floor()
-        self._count(member, False)
-        self._board.wake_all(self._members.values())
-
-    def _returns(self, now: float, member: Member) -> bool:
-        """Whether ``member``, which does not count, may count again; if so, it does."""
-        seat = self.seat(member)
-        oldest = int(seat.versions.min())
-        lacks = self._lowest - self.horizon_of(member)
-        lag = math.ceil(self.CAUGHT_UP * self.slack)
-        # Its oldest row will count as the oldest of all: what it holds must not be older than its own first iteration.
-        if max(seat.own - oldest, lacks) > lag or oldest < lacks:
-            seat.steady_since = None
-            return False
-        if seat.steady_since is None:
-            seat.steady_since = now
-        if now < seat.steady_since + self._proof_s(seat):
-            return False
-        seat.shift = self._lowest - oldest
-        seat.punctuality.since = now
-        self._away.pop(member.name, None)
-        self._gate.readmit(member, seat.own + seat.shift, seat.versions + np.int32(seat.shift))
-        self._renew_floor()
-        self._count(member, True)
-        return True
-
-    def _proof_s(self, seat: Seat) -> float:
-        """For how long a worker must have caught up (s)."""
-        return min(self.STEADY_S * 2.0 ** (seat.absences - 1), self.STEADY_CAP_S)
+    def leavers(self, now: float) -> list[tuple[Member, float]]:
+        return self.outages.leavers(now)

@@ -1,0 +1,390 @@
+"""How workers come: who is let in, who brings the parameters, who resumes, and when the team starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rowcast.delivery.inbox import Inbox
+from rowcast.errors import AuthenticationFailed, LinkLost, ParametersConflict
+from rowcast.rows import Layout
+from rowcast.session.limits import StrangerLimits
+from rowcast.session.link import Port
+from rowcast.session.liveness import Progress
+from rowcast.session.memory import Memory
+from rowcast.session.newcomers import Newcomers
+from rowcast.session.recurring import Recurring
+from rowcast.session.seeding import Provenance, Seeding, Verdict
+from rowcast.session.tables import table_parts
+from rowcast.session.texts import shorten
+from rowcast.training.member import Member, Stage
+from rowcast.wire import Hello, Leave, Start, Waiting, Welcome
+
+if TYPE_CHECKING:
+    from rowcast.training.team import Team
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Lets workers into a team, and back into it.
+
+    Args:
+        team: the team.
+        secret: the team's shared secret, or ``None``.
+        entropy: source of random bytes.
+        recurring: tells what strangers do again and again.
+
+    Attributes:
+        newcomers: connections that are not members yet.
+        seeding: whose parameters the team begins with.
+        by_port: members by their connection.
+        left_at: when a worker was there last (s).
+    """
+
+    def __init__(self, team: Team, secret: bytes | None, entropy: Callable[[int], bytes], recurring: Recurring) -> None:
+        self._team = team
+        self._entropy = entropy
+        self._recurring = recurring
+        self._life = entropy(16)
+        self._memory = Memory()
+        self.newcomers = Newcomers(self._life, secret, entropy, StrangerLimits(team.settings))
+        self.seeding = Seeding(self._life, team.settings.gather_s)
+        self.by_port: dict[Port, Member] = {}
+        self.left_at = 0.0
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def connected(self, now: float, port: Port) -> None:
+        """Somebody connected.
+
+        Raises:
+            LinkLost: there are too many strangers, or this address failed too often; close the connection.
+        """
+        if (refused := self.newcomers.refuses(now, port)) is not None:
+            self._recurring.tell(now, refused[0], port.peer, refused[1])
+            raise LinkLost(refused[1])
+        port.opened(now)
+        self._team.board.say(port, self.newcomers.enter(port))
+
+    def disconnected(self, now: float, port: Port, cause: str) -> None:
+        """A connection ended."""
+        if self.newcomers.lost(now, port) and not port.closing:
+            self._recurring.tell(now, "no hello", port.peer, f"no introduction before it ended: {cause}")
+        self._team.board.forget(port)
+        member = self.by_port.pop(port, None)
+        if member is None or member.port is not port:
+            return
+        member.port = None
+        member.lost_at = self.left_at = now
+        member.owed.link_lost()
+        self._team.journal.record(now, "link_down", peer=member.name, cause=shorten(cause))
+        self._team.rule.link_lost(now, member)
+
+    def received_from(self, name: str, life: bytes) -> int | None:
+        """See :meth:`rowcast.training.ServerNode.received_from`."""
+        remembered, member = self._memory.received_in(name, life), self._team.members.get(name)
+        return member.inbox.received if remembered is None and member is not None else remembered
+
+    # -- joining -----------------------------------------------------------------------------------------------
+
+    def greet(self, now: float, port: Port, hello: Hello) -> None:
+        """A worker introduces itself.
+
+        Raises:
+            RemoteProtocolError: what it says is not well-formed, or out of turn.
+        """
+        try:
+            self.newcomers.check(port, hello)
+        except AuthenticationFailed as error:
+            self.refuse(now, port, port.peer, "secret", str(error))
+            return
+        if (proof := self.newcomers.prove(port, hello)) is not None:
+            self._team.board.say(port, proof)
+        self.newcomers.check_form(hello)
+        member = self._team.members.get(hello.name)
+        # A worker that knows no server at all lost its welcome with the link.
+        if member is not None and member.session == hello.session and hello.server in (member.life, b""):
+            self._resume(now, port, hello, member)
+            return
+        if member is not None and member.port is not None and member.session != hello.session:
+            self.refuse(
+                now, port, hello.name, "name", f"a worker named {hello.name!r} is connected; choose another --name"
+            )
+            return
+        verdict = self._judge(now, port, hello)
+        if verdict is not None and member is not None:
+            # Another life of this worker, or the same one that comes from another server. Who is refused drops nobody.
+            self._hang_up(now, member)
+            self.drop(now, member, "started afresh")
+            verdict = self._judge(now, port, hello)  # it may have been the one that brought the parameters
+        if verdict is None:
+            return
+        if verdict is Verdict.WAIT:
+            self.newcomers.queue[port] = hello
+            left_s = self.seeding.gathers_until - now
+            reason = f"workers that trained before the server was started, for {left_s:.1f} s at most (gather_s)"
+            self._team.board.say(port, Waiting(0, reason))
+            if self.newcomers.trained() >= self._team.gate.expected:
+                self.seeding.complete()
+                self.choose_seed(now)
+        elif verdict is Verdict.SEED:
+            if self.seeding.provenance is not None:
+                self.begin_anew(now, f"{hello.name} brings other parameters")
+            self._admit(now, port, hello)
+        elif self._team.model.ledger is None:
+            self.newcomers.queue[port] = hello
+            self._team.board.say(port, Waiting(0, "the first worker, which is sending the parameters"))
+        else:
+            self._admit(now, port, hello)
+
+    def _judge(self, now: float, port: Port, hello: Hello) -> Verdict | None:
+        """Whether a worker brings the parameters, takes the team's, or waits until that is decided.
+
+        Returns:
+            What becomes of it; ``None``: it was refused.
+        """
+        others = any(
+            member.port is not None or member.gated for name, member in self._team.members.items() if name != hello.name
+        )
+        try:
+            verdict = self.seeding.judge(now, hello, begun=self._team.gate.opened, others=others)
+        except ParametersConflict as error:
+            self.refuse(now, port, hello.name, "parameters", str(error))
+            return None
+        layout = self._team.model.layout
+        if verdict is Verdict.JOIN and layout is not None and hello.layout != layout.digest:
+            for part in table_parts(layout.to_table()):
+                self._team.board.say(port, part)
+            self.refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
+            return None
+        return verdict
+
+    def choose_seed(self, now: float) -> None:
+        """Who may have been on the way has come, or will not: one of those who wait brings the parameters."""
+        if self.seeding.provenance is None and (first := self.newcomers.next_in_queue()) is not None:
+            self.greet(now, *first)
+
+    def fresh_at(self) -> float | None:
+        """When the model is forgotten because nobody is there (s), or ``None``."""
+        fresh_after_s = self._team.settings.fresh_after_s
+        if fresh_after_s is None or self._team.model.ledger is None:
+            return None
+        there = self.newcomers.queue or any(member.port is not None for member in self._team.members.values())
+        return None if there else self.left_at + fresh_after_s
+
+    def begin_anew(self, now: float, cause: str) -> None:
+        """Forget the parameters and everybody: who comes next may bring others."""
+        self._recurring.notices.append(f"the team begins anew: {cause}")
+        for member in list(self._team.members.values()):
+            if (port := member.port) is not None:
+                self.by_port.pop(port, None)
+                self._team.board.say(port, Leave(cause))
+                port.closing = True
+                member.port = None
+            self._team.departures.drop(now, member, cause)
+        self._team.model.forget()
+        self.seeding.forget()
+        self._team.gate.reset()
+
+    def refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
+        """Tell a worker why it is not let in, and close its connection."""
+        text = shorten(text)
+        port.introduced = code != "secret"
+        self._recurring.tell(now, f"refused: {code}", peer, text)
+        self._team.board.refuse(port, code, text)
+
+    def _admit(self, now: float, port: Port, hello: Hello) -> None:
+        """A worker (or a new life of one) that this server does not know yet."""
+        if self._team.model.ledger is None:
+            how, stage = "seed", Stage.SEEDING
+            self.seeding.chosen(hello)
+        elif self._team.model.suffices(hello.state):
+            how, stage = "equal", Stage.RECEIVING
+        else:
+            how, stage = "receive", Stage.RECEIVING
+        layout = self._team.model.layout or Layout.from_shapes([("unknown", (1,))])
+        member = Member(
+            hello.name,
+            hello.session,
+            self._team.model.outbox_for(hello.name, layout),
+            Inbox(layout),
+            stage,
+            port=port,
+            progress=Progress(self._team.settings.stuck_limit_s, self._team.settings.heartbeat_s),
+        )
+        member.iteration = self.provenance.iteration  # until the gate says where it begins
+        self._team.members[hello.name] = member
+        self.forget_absent(now)
+        if self._team.model.ledger is not None:
+            self._team.model.ledger.admit(member)
+        self._team.finished.discard(hello.name)
+        if how == "receive":
+            member.owed.send_state()
+        received = self._memory.received(hello)
+        member.life = self._life if received is None else self._entropy(16)
+        self._connect(now, port, member, hello, how, received=received or 0)
+
+    def _resume(self, now: float, port: Port, hello: Hello, member: Member) -> None:
+        """The same life of a worker is back on a new connection."""
+        self._hang_up(now, member)
+        delivered, restored = member.owed.resume(now, hello.received)
+        member.port = port
+        member.given_up = False
+        iteration = hello.iteration
+        if member.stage in (Stage.WAITING, Stage.QUEUED, Stage.PULLING):
+            member.stage = Stage.COMPUTING
+        if not hello.joined and member.stage in (Stage.READY, Stage.COMPUTING):
+            # The permission to start was lost with the link: once more. It keeps its place at the gate.
+            member.stage = Stage.RECEIVING
+        elif self._team.rule.recounts and member.stage is Stage.COMPUTING and (not member.gated or member.recounted):
+            # It counts from elsewhere now; and it must hear so again if the link was lost before it could.
+            if not member.gated:
+                self._count(now, member)
+            member.recounted = True
+            iteration = member.iteration
+        self._team.rule.resumed(member)
+        if iteration != hello.iteration:
+            member.owed.renumber(iteration)
+        member.dirty = True
+        self._team.journal.record(now, "resume", peer=member.name, delivered=delivered, restored=restored)
+        how = "seed" if member.stage is Stage.SEEDING and not hello.server else "resume"
+        self._connect(now, port, member, hello, how, iteration)
+
+    def _hang_up(self, now: float, member: Member) -> None:
+        """Close a connection that its worker has left for another one."""
+        old, member.port = member.port, None
+        if old is not None:
+            self.by_port.pop(old, None)
+            old.closing = True
+            self._team.board.wake(old)
+            member.owed.link_lost()
+            self._team.rule.link_lost(now, member)
+
+    def _connect(
+        self,
+        now: float,
+        port: Port,
+        member: Member,
+        hello: Hello,
+        how: str,
+        iteration: int | None = None,
+        received: int = 0,
+    ) -> None:
+        self.newcomers.leave(port)
+        member.seed.connect()
+        self.by_port[port] = member
+        port.decoder.trusted = True
+        port.heard_at = now  # one that had to wait for its turn had nothing to say
+        port.decoder.rows = self._team.model.layout.rows if self._team.model.layout is not None else 0
+        member.owed.link_ready()
+        self._team.journal.record(
+            now,
+            "link_up",
+            peer=member.name,
+            congestion_control=port.congestion_control,
+            shaped_by=port.shaped_by,
+        )
+        self._team.board.say(
+            port,
+            Welcome(
+                how=how,
+                server=member.life,
+                policy=self._team.policy.name,
+                epoch=self._team.gate.epoch,
+                members=max(len(self._team.gate.versions), 1),
+                iteration=member.iteration if iteration is None else iteration,
+                received=member.inbox.received or received,
+                state=self._team.model.digest,
+                training=self.provenance.training,
+                origin=self.provenance.worker,
+            ),
+        )
+        self._team.journal.record(
+            now,
+            "join",
+            peer=member.name,
+            epoch=self._team.gate.epoch,
+            iteration=member.iteration,
+            how=how,
+            members=len(self._team.gate.versions),
+        )
+
+    # -- the start ---------------------------------------------------------------------------------------------
+
+    def is_ready(self, now: float, member: Member) -> None:
+        """It holds the team's parameters: it starts with the others, or at once if they have started."""
+        if member.gated:
+            member.stage = Stage.COMPUTING
+            self._say_start(member)
+            return
+        member.stage = Stage.READY
+        member.waiting_since = now
+        member.next_notice = now + self._team.settings.patience_s
+        self.begin_if_complete(now)
+
+    def begin_if_complete(self, now: float) -> None:
+        """Those who are ready begin: the team is complete, or was once and nobody else may be on the way."""
+        ready = [other for other in self._team.members.values() if other.stage is Stage.READY]
+        resumes = bool(ready) and self.seeding.resumed and now >= self.seeding.gathers_until
+        self._team.gate.opened = self._team.gate.opened or resumes or len(ready) >= self._team.gate.expected
+        if not self._team.gate.opened:
+            return
+        for other in ready:
+            self._count(now, other)
+            other.owed.renumber(other.iteration)
+            other.stage = Stage.COMPUTING
+        for other in ready:
+            self._say_start(other)
+        self._team.rule.open_gate(now)
+
+    def _say_start(self, member: Member) -> None:
+        gate = self._team.gate
+        if member.port is not None:
+            self._team.board.say(member.port, Start(member.iteration, len(gate.versions), gate.epoch))
+
+    def _count(self, now: float, member: Member) -> None:
+        """Let the gate count a worker from now on."""
+        self._team.gate.admit(member)
+        self._team.rule.admit(now, member)
+        if self._team.model.ledger is not None:
+            self._team.model.ledger.keep_back(member, self._team.members.values())
+
+    def seeded(self, now: float, member: Member) -> None:
+        """The first worker has sent all parameters: it is ready, and others may come in."""
+        origin = self.provenance
+        past = f"trained for {origin.iteration} iterations" if origin.trained else "not trained in a team yet"
+        self._recurring.notices.append(f"the team's parameters are those of {origin.worker}, {past}")
+        self.is_ready(now, member)
+        while (next_one := self.newcomers.next_in_queue()) is not None:
+            self.greet(now, *next_one)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Whose the team's parameters are; somebody was let in."""
+        provenance = self.seeding.provenance
+        assert provenance is not None
+        return provenance
+
+    # -- departures --------------------------------------------------------------------------------------------
+
+    def drop(self, now: float, member: Member, cause: str) -> None:
+        """Forget a worker; if it was the first one and had not sent all parameters, the next one does."""
+        self.left_at = now
+        if member.port is not None:
+            self.by_port.pop(member.port, None)
+        self._team.departures.drop(now, member, cause)
+        if member.stage is Stage.SEEDING and self._team.model.ledger is None:
+            self._team.model.forget()
+            self.seeding.forget()
+            self.choose_seed(now)
+
+    def forget_absent(self, now: float) -> None:
+        """Of the workers that have been away for long, keep as many as the settings say."""
+        settings = self._team.settings
+        for member in self._team.departures.too_long_away(now, settings.absence_limit_s, settings.absent_workers):
+            self._memory.remember(member.name, member.session, member.life, member.inbox.received)
+            limit = f"more than {settings.absent_workers} workers are absent (absent_workers)"
+            self.drop(now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}")
+            what = "what it was owed; it will join anew and receive the parameters"
+            self._recurring.dropped(now, member.name, what, limit)

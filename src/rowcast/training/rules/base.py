@@ -1,0 +1,178 @@
+"""What a synchronisation rule is to a server, and under which names there are rules.
+
+A rule decides who may compute on and when rows travel. It is called back at the turns of a worker's life; what it does
+not care about it leaves as it is here. A new rule is a file with a subclass, and a line in
+:mod:`rowcast.training.rules`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.source import RowSource
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+from rowcast.training.member import Member, Stage
+from rowcast.wire import Message, Rows
+
+if TYPE_CHECKING:
+    from rowcast.training.team import Team
+
+__all__ = ["Handler", "ServerRule"]
+
+#: Takes a message of a member that has a place in the conversation.
+Handler = Callable[[float, Member, Message], None]
+
+
+class ServerRule:
+    """The server's side of a rule; on its own it lets everybody go on and sends nothing.
+
+    Args:
+        team: the team; its gate and its model are there when the first callback comes.
+
+    Attributes:
+        handlers: the messages that only this rule knows, and what takes them.
+        stages: stages of a worker whose next message is for the rule to say.
+        between_steps: stages in which a worker may finish.
+        recounts: a worker that comes back after it was given up counts at once, from where the gate says.
+    """
+
+    stages: frozenset[Stage] = frozenset()
+    between_steps: frozenset[Stage] = frozenset({Stage.COMPUTING})
+    recounts = True
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+        self.handlers: Mapping[type[Message], Handler] = {}
+
+    # -- the model ---------------------------------------------------------------------------------------------
+
+    def lay_out(self, layout: Layout) -> None:
+        """The layout is known: set memory aside. Nobody else is a member yet."""
+
+    def reset(self) -> None:
+        """There is no model any longer, and nobody is a member."""
+
+    def outbox(self, name: str, layout: Layout, source: npt.NDArray[np.float32]) -> Outbox:
+        """A new outbox for the worker called ``name``; ``source`` are the parameters."""
+        return Outbox(layout, self.team.links, layout.zeros(), source, state_settles=True)
+
+    @property
+    def common(self) -> RowSource | None:
+        """What is owed to all workers alike; ``None`` where each is owed its own."""
+        return None
+
+    @property
+    def clean(self) -> bool:
+        """Whether who holds the parameters is owed nothing."""
+        return True
+
+    def owing(self) -> Collection[Member]:
+        """Members whose share of an update is added to what they alone are owed."""
+        return self.team.members.values()
+
+    def sharing(self) -> list[str]:
+        """Names of those among whom the update of an iteration is shared."""
+        return [member.name for member in self.team.gate.counted()]
+
+    # -- who takes part ----------------------------------------------------------------------------------------
+
+    def admit(self, now: float, member: Member) -> None:
+        """The gate counts ``member`` since now."""
+
+    def leaving(self, now: float, member: Member) -> None:
+        """``member`` is about to count no longer, or to leave."""
+
+    def left(self, now: float, member: Member) -> None:
+        """``member`` does not count any longer."""
+
+    def remove(self, member: Member) -> None:
+        """``member`` has left for good."""
+
+    def link_lost(self, now: float, member: Member) -> None:
+        """The link of ``member`` is gone."""
+
+    def resumed(self, member: Member) -> None:
+        """``member`` is back, on a new connection; what was told may have been lost with the old one."""
+
+    def returns(self, member: Member) -> bool:
+        """Whether ``member``, which does not count, will count again without asking."""
+        return False
+
+    def leavers(self, now: float) -> list[tuple[Member, float]]:
+        """Members for whom nobody is to wait any longer, and for how long each has been silent (s)."""
+        return []
+
+    def finishing(self, member: Member, wait: bool) -> None:
+        """``member`` has finished; it stays until the others have, or not."""
+
+    # -- what arrives ------------------------------------------------------------------------------------------
+
+    def expect(self, member: Member, iteration: int) -> None:
+        """Check the iteration that a worker names: the one after its last, or that one again after a cut.
+
+        Raises:
+            RemoteProtocolError: it is another one.
+        """
+        if not member.iteration <= iteration <= member.iteration + 1:
+            raise RemoteProtocolError(
+                f"expected iteration {member.iteration} or {member.iteration + 1} of {member.name}, got {iteration}"
+            )
+
+    def arriving(self, now: float, member: Member, message: Rows) -> None:
+        """Rows have come, and are about to be added to what anybody is owed."""
+
+    def arrived(self, now: float, member: Member, message: Rows) -> None:
+        """They were added."""
+
+    def acknowledged(self, now: float, member: Member) -> None:
+        """A worker has acknowledged rows."""
+
+    def heartbeat(self, now: float, member: Member, metrics: Mapping[str, float]) -> None:
+        """A worker lives, and tells a few figures."""
+
+    # -- who goes on, and what is sent -------------------------------------------------------------------------
+
+    def open_gate(self, now: float, newcomer: Member | None = None) -> None:
+        """Let everybody go on whom the policy allows to.
+
+        Args:
+            now: time (s).
+            newcomer: has begun to wait since the last call.
+        """
+
+    def next_message(self, now: float, member: Member) -> Message | None:
+        """The next message to a worker in one of the :attr:`stages`, if any."""
+        return None
+
+    def wake_all_ready(self) -> None:
+        """Wake those to whom something may be sent since the last call."""
+
+    def reason(self, now: float, member: Member) -> str:
+        """For whom a member waits, and why, in words."""
+        return self.team.gate.reason(now, member, self.team.settings.absence_limit_s) or "its turn"
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def check_at(self) -> float:
+        """When :meth:`leavers` may have an answer (s); the same for all members."""
+        return math.inf
+
+    def wake_at(self, member: Member, check_at: float | None = None) -> float:
+        """When something may have to be done for ``member`` that nothing else is the occasion for (s).
+
+        Args:
+            member: in whatever stage.
+            check_at: what :meth:`check_at` answers, where it is known.
+        """
+        return math.inf
+
+    def wakes(self, member: Member) -> bool:
+        """Whether something may be sent to ``member`` because time has passed."""
+        return False

@@ -1,0 +1,157 @@
+"""Robots in an outage: nobody waits for one that others wait for and that is silent for longer than it ever used to be.
+
+It is sent what it is owed and its rows are taken as before; when both have caught up, it counts again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.sync import Punctuality
+from rowcast.training.member import Member, Stage
+from rowcast.wire import Horizon
+
+if TYPE_CHECKING:
+    from rowcast.training.rules.streamed import StreamedRule
+
+__all__ = ["STREAMED", "Outages", "Standing"]
+
+#: Stages of a worker that is sent rows all the time.
+STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
+
+#: A worker counts again when it lacks at most this share of the slack, for so long (s), doubled with each absence of
+#: the last :data:`FORGIVEN_S` seconds: a link that comes and goes is damped.
+CAUGHT_UP = 0.5
+STEADY_S = 2.0
+STEADY_CAP_S = 60.0
+FORGIVEN_S = 300.0
+
+
+@dataclass(eq=False)
+class Standing:
+    """What the server keeps for a worker of a streaming policy.
+
+    Attributes:
+        versions: int32 [rows], newest iteration whose contribution to each row is here, in the worker's own count.
+        own: newest iteration it has finished, in its own count.
+        shift: add it to the worker's count to get the gate's.
+        told: the last horizon it was told, or ``None``.
+        choose_at: its rows are not chosen anew before (s).
+        outdated: the order of its rows is that of an iteration before.
+        steady_since: since when it has caught up, while it does not count (s).
+        left_at, absences: when it last left the gate (s), and how often it did lately.
+        oldest: the oldest of ``versions``.
+        step_s: what its last gradient took (s).
+        heard_at: when it last told of an iteration (s).
+    """
+
+    versions: npt.NDArray[np.int32]
+    punctuality: Punctuality
+    own: int = 0
+    shift: int = 0
+    told: Horizon | None = None
+    choose_at: float = 0.0
+    outdated: bool = False
+    steady_since: float | None = None
+    left_at: float = 0.0
+    absences: int = 0
+    oldest: int = 0
+    step_s: float = 1.0
+    heard_at: float = -math.inf
+
+
+class Outages:
+    """Who leaves the gate and who comes back to it.
+
+    Args:
+        rule: the rule that streams rows.
+    """
+
+    def __init__(self, rule: StreamedRule) -> None:
+        self._rule = rule
+        self._team = rule.team
+        self._away: dict[str, Member] = {}  # who has left the gate and is a member still
+
+    def forget(self, member: Member) -> None:
+        """``member`` has left for good."""
+        self._away.pop(member.name, None)
+
+    def sharing(self) -> list[Member]:
+        """Those of whom more will come."""
+        return [member for member in self._away.values() if member.stage in STREAMED and not member.given_up]
+
+    # -- who leaves --------------------------------------------------------------------------------------------
+
+    def check_at(self) -> float:
+        """When :meth:`leavers` may have an answer (s)."""
+        if not self._team.policy.elastic:
+            return math.inf
+        return min((self._rule.seat(member).punctuality.overdue_at() for member in self._blockers()), default=math.inf)
+
+    def leavers(self, now: float) -> list[tuple[Member, float]]:
+        """Workers that others wait for and that are in an outage, and for how long each has been silent (s)."""
+        if not self._team.policy.elastic:
+            return []
+        blockers = self._blockers()
+        overdue = [member for member in blockers if now >= self._rule.seat(member).punctuality.overdue_at()]
+        return [(member, self.silent_s(now, member)) for member in overdue]
+
+    def silent_s(self, now: float, member: Member) -> float:
+        """For how long nothing has come of ``member`` that others wait for (s)."""
+        return now - self._rule.seat(member).punctuality.since
+
+    def _blockers(self) -> list[Member]:
+        """Members without whose oldest row somebody would go on."""
+        team, slack = self._team, self._rule.slack
+        waiting = [
+            member.iteration - slack
+            for member in team.members.values()
+            if member.stage is Stage.WAITING and member.gated
+        ]
+        if not waiting or len(team.gate.versions) < 2:
+            return []
+        return [team.members[name] for name in team.gate.versions.behind(min(waiting))]
+
+    def left(self, now: float, member: Member, standing: Standing) -> None:
+        """``member`` does not count any longer."""
+        if now - standing.left_at > FORGIVEN_S:
+            standing.absences = 0
+        standing.absences += 1
+        standing.left_at = now
+        standing.steady_since = None
+        if member.stage in STREAMED:  # otherwise it has finished
+            self._away[member.name] = member
+
+    # -- who comes back ----------------------------------------------------------------------------------------
+
+    def ends(self, now: float, member: Member) -> bool:
+        """Whether ``member``, which does not count, may count again; if so, it does."""
+        rule = self._rule
+        standing = rule.seat(member)
+        oldest = int(standing.versions.min())
+        lacks = rule.floor.lowest - rule.horizon_of(member)
+        lag = math.ceil(CAUGHT_UP * rule.slack)
+        # Its oldest row will count as the oldest of all: what it holds must not be older than its own first iteration.
+        if max(standing.own - oldest, lacks) > lag or oldest < lacks:
+            standing.steady_since = None
+            return False
+        if standing.steady_since is None:
+            standing.steady_since = now
+        if now < standing.steady_since + self.proof_s(standing):
+            return False
+        standing.shift = rule.floor.lowest - oldest
+        standing.punctuality.since = now
+        self._away.pop(member.name, None)
+        self._team.gate.readmit(member, standing.own + standing.shift, standing.versions + np.int32(standing.shift))
+        rule.floor.renew()
+        rule.count(member, True)
+        return True
+
+    def proof_s(self, standing: Standing) -> float:
+        """For how long a worker must have caught up (s)."""
+        return min(STEADY_S * 2.0 ** (standing.absences - 1), STEADY_CAP_S)

@@ -1,0 +1,50 @@
+"""What all parts of a server have in common: the team that it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rowcast.config import LinkSettings, ServerSettings
+from rowcast.journal import Journal
+from rowcast.session.board import Board
+from rowcast.sync import Policy
+
+if TYPE_CHECKING:
+    from rowcast.training.drain import Departures
+    from rowcast.training.gate import Gate
+    from rowcast.training.member import Member
+    from rowcast.training.model import Model
+    from rowcast.training.rules.base import ServerRule
+
+__all__ = ["Team"]
+
+
+@dataclass(eq=False)
+class Team:
+    """A team, and the parts of the server that look after it. It alone holds the policy.
+
+    Attributes:
+        policy: the policy in force; another object when its slack adapts.
+        settings, links: see :mod:`rowcast.config`.
+        journal: where events are recorded.
+        members: every worker that was not told goodbye, by name.
+        finished: names of the workers that have finished.
+        board: where workers are told something, and woken to whom something may be sent.
+        gate: whom the gate counts.
+        model: the parameters and what members are owed.
+        rule: who may go on, and when rows travel.
+        departures: how members go.
+    """
+
+    policy: Policy
+    settings: ServerSettings
+    links: LinkSettings
+    journal: Journal
+    members: dict[str, Member] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    board: Board = field(default_factory=Board)
+    gate: Gate = field(init=False)
+    model: Model = field(init=False)
+    rule: ServerRule = field(init=False)
+    departures: Departures = field(init=False)
