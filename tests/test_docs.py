@@ -295,6 +295,48 @@ def test_pages_are_tidy(page: Path) -> None:
         assert not re.search(r"/(?:work|root|home)/", line), f"{page.name}:{number}: {line}"
 
 
+#: The page of rules as a comment or docstring names it, and the sections named behind it, as in "1.8, 2.1 and 2.2".
+RULES = re.compile(r"algorithms\.md((?:(?:,| and| sections?|\s)*\d+(?:\.\d+)*(?!\w))*)")
+
+
+def python_files() -> list[Path]:
+    """All of ours, but this one."""
+    found = [
+        path for folder in ("src", "tests", "benchmarks", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
+    ]
+    return sorted(path for path in found if path != Path(__file__).resolve())
+
+
+def sections_of_rules() -> set[str]:
+    """The numbers of the headings of the page of rules."""
+    return set(re.findall(r"^#+ (\d+(?:\.\d+)*)\.? ", prose(ROOT / "docs" / "algorithms.md"), re.MULTILINE))
+
+
+def test_sections_of_the_rules_that_code_names_exist() -> None:
+    """ "algorithms.md 1.4" leads somewhere, also where several sections are named."""
+    known, named = sections_of_rules(), 0
+    for path in python_files():
+        for found in RULES.finditer(path.read_text("utf-8")):
+            sections = re.findall(r"\d+(?:\.\d+)*", found[1])
+            here = f"{path.relative_to(ROOT)}: {found[0]!r}"
+            assert sections or path.name == "generate.py", f"{here} names no section"
+            assert set(sections) <= known, f"{here}: docs/algorithms.md has no section {set(sections) - known}"
+            named += len(sections)
+    assert named >= 25
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    text = prose(ROOT / "docs" / "glossary.md")
+    words = re.findall(r"(?:^- |\. |, )\*\*([^*]+)\*\*", text, re.MULTILINE)
+    assert len(words) >= 60
+    assert sorted(words) == sorted(set(words))
+
+
+def test_no_file_refers_to_a_page_that_is_not_in_the_repository() -> None:
+    naming = [path for path in [*PAGES, *python_files()] if "DESIGN.md" in path.read_text("utf-8")]
+    assert not naming, naming
+
+
 # -- exported names ------------------------------------------------------------------------------------------
 
 EXPORTED: dict[str, str] = {
