@@ -24,6 +24,7 @@ from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError
 from rowcast.sync import REGISTRY, parse_policy
 from rowcast.training import ServerNode
+from test_layering import CLOCKS, FLOORS, FORBIDDEN, SOCKETS, THREADS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -335,6 +336,43 @@ def test_the_glossary_has_each_word_once() -> None:
 def test_no_file_refers_to_a_page_that_is_not_in_the_repository() -> None:
     naming = [path for path in [*PAGES, *python_files()] if "DESIGN.md" in path.read_text("utf-8")]
     assert not naming, naming
+
+
+# -- what CONTRIBUTING counts --------------------------------------------------------------------------------
+
+
+def table_rows(page: Path, head: str) -> list[list[str]]:
+    """The cells of the table whose head line begins so, without head and rule."""
+    lines = page.read_text("utf-8").splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith(head)) + 2
+    end = next(number for number in range(at, len(lines)) if not lines[number].startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[at:end]]
+
+
+def test_the_table_of_floors_is_that_of_the_layering_test() -> None:
+    rows = table_rows(ROOT / "CONTRIBUTING.md", "| floor |")
+    floors = {part: int(row[0]) for row in rows for part in re.findall(r"`rowcast\.(\w+)`", row[1])}
+    assert floors == FLOORS
+    kinds = {"sockets": SOCKETS, "clocks": CLOCKS, "threads": THREADS, "torch": {"torch"}}
+    words = {row[0]: row[3] for row in rows}
+    for row in rows:
+        other = row[3].removeprefix("as floor ")
+        named = words[other] if other in words else row[3]
+        may_not = set().union(*(kinds[word] for word in named.split(", ") if word))
+        for part in re.findall(r"`rowcast\.(\w+)`", row[1]):
+            assert may_not == FORBIDDEN.get(part, set()), f"{part}: {row[3]!r}"
+
+
+def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
+    scripts = {
+        path.name for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")
+    }
+    run = set(re.findall(r"benchmarks/(\w+\.py) --check", (ROOT / "Makefile").read_text("utf-8")))
+    (text,) = (row[1] for row in table_rows(ROOT / "CONTRIBUTING.md", "| command |") if row[0] == "`make bench`")
+    assert [int(number) for number in re.findall(r"\d+", text)] == [len(run), len(scripts)]
+    assert set(re.findall(r"`(\w+\.py)`", text)) == scripts - run
+    described = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    assert [script for script in sorted(scripts) if f"benchmarks/{script}" not in described] == []
 
 
 # -- exported names ------------------------------------------------------------------------------------------
