@@ -326,6 +326,14 @@ def test_sections_of_the_rules_that_code_names_exist() -> None:
     assert named >= 25
 
 
+def test_the_page_of_rules_names_its_own_sections() -> None:
+    """Numbers alone in brackets, as in "(8.6)" or "(5.2 to 5.4, 5.7)", are sections of the page."""
+    text = prose(ROOT / "docs" / "algorithms.md")
+    brackets = re.findall(r"\((\d+\.\d+(?:(?:, | and | to )\d+\.\d+)*)\)", text)
+    named = {section for bracket in brackets for section in re.findall(r"\d+\.\d+", bracket)}
+    assert len(named) >= 12 and named <= sections_of_rules(), named - sections_of_rules()
+
+
 def test_the_glossary_has_each_word_once() -> None:
     text = prose(ROOT / "docs" / "glossary.md")
     words = re.findall(r"(?:^- |\. |, )\*\*([^*]+)\*\*", text, re.MULTILINE)
