@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/: settings, policies, codecs, messages, journal events, errors.
+"""Write the generated parts of docs/ and README.md: settings, policies, codecs, messages, journal events, errors.
 
 A page marks where a part goes with a pair of comments; everything else in the page is written by hand::
 
@@ -20,7 +20,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
+
 from rowcast import codecs, config, errors, journal, sync, wire
+from rowcast.rows import Layout
+from rowcast.sync import Policy, RowsToSend
 
 DOCS = Path(__file__).resolve().parent
 COMMAND = ".venv/bin/python docs/generate.py"
@@ -60,6 +64,35 @@ OPTIONS = {
     "compat": "'artifact': order, MTA time and minimum share of the published software of ROG, to replay its measured "
     "runs. For `rog:S` only.",
 }
+
+
+#: Values that are tried of each option, to see what each family makes of it; they cover every family's default.
+TRIED = {
+    "codec": ("raw",),
+    "granularity": ("row", "model"),
+    "order": ("age",),
+    "share": ("0.5",),
+    "pull_share": ("0.4",),
+    "f1": ("0",),
+    "f2": ("0",),
+    "outer_lr": ("0.5",),
+    "outer_momentum": ("0.25",),
+    "elastic": ("on", "off"),
+    "ahead": ("7",),
+    "anticipate": ("own",),
+    "fade": ("on", "off"),
+    "adapt": ("on", "off"),
+    "auto": ("on", "off"),
+    "refine": ("on", "off"),
+    "pulls": ("common",),
+    "row_weights": ("contributors",),
+    "mta": ("artifact",),
+    "counts": ("groups", "bytes"),
+    "race": ("0.5",),
+    "compat": ("artifact",),
+}
+#: With this an option may be taken that is refused alone.
+COMPAT = "compat=artifact"
 
 
 def bullet(head: str, text: str) -> str:
@@ -126,6 +159,69 @@ def options() -> str:
         shown = f"{default:.3f}" if isinstance(default, float) else "none" if default is None else f"`{default}`"
         lines.append(bullet(f"**`{name}`** (for `rog:4`: {shown}):", meaning))
     return "\n".join(lines)
+
+
+def parsed(text: str) -> Policy | None:
+    """The policy that a text stands for; ``None`` where it is refused."""
+    try:
+        return sync.parse_policy(text)
+    except errors.ConfigError:
+        return None
+
+
+def orders_rows_alike(one: Policy, other: Policy) -> bool:
+    """Whether two policies choose the same rows in the same order, whatever there is to send: tried on a few cases."""
+    random = np.random.default_rng(0)
+    layout = Layout.from_shapes([("wide", (40, 60)), ("bias", (40,)), ("deep", (30, 50))])
+    row_bytes = one.row_codec.row_bytes(layout)
+    for travelled in (0, int(row_bytes.sum()) // 4):
+        view = RowsToSend(
+            eligible=np.flatnonzero(random.random(layout.rows) < 0.8),
+            stamps=random.integers(7, 10, layout.rows, dtype=np.int32),
+            abs_sums=random.random(layout.rows, dtype=np.float32),
+            row_bytes=row_bytes,
+            iteration=10,
+            travelled_bytes=travelled,
+        )
+        for choose in ("choose_push", "choose_pull"):
+            first, second = (getattr(policy, choose)(layout, view) for policy in (one, other))
+            if first.quota != second.quota or first.order.tolist() != second.order.tolist():
+                return False
+    return True
+
+
+def verdict(family: sync.Family, option: str) -> str:
+    """What a family makes of an option: 'yes', 'no effect', 'with compat' or 'refused'; found out by trying."""
+    text = family.example
+    plain, compatible = parsed(text), parsed(f"{text}?{COMPAT}")
+    assert plain is not None
+    answers = {"refused"}
+    for value in TRIED[option]:
+        policy = parsed(f"{text}?{option}={value}")
+        if policy is not None:
+            changed = {f.name for f in dataclasses.fields(Policy) if getattr(policy, f.name) != getattr(plain, f.name)}
+            orders = changed <= {"name", "f1", "f2", "order"} and orders_rows_alike(policy, plain)
+            answers.add("same" if changed <= {"name"} else "no effect" if orders else "yes")
+        elif compatible is not None and parsed(f"{text}?{COMPAT}&{option}={value}") is not None:
+            answers.add("with compat")
+    return next(answer for answer in ("yes", "no effect", "with compat", "refused") if answer in answers)
+
+
+def option_table() -> str:
+    """Which family takes which option."""
+    lines = [f"| option | {' | '.join(f'`{family}`' for family in sync.REGISTRY)} |"]
+    lines.append("|---" * (len(sync.REGISTRY) + 1) + "|")
+    for option in OPTIONS:
+        verdicts = (verdict(family, option) for family in sync.REGISTRY.values())
+        lines.append(f"| `{option}` | {' | '.join('-' if word == 'refused' else word for word in verdicts)} |")
+    return "\n".join(lines)
+
+
+def option_names() -> str:
+    """The names of the options, in a sentence."""
+    *names, last = (f"`{name}`" for name in OPTIONS)
+    text = f"There are {len(OPTIONS)} options: {', '.join(names)} and {last}. Which family takes which:"
+    return textwrap.fill(f"{text} [docs/settings.md](docs/settings.md#policies).", WIDTH, break_on_hyphens=False)
 
 
 def codec_list() -> str:
@@ -198,6 +294,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "TaskOptions": options_of_tasks,
     "policies": policies,
     "options": options,
+    "option_table": option_table,
+    "option_names": option_names,
     "codecs": codec_list,
     "messages": messages,
     "events": events,
@@ -215,7 +313,8 @@ def render(text: str) -> str:
 
 def pages() -> Iterable[Path]:
     """The pages that have generated parts."""
-    return (page for page in sorted(DOCS.glob("*.md")) if _PART.search(page.read_text(encoding="utf-8")))
+    candidates = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+    return (page for page in candidates if _PART.search(page.read_text(encoding="utf-8")))
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError
 from rowcast.sync import REGISTRY, parse_policy
 from rowcast.training import ServerNode
+from test_layering import CLOCKS, FLOORS, FORBIDDEN, SOCKETS, THREADS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -295,6 +296,93 @@ def test_pages_are_tidy(page: Path) -> None:
         assert not re.search(r"/(?:work|root|home)/", line), f"{page.name}:{number}: {line}"
 
 
+#: The page of rules as a comment or docstring names it, and the sections named behind it, as in "1.8, 2.1 and 2.2".
+RULES = re.compile(r"algorithms\.md((?:(?:,| and| sections?|\s)*\d+(?:\.\d+)*(?!\w))*)")
+
+
+def python_files() -> list[Path]:
+    """All of ours, but this one."""
+    found = [
+        path for folder in ("src", "tests", "benchmarks", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
+    ]
+    return sorted(path for path in found if path != Path(__file__).resolve())
+
+
+def sections_of_rules() -> set[str]:
+    """The numbers of the headings of the page of rules."""
+    return set(re.findall(r"^#+ (\d+(?:\.\d+)*)\.? ", prose(ROOT / "docs" / "algorithms.md"), re.MULTILINE))
+
+
+def test_sections_of_the_rules_that_code_names_exist() -> None:
+    """ "algorithms.md 1.4" leads somewhere, also where several sections are named."""
+    known, named = sections_of_rules(), 0
+    for path in python_files():
+        for found in RULES.finditer(path.read_text("utf-8")):
+            sections = re.findall(r"\d+(?:\.\d+)*", found[1])
+            here = f"{path.relative_to(ROOT)}: {found[0]!r}"
+            assert sections or path.name == "generate.py", f"{here} names no section"
+            assert set(sections) <= known, f"{here}: docs/algorithms.md has no section {set(sections) - known}"
+            named += len(sections)
+    assert named >= 25
+
+
+def test_the_page_of_rules_names_its_own_sections() -> None:
+    """Numbers alone in brackets, as in "(8.6)" or "(5.2 to 5.4, 5.7)", are sections of the page."""
+    text = prose(ROOT / "docs" / "algorithms.md")
+    brackets = re.findall(r"\((\d+\.\d+(?:(?:, | and | to )\d+\.\d+)*)\)", text)
+    named = {section for bracket in brackets for section in re.findall(r"\d+\.\d+", bracket)}
+    assert len(named) >= 12 and named <= sections_of_rules(), named - sections_of_rules()
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    text = prose(ROOT / "docs" / "glossary.md")
+    words = re.findall(r"(?:^- |\. |, )\*\*([^*]+)\*\*", text, re.MULTILINE)
+    assert len(words) >= 60
+    assert sorted(words) == sorted(set(words))
+
+
+def test_no_file_refers_to_a_page_that_is_not_in_the_repository() -> None:
+    naming = [path for path in [*PAGES, *python_files()] if "DESIGN.md" in path.read_text("utf-8")]
+    assert not naming, naming
+
+
+# -- what CONTRIBUTING counts --------------------------------------------------------------------------------
+
+
+def table_rows(page: Path, head: str) -> list[list[str]]:
+    """The cells of the table whose head line begins so, without head and rule."""
+    lines = page.read_text("utf-8").splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith(head)) + 2
+    end = next(number for number in range(at, len(lines)) if not lines[number].startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[at:end]]
+
+
+def test_the_table_of_floors_is_that_of_the_layering_test() -> None:
+    rows = table_rows(ROOT / "CONTRIBUTING.md", "| floor |")
+    floors = {part: int(row[0]) for row in rows for part in re.findall(r"`rowcast\.(\w+)`", row[1])}
+    assert floors == FLOORS
+    kinds = {"sockets": SOCKETS, "clocks": CLOCKS, "threads": THREADS, "torch": {"torch"}}
+    words = {row[0]: row[3] for row in rows}
+    for row in rows:
+        other = row[3].removeprefix("as floor ")
+        named = words[other] if other in words else row[3]
+        may_not = set().union(*(kinds[word] for word in named.split(", ") if word))
+        for part in re.findall(r"`rowcast\.(\w+)`", row[1]):
+            assert may_not == FORBIDDEN.get(part, set()), f"{part}: {row[3]!r}"
+
+
+def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
+    scripts = {
+        path.name for path in (ROOT / "benchmarks").glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")
+    }
+    run = set(re.findall(r"benchmarks/(\w+\.py) --check", (ROOT / "Makefile").read_text("utf-8")))
+    (text,) = (row[1] for row in table_rows(ROOT / "CONTRIBUTING.md", "| command |") if row[0] == "`make bench`")
+    assert [int(number) for number in re.findall(r"\d+", text)] == [len(run), len(scripts)]
+    assert set(re.findall(r"`(\w+\.py)`", text)) == scripts - run
+    described = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    assert [script for script in sorted(scripts) if f"benchmarks/{script}" not in described] == []
+
+
 # -- exported names ------------------------------------------------------------------------------------------
 
 EXPORTED: dict[str, str] = {
@@ -321,7 +409,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.session": "Port record_start",
     "rowcast.training": "Phase ServerNode WorkerNode",
     "rowcast.training.proposal": "",
-    "rowcast.training.rules": "",
+    "rowcast.training.rules": "ServerRule register server_rule",
     "rowcast.delivery": "",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """

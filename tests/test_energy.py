@@ -91,7 +91,7 @@ def test_energy_integrates_to_hand_computed_joules() -> None:
 
 
 def test_one_step_at_the_published_watts() -> None:
-    """The floor of algorithms.md 9: 29.1 J of computation in 2.18 s; 80 J with 1.47 s of radio and 11.1 s of stall."""
+    """algorithms.md 9.1: 29.1 J of computation in 2.18 s; 80 J with 1.47 s of radio and 11.1 s of stall."""
     account = worker_energy([step(14.75, 1, 2.18, 1.47, 11.1)])
     assert account.joules_after(2.18) == pytest.approx(13.35 * 2.18)
     assert account.total.joules == pytest.approx(29.103 + 6.2475 + 44.844)

@@ -1,4 +1,4 @@
-"""The house of DESIGN.md section 1: imports point down only, and the lower floors know no torch, socket or clock."""
+"""The house of CONTRIBUTING.md: imports point down only, and the lower floors know no torch, socket or clock."""
 
 from __future__ import annotations
 

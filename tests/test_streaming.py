@@ -269,6 +269,14 @@ def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_add
     replicas_agree(team)
 
 
+def test_a_robot_in_an_outage_computes_up_to_the_slack_and_ahead():
+    """Its last start is exactly so old: the bound is reached and not passed."""
+    team = team_of("rowcast:4?ahead=6", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=150)
+    finished(team)
+    assert max(team.gaps) <= 4 and max(team.pull_ages) <= 4
+    assert max(team.outage_ages) == 4 + 6
+
+
 def test_only_the_rows_that_are_old_count_less():
     """One row of the model has arrived lately, the others have not: it alone counts in full."""
     team = team_of("rowcast:4", [1e5, 1e5], iterations=400)

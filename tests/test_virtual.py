@@ -194,7 +194,7 @@ RATES = st.floats(2e5, 5e6)
     st.sampled_from(sorted(CHANNELS)),
 )
 def test_no_policy_beats_the_medium(robots, policy, channel):
-    """The lower bounds of algorithms.md 8.1: each worker by itself, and the airtime of all."""
+    """The lower bounds of algorithms.md 10.5: each worker by itself, and the airtime of all."""
     team = [(Device(compute_s), up, down) for compute_s, up, down in robots]
     simulation = hollow_team(policy, team, channel=CHANNELS[channel]())
     simulation.run(25.0)

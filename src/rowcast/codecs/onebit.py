@@ -1,7 +1,7 @@
 """One bit an element: the sign, and one 16-bit scale for each row.
 
 Source: dist-EF-SGDM, Zheng, Huang, Kwok, NeurIPS 2019 (arXiv 1905.10936), in the row form of algorithms.md
-3.1 and 3.9: ``C(p) = (||p||_1 / n) sign(p)`` for each row of n elements, sign(0) = +1.
+3.1 and 3.4: ``C(p) = (||p||_1 / n) sign(p)`` for each row of n elements, sign(0) = +1.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Layout:
     """The rows of a model, in parameter order, as offsets into one flat float32 vector.
 
     A row is one slice of a tensor along its first dimension. A 1-D tensor and a tensor of fewer than
-    ``small_tensor`` elements are one row ([ROG], artifact). A slice of more than ``max_row`` elements is
+    ``small_tensor`` elements are one row (as in the artifact of ROG). A slice of more than ``max_row`` elements is
     split into equal pieces, so that no row outgrows the budget of a frame (algorithms.md 1.9, D10).
 
     Attributes:

@@ -1,6 +1,6 @@
 """The rules of the ROG artifact where they are not those of the paper, so that its measured runs can be replayed.
 
-Source: behaviour of the public artifact as described in algorithms.md 1.8 and 2.2 ([A-ROG]); nobody should choose
+Source: behaviour of the public artifact as described in algorithms.md 2.4; nobody should choose
 these rules for work. They are what ``rog:S?compat=artifact`` stands for:
 
 * rows travel in groups of 1000, the stalest first and among equals the one with the largest mean;

@@ -27,6 +27,7 @@ from rowcast.session import Port
 from rowcast.sync import parse_policy
 from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.training.member import Stage
+from rowcast.training.rules.outage import STREAMED
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.wire import Message, Rows
 
@@ -136,6 +137,9 @@ class VirtualTeam:
         gaps: ``iteration - min(versions)`` at each moment at which a worker started to compute.
         push_ages, pull_ages: at the same moments, iterations since the oldest row of this worker was pushed, and
             since the oldest row that it is owed was pulled.
+        outage_ages: where rows are streamed, the same as ``pull_ages`` for every start that is left out there: of a
+            worker that computes on although the gate is shut, or that the gate does not count. Without an outage there
+            is none; the bound is the slack and what the policy allows in an outage (``ahead``) on top.
         computed: float64 [elements], the sum of weight * update of everything ever computed, by worker.
     """
 
@@ -160,6 +164,7 @@ class VirtualTeam:
         self.gaps: list[int] = []
         self.push_ages: list[int] = []
         self.pull_ages: list[int] = []
+        self.outage_ages: list[int] = []
         self.computed: dict[str, npt.NDArray[np.float64]] = {}
         self.workers: dict[str, _Worker] = {}
         self.failures: dict[str, RowcastError] = {}
@@ -503,6 +508,8 @@ class VirtualTeam:
         worker.computing = True
         if node.name in self.server.versions and not node.beyond:
             self._measure_staleness(node)
+        else:
+            self._measure_outage(node)
         self.at(self.now + worker.script.compute_s, lambda: self._propose(worker))
 
     def _measure_staleness(self, node: WorkerNode) -> None:
@@ -521,6 +528,14 @@ class VirtualTeam:
         else:
             held = min(streaming.horizon_of(member), owed.horizon_in_flight(node.inbox.received))
         self.pull_ages.append(iteration - held)
+
+    def _measure_outage(self, node: WorkerNode) -> None:
+        """A worker in an outage starts to compute: how old is what it holds, in its own count?"""
+        streaming, member = self.server.rule, self.server.members.get(node.name)
+        if not isinstance(streaming, StreamedRule) or member is None or member.life != node.server_life or member.stage not in STREAMED:
+            return  # this server does not know it, or not as one that computes
+        held = min(streaming.horizon_of(member), member.owed.horizon_in_flight(node.inbox.received))
+        self.outage_ages.append(node.iteration + streaming.seat(member).shift - held)
 
     def _propose(self, worker: _Worker) -> None:
         if worker.killed:

@@ -4,7 +4,7 @@ DiLoCo (Douillard et al., arXiv 2311.08105, Alg. 1) averages the pseudo-gradient
 D to SGD with Nesterov momentum: ``U = momentum * U + D``, ``parameters -= lr * (D + momentum * U)``. That step is
 linear. So each worker takes it on its own share d of D and keeps its own share u of U; the contributions
 ``lr * (d + momentum * u)`` then add up to the outer step, and go through the same codec, the same frames and the same
-books as any other contribution: the replicas agree with a lossy codec as well (algorithms.md 1.5).
+books as any other contribution: the replicas agree with a lossy codec as well (algorithms.md 1.5, 5.3).
 
 The sum is that of DiLoCo exactly while the same workers take part. A worker that leaves takes its share of the momentum
 along: the team's momentum is smaller by that share and builds up again within about ``1 / (1 - momentum)`` iterations.
