@@ -368,7 +368,7 @@ def test_debug_shows_the_traceback(rowcast, place):
 
 
 def test_internal_error(refused, monkeypatch):
-    monkeypatch.setattr("rowcast.cli.serve.load_tables", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("rowcast.cli.options.load_tables", lambda *_, **__: 1 / 0)
     refused(ExitCode.INTERNAL, "serve", says=["internal error: ZeroDivisionError", "--debug"])
 
 

@@ -301,6 +301,10 @@ EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
     "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Sparse Zero codec_by_id codec_by_name codec_for",
+    "rowcast.config": """
+        Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
+        load_values read_file read_secret save_tables setting
+    """,
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Server Shaper Team",
     "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualSeat",

@@ -219,7 +219,7 @@ def test_options_have_one_way_to_be_written() -> None:
     ("text", "says"),
     [
         ("lrr=0.1", "unknown setting 'lrr'; did you mean 'lr'"),
-        ("lr=fast", "TaskOptions.lr: expected float, got 'fast'"),
+        ("lr=fast", "TaskOptions.lr: expected a number in 0.0 .. 10.0, got 'fast'"),
         ("alpha=0", "alpha: expected a number in 0.01"),
         ("optimizer=adamx", "unknown optimizer 'adamx'; did you mean 'adam"),
         ("tokens=7", "ConvMLPConfig.tokens: expected an even number"),

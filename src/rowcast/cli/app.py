@@ -15,6 +15,7 @@ import typer
 
 from rowcast.cli import compare, demo, report, serve, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
+from rowcast.cli.options import PanelCommand
 from rowcast.cli.streams import steady_output
 from rowcast.errors import RowcastError, visible
 from rowcast.version import __version__
@@ -34,13 +35,13 @@ app = typer.Typer(
     # Help is shown as it is written: rich would take words in brackets for its own.
     rich_markup_mode=None,
 )
-app.command("serve")(serve.serve)
-app.command("train")(train.train)
-app.command("demo")(demo.demo)
+app.command("serve", cls=PanelCommand)(serve.serve)
+app.command("train", cls=PanelCommand)(train.train)
+app.command("demo", cls=PanelCommand)(demo.demo)
 app.add_typer(trace.app)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("validate")(validate.validate)
+app.command("compare", cls=PanelCommand)(compare.compare)
+app.command("report", cls=PanelCommand)(report.report)
+app.command("validate", cls=PanelCommand)(validate.validate)
 
 
 @app.command("version")
