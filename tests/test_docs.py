@@ -318,6 +318,9 @@ EXPORTED: dict[str, str] = {
         Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit plan_cells prove read_run read_runs
         run_comparison run_demo run_robot run_settings shaped_trace validate_run
     """,
+    "rowcast.journal": """
+        EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
+    """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
         differences fit load_team load_trace named_trace outdoor save_csv synthesise

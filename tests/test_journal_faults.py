@@ -29,7 +29,7 @@ class Disk:
         self.refused = 0
         self._write = os.write
         self._room = 0
-        monkeypatch.setattr("rowcast.journal.os.write", self.write)
+        monkeypatch.setattr("rowcast.journal.sinks.os.write", self.write)
 
     def fill(self, room=20):
         self.full, self._room = True, room
