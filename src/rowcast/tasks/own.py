@@ -6,6 +6,7 @@ How many classes and channels there are is read from the data. Nothing that is r
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def load_idx(data_dir: str | Path | None, train_images: int | None = None, test_
                 f"{shown}; put each set in a folder of its own"
             )
     parts = [(read_idx(images, 3)[:, None], read_idx(labels, 1)) for ((images, labels),) in found]
-    return _dataset("idx", folder, *parts[0], *parts[1], None, train_images, test_images)
+    return _dataset("idx", folder, parts, None, (train_images, test_images))
 
 
 def load_npz(data_dir: str | Path | None, train_images: int | None = None, test_images: int | None = None) -> Dataset:
@@ -101,7 +102,7 @@ def load_npz(data_dir: str | Path | None, train_images: int | None = None, test_
         (_channels_first(arrays[images], f"{path}, {images}"), _flat(arrays[labels]))
         for images, labels in (keys[:2], keys[2:])
     ]
-    return _dataset("npz", path, *parts[0], *parts[1], names, train_images, test_images)
+    return _dataset("npz", path, parts, names, (train_images, test_images))
 
 
 def load_images(
@@ -165,15 +166,12 @@ def load_images(
 def _dataset(
     kind: str,
     source: Path,
-    train: NDArray[Any],
-    train_labels: NDArray[Any],
-    test: NDArray[Any],
-    test_labels: NDArray[Any],
+    parts: Sequence[tuple[NDArray[Any], NDArray[Any]]],
     names: tuple[str, ...] | None,
-    train_images: int | None,
-    test_images: int | None,
+    limits: tuple[int | None, int | None],
 ) -> Dataset:
-    """The classes are counted before a limit takes some of them away."""
+    """Images and labels for training and for tests, so many of each; classes are counted before that."""
+    (train, train_labels), (test, test_labels) = parts
     if train.shape[1:] != test.shape[1:]:
         raise DataError(
             f"{kind}: {source}: expected test images of {train.shape[1:]}, as for training, got {test.shape[1:]}"
@@ -184,8 +182,8 @@ def _dataset(
     if names is None or len(names) < classes:
         names = tuple(str(label) for label in range(max(classes, 2)))
     sizes = len(train_labels), len(test_labels)
-    a, b = checked_pair(train, train_labels, f"{source}, training", classes=len(names), limit=train_images)
-    c, d = checked_pair(test, test_labels, f"{source}, tests", classes=len(names), limit=test_images)
+    a, b = checked_pair(train, train_labels, f"{source}, training", classes=len(names), limit=limits[0])
+    c, d = checked_pair(test, test_labels, f"{source}, tests", classes=len(names), limit=limits[1])
     return Dataset(kind, a, b, c, d, names, sizes)
 
 
