@@ -123,6 +123,19 @@ def test_a_journal_that_ends_without_its_last_records_says_so(tmp_path, caplog, 
     assert [record["t"] for record in read_journal(tmp_path / "journal.jsonl")] == [0.0]
 
 
+def test_a_gap_that_is_told_at_the_end_has_no_time_that_is_still_to_come(tmp_path):
+    stream = FullStream()
+    journal = Journal("robot1", write_to(stream))
+    stream.error = OSError(errno.ENOSPC, "full")
+    for now in (1.0, 1.25):
+        metric(journal, now)
+    stream.error = None
+    journal.close()  # right behind the last record; the file would be tried again at 2.0
+    (tmp_path / "journal.jsonl").write_text(stream.getvalue())
+    (gap,) = read_journal(tmp_path / "journal.jsonl")
+    assert (gap["event"], gap["t"], gap["since"], gap["records"]) == ("gap", 1.25, 1.0, 2)
+
+
 def test_the_end_is_tried_once_more(tmp_path, caplog, monkeypatch):
     disk = Disk(monkeypatch)
     path = tmp_path / "journal.jsonl"

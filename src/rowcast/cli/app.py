@@ -100,7 +100,7 @@ def _run(words: list[str], debug: bool) -> int:
 def _explain(error: Exception, debug: bool) -> int:
     """One line for what went wrong; returns the exit code."""
     if debug:
-        traceback.print_exception(error)
+        _show_traceback(error)
     usage = getattr(error, "format_message", None)  # click's own errors, wherever typer has click from
     if usage is not None:
         _complain(f"{usage()}; see rowcast --help")
@@ -118,13 +118,19 @@ def _complain(text: str) -> None:
     print(f"rowcast: {visible(' '.join(text.split()), LONGEST)}", file=sys.stderr, flush=True)
 
 
+def _show_traceback(error: BaseException | None) -> None:
+    """Where an error came from. Its text may be that of a peer or a file: only the line breaks are obeyed."""
+    lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+    print("\n".join(visible(line, LONGEST) for line in lines), file=sys.stderr, flush=True)
+
+
 class _OneLine(logging.Handler):
     """Writes each message as a line to whatever standard error is at that moment (a live table redirects it)."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _complain(record.getMessage())
         if record.exc_info and record.exc_info[0] is not None:
-            traceback.print_exception(record.exc_info[1])
+            _show_traceback(record.exc_info[1])
 
 
 def _show_log() -> None:

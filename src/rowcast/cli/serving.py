@@ -37,9 +37,7 @@ def run_server(serve: ServeSettings, settings: ServerSettings, link: LinkSetting
             record_start(journal, time.monotonic(), "server", serve.policy, settings, link)
 
         server = Server(node, serve.host, serve.port, link_settings=link, insecure=serve.insecure)
-        cause = asyncio.run(_run(server, display, serve, begin))
-        journal.record(time.monotonic(), "end", cause=cause)
-    return cause
+        return asyncio.run(_run(server, display, serve, begin))
 
 
 async def _run(server: Server, display: TeamDisplay, serve: ServeSettings, begin: Callable[[], None]) -> str:
@@ -78,7 +76,10 @@ async def _run(server: Server, display: TeamDisplay, serve: ServeSettings, begin
                 await asyncio.wait_for(interrupted.wait(), TICK_S)
                 cause = cause or "interrupted"
     finally:
-        await server.close(cause or "the server failed")
+        cause = cause or "the server failed"
+        await server.close(cause)
+        # While the loop still takes the signals: behind it one of them would end the process before the record.
+        node.journal.record(loop.time(), "end", cause=cause)
     if cause != "interrupted":
         display.says(cause)
     return cause

@@ -26,7 +26,7 @@ class _Gap:
     """What could not be written since the last record that was.
 
     Attributes:
-        count: records; ``since``: time of the first (s); ``why``: what the system said.
+        count: records; ``since``, ``until``: time of the first and of the last (s); ``why``: what the system said.
         retry_at: when to try again (s).
         header: the event ``start`` among them, without which a reader would not see where the session begins.
     """
@@ -34,11 +34,13 @@ class _Gap:
     since: float
     why: str = ""
     count: int = 0
+    until: float = 0.0
     retry_at: float = 0.0
     header: Record | None = None
 
     def add(self, record: Record) -> None:
         self.count += 1
+        self.until = record["t"]
         if record["event"] == "start":
             self.header = record
 
@@ -98,7 +100,7 @@ class Journal:
         gap = self._gap
         if gap is not None:
             with contextlib.suppress(OSError):
-                self._catch_up(gap.retry_at)
+                self._catch_up(gap.until)
         if isinstance(self._sink, FileSink):
             self._sink.close()
         if (gap := self._gap) is not None:
