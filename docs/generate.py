@@ -107,6 +107,8 @@ def settings(kind: type) -> str:
         facts = f"{entry['default']} {entry['unit']}".rstrip()
         if entry["range"]:
             facts += f"; range {entry['range']}"
+        if entry["flag"]:
+            facts += f"; option `{entry['flag']}`"
         lines.append(bullet(f"**`{entry['name']}`** ({facts}):", entry["doc"]))
     return "\n".join(lines)
 
@@ -116,6 +118,27 @@ def comparison() -> str:
     from rowcast.experiment import Comparison  # late: it loads PyTorch
 
     return settings(Comparison)
+
+
+def serving() -> str:
+    """What a server is told beside its settings."""
+    from rowcast.cli.serve import ServeSettings  # late: the other parts need no command
+
+    return settings(ServeSettings)
+
+
+def robot() -> str:
+    """The settings of a robot of a built-in task."""
+    from rowcast.experiment import RobotSettings  # late: it loads PyTorch
+
+    return settings(RobotSettings)
+
+
+def demo() -> str:
+    """The settings of a demo."""
+    from rowcast.experiment import DemoSettings  # late: it loads PyTorch
+
+    return settings(DemoSettings)
 
 
 def options_of_tasks() -> str:
@@ -289,6 +312,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "ServerSettings": lambda: settings(config.ServerSettings),
     "WorkerSettings": lambda: settings(config.WorkerSettings),
     "LinkSettings": lambda: settings(config.LinkSettings),
+    "ServeSettings": serving,
+    "RobotSettings": robot,
+    "DemoSettings": demo,
     "Comparison": comparison,
     "RunSettings": measured_runs,
     "TaskOptions": options_of_tasks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -21,6 +22,7 @@ from rowcast.cli import train as train_command
 from rowcast.cli.app import app
 from rowcast.cli.exits import MEANINGS
 from rowcast.drivers.sockets import Team
+from rowcast.errors import ConfigError
 from rowcast.experiment import WorkerAudit
 from rowcast.journal import read_journal
 from rowcast.sync import REGISTRY
@@ -367,8 +369,38 @@ def test_debug_shows_the_traceback(rowcast, place):
     assert "Traceback" in err and "ConfigError" in err
 
 
+def test_a_traceback_shows_no_character_that_a_terminal_obeys(rowcast, monkeypatch):
+    def fail(*_, **__):
+        try:
+            raise ValueError("first\x1b[2J")
+        except ValueError as error:
+            raise RuntimeError("of a peer: \x1b]0;title\x07\nsecond line \u202e") from error
+
+    monkeypatch.setattr("rowcast.cli.options.load_tables", fail)
+    code, _, err = rowcast("serve", "--debug")
+    assert code == ExitCode.INTERNAL
+    lines = err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):" and "    raise ValueError(" in err
+    assert "ValueError: first\\x1b[2J" in lines
+    assert lines[-3:-1] == ["RuntimeError: of a peer: \\x1b]0;title\\x07", "second line \\u202e"]
+    assert all(char.isprintable() for line in lines for char in line)
+
+
+def test_a_logged_exception_shows_no_character_that_a_terminal_obeys(rowcast, monkeypatch):
+    def log(*_, **__):
+        try:
+            raise ValueError("\x1b[2J")
+        except ValueError:
+            logging.getLogger("rowcast").exception("it failed")
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("rowcast.cli.options.load_tables", log)
+    _, _, err = rowcast("serve")
+    assert err.startswith("rowcast: it failed\nTraceback") and "ValueError: \\x1b[2J\n" in err
+
+
 def test_internal_error(refused, monkeypatch):
-    monkeypatch.setattr("rowcast.cli.serve.load_tables", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("rowcast.cli.options.load_tables", lambda *_, **__: 1 / 0)
     refused(ExitCode.INTERNAL, "serve", says=["internal error: ZeroDivisionError", "--debug"])
 
 
@@ -381,6 +413,21 @@ def test_serve_for_a_while(rowcast, tmp_path):
     assert "listening on 127.0.0.1:" in out
     events = [record["event"] for record in read_journal(tmp_path / "a" / "server.jsonl")]
     assert (events[0], events[-1]) == ("start", "end")
+
+
+def test_a_signal_behind_the_last_moment_of_a_server_takes_no_record_away(rowcast, monkeypatch, tmp_path):
+    """Between the end of the loop, which takes the signals, and the end of the command."""
+    run = asyncio.run
+
+    def run_and_interrupt(serving):
+        run(serving)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("rowcast.cli.serving.asyncio.run", run_and_interrupt)
+    code, _, _ = rowcast("serve", "--port=0", "--seconds=0.1", "--journal", tmp_path / "server.jsonl")
+    assert code == ExitCode.INTERRUPTED
+    last = list(read_journal(tmp_path / "server.jsonl"))[-1]
+    assert (last["event"], last["cause"]) == ("end", "0.1 s are over")
 
 
 @pytest.mark.system

@@ -389,6 +389,10 @@ EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
     "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Sparse Zero codec_by_id codec_by_name codec_for",
+    "rowcast.config": """
+        Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
+        load_values read_file read_secret save_tables setting
+    """,
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Server Shaper Team",
     "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualSeat",
@@ -401,6 +405,9 @@ EXPORTED: dict[str, str] = {
         AuditReport Bounds Cell Comparison ComparisonProgress DemoObserver DemoSettings MeasuredRun PolicyRun Progress
         Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit plan_cells prove read_run read_runs
         run_comparison run_demo run_robot run_settings shaped_trace validate_run
+    """,
+    "rowcast.journal": """
+        EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats

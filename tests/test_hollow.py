@@ -19,6 +19,7 @@ from rowcast.drivers.virtual import Device, Simulation
 from rowcast.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.rows import Layout
+from rowcast.rows.outline import Outline
 from rowcast.sync import ArtifactTime, Levels, MtaTime, parse_policy
 from rowcast.sync.artifact import GROUP_ROWS, artifact_share, select_groups
 from rowcast.sync.mta import MAX_AGE, T_LOW_S, minimum_share
@@ -88,9 +89,9 @@ def test_a_hollow_layout_is_another_layout():
     assert HOLLOW.digest != LAYOUT.digest
     assert HOLLOW.rows == HOLLOW.elements == LAYOUT.rows and len(HOLLOW.zeros()) == LAYOUT.rows
     np.testing.assert_array_equal(HOLLOW.lengths, LAYOUT.lengths)
-    again = Layout.from_table(HOLLOW.to_table())
+    again = Layout.from_outline(Outline.read(HOLLOW.to_table()))
     assert again.is_hollow and again.digest == HOLLOW.digest
-    assert not Layout.from_table(LAYOUT.to_table()).is_hollow
+    assert not Layout.from_outline(Outline.read(LAYOUT.to_table())).is_hollow
     node = WorkerNode("robot", LAYOUT, LAYOUT.zeros())
     with pytest.raises(LocalProtocolError, match="hollow"):
         node.accumulate_rows(np.ones(LAYOUT.rows, dtype=np.float32))

@@ -29,7 +29,7 @@ class Disk:
         self.refused = 0
         self._write = os.write
         self._room = 0
-        monkeypatch.setattr("rowcast.journal.os.write", self.write)
+        monkeypatch.setattr("rowcast.journal.sinks.os.write", self.write)
 
     def fill(self, room=20):
         self.full, self._room = True, room
@@ -121,6 +121,19 @@ def test_a_journal_that_ends_without_its_last_records_says_so(tmp_path, caplog, 
         metric(journal, 1.1)
     assert "ends without its last 2 records: No space left on device" in texts(caplog)[-1]
     assert [record["t"] for record in read_journal(tmp_path / "journal.jsonl")] == [0.0]
+
+
+def test_a_gap_that_is_told_at_the_end_has_no_time_that_is_still_to_come(tmp_path):
+    stream = FullStream()
+    journal = Journal("robot1", write_to(stream))
+    stream.error = OSError(errno.ENOSPC, "full")
+    for now in (1.0, 1.25):
+        metric(journal, now)
+    stream.error = None
+    journal.close()  # right behind the last record; the file would be tried again at 2.0
+    (tmp_path / "journal.jsonl").write_text(stream.getvalue())
+    (gap,) = read_journal(tmp_path / "journal.jsonl")
+    assert (gap["event"], gap["t"], gap["since"], gap["records"]) == ("gap", 1.25, 1.0, 2)
 
 
 def test_the_end_is_tried_once_more(tmp_path, caplog, monkeypatch):

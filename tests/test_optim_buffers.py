@@ -14,6 +14,7 @@ from rowcast.config import ServerSettings
 from rowcast.errors import ConfigError, LayoutMismatch, LocalProtocolError, NonFiniteGradient, RemoteProtocolError
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
+from rowcast.rows.outline import Outline
 from rowcast.rows.select import usual_buffers
 from rowcast.testing import VirtualTeam
 from teams import Books, finished, replicas_agree, start_of, worker
@@ -70,7 +71,7 @@ def test_running_statistics_are_the_last_rows_and_a_model_without_buffers_is_lai
     Optimizer(sgd(model := norm_model()), model, team)
     assert [spec.name for spec in team.layout.tensors][-2:] == ["1.running_mean", "1.running_var"]
     assert team.layout.buffers == 2 and team.layout.parameter_rows == team.layout.rows - 2
-    assert Layout.from_table(team.layout.to_table()).digest == team.layout.digest
+    assert Layout.from_outline(Outline.read(team.layout.to_table())).digest == team.layout.digest
     assert team.layout.hollow().buffers == 2 and "2 buffers in 8 tensors" in repr(team.layout)
     Optimizer(sgd(model := small_model()), model, plain := EchoTeam())
     assert plain.layout.buffers == 0
@@ -106,7 +107,7 @@ def test_who_shares_other_buffers_is_told_so() -> None:
             average.check_equal(other, ours="worker a", theirs="the team")
     for table in (b'"buffers":[9,"average"]', b'"buffers":[2,"mean"]', b'"buffers":[-1,"first"]', b'"buffers":true'):
         with pytest.raises(RemoteProtocolError, match="layout table"):
-            Layout.from_table(average.to_table().replace(b'"buffers":[2,"average"]', table))
+            Layout.from_outline(Outline.read(average.to_table().replace(b'"buffers":[2,"average"]', table)))
 
 
 def test_what_cannot_travel_is_refused_by_name() -> None:

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowcast.errors import ConfigError, LayoutMismatch, RemoteProtocolError
+from rowcast.errors import ConfigError, LayoutMismatch, LocalProtocolError, RemoteProtocolError
 from rowcast.rows import Layout, Selection, select
 from rowcast.rows.kernels import PARALLEL_ELEMENTS, accumulate, nonfinite, row_abs_sums, row_sums
+from rowcast.rows.outline import Outline
 from rowcast.rows.select import descending, value_per_byte
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
@@ -51,6 +52,16 @@ def test_a_row_is_a_slice_and_small_or_flat_tensors_are_one_row() -> None:
         assert LAYOUT.offsets[spec.end_row] == spec.stop
         assert spec.stop - spec.start == math.prod(spec.shape)
     assert LAYOUT.zeros().shape == (LAYOUT.elements,) and LAYOUT.zeros().dtype == np.float32
+
+
+def test_rows_alone_lie_one_behind_the_other_and_are_asked_for_in_order() -> None:
+    layout = Layout.from_shapes([("weight", (4, 500)), ("mean", (3, 500))], buffers=1, buffer_rule="average")
+    alone = layout.only(np.array([1, 3, 5]))
+    assert alone.offsets.tolist() == [0, 500, 1000, 1500]
+    assert (alone.rows, alone.parameter_rows) == (3, 2)
+    for rows in ([5, 1], [1, 1]):
+        with pytest.raises(LocalProtocolError, match="ascending"):
+            layout.only(np.array(rows))
 
 
 def test_the_small_tensor_rule_counts_elements_below_the_limit() -> None:
@@ -89,7 +100,7 @@ def test_rows_cover_every_element_once_and_never_cross_a_slice(
         assert set(slice_ends) <= set(bounds.tolist())
         assert np.ptp(np.diff(bounds)) <= 1
         assert len(bounds) - 1 == slices * math.ceil(math.prod(spec.shape) / slices / longest)
-    assert Layout.from_table(layout.to_table()).digest == layout.digest
+    assert Layout.from_outline(Outline.read(layout.to_table())).digest == layout.digest
 
 
 def test_the_reference_layout_of_the_rog_artifact() -> None:
@@ -102,7 +113,7 @@ def test_the_reference_layout_of_the_rog_artifact() -> None:
     assert row_counts(layout) == [int(t["rows"]) for t in tensors]
     for spec, tensor in zip(layout.tensors, tensors, strict=True):
         assert set(layout.lengths[spec.first_row : spec.end_row]) == {int(tensor["row_length"])}
-    assert Layout.from_table(layout.to_table()).digest == layout.digest
+    assert Layout.from_outline(Outline.read(layout.to_table())).digest == layout.digest
 
 
 @pytest.mark.parametrize(
@@ -134,7 +145,7 @@ def test_the_digest_agrees_exactly_when_the_layouts_do() -> None:
 
 
 def test_a_table_comes_back_as_the_same_layout() -> None:
-    back = Layout.from_table(LAYOUT.to_table())
+    back = Layout.from_outline(Outline.read(LAYOUT.to_table()))
     assert back.tensors == LAYOUT.tensors
     assert np.array_equal(back.offsets, LAYOUT.offsets)
     back.check_equal(LAYOUT, ours="a", theirs="b")
@@ -162,7 +173,7 @@ def table(**changes: object) -> bytes:
 )
 def test_a_table_that_is_garbage_is_the_fault_of_the_peer(garbage: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="layout table"):
-        Layout.from_table(garbage)
+        Layout.from_outline(Outline.read(garbage))
 
 
 def test_a_mismatch_names_the_first_tensor_that_differs() -> None:

@@ -201,7 +201,7 @@ def test_worker_numbers_are_checked() -> None:
         task.worker(2, 2)
     with pytest.raises(ConfigError, match="too few for 10 workers"):
         task.worker(0, 10)
-    with pytest.raises(ConfigError, match="model: expected a ConvMLPConfig"):
+    with pytest.raises(ConfigError, match="model: expected ConvMLPConfig"):
         CrudaSettings(model="big")  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ from rowcast.errors import ConfigError, DataError
 from rowcast.experiment import Comparison, plan_cells
 from rowcast.experiment.plan import Cell
 from rowcast.tasks import build_task, load_dataset
+from rowcast.tasks.own import load_npz
 from rowcast.tasks.settings import task_options, written_options
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -132,7 +133,11 @@ def test_a_folder_of_images_that_is_parted(tmp_path: Path) -> None:
         ("npz", lambda at: npz_set(at / "a.npz", shape=(4, 4, 7)), "x_train: expected images as uint8"),
         ("npz", lambda at: npz_set(at / "a.npz", y_train=None), "lacks train_images"),
         ("npz", lambda at: npz_set(at / "a.npz", y_train=np.arange(90) - 1), "expected labels 0"),
-        ("npz", lambda at: npz_set(at / "a.npz", y_train=np.zeros(90)), "expected labels 0"),
+        (
+            "npz",
+            lambda at: npz_set(at / "a.npz", y_train=np.zeros(90)),
+            "expected labels as whole numbers",
+        ),
         ("npz", lambda at: npz_set(at / "a.npz", x_test=np.zeros((12, 9, 9), np.uint8)), "expected test images of"),
         ("images", lambda at: None, "for each of two classes or more, found 0 sub-folders"),
         ("images", lambda at: (at / "cat").mkdir(), "found no images in cat"),
@@ -219,7 +224,7 @@ def test_options_have_one_way_to_be_written() -> None:
     ("text", "says"),
     [
         ("lrr=0.1", "unknown setting 'lrr'; did you mean 'lr'"),
-        ("lr=fast", "TaskOptions.lr: expected float, got 'fast'"),
+        ("lr=fast", "TaskOptions.lr: expected a number in 0.0 .. 10.0, got 'fast'"),
         ("alpha=0", "alpha: expected a number in 0.01"),
         ("optimizer=adamx", "unknown optimizer 'adamx'; did you mean 'adam"),
         ("tokens=7", "ConvMLPConfig.tokens: expected an even number"),
@@ -283,3 +288,28 @@ def test_options_are_part_of_a_run() -> None:
     assert other.task_overrides == {"alpha": 9.0, "lr": 1.0}
     assert replace(other, batch=4, data="somewhere").task_overrides["batch"] == 4
     assert isinstance(other, Cell)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.array(["cat", "dog", "cat", "dog"]), r"labels as whole numbers, \(n,\), found <U3 \(4,\)"),
+        (np.array([0.0, 1.0, 0.0, 1.0]), "found float64"),
+        (np.array([True, False, True, False]), "found bool"),
+        (np.int64(3), r"found int64 \(\)"),
+        (np.zeros((4, 2, 2), dtype=np.int64), r"found int64 \(4, 2, 2\)"),
+        (np.array([0, -1, 0, 1]), r"labels 0 \.\. 65535, found -1 \.\. 1"),
+        (np.array([0, 1, 0, 1 << 40]), r"found 0 \.\. 1099511627776; number the classes"),
+        (np.array([0, 1, 0, (1 << 64) - 1], dtype=np.uint64), "number the classes"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("part", ["training", "tests"])
+def test_labels_that_are_no_classes_are_refused_before_any_is_made(
+    tmp_path: Path, labels: Any, says: str, part: str
+) -> None:
+    images, good = np.zeros((4, 8, 8), dtype=np.uint8), np.array([0, 1, 0, 1])
+    arrays = {"y_train": good, "y_test": good, "y_train" if part == "training" else "y_test": labels}
+    np.savez(tmp_path / "own.npz", x_train=images, x_test=images, **arrays)
+    with pytest.raises(DataError, match=f"{part}: expected .*{says}"):
+        load_npz(tmp_path)

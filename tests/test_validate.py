@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rowcast.experiment import Bounds, RunSettings, read_run, read_runs, run_set
 from rowcast.experiment.csv_table import Table
 from rowcast.experiment.run_table import COMPATS
 from rowcast.experiment.validate import _device
+from rowcast.sync import REGISTRY
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "rog-artifact"
 
@@ -222,6 +224,35 @@ def test_a_table_says_policy_files_moments_and_bounds(tmp_path, kind):
     assert all(figure.met for figure in result.figures)
     shown = invoke("--data", folder, "--runs", next(folder.glob("runs.*")), "--check")
     assert "met: all 5 bounds (5 of walk)" in shown.output
+
+
+def test_suffixes_may_be_in_capital_letters(tmp_path):
+    folder = write_folder(tmp_path, {"monday": TEAM})
+    (folder / "iterations.csv.gz").rename(folder / "ITERATIONS.CSV.GZ")
+    (folder / "RUNS.CSV").write_text("name,policy,iterations,records\n3,bsp,ITERATIONS.CSV.GZ,monday\n")
+    (run,) = read_runs(folder, folder / "RUNS.CSV")
+    assert run.settings.name == "3" and validate_run(run).figures
+
+
+@pytest.mark.parametrize("steps", ["²", "2.5", "-1", "two", "1_0"])
+def test_a_cell_that_is_no_whole_number_is_refused(folder, steps):
+    (folder / "runs.csv").write_text(f"name,policy,startup_steps\na,bsp,{steps}\n")
+    with pytest.raises(
+        ConfigError, match=r"runs\.csv, line 2: RunSettings\.startup_steps: expected a (whole )?number in 0"
+    ):
+        run_settings(folder)
+
+
+@pytest.mark.parametrize(("policy", "is_rog"), [("rog:4?f2=0.5", True), (" rog:4", True), ("rogish:4", False)])
+def test_the_family_says_whether_a_run_goes_by_the_phases_of_rog(monkeypatch, policy, is_rog):
+    """Not the first letters of the policy's text: a family of one's own may begin with them."""
+    known = REGISTRY["bsp"]
+    own = dataclasses.replace(known, form="rogish:S", build=lambda name, slack: known.build(name, None))
+    monkeypatch.setitem(REGISTRY._entries, own.name, own)
+    assert RunSettings(name="a", policy=policy).is_rog is is_rog
+    if not is_rog:
+        with pytest.raises(ConfigError, match="goes with 'rog:S'"):
+            RunSettings(name="a", policy=policy, compat="artifact")
 
 
 @pytest.mark.parametrize(

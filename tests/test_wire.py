@@ -17,6 +17,7 @@ from rowcast.codecs import codec_by_id
 from rowcast.config import ServerSettings
 from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, VersionMismatch
 from rowcast.rows import Layout
+from rowcast.rows.outline import Outline
 from rowcast.testing import VirtualTeam
 from rowcast.wire import (
     HEADER_BYTES,
@@ -32,6 +33,7 @@ from rowcast.wire import (
     encode,
 )
 from rowcast.wire.auth import matches, server_proof, worker_proof
+from rowcast.wire.fields import pack, unpack
 from rowcast.wire.frames import MAX_CONTROL_BYTES, MAX_STRANGER_BYTES, frame_bytes
 from rowcast.wire.index import decode_index, encode_index
 from rowcast.wire.messages import CONTROL
@@ -416,7 +418,7 @@ def test_a_bad_layout_table_costs_no_memory(table):
     tracemalloc.start()
     try:
         with pytest.raises(RemoteProtocolError, match="layout table"):
-            Layout.from_table(table)
+            Layout.from_outline(Outline.read(table))
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
@@ -445,6 +447,22 @@ def test_a_heartbeat_keeps_what_can_be_read_by_the_other_end():
     [back] = decoder().feed(encode(Heartbeat({**many, "bad": float("nan")})))
     assert len(back.metrics) == 64
     assert back.metrics.items() <= many.items()
+
+
+@pytest.mark.parametrize("letter", ["a", "ä", "😀"])
+def test_the_name_of_a_metric_is_measured_in_bytes_at_both_ends(letter):
+    """128 bytes are kept by who sends, and taken by who receives; one character more is neither."""
+    longest = letter * (128 // len(letter.encode()))
+    frame = encode(Heartbeat({longest: 1.0, longest + letter: 2.0}))
+    [back] = decoder().feed(frame)
+    assert back.metrics == {longest: 1.0}
+    body = pack(Heartbeat({longest: 1.0}))
+    size = len(longest.encode())
+    place = body.index(size.to_bytes(4, "big") + longest.encode())
+    too_long = (size + len(letter.encode())).to_bytes(4, "big") + (longest + letter).encode()
+    forged = body[:place] + too_long + body[place + 4 + size :]
+    with pytest.raises(RemoteProtocolError, match=f"at most 128 bytes, got {size + len(letter.encode())}"):
+        unpack(Heartbeat, memoryview(forged))
 
 
 def test_the_longest_control_message_is_bounded_on_both_sides():

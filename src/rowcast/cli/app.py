@@ -15,6 +15,7 @@ import typer
 
 from rowcast.cli import compare, demo, report, serve, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
+from rowcast.cli.options import PanelCommand
 from rowcast.cli.streams import steady_output
 from rowcast.errors import RowcastError, visible
 from rowcast.version import __version__
@@ -34,13 +35,13 @@ app = typer.Typer(
     # Help is shown as it is written: rich would take words in brackets for its own.
     rich_markup_mode=None,
 )
-app.command("serve")(serve.serve)
-app.command("train")(train.train)
-app.command("demo")(demo.demo)
+app.command("serve", cls=PanelCommand)(serve.serve)
+app.command("train", cls=PanelCommand)(train.train)
+app.command("demo", cls=PanelCommand)(demo.demo)
 app.add_typer(trace.app)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("validate")(validate.validate)
+app.command("compare", cls=PanelCommand)(compare.compare)
+app.command("report", cls=PanelCommand)(report.report)
+app.command("validate", cls=PanelCommand)(validate.validate)
 
 
 @app.command("version")
@@ -99,7 +100,7 @@ def _run(words: list[str], debug: bool) -> int:
 def _explain(error: Exception, debug: bool) -> int:
     """One line for what went wrong; returns the exit code."""
     if debug:
-        traceback.print_exception(error)
+        _show_traceback(error)
     usage = getattr(error, "format_message", None)  # click's own errors, wherever typer has click from
     if usage is not None:
         _complain(f"{usage()}; see rowcast --help")
@@ -117,13 +118,19 @@ def _complain(text: str) -> None:
     print(f"rowcast: {visible(' '.join(text.split()), LONGEST)}", file=sys.stderr, flush=True)
 
 
+def _show_traceback(error: BaseException | None) -> None:
+    """Where an error came from. Its text may be that of a peer or a file: only the line breaks are obeyed."""
+    lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+    print("\n".join(visible(line, LONGEST) for line in lines), file=sys.stderr, flush=True)
+
+
 class _OneLine(logging.Handler):
     """Writes each message as a line to whatever standard error is at that moment (a live table redirects it)."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _complain(record.getMessage())
         if record.exc_info and record.exc_info[0] is not None:
-            traceback.print_exception(record.exc_info[1])
+            _show_traceback(record.exc_info[1])
 
 
 def _show_log() -> None:

@@ -7,11 +7,11 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rowcast.cli.display import TeamDisplay
+from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
-from rowcast.config import LinkSettings, ServerSettings
+from rowcast.config import LinkSettings, ServerSettings, read_secret
 from rowcast.drivers.sockets import Server
 from rowcast.journal import open_journal
 from rowcast.session import record_start
@@ -23,40 +23,24 @@ __all__ = ["run_server"]
 TICK_S = 0.25
 
 
-def run_server(
-    policy: str,
-    host: str,
-    port: int,
-    *,
-    settings: ServerSettings,
-    link_settings: LinkSettings,
-    secret: bytes | None,
-    insecure: bool,
-    journal_file: Path | None,
-    seconds: float | None,
-    once: bool,
-    quiet: bool,
-) -> str:
-    """Serve until something ends it; returns what. See ``rowcast serve --help`` for the arguments."""
-    chosen = parse_policy(policy)
+def run_server(serve: ServeSettings, settings: ServerSettings, link: LinkSettings, *, quiet: bool) -> str:
+    """Serve until something ends it; returns what. ``quiet``: show no table of the team."""
+    secret = None if serve.secret_file is None else read_secret(serve.secret_file)
     with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
-        node = ServerNode(chosen, settings=settings, link_settings=link_settings, secret=secret, journal=journal)
+        policy = parse_policy(serve.policy)
+        node = ServerNode(policy, settings=settings, link_settings=link, secret=secret, journal=journal)
 
         def begin() -> None:
             # Not before the port is ours: the journal may be that of a server which runs already.
-            if journal_file is not None:
-                journal.keep_in(journal_file)
-            record_start(journal, time.monotonic(), "server", policy, settings, link_settings)
+            if serve.journal is not None:
+                journal.keep_in(serve.journal)
+            record_start(journal, time.monotonic(), "server", serve.policy, settings, link)
 
-        server = Server(node, host, port, link_settings=link_settings, insecure=insecure)
-        cause = asyncio.run(_run(server, display, seconds, once, begin))
-        journal.record(time.monotonic(), "end", cause=cause)
-    return cause
+        server = Server(node, serve.host, serve.port, link_settings=link, insecure=serve.insecure)
+        return asyncio.run(_run(server, display, serve, begin))
 
 
-async def _run(
-    server: Server, display: TeamDisplay, seconds: float | None, once: bool, begin: Callable[[], None]
-) -> str:
+async def _run(server: Server, display: TeamDisplay, serve: ServeSettings, begin: Callable[[], None]) -> str:
     """Serve until something ends it; returns what. ``begin`` is called as soon as the port is ours."""
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
@@ -73,22 +57,29 @@ async def _run(
         f"listening on {server.host}:{server.port}, policy {node.policy.name}, "
         f"team of {node.settings.expected_workers}; Ctrl-C ends"
     )
-    ends = loop.time() + seconds if seconds is not None else float("inf")
+    ends = float("inf") if serve.seconds is None else loop.time() + serve.seconds
     cause = ""
     try:
         while not cause:
             now = loop.time()
             display.shows(f"{node.policy.name} on {server.host}:{server.port}", node.status(now))
             # A finished worker is forgotten; one whose link was lost is waited for as long as the gate counts it.
-            if once and node.gate.opened and not any(member.port or member.gated for member in node.members.values()):
+            if (
+                serve.once
+                and node.gate.opened
+                and not any(member.port or member.gated for member in node.members.values())
+            ):
                 cause = "everybody has finished" if node.finished else "everybody is gone, and nobody had finished"
             elif now >= ends:
-                cause = f"{seconds:g} s are over"
+                cause = f"{serve.seconds:g} s are over"
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(interrupted.wait(), TICK_S)
                 cause = cause or "interrupted"
     finally:
-        await server.close(cause or "the server failed")
+        cause = cause or "the server failed"
+        await server.close(cause)
+        # While the loop still takes the signals: behind it one of them would end the process before the record.
+        node.journal.record(loop.time(), "end", cause=cause)
     if cause != "interrupted":
         display.says(cause)
     return cause

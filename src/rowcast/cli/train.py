@@ -7,17 +7,18 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rowcast.cli.options import ConfigFile, Insecure, JournalFile, SecretFile, Set, limit_threads, secret_of
-from rowcast.config import LinkSettings, WorkerSettings, load_tables
+from rowcast.cli.options import limit_threads, options_from
+from rowcast.experiment.settings import RobotSettings
 
 if TYPE_CHECKING:
     from rowcast.drivers.sockets import Team
     from rowcast.experiment import Progress
+    from rowcast.tasks import TaskOptions
 
 __all__ = ["train"]
 
@@ -25,42 +26,16 @@ __all__ = ["train"]
 REPORT_EVERY_S = 5.0
 
 
+def _task_options() -> type:
+    from rowcast.tasks import TaskOptions
+
+    return TaskOptions
+
+
+@options_from(robot=RobotSettings, task=_task_options)
 def train(
-    connect: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of 'rowcast serve'.")] = "127.0.0.1:7117",
-    name: Annotated[str, typer.Option(help="Stable name of this worker, unique in the team.")] = "robot-0",
-    task: Annotated[str, typer.Option(help="A built-in task, or cruda-idx, -npz, -images.")] = "cruda-digits",
-    index: Annotated[int, typer.Option(min=0, help="Which part of the data is this worker's, from 0.")] = 0,
-    parts: Annotated[int, typer.Option(min=1, help="Into how many parts the data is cut: one for each robot.")] = 1,
-    data: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of data, fog and model; the same for the whole team.")] = 0,
-    state: Annotated[Path | None, typer.Option(help="Pre-trained model (.npz); without it, pre-train here.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Train for so long.")] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Train so many steps.")] = None,
-    eval_every: Annotated[int, typer.Option(min=0, help="Steps between two looks at the accuracy; 0 never.")] = 5,
-    test_images: Annotated[int | None, typer.Option(min=1, help="Look at so many images only.")] = None,
-    pace: Annotated[
-        float, typer.Option(min=0, help="Seconds to which each step's computation is stretched: a slower machine.")
-    ] = 0.0,
-    shape: Annotated[
-        str | None, typer.Option(help="Put a link under the connection: outdoor, constant:MBPS or a trace file.")
-    ] = None,
-    shape_best_bps: Annotated[
-        float | None, typer.Option(min=0, help="Scale the trace so that its best rate is this (bit/s).")
-    ] = None,
-    shape_seed: Annotated[int, typer.Option(min=0, help="Which trace of a profile.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads to compute with.")] = 1,
-    secret_file: SecretFile = None,
-    insecure: Insecure = False,
-    config: ConfigFile = None,
-    set_: Set = None,
-    journal: JournalFile = None,
-    parameters: Annotated[
-        str | None,
-        typer.Option(metavar="team|mine", help="Whose parameters the team is to train where that is in question."),
-    ] = None,
-    audit: Annotated[
-        Path | None, typer.Option(help="Write what was computed, sent and received to this file (.npz) at the end.")
-    ] = None,
+    robot: RobotSettings,
+    task: TaskOptions,
     await_start: Annotated[
         bool,
         typer.Option(
@@ -70,45 +45,15 @@ def train(
     quiet: Annotated[bool, typer.Option(help="No progress lines.")] = False,
 ) -> None:
     """Train a built-in task as a worker of a team. Without --seconds and --steps: until Ctrl-C."""
-    secret = secret_of(secret_file)
-    limit_threads(threads)
-    from rowcast.drivers.sockets.tcp import split_address
-    from rowcast.experiment import RobotSettings, ShapeSettings, run_robot
-    from rowcast.tasks import TaskOptions
+    limit_threads(robot.threads)
+    from rowcast.experiment import run_robot
 
-    kinds = {"worker": WorkerSettings, "link": LinkSettings, "task": TaskOptions}
-    tables = load_tables(kinds, config, overrides=set_ or [])
-    host, port = split_address(connect)
-    settings = RobotSettings(
-        task=task,
-        host=host,
-        port=port,
-        name=name,
-        index=index,
-        workers=parts,
-        data=data,
-        seed=seed,
-        state=state,
-        pace_s=pace,
-        seconds=seconds,
-        steps=steps,
-        eval_every=eval_every,
-        test_images=test_images,
-        task_options=tables["task"].given,
-        shape=ShapeSettings(shape, shape_best_bps, shape_seed) if shape is not None else None,
-        journal=journal,
-        audit=audit,
-        secret=secret,
-        insecure=insecure,
-        parameters=parameters,
-        worker_settings=tables["worker"],
-        link_settings=tables["link"],
-    )
+    settings = replace(robot, task_options=task.given)
     talk = _Talk(quiet)
     result = run_robot(
         settings, ready=_await_start if await_start else None, joined=talk.joined, progress=talk.progress
     )
-    talk.says(f"{name}: finished after {result.iterations} steps, accuracy {result.accuracy:.1f} %")
+    talk.says(f"{robot.name}: finished after {result.iterations} steps, accuracy {result.accuracy:.1f} %")
 
 
 class _Talk:

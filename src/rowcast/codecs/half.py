@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
-from rowcast.codecs.raw import add_rows
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, in_parts, prefetch_next
+from rowcast.rows.kernels import add_rows, compiled, in_parts, prefetch_next
 
 __all__ = ["Half"]
 
@@ -47,22 +46,21 @@ def _encode(
     offsets: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
     places: npt.NDArray[np.int64],
-    down: npt.NDArray[np.float32],
     up: npt.NDArray[np.float32],
     values: npt.NDArray[np.float32],
-    patterns: npt.NDArray[np.uint32],
     halves: npt.NDArray[np.uint16],
     consume: bool,
 ) -> None:
-    # patterns is the uint32 view of values.
+    patterns = values.view(np.uint32)
     for k in range(len(rows)):
+        down = np.float32(1.0) / up[k]  # exact: a power of two, and no exponent beyond 126
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
         value = values[places[k] : places[k + 1]]
         pattern = patterns[places[k] : places[k + 1]]
         half = halves[places[k] : places[k + 1]]
         # Loops of their own: in one, the compiler may multiply the two factors first, and they may overflow.
         for j in range(len(row)):
-            value[j] = row[j] * down[k]
+            value[j] = row[j] * down
         for j in range(len(row)):
             value[j] *= _ALIGN
         for j in range(len(row)):
@@ -91,8 +89,8 @@ def _decode(
     up: npt.NDArray[np.float32],
     halves: npt.NDArray[np.uint16],
     values: npt.NDArray[np.float32],
-    patterns: npt.NDArray[np.uint32],
 ) -> None:
+    patterns = values.view(np.uint32)
     for k in range(len(places) - 1):
         value = values[places[k] : places[k + 1]]
         pattern = patterns[places[k] : places[k + 1]]
@@ -126,21 +124,11 @@ class Half:
         in_parts(lambda part, _: _peaks(vector, layout.offsets, rows[part], peaks[part]), len(rows), elements)
         exponents = np.clip(np.frexp(peaks)[1], -126, 126).astype(np.int32)
         values = np.empty(elements, dtype=np.float32)
-        patterns = values.view(np.uint32)
         halves = np.empty(elements, dtype="<u2")
-        down, up = np.ldexp(np.float32(1.0), -exponents), np.ldexp(np.float32(1.0), exponents)
+        up = np.ldexp(np.float32(1.0), exponents)
         in_parts(
             lambda part, edges: _encode(
-                vector,
-                layout.offsets,
-                rows[part],
-                places[edges],
-                down[part],
-                up[part],
-                values,
-                patterns,
-                halves,
-                consume,
+                vector, layout.offsets, rows[part], places[edges], up[part], values, halves, consume
             ),
             len(rows),
             elements,
@@ -151,10 +139,10 @@ class Half:
         places = starts(layout.lengths[rows])
         exponents = payload[: len(rows)].view(np.int8)
         values = np.empty(int(places[-1]), dtype=np.float32)
-        patterns, halves = values.view(np.uint32), _halves(payload, len(rows))
+        halves = _halves(payload, len(rows))
         up = np.ldexp(np.float32(1.0), exponents.astype(np.int32))
-        in_parts(lambda part, edges: _decode(places[edges], up[part], halves, values, patterns), len(rows), len(values))
-        add_rows(vector, layout, rows, places, values, sign)
+        in_parts(lambda part, edges: _decode(places[edges], up[part], halves, values), len(rows), len(values))
+        add_rows(vector, layout.offsets, rows, values, sign)
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, len(rows) + 2 * int(layout.lengths[rows].sum()))

@@ -20,17 +20,15 @@ __all__ = ["OneBit"]
 @compiled
 def _encode(
     vector: npt.NDArray[np.float32],
-    patterns: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
     scales: npt.NDArray[np.float32],
-    scale_patterns: npt.NDArray[np.uint32],
     places: npt.NDArray[np.int64],
     bits: npt.NDArray[np.uint8],
     consume: bool,
 ) -> None:
-    # patterns and scale_patterns are the uint32 views of vector and scales: bit 31 of a pattern is the sign,
-    # its upper half is the bfloat16.
+    # Bit 31 of a pattern is the sign, its upper half is the bfloat16.
+    patterns, scale_patterns = vector.view(np.uint32), scales.view(np.uint32)
     for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
@@ -120,23 +118,13 @@ class OneBit:
         places = starts(_sign_bytes(lengths))
         payload = np.empty(2 * len(rows) + int(places[-1]), dtype=np.uint8)
         scales = np.empty(len(rows), dtype=np.float32)
-        patterns, scale_patterns, bits = vector.view(np.uint32), scales.view(np.uint32), payload[2 * len(rows) :]
+        bits = payload[2 * len(rows) :]
         in_parts(
-            lambda part, edges: _encode(
-                vector,
-                patterns,
-                layout.offsets,
-                rows[part],
-                scales[part],
-                scale_patterns[part],
-                places[edges],
-                bits,
-                consume,
-            ),
+            lambda part, edges: _encode(vector, layout.offsets, rows[part], scales[part], places[edges], bits, consume),
             len(rows),
             int(lengths.sum()),
         )
-        payload[: 2 * len(rows)] = (scale_patterns >> np.uint32(16)).astype("<u2").view(np.uint8)
+        payload[: 2 * len(rows)] = (scales.view(np.uint32) >> np.uint32(16)).astype("<u2").view(np.uint8)
         return payload
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:

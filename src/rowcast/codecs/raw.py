@@ -8,9 +8,9 @@ import numpy.typing as npt
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, in_parts, nonfinite, prefetch_next
+from rowcast.rows.kernels import add_rows, compiled, in_parts, nonfinite, prefetch_next
 
-__all__ = ["Raw", "add_rows", "gather", "scatter_add"]
+__all__ = ["Raw", "gather"]
 
 
 @compiled
@@ -34,34 +34,6 @@ def gather(
                 row[j] = np.float32(0.0)
 
 
-@compiled
-def scatter_add(
-    vector: npt.NDArray[np.float32],
-    offsets: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    places: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float32],
-    sign: np.float32,
-) -> None:
-    """Add ``sign`` times rows that lie one behind the other in ``values`` to their places in ``vector``."""
-    for k in range(len(rows)):
-        prefetch_next(vector, offsets, rows, k)
-        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
-        source = values[places[k] : places[k + 1]]
-        for j in range(len(row)):
-            row[j] += sign * source[j]
-
-
-def add_rows(vector: Vector, layout: Layout, rows: IntArray, places: IntArray, values: Vector, sign: float) -> None:
-    """Add ``sign`` times rows that lie one behind the other in ``values``, from ``places`` on, to ``vector``."""
-    factor = np.float32(sign)
-    in_parts(
-        lambda part, edges: scatter_add(vector, layout.offsets, rows[part], places[edges], values, factor),
-        len(rows),
-        int(places[-1]),
-    )
-
-
 class Raw:
     """Lossless: 4 bytes an element. Used where exactness counts: seeding, refreshing, draining."""
 
@@ -82,7 +54,7 @@ class Raw:
         return out.view(np.uint8)
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        add_rows(vector, layout, rows, starts(layout.lengths[rows]), _floats(payload), sign)
+        add_rows(vector, layout.offsets, rows, _floats(payload), sign)
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, 4 * int(layout.lengths[rows].sum()))

@@ -200,22 +200,9 @@ class Arrivals:
         Returns:
             The oldest stamp of the rows that are lacked now, among these.
         """
-        begin, end = place - self._base, self._noted
-        offsets = self._layout.offsets
-        return replay(
-            vector,
-            offsets,
-            self._rows,
-            self._starts,
-            self._values,
-            self._floors,
-            self._iterations,
-            begin,
-            end,
-            limit,
-            stamps,
-            changed,
-        )
+        notes = self._rows, self._starts, self._floors, self._iterations
+        span = place - self._base, self._noted
+        return replay(vector, self._layout.offsets, self._values, notes, span, limit, stamps, changed)
 
 
 def decode_small(layout: Layout, codec: Codec, message: Rows) -> npt.NDArray[np.float32] | None:

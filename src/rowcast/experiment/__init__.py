@@ -1,13 +1,20 @@
-"""One experiment: a task, a policy, links, and the proof that every update arrived once."""
+"""One experiment: a task, a policy, links, and the proof that every update arrived once.
 
-from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
-from rowcast.experiment.compare import ComparisonProgress, run_comparison
-from rowcast.experiment.demo import DemoObserver, DemoSettings, PolicyRun, run_demo
-from rowcast.experiment.measured import MeasuredRun, read_run, read_runs
-from rowcast.experiment.plan import Cell, Comparison, plan_cells
-from rowcast.experiment.robot import Progress, RobotSettings, ShapeSettings, run_robot, shaped_trace
-from rowcast.experiment.run_table import RunSettings, run_settings
-from rowcast.experiment.validate import Bounds, Replay, validate_run
+A name is imported when it is needed: the command line knows the settings without loading torch.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
+    from rowcast.experiment.compare import ComparisonProgress, run_comparison
+    from rowcast.experiment.demo import DemoObserver, PolicyRun, run_demo
+    from rowcast.experiment.measured import MeasuredRun, read_run, read_runs
+    from rowcast.experiment.plan import Cell, plan_cells
+    from rowcast.experiment.robot import Progress, run_robot, shaped_trace
+    from rowcast.experiment.run_table import RunSettings, run_settings
+    from rowcast.experiment.settings import Comparison, DemoSettings, RobotSettings, ShapeSettings
+    from rowcast.experiment.validate import Bounds, Replay, validate_run
 
 __all__ = [
     "AuditReport",
@@ -37,3 +44,12 @@ __all__ = [
     "shaped_trace",
     "validate_run",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'rowcast.experiment' has no attribute {name!r}")
+    from rowcast.experiment import audit, compare, demo, measured, plan, robot, run_table, settings, validate
+
+    homes = (audit, compare, demo, measured, plan, robot, run_table, settings, validate)
+    return next(getattr(home, name) for home in homes if name in home.__all__)

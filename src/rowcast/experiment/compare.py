@@ -34,8 +34,9 @@ from typing import Any
 
 from rowcast.errors import ConfigError, RowcastError, WorkerFailed
 from rowcast.experiment.claim import claimed
-from rowcast.experiment.plan import Cell, Comparison, plan_cells
+from rowcast.experiment.plan import Cell, plan_cells
 from rowcast.experiment.preparing import Preparing
+from rowcast.experiment.settings import Comparison
 from rowcast.version import __version__
 
 __all__ = ["ComparisonProgress", "RunCell", "run_cell", "run_comparison"]

@@ -8,21 +8,22 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.config import Checked, LinkSettings, ServerSettings, setting
+from rowcast.config import ServerSettings, save_tables
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
 from rowcast.experiment.claim import claimed
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
-from rowcast.experiment.robot import ShapeSettings, shaped_trace
+from rowcast.experiment.robot import shaped_trace
+from rowcast.experiment.settings import DemoSettings, RobotSettings, ShapeSettings
 from rowcast.journal import open_journal, read_journal
 from rowcast.optim.shared import shared_parameters
 from rowcast.optim.tensors import read_into
@@ -34,7 +35,7 @@ from rowcast.training import ServerNode
 from rowcast.training.member import MemberStatus
 from rowcast.version import __version__
 
-__all__ = ["DemoObserver", "DemoSettings", "PolicyRun", "run_demo"]
+__all__ = ["DemoObserver", "PolicyRun", "run_demo"]
 
 log = logging.getLogger("rowcast")
 
@@ -44,61 +45,6 @@ READY_LIMIT_S = 120.0
 FINISH_LIMIT_S = 45.0
 #: How often the observer is told where everybody is (s).
 TICK_S = 0.5
-
-
-@dataclass(frozen=True)
-class DemoSettings(Checked):
-    """Settings of a comparison.
-
-    Raises:
-        ConfigError: a value out of its range, or an unknown policy.
-    """
-
-    policies: tuple[str, ...] = field(
-        default=("bsp", "rog:4", "rowcast"), metadata={"doc": "Policies, run one after the other."}
-    )
-    seconds: float = setting(40.0, "How long each policy trains.", unit="s", low=1.0, high=86_400.0)
-    seed: int = setting(0, "Of data, model, fog and links.", low=0, high=2**32 - 1)
-    workers: int = setting(4, "Robots of the team.", unit="workers", low=1, high=100)
-    task: str = field(default="cruda-digits", metadata={"doc": "Name of a built-in task."})
-    data: str | None = field(default=None, metadata={"doc": "Folder of its data set; 'cruda-digits' needs none."})
-    pace_s: float = setting(
-        0.15,
-        "What one gradient takes on a robot. The computation here is stretched to it; raise it when the processors "
-        "cannot keep up (the summary tells).",
-        unit="s",
-        low=0.01,
-        high=60.0,
-    )
-    trace: str = field(default="outdoor", metadata={"doc": "Profile, 'constant:MBPS' or trace file of all links."})
-    ratio: float = setting(
-        0.67,
-        "Seconds to send the whole encoded model at a trace's best rate, per second of computation (as published "
-        "for ROG). Lower makes the network matter less.",
-        low=0.001,
-        high=1000.0,
-    )
-    eval_every: int = setting(2, "Steps between two looks at the accuracy.", unit="steps", low=1, high=10_000)
-    test_images: int = setting(
-        250,
-        "Images of such a look; it has to fit into the pace beside the gradient, in all workers at once.",
-        unit="images",
-        low=1,
-        high=10_000_000,
-    )
-    link: LinkSettings = field(
-        default_factory=lambda: LinkSettings(frame_min_bytes=512, window_min_bytes=2048),
-        metadata={"doc": "How bytes are put on the links."},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.policies:
-            raise ConfigError("policies: expected at least one, for example 'bsp,rog:4'")
-        if len(set(self.policies)) < len(self.policies):
-            raise ConfigError(f"policies: {','.join(self.policies)} names one twice")
-        for policy in self.policies:
-            parse_policy(policy)
 
 
 @dataclass(frozen=True)
@@ -220,7 +166,7 @@ async def _run_policy(job: _Job, text: str, state: Path, observer: DemoObserver)
     folder = job.out / text.replace(":", "-")
     try:
         folder.mkdir(exist_ok=True)
-        for stale in [*folder.glob("*.jsonl"), *folder.glob("*.npz"), *folder.glob("*.log")]:
+        for stale in [path for kind in ("jsonl", "npz", "log", "json") for path in folder.glob(f"*.{kind}")]:
             stale.unlink()
     except OSError as error:
         raise ConfigError(f"out {folder}: cannot be used: {error.strerror}") from error
@@ -228,7 +174,10 @@ async def _run_policy(job: _Job, text: str, state: Path, observer: DemoObserver)
     observer.says(f"{text}: starting {settings.workers} workers")
     async with _server(job, text, folder) as (node, server), ProcessGroup() as group:
         for index, name in enumerate(names):
-            command = _command(settings, index, name, server.port, job.best_bps, state, folder)
+            robot = _robot(job, folder, state, f"127.0.0.1:{server.port}", index)
+            file = folder / f"{name}.json"
+            save_tables(file, {"robot": robot})
+            command = [sys.executable, "-m", "rowcast", "train", "--config", str(file), "--quiet", "--await-start"]
             await group.start(name, command, folder / f"{name}.log")
         await group.wait_ready(READY_LIMIT_S)
         watcher = asyncio.ensure_future(_watch(node, text, settings.seconds, observer))
@@ -287,31 +236,24 @@ def _congestion_control(server_journal: Path) -> str | None:
     return ", ".join(sorted(filter(None, found))) or None
 
 
-def _command(
-    settings: DemoSettings, index: int, name: str, port: int, best_bps: float, state: Path, folder: Path
-) -> list[str]:
-    """The command line of one worker."""
-    options = {
-        "task": settings.task,
-        "connect": f"127.0.0.1:{port}",
-        "name": name,
-        "index": index,
-        "parts": settings.workers,
-        "seed": settings.seed,
-        "state": state,
-        "pace": settings.pace_s,
-        "shape": settings.trace,
-        "shape-best-bps": best_bps,
-        "shape-seed": settings.seed,
-        "seconds": settings.seconds,
-        "eval-every": settings.eval_every,
-        "test-images": settings.test_images,
-        "threads": 1,
-        "journal": folder / f"{name}.jsonl",
-        "audit": folder / f"{name}.npz",
-        **({"data": settings.data} if settings.data is not None else {}),
-    }
-    pairs = [text for option, value in options.items() for text in (f"--{option}", str(value))]
-    changed = {key: value for key, value in vars(settings.link).items() if value != getattr(LinkSettings(), key)}
-    overrides = [text for key, value in changed.items() for text in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "rowcast", "train", *pairs, *overrides, "--quiet", "--await-start"]
+def _robot(job: _Job, folder: Path, state: Path, server: str, index: int) -> RobotSettings:
+    """What one worker does."""
+    settings, name = job.settings, f"robot-{index}"
+    return RobotSettings(
+        server=server,
+        name=name,
+        task=settings.task,
+        index=index,
+        workers=settings.workers,
+        data=settings.data,
+        seed=settings.seed,
+        state=state,
+        seconds=settings.seconds,
+        eval_every=settings.eval_every,
+        test_images=settings.test_images,
+        pace_s=settings.pace_s,
+        shape=ShapeSettings(settings.trace, job.best_bps, settings.seed),
+        journal=folder / f"{name}.jsonl",
+        audit=folder / f"{name}.npz",
+        link_settings=settings.link,
+    )

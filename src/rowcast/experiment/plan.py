@@ -1,4 +1,4 @@
-"""What a comparison of policies is made of: its settings, and the cells that follow from them.
+"""What a comparison of policies is made of: the cells that follow from its settings.
 
 A cell is one run: one policy, one seed, one kind of link, one size of team, one batch, one device. The settings
 list the values of each; the plan is their product, in an order that gives all policies one seed before any policy
@@ -10,128 +10,24 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rowcast.config import Checked, setting
-from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.experiment.devices import parse_devices
+from rowcast.experiment.settings import Comparison
 from rowcast.links import PROFILES, load_team, named_trace
-from rowcast.links.channel import CHANNELS
 from rowcast.sync import parse_policy
 from rowcast.tasks import TASKS, load_dataset
 from rowcast.tasks.cruda import task_settings
 from rowcast.tasks.settings import task_options, written_options
 
-__all__ = ["DRIVERS", "Cell", "Comparison", "plan_cells"]
+__all__ = ["Cell", "plan_cells"]
 
-DRIVERS = ("virtual",)
-#: More than so many is a seed that was taken for a number of them.
-MOST_SEEDS = 1000
 #: Between the options of a task in one text.
 OPTION_JOIN = "; "
-_POWER = PowerStates()
-
-
-@dataclass(frozen=True)
-class Comparison(Checked):
-    """Settings of a comparison; in a file, the table ``[compare]``.
-
-    The values of ``policies``, ``links``, ``workers``, ``batch``, ``devices`` and ``seeds`` are combined in all
-    ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
-
-    Raises:
-        ConfigError: a value out of its range, an empty list, or a value that is in its list twice.
-    """
-
-    task: str = setting("cruda", "Name of a built-in task, or a family of tasks: then the data folder decides.")
-    data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.")
-    task_options: tuple[str, ...] = setting(
-        (), "What differs from the task's own settings, as 'lr=0.1'; also in a table [task], or with --set lr=0.1."
-    )
-    policies: tuple[str, ...] = setting(("bsp", "rog:4"), "Policies to compare.")
-    links: tuple[str, ...] = setting(
-        ("outdoor",),
-        "Profiles, 'constant:MBPS' or trace files, each for all robots; or a folder of trace files, one for each "
-        "robot in the order of their names.",
-    )
-    links_reuse: bool = setting(
-        False, "Robots beyond the files of a folder of traces share them, each entering at another moment."
-    )
-    channel: str = setting(
-        "independent", f"How transfers at the same time share the medium: {', '.join(map(repr, sorted(CHANNELS)))}."
-    )
-    workers: tuple[int, ...] = setting((4,), "Robots of the team.", unit="workers", low=1, high=1000)
-    batch: tuple[int, ...] = setting((), "Images of one step of one robot; none: the task's.", low=1, high=65_536)
-    devices: tuple[str, ...] = setting(
-        ("2.18",),
-        "What one gradient takes: seconds ('2.18'), one for each robot ('2.0/2.2/8.1'), drawn ('2.18~0.2'), or a CSV "
-        "file of recorded seconds; each for the whole team. The default is that of the robots of the ROG paper.",
-    )
-    encode_s: float = setting(
-        0.0, "Work of each push at the worker: ranking and encoding rows.", unit="s", low=0.0, high=3600.0
-    )
-    decode_s: float = setting(
-        0.0, "Work of each pull at the worker: decoding and applying rows.", unit="s", low=0.0, high=3600.0
-    )
-    server_push_s: float = setting(
-        0.0, "Work of the server on each push, before the gate sees it.", unit="s", low=0.0, high=3600.0
-    )
-    server_pull_s: float = setting(
-        0.0, "Work of the server on each pull, before its first row is sent.", unit="s", low=0.0, high=3600.0
-    )
-    hours: float = setting(1.0, "How long each run trains, in virtual time.", unit="h", low=0.0001, high=10_000.0)
-    seeds: int | tuple[int, ...] = setting(
-        5, "How many seeds (0, 1, ...), or a list of them; of data, model, fog and links.", low=0, high=2**32 - 1
-    )
-    eval_every_s: float = setting(
-        60.0, "Virtual time between two looks at the accuracy; they take none.", unit="s", low=0.1, high=86_400.0
-    )
-    eval_images: int = setting(
-        500,
-        "Test images of such a look, the first so many of the data set's; the digits have fewer.",
-        unit="images",
-        low=1,
-        high=100_000,
-    )
-    driver: str = setting("virtual", f"What runs the team: {', '.join(map(repr, DRIVERS))}.")
-    compute_w: float = setting(_POWER.compute_w, "Power of a robot that computes.", unit="W", low=0.0, high=10_000.0)
-    communicate_w: float = setting(
-        _POWER.communicate_w, "Power of a robot that sends or receives.", unit="W", low=0.0, high=10_000.0
-    )
-    stall_w: float = setting(_POWER.stall_w, "Power of a robot that waits.", unit="W", low=0.0, high=10_000.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("policies", "links", "workers", "devices"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name}: expected at least one")
-        for name in ("policies", "links", "workers", "batch", "devices", "seeds"):
-            values = getattr(self, name)
-            if isinstance(values, tuple) and len(set(values)) < len(values):
-                raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")
-        if isinstance(self.seeds, int) and self.seeds > MOST_SEEDS:
-            raise ConfigError(
-                f"seeds: expected at most {MOST_SEEDS} of them, got {self.seeds}; is it a seed? [{self.seeds}]"
-            )
-        if not self.seed_list:
-            raise ConfigError("seeds: expected at least one")
-        _known("channel", self.channel, CHANNELS)
-        _known("driver", self.driver, DRIVERS)
-        _ = self.power
-
-    @property
-    def seed_list(self) -> tuple[int, ...]:
-        """The seeds, one by one."""
-        return self.seeds if isinstance(self.seeds, tuple) else tuple(range(self.seeds))
-
-    @property
-    def power(self) -> PowerStates:
-        """What a robot draws in each state."""
-        return PowerStates(self.compute_w, self.communicate_w, self.stall_w)
 
 
 @dataclass(frozen=True)
@@ -240,11 +136,6 @@ def plan_cells(settings: Comparison) -> list[Cell]:
 
 #: The first labels of Fashion-MNIST.
 _FASHION_LABELS = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5, 0, 9)
-
-
-def _known(key: str, word: str, known: Collection[str]) -> None:
-    if word not in known:
-        raise ConfigError(f"unknown {key} {word!r}; {near_match(word, known)}")
 
 
 def _located(link: str, workers: int, *, reuse: bool) -> str:

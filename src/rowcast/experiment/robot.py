@@ -6,20 +6,19 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from rowcast.codecs import REGISTRY as CODECS
-from rowcast.config import LinkSettings, Secret, WorkerSettings
+from rowcast.config import read_secret
 from rowcast.drivers.sockets import Shaper, Team
-from rowcast.drivers.sockets.tcp import check_privacy
+from rowcast.drivers.sockets.tcp import check_privacy, split_address
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.preparing import now_and_then
+from rowcast.experiment.settings import RobotSettings, ShapeSettings
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
 from rowcast.optim import Optimizer
@@ -29,81 +28,11 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import CrudaTask, CrudaWorker, build_task
 from rowcast.training import WorkerNode
 
-__all__ = ["Progress", "RobotSettings", "ShapeSettings", "run_robot", "shaped_trace"]
+__all__ = ["Progress", "run_robot", "shaped_trace"]
 
 log = logging.getLogger("rowcast")
 
 UP, DOWN = 0, 1
-
-
-@dataclass(frozen=True)
-class ShapeSettings:
-    """A bandwidth trace under a robot's connection.
-
-    Attributes:
-        link: a profile's name, ``constant:MBPS`` or a trace file; see :func:`rowcast.links.named_trace`.
-        best_bps: the trace is scaled so that this is its best rate (bit/s); ``None`` leaves it.
-        seed: for profiles; each robot and direction has its own trace.
-    """
-
-    link: str
-    best_bps: float | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class RobotSettings:
-    """What one robot does.
-
-    Attributes:
-        task: name of a built-in task; ``data``: its folder, if it needs one; ``seed``: of everything random in it.
-        host, port: the server.
-        name: stable name of this robot, unique in the team.
-        index, workers: which part of the task's data is its own.
-        state: the pre-trained model; ``None`` pre-trains here (the same seed gives the same model everywhere).
-        pace_s: each step's computation takes at least so long (s), as on a slower machine.
-        seconds, steps: when to stop; ``None`` for both goes on until somebody interrupts.
-        eval_every: measure the accuracy every so many steps; 0 never.
-        test_images: measure it on so many images; ``None`` on all.
-        task_options: what differs from the task's own settings, by name (:class:`rowcast.tasks.TaskOptions`); the same
-            for the whole team.
-        shape: a bandwidth trace under the connection.
-        journal, audit: files to write.
-    """
-
-    task: str
-    host: str
-    port: int
-    name: str
-    index: int = 0
-    workers: int = 1
-    data: str | None = None
-    seed: int = 0
-    state: Path | None = None
-    pace_s: float = 0.0
-    seconds: float | None = None
-    steps: int | None = None
-    eval_every: int = 5
-    test_images: int | None = None
-    task_options: Mapping[str, Any] = field(default_factory=dict)
-    shape: ShapeSettings | None = None
-    journal: Path | None = None
-    audit: Path | None = None
-    secret: bytes | None = field(default=None, repr=False)
-    insecure: bool = False
-    parameters: str | None = None
-    worker_settings: WorkerSettings = field(default_factory=WorkerSettings)
-    link_settings: LinkSettings = field(default_factory=LinkSettings)
-
-    def __post_init__(self) -> None:
-        if self.secret is not None:
-            object.__setattr__(self, "secret", Secret(self.secret))  # shown in no vars() either
-        for name, value in (("pace", self.pace_s), ("seconds", self.seconds)):
-            if value is not None and not 0 <= value < 1e9:
-                raise ConfigError(f"{name}: expected seconds, 0 or more, got {value!r}")
-        for name, count in (("steps", self.steps), ("eval-every", self.eval_every)):
-            if count is not None and count < 0:
-                raise ConfigError(f"{name}: expected a number, 0 or more, got {count}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +84,9 @@ def run_robot(
     Raises:
         RowcastError: as the team, the task and the files have it. An interruption (Ctrl-C) leaves the team first.
     """
-    check_privacy(settings.host, settings.secret, insecure=settings.insecure)
+    host, port = split_address(settings.server)
+    secret = None if settings.secret_file is None else read_secret(settings.secret_file)
+    check_privacy(host, secret, insecure=settings.insecure)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     limits = {} if settings.test_images is None else {"test_images": settings.test_images}
@@ -172,7 +103,7 @@ def run_robot(
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
         record_start(journal, time.monotonic(), "worker", None, settings.worker_settings, settings.link_settings)
-        host, port, shaper = settings.host, settings.port, None
+        shaper = None
         if traces is not None:
             shaper = stack.enter_context(Shaper(host, port, up=traces[UP], down=traces[DOWN]))
             host, port = shaper.address
@@ -180,7 +111,7 @@ def run_robot(
             host,
             port,
             name=settings.name,
-            secret=settings.secret,
+            secret=secret,
             settings=settings.worker_settings,
             link_settings=settings.link_settings,
             journal=journal,
@@ -188,7 +119,7 @@ def run_robot(
             insecure=settings.insecure,
             parameters=settings.parameters,
         )
-        team.address = f"{settings.host}:{settings.port}"
+        team.address = settings.server
         # Whatever ends the training early, the team is left, so that nobody waits for us.
         stack.callback(team.leave)
         optimizer = Optimizer(robot.optimizer, robot.model, team, buffers="local")  # batch norm is frozen

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rowcast.config import Checked, as_number, load_values, setting
+from rowcast.config import Checked, as_number, load_values, read_file, setting
+from rowcast.config.fields import hints_of
+from rowcast.config.reading import from_text
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.experiment.csv_table import Line, Table, expect_files
 from rowcast.sync import parse_policy
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - exercised on Python 3.10 only
-    import tomli as tomllib
 
 __all__ = ["COMPATS", "RUN_TABLES", "RunSettings", "run_settings"]
 
@@ -134,7 +130,7 @@ class RunSettings(Checked):
     @property
     def is_rog(self) -> bool:
         """It goes by the phases of ROG: its push ends in the sender's buffer, its work is done within the pull."""
-        return self.policy_text.startswith("rog")
+        return parse_policy(self.policy_text).speculative
 
 
 def run_settings(
@@ -185,14 +181,9 @@ def run_settings(
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """What a table says of each run, and where it says it."""
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return [(f"{path}, line {row.line}", _typed(row)) for row in Table.read(path).rows]
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    content = read_file(path)
     for key in content:
         if key != "run":
             raise ConfigError(f"{path}: unknown key {key!r}; expected entries [[run]], each with a name")
@@ -204,6 +195,7 @@ def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _typed(row: Line) -> dict[str, Any]:
     """A line of a table of runs: numbers where settings have numbers; an empty cell says nothing."""
+    hints = hints_of(RunSettings)
     values: dict[str, Any] = {}
     for column, text in row.cells.items():
         if not text:
@@ -212,9 +204,6 @@ def _typed(row: Line) -> dict[str, Any]:
             values[column] = [as_number(part) for part in re.split(r"[ ;/]+", text)]
             if None in values[column]:
                 raise row.error(column, f"expected seconds, separated by blanks, got {text!r}")
-        elif column == "startup_steps" and text.isdigit():
-            values[column] = int(text)
         else:
-            number = as_number(text) if column.endswith(("_s", "_within", "_mbps")) or column == "goodput" else None
-            values[column] = text if number is None else number
+            values[column] = from_text(hints.get(column, str), text)
     return values

@@ -212,7 +212,7 @@ def _device(run: MeasuredRun, worker: str) -> Device:
 def _policy_of(run: MeasuredRun) -> str:
     """The policy of a run; with ``compat`` 'artifact', minimum and race are what its logs say that they are."""
     text = run.settings.policy_text
-    compat = run.settings.compat or ("artifact" if text.startswith("rog") else "none")
+    compat = run.settings.compat or ("artifact" if run.settings.is_rog else "none")
     if compat == "none" or "compat=" in text:
         return text
     text += f"{'&' if '?' in text else '?'}compat=artifact"

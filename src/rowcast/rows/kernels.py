@@ -288,31 +288,41 @@ def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) ->
     return np.add.reduceat(vector, offsets[:-1], dtype=np.float64)
 
 
+#: Of each noted row: its number, where its values begin (-1: it has none), its floor (-1: none) and its iteration.
+Notes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
+
 @compiled_serial
 def replay(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
     values: npt.NDArray[np.float32],
-    floors: npt.NDArray[np.int32],
-    iterations: npt.NDArray[np.int64],
-    begin: int,
-    end: int,
+    notes: Notes,
+    span: tuple[int, int],
     limit: int,
     stamps: npt.NDArray[np.int32],
     changed: npt.NDArray[np.bool_],
 ) -> int:
-    """Add noted rows ``begin .. end`` to ``vector`` in their order, those of an iteration beyond ``limit`` left out.
+    """Add noted rows to ``vector`` in their order, those of an iteration beyond ``limit`` left out.
 
-    See :class:`rowcast.delivery.arrivals.Arrivals` for what is noted. A row with a floor is lacked from now on; one
-    that was lacked before keeps its stamp.
+    A row with a floor is lacked from now on; one that was lacked before keeps its stamp.
+
+    Args:
+        vector: float32 [elements], what the rows are added to.
+        offsets: int64 [rows + 1], the layout's.
+        values: float32, what was noted of all rows.
+        notes: what is known of each noted row.
+        span: the first noted row, and the one behind the last.
+        limit: an iteration.
+        stamps, changed: int32 and bool [rows], as :class:`rowcast.delivery.arrivals.Arrivals` has them; ``changed`` is
+            empty where nothing is stamped.
 
     Returns:
         The oldest stamp of the rows with a floor; 2**31 - 1 where there is none.
     """
+    rows, starts, floors, iterations = notes
     oldest = np.int64(2147483647)
-    for k in range(begin, end):
+    for k in range(span[0], span[1]):
         if iterations[k] > limit:
             continue
         i = rows[k]
@@ -337,6 +347,7 @@ def _add_rows(
     values: npt.NDArray[np.float32],
     sign: np.float32,
 ) -> None:
+    # Not asked for early: rows of one element would take ten times as long, others hardly gain.
     place = 0
     for k in range(len(rows)):
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
@@ -354,4 +365,23 @@ def add_rows(
     sign: float,
 ) -> None:
     """Add ``sign`` times rows that lie one behind the other in ``values`` to their places in ``vector``."""
-    _add_rows(vector, offsets, rows, values, np.float32(sign))
+    if len(values) < PARALLEL_ELEMENTS:
+        _add_rows(vector, offsets, rows, values, np.float32(sign))
+    else:
+        _add_long_rows(vector, offsets, rows, values, np.float32(sign))
+
+
+def _add_long_rows(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float32],
+    sign: np.float32,
+) -> None:
+    """The same in parts; a function of its own, since the names that its ``lambda`` captures make every call slower."""
+    places = np.concatenate([[0], np.cumsum(offsets[rows + 1] - offsets[rows])])
+    in_parts(
+        lambda part, _: _add_rows(vector, offsets, rows[part], values[places[part.start] :], sign),
+        len(rows),
+        len(values),
+    )

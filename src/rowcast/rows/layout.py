@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.errors import ConfigError, LayoutMismatch, RemoteProtocolError
+from rowcast.errors import ConfigError, LayoutMismatch, LocalProtocolError, RemoteProtocolError
 from rowcast.rows.outline import BUFFER_RULES, MOST_ROWS, MOST_TABLE_BYTES, MOST_TENSORS, NamedShape, Outline, cut
 
 __all__ = ["Layout", "TensorSpec"]
@@ -160,7 +160,16 @@ class Layout:
         )
 
     def only(self, rows: npt.NDArray[np.int64]) -> Layout:
-        """``rows`` alone, one behind the other: what a code decodes of them, without the rest of the vector."""
+        """``rows`` alone, one behind the other: what a code decodes of them, without the rest of the vector.
+
+        Args:
+            rows: int64 [k], ascending, as in a row frame: buffers then stand behind the parameters here, too.
+
+        Raises:
+            LocalProtocolError: there are buffers, and the rows are not ascending.
+        """
+        if self.buffers and (rows[1:] <= rows[:-1]).any():
+            raise LocalProtocolError("layout: expected ascending rows, got others")
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(self.lengths[rows], out=offsets[1:])
         alone = Layout((), offsets, self.small_tensor, self.max_row)
@@ -209,15 +218,6 @@ class Layout:
                 "give the tensors shorter names"
             )
         return table
-
-    @classmethod
-    def from_table(cls, table: bytes) -> Layout:
-        """Rebuild a layout that a peer described.
-
-        Raises:
-            RemoteProtocolError: the bytes are not such a table.
-        """
-        return cls.from_outline(Outline.read(table))
 
     @classmethod
     def from_outline(cls, outline: Outline) -> Layout:

@@ -46,9 +46,9 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     A file whose name ends in ``.gz`` is unpacked on the way.
     """
     header_bytes = 4 + 4 * dimensions
-    kind = "gzip" if path.suffix == ".gz" else "idx"
+    kind = "gzip" if path.suffix.lower() == ".gz" else "idx"
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             header = file.read(header_bytes)
             if len(header) < header_bytes:
                 raise DataError(

@@ -13,6 +13,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from rowcast.config import Checked
 from rowcast.errors import ConfigError
 
 __all__ = ["ConvMLP", "ConvMLPConfig", "count_parameters", "freeze_batch_norm"]
@@ -24,7 +25,7 @@ _GAIN_DOWNSAMPLE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvMLPConfig:
+class ConvMLPConfig(Checked):
     """Size of a :class:`ConvMLP`; the defaults are the medium model of the paper (about 17 million parameters).
 
     Attributes:
@@ -52,6 +53,8 @@ class ConvMLPConfig:
     mlp_ratio: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+
         def need(good: bool, name: str, wanted: str) -> None:
             if not good:
                 raise ConfigError(f"ConvMLPConfig.{name}: expected {wanted}, got {getattr(self, name)!r}")

@@ -6,6 +6,7 @@ How many classes and channels there are is read from the data. Nothing that is r
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ __all__ = ["IMAGE_SIZE", "OWN_SETS", "load_idx", "load_images", "load_npz"]
 OWN_SETS = ("idx", "npz", "images")
 #: Images of a folder are resized to so many pixels a side.
 IMAGE_SIZE = 32
+#: More classes than any set of images has.
+MOST_CLASSES = 65_536
 #: Of images that are not parted, one in so many is for tests.
 _TEST_PART = 5
 _SPLIT_SEED = 1797
@@ -64,7 +67,7 @@ def load_idx(data_dir: str | Path | None, train_images: int | None = None, test_
                 f"{shown}; put each set in a folder of its own"
             )
     parts = [(read_idx(images, 3)[:, None], read_idx(labels, 1)) for ((images, labels),) in found]
-    return _dataset("idx", folder, *parts[0], *parts[1], None, train_images, test_images)
+    return _dataset("idx", folder, parts, None, (train_images, test_images))
 
 
 def load_npz(data_dir: str | Path | None, train_images: int | None = None, test_images: int | None = None) -> Dataset:
@@ -101,7 +104,7 @@ def load_npz(data_dir: str | Path | None, train_images: int | None = None, test_
         (_channels_first(arrays[images], f"{path}, {images}"), _flat(arrays[labels]))
         for images, labels in (keys[:2], keys[2:])
     ]
-    return _dataset("npz", path, *parts[0], *parts[1], names, train_images, test_images)
+    return _dataset("npz", path, parts, names, (train_images, test_images))
 
 
 def load_images(
@@ -165,28 +168,40 @@ def load_images(
 def _dataset(
     kind: str,
     source: Path,
-    train: NDArray[Any],
-    train_labels: NDArray[Any],
-    test: NDArray[Any],
-    test_labels: NDArray[Any],
+    parts: Sequence[tuple[NDArray[Any], NDArray[Any]]],
     names: tuple[str, ...] | None,
-    train_images: int | None,
-    test_images: int | None,
+    limits: tuple[int | None, int | None],
 ) -> Dataset:
-    """The classes are counted before a limit takes some of them away."""
+    """Images and labels for training and for tests, so many of each; classes are counted before that."""
+    (train, train_labels), (test, test_labels) = parts
     if train.shape[1:] != test.shape[1:]:
         raise DataError(
             f"{kind}: {source}: expected test images of {train.shape[1:]}, as for training, got {test.shape[1:]}"
         )
-    numbers = [labels for labels in (train_labels, test_labels) if len(labels)]
-    whole = all(np.issubdtype(labels.dtype, np.integer) for labels in numbers)
-    classes = max([int(labels.max()) for labels in numbers], default=0) + 1 if whole else 0
+    _check_labels(train_labels, f"{source}, training")
+    _check_labels(test_labels, f"{source}, tests")
+    classes = max([int(labels.max()) for labels in (train_labels, test_labels) if len(labels)], default=0) + 1
     if names is None or len(names) < classes:
         names = tuple(str(label) for label in range(max(classes, 2)))
     sizes = len(train_labels), len(test_labels)
-    a, b = checked_pair(train, train_labels, f"{source}, training", classes=len(names), limit=train_images)
-    c, d = checked_pair(test, test_labels, f"{source}, tests", classes=len(names), limit=test_images)
+    a, b = checked_pair(train, train_labels, f"{source}, training", classes=len(names), limit=limits[0])
+    c, d = checked_pair(test, test_labels, f"{source}, tests", classes=len(names), limit=limits[1])
     return Dataset(kind, a, b, c, d, names, sizes)
+
+
+def _check_labels(labels: NDArray[Any], where: str) -> None:
+    """Before anything is made for each class: one label may ask for all of the memory.
+
+    Raises:
+        DataError: labels that are no whole numbers, or would be of too many classes.
+    """
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{where}: expected labels as whole numbers, (n,), found {labels.dtype} {labels.shape}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        raise DataError(
+            f"{where}: expected labels 0 .. {MOST_CLASSES - 1}, found {labels.min()} .. {labels.max()}; number the "
+            "classes from 0 on"
+        )
 
 
 def _channels_first(images: NDArray[Any], where: str) -> NDArray[Any]:

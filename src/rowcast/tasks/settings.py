@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rowcast.config import Checked, load, setting
-from rowcast.errors import ConfigError, near_match
 from rowcast.tasks.models import ConvMLPConfig
 
 __all__ = ["MODEL_OPTIONS", "OPTIMIZERS", "TASKS", "CrudaSettings", "TaskOptions", "task_options", "written_options"]
@@ -18,8 +17,6 @@ _DIGITS_MODEL = ConvMLPConfig(
 )
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-
-_WHOLE_NUMBERS = ("train_images", "test_images", "severity", "batch", "pretrain_epochs", "pretrain_batch", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,9 @@ class CrudaSettings(Checked):
         1.0, "Label skew of the shards: small gives each class to few workers, large mixes.", low=0.01, high=1e6
     )
     batch: int = setting(32, "Images of one step of one worker.", unit="images", low=1, high=65_536)
-    optimizer: str = setting("sgd", f"Optimizer of the adaptation: {', '.join(map(repr, OPTIMIZERS))}.")
+    optimizer: str = setting(
+        "sgd", f"Optimizer of the adaptation: {', '.join(map(repr, OPTIMIZERS))}.", choices=OPTIMIZERS
+    )
     lr: float = setting(
         0.006,
         "Learning rate of the adaptation. High rates do not bear updates that are some steps old.",
@@ -77,17 +76,6 @@ class CrudaSettings(Checked):
         high=0.9,
     )
     seed: int = setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.model, ConvMLPConfig):
-            raise ConfigError(f"model: expected a ConvMLPConfig, got {self.model!r}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"unknown optimizer {self.optimizer!r}; {near_match(self.optimizer, OPTIMIZERS)}")
-        for name in _WHOLE_NUMBERS:
-            value = getattr(self, name)
-            if not isinstance(value, int | None):
-                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
 
 
 def _own(dataset: str) -> CrudaSettings:

@@ -154,10 +154,10 @@ def _read_metrics(data: memoryview, place: int) -> tuple[dict[str, float], int]:
     place += 2
     metrics: dict[str, float] = {}
     for _ in range(count):
-        name, place = _read_text(data, place)
+        name, place = _read_bytes(data, place)
         if len(name) > _MAX_METRIC_NAME:
             raise ValueError(f"expected a name of at most {_MAX_METRIC_NAME} bytes, got {len(name)}")
-        metrics[name], place = _read_float(data, place)
+        metrics[name.decode()], place = _read_float(data, place)
     return metrics, place
 
 

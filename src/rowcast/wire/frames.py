@@ -207,22 +207,53 @@ class FrameDecoder:
         return here, HEADER_BYTES + int(_HEADER.unpack_from(self._data, self._start)[3])
 
     def _next(self) -> Message | None:
-        available = self._end - self._start
-        if available == 0:
+        """The next message, if its frame is whole."""
+        if self._end == self._start:
             return None
         view = memoryview(self._data)[self._start : self._end]
-        if available < HEADER_BYTES:
-            if bytes(view[:2]) != MAGIC[: min(available, 2)]:
-                raise self._not_a_frame(view)
+        if not self._has_header(view):
             return None
-        magic, version, kind, length, crc, sequence = _HEADER.unpack_from(view)
-        if magic != MAGIC:
+        _, version, kind, length, crc, sequence = _HEADER.unpack_from(view)
+        self._check_header(version, kind, length, sequence)
+        end = HEADER_BYTES + length
+        if len(view) < end:
+            return None
+        body = view[HEADER_BYTES:end]
+        if zlib.crc32(body) != crc:
+            raise StreamDamaged("expected a frame with the right checksum, got a damaged one")
+        if version != PROTOCOL_VERSION:
+            raise _mismatch(version)
+        self._start += end
+        self.frames += 1
+        if kind == Rows.KIND:
+            return self._rows_message(body)
+        return unpack(CONTROL[kind], body)
+
+    def _has_header(self, view: memoryview) -> bool:
+        """Whether the header of a frame is whole.
+
+        Raises:
+            StreamDamaged, RemoteProtocolError: these bytes begin no frame.
+            VersionMismatch: they are a whole frame of version 1.
+        """
+        if bytes(view[:2]) != MAGIC[: len(view)]:
             raise self._not_a_frame(view)
-        if crc_hqx(view[:_CHECKED], _CRC_START) != int.from_bytes(view[_CHECKED:HEADER_BYTES], "big"):
-            if self.frames == 0 and version == 1:
-                self._maybe_first_version(view, length)
-                return None
+        if len(view) < HEADER_BYTES:
+            return False
+        if crc_hqx(view[:_CHECKED], _CRC_START) == int.from_bytes(view[_CHECKED:HEADER_BYTES], "big"):
+            return True
+        _, version, _, length, _, _ = _HEADER.unpack_from(view)
+        if self.frames or version != 1:
             raise StreamDamaged("expected a frame header with the right checksum, got a damaged one")
+        self._maybe_first_version(view, length)
+        return False
+
+    def _check_header(self, version: int, kind: int, length: int, sequence: int) -> None:
+        """A header that arrived as it was sent, and is nevertheless refused.
+
+        Raises:
+            StreamDamaged, RemoteProtocolError: it is out of sequence, of no known kind, or announces too much.
+        """
         if sequence != self.frames & _SEQUENCE_MASK:
             raise StreamDamaged(
                 f"expected frame {self.frames & _SEQUENCE_MASK} of this connection, got frame {sequence}: "
@@ -238,18 +269,6 @@ class FrameDecoder:
             limit = MAX_STRANGER_BYTES
         if length > limit:
             raise RemoteProtocolError(f"expected a message of at most {limit} bytes, got one of {length}")
-        if available < HEADER_BYTES + length:
-            return None
-        body = view[HEADER_BYTES : HEADER_BYTES + length]
-        if zlib.crc32(body) != crc:
-            raise StreamDamaged("expected a frame with the right checksum, got a damaged one")
-        if other:
-            raise _mismatch(version)
-        self._start += HEADER_BYTES + length
-        self.frames += 1
-        if kind == Rows.KIND:
-            return self._rows_message(body)
-        return unpack(CONTROL[kind], body)
 
     def _not_a_frame(self, view: memoryview) -> RemoteProtocolError:
         what = f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}"

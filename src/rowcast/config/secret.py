@@ -1,0 +1,56 @@
+"""The secret that a team shares."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from rowcast.errors import ConfigError, visible
+
+__all__ = ["Secret", "read_secret"]
+
+log = logging.getLogger("rowcast")
+
+#: Secret files of which the user was told, by device and inode.
+_warned: set[tuple[int, int]] = set()
+
+
+class Secret(bytes):
+    """The team's shared secret: bytes that show themselves in no ``repr``, log line or traceback."""
+
+    def __repr__(self) -> str:
+        return f"Secret({len(self)} bytes, not shown)"
+
+    __str__ = __repr__
+
+
+def read_secret(path: str | Path) -> bytes:
+    """The team's shared secret: the content of a file, surrounding white space aside.
+
+    A file that other users of the machine may read or write is used, with a warning, once for each file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds fewer than 16 bytes.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            found = os.fstat(file.fileno())
+            secret = file.read().strip()
+    except OSError as error:
+        raise ConfigError(f"secret file {path}: cannot be read: {error.strerror}") from error
+    if len(secret) < 16:
+        raise ConfigError(
+            f"secret file {path}: expected at least 16 bytes, got {len(secret)}; "
+            "make one with: (umask 077; head -c 32 /dev/urandom | base64 > team.secret)"
+        )
+    # Where there are no such modes (Windows), they say nothing about who may read.
+    if os.name == "posix" and found.st_mode & 0o077 and (found.st_dev, found.st_ino) not in _warned:
+        _warned.add((found.st_dev, found.st_ino))
+        log.warning(
+            "secret file %s: other users of this machine can read or change it (mode %03o); chmod 600 %s",
+            visible(str(path)),
+            found.st_mode & 0o777,
+            visible(str(path)),
+        )
+    return Secret(secret)

@@ -1,0 +1,296 @@
+"""Settings of experiments: of one robot, of a demo, of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rowcast.config import Checked, LinkSettings, WorkerSettings, from_table, setting
+from rowcast.energy import PowerStates
+from rowcast.errors import ConfigError
+from rowcast.links import CHANNELS
+from rowcast.sync import parse_policy, policy_forms
+
+__all__ = ["DRIVERS", "Comparison", "DemoSettings", "RobotSettings", "ShapeSettings"]
+
+DRIVERS = ("virtual",)
+#: More than so many is a seed that was taken for a number of them.
+MOST_SEEDS = 1000
+_POWER = PowerStates()
+_SEEDS = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class ShapeSettings(Checked):
+    """A bandwidth trace under a robot's connection."""
+
+    link: str = setting(
+        MISSING,
+        "Put a link under the connection: a profile's name (outdoor), constant:MBPS or a trace file.",
+        flag="--shape",
+    )
+    best_bps: float | None = setting(
+        None,
+        "Scale the trace so that this is its best rate.",
+        unit="bit/s",
+        low=0.0,
+        high=1e12,
+        flag="--shape-best-bps",
+    )
+    seed: int = setting(
+        0,
+        "Which trace of a profile; each robot and direction has its own.",
+        low=0,
+        high=_SEEDS,
+        flag="--shape-seed",
+    )
+
+
+@dataclass(frozen=True)
+class RobotSettings(Checked):
+    """What one robot of a built-in task does; in a file, the table ``[robot]``."""
+
+    server: str = setting("127.0.0.1:7117", "Address of 'rowcast serve'.", flag="--connect", metavar="HOST:PORT")
+    name: str = setting("robot-0", "Stable name of this worker, unique in the team.", flag="--name")
+    task: str = setting("cruda-digits", "A built-in task, or cruda-idx, -npz, -images.", flag="--task")
+    index: int = setting(0, "Which part of the data is this worker's, from 0.", low=0, high=100_000, flag="--index")
+    workers: int = setting(
+        1, "Into how many parts the data is cut: one for each robot.", low=1, high=100_000, flag="--parts"
+    )
+    data: str | None = setting(None, "Folder of the data set.", flag="--data")
+    seed: int = setting(0, "Of data, fog and model; the same for the whole team.", low=0, high=_SEEDS, flag="--seed")
+    state: Path | None = setting(None, "Pre-trained model (.npz); without it, pre-train here.", flag="--state")
+    seconds: float | None = setting(None, "Train for so long.", unit="s", low=0.0, high=1e9, flag="--seconds")
+    steps: int | None = setting(None, "Train so many steps.", unit="steps", low=0, high=1_000_000_000, flag="--steps")
+    eval_every: int = setting(
+        5,
+        "Steps between two looks at the accuracy; 0 never.",
+        unit="steps",
+        low=0,
+        high=1_000_000_000,
+        flag="--eval-every",
+    )
+    test_images: int | None = setting(
+        None, "Look at so many images only.", unit="images", low=1, high=10_000_000, flag="--test-images"
+    )
+    pace_s: float = setting(
+        0.0,
+        "Time to which each step's computation is stretched: a slower machine.",
+        unit="s",
+        low=0.0,
+        high=1e9,
+        flag="--pace",
+    )
+    threads: int = setting(1, "Processor threads to compute with.", low=1, high=4096, flag="--threads")
+    shape: ShapeSettings | None = setting(None, "A bandwidth trace under the connection.")
+    secret_file: Path | None = setting(
+        None, "File with the team's shared secret; needed beyond loopback.", flag="--secret-file"
+    )
+    insecure: bool = setting(False, "Do without a secret beyond loopback.", flag="--insecure")
+    journal: Path | None = setting(None, "Write what happens to the end of this file, as JSON lines.", flag="--journal")
+    parameters: str | None = setting(
+        None,
+        "Whose parameters the team is to train where that is in question.",
+        choices=("team", "mine"),
+        flag="--parameters",
+        metavar="team|mine",
+    )
+    audit: Path | None = setting(
+        None, "Write what was computed, sent and received to this file (.npz) at the end.", flag="--audit"
+    )
+    task_options: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "What differs from the task's own settings, by name; the same for the whole team.",
+            "table": "task",
+        },
+    )
+    worker_settings: WorkerSettings = from_table("worker", WorkerSettings, "Settings of the worker node.")
+    link_settings: LinkSettings = from_table("link", LinkSettings, "How bytes are put on the link.")
+
+
+@dataclass(frozen=True)
+class DemoSettings(Checked):
+    """Settings of a demo; in a file, the table ``[demo]``.
+
+    Raises:
+        ConfigError: a value out of its range, or an unknown policy.
+    """
+
+    policies: tuple[str, ...] = setting(
+        ("bsp", "rog:4", "rowcast"),
+        f"Policies to compare, run one after the other: {policy_forms()}.",
+        flag="--policies",
+    )
+    seconds: float = setting(40.0, "How long each policy trains.", unit="s", low=1.0, high=86_400.0, flag="--seconds")
+    seed: int = setting(0, "Of data, model, fog and links.", low=0, high=_SEEDS, flag="--seed")
+    workers: int = setting(4, "Robots of the team.", unit="workers", low=1, high=100, flag="--workers")
+    task: str = setting("cruda-digits", "cruda-digits, cruda-fashion-mnist or cruda-cifar10.", flag="--task")
+    data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.", flag="--data")
+    pace_s: float = setting(
+        0.15,
+        "What one gradient takes on a robot. The computation here is stretched to it; raise it when the processors "
+        "cannot keep up (the summary tells).",
+        unit="s",
+        low=0.01,
+        high=60.0,
+        flag="--pace",
+    )
+    trace: str = setting("outdoor", "All links: outdoor, constant:MBPS or a trace file.", flag="--trace")
+    ratio: float = setting(
+        0.67,
+        "Seconds to send the whole encoded model at a trace's best rate, per second of computation (as published "
+        "for ROG). Lower makes the network matter less.",
+        low=0.001,
+        high=1000.0,
+    )
+    eval_every: int = setting(
+        2, "Steps between two looks at the accuracy.", unit="steps", low=1, high=10_000, flag="--eval-every"
+    )
+    test_images: int = setting(
+        250,
+        "Images of such a look; it has to fit into the pace beside the gradient, in all workers at once.",
+        unit="images",
+        low=1,
+        high=10_000_000,
+    )
+    link: LinkSettings = from_table(
+        "link",
+        lambda: LinkSettings(frame_min_bytes=512, window_min_bytes=2048),
+        "How bytes are put on the links; smaller frames than elsewhere, since the model is small.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.policies:
+            raise ConfigError("policies: expected at least one, for example 'bsp,rog:4'")
+        if len(set(self.policies)) < len(self.policies):
+            raise ConfigError(f"policies: {','.join(self.policies)} names one twice")
+        for policy in self.policies:
+            parse_policy(policy)
+
+
+@dataclass(frozen=True)
+class Comparison(Checked):
+    """Settings of a comparison of policies; in a file, the table ``[compare]``.
+
+    The values of ``policies``, ``links``, ``workers``, ``batch``, ``devices`` and ``seeds`` are combined in all
+    ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
+
+    Raises:
+        ConfigError: a value out of its range, an empty list, or a value that is in its list twice.
+    """
+
+    task: str = setting(
+        "cruda",
+        "A built-in task; cruda-idx, -npz or -images for data of your own; or a family of tasks, as cruda: then the "
+        "data folder decides.",
+        flag="--task",
+    )
+    data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.", flag="--data")
+    task_options: tuple[str, ...] = setting(
+        (), "What differs from the task's own settings, as 'lr=0.1'; also in a table [task], or with --set lr=0.1."
+    )
+    policies: tuple[str, ...] = setting(("bsp", "rog:4"), f"Policies to compare: {policy_forms()}.", flag="--policies")
+    links: tuple[str, ...] = setting(
+        ("outdoor",),
+        "Profiles, 'constant:MBPS' or trace files, each for all robots; or a folder of trace files, one for each "
+        "robot in the order of their names.",
+        flag="--links",
+    )
+    links_reuse: bool = setting(
+        False,
+        "Robots beyond the files of a folder of traces share them, each entering at another moment.",
+        flag="--links-reuse",
+    )
+    channel: str = setting(
+        "independent",
+        f"How transfers at the same time share the medium: {', '.join(map(repr, sorted(CHANNELS)))}.",
+        choices=CHANNELS,
+        flag="--channel",
+    )
+    workers: tuple[int, ...] = setting((4,), "Robots of the team.", unit="workers", low=1, high=1000, flag="--workers")
+    batch: tuple[int, ...] = setting(
+        (), "Images of one step of one robot; none: the task's.", low=1, high=65_536, flag="--batch"
+    )
+    devices: tuple[str, ...] = setting(
+        ("2.18",),
+        "What one gradient takes: seconds ('2.18'), one for each robot ('2.0/2.2/8.1'), drawn ('2.18~0.2'), or a CSV "
+        "file of recorded seconds; each for the whole team. The default is that of the robots of the ROG paper.",
+        flag="--devices",
+    )
+    encode_s: float = setting(
+        0.0, "Work of each push at the worker: ranking and encoding rows.", unit="s", low=0.0, high=3600.0
+    )
+    decode_s: float = setting(
+        0.0, "Work of each pull at the worker: decoding and applying rows.", unit="s", low=0.0, high=3600.0
+    )
+    server_push_s: float = setting(
+        0.0, "Work of the server on each push, before the gate sees it.", unit="s", low=0.0, high=3600.0
+    )
+    server_pull_s: float = setting(
+        0.0, "Work of the server on each pull, before its first row is sent.", unit="s", low=0.0, high=3600.0
+    )
+    hours: float = setting(
+        1.0, "How long each run trains, in virtual time.", unit="h", low=0.0001, high=10_000.0, flag="--hours"
+    )
+    seeds: int | tuple[int, ...] = setting(
+        5,
+        "How many seeds (0, 1, ...), or a list of them (as an option, '7,' is seed 7 alone); of data, model, fog and "
+        "links.",
+        low=0,
+        high=_SEEDS,
+        flag="--seeds",
+    )
+    eval_every_s: float = setting(
+        60.0,
+        "Virtual time between two looks at the accuracy; they take none.",
+        unit="s",
+        low=0.1,
+        high=86_400.0,
+        flag="--eval-every-s",
+    )
+    eval_images: int = setting(
+        500,
+        "Test images of such a look, the first so many of the data set's; the digits have fewer.",
+        unit="images",
+        low=1,
+        high=100_000,
+    )
+    driver: str = setting(
+        "virtual", f"What runs the team: {', '.join(map(repr, DRIVERS))}.", choices=DRIVERS, flag="--driver"
+    )
+    compute_w: float = setting(_POWER.compute_w, "Power of a robot that computes.", unit="W", low=0.0, high=10_000.0)
+    communicate_w: float = setting(
+        _POWER.communicate_w, "Power of a robot that sends or receives.", unit="W", low=0.0, high=10_000.0
+    )
+    stall_w: float = setting(_POWER.stall_w, "Power of a robot that waits.", unit="W", low=0.0, high=10_000.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("policies", "links", "workers", "devices"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name}: expected at least one")
+        for name in ("policies", "links", "workers", "batch", "devices", "seeds"):
+            values = getattr(self, name)
+            if isinstance(values, tuple) and len(set(values)) < len(values):
+                raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")
+        if isinstance(self.seeds, int) and self.seeds > MOST_SEEDS:
+            raise ConfigError(
+                f"seeds: expected at most {MOST_SEEDS} of them, got {self.seeds}; is it a seed? [{self.seeds}]"
+            )
+        if not self.seed_list:
+            raise ConfigError("seeds: expected at least one")
+        _ = self.power
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds, one by one."""
+        return self.seeds if isinstance(self.seeds, tuple) else tuple(range(self.seeds))
+
+    @property
+    def power(self) -> PowerStates:
+        """What a robot draws in each state."""
+        return PowerStates(self.compute_w, self.communicate_w, self.stall_w)

@@ -1,0 +1,145 @@
+"""The schema of the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["ALWAYS", "EVENTS", "Record"]
+
+Record = dict[str, Any]
+
+#: Every event and its fields. ``t`` (s, the node's monotonic clock), ``node`` and ``event`` are in all.
+EVENTS: Mapping[str, Mapping[str, str]] = {
+    "start": {
+        "role": "'worker' or 'server'",
+        "version": "version of the rowcast package",
+        "policy": "policy text, or null where it is learnt at joining",
+        "settings": "the node's settings, by name",
+    },
+    "link_up": {
+        "peer": "who is at the other end: a worker's name, or the server's address",
+        "congestion_control": "TCP congestion control in force, or null where there is none",
+        "shaped_by": "name of the bandwidth trace under this link, or null",
+    },
+    "link_down": {"peer": "who was at the other end", "cause": "why the link ended"},
+    "join": {
+        "peer": "name of the worker",
+        "epoch": "membership epoch after the join",
+        "iteration": "iteration at which the worker starts",
+        "how": "'seed', 'equal', 'receive' or 'resume'",
+        "members": "number of workers that the gate counts, after the join",
+    },
+    "leave": {
+        "peer": "name of the worker",
+        "epoch": "membership epoch after the departure",
+        "cause": "why it left",
+        "members": "number of workers that the gate counts, after the departure",
+    },
+    "absent": {
+        "peer": "name of a worker for which nobody waits any longer: its link is down, or delivers too little",
+        "epoch": "membership epoch after it left the gate",
+        "silent_s": "seconds since its link was lost, or since its oldest row became newer",
+        "members": "number of workers that the gate still counts",
+    },
+    "slack": {
+        "slack": "iterations that a worker may be ahead of its horizon from now on",
+        "before": "the same up to now",
+        "why": "'stall' (raised), 'divergence' or 'progress' (lowered)",
+        "stall_share": "time that workers waited at the gate since the last look, share of all of their time",
+        "divergence": "what a replica lacks, in iterations' worth of the team's updates",
+        "usual": "its level so far",
+        "progress": "size of the updates, share of what it was when it was largest",
+    },
+    "return": {
+        "peer": "name of a worker that others wait for again",
+        "epoch": "membership epoch after its return",
+        "iteration": "iteration that it counts from",
+        "members": "number of workers that the gate counts",
+    },
+    "push": {
+        "peer": "name of the worker",
+        "iteration": "iteration of the worker",
+        "rows": "rows received in this push",
+        "zero_rows": "rows advanced without payload, because nothing was pending in them",
+        "bytes": "row frames received, headers included",
+        "quota_s": "seconds until the quota was acknowledged (worker's measure), or null where rows are streamed",
+    },
+    "gate": {
+        "peer": "name of the worker that may go on",
+        "iteration": "iteration it has finished",
+        "oldest": "min over all gated workers and rows of the version",
+        "held_s": "seconds the gate held this worker",
+        "mta_time_s": "MTA time handed out with the permission",
+        "staleness": "iterations by which this worker is behind the fastest",
+    },
+    "slot": {
+        "peer": "name of the worker that may transfer its whole model now (policies with slots)",
+        "iteration": "iteration that it pushes, or whose pull it is",
+        "direction": "'push' or 'pull'",
+        "waited_s": "seconds since it asked",
+        "limit_s": "a transfer that is expected to take longer was kept waiting, or null before the first transfer",
+    },
+    "waiting": {
+        "peer": "name of the worker that waits",
+        "iteration": "iteration it has finished",
+        "for": "names of those it waits for, with the reason",
+        "waited_s": "seconds waited so far",
+    },
+    "step": {
+        "iteration": "iteration finished by this step",
+        "compute_s": "seconds from the end of the step before to the update of this one",
+        "overlap_s": "those of compute_s in which rows may have travelled as well (policies that stream)",
+        "communicate_s": "seconds of push and pull, gate and slots excluded",
+        "stall_s": "seconds held at the gate or waiting for a slot, as measured by the server",
+        "push_rows": "rows sent with payload",
+        "push_bytes": "row frames sent, headers included",
+        "push_share": "share of the layout's rows that were sent or were empty",
+        "pull_rows": "rows received",
+        "pull_bytes": "row frames received, headers included",
+        "quota_s": "seconds until the quota of this push was acknowledged, or null",
+        "mta_time_s": "MTA time in force during the push",
+        "rate_bps": "measured delivery rate of the push direction, bit/s",
+        "staleness": "iterations by which this worker is behind the fastest",
+        "skipped": "true when the step made no contribution (NaN, Inf, skipped by a gradient scaler)",
+    },
+    "metric": {
+        "iteration": "iteration at which it was measured",
+        "name": "for example 'accuracy' or 'loss'",
+        "value": "the value",
+    },
+    "resume": {
+        "peer": "who came back",
+        "delivered": "frames that had arrived before the link was lost",
+        "restored": "frames that had not, and went back to pending or owed",
+    },
+    "drained": {
+        "peer": "name of the worker, or 'server'",
+        "iteration": "its last iteration",
+        "frames_sent": "row frames sent in this session",
+        "frames_applied": "row frames of the peer applied in this session",
+    },
+    "dropped": {
+        "peer": "whose it was",
+        "what": "what was dropped so that memory stays bounded",
+        "why": "the limit",
+    },
+    "error": {"peer": "who caused it", "error": "class of the error", "message": "its text"},
+    "repeated": {
+        "error": "as in 'error'",
+        "count": "how often it happened again since it was last told",
+        "over_s": "seconds since then",
+        "peers": "how many addresses it came from",
+        "peer": "one of them",
+        "message": "text of the last one",
+    },
+    "gap": {
+        "records": "records before this one that could not be written",
+        "since": "t of the first of them",
+        "why": "what the system said",
+    },
+    "end": {"cause": "why the node stopped"},
+}
+
+#: The fields of every record.
+ALWAYS = frozenset({"t", "node", "event"})
