@@ -14,15 +14,22 @@ from rich.text import Text
 
 from rowcast.errors import ConfigError
 from rowcast.experiment import DemoSettings, PolicyRun
+from rowcast.metric import Metric
 from rowcast.report import (
-    AccuracyCurve,
-    PolicySummary,
-    accuracy_at_equal_steps,
-    accuracy_curve,
-    draw_accuracy,
-    draw_composition,
+    ACCURACY,
+    SECONDS,
+    CurvePanel,
+    Run,
+    RunSummary,
+    composition_table,
+    curve_table,
+    draw_bars,
+    draw_curves,
+    metric_at_equal_steps,
+    metric_over,
+    read_run,
     summarise,
-    table,
+    terminal_table,
 )
 from rowcast.version import __version__
 
@@ -35,34 +42,58 @@ def finish(settings: DemoSettings, runs: list[PolicyRun], out: Path, console: Co
     Raises:
         ConfigError: a file cannot be written.
     """
-    summaries = [summarise(run.policy, run.journals, settings.seconds) for run in runs]
-    curves = {run.policy: accuracy_curve(run.journals, settings.seconds) for run in runs}
-    summary = summary_of(settings, runs, summaries, curves)
+    read = {run.policy: read_run(run.policy, run.journals, settings.seconds) for run in runs}
+    summaries = [summarise(run) for run in read.values()]
+    metric = ACCURACY
+    equal = metric_at_equal_steps({policy: metric_over(run, metric, "steps") for policy, run in read.items()})
+    summary = summary_of(settings, runs, summaries, metric, equal)
     try:
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"summary {out / 'summary.json'}: cannot be written: {error.strerror}") from error
-    draw_accuracy(curves, out / "accuracy.png")
-    draw_composition(summaries, out / "composition.png")
-    console.print(table(summaries))
-    for line in _sentences(runs, summary):
+    _draw(read, metric, equal[0] if equal is not None else None, out)
+    console.print(terminal_table(summaries, [metric]))
+    for line in _sentences(runs, summary, metric):
         console.print(Text(line), soft_wrap=True)
+
+
+def _draw(runs: dict[str, Run], metric: Metric, reached: int | None, out: Path) -> None:
+    """The metric against steps and time, and what a step's time goes into."""
+    groups = {policy: [run] for policy, run in runs.items()}
+    panels = [
+        CurvePanel(
+            curve_table(groups, metric, "steps"),
+            "steps (iterations of each worker)",
+            "… at equal steps",
+            reached if len(runs) > 1 else None,
+        ),
+        CurvePanel(curve_table(groups, metric, "time"), "time (s)", "… at equal time"),
+    ]
+    draw_curves(panels, metric, out / f"{metric.name}.png")
+    draw_bars(composition_table(groups, meanwhile=True), SECONDS, out / "composition.png")
 
 
 def summary_of(
     settings: DemoSettings,
     runs: list[PolicyRun],
-    summaries: list[PolicySummary],
-    curves: dict[str, AccuracyCurve],
+    summaries: list[RunSummary],
+    metric: Metric,
+    equal: tuple[int, dict[str, float]] | None,
 ) -> dict[str, Any]:
-    """Everything in the table and what stands behind it, ready for JSON."""
-    step, accuracies = _at_equal_steps(curves)
+    """Everything in the table and what stands behind it, ready for JSON.
+
+    Args:
+        settings, runs, summaries: of the demo; a summary for each run.
+        metric: what the job is judged by.
+        equal: the last iteration that all policies reached, and the metric of each there; ``None`` of runs so short
+            that they have no step in common.
+    """
+    step, values = equal if equal is not None else (None, {})
     policies = {
         summary.policy: {
-            **dataclasses.asdict(summary),
-            "step_s": summary.step_s,
+            **summary.to_json(),
             "steps_ratio": summary.steps / summaries[0].steps if summaries[0].steps else None,
-            "accuracy_at_equal_steps": accuracies.get(summary.policy),
+            f"{metric.name}_at_equal_steps": values.get(summary.policy),
             "drained_accuracy": run.drained_accuracy,
             "updates_sent": run.audit.frames_sent,
             "updates_lost": run.audit.lost,
@@ -90,14 +121,7 @@ def summary_of(
     }
 
 
-def _at_equal_steps(curves: dict[str, AccuracyCurve]) -> tuple[int | None, dict[str, float]]:
-    try:
-        return accuracy_at_equal_steps(curves)
-    except ConfigError:  # so short that the policies have no step in common
-        return None, {}
-
-
-def _sentences(runs: list[PolicyRun], summary: dict[str, Any]) -> list[str]:
+def _sentences(runs: list[PolicyRun], summary: dict[str, Any], metric: Metric) -> list[str]:
     """What the table does not say."""
     first = runs[0].policy
     lines = []
@@ -118,9 +142,10 @@ def _sentences(runs: list[PolicyRun], summary: dict[str, Any]) -> list[str]:
             )
     if summary["equal_steps"] is not None and len(runs) > 1:
         each = ", ".join(
-            f"{name} {value['accuracy_at_equal_steps']:.1f} %" for name, value in summary["policies"].items()
+            f"{name} {metric.written(value[f'{metric.name}_at_equal_steps'])}"
+            for name, value in summary["policies"].items()
         )
-        lines.append(f"accuracy after {summary['equal_steps']} steps: {each}")
+        lines.append(f"{metric.name.replace('_', ' ')} after {summary['equal_steps']} steps: {each}")
     return lines
 
 
