@@ -88,7 +88,7 @@ def draw_bars(table: Table, bars: Bars, path: str | Path) -> None:
             axes.fill([], [], color=COLOURS[part][0], label=part)
         if thin:
             axes.plot([], [], color=STATE_COLOURS["communicate"][0], linewidth=3, label=MEANWHILE)
-        figure_legend(figure, axes, columns=len(parts) + thin)
+        figure_legend(figure, axes)
         headline(figure, bars.title)
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "power_table",
     "sensitivity_tables",
     "summary_table",
+    "without_ratio",
     "without_value",
 ]
 
@@ -78,23 +79,38 @@ def paired_table(groups: Groups, metrics: Sequence[Metric]) -> Table:
     Percentages and metrics are compared by their difference, all else by its ratio; a pair that would be divided by
     0 has none.
     """
-    reference, *others = groups
-    by_seed = {run.seed: run for run in groups[reference]}
+    reference = next(iter(groups))
     rows: list[tuple[Value, ...]] = []
-    for policy in others:
-        pairs = [(run, by_seed[run.seed]) for run in groups[policy] if run.seed in by_seed]
-        for measure in measures_of(metrics):
-            values = _compared(measure, pairs)
-            if values:
-                how = f"{'minus' if measure.differs else 'over'} {reference}"
-                rows.append((policy, measure.name, how, *bounds(interval(values))))
+    for policy, measure, by_seed in _pairs(groups, metrics):
+        values = [_compared(measure, *pair) for pair in by_seed.values() if measure.differs or pair[1] > 0]
+        if values:
+            how = f"{'minus' if measure.differs else 'over'} {reference}"
+            rows.append((policy, measure.name, how, *bounds(interval(values))))
     return table_of(("policy", "measure", "compared", *BOUNDS), rows)
 
 
-def _compared(measure: Measure, pairs: Sequence[tuple[Run, Run]]) -> list[float]:
-    each = [(measure.of(run), measure.of(other)) for run, other in pairs]
-    known = [(a, b) for a, b in each if a is not None and b is not None and math.isfinite(a + b)]
-    return [a - b if measure.differs else a / b for a, b in known if measure.differs or b > 0]
+def without_ratio(groups: Groups, metrics: Sequence[Metric]) -> Iterator[tuple[str, Measure, list[int]]]:
+    """Policy, measure and seeds that the comparison seed by seed leaves out, because they would be divided by 0."""
+    for policy, measure, by_seed in _pairs(groups, metrics):
+        lost = [seed for seed, (value, by) in by_seed.items() if not measure.differs and by <= 0 and value != by]
+        if lost:
+            yield policy, measure, lost
+
+
+def _pairs(groups: Groups, metrics: Sequence[Metric]) -> Iterator[tuple[str, Measure, dict[int, tuple[float, float]]]]:
+    """For each policy but the first, measure by measure: seed -> its number, and that of the first policy."""
+    reference, *others = groups
+    by_seed = {run.seed: run for run in groups[reference]}
+    for policy in others:
+        pairs = [(run, by_seed[run.seed]) for run in groups[policy] if run.seed in by_seed]
+        for measure in measures_of(metrics):
+            each = [(run.seed, measure.of(run), measure.of(other)) for run, other in pairs]
+            known = {s: (a, b) for s, a, b in each if a is not None and b is not None and math.isfinite(a + b)}
+            yield policy, measure, known
+
+
+def _compared(measure: Measure, value: float, by: float) -> float:
+    return value - by if measure.differs else value / by
 
 
 def composition_table(groups: Groups, *, meanwhile: bool = False) -> Table:

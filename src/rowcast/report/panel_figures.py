@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["draw_micro", "draw_sensitivity"]
+
+#: Values that are as near as this share of the largest differ by rounding.
+ROUNDING = 1e-9
 
 _MICRO_LABELS: Mapping[str, tuple[str, float]] = {
     "rate_bps": ("bandwidth (Mbit/s)", 1e-6),
@@ -55,6 +59,8 @@ def draw_micro(table: Table, title: str, path: str | Path) -> None:
                 )
             axes.set_ylabel(label, fontsize=9)
             axes.set_ylim(bottom=0)
+            if quantity == "staleness":
+                axes.locator_params(axis="y", integer=True)
             plain_axes(axes, grid="both")
         panels[-1].set_xlabel("time (s)")
         figure_legend(figure, panels[0])
@@ -98,9 +104,20 @@ def draw_sensitivity(table: Table, axis: str, metrics: Sequence[Metric], path: s
                 )
             axes.set_xticks(sorted(set(table.numbers(axis))))
             axes.set_xlabel(axis)
+            _show_no_rounding(axes, table.where(measure=measure))
             axes.set_title(measure, loc="left", fontsize=10, color=FAINT)
             if measure in better:
                 axes.set_ylabel(better[measure], fontsize=8, color=FAINT)
             plain_axes(axes, grid="both")
         figure_legend(figure, panels[0])
         headline(figure, f"What the {axis} does")
+
+
+def _show_no_rounding(axes: Axes, own: Table) -> None:
+    """Values that are the same but for rounding are on one line, with plain numbers beside it."""
+    values = [value for name in ("mean", "low", "high") for value in own.numbers(name) if not math.isnan(value)]
+    axes.ticklabel_format(axis="y", useOffset=False)
+    scale = max(map(abs, values), default=0.0)
+    if values and max(values) - min(values) <= ROUNDING * scale:
+        middle = 0.5 * (max(values) + min(values))
+        axes.set_ylim(middle - 0.05 * scale - (scale == 0), middle + 0.05 * scale + (scale == 0))

@@ -20,6 +20,7 @@ from rowcast.report.comparison import (
     power_table,
     sensitivity_tables,
     summary_table,
+    without_ratio,
     without_value,
 )
 from rowcast.report.curve_figure import CurvePanel, draw_curves
@@ -112,6 +113,9 @@ def _left_out(groups: Groups, metrics: Sequence[Metric], conditions: Conditions)
         if measure.metric is not None:
             listed = ", ".join(map(str, seeds))
             yield f"{measure.name}, {conditions}: {policy} came to no number with seed {listed}"
+    for policy, measure, seeds in without_ratio(groups, metrics):
+        listed = ", ".join(map(str, seeds))
+        yield f"{measure.name}, {conditions}: {policy} over {next(iter(groups))}, which is 0 with seed {listed}"
 
 
 def _of_conditions(

@@ -81,12 +81,12 @@ def seconds_text(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def figure_legend(figure: Figure, axes: Axes, columns: int | None = None) -> None:
+def figure_legend(figure: Figure, axes: Axes) -> None:
     """A legend of what is in ``axes``, at the right of the headline: in two rows where one would run into it."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
-        wide = columns or (len(labels) if len(labels) <= 4 else -(-len(labels) // 2))
-        figure.legend(handles, labels, loc="outside upper right", ncols=wide, frameon=False)
+        columns = len(labels) if len(labels) <= 4 else -(-len(labels) // 2)
+        figure.legend(handles, labels, loc="outside upper right", ncols=columns, frameon=False)
 
 
 def headline(figure: Figure, text: str) -> None:

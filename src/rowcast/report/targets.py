@@ -79,9 +79,12 @@ def _kept(curve: Curve, metric: Metric) -> float:
 
 
 def _rounded_down(level: float, metric: Metric) -> float:
+    """The next round number that is no better than the level, so that whoever kept the level kept this as well."""
     digits = 1 if is_share(metric) else _DIGITS - 1 - math.floor(math.log10(abs(level))) if level else 0
     scale = 10.0**digits
-    return round(math.floor(level * scale + 1e-9) / scale, max(digits, 0))
+    whole = math.floor(level * scale + 1e-9)
+    found = round(whole / scale, digits)
+    return found if found <= level else round((whole - 1) / scale, digits)
 
 
 def _reached(
