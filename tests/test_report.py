@@ -316,6 +316,9 @@ def test_the_table_has_the_unit_of_a_metric_and_says_when_lower_is_better() -> N
     assert "…" not in text and "%" not in ends[0]
     assert "lower is better: trajectory error (m)" in text
     assert runs[2].to_json()["final_trajectory_error"] is None
+    both = [replace(run, final={**run.final, "map_score": 0.75}) for run in runs]
+    text = printed(both, (metric, Metric("map_score")))
+    assert "map score at the end: bsp 0.75, rog:4 0.75, asp 0.75" in text and "…" not in text
     share = Metric("error_rate", "%", "lower")
     assert "12.3%" in printed([replace(runs[0], final={share.name: 12.34})], (share,))
 

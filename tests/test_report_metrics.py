@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rowcast.cli.results import _at_equal_steps, _draw
 from rowcast.errors import ConfigError
 from rowcast.experiment import Cell, Comparison, run_comparison
 from rowcast.journal import Journal, open_journal
@@ -388,3 +390,33 @@ def test_curves_of_robots_with_a_gap() -> None:
     assert curve is not None
     assert np.isnan(curve.values).tolist() == [False, False, True, False]
     assert np.isnan(curve.at(np.array([0.5, 1.5, 2.5])).values).tolist() == [False, True, True]
+
+
+# -- the end of a demo -------------------------------------------------------------------------------------------------
+
+
+def test_a_demo_tells_each_metric_at_equal_steps(folder: Path, tmp_path: Path) -> None:
+    groups = groups_of(folder)
+    read = {policy: runs[0] for policy, runs in groups.items()}
+    assert list(_at_equal_steps(read)) == [
+        "trajectory error after 9 steps: bsp 2.688 m, rog:4 1.562 m",
+        "map score after 9 steps: bsp 9, rog:4 9",
+    ]
+    assert list(_at_equal_steps({"bsp": read["bsp"]})) == []
+    assert _draw(read, ERROR, tmp_path / "error.png")
+    assert (tmp_path / "error.png").read_bytes().startswith(PNG)
+    assert not _draw(read, Metric("unheard"), tmp_path / "nothing.png")
+    assert not (tmp_path / "nothing.png").exists()
+
+
+def test_a_demo_names_its_metrics(folder: Path, tmp_path: Path) -> None:
+    """Its report has them, from its summary."""
+    (cell,) = folder.glob("cells/bsp_*_s0")
+    shutil.copytree(cell, tmp_path / "bsp")
+    settings = {"trace": "outdoor", "pace_s": 1.0, "seconds": 170.0}
+    summary = {"settings": settings, "policies": {"bsp": {}}, "metrics": metrics_to_json(METRICS)}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    experiment = read_experiment(tmp_path)
+    assert experiment.metrics == METRICS
+    assert final_value(experiment.runs[0], ERROR) == 2.6875
+    assert "Trajectory error against time" in write_report(tmp_path).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from rowcast.metric import Metric
-from rowcast.report.measures import RunSummary, is_share
+from rowcast.report.measures import RunSummary, is_share, words_of
 
 __all__ = ["terminal_table"]
 
@@ -18,12 +18,18 @@ _HEADING = 6
 
 
 def terminal_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
-    """One line per policy; with one metric it fits a terminal of 80 columns.
+    """One line per policy; fits a terminal of 80 columns.
 
-    Seconds of compute, communicate and stall are means per step; bytes are sums over the workers.
+    Seconds of compute, communicate and stall are means per step; bytes are sums over the workers. The last column is
+    the primary metric at the end.
     Below the table stands, where there is any, in which share of the computation rows travelled as well, how many
-    steps were skipped, and of which metrics lower is better.
+    steps were skipped, what the other metrics came to, and of which metrics lower is better.
+
+    Args:
+        summaries: one for each policy.
+        metrics: of the job, the primary one first.
     """
+    primary = metrics[0]
     columns: dict[str, Callable[[RunSummary], str]] = {
         "policy": lambda run: run.policy,
         "steps": lambda run: f"{run.steps:.1f}".removesuffix(".0"),
@@ -36,8 +42,7 @@ def terminal_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -
         "up": lambda run: _bytes(run.push_bytes),
         "down": lambda run: _bytes(run.pull_bytes),
     }
-    for metric in metrics:
-        columns[_heading(metric)] = lambda run, metric=metric: _value(run.final.get(metric.name), metric)  # type: ignore[misc]
+    columns[_heading(primary)] = lambda run: _value(run.final.get(primary.name), primary)
     result = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -60,6 +65,9 @@ def _notes(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> str:
     skipped = [f"{run.policy} {run.skipped}" for run in summaries if run.skipped]
     if skipped:
         lines.append(f"steps without a contribution: {', '.join(skipped)}")
+    for metric in metrics[1:]:
+        each = ", ".join(f"{run.policy} {metric.written(run.final.get(metric.name))}" for run in summaries)
+        lines.append(f"{words_of(metric)} at the end: {each}")
     lower = [metric.label for metric in metrics if metric.better == "lower"]
     if lower:
         lines.append(f"lower is better: {', '.join(lower)}")
