@@ -38,7 +38,7 @@ from rowcast.experiment import MeasuredRun, read_runs
 from rowcast.experiment.hollow_team import hollow_team
 from rowcast.journal import Journal
 from rowcast.links import Trace
-from rowcast.report import Timeline, draw_hour, hour_sheet, state_shares
+from rowcast.report import Timeline, draw_timeline, state_shares, timeline_table
 from rowcast.rows import Layout
 
 HOUR_S = 3600.0
@@ -158,9 +158,9 @@ def picture(layout: Layout, run: MeasuredRun, cost: tuple[float, float], path: P
     for policy in ("bsp", "rog:4", "rowcast"):
         steps = hour(policy, layout, robots, links)
         teams[policy] = [Timeline.from_records(name, own) for name, own in zip(names, steps, strict=True)]
-    sheet = hour_sheet(teams, HOUR_S, dict(zip(names, links, strict=True)))
-    draw_hour(sheet, path)
-    shares = state_shares(sheet)
+    table = timeline_table(teams, HOUR_S, dict(zip(names, links, strict=True)))
+    draw_timeline(table, path)
+    shares = state_shares(table)
     return [
         Figure(f"{run.name}, {policy}: {column.removesuffix(' (%)')}", value, "%" if "%" in column else "")
         for column in shares.columns[1:]

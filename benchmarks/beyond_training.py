@@ -13,22 +13,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from common import Figure
 from rowcast.drivers.virtual import Device
-from rowcast.energy import smoothed, time_to_accuracy, worker_energy
-from rowcast.energy.accuracy import HOLD
+from rowcast.energy import smoothed, time_to_metric, worker_energy
+from rowcast.energy.reaching import HOLD
 from rowcast.experiment import Comparison, MeasuredRun, run_comparison
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.hollow_team import hollow_team
 from rowcast.journal import Journal
 from rowcast.links import Trace, load_team, save_csv
-from rowcast.report import interval, read_experiment
-from rowcast.report.cells import CellRun
+from rowcast.report import Curve, Run, interval, joules_at, metric_over, read_experiment
 from rowcast.rows import Layout
 
 WORKERS = 4
@@ -78,13 +77,20 @@ def plan(robot_s: float, cost: tuple[float, float], seeds: int, **more: Any) -> 
     return Comparison(**{**settings, **more})
 
 
-def cells_of(out: Path, policy: str, links: str) -> dict[int, CellRun]:
+def cells_of(out: Path, policy: str, links: str) -> dict[int, Run]:
     """The finished runs of a policy on some links, by seed."""
     return {
-        cell.seed: cell
-        for cell in read_experiment(out).cells
-        if cell.policy == policy and Path(cell.scene.links).name == Path(links).name
+        run.seed: run
+        for run in read_experiment(out).runs
+        if run.policy == policy and Path(run.conditions.links).name == Path(links).name
     }
+
+
+def accuracy_over(run: Run, along: Literal["steps", "time"]) -> Curve:
+    """The accuracy of a run against iterations or seconds."""
+    curve = metric_over(run, run.metrics[0], along)
+    assert curve is not None
+    return curve
 
 
 def summary(name: str, values: Sequence[float], unit: str, bound: float | None = None, note: str = "") -> Figure:
@@ -97,19 +103,18 @@ def summary(name: str, values: Sequence[float], unit: str, bound: float | None =
 # -- accuracy at equal samples -----------------------------------------------------------------------------------------
 
 
-def alike(reference: CellRun, other: CellRun) -> tuple[Array, Array, Array]:
+def alike(reference: Run, other: Run) -> tuple[Array, Array, Array]:
     """Samples of the team, and the smoothed accuracy of both runs there.
 
     The robots of the two look at different iterations: both are read where the reference looked, then smoothed.
     """
-    ours, theirs = other.over_steps, reference.over_steps
-    assert ours is not None and theirs is not None
+    ours, theirs = accuracy_over(other, "steps"), accuracy_over(reference, "steps")
     ours = ours.at(theirs.along)
     theirs = theirs.at(ours.along)
-    return ours.along * BATCH * WORKERS, smoothed(theirs.accuracy, WINDOW), smoothed(ours.accuracy, WINDOW)
+    return ours.along * BATCH * WORKERS, smoothed(theirs.values, WINDOW), smoothed(ours.values, WINDOW)
 
 
-def equal_samples(title: str, references: dict[int, CellRun], others: dict[int, CellRun]) -> list[Figure]:
+def equal_samples(title: str, references: dict[int, Run], others: dict[int, Run]) -> list[Figure]:
     """At the end, and where it is furthest below after the first tenth."""
     seeds = sorted(references.keys() & others.keys())
     runs = [alike(references[seed], others[seed]) for seed in seeds]
@@ -150,9 +155,9 @@ def to_accuracy(
     layout: Layout,
     devices: list[Device],
     links: Path,
-    reference: dict[int, CellRun],
-    rog: dict[int, CellRun],
-    rowcast: dict[int, CellRun],
+    reference: dict[int, Run],
+    rog: dict[int, Run],
+    rowcast: dict[int, Run],
 ) -> list[Figure]:
     """Time and energy to what ``rog:4`` has reached and kept when the hour is over.
 
@@ -166,20 +171,19 @@ def to_accuracy(
     times: dict[str, list[float]] = {"rog:4": [], "bsp": [], "rowcast": []}
     late: list[int] = []
     for seed in sorted(reference.keys() & rog.keys() & rowcast.keys()):
-        published, ours, ideal = rog[seed].over_time, rowcast[seed].over_time, reference[seed].over_steps
-        assert published is not None and ours is not None and ideal is not None
-        published, ours = published.every(LOOK_S), ours.every(LOOK_S)
-        target = float(smoothed(published.accuracy, WINDOW)[-HOLD:].min())
+        published, ours = (accuracy_over(runs[seed], "time").every(LOOK_S) for runs in (rog, rowcast))
+        ideal = accuracy_over(reference[seed], "steps")
+        target = float(smoothed(published.values, WINDOW)[-HOLD:].min())
         reached = {
-            name: time_to_accuracy(curve.along, curve.accuracy, target, window=WINDOW, hold=HOLD)
+            name: time_to_metric(curve.along, curve.values, target, window=WINDOW, hold=HOLD)
             for name, curve in (("rog:4", published), ("rowcast", ours))
         }
         if not reached["rowcast"].reached:
             late.append(seed)  # its time is a lower bound, and so is the share
         ours_s, rog_s = reached["rowcast"].value, reached["rog:4"].value
-        ours_j = float(rowcast[seed].joules_at(np.array([ours_s]))[0])
-        rog_j = float(rog[seed].joules_at(np.array([rog_s]))[0])
-        iteration = time_to_accuracy(ideal.along, ideal.accuracy, target, window=WINDOW, hold=HOLD)
+        ours_j = float(joules_at(rowcast[seed], np.array([ours_s]))[0])
+        rog_j = float(joules_at(rog[seed], np.array([rog_s]))[0])
+        iteration = time_to_metric(ideal.along, ideal.values, target, window=WINDOW, hold=HOLD)
         steps = bsp_on(layout, devices, links, seed)
         place = min(int(iteration.value), min(map(len, steps))) - 1
         bsp_s = max(own[place]["t"] for own in steps)
@@ -244,7 +248,7 @@ def accuracy(
 # -- a silence ---------------------------------------------------------------------------------------------------------
 
 
-def own_accuracy(cell: CellRun, robot: str) -> tuple[Array, Array]:
+def own_accuracy(cell: Run, robot: str) -> tuple[Array, Array]:
     """Seconds and percent of a robot's looks at its own classes."""
     journal = (json.loads(line) for line in (cell.folder / f"{robot}.jsonl").read_text(encoding="utf-8").splitlines())
     looks = [record for record in journal if record["event"] == "metric" and record["name"] == "own_accuracy"]

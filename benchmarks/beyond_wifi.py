@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beyond_training import WINDOW, WORKERS, cells_of, plan
+from beyond_training import WINDOW, WORKERS, accuracy_over, cells_of, plan
 from common import Figure
 from rowcast.drivers.virtual import Device
 from rowcast.energy import smoothed
@@ -47,15 +47,14 @@ def iterations_needed(
     needed: dict[str, list[float]] = {policy: [] for policy in policies}
     of_bsp = cells_of(out / "wifi", "bsp", LINKS)
     for seed, cell in of_bsp.items():
-        assert cell.over_steps is not None
-        line = smoothed(cell.over_steps.accuracy, WINDOW)
+        reference = accuracy_over(cell, "steps")
+        line = smoothed(reference.values, WINDOW)
         target = line[0] + WAY * (line[-1] - line[0])
         for policy in policies:
-            curve = cells_of(out / "wifi", policy, LINKS)[seed].over_steps
-            assert curve is not None
+            curve = accuracy_over(cells_of(out / "wifi", policy, LINKS)[seed], "steps")
             # The same gradients for all; an iteration has several of them where steps are local.
-            curve = curve.at(cell.over_steps.along / LOCAL.get(policy, 1))
-            accuracy = smoothed(curve.accuracy, WINDOW)
+            curve = curve.at(reference.along / LOCAL.get(policy, 1))
+            accuracy = smoothed(curve.values, WINDOW)
             above = np.flatnonzero(accuracy >= target)
             if not len(above):
                 raise SystemExit(f"wifi, seed {seed}: {policy} has not reached {target:.1f} %; train for longer")

@@ -399,7 +399,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
         PowerMeter PowerStates REGISTRY Rapl StateSeconds WorkerEnergy any_censored change_load check_alive
-        energy_to_accuracy open_meter smoothed time_to_accuracy total_energy worker_energy
+        energy_to_metric open_meter smoothed time_to_metric total_energy worker_energy
     """,
     "rowcast.experiment": """
         AuditReport Bounds Cell Comparison ComparisonProgress DemoObserver DemoSettings MeasuredRun PolicyRun Progress
@@ -420,9 +420,10 @@ EXPORTED: dict[str, str] = {
     "rowcast.delivery": "",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """
-        AccuracyCurve Experiment Interval PolicySummary Timeline accuracy_at_equal_steps accuracy_curve draw_accuracy
-        draw_composition draw_hour hour_sheet interval read_experiment state_shares summarise table worker_journals
-        write_report write_results
+        ACCURACY Conditions Curve CurvePanel Experiment Interval JOULES Robot Run RunSummary SECONDS Series Table
+        Timeline composition_table curve_table draw_bars draw_curves draw_timeline interval joules_at
+        metric_at_equal_steps metric_over read_experiment read_run state_shares summarise terminal_table
+        timeline_table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
     "rowcast.sync": """

@@ -14,9 +14,9 @@ from rowcast.energy import (
     Energy,
     PowerStates,
     any_censored,
-    energy_to_accuracy,
+    energy_to_metric,
     smoothed,
-    time_to_accuracy,
+    time_to_metric,
     total_energy,
     worker_energy,
 )
@@ -168,7 +168,7 @@ def test_energies_add_up_and_keep_their_sources() -> None:
         total_energy([])
 
 
-# -- to an accuracy -------------------------------------------------------------------------------------------
+# -- to a metric -------------------------------------------------------------------------------------------
 
 TIMES = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
@@ -180,31 +180,69 @@ def test_smoothing_looks_at_the_past_only() -> None:
 
 def test_a_target_counts_from_the_first_of_three_evaluations() -> None:
     curve = [50.0, 61.0, 59.0, 61.0, 62.0, 63.0]  # the early 61 does not stay
-    assert time_to_accuracy(TIMES, curve, 60.0, window=1).value == 3.0
-    found = time_to_accuracy(TIMES, curve, 60.0, window=2)  # 50 55.5 60 60 61.5 62.5
+    assert time_to_metric(TIMES, curve, 60.0, window=1).value == 3.0
+    found = time_to_metric(TIMES, curve, 60.0, window=2)  # 50 55.5 60 60 61.5 62.5
     assert (found.value, found.reached, found.unit) == (2.0, True, "s")
-    assert time_to_accuracy(TIMES, curve, 50.0, window=1).value == 0.0
+    assert time_to_metric(TIMES, curve, 50.0, window=1).value == 0.0
 
 
 def test_what_is_not_reached_is_a_bound() -> None:
-    low = time_to_accuracy(TIMES, [50.0, 51.0, 52.0, 53.0, 54.0, 55.0], 60.0)
+    low = time_to_metric(TIMES, [50.0, 51.0, 52.0, 53.0, 54.0, 55.0], 60.0)
     assert (low.value, low.reached, str(low), f"{low:.1f}") == (5.0, False, ">5", ">5.0")
     # Two evaluations at the target are not three; 3 s is below whatever time the run would have come to.
-    short = time_to_accuracy(TIMES, [50.0, 51.0, 52.0, 53.0, 61.0, 62.0], 60.0, window=1)
+    short = time_to_metric(TIMES, [50.0, 51.0, 52.0, 53.0, 61.0, 62.0], 60.0, window=1)
     assert (short.value, short.reached) == (3.0, False)
 
 
-def test_energy_to_accuracy_is_the_team_s_and_is_censored_with_the_time() -> None:
+def test_energy_to_metric_is_the_team_s_and_is_censored_with_the_time() -> None:
     team = [worker_energy(RUN, ROUND), worker_energy(RUN[:2], ROUND)]  # 81.5 J in 12 s; 29 J in 4 s, then 4 W
     times, curve = [0.0, 4.0, 8.0, 12.0, 16.0], [50.0, 55.0, 60.0, 61.0, 62.0]
-    reached = energy_to_accuracy(times, curve, 60.0, team, window=1)  # at 8 s
+    reached = energy_to_metric(times, curve, 60.0, team, window=1)  # at 8 s
     assert reached.value == pytest.approx((FIRST + SECOND + 4) + (29 + 16))
     assert (reached.reached, reached.unit, reached.source) == (True, "J", ROUND.source)
-    never = energy_to_accuracy(times, curve, 90.0, team, window=1)  # 16 s
+    never = energy_to_metric(times, curve, 90.0, team, window=1)  # 16 s
     assert never.value == pytest.approx((81.5 + 16) + (29 + 48)) and str(never) == ">174.5"
     assert any_censored([reached, never]) and not any_censored([reached])
     with pytest.raises(ConfigError, match="at least one energy"):
-        energy_to_accuracy(times, curve, 60.0, [])
+        energy_to_metric(times, curve, 60.0, [])
+
+
+def test_a_target_of_a_loss_is_reached_from_above() -> None:
+    loss = [3.0, 0.9, 1.1, 0.9, 0.8, 0.7]  # the early 0.9 does not stay
+    assert time_to_metric(TIMES, loss, 1.0, better="lower", window=1).value == 3.0
+    mirrored = [-value for value in loss]
+    for target in (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 3.0):
+        for window in (1, 2, 5):
+            lower = time_to_metric(TIMES, loss, target, better="lower", window=window)
+            assert lower == time_to_metric(TIMES, mirrored, -target, window=window)
+    never = time_to_metric(TIMES, loss, 0.75, better="lower", window=1)
+    assert (str(never), never.reached) == (">4", False)
+    team = [worker_energy(RUN, ROUND)]
+    times = [0.0, 4.0, 8.0, 12.0, 16.0]
+    spent = energy_to_metric(times, [9.0, 5.0, 2.0, 1.0, 1.0], 2.0, team, better="lower", window=1)
+    assert (spent.value, spent.reached) == (team[0].joules_after(8.0), True)
+    with pytest.raises(ConfigError, match="expected better = 'higher' or 'lower', got 'less'"):
+        time_to_metric(TIMES, loss, 1.0, better="less")
+
+
+def test_an_evaluation_that_gave_nan_is_not_at_the_target() -> None:
+    """A run that diverged on the way has not kept it, whichever way is better."""
+    nan = float("nan")
+    for better, sign in (("higher", 1.0), ("lower", -1.0)):
+        late = [sign * 1.0, sign * 1.0, nan, sign * 1.0, sign * 1.0, sign * 1.0]
+        assert time_to_metric(TIMES, late, sign * 1.0, better=better, window=1).value == 3.0
+        gone = [sign * 1.0, sign * 1.0, nan, nan, nan, nan]
+        assert str(time_to_metric(TIMES, gone, sign * 1.0, better=better, window=1)) == ">5"
+    assert np.isnan(smoothed([1.0, nan, 1.0, 1.0], 2)).tolist() == [False, True, True, False]
+
+
+def test_joules_at_many_times_are_those_at_each() -> None:
+    account = worker_energy(RUN, ROUND)
+    times = np.array([0.0, 0.5, 4.0, 11.9, 12.0, 20.0])
+    assert account.joules_at(times).tolist() == [account.joules_after(float(t)) for t in times]
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(LocalProtocolError, match="expected seconds, 0 or more"):
+            account.joules_at(np.array([1.0, wrong]))
 
 
 def test_values_print_with_their_bound() -> None:
@@ -217,12 +255,12 @@ def test_values_print_with_their_bound() -> None:
     ("times", "curve", "target", "complaint"),
     [
         ([0.0, 1.0], [1.0, 2.0], 1.0, "expected 3 evaluations or more, got 2"),
-        ([0.0, 1.0], [1.0, 2.0, 3.0], 1.0, "a time for each accuracy"),
+        ([0.0, 1.0], [1.0, 2.0, 3.0], 1.0, "a time for each value"),
         ([0.0, 2.0, 1.0], [1.0, 2.0, 3.0], 1.0, "do not go back"),
-        ([0.0, 1.0, 2.0], [1.0, float("nan"), 3.0], 1.0, "leave out evaluations that gave NaN"),
+        ([0.0, 1.0, 2.0], [[1.0], [2.0], [3.0]], 1.0, "expected a list of numbers"),
         ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0], float("nan"), "a target that is a number"),
     ],
 )
 def test_curves_that_tell_nothing(times: list[float], curve: list[float], target: float, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        time_to_accuracy(times, curve, target)
+        time_to_metric(times, curve, target)

@@ -20,7 +20,7 @@ from rowcast.drivers.sockets import Team
 from rowcast.errors import ConfigError, visible
 from rowcast.experiment import Comparison, run_comparison
 from rowcast.report import read_experiment
-from rowcast.report.sheet import sheet_of
+from rowcast.report.table import table_of
 from rowcast.session.readable import readable
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training.member import MemberStatus
@@ -202,7 +202,7 @@ def test_a_report_of_robots_with_awkward_names_in_an_awkward_folder(tmp_path, ca
 
 
 def test_a_cell_is_no_formula(tmp_path):
-    sheet_of(("=name", "value"), [("=1+1", -2.5), ("@x", 3), ("plain", None)]).save_csv(tmp_path / "a.csv")
+    table_of(("=name", "value"), [("=1+1", -2.5), ("@x", 3), ("plain", None)]).save_csv(tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == "'=name,value\n'=1+1,-2.5\n'@x,3\nplain,\n"
 
 

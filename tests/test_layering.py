@@ -15,7 +15,7 @@ SOURCE = Path(rowcast.__file__).parent
 
 #: Part of the package -> floor. A part that stands nowhere here is an error: give it a floor first.
 FLOORS = {
-    **dict.fromkeys(("errors", "config", "journal", "version"), 0),
+    **dict.fromkeys(("errors", "config", "journal", "metric", "version"), 0),
     "registry": 0,
     **dict.fromkeys(("rows", "codecs", "links", "energy"), 1),
     **dict.fromkeys(("sync", "wire"), 2),

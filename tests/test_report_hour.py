@@ -1,4 +1,4 @@
-"""The picture of an hour: what was drawn equals what one computes by hand from the steps."""
+"""The picture of a run: what was drawn equals what one computes by hand from the steps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from rowcast.errors import ConfigError
 from rowcast.links import Trace
-from rowcast.report import Timeline, draw_hour, hour_sheet, state_shares
-from rowcast.report.hour_figure import _titles
+from rowcast.report import Timeline, draw_timeline, state_shares, timeline_table
+from rowcast.report.timeline_figure import _titles
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -95,7 +95,7 @@ def test_a_robot_without_a_step() -> None:
     assert line.seconds_between(np.array([0.0, 1.0, 2.0])).tolist() == [[0.0] * 4] * 2
     assert line.steps_between(np.array([0.0, 1.0])).tolist() == [0]
     assert line.changes_between(3.0, 4.0).tolist() == [3.0, 4.0]
-    shares = state_shares(hour_sheet({"bsp": [line]}, 60.0))
+    shares = state_shares(timeline_table({"bsp": [line]}, 60.0))
     assert shares.rows == (("bsp", 0.0, None, None, None, None),)
     assert _titles(shares) == {"bsp": "bsp: no step was finished"}
 
@@ -105,39 +105,39 @@ def test_a_step_that_lacks_a_number_is_named() -> None:
         Timeline.from_records("robot-7", [{**RECORDS[1], "stall_s": None}])
 
 
-def test_the_sheet_holds_what_is_drawn() -> None:
+def test_the_table_holds_what_is_drawn() -> None:
     line = Timeline.from_records("robot-0", RECORDS, start_s=100.0)
     link = Trace(np.array([0.0, 10.0]), np.array([8e6, 2e6]), "link", loop=False, duration_s=100.0)
     other = Timeline.from_records("robot-1", RECORDS[:2], start_s=100.0)
-    sheet = hour_sheet({"bsp": [line], "rog:4": [line, other]}, 40.0, {"robot-0": link}, close_up_s=(8.0, 13.0))
-    whole = sheet.where(policy="bsp", view="whole")
+    table = timeline_table({"bsp": [line], "rog:4": [line, other]}, 40.0, {"robot-0": link}, close_up_s=(8.0, 13.0))
+    whole = table.where(policy="bsp", view="whole")
     assert (whole.rows[0][3], whole.rows[-1][4]) == (0.0, 40.0)
-    close = sheet.where(policy="bsp", view="close-up")
+    close = table.where(policy="bsp", view="close-up")
     assert close.numbers("to_s") == [9.0, 10.0, 10.5, 11.5, 12.5, 13.0]
     assert close.numbers("stall") == [1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     assert close.numbers("communicate") == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     assert close.numbers("overlap") == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     assert close.numbers("steps") == [0, 1, 0, 0, 0, 0]
-    rates = sheet.where(policy="", view="whole").numbers("link_bps")
+    rates = table.where(policy="", view="whole").numbers("link_bps")
     assert (rates[0], rates[-1]) == pytest.approx((8e6, 2e6))
-    (bsp, rog) = state_shares(sheet).rows
+    (bsp, rog) = state_shares(table).rows
     assert bsp[:2] == ("bsp", 2.0) and rog[:2] == ("rog:4", 1.5)
     assert bsp[2:] == pytest.approx([100 * 4 / 13, 100 * 4 / 13, 100 * 5 / 13, 100 * 1 / 13])
-    assert _titles(state_shares(sheet))["bsp"] == "bsp: 2 steps; compute 30.8 %, communicate 30.8 %, stall 38.5 %"
+    assert _titles(state_shares(table))["bsp"] == "bsp: 2 steps; compute 30.8 %, communicate 30.8 %, stall 38.5 %"
 
 
 @pytest.mark.parametrize("name", ["hour.png", "hour.svg"])
 def test_the_file_is_written(tmp_path: Path, name: str) -> None:
     lines = [Timeline.from_records(f"robot-{k}", random_steps(np.random.default_rng(k), 50)) for k in range(2)]
     teams = {"bsp": lines, "rowcast": [*lines, Timeline.from_records("robot-2", [])]}
-    draw_hour(hour_sheet(teams, 700.0, {"robot-0": Trace.constant(8e6)}), tmp_path / name)
+    draw_timeline(timeline_table(teams, 700.0, {"robot-0": Trace.constant(8e6)}), tmp_path / name)
     written = (tmp_path / name).read_bytes()
     assert written.startswith(PNG) if name.endswith("png") else b"</svg>" in written
 
 
 def test_nothing_to_draw_and_nowhere_to_write(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no steps of any policy"):
-        draw_hour(hour_sheet({}, 60.0), tmp_path / "hour.png")
-    sheet = hour_sheet({"bsp": [Timeline.from_records("robot-0", RECORDS, start_s=100.0)]}, 40.0)
+        draw_timeline(timeline_table({}, 60.0), tmp_path / "hour.png")
+    table = timeline_table({"bsp": [Timeline.from_records("robot-0", RECORDS, start_s=100.0)]}, 40.0)
     with pytest.raises(ConfigError, match="cannot be written"):
-        draw_hour(sheet, tmp_path / "nowhere" / "hour.png")
+        draw_timeline(table, tmp_path / "nowhere" / "hour.png")

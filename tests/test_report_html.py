@@ -19,12 +19,14 @@ import pytest
 from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, plan_cells, run_comparison
 from rowcast.journal import open_journal
-from rowcast.report import Interval, interval, read_experiment, write_report, write_results
-from rowcast.report.cells import Scene, TeamCurve, _team_curve
-from rowcast.report.drawings import _accuracy_range
-from rowcast.report.exhibits import accuracy_sheet, micro_sheet
-from rowcast.report.page import shown
-from rowcast.report.sheet import BOUNDS, sheet_of
+from rowcast.report import ACCURACY, Interval, interval, read_experiment, write_report, write_results
+from rowcast.report.comparison import curve_table
+from rowcast.report.curve_figure import value_range
+from rowcast.report.curves import Curve, joules_at, metric_over, team_curve
+from rowcast.report.measures import step_count
+from rowcast.report.moments import micro_table
+from rowcast.report.table import BOUNDS, shown, table_of
+from rowcast.report.values import Conditions
 from stub_cells import run_stub
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -149,8 +151,8 @@ def test_micro_events_by_hand(folder: Path) -> None:
     assert [(float(row["time_s"]), float(row["value"])) for row in rates] == [(20.0 * n, 1e6 * n) for n in range(1, 10)]
     behind = rows(folder, "micro-events", policy="bsp", quantity="staleness")
     assert [float(row["value"]) for row in behind] == [n % 2 for n in range(1, 10)]
-    groups = read_experiment(folder).by_policy(read_experiment(folder).scenes[0])
-    middle = micro_sheet(groups, span_s=60.0)
+    groups = read_experiment(folder).by_policy(read_experiment(folder).conditions[0])
+    middle = micro_table(groups, span_s=60.0)
     assert set(middle.where(policy="bsp").numbers("time_s")) == {60.0, 80.0, 100.0, 120.0}
 
 
@@ -220,25 +222,25 @@ def test_curves_meet_where_all_robots_have_been() -> None:
     """Straight lines between measurements; of two at one place the last; nothing is drawn beyond."""
     fast = (np.array([0.0, 10.0, 10.0, 30.0]), np.array([0.0, 99.0, 10.0, 30.0]))
     slow = (np.array([5.0, 25.0]), np.array([1.0, 21.0]))
-    curve = _team_curve([fast, slow])
+    curve = team_curve([fast, slow])
     assert curve is not None
     assert curve.along.tolist() == [5.0, 10.0, 25.0]
-    assert curve.accuracy.tolist() == [(5 + 1) / 2, (10 + 6) / 2, (25 + 21) / 2]
-    assert _team_curve([fast, (np.array([40.0]), np.array([1.0]))]) is None
-    assert _team_curve([fast, (np.empty(0), np.empty(0))]) is None
+    assert curve.values.tolist() == [(5 + 1) / 2, (10 + 6) / 2, (25 + 21) / 2]
+    assert team_curve([fast, (np.array([40.0]), np.array([1.0]))]) is None
+    assert team_curve([fast, (np.empty(0), np.empty(0))]) is None
 
 
 def test_a_curve_is_read_at_the_same_places_whenever_its_robots_looked() -> None:
     """Four robots that look one after another give four places for each look; a look every 10 s stays one."""
     looks = np.arange(0.0, 50.0, 10.0)
-    apart = _team_curve([(np.append(0.0, looks[1:] + k), 50.0 + looks) for k in range(4)])
-    together = _team_curve([(looks, 50.0 + looks)] * 4)
+    apart = team_curve([(np.append(0.0, looks[1:] + k), 50.0 + looks) for k in range(4)])
+    together = team_curve([(looks, 50.0 + looks)] * 4)
     assert apart is not None and together is not None
     assert (len(apart.along), len(together.along)) == (14, 5)
     assert apart.every(10.0).along.tolist() == together.every(10.0).along.tolist() == looks.tolist()
     assert together.at(np.array([-1.0, 5.0, 40.0, 41.0])).along.tolist() == [5.0, 40.0]
-    assert together.at(np.array([5.0])).accuracy.tolist() == [55.0]
-    nothing = TeamCurve(np.empty(0), np.empty(0))
+    assert together.at(np.array([5.0])).values.tolist() == [55.0]
+    nothing = Curve(np.empty(0), np.empty(0))
     assert len(nothing.every(10.0).along) == len(nothing.at(looks).along) == 0
 
 
@@ -248,7 +250,7 @@ def test_a_curve_is_read_at_the_same_places_whenever_its_robots_looked() -> None
 )
 def test_wide_bands_do_not_hide_the_lines(means: tuple[float, ...], half: float, expected: tuple[float, float]) -> None:
     points = [("bsp", float(k), mean, mean - half, mean + half, 2) for k, mean in enumerate(means)]
-    low, high = _accuracy_range(sheet_of(("policy", "time_s", *BOUNDS), points))
+    low, high = value_range([table_of(("policy", "time_s", *BOUNDS), points)], ACCURACY)
     edge = 0.03 * (expected[1] - expected[0]) or 1.0
     assert (low + edge, high - edge) == pytest.approx(expected)
 
@@ -340,12 +342,12 @@ def test_several_links_have_a_section_each(tmp_path: Path) -> None:
     settings = Comparison(policies=("bsp",), links=("outdoor", "constant:20"), workers=(1,), hours=0.05, seeds=1)
     run_comparison(settings, tmp_path, jobs=0, run=run_stub)
     experiment = read_experiment(tmp_path)
-    assert [str(scene) for scene in experiment.scenes] == [
+    assert [str(each) for each in experiment.conditions] == [
         "outdoor, 1 robot, 2.18 s a gradient",
         "constant:20, 1 robot, 2.18 s a gradient",
     ]
-    sheets = [accuracy_sheet(experiment.by_policy(scene), "time") for scene in experiment.scenes]
-    assert [len(sheet.rows) for sheet in sheets] == [10, 10]
+    tables = [curve_table(experiment.by_policy(each), ACCURACY, "time") for each in experiment.conditions]
+    assert [len(table.rows) for table in tables] == [10, 10]
 
 
 def test_several_devices_have_a_section_each(tmp_path: Path) -> None:
@@ -359,20 +361,20 @@ def test_several_devices_have_a_section_each(tmp_path: Path) -> None:
     run_comparison(settings, out, jobs=0, run=run_stub)
     write_report(out)
     experiment = read_experiment(out)
-    assert [str(scene).removeprefix("outdoor, 2 robots, ") for scene in experiment.scenes] == [
+    assert [str(each).removeprefix("outdoor, 2 robots, ") for each in experiment.conditions] == [
         "1/5 s a gradient",
         "1~0.5 s a gradient",
         "1~0.5/1 s a gradient",
         "gradients of jetson.csv",
         "gradients of jetson.csv",
     ]
-    assert experiment.cells[0].robots[1].steps["compute_s"].mean() == 5.0
+    assert experiment.runs[0].robots[1].steps["compute_s"].mean() == 5.0
     suffixes = ("1-5", "1-0.5", "1-0.5-1", "jetson.csv", "jetson.csv-2")
     expected = {f"composition-outdoor-{suffix}" for suffix in suffixes}
     assert {path.stem for path in (out / "report").glob("composition*.png")} == expected
     (mean,) = rows(out, "composition-outdoor-1-5", policy="bsp", seconds_per_step_in="compute")
     assert float(mean["mean"]) == 3.0
-    assert len(str(Scene("outdoor", "/".join(["2"] * 1000), 1000, None))) < 100
+    assert len(str(Conditions("outdoor", "/".join(["2"] * 1000), 1000, None))) < 100
 
 
 def test_a_demo_is_a_comparison_with_one_seed(tmp_path: Path) -> None:
@@ -387,11 +389,13 @@ def test_a_demo_is_a_comparison_with_one_seed(tmp_path: Path) -> None:
                 journal.record(1002.0 + 2 * n, "metric", iteration=n, name="accuracy", value=50.0 + n)
     summary = {"seed": 3, "settings": {"trace": "outdoor", "pace_s": 1.0, "seconds": 10.0}, "policies": {"rog:4": {}}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    (cell,) = read_experiment(tmp_path).cells
-    assert (cell.policy, cell.seed, cell.scene.workers, cell.step_count) == ("rog:4", 3, 2, 4)
-    assert cell.over_time is not None and cell.over_time.along.tolist() == [4.0, 6.0]
+    (run,) = read_experiment(tmp_path).runs
+    assert (run.policy, run.seed, run.conditions.workers, step_count(run)) == ("rog:4", 3, 2, 4)
+    curve = metric_over(run, ACCURACY, "time")
+    assert curve is not None and curve.along.tolist() == [4.0, 6.0]
+    assert run.seconds == 12.0  # it trains for 10 s from its first step on, which begins 2 s after the first event
     # 10 s of each robot: 2 s of computation, 1 s of communication, the rest at the price of a stall.
-    assert cell.joules_at(np.array([10.0]))[0] == pytest.approx(2 * (2 * 13.35 + 4.25 + 7 * 4.04))
+    assert joules_at(run, np.array([10.0]))[0] == pytest.approx(2 * (2 * 13.35 + 4.25 + 7 * 4.04))
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

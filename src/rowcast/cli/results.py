@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,55 +16,94 @@ from rich.text import Text
 
 from rowcast.errors import ConfigError
 from rowcast.experiment import DemoSettings, PolicyRun
+from rowcast.metric import Metric, metrics_to_json
 from rowcast.report import (
-    AccuracyCurve,
-    PolicySummary,
-    accuracy_at_equal_steps,
-    accuracy_curve,
-    draw_accuracy,
-    draw_composition,
+    ACCURACY,
+    SECONDS,
+    CurvePanel,
+    Run,
+    composition_table,
+    curve_table,
+    draw_bars,
+    draw_curves,
+    metric_at_equal_steps,
+    metric_over,
+    read_run,
     summarise,
-    table,
+    terminal_table,
 )
 from rowcast.version import __version__
 
 __all__ = ["finish", "summary_of"]
 
 
+#: What the job is judged by, the primary one first.
+METRICS = (ACCURACY,)
+
+
 def finish(settings: DemoSettings, runs: list[PolicyRun], out: Path, console: Console) -> None:
-    """Print the table and write ``summary.json``, ``accuracy.png`` and ``composition.png``.
+    """Print the table and write ``summary.json``, ``composition.png``, and ``METRIC.png`` for each metric.
 
     Raises:
         ConfigError: a file cannot be written.
     """
-    summaries = [summarise(run.policy, run.journals, settings.seconds) for run in runs]
-    curves = {run.policy: accuracy_curve(run.journals, settings.seconds) for run in runs}
-    summary = summary_of(settings, runs, summaries, curves)
+    metrics = METRICS
+    read = {run.policy: read_run(run.policy, run.journals, settings.seconds, metrics) for run in runs}
+    summary = summary_of(settings, runs, read)
     try:
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"summary {out / 'summary.json'}: cannot be written: {error.strerror}") from error
-    draw_accuracy(curves, out / "accuracy.png")
-    draw_composition(summaries, out / "composition.png")
-    console.print(table(summaries))
-    for line in _sentences(runs, summary):
+    undrawn = [metric for metric in metrics if not _draw(read, metric, out / f"{metric.name}.png")]
+    groups = {policy: [run] for policy, run in read.items()}
+    draw_bars(composition_table(groups, meanwhile=True), SECONDS, out / "composition.png")
+    console.print(terminal_table([summarise(run) for run in read.values()], metrics))
+    without = [f"{metric.name}: no policy has measurements that all robots share; no figure" for metric in undrawn]
+    for line in [*_sentences(runs, summary), *_at_equal_steps(read), *without]:
         console.print(Text(line), soft_wrap=True)
 
 
-def summary_of(
-    settings: DemoSettings,
-    runs: list[PolicyRun],
-    summaries: list[PolicySummary],
-    curves: dict[str, AccuracyCurve],
-) -> dict[str, Any]:
-    """Everything in the table and what stands behind it, ready for JSON."""
-    step, accuracies = _at_equal_steps(curves)
+def _draw(runs: Mapping[str, Run], metric: Metric, path: Path) -> bool:
+    """A metric against steps and against time, side by side; tells whether there was anything to draw."""
+    groups = {policy: [run] for policy, run in runs.items()}
+    equal = metric_at_equal_steps({policy: metric_over(run, metric, "steps") for policy, run in runs.items()})
+    panels = [
+        CurvePanel(
+            curve_table(groups, metric, "steps"),
+            "steps (iterations of each worker)",
+            "… at equal steps",
+            equal[0] if equal is not None and len(runs) > 1 else None,
+        ),
+        CurvePanel(curve_table(groups, metric, "time"), "time (s)", "… at equal time"),
+    ]
+    if not any(panel.table.rows for panel in panels):
+        return False
+    draw_curves(panels, metric, path)
+    return True
+
+
+def summary_of(settings: DemoSettings, runs: Sequence[PolicyRun], read: Mapping[str, Run]) -> dict[str, Any]:
+    """Everything in the table and what stands behind it, ready for JSON.
+
+    Args:
+        settings, runs: of the demo.
+        read: what the journals of each policy say.
+    """
+    summaries = [summarise(read[run.policy]) for run in runs]
+    metrics = read[runs[0].policy].metrics
+    equal = {
+        metric.name: metric_at_equal_steps({policy: metric_over(run, metric, "steps") for policy, run in read.items()})
+        for metric in metrics
+    }
+    primary = equal[metrics[0].name]
     policies = {
         summary.policy: {
-            **dataclasses.asdict(summary),
-            "step_s": summary.step_s,
+            **summary.to_json(),
             "steps_ratio": summary.steps / summaries[0].steps if summaries[0].steps else None,
-            "accuracy_at_equal_steps": accuracies.get(summary.policy),
+            **{
+                f"{name}_at_equal_steps": _known(found[1][summary.policy]) if found is not None else None
+                for name, found in equal.items()
+            },
             "drained_accuracy": run.drained_accuracy,
             "updates_sent": run.audit.frames_sent,
             "updates_lost": run.audit.lost,
@@ -79,7 +120,8 @@ def summary_of(
         "settings": dataclasses.asdict(settings),
         "model_bytes": runs[0].model_bytes,
         "best_bps": runs[0].best_bps,
-        "equal_steps": step,
+        "equal_steps": primary[0] if primary is not None else None,
+        "metrics": metrics_to_json(metrics),
         "policies": policies,
         "versions": {
             "rowcast": __version__,
@@ -88,13 +130,6 @@ def summary_of(
             **{name: _version(name) for name in ("torch", "numpy", "numba")},
         },
     }
-
-
-def _at_equal_steps(curves: dict[str, AccuracyCurve]) -> tuple[int | None, dict[str, float]]:
-    try:
-        return accuracy_at_equal_steps(curves)
-    except ConfigError:  # so short that the policies have no step in common
-        return None, {}
 
 
 def _sentences(runs: list[PolicyRun], summary: dict[str, Any]) -> list[str]:
@@ -116,12 +151,21 @@ def _sentences(runs: list[PolicyRun], summary: dict[str, Any]) -> list[str]:
                 f"{run.policy}: {100 * run.late_share:.0f} % of the gradients took longer than the pace: this machine "
                 "is too slow for the comparison; raise --pace"
             )
-    if summary["equal_steps"] is not None and len(runs) > 1:
-        each = ", ".join(
-            f"{name} {value['accuracy_at_equal_steps']:.1f} %" for name, value in summary["policies"].items()
-        )
-        lines.append(f"accuracy after {summary['equal_steps']} steps: {each}")
     return lines
+
+
+def _at_equal_steps(read: Mapping[str, Run]) -> Iterator[str]:
+    """Each metric of the policies where they can be compared step for step."""
+    for metric in next(iter(read.values())).metrics:
+        found = metric_at_equal_steps({policy: metric_over(run, metric, "steps") for policy, run in read.items()})
+        if found is not None and len(read) > 1:
+            step, values = found
+            each = ", ".join(f"{policy} {metric.written(value)}" for policy, value in values.items())
+            yield f"{metric.name.replace('_', ' ')} after {step} steps: {each}"
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _version(name: str) -> str | None:

@@ -7,9 +7,9 @@ A figure is an amount with a source: either the table of power states (:class:`P
 from __future__ import annotations
 
 from rowcast.energy.account import Energy, StateSeconds, WorkerEnergy, total_energy, worker_energy
-from rowcast.energy.accuracy import CensoredValue, any_censored, energy_to_accuracy, smoothed, time_to_accuracy
 from rowcast.energy.meters import CounterMeter, Meter, MeterLog, PowerMeter, change_load, check_alive
 from rowcast.energy.opening import CHOICES, REGISTRY, OpenedMeter, open_meter
+from rowcast.energy.reaching import CensoredValue, any_censored, energy_to_metric, smoothed, time_to_metric
 from rowcast.energy.sensors import Ina3221, JetsonStats, Model, Nvml, NvmlPower, Rapl
 from rowcast.energy.states import PowerStates
 
@@ -35,10 +35,10 @@ __all__ = [
     "any_censored",
     "change_load",
     "check_alive",
-    "energy_to_accuracy",
+    "energy_to_metric",
     "open_meter",
     "smoothed",
-    "time_to_accuracy",
+    "time_to_metric",
     "total_energy",
     "worker_energy",
 ]

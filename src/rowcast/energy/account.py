@@ -108,19 +108,24 @@ class WorkerEnergy:
             LocalProtocolError: ``elapsed_s`` is negative or not a number.
             MeterError: beyond the last reading of a meter.
         """
-        if not 0 <= elapsed_s < math.inf:
-            raise LocalProtocolError(f"joules_after: expected seconds, 0 or more, got {elapsed_s}")
-        known_s = float(self.elapsed_s[-1])
-        if elapsed_s <= known_s:
-            return float(np.interp(elapsed_s, self.elapsed_s, self.joules))
-        if self.idle_w is None:
-            if elapsed_s <= known_s + ROUNDING_S:
-                return float(self.joules[-1])
+        return float(self.joules_at(np.array([elapsed_s]))[0])
+
+    def joules_at(self, elapsed_s: Array) -> Array:
+        """As :meth:`joules_after`, for many times at once: float64 [k]."""
+        wrong = elapsed_s[~((elapsed_s >= 0) & (elapsed_s < math.inf))]
+        if len(wrong):
+            raise LocalProtocolError(f"energy of {self.node}: expected seconds, 0 or more, got {wrong[0]}")
+        known = self.elapsed_s
+        spent: Array = np.interp(elapsed_s, known, self.joules)
+        beyond = elapsed_s - known[-1]
+        if self.idle_w is not None:
+            return np.where(beyond > 0, self.joules[-1] + self.idle_w * beyond, spent)
+        if len(beyond) and beyond.max() > ROUNDING_S:
             raise MeterError(
-                f"energy of {self.node}: the meter was read for {known_s:g} s, asked was {elapsed_s:g} s; "
+                f"energy of {self.node}: the meter was read for {known[-1]:g} s, asked was {elapsed_s.max():g} s; "
                 "read it until the end of the run"
             )
-        return float(self.joules[-1]) + self.idle_w * (elapsed_s - known_s)
+        return spent
 
 
 def worker_energy(

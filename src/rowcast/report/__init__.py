@@ -1,35 +1,58 @@
-"""Reports: tables and figures of a run, made from the journals and from nothing else."""
+"""Reports: tables and figures of a run, made from the journals and from nothing else.
+
+One way for all of them: read (:mod:`.read`, :mod:`.journals`) > values (:mod:`.values`) > measures of a run
+(:mod:`.measures`, :mod:`.curves`, :mod:`.timeline`) > tables over seeds (:mod:`.comparison`, :mod:`.targets`,
+:mod:`.moments`) > figures (``*_figure.py``) > what one looks at (:mod:`.sections`, :mod:`.page`, :mod:`.terminal`,
+:mod:`.results`).
+"""
 
 from __future__ import annotations
 
-from rowcast.report.cells import Experiment, read_experiment
-from rowcast.report.curves import AccuracyCurve, accuracy_at_equal_steps, accuracy_curve
-from rowcast.report.figures import draw_accuracy, draw_composition
-from rowcast.report.hour_figure import draw_hour
+from rowcast.report.bars_figure import JOULES, SECONDS, draw_bars
+from rowcast.report.comparison import composition_table, curve_table
+from rowcast.report.curve_figure import CurvePanel, draw_curves
+from rowcast.report.curves import Curve, joules_at, metric_at_equal_steps, metric_over
 from rowcast.report.intervals import Interval, interval
+from rowcast.report.measures import RunSummary, summarise
 from rowcast.report.page import write_report
+from rowcast.report.read import ACCURACY, read_experiment, read_run, worker_journals
 from rowcast.report.results import write_results
-from rowcast.report.summary import PolicySummary, summarise, worker_journals
-from rowcast.report.tables import table
-from rowcast.report.timeline import Timeline, hour_sheet, state_shares
+from rowcast.report.table import Table
+from rowcast.report.terminal import terminal_table
+from rowcast.report.timeline import Timeline, state_shares, timeline_table
+from rowcast.report.timeline_figure import draw_timeline
+from rowcast.report.values import Conditions, Experiment, Robot, Run, Series
 
 __all__ = [
-    "AccuracyCurve",
+    "ACCURACY",
+    "JOULES",
+    "SECONDS",
+    "Conditions",
+    "Curve",
+    "CurvePanel",
     "Experiment",
     "Interval",
-    "PolicySummary",
+    "Robot",
+    "Run",
+    "RunSummary",
+    "Series",
+    "Table",
     "Timeline",
-    "accuracy_at_equal_steps",
-    "accuracy_curve",
-    "draw_accuracy",
-    "draw_composition",
-    "draw_hour",
-    "hour_sheet",
+    "composition_table",
+    "curve_table",
+    "draw_bars",
+    "draw_curves",
+    "draw_timeline",
     "interval",
+    "joules_at",
+    "metric_at_equal_steps",
+    "metric_over",
     "read_experiment",
+    "read_run",
     "state_shares",
     "summarise",
-    "table",
+    "terminal_table",
+    "timeline_table",
     "worker_journals",
     "write_report",
     "write_results",

@@ -24,17 +24,17 @@ __all__ = [
     "FAINT",
     "FAMILIES",
     "INK",
-    "STATES",
+    "STATE_COLOURS",
+    "figure_legend",
     "headline",
-    "legend_columns",
-    "looks",
+    "line_styles",
     "new_figure",
-    "plain",
+    "plain_axes",
     "seconds_text",
 ]
 
 #: State of a worker -> (colour, colour of text upon it). The order is that of a step.
-STATES: Mapping[str, tuple[str, str]] = {
+STATE_COLOURS: Mapping[str, tuple[str, str]] = {
     "compute": ("#0072B2", "white"),
     "communicate": ("#E69F00", "black"),
     "stall": ("#C4C4C4", "black"),
@@ -55,7 +55,7 @@ INK, FAINT = "#222222", "#8A8A8A"
 _DPI = 150
 
 
-def looks(policies: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+def line_styles(policies: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """Colour by family, line style by place within the family, marker by place in the figure."""
     seen: dict[str, Iterator[int]] = {}
     for place, policy in enumerate(policies):
@@ -64,7 +64,7 @@ def looks(policies: Iterable[str]) -> Iterator[tuple[str, str, str]]:
         yield colour, _LINES[within % len(_LINES)], _MARKERS[place % len(_MARKERS)]
 
 
-def plain(axes: Axes, grid: str) -> None:
+def plain_axes(axes: Axes, grid: str) -> None:
     """Axes with two faint lines, and a grid along 'x', 'y' or 'both'."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -81,9 +81,12 @@ def seconds_text(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def legend_columns(entries: int) -> int:
-    """Columns of a legend beside a headline: two rows where one would run into it."""
-    return entries if entries <= 4 else -(-entries // 2)
+def figure_legend(figure: Figure, axes: Axes) -> None:
+    """A legend of what is in ``axes``, at the right of the headline: in two rows where one would run into it."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        columns = len(labels) if len(labels) <= 4 else -(-len(labels) // 2)
+        figure.legend(handles, labels, loc="outside upper right", ncols=columns, frameon=False)
 
 
 def headline(figure: Figure, text: str) -> None:

@@ -10,15 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.links import Trace
-from rowcast.report.sheet import Sheet, Value, sheet_of
-from rowcast.report.style import STATES
-from rowcast.report.summary import complete_step
+from rowcast.report.journals import complete_step, step_columns
+from rowcast.report.table import Table, Value, table_of
+from rowcast.report.values import STATES, Array
 
-__all__ = ["Timeline", "hour_sheet", "state_shares"]
+__all__ = ["Timeline", "state_shares", "timeline_table"]
 
-Array = npt.NDArray[np.float64]
-
-#: The parts of a step in order of time, as places in :data:`~rowcast.report.style.STATES`: the exchange comes in two
+#: The parts of a step in order of time, as places in :data:`~rowcast.report.values.STATES`: the exchange comes in two
 #: pieces, before the gate (push) and after it (pull); -1 is what lies between two steps, of which nothing is known.
 _ORDER = np.array([0, 1, 2, 1, -1])
 #: Bins of the whole run, and seconds that the close-up shows.
@@ -75,13 +73,13 @@ class Timeline:
         """
         steps = [complete_step(record, robot) for record in records if record["event"] == "step"]
         names = (*(f"{state}_s" for state in STATES), "overlap_s", "quota_s", "mta_time_s")
-        fields = {name: np.array([_number(step.get(name)) for step in steps], dtype=np.float64) for name in names}
-        return cls.of(robot, np.array([step["t"] - start_s for step in steps], dtype=np.float64), fields)
+        ends_s = np.array([step["t"] - start_s for step in steps], dtype=np.float64)
+        return cls.of(robot, ends_s, step_columns(steps, names))
 
     def seconds_between(self, edges_s: Array) -> Array:
         """Seconds in each state between neighbours of some times: float64 [times - 1, 4].
 
-        The columns are those of :data:`~rowcast.report.style.STATES`, and the overlap, which is part of the first.
+        The columns are those of :data:`~rowcast.report.values.STATES`, and the overlap, which is part of the first.
         """
         columns = []
         for place in range(len(STATES)):
@@ -102,10 +100,6 @@ class Timeline:
         return np.unique(np.concatenate(([start_s], knots[(knots > start_s) & (knots < end_s)], [end_s])))
 
 
-def _number(value: Any) -> float:
-    return np.nan if value is None else float(value)
-
-
 def _within(knots: Array, lasting: npt.NDArray[np.bool_], edges: Array) -> Array:
     """How much of each piece between ``edges`` lies in the pieces behind the ``knots`` that are marked."""
     if len(knots) == 0:
@@ -115,13 +109,13 @@ def _within(knots: Array, lasting: npt.NDArray[np.bool_], edges: Array) -> Array
     return within
 
 
-def hour_sheet(
+def timeline_table(
     runs: Mapping[str, Sequence[Timeline]],
     seconds: float,
     links: Mapping[str, Trace] | None = None,
     close_up_s: tuple[float, float] | None = None,
-) -> Sheet:
-    """The numbers behind :func:`~rowcast.report.draw_hour`, an hour or any other time.
+) -> Table:
+    """The numbers behind :func:`~rowcast.report.draw_timeline`, an hour or any other time.
 
     The view ``whole`` has bins of one length, and in them the share of each state; a share that is missing to 1 is of
     a step that did not end. The view ``close-up`` has a line for each time between two changes of state. A line
@@ -146,7 +140,7 @@ def hour_sheet(
         for line in team:
             rows += _lines(policy, line, "whole", bins["whole"])
             rows += _lines(policy, line, "close-up", line.changes_between(start, end))
-    return sheet_of(_COLUMNS, rows)
+    return table_of(_COLUMNS, rows)
 
 
 def _lines(policy: str, line: Timeline, view: str, edges: Array) -> Iterable[tuple[Value, ...]]:
@@ -159,9 +153,9 @@ def _lines(policy: str, line: Timeline, view: str, edges: Array) -> Iterable[tup
     )
 
 
-def state_shares(sheet: Sheet) -> Sheet:
-    """What a sheet of :func:`hour_sheet` comes to: steps, and the share of each state in the time of finished steps."""
-    whole = sheet.where(view="whole")
+def state_shares(table: Table) -> Table:
+    """What :func:`timeline_table` comes to: steps, and the share of each state in the time of finished steps."""
+    whole = table.where(view="whole")
     rows: list[tuple[Value, ...]] = []
     for policy in filter(None, whole.distinct("policy")):
         own = whole.where(policy=policy)
@@ -170,4 +164,4 @@ def state_shares(sheet: Sheet) -> Sheet:
         known = sum(spent[: len(STATES)])
         steps = sum(own.numbers("steps")) / len(own.distinct("robot"))
         rows.append((policy, steps, *(100 * part / known if known else None for part in spent)))
-    return sheet_of(("policy", "steps of a robot", *(f"{state} (%)" for state in (*STATES, "overlap"))), rows)
+    return table_of(("policy", "steps of a robot", *(f"{state} (%)" for state in (*STATES, "overlap"))), rows)

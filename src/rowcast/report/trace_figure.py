@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rowcast.links import Trace
-from rowcast.report.style import FAINT, FAMILIES, INK, headline, new_figure, plain
+from rowcast.report.style import FAINT, FAMILIES, INK, headline, new_figure, plain_axes
 
 __all__ = ["draw_trace"]
 
@@ -55,5 +55,5 @@ def draw_trace(trace: Trace, path: str | Path, low_bps: float | None = None) -> 
         )
         share.set(xlabel="share of time at or below (%)", xlim=(0, 100))
         for axes in (over_time, share):
-            plain(axes, grid="both")
+            plain_axes(axes, grid="both")
         headline(figure, trace.name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rowcast.errors import ConfigError, visible
 from rowcast.report.intervals import Interval
 
-__all__ = ["BOUNDS", "Sheet", "Value", "bounds", "sheet_of"]
+__all__ = ["BOUNDS", "Table", "Value", "bounds", "shown", "table_of"]
 
 Value = str | int | float | None
 
@@ -24,7 +26,7 @@ def bounds(of: Interval) -> tuple[Value, ...]:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table: names of columns, with units where they have one, and rows of the same length."""
 
     columns: tuple[str, ...]
@@ -43,11 +45,11 @@ class Sheet:
         """What stands in a column, each once, in order of appearance."""
         return list(dict.fromkeys(str(value) for value in self.values(column)))
 
-    def where(self, **wanted: Value) -> Sheet:
+    def where(self, **wanted: Value) -> Table:
         """The rows that have these values in these columns."""
         places = {self.columns.index(column): value for column, value in wanted.items()}
         kept = (row for row in self.rows if all(row[place] == value for place, value in places.items()))
-        return Sheet(self.columns, tuple(kept))
+        return Table(self.columns, tuple(kept))
 
     def save_csv(self, path: str | Path) -> None:
         """Write it with a line of names; what is empty stays empty, numbers have twelve digits, and a text that
@@ -65,9 +67,9 @@ class Sheet:
             raise ConfigError(f"table {path}: cannot be written: {error.strerror}") from error
 
 
-def sheet_of(columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> Sheet:
-    """A sheet from any rows; names that others chose are made visible."""
-    return Sheet(tuple(columns), tuple(tuple(map(_shown, row)) for row in rows))
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> Table:
+    """A table from any rows; names that others chose are made visible."""
+    return Table(tuple(columns), tuple(tuple(map(_shown, row)) for row in rows))
 
 
 def _shown(value: Value) -> Value:
@@ -82,3 +84,16 @@ def _written(value: Value) -> Value:
     if isinstance(value, str):
         return f"'{value}" if value.startswith(_FORMULAS) else value
     return f"{value:.12g}" if isinstance(value, float) else value
+
+
+def shown(value: Any) -> str:
+    """A value as the page shows it: four digits or so; the CSV file has them all."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "not a number"
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value))
+    return visible(str(value), 2000)

@@ -1,4 +1,4 @@
-"""The picture of an hour: who computed, sent and stalled, and when."""
+"""The picture of a run: who computed, sent and stalled, and when."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import ConfigError
-from rowcast.report.sheet import Sheet
-from rowcast.report.style import FAINT, INK, STATES, headline, new_figure
+from rowcast.report.style import FAINT, INK, STATE_COLOURS, headline, new_figure
+from rowcast.report.table import Table
 from rowcast.report.timeline import state_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_hour"]
+__all__ = ["draw_timeline"]
 
 #: Where things stand within a lane, of which the height is 1: bottom and height.
 _STATES_AT, _OVERLAP_AT, _LINK_AT = (0.14, 0.46), (0.02, 0.08), (0.64, 0.30)
 #: Inches: a lane, what a panel has around its lanes, and what stands between the two views.
 _LANE, _AROUND, _BETWEEN = 0.32, 0.30, 0.30
 #: The colour of sending while nothing else is done, and of sending beside it.
-_SENT = STATES["communicate"][0]
+_SENT = STATE_COLOURS["communicate"][0]
 #: Colour of the line of a link, darker than a stall.
 _LINK = "#666666"
 
 Array = npt.NDArray[np.float64]
 
 
-def draw_hour(sheet: Sheet, path: str | Path) -> None:
+def draw_timeline(table: Table, path: str | Path) -> None:
     """Draw what each robot did, and when: above the whole run, below a close-up; a panel for each policy.
 
     Args:
-        sheet: what :func:`~rowcast.report.hour_sheet` gave.
+        table: what :func:`~rowcast.report.timeline_table` gave.
         path: file to write; its suffix gives the format (``.png``, ``.svg``, ``.pdf``).
 
     Raises:
-        ConfigError: matplotlib is not installed, the sheet has no policy, or the file cannot be written.
+        ConfigError: matplotlib is not installed, the table has no policy, or the file cannot be written.
     """
-    policies = [policy for policy in sheet.distinct("policy") if policy]
+    policies = [policy for policy in table.distinct("policy") if policy]
     if not policies:
         raise ConfigError("no steps of any policy to draw")
-    titles = _titles(state_shares(sheet))
-    robots = {policy: len(sheet.where(policy=policy).distinct("robot")) for policy in policies}
+    titles = _titles(state_shares(table))
+    robots = {policy: len(table.where(policy=policy).distinct("robot")) for policy in policies}
     heights = [_LANE * robots[policy] + _AROUND for policy in policies]
-    best = max((rate for rate in sheet.numbers("link_bps") if rate == rate), default=0.0)
+    best = max((rate for rate in table.numbers("link_bps") if rate == rate), default=0.0)
     with new_figure(path, width=9.6, height=2 * sum(heights) + _BETWEEN + 1.3) as figure:
         panels: Sequence[Axes] = figure.subplots(
             2 * len(heights) + 1, 1, height_ratios=[*heights, _BETWEEN, *heights], gridspec_kw={"hspace": 0.0}
         )
         above, between, below = panels[: len(policies)], panels[len(policies)], panels[len(policies) + 1 :]
         between.set_axis_off()
-        whole, close = sheet.where(view="whole"), sheet.where(view="close-up")
+        whole, close = table.where(view="whole"), table.where(view="close-up")
         unit, name = (60.0, "min") if max(whole.numbers("to_s")) >= 600 else (1.0, "s")
         start, end = min(close.numbers("from_s")), max(close.numbers("to_s"))
         for view, seconds, axes_of in ((whole, unit, above), (close, 1.0, below)):
@@ -70,7 +70,7 @@ def draw_hour(sheet: Sheet, path: str | Path) -> None:
         below[-1].set_xlabel("time (s)", fontsize=9)
         text = f"Close-up, between the dashed lines: {end - start:.3g} s; a white mark is the end of a step"
         between.text(0, 0.2, text, transform=between.transAxes, fontsize=10, fontweight="bold", color=INK)
-        for state, (colour, _) in STATES.items():
+        for state, (colour, _) in STATE_COLOURS.items():
             above[0].fill([], [], color=colour, label=state)
         above[0].plot([], [], color=_SENT, linewidth=3, label="rows travel while it computes")
         if best > 0:
@@ -81,18 +81,18 @@ def draw_hour(sheet: Sheet, path: str | Path) -> None:
         headline(figure, "Who computed, sent and stalled, and when")
 
 
-def _titles(shares: Sheet) -> dict[str, str]:
+def _titles(shares: Table) -> dict[str, str]:
     found = {}
     for policy in shares.distinct("policy"):
         own = shares.where(policy=policy)
         (steps,) = own.numbers("steps of a robot")
-        parts = {state: own.numbers(f"{state} (%)")[0] for state in STATES}
+        parts = {state: own.numbers(f"{state} (%)")[0] for state in STATE_COLOURS}
         text = ", ".join(f"{state} {share:.1f} %" for state, share in parts.items())
         found[policy] = f"{policy}: {steps:.0f} steps; {text}" if steps else f"{policy}: no step was finished"
     return found
 
 
-def _draw_panel(axes: Axes, view: Sheet, policy: str, unit: float, best_bps: float) -> None:
+def _draw_panel(axes: Axes, view: Table, policy: str, unit: float, best_bps: float) -> None:
     """The lanes of a team, from top to bottom."""
     own = view.where(policy=policy)
     robots = own.distinct("robot")
@@ -112,11 +112,11 @@ def _draw_panel(axes: Axes, view: Sheet, policy: str, unit: float, best_bps: flo
     axes.spines["bottom"].set_color(FAINT)
 
 
-def _draw_lane(axes: Axes, lane: Sheet, base: float, unit: float) -> None:
+def _draw_lane(axes: Axes, lane: Table, base: float, unit: float) -> None:
     """States stacked in their share of each bin, and beneath them what was sent meanwhile."""
     edges = np.append(lane.numbers("from_s"), lane.numbers("to_s")[-1]) / unit
     bottom, height = base + _STATES_AT[0], _STATES_AT[1]
-    shares = {state: np.array(lane.numbers(state)) for state in STATES}
+    shares = {state: np.array(lane.numbers(state)) for state in STATE_COLOURS}
     tops = dict(zip(shares, np.cumsum(list(shares.values()), axis=0), strict=True))
     # From behind: so no seam shows between two that lie upon each other.
     for state in reversed(shares):
@@ -125,7 +125,7 @@ def _draw_lane(axes: Axes, lane: Sheet, base: float, unit: float) -> None:
             edges,
             baseline=bottom,
             fill=True,
-            color=STATES[state][0],
+            color=STATE_COLOURS[state][0],
             linewidth=0,
             zorder=3,
         )
@@ -137,7 +137,7 @@ def _draw_lane(axes: Axes, lane: Sheet, base: float, unit: float) -> None:
         axes.vlines(ended, bottom, bottom + height, color="white", linewidth=0.8, zorder=4)
 
 
-def _draw_link(axes: Axes, link: Sheet, base: float, unit: float, best_bps: float) -> None:
+def _draw_link(axes: Axes, link: Table, base: float, unit: float, best_bps: float) -> None:
     edges = np.append(link.numbers("from_s"), link.numbers("to_s")[-1]) / unit
     bottom, height = base + _LINK_AT[0], _LINK_AT[1]
     tops = bottom + height * np.array(link.numbers("link_bps")) / best_bps
