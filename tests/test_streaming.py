@@ -572,3 +572,15 @@ def test_a_newcomer_starts_no_further_ahead_than_the_slack(after_s):
     replicas_agree(team)
     assert len(begun) == 1 and events(team, "robot9", "step")
     assert max(team.gaps) <= 1
+
+
+def test_a_newcomer_to_an_emptied_gate_does_not_take_back_what_an_absent_robot_holds():
+    """One has finished and the other is in an outage: nobody counts, and the floor must not fall."""
+    team = team_of("rowcast:4?ahead=0", [MODEL_BPS, outage(3.0, 7.0)], iterations=40, compute_s=0.1)
+    team.workers["robot1"].script.iterations = 200
+    lowest = []
+    for time in np.arange(2.0, 16.0, 0.1):
+        team.at(float(time), lambda: lowest.append(team.server.rule.floor.lowest))
+    team.at(7.3, lambda: team.start(worker("robot9", iterations=30, rate_bps=MODEL_BPS, compute_s=0.1)))
+    team.run(60)
+    assert lowest == sorted(lowest) and lowest[-1] > 100

@@ -532,7 +532,9 @@ class VirtualTeam:
     def _measure_outage(self, node: WorkerNode) -> None:
         """A worker in an outage starts to compute: how old is what it holds, in its own count?"""
         streaming, member = self.server.rule, self.server.members.get(node.name)
-        if not isinstance(streaming, StreamedRule) or member is None or member.life != node.server_life or member.stage not in STREAMED:
+        if not isinstance(streaming, StreamedRule) or member is None:
+            return
+        if member.life != node.server_life or member.stage not in STREAMED:
             return  # this server does not know it, or not as one that computes
         held = min(streaming.horizon_of(member), member.owed.horizon_in_flight(node.inbox.received))
         self.outage_ages.append(node.iteration + streaming.seat(member).shift - held)

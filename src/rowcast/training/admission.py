@@ -345,7 +345,7 @@ class Admission:
 
     def _count(self, now: float, member: Member) -> None:
         """Let the gate count a worker from now on."""
-        self._team.gate.admit(member)
+        self._team.gate.admit(member, least=self._team.rule.least_iteration())
         self._team.rule.admit(now, member)
         if self._team.model.ledger is not None:
             self._team.model.ledger.keep_back(member, self._team.members.values())

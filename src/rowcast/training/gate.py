@@ -61,17 +61,21 @@ class Gate:
         """Iteration of the fastest member that counts."""
         return self._newest
 
-    def admit(self, member: Member) -> None:
+    def admit(self, member: Member, *, least: int = 0) -> None:
         """Count ``member``, from the iteration of the slowest on (algorithms.md 1.10).
 
         All rows of an iteration may be here before its end is: the gate has let others pass for these rows, so
         the newcomer starts no earlier. Nor further ahead of the oldest row than the slack: the slowest may be about
         to wait for its own rows, and the newcomer starts without asking.
+
+        Args:
+            member: the newcomer.
+            least: where nobody counts it starts no earlier.
         """
         others = [
             max(other.iteration, self.versions.oldest_of(other.name)) for other in self.counted() if other is not member
         ]
-        member.iteration = min(others, default=member.iteration)
+        member.iteration = min(others, default=max(member.iteration, least))
         oldest = self.versions.oldest()
         if self._team.policy.slack is not None and oldest is not None and others:
             member.iteration = min(member.iteration, oldest + self._team.policy.slack)

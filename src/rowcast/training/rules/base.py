@@ -86,6 +86,10 @@ class ServerRule:
     def admit(self, now: float, member: Member) -> None:
         """The gate counts ``member`` since now."""
 
+    def least_iteration(self) -> int:
+        """Where nobody counts, the iteration from which on a newcomer does at least."""
+        return 0
+
     def leaving(self, now: float, member: Member) -> None:
         """``member`` is about to count no longer, or to leave."""
 

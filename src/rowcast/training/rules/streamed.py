@@ -155,6 +155,9 @@ class StreamedRule(ServerRule):
         self.floor.renew()
         self.count(member, True)
 
+    def least_iteration(self) -> int:
+        return self.floor.lowest if self.outages.sharing() else 0  # who is away holds all up to there
+
     def remove(self, member: Member) -> None:
         if not len(self.floor.levels):
             return  # the model is not there yet, or not any more
