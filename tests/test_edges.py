@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import VirtualSeat
@@ -20,7 +22,7 @@ from rowcast.links import Trace
 from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
-from rowcast.sync import parse_policy
+from rowcast.sync import VersionTable, parse_policy
 from rowcast.sync.policy import RowsToSend
 from rowcast.testing import VirtualTeam
 from rowcast.wire import Ack, Ask, Cancel, Finish, Go, Message, PushEnd, Rows
@@ -31,6 +33,9 @@ from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 ROWS = Layout.from_shapes([("weight", (40, 100))], small_tensor=1)
 #: Whatever is to be sent has room in the window.
 WIDE = LinkSettings(frame_min_bytes=1024, frame_max_bytes=1024, window_min_bytes=1 << 20)
+
+#: Where three workers begin.
+TRIPLES = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
 
 
 class Line:
@@ -219,6 +224,32 @@ def test_a_newcomer_starts_at_the_count_of_the_slowest(policy: str) -> None:
     }
     assert at_that_time["fast"] > at_that_time["slow"] + 20
     assert begun["iteration"] == at_that_time["slow"] + 1
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.data())
+def test_the_oldest_row_of_all_is_known_whatever_a_worker_says(data: st.DataObject) -> None:
+    """A worker may say the iteration before its last one again, after all rows of the last one have come."""
+    table, rows = VersionTable(3), np.arange(3)
+    versions = {name: np.full(3, start) for name, start in zip("abc", data.draw(TRIPLES), strict=True)}
+    for name, known in versions.items():
+        table.admit(name, int(known[0]))
+    counts = {name: int(known[0]) for name, known in versions.items()}
+    for _ in range(data.draw(st.integers(0, 30))):
+        name = data.draw(st.sampled_from("abc"))
+        if (versions[name] > counts[name]).all():
+            counts[name] += data.draw(st.integers(0, 1))
+        which = rows[data.draw(st.lists(st.booleans(), min_size=3, max_size=3))]
+        iteration = counts[name] + data.draw(st.integers(0, 1))
+        versions[name][which] = iteration
+        table.advance(name, which, iteration)
+        if data.draw(st.booleans()):
+            assert table.oldest() == min(known.min() for known in versions.values())
+        if data.draw(st.booleans()):
+            assert table.oldest_of(name) == versions[name].min()
+    lowest = min(known.min() for known in versions.values())
+    assert table.oldest() == lowest
+    assert table.behind(lowest + 1) == [name for name, known in versions.items() if known.min() == lowest]
 
 
 def outage(begin_s: float, end_s: float, rate_bps: float) -> Trace:
