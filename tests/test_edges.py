@@ -19,12 +19,12 @@ from rowcast.drivers.virtual import VirtualSeat
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.links import Trace
-from rowcast.nodes import Phase, Port, ServerNode, WorkerNode
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
-from rowcast.sync import VersionTable, parse_policy
-from rowcast.sync.policy import RowsToSend
+from rowcast.session import Port
+from rowcast.sync import RowsToSend, VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
+from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import Ack, Ask, Cancel, Finish, Go, Message, PushEnd, Rows
 from seats import run_team
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker

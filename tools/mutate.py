@@ -31,12 +31,12 @@ from mutants import Mutant, draw
 
 __all__ = ["Campaign", "main"]
 
-#: What is measured: these packages, as far as they exist.
-PACKAGES = ("sync", "delivery", "training", "session", "nodes")
+#: What is measured.
+PACKAGES = ("sync", "delivery", "training")
 #: A test file concerns the core when it imports one of these ...
 CORE = re.compile(
     r"^(?:from|import) "
-    r"(?:rowcast\.(?:sync|delivery|training|session|nodes|testing|drivers\.virtual)|teams|seats|live)\b",
+    r"(?:rowcast\.(?:sync|delivery|training|session|testing|drivers\.virtual)|teams|seats|live)\b",
     re.M,
 )
 #: ... and none of these: whole comparisons, thousands of schedules.
@@ -291,8 +291,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="show the faults and run nothing")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    existing = [f"src/rowcast/{name}" for name in PACKAGES if (root / "src/rowcast" / name).is_dir()]
-    mutants = draw(root, options.paths or existing, options.count, options.seed)
+    core = [f"src/rowcast/{name}" for name in PACKAGES]
+    mutants = draw(root, options.paths or core, options.count, options.seed)
     if options.list:
         print("\n".join(map(str, mutants)))
         return 0
