@@ -22,7 +22,7 @@ from rowcast.links import Trace
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.session import Port
-from rowcast.sync import RowsToSend, VersionTable, parse_policy
+from rowcast.sync import RowsToSend, SlackTuner, VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import Ack, Ask, Cancel, Finish, Go, Message, PushEnd, Rows
@@ -395,3 +395,31 @@ def test_a_push_that_was_given_up_is_not_booked_for_another_iteration() -> None:
     assert before["iteration"] == cut[0] - 1
     assert all(step["push_share"] <= 1 for step in steps)
     assert after["push_rows"] <= LAYOUT.rows
+
+
+def test_two_frames_of_the_least_size_are_on_their_way_however_slow_the_link() -> None:
+    """A link that was measured to carry next to nothing: behind a frame there is one more, and no third."""
+    crawl = LinkSettings(
+        frame_min_bytes=1024, frame_max_bytes=1024, window_min_bytes=1024, initial_rate_bps=1e3, window_s=0.1
+    )
+    line = Line("bsp?codec=raw", crawl)
+    line.pass_on(0.0)
+    line.step(1.0)
+    withheld = line.pass_on(1.0, lambda message: None if isinstance(message, Ack) else message)
+    assert [len(frame.rows) for frame in rows_of(withheld)] == [2, 2]
+
+
+def test_an_iteration_that_is_told_again_after_a_cut_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides on a slack that adapts is how large updates are: each is looked at once."""
+    sizes = []
+    computed = SlackTuner.computed
+    monkeypatch.setattr(
+        SlackTuner, "computed", lambda tuner, size, lack: (sizes.append(size), computed(tuner, size, lack))
+    )
+    team = VirtualTeam(LAYOUT, "rowcast:4?auto=on", [worker(f"robot{i}", iterations=12) for i in (0, 1)])
+    for time in (0.35, 0.52, 0.77):
+        team.at(time, lambda: team.cut("robot1", 0.0))
+    finished(team)
+    replicas_agree(team)
+    assert len(events(team, "robot1", "resume")) == 3
+    assert len(sizes) == 24
