@@ -423,3 +423,18 @@ def test_an_iteration_that_is_told_again_after_a_cut_counts_once(monkeypatch: py
     replicas_agree(team)
     assert len(events(team, "robot1", "resume")) == 3
     assert len(sizes) == 24
+
+
+def test_the_first_push_too_is_told_that_all_quotas_are_there() -> None:
+    heard: list[Message] = []
+
+    def note(message: Message) -> Message:
+        heard.append(message)
+        return message
+
+    line = Line("rog:4?codec=raw")
+    line.pass_on(0.0)
+    for iteration in (1, 2):
+        line.step(float(iteration))
+        line.pass_on(float(iteration), note)
+    assert [message for message in heard if isinstance(message, Cancel)] == [Cancel(1), Cancel(2)]
