@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FUZZ_INPUTS ?= 1000000
 
-.PHONY: setup demo paper test check bench fuzz faults clean
+.PHONY: setup demo paper test check bench fuzz faults mutate clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessio
 faults: $(STAMP)  ## random faults: 2,000 schedules in virtual time, 50 on real sockets
 	$(BIN)/python tests/faults.py --virtual 2000 --sockets 50
 
+mutate: $(STAMP)  ## 60 small faults in the core: does a test notice each?
+	$(BIN)/python tools/mutate.py
+
 bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/step_cost.py --check
 	$(BIN)/python benchmarks/wire_size.py --check
@@ -47,4 +50,4 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:
-	rm -rf $(VENV) demo-out bench-out paper-out compare-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out bench-out paper-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -204,6 +204,24 @@ def test_gamma_is_twice_the_median_of_the_last_complete_transfers() -> None:
     assert scheduler.limit_s == 10.0
 
 
+def test_a_rate_is_the_mean_of_the_last_ten_seconds_and_not_the_newest() -> None:
+    scheduler = FlownScheduler(4, slots=1)
+    scheduler.ask(0.0, "a", Direction.PUSH)
+    scheduler.admit(0.0, TEAM, SIZE)
+    scheduler.done(1.0, "a")  # gamma_T is 2 s
+    scheduler.observe(0.0, "a", Direction.PUSH, 1e4)
+    scheduler.observe(5.0, "a", Direction.PUSH, 1e6)
+    scheduler.observe(5.0, "b", Direction.PUSH, 6e5)
+    order = []
+    for now in (6.0, 11.0):
+        for worker in "ab":
+            scheduler.ask(now, worker, Direction.PUSH)
+        order.append(names(scheduler.admit(now, TEAM, SIZE)))
+        for worker in "ab":
+            scheduler.withdraw(worker)
+    assert order == ["b", "a"]
+
+
 def test_rates_are_those_of_the_direction_and_of_the_last_ten_seconds() -> None:
     scheduler = FlownScheduler(4, slots=1)
     scheduler.ask(0.0, "a", Direction.PUSH)

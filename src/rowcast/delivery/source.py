@@ -310,13 +310,9 @@ class RowSource:
         self._lacking = None
 
     def absorb(self, other: RowSource) -> None:
-        """What ``other`` owes is owed here as well."""
+        """What ``other`` owes is owed here as well, whatever its age: all of it is sent before the peer goes."""
         self.vector += other.vector
         self.measured = False
-        oldest = np.where(self.changed, np.minimum(self.stamps, other.stamps), other.stamps)
-        self.stamps = np.where(other.changed, oldest, self.stamps)
-        self.changed |= other.changed
-        self._lacking = None
 
     def forgive(self) -> None:
         """Nothing is owed: no row has changed."""

@@ -37,15 +37,12 @@ class VersionTable:
         self._oldest.remove(worker)
 
     def advance(self, worker: str, rows: npt.NDArray[np.int64], iteration: int) -> None:
-        """``rows`` of ``worker`` arrived whole up to ``iteration``."""
+        """``rows`` of ``worker`` arrived whole up to ``iteration``, at most one before the oldest of its rows."""
         versions = self._versions.get(worker)
         if versions is None:
             return
         versions[rows] = iteration
-        level = self._oldest[worker]
-        self._stale.setdefault(level, {})[worker] = None
-        if iteration < level:
-            self.oldest_of(worker)
+        self._stale.setdefault(self._oldest[worker], {})[worker] = None
 
     def oldest_of(self, worker: str) -> int:
         """The version of the oldest row of ``worker``."""
@@ -55,8 +52,8 @@ class VersionTable:
 
     def oldest(self) -> int | None:
         """min over all workers and rows; ``None`` when nobody counts."""
-        # Versions rise: who stood above the lowest when last looked at stands above it still, and is looked at again
-        # when the others get there.
+        # Versions fall by one at most: who stood above the lowest when last looked at is not below it, and is looked at
+        # again when the others get there.
         while (lowest := self._oldest.lowest()) is not None and lowest in self._stale:
             for worker in list(self._stale[lowest]):
                 self.oldest_of(worker)

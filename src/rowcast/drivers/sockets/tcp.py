@@ -17,15 +17,12 @@ __all__ = [
     "tune",
     "tuned",
     "unresolved",
-    "unsent_bytes",
 ]
 
 #: Bytes that the kernel may hold unsent before the socket stops being writable.
 NOTSENT_LOWAT_BYTES = 16 << 10
 #: Largest piece handed to the kernel at once.
 CHUNK_BYTES = 16 << 10
-
-_SIOCOUTQNSD = 0x894B
 
 
 def tune(sock: socket.socket, settings: LinkSettings) -> str | None:
@@ -82,16 +79,6 @@ def check_congestion_control(settings: LinkSettings) -> None:
                 f"congestion_control: the system refuses {settings.congestion_control!r} ({error.strerror}); "
                 "see /proc/sys/net/ipv4/tcp_available_congestion_control"
             ) from error
-
-
-def unsent_bytes(sock: socket.socket) -> int | None:
-    """Bytes that the kernel has accepted and not sent yet; ``None`` where the system does not tell."""
-    try:
-        import fcntl
-
-        return int.from_bytes(fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, bytes(4)), "little")
-    except (ImportError, OSError):
-        return None
 
 
 def split_address(text: str, default_port: int = 7117) -> tuple[str, int]:
