@@ -79,7 +79,7 @@ def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[st
     server = ServerNode(
         parse_policy(policy), settings=calm_server(WORKERS), link_settings=demo.link, entropy=entropy.randbytes
     )
-    simulation = Simulation(server, seed=seed)
+    simulation = Simulation(server)
     found: list[dict[str, float]] = []
 
     def robot(own: CrudaWorker, seat: VirtualSeat) -> None:

@@ -7,7 +7,6 @@ connections share one event loop, and a "gradient" is a vector of one number. Wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.sockets.connection import Connection
-from rowcast.drivers.sockets.tcp import tune
+from rowcast.drivers.sockets.tcp import tuned
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Port
@@ -59,10 +58,13 @@ class Light:
         while self.node.phase is not Phase.DONE:
             if self.node.failure is not None:
                 raise self.node.failure
-            with contextlib.suppress(OSError):
+            self.node.connecting(self._loop.time(), f"{host}:{port}")
+            try:
                 self._closed = asyncio.Event()
                 await self._loop.create_connection(lambda: Connection(self), host, port)
                 await self._closed.wait()
+            except OSError as error:
+                self.node.connect_failed(self._loop.time(), str(error))
             if self._error is not None:
                 raise self._error
             if self.node.phase is not Phase.DONE:
@@ -79,7 +81,7 @@ class Light:
                 connection.pump()
         if node.phase is Phase.DONE and self.done_at is None:
             self.done_at = self._loop.time()
-        due = node.next_timer()
+        due = node.next_wake() if connection is not None else None
         if self._timer is not None and self._timer.when() != due:
             self._timer.cancel()
             self._timer = None
@@ -101,7 +103,7 @@ class Light:
     # -- what the connection reports ---------------------------------------------------------------------------
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
-        tune(sock, self._crowd.link_settings)
+        tuned(sock, self._crowd.link_settings)
         connection.port = Port("server")
         self._connection = connection
         self.node.link_up(self._loop.time(), connection.port)

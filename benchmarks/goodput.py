@@ -18,7 +18,7 @@ import numpy as np
 
 from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.drivers.sockets import Server, Shaper, Team
+from rowcast.drivers.sockets import Endpoint, Server, Shaper, Team
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
@@ -97,7 +97,7 @@ def propose(team: Team, layout: Layout) -> None:
 def unshaped(layout: Layout, control: str | None) -> tuple[float, str]:
     """Payload bit/s of the best of three pushes over loopback, and the congestion control in force."""
     with server_process("bsp?codec=raw") as port:
-        team = Team("127.0.0.1", port, name="robot-0", link_settings=LinkSettings(congestion_control=control))
+        team = Team(Endpoint("127.0.0.1", port), name="robot-0", link_settings=LinkSettings(congestion_control=control))
         team.start(layout, layout.zeros())
         probe = Probe(team)
         best = 0.0
@@ -118,7 +118,7 @@ def shaped(layout: Layout, rate_bps: float, control: str | None) -> float:
     trace = Trace.constant(rate_bps)
     with server_process("bsp?codec=raw") as port, Shaper("127.0.0.1", port, up=trace, down=trace) as link:
         link.begin()
-        team = Team(*link.address, name="robot-0", link_settings=LinkSettings(congestion_control=control))
+        team = Team(Endpoint(*link.address), name="robot-0", link_settings=LinkSettings(congestion_control=control))
         team.start(layout, layout.zeros())
         propose(team, layout)
         probe = Probe(team)
@@ -147,11 +147,11 @@ def collapse(layout: Layout, control: str | None, faster: float = 1.0) -> tuple[
     trace = Trace(steps, np.array([20e6, 0.1e6, 50e6]), "collapse", loop=False, duration_s=float("inf"))
     with server_process("rog:40?codec=raw") as port, Shaper("127.0.0.1", port, up=joining, down=joining) as link:
         link.begin()
-        team = Team(*link.address, name="robot-0", link_settings=LinkSettings(congestion_control=control))
+        team = Team(Endpoint(*link.address), name="robot-0", link_settings=LinkSettings(congestion_control=control))
         team.start(layout, layout.zeros())
         probe = Probe(team)
         # A second worker whose quota never comes: otherwise the server would say that waiting is pointless.
-        idle = Team("127.0.0.1", port, name="robot-1")
+        idle = Team(Endpoint("127.0.0.1", port), name="robot-1")
         idle.start(layout, layout.zeros())
         # Before anything is measured the MTA time is the compute time.
         time.sleep(COMPUTE_S / faster)

@@ -176,7 +176,7 @@ def team(name: str, policy: str, data: Data, steps: int, seed: int) -> float:
     server = ServerNode(
         parse_policy(policy), settings=ServerSettings(expected_workers=ROBOTS), entropy=entropy.randbytes
     )
-    simulation = Simulation(server, seed=seed)
+    simulation = Simulation(server)
     ends: list[float] = []
 
     def robot(index: int, seat: VirtualSeat) -> None:

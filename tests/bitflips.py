@@ -79,18 +79,24 @@ def frames_of(policy):
     worker = team.workers[HIT]
     # One piece for each connection: a cut may leave a part of a frame. The first one was made before we could look.
     pieces = {direction: [bytearray()] for direction in DIRECTIONS}
-    carry, link_up = worker.carry, worker.node.link_up
+    link_up = worker.node.link_up
 
-    def record(direction, data):
-        pieces[direction][-1] += data
-        return carry(direction, data)
+    def recorded(direction, deliver):
+        def record(data):
+            pieces[direction][-1] += data
+            deliver(data)
+
+        return record
 
     def begin(now, port):
         for direction in DIRECTIONS:
             pieces[direction].append(bytearray())
         link_up(now, port)
 
-    worker.carry, worker.node.link_up = record, begin
+    for direction in DIRECTIONS:
+        pipe = worker.pipe(direction)
+        pipe.deliver = recorded(direction, pipe.deliver)
+    worker.node.link_up = begin
     team.run(LIMIT_S)
     check(team)
     assert all(len(found) == 2 for found in pieces.values()), "expected one return"

@@ -90,16 +90,16 @@ class _Recorder(VirtualTeam):
         self._robot = robot
         super().__init__(*arguments, **options)
 
-    def _to_server(self, link, data):
-        self._keep("server", self.server, link, link.server_port, data)
-        super()._to_server(link, data)
+    def _to_server(self, robot, data):
+        self._keep("server", self.server, robot, robot.server_port, data)
+        super()._to_server(robot, data)
 
-    def _to_worker(self, link, data):
-        self._keep("worker", link.worker.node, link, link.worker_port, data)
-        super()._to_worker(link, data)
+    def _to_worker(self, robot, data):
+        self._keep("worker", robot.node, robot, robot.worker_port, data)
+        super()._to_worker(robot, data)
 
-    def _keep(self, side, node, link, port, data):
-        if link.worker.script.name != self._robot or len(data) < HEADER_BYTES:
+    def _keep(self, side, node, robot, port, data):
+        if robot.script.name != self._robot or len(data) < HEADER_BYTES:
             return
         decoder, port.decoder = port.decoder, None  # its buffer is large, and empty
         state = pickle.dumps((node, port, self.now, decoder.trusted, decoder.rows), protocol=5)
@@ -409,7 +409,7 @@ class _ServerLink:
 
     def go_on(self, now):
         """Time passes for the server: what was let in must not end it later."""
-        self.node.next_timer()
+        self.node.next_wake()
         for port, cause in self.node.on_timer(now):
             self.node.link_down(now, port, cause)
         self._send(now)
@@ -441,7 +441,7 @@ class _WorkerLink:
 
     def go_on(self, now):
         """Time passes for the worker, and it comes back if its link was lost."""
-        self.node.next_timer()
+        self.node.next_wake()
         try:
             self.node.on_timer(now)
         except LinkLost as error:
@@ -589,11 +589,11 @@ class Couple:
         self.counts[side, ended] += 1
 
     def _pass_time(self):
-        self.server.next_timer()
+        self.server.next_wake()
         for port, cause in self.server.on_timer(self.now):
             if port is self._heard_by.get("server"):
                 self._part(cause)
-        self.worker.next_timer()
+        self.worker.next_wake()
         try:
             self.worker.on_timer(self.now)
         except LinkLost as error:

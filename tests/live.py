@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rowcast.config import ServerSettings, WorkerSettings
-from rowcast.drivers.sockets import Server, Shaper, Team
+from rowcast.drivers.sockets import Endpoint, Security, Server, Shaper, Team
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout
@@ -134,6 +134,7 @@ class Robot(threading.Thread):
         link_rate_bps=None,
         link=None,
         layout=LAYOUT,
+        secret=None,
         **options,
     ):
         super().__init__(name=f"test-{name}", daemon=True)
@@ -146,7 +147,7 @@ class Robot(threading.Thread):
             self.link = Shaper(host, port or server.port, up=trace, down=trace)
             self.link.begin()
             host, port = self.link.address
-        self.team = Team(host, port or server.port, name=name, **options)
+        self.team = Team(Endpoint(host, port or server.port, Security(secret)), name=name, **options)
         self.pause_at, self.at_pause, self.go_on = pause_at, threading.Event(), threading.Event()
         self.steps, self.update = steps, update
         self.computed = np.zeros(layout.elements)
@@ -227,7 +228,7 @@ def _main(port, name, steps, update, rate_mbps):
         trace = Trace.constant(float(rate_mbps) * 1e6)
         shaper = Shaper(*address, up=trace, down=Trace.constant(1e9))
         address = shaper.address
-    team = Team(*address, name=name, settings=IMPATIENT)
+    team = Team(Endpoint(*address), name=name, settings=IMPATIENT)
     team.start(LAYOUT, start_of())
     if float(rate_mbps):
         shaper.begin()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from live import IMPATIENT, LIMIT_S, LiveServer, eventually
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.optim import Optimizer
 
 SHIFTS = (-1.0, 0.0, 1.0)
@@ -68,7 +68,7 @@ class Trainer(threading.Thread):
         super().__init__(name=f"robot-{index}", daemon=True)
         self.model, self.rule, self.error = model_of(index), rule, None
         self.index = index
-        self.team = Team("127.0.0.1", server.port, name=self.name, settings=IMPATIENT)
+        self.team = Team(Endpoint("127.0.0.1", server.port), name=self.name, settings=IMPATIENT)
         self.start()
 
     def run(self) -> None:

@@ -21,7 +21,7 @@ from rowcast.cli import ExitCode, main
 from rowcast.cli import train as train_command
 from rowcast.cli.app import app
 from rowcast.cli.exits import MEANINGS
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import ConfigError
 from rowcast.experiment import WorkerAudit
 from rowcast.journal import read_journal
@@ -288,7 +288,7 @@ def test_wrong_secret(refused, state, tmp_path):
 
 def test_wrong_layout(refused, state):
     with LiveServer() as server:
-        first = Team("127.0.0.1", server.port, name="first")
+        first = Team(Endpoint("127.0.0.1", server.port), name="first")
         first.start(LAYOUT, start_of())
         try:
             lines = refused(ExitCode.REFUSED, *train(state, server.port), says=["weight", "(200, 64)"])
@@ -300,7 +300,7 @@ def test_wrong_layout(refused, state):
 
 def test_parameters_that_would_overwrite_the_training_of_others(refused, state):
     with LiveServer() as server:
-        first = Team("127.0.0.1", server.port, name="first")
+        first = Team(Endpoint("127.0.0.1", server.port), name="first")
         first.start(LAYOUT, start_of())
         try:
             mine = train(state, server.port, "--parameters", "mine")

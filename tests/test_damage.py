@@ -150,11 +150,11 @@ def test_a_frame_that_is_never_finished_is_given_up(policy, direction):
     team = bitflips.team_of(policy, cut=False)
 
     def announce():
-        link = team.workers[bitflips.HIT].link
+        robot = team.workers[bitflips.HIT]
         to_server = direction == "up"
-        port = link.server_port if to_server else link.worker_port
+        port = robot.server_port if to_server else robot.worker_port
         deliver = team._to_server if to_server else team._to_worker
-        deliver(link, framed(Rows.KIND, b"", sequence=port.decoder.frames, length=1 << 20))
+        deliver(robot, framed(Rows.KIND, b"", sequence=port.decoder.frames, length=1 << 20))
 
     team.at(0.06, announce)
     team.run(bitflips.LIMIT_S)

@@ -394,7 +394,7 @@ EXPORTED: dict[str, str] = {
         load_values read_file read_secret save_tables setting
     """,
     "rowcast.drivers": "",
-    "rowcast.drivers.sockets": "Server Shaper Team",
+    "rowcast.drivers.sockets": "Endpoint Security Server Shaper Team",
     "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualSeat",
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter

@@ -15,7 +15,7 @@ import pytest
 
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, start_of
 from rowcast.config import ServerSettings
-from rowcast.drivers.sockets import Shaper, Team, tcp
+from rowcast.drivers.sockets import Endpoint, Shaper, Team, tcp
 from rowcast.drivers.sockets.tcp import source_of
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.experiment.audit import ServerAudit, WorkerAudit, prove
@@ -68,7 +68,7 @@ def test_what_is_repeated_is_counted_and_told_once_a_minute():
     for number in range(200):
         fail(node, 5.0 + number / 100, number, f"10.0.{number % 7}.1")
     assert len(events(node, "error")) == 1 and len(node.notices) == 1
-    assert node.next_timer() == 5.0 + EVERY_S
+    assert node.next_wake() == 5.0 + EVERY_S
     node.on_timer(5.0 + EVERY_S)
     (told,) = events(node, "repeated")
     assert (told["error"], told["count"], told["over_s"], told["peers"]) == ("RemoteProtocolError", 199, EVERY_S, 7)
@@ -80,7 +80,7 @@ def test_what_is_repeated_is_counted_and_told_once_a_minute():
     node.on_timer(5.0 + 2 * EVERY_S)
     assert len(node.notices) == 3 and events(node, "repeated")[-1]["count"] == 50
     node.on_timer(5.0 + 3 * EVERY_S)
-    assert node.next_timer() is None and len(node.notices) == 3
+    assert node.next_wake() is None and len(node.notices) == 3
     fail(node, 300.0, 1)
     assert len(events(node, "error")) == 2 and len(node.notices) == 4
 
@@ -278,7 +278,7 @@ def test_a_worker_whose_address_was_closed_gets_in_when_it_has_failed_less(caplo
 
 def test_a_connection_that_was_reset_before_it_was_ours_is_tried_again(caplog, monkeypatch):
     """The worker's side: the system refuses the options of a connection that is gone."""
-    real, refused = tcp.tune, []
+    real, refused = tcp._tune, []
 
     def tune(sock, settings):
         if len(refused) < 2 and sock.type == socket.SOCK_STREAM and _is_connected(sock):
@@ -287,7 +287,7 @@ def test_a_connection_that_was_reset_before_it_was_ours_is_tried_again(caplog, m
         return real(sock, settings)
 
     with LiveServer() as server:
-        monkeypatch.setattr(tcp, "tune", tune)
+        monkeypatch.setattr(tcp, "_tune", tune)
         Robot(server, "robot", steps=2).done()
     assert len(refused) == 2 and not traces(caplog)
 
@@ -317,7 +317,7 @@ def test_a_server_without_descriptors_says_so_once_and_recovers():
         for sock in held:
             sock.close()
         held.clear()
-        robot = Team("127.0.0.1", port, name="robot", settings=IMPATIENT)
+        robot = Team(Endpoint("127.0.0.1", port), name="robot", settings=IMPATIENT)
         robot.start(LAYOUT, start_of())
         robot.finish()
         assert process.wait(LIMIT_S) == 0

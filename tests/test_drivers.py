@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from live import IMPATIENT, LIMIT_S
-from rowcast.drivers.sockets import Server, Team
+from rowcast.drivers.sockets import Endpoint, Server, Team
 from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.links import Trace
 from rowcast.testing import check_driver
@@ -28,7 +28,7 @@ def over_sockets(node, links, loops):
     errors = []
 
     def work(name, train):
-        team = Team("127.0.0.1", server.port, name=name, settings=IMPATIENT, link_settings=links)
+        team = Team(Endpoint("127.0.0.1", server.port), name=name, settings=IMPATIENT, link_settings=links)
         try:
             train(team)
         except BaseException as error:

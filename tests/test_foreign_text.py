@@ -16,7 +16,7 @@ from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, pyth
 from rowcast.cli.app import main
 from rowcast.cli.display import plain, team_table
 from rowcast.cli.streams import PlainConsole, Steady
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import ConfigError, visible
 from rowcast.experiment import Comparison, run_comparison
 from rowcast.report import read_experiment
@@ -93,7 +93,7 @@ def test_what_a_server_says_reaches_no_terminal_raw(policy, caplog):
 def test_a_name_that_cannot_be_shown_is_refused(name):
     """By its own machine at once; by a server that hears it from a program that does not ask first."""
     with pytest.raises(ConfigError, match="printable name") as caught:
-        Team("127.0.0.1", 1, name=name, settings=IMPATIENT)
+        Team(Endpoint("127.0.0.1", 1), name=name, settings=IMPATIENT)
     assert not OBEYED.search(str(caught.value))
     team = VirtualTeam(LAYOUT, "bsp", [])
     team.start(ScriptedWorker(name, noise(0, LAYOUT), 1, initial=start_of()))
@@ -124,7 +124,7 @@ def test_a_server_on_a_terminal_shows_every_name_as_it_is(tmp_path):
     try:
         port = int(eventually(lambda: re.search(rb"127\.0\.0\.1:(\d+),", bytes(seen)))[1])
         for name in SHOWN:
-            teams.append(Team("127.0.0.1", port, name=name, settings=IMPATIENT))
+            teams.append(Team(Endpoint("127.0.0.1", port), name=name, settings=IMPATIENT))
             teams[-1].start(LAYOUT, start_of())
         for name in SHOWN:
             eventually(lambda name=name: name.encode() in bytes(seen))

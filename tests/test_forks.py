@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, eventually, propose, python, start_of
-from rowcast.drivers.sockets import Shaper, Team
+from rowcast.drivers.sockets import Endpoint, Shaper, Team
 from rowcast.errors import LocalProtocolError
 from rowcast.links import Trace
 
@@ -59,7 +59,7 @@ def test_children_leave_the_parents_seat_alone_and_train_in_their_own(policy):
 
 
 def train_and_fork(port):
-    team = Team("127.0.0.1", int(port), name="parent", settings=IMPATIENT)
+    team = Team(Endpoint("127.0.0.1", int(port)), name="parent", settings=IMPATIENT)
     team.start(LAYOUT, start_of())
     train(team, 3)
     child = os.fork()
@@ -84,7 +84,7 @@ def sweep(parents, port):
     with pytest.raises(LocalProtocolError, match="spawn"), parents.still():
         pass
     parents.leave()
-    team = Team("127.0.0.1", port, name="child", settings=IMPATIENT)
+    team = Team(Endpoint("127.0.0.1", port), name="child", settings=IMPATIENT)
     team.start(LAYOUT, start_of())
     train(team, 2)
     team.finish(wait=False)
@@ -122,7 +122,7 @@ def fork_and_wait(port, shaped):
     if shaped:
         shaper = Shaper(*address, up=Trace.constant(1e9), down=Trace.constant(1e9))
         address = shaper.address
-    team = Team(*address, name="robot", settings=IMPATIENT)
+    team = Team(Endpoint(*address), name="robot", settings=IMPATIENT)
     team.start(LAYOUT, start_of())
     child = os.fork()
     if child:

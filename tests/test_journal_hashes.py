@@ -83,21 +83,21 @@ CONTENT: dict[str, str] = {
     "rowcast:4?row_weights=contributors": "b5ee30127a89dafd",
 }
 CUTS: dict[str, str] = {
-    "bsp": "21d9743cca66384c",
-    "ssp:3": "15bf125e1f94d386",
-    "asp": "2127b05ce401a2e7",
-    "rog:4": "f264038dc311085e",
-    "rog:4?compat=artifact": "ac4de23571bc9061",
-    "rog:4?granularity=tensor": "0f9d3a401533b16b",
-    "flown:3": "2a8ff856279e1b12",
-    "localsgd:4": "19e9a9b8280c083b",
-    "diloco:4": "83943855e858deab",
-    "rowcast": "a2e045f0d1e641fb",
-    "rowcast:4": "002dd1ae6c1a4508",
-    "rowcast:4?pulls=common": "38b06232a393fb36",
-    "rowcast:4?elastic=off&ahead=0": "84d21282940a7c10",
-    "bsp?row_weights=contributors": "5a85459699442159",
-    "rowcast:4?row_weights=contributors": "fbffa1e8f99973c4",
+    "bsp": "95371b6fef41584b",
+    "ssp:3": "d294650508510c2b",
+    "asp": "1b291c8c88318222",
+    "rog:4": "744b5ba64545ef6a",
+    "rog:4?compat=artifact": "9c1bbf2df585fe23",
+    "rog:4?granularity=tensor": "297b113d82f410ff",
+    "flown:3": "20d8be6121a41345",
+    "localsgd:4": "c48376e7fe4ceb94",
+    "diloco:4": "f96fdd84bbeb6324",
+    "rowcast": "70b15b580e73e513",
+    "rowcast:4": "d6c09bf42421afcf",
+    "rowcast:4?pulls=common": "c8384c44347a21ce",
+    "rowcast:4?elastic=off&ahead=0": "7bb2170dd6b71ed9",
+    "bsp?row_weights=contributors": "40a2d98ccc1f21a2",
+    "rowcast:4?row_weights=contributors": "b626b824cae9a91a",
 }
 
 
@@ -116,7 +116,7 @@ def team_of(policy, journal, **options):
     server = ServerNode(
         parse_policy(policy), settings=SERVER, link_settings=LINKS, journal=journal("server"), entropy=entropy
     )
-    return Simulation(server, channel=CHANNELS["airtime"](), seed=1, **options), entropy
+    return Simulation(server, channel=CHANNELS["airtime"](), **options), entropy
 
 
 def hollow_run(policy, journal, *, cut=False):

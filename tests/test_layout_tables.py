@@ -13,7 +13,7 @@ import torch
 import rowcast
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, start_of
 from rowcast.config import ServerSettings, WorkerSettings
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Security, Team
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import ConfigError, LayoutMismatch, LocalProtocolError, RemoteProtocolError
 from rowcast.rows import Layout
@@ -51,7 +51,7 @@ class _Trainer(threading.Thread):
 
     def __init__(self, port, name, *, steps, names=DEEP, secret=None):
         super().__init__(name=f"test-{name}", daemon=True)
-        self.team = Team("127.0.0.1", port, name=name, secret=secret, settings=IMPATIENT)
+        self.team = Team(Endpoint("127.0.0.1", port, security=Security(secret)), name=name, settings=IMPATIENT)
         self.model, self.steps, self.error = _Deep(names), steps, None
         self.go_on, self.joined = threading.Event(), threading.Event()
         self.start()
@@ -93,7 +93,8 @@ def test_nine_thousand_tensors_with_long_names(policy):
         assert first.joined.wait(LIMIT_S) and first.error is None, first.error
         names = [(spec.name, spec.shape) for spec in first.team.node.layout.tensors]
         second, other = (
-            Team("127.0.0.1", server.port, name=name, secret=secret, settings=IMPATIENT) for name in ("second", "other")
+            Team(Endpoint("127.0.0.1", server.port, security=Security(secret)), name=name, settings=IMPATIENT)
+            for name in ("second", "other")
         )
         layout = Layout.from_shapes([*names[:-1], (names[-1][0], (4,))])
         with pytest.raises(LayoutMismatch, match=r"block_08999_weight' \(4,\) where the team has '.*' \(3,\)"):
@@ -226,7 +227,7 @@ def test_a_text_is_cut_where_it_is_made(text):
 
 # -- faults of our own -------------------------------------------------------------------------------------------------
 
-PLACES = ["link_up", "heard", "receive", "poll", "next_timer", "on_timer", "link_down"]
+PLACES = ["link_up", "heard", "receive", "poll", "next_wake", "on_timer", "link_down"]
 SETTINGS = WorkerSettings(join_limit_s=LIMIT_S, reconnect_first_s=0.02, reconnect_cap_s=0.1, heartbeat_s=0.05)
 
 
@@ -265,13 +266,13 @@ def test_a_fault_on_the_network_thread_ends_the_wait_of_the_caller(place, kind, 
             eventually(lambda: server.cut("robot") or robot.error)
         robot.join(LIMIT_S)
         assert robot.error is error
-        assert not robot.team._thread.is_alive()
+        assert not robot.team._network.is_alive()
         assert fault.times < 10
         fault.armed.clear()
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
 
 
-@pytest.mark.parametrize("place", ["link_up", "receive", "poll", "next_timer"])
+@pytest.mark.parametrize("place", ["link_up", "receive", "poll", "next_wake"])
 def test_a_fault_while_joining_ends_the_wait(place, monkeypatch):
     error = LocalProtocolError("a message that no peer would take")
     Fault(monkeypatch, WorkerNode, place, error).armed.set()
@@ -279,14 +280,14 @@ def test_a_fault_while_joining_ends_the_wait(place, monkeypatch):
         robot = Robot(server, "robot", steps=1)
         robot.join(LIMIT_S)
         assert robot.error is error
-        assert robot.team._thread is None, "it has left, and may be started again"
+        assert robot.team._network is None, "it has left, and may be started again"
 
 
 def test_what_cannot_be_encoded_ends_the_wait():
     with LiveServer() as server:
         robot = Robot(server, "robot", steps=10**6)
         eventually(lambda: robot.iteration > 1)
-        robot.team._on_network(lambda: robot.team.node._say(Waiting(0, "x" * MAX_CONTROL_BYTES)))
+        robot.team._network.run(lambda: robot.team.node._say(Waiting(0, "x" * MAX_CONTROL_BYTES)))
         with pytest.raises(LocalProtocolError, match="no peer would take it"):
             robot.done()
 
@@ -377,7 +378,7 @@ def test_a_connection_that_ends_when_the_kernel_takes_bytes_again_ends_once():
     assert received > 40 * 100_000
 
 
-@pytest.mark.parametrize("place", ["on_timer", "next_timer"])
+@pytest.mark.parametrize("place", ["on_timer", "next_wake"])
 def test_a_fault_that_concerns_nobody_in_particular_is_told_and_counted(place, monkeypatch, caplog):
     fault = Fault(monkeypatch, ServerNode, place, KeyError("a fault of ours"))
     monkeypatch.setattr("rowcast.drivers.sockets.server.FAULT_PAUSE_S", 0.02)

@@ -221,7 +221,7 @@ def test_a_server_reads_before_it_takes_a_link_for_dead():
     assert node.on_timer(late) == []
     silent_at = late + node.settings.silence_limit_s
     assert node.on_timer(silent_at) == []  # in time, but the driver reads once more
-    assert node.next_timer() == silent_at
+    assert node.next_wake() == silent_at
     assert [cause for _, cause in node.on_timer(silent_at)] == ["silent for 10 s"]
 
 
@@ -231,7 +231,7 @@ def test_a_worker_reads_before_it_takes_the_server_for_dead():
     node.on_timer(25.0)
     node.heard(25.0)
     node.on_timer(35.0)
-    assert node.next_timer() == 35.0
+    assert node.next_wake() == 35.0
     with pytest.raises(LinkLost, match="nothing came from the server"):
         node.on_timer(35.0)
 
@@ -244,7 +244,7 @@ def test_a_machine_that_slept_cuts_nobody(policy):
         for robot in robots:
             assert robot.at_pause.wait(LIMIT_S)
         heard = server.ask(lambda node: {name: one.port.heard_at for name, one in node.members.items()})
-        for loop in (server._loop, *(robot.team._loop for robot in robots)):
+        for loop in (server._loop, *(robot.team._network.loop for robot in robots)):
             slept = threading.Event()
 
             def sleep(loop=loop, slept=slept):

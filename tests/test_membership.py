@@ -179,10 +179,10 @@ def test_a_name_is_taken_as_long_as_its_owner_is_connected():
 
 @pytest.mark.parametrize(("secret", "worker_secret"), [(b"one", b"two"), (b"one", b"")])
 def test_a_wrong_secret_is_refused(secret, worker_secret):
-    """The refusal proves nothing, so it ends nothing; the user is told what is wrong, now and then."""
+    """The refusal proves nothing, so it ends nothing before join_limit_s; the user is told what is wrong."""
     team = team_of("bsp", [worker("robot0")], secret=secret, worker_secret=worker_secret)
     node = team.workers["robot0"].node
-    team.run(60)
+    team.run(25)
     assert "robot0" not in team.failures
     assert node.phase is Phase.JOINING and not node.joined
     assert "did not prove that it knows the shared secret" in node.unproven
@@ -190,6 +190,8 @@ def test_a_wrong_secret_is_refused(secret, worker_secret):
     assert 3 <= len(node.notices) <= 8, node.notices
     assert team.server.members == {}
     assert events(team, "server", "error")[0]["error"] == "refused: secret"
+    team.run(60)
+    assert isinstance(team.failures["robot0"], AuthenticationFailed)
 
 
 def test_the_right_secret_opens():
@@ -201,7 +203,7 @@ def test_the_right_secret_opens():
 def test_a_secret_on_one_side_only_is_named():
     team = VirtualTeam(LAYOUT, "bsp", [], worker_secret=b"word")
     team.start(worker("robot0"))
-    team.run(60)
+    team.run(25)
     assert "robot0" not in team.failures
     assert "the worker has a shared secret and this server has none" in team.workers["robot0"].node.unproven
     team = VirtualTeam(LAYOUT, "bsp", [], secret=b"word")
@@ -388,7 +390,7 @@ def test_a_stranger_that_says_nothing_is_shown_the_door():
     team = team_of("bsp", [], server_settings=ServerSettings(handshake_limit_s=2.0, heartbeat_s=5.0))
     port = Port("scanner")
     team.server.link_up(0.0, port)
-    assert team.server.next_timer() == 2.0
+    assert team.server.next_wake() == 2.0
     assert team.server.on_timer(1.9) == []
     [(dead, cause)] = team.server.on_timer(2.0)
     assert dead is port
@@ -466,7 +468,7 @@ def test_an_exchange_without_an_update_is_booked_as_skipped():
         one = team.workers["robot1"]
         assert one.node.phase is Phase.COMPUTING
         one.node.exchange(team.now)
-        team._pump_worker(one)
+        team.attend(one)
 
     team.at(0.05, skip)
     finished(team)

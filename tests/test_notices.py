@@ -10,7 +10,7 @@ import pytest
 
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, propose, start_of
 from rowcast.config import WorkerSettings
-from rowcast.drivers.sockets import Shaper, Team
+from rowcast.drivers.sockets import Endpoint, Shaper, Team
 from rowcast.errors import ConfigError, LinkLost
 from rowcast.links import Trace
 
@@ -36,10 +36,10 @@ def test_parameters_that_are_not_finite_are_reported_by_name(bad):
     broken[-1] = bad
     with LiveServer("rog:4") as server:
         with pytest.raises(ConfigError, match="parameter 'bias': expected finite numbers"):
-            Team("127.0.0.1", server.port, name="broken", settings=IMPATIENT).start(LAYOUT, broken)
-        good = Team("127.0.0.1", server.port, name="good", settings=IMPATIENT)
+            Team(Endpoint("127.0.0.1", server.port), name="broken", settings=IMPATIENT).start(LAYOUT, broken)
+        good = Team(Endpoint("127.0.0.1", server.port), name="good", settings=IMPATIENT)
         good.start(LAYOUT, start_of())
-        late = Team("127.0.0.1", server.port, name="late", settings=IMPATIENT)
+        late = Team(Endpoint("127.0.0.1", server.port), name="late", settings=IMPATIENT)
         late.start(LAYOUT, broken)
         np.testing.assert_array_equal(late.replica, start_of())
         for team in (late, good):
@@ -115,7 +115,7 @@ def test_a_finished_robot_does_not_wait_an_hour_for_a_server_that_is_gone(policy
     settings = dataclasses.replace(IMPATIENT, finish_limit_s=0.4, patience_s=0.1)
     assert WorkerSettings().finish_limit_s < WorkerSettings().reconnect_limit_s
     with LiveServer(policy) as server:
-        team = Team("127.0.0.1", server.port, name="robot", settings=settings)
+        team = Team(Endpoint("127.0.0.1", server.port), name="robot", settings=settings)
         team.start(LAYOUT, start_of())
     propose(team, 1)
     with pytest.raises(LinkLost, match=r"robot: had finished.* 0.4 s.*201 of 201 rows.* is lost.*finish_limit_s"):
@@ -128,7 +128,7 @@ def test_a_finished_robot_does_not_wait_an_hour_for_a_server_that_is_gone(policy
 def test_a_finished_robot_delivers_to_a_server_that_is_back(policy):
     with LiveServer(policy) as server:
         port = server.port
-        team = Team("127.0.0.1", port, name="robot", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", port), name="robot", settings=IMPATIENT)
         team.start(LAYOUT, start_of())
     propose(team, 1)
     with LiveServer(policy, port=port) as server:

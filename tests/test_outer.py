@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from live import LIMIT_S, LiveServer
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import NonFiniteGradient
 from rowcast.optim import Optimizer
 from rowcast.rows.kernels import row_abs_sums, row_sums
@@ -211,7 +211,7 @@ def test_two_robots_over_sockets_are_the_serial_algorithm(policy: str, lr: float
     iterations: list[int] = []
 
     def robot(who: int, port: int) -> None:
-        team = Team("127.0.0.1", port, name=f"robot-{who}")
+        team = Team(Endpoint("127.0.0.1", port), name=f"robot-{who}")
         inner = torch.optim.SGD(models[who].parameters(), lr=0.1)
         with Optimizer(inner, models[who], team, nonfinite="skip") as optimizer:
             for n in range(rounds):

@@ -12,7 +12,7 @@ import torch
 
 import rowcast
 from live import IMPATIENT, LAYOUT, LiveServer, Robot, eventually, propose, python, start_of
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import LayoutMismatch, LocalProtocolError, ParametersConflict
 from rowcast.rows import Layout
 from rowcast.training import Phase
@@ -165,7 +165,7 @@ def held_by(server, name, other):
 def test_an_interrupted_joining_leaves_nothing_behind_and_may_be_tried_again(policy):
     model = torch.nn.Linear(8, 4)
     with LiveServer(policy, expected_workers=2) as server:
-        team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
         inner = torch.optim.SGD(model.parameters(), lr=0.1)
         watching = interrupt_when(
             lambda: server.member("me", "stage") and server.member("me", "stage").value == "ready"
@@ -191,7 +191,7 @@ def test_whatever_ends_a_joining_ends_its_network_thread(monkeypatch):
     model = torch.nn.Linear(8, 4)
     with LiveServer("rog:4") as server:
         for place in ("Optimizer._take_view",):
-            team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
+            team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
             inner = torch.optim.SGD(model.parameters(), lr=0.1)
             with monkeypatch.context() as patch:
                 patch.setattr(f"rowcast.optim.optimizer.{place}", broken)
@@ -205,7 +205,7 @@ def test_an_optimizer_that_is_dropped_without_close_leaves_the_team(caplog):
     """A cell of a notebook that runs again drops the optimizer of the run before."""
     model = torch.nn.Linear(8, 4)
     with LiveServer("rog:4") as server, caplog.at_level("WARNING", logger="rowcast"):
-        team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
         optimizer = rowcast.Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, team)
         assert server.member("me", "session")
         del optimizer
@@ -227,7 +227,7 @@ def test_a_step_that_was_interrupted_may_be_tried_again(policy):
     """Ctrl-C while it waits at the gate: the exchange goes on, and the next step waits for its end."""
     with LiveServer(policy, expected_workers=2) as server:
         other = Robot(server, "other", steps=9, update=3, pause_at=0)
-        team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
         team.start(LAYOUT, start_of())
         assert other.at_pause.wait(20), other.error
         computed = np.zeros(LAYOUT.elements)
@@ -259,7 +259,7 @@ def test_a_step_that_was_interrupted_may_be_tried_again(policy):
 
 def joined(server, name, value, **options):
     """A robot that joins with constant parameters and finishes at once."""
-    team = Team("127.0.0.1", server.port, name=name, settings=IMPATIENT, **options)
+    team = Team(Endpoint("127.0.0.1", server.port), name=name, settings=IMPATIENT, **options)
     team.start(LAYOUT, np.full(LAYOUT.elements, value, dtype=np.float32))
     replica = team.replica.copy()
     team.finish()
@@ -300,7 +300,7 @@ def test_an_unknown_wish_is_refused_at_once():
 
 def test_a_team_serves_one_optimizer():
     with LiveServer("rog:4") as server:
-        team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
         team.start(LAYOUT, start_of())
         with pytest.raises(LocalProtocolError, match="a team serves one optimizer"):
             team.start(LAYOUT, start_of())
@@ -312,7 +312,7 @@ def test_serve_once_ends_when_all_workers_left_by_an_exception():
     words = ("serve", "--port=0", "--once", "--policy=rog:4", "--set", "gather_s=0", "--set", "absence_limit_s=0.5")
     server = python("-m", "rowcast", *words)
     port = int(server.stdout.readline().partition("127.0.0.1:")[2].partition(",")[0])
-    team = Team("127.0.0.1", port, name="me", settings=IMPATIENT)
+    team = Team(Endpoint("127.0.0.1", port), name="me", settings=IMPATIENT)
     team.start(LAYOUT, start_of())
     team.leave()
     out, err = server.communicate(timeout=20)

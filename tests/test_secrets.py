@@ -11,7 +11,7 @@ import pytest
 
 import rowcast
 from rowcast.config import Secret, read_secret
-from rowcast.drivers.sockets import Server, Team
+from rowcast.drivers.sockets import Endpoint, Security, Server, Team
 from rowcast.errors import ConfigError, ServerUnavailable
 from rowcast.journal import read_journal
 from rowcast.rows import Layout
@@ -70,12 +70,12 @@ def test_a_name_that_is_not_found_is_not_blamed_on_the_secret(unresolvable):
 def test_a_name_that_cannot_be_one_is_refused_with_a_secret_too():
     for host in ("a" * 64, "a..b"):
         with pytest.raises(ConfigError, match="cannot be resolved"):
-            Team(host, 1, name="robot-0", secret=WORD)
+            Team(Endpoint(host, 1, Security(WORD)), name="robot-0")
 
 
 def test_a_robot_whose_server_has_no_address_yet_says_so(unresolvable):
     settings = rowcast.WorkerSettings(join_limit_s=0.1, reconnect_first_s=0.05)
-    team = Team("robot.lan", 1, name="robot-0", secret=WORD, settings=settings)
+    team = Team(Endpoint("robot.lan", 1, Security(WORD)), name="robot-0", settings=settings)
     layout = Layout.from_shapes([("weight", (2, 2))])
     with pytest.raises(ServerUnavailable, match="the name cannot be resolved"):
         team.start(layout, layout.zeros())

@@ -52,8 +52,10 @@ def test_an_untrained_robot_that_comes_first_does_not_seed(policy, expected):
     finished(team)
     replicas_agree(team)
     seeder = first_seed(team, 3.0)
-    # a robot that is at the gate has finished an iteration whose exchange is not over
-    assert before[seeder] >= max(before.values()) - 1
+    assert seeder != "fresh"
+    if expected == 3:  # else the first that has trained is enough, whichever comes back first
+        # a robot that is at the gate has finished an iteration whose exchange is not over
+        assert before[seeder] >= max(before.values()) - 1
     started = events(team, "fresh", "step")
     assert started[0]["iteration"] > min(before.values()), "the team goes on counting where it was"
     assert ("fresh", "receive") in joins(team, 3.0)
@@ -67,7 +69,8 @@ def test_a_fresh_robot_does_not_seed_because_the_link_of_who_has_trained_was_cut
     team.workers["robot0"].script.rate_bps = 2e4
     team.restart_server()
     team.at(3.01, lambda: team.start(worker("fresh", iterations=3, initial=OTHER.copy())))
-    team.run(3.6)
+    while not joins(team, 3.0):
+        team.run(team.now + 0.02)
     assert first_seed(team, 3.0) == "robot0" and team.server.parameters is None
     team.cut("robot0", 1.0)
     finished(team)
@@ -228,7 +231,7 @@ def test_mine_goes_before_what_others_have_not_begun_to_train():
     )
     team.run(1.0)
     wishing(team, "robot1", "mine", initial=OTHER.copy(), iterations=2)
-    team.run(1.5)
+    team.run(1.1)  # the other one has not come back yet
     assert np.array_equal(team.server.parameters, OTHER)
     finished(team)
     replicas_agree(team)
@@ -263,9 +266,10 @@ def test_a_server_that_nobody_visits_begins_anew():
     team.run(0.3)
     assert team.server._admission.fresh_at() is None, "somebody is there"
     finished(team)
-    team.server.on_timer(team.server.next_timer() - 0.1)
-    assert team.server.parameters is not None
-    team.server.on_timer(team.server.next_timer())
+    fresh_at = team.server._admission.fresh_at()
+    team.server.on_timer(fresh_at - 0.1)
+    assert team.server.parameters is not None and team.server.next_wake() <= fresh_at
+    team.server.on_timer(fresh_at)
     assert team.server.parameters is None and team.server.layout is None and not team.server.gate.opened
     assert any("begins anew: no worker was there for 60 s" in line for line in team.server.notices)
     team.start(worker("late", iterations=1, initial=OTHER.copy()))

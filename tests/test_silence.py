@@ -12,7 +12,7 @@ import pytest
 
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, eventually, propose
 from rowcast.config import WorkerSettings
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Security, Team
 from rowcast.errors import AuthenticationFailed, ServerUnavailable
 
 #: Gives up within a second or two.
@@ -47,7 +47,9 @@ def ended(call):
 )
 def test_a_listener_that_never_speaks_is_given_up(secret, error, text):
     with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel accepts, nobody answers
-        team = Team("127.0.0.1", listener.getsockname()[1], name="me", secret=secret, settings=BRIEF)
+        team = Team(
+            Endpoint("127.0.0.1", listener.getsockname()[1], security=Security(secret)), name="me", settings=BRIEF
+        )
         begun = time.monotonic()
         with pytest.raises(error, match=text):
             raise ended(lambda: team.start(LAYOUT, LAYOUT.zeros()))
@@ -58,7 +60,7 @@ def test_a_listener_that_never_speaks_is_given_up(secret, error, text):
 def test_a_server_that_stands_still_is_given_up(policy):
     with LiveServer(policy, expected_workers=2) as server:
         stopped, go_on = threading.Event(), threading.Event()
-        others = [Team("127.0.0.1", server.port, name=name, settings=BRIEF) for name in ("me", "other")]
+        others = [Team(Endpoint("127.0.0.1", server.port), name=name, settings=BRIEF) for name in ("me", "other")]
         threads = [threading.Thread(target=team.start, args=(LAYOUT, LAYOUT.zeros())) for team in others]
         for thread in threads:
             thread.start()
@@ -95,7 +97,7 @@ def interrupt(*_, **__):
 @pytest.mark.parametrize("place", ["lend_threads", "WorkerNode", "thread begun", "_wait", "leave", "_forget"])
 def test_an_interrupt_anywhere_in_the_start_leaves_nothing_behind(place, monkeypatch):
     with LiveServer(expected_workers=1) as server:
-        team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
         with monkeypatch.context() as patch:
             if place in ("lend_threads", "WorkerNode"):
                 patch.setattr(f"rowcast.drivers.sockets.team.{place}", interrupt)
@@ -125,9 +127,9 @@ def test_an_interrupt_anywhere_in_the_start_leaves_nothing_behind(place, monkeyp
 @pytest.mark.parametrize("what", ["still", "hold"])
 def test_an_interrupt_that_comes_as_the_network_is_held_lets_it_go_on(what):
     with LiveServer() as server:
-        team = Team("127.0.0.1", server.port, name="me", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
         team.start(LAYOUT, LAYOUT.zeros())
-        lock = team._ending
+        lock = team._network._ending
 
         @contextlib.contextmanager
         def interrupted():
@@ -137,14 +139,14 @@ def test_an_interrupt_that_comes_as_the_network_is_held_lets_it_go_on(what):
 
         class Once:
             def __enter__(self):
-                team._ending = lock
+                team._network._ending = lock
                 self.inner = interrupted()
                 return self.inner.__enter__()
 
             def __exit__(self, *error):
                 return self.inner.__exit__(*error)
 
-        team._ending = Once()
+        team._network._ending = Once()
         with pytest.raises(KeyboardInterrupt), getattr(team, what)():
             pass
         propose(team, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from unittest.mock import Mock, patch
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.drivers.sockets import Server, Team
+from rowcast.drivers.sockets import Server
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.virtual import Device, Simulation
 from rowcast.errors import RemoteProtocolError
@@ -40,16 +39,16 @@ BIG = Layout.from_shapes([("weight", (200, 10))], small_tensor=1)
 def team_of(policy, scripts, layout=LAYOUT, **more):
     """A team in which nobody ever transfers without a slot, and never more than two at once."""
     team = VirtualTeam(layout, policy, scripts, link_settings=SMALL_FRAMES, **more)
-    pump_all = team._pump_all
+    serve = team.serve
 
     def watched():
-        pump_all()
+        serve()
         scheduler = team.server.rule.slots._scheduler
         active = {request.worker for request in scheduler.active}
         assert len(active) <= SLOTS
         members = team.server.members
         pulling = {name for name, member in members.items() if member.stage is Stage.PULLING and member.port}
-        pushing = {link.worker.node.name for link in team._links.values() if link.worker.node.phase is Phase.PUSHING}
+        pushing = {name for name, one in team.workers.items() if one.connected and one.node.phase is Phase.PUSHING}
         living = {name for name in pushing if team.workers[name].node._membership.welcomed and members[name].port}
         assert pulling | living <= active
         waiting = {request.worker for request in scheduler.waiting}
@@ -57,7 +56,7 @@ def team_of(policy, scripts, layout=LAYOUT, **more):
         assert active or not waiting
         assert all(members[name].stage in (Stage.COMPUTING, Stage.QUEUED) for name in waiting)
 
-    team._pump_all = watched
+    team.serve = watched
     return team
 
 
@@ -258,7 +257,7 @@ def test_draining_needs_no_slot():
     one.node.pending[:] = 1  # something is left to be delivered
     one.node._begin_drain(team.now)
     before = one.node.outbox.sent_frames
-    team._pump_worker(one)
+    team.attend(one)
     team.run(3.0)
     assert one.node.outbox.sent_frames > before
     assert team.server.members["robot3"].inbox.received > before
@@ -368,9 +367,8 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
     server._connections[released].pump.assert_called_once_with()
 
 
-def test_a_long_wait_for_a_slot_is_said(caplog):
-    team = Team("127.0.0.1", name="robot0")
-    team._node = SimpleNamespace(phase=Phase.ASKING, welcomed_at=1.0, awaited="")
-    team._connection = Mock()
-    team._remark(5.0)
-    assert "robot0: waiting for a slot" in caplog.text
+def test_a_long_wait_for_a_slot_is_said():
+    node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros())
+    node.link_up(0.0, Port("server"))
+    node.welcomed_at, node.phase = 1.0, Phase.ASKING
+    assert "waiting for a slot" in node.waits_for(5.0)

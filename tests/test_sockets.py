@@ -14,7 +14,7 @@ import torch
 
 from live import LAYOUT, LIMIT_S, LiveServer, Robot, eventually, propose, start_of, worker_process
 from rowcast.config import LinkSettings, WorkerSettings
-from rowcast.drivers.sockets import Server, Shaper, Team
+from rowcast.drivers.sockets import Endpoint, Security, Server, Shaper, Team
 from rowcast.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -86,7 +86,7 @@ def test_nothing_happens_while_a_team_is_still():
         assert robot.at_pause.wait(LIMIT_S)
         happened = threading.Event()
         with robot.team.still():
-            robot.team._loop.call_soon_threadsafe(happened.set)
+            robot.team._network.loop.call_soon_threadsafe(happened.set)
             assert not happened.wait(0.1)
         assert happened.wait(LIMIT_S)
         robot.go_on.set()
@@ -97,7 +97,7 @@ def test_finish_gives_up_when_time_is_over():
     """Also while heartbeats keep coming."""
     with LiveServer(expected_workers=2, heartbeat_s=0.05) as server:
         slow = Robot(server, "slow", steps=1, pause_at=0)
-        team = Team("127.0.0.1", server.port, name="early")
+        team = Team(Endpoint("127.0.0.1", server.port), name="early")
         team.start(LAYOUT, start_of())
         begun = time.monotonic()
         with pytest.raises(LinkLost, match=r"longer than 0\.5 s"):
@@ -219,7 +219,7 @@ def test_leaving_is_quick_while_nobody_answers():
     with LiveServer() as server:
         robot = Robot(server, "robot", steps=10**6, settings=settings)
         eventually(lambda: robot.iteration > 2)
-    eventually(lambda: robot.team._connection is None)
+    eventually(lambda: robot.team._network.connection is None)
     begun = time.monotonic()
     robot.team.leave()
     assert time.monotonic() - begun < 10
@@ -234,7 +234,11 @@ def test_leaving_is_quick_while_nobody_answers():
 )
 def test_wrong_secret(ours, theirs):
     with LiveServer(secret=theirs) as server:
-        team = Team("127.0.0.1", server.port, name="robot", secret=ours, settings=WorkerSettings(join_limit_s=2.0))
+        team = Team(
+            Endpoint("127.0.0.1", server.port, security=Security(ours)),
+            name="robot",
+            settings=WorkerSettings(join_limit_s=2.0),
+        )
         with pytest.raises(AuthenticationFailed, match=r"secret.*ive both the same --secret-file"):
             team.start(LAYOUT, start_of())
         assert not server.ask(lambda node: dict(node.members))
@@ -247,10 +251,10 @@ def test_right_secret():
 
 def test_wrong_layout_names_the_tensor():
     with LiveServer() as server:
-        first = Team("127.0.0.1", server.port, name="first")
+        first = Team(Endpoint("127.0.0.1", server.port), name="first")
         first.start(LAYOUT, start_of())
         other = Layout.from_shapes([("weight", (200, 64)), ("bias", (51,))])
-        second = Team("127.0.0.1", server.port, name="second")
+        second = Team(Endpoint("127.0.0.1", server.port), name="second")
         with pytest.raises(LayoutMismatch, match="bias"):
             second.start(other, other.zeros())
         propose(first, 1)
@@ -260,9 +264,9 @@ def test_wrong_layout_names_the_tensor():
 
 def test_name_clash():
     with LiveServer() as server:
-        first = Team("127.0.0.1", server.port, name="robot")
+        first = Team(Endpoint("127.0.0.1", server.port), name="robot")
         first.start(LAYOUT, start_of())
-        second = Team("127.0.0.1", server.port, name="robot", settings=WorkerSettings(join_limit_s=0.5))
+        second = Team(Endpoint("127.0.0.1", server.port), name="robot", settings=WorkerSettings(join_limit_s=0.5))
         with pytest.raises(RemoteProtocolError, match="'robot' is connected; choose another --name"):
             second.start(LAYOUT, start_of())
         first.finish()
@@ -271,7 +275,7 @@ def test_name_clash():
 def test_server_not_there():
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    team = Team("127.0.0.1", port, name="robot", settings=WorkerSettings(join_limit_s=1.0))
+    team = Team(Endpoint("127.0.0.1", port), name="robot", settings=WorkerSettings(join_limit_s=1.0))
     begun = time.monotonic()
     with pytest.raises(ServerUnavailable, match=f"127.0.0.1:{port} within 1 s.*refused.*rowcast serve"):
         team.start(LAYOUT, start_of())
@@ -293,7 +297,7 @@ def test_open_network_needs_a_secret():
         with pytest.raises(ConfigError, match=r"without a shared secret.*--secret-file"):
             server.call(listen())
     with pytest.raises(ConfigError, match=r"192.0.2.1 without a shared secret.*--secret-file"):
-        Team("192.0.2.1", name="robot")
+        Team(Endpoint("192.0.2.1"), name="robot")
 
 
 def test_unknown_congestion_control():
@@ -305,7 +309,7 @@ def test_unknown_congestion_control():
 
         with pytest.raises(ConfigError, match="refuses 'warp'"):
             server.call(listen())
-        team = Team("127.0.0.1", server.port, name="robot", link_settings=link_settings)
+        team = Team(Endpoint("127.0.0.1", server.port), name="robot", link_settings=link_settings)
         with pytest.raises(ConfigError, match="refuses 'warp'"):
             team.start(LAYOUT, start_of())
 
@@ -375,7 +379,7 @@ def test_waiting_for_the_server_is_said(caplog):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     settings = WorkerSettings(join_limit_s=1.5, patience_s=0.1, reconnect_first_s=0.05, reconnect_cap_s=0.05)
-    team = Team("127.0.0.1", port, name="robot", settings=settings)
+    team = Team(Endpoint("127.0.0.1", port), name="robot", settings=settings)
     with caplog.at_level("WARNING", logger="rowcast"), pytest.raises(ServerUnavailable):
         team.start(LAYOUT, start_of())
     assert f"robot: waiting for the server at 127.0.0.1:{port}: connection refused: nobody listens there" in "\n".join(

@@ -19,7 +19,7 @@ import pytest
 
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, start_of
 from rowcast.config import ServerSettings, WorkerSettings
-from rowcast.drivers.sockets import Team
+from rowcast.drivers.sockets import Endpoint, Security, Team
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError, ServerUnavailable
 from rowcast.rows import Layout
@@ -206,7 +206,7 @@ def test_a_rogue_server_ends_nobody(policy):
 def test_a_worker_ends_by_its_own_limit_and_names_the_cause(kind, said, caplog):
     settings = WorkerSettings(join_limit_s=2.0, reconnect_first_s=0.01, reconnect_cap_s=0.05)
     with caplog.at_level(logging.WARNING, "rowcast"), Rogue(kind) as rogue:
-        team = Team("127.0.0.1", rogue.port, name="robot", secret=SECRET, settings=settings)
+        team = Team(Endpoint("127.0.0.1", rogue.port, security=Security(SECRET)), name="robot", settings=settings)
         begun = time.monotonic()
         with pytest.raises(AuthenticationFailed, match=f"did not prove that it knows.*{said}.*for 2 s"):
             team.start(LAYOUT, start_of())
@@ -220,7 +220,7 @@ def test_a_worker_ends_by_its_own_limit_and_names_the_cause(kind, said, caplog):
 def test_nobody_there_any_longer_is_not_blamed_on_the_secret():
     settings = WorkerSettings(join_limit_s=1.0, reconnect_first_s=0.02, reconnect_cap_s=0.1)
     with Rogue("goodbye") as rogue:
-        team = Team("127.0.0.1", rogue.port, name="robot", secret=SECRET, settings=settings)
+        team = Team(Endpoint("127.0.0.1", rogue.port, security=Security(SECRET)), name="robot", settings=settings)
         ended = []
 
         def join():
@@ -241,11 +241,11 @@ def test_a_refusal_behind_a_proof_ends_a_worker_at_once():
         first = Robot(server, "first", steps=3, pause_at=1, secret=SECRET)
         assert first.at_pause.wait(LIMIT_S)
         other = Layout.from_shapes([("weight", (200, 64)), ("bias", (51,))])
-        second = Team("127.0.0.1", server.port, name="second", secret=SECRET, settings=IMPATIENT)
+        second = Team(Endpoint("127.0.0.1", server.port, security=Security(SECRET)), name="second", settings=IMPATIENT)
         with pytest.raises(LayoutMismatch, match=re.escape("'bias' (51,) where the team has 'bias' (50,)")):
             second.start(other, other.zeros())
         settings = WorkerSettings(join_limit_s=0.5)
-        third = Team("127.0.0.1", server.port, name="first", secret=SECRET, settings=settings)
+        third = Team(Endpoint("127.0.0.1", server.port, security=Security(SECRET)), name="first", settings=settings)
         with pytest.raises(RemoteProtocolError, match="'first' is connected; choose another --name"):
             third.start(LAYOUT, start_of())
         first.go_on.set()
@@ -308,7 +308,7 @@ def test_a_byte_now_and_then_is_no_proof():
         assert hear(node, port, 5.0 + second, bytes([byte])) is None
         node.heard(5.0 + second)
         node.on_timer(5.0 + second)
-    assert node.next_timer() == 15.0
+    assert node.next_wake() == 15.0
     with pytest.raises(LinkLost, match=r"did not prove.*no proof came for 10 s"):
         node.on_timer(15.0)
 
@@ -457,7 +457,7 @@ def test_a_server_says_how_large_a_model_may_be():
     assert needed == 4 * LAYOUT.elements + ROW_BYTES * LAYOUT.rows
     with LiveServer(model_limit_bytes=needed, secret=SECRET) as server:
         large = Layout.from_shapes([("weight", (200, 64)), ("bias", (51,))])
-        team = Team("127.0.0.1", server.port, name="large", secret=SECRET, settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port, security=Security(SECRET)), name="large", settings=IMPATIENT)
         with pytest.raises(RemoteProtocolError, match=rf"{needed + 4} bytes.* takes {needed}; raise model_limit"):
             team.start(large, large.zeros())
         assert not server.ask(lambda node: dict(node.members))

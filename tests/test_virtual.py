@@ -50,7 +50,7 @@ def server_of(policy, workers, entropy, **more):
 def hollow_team(policy, robots, *, seed=0, amounts=None, **options):
     """A simulation of hollow robots: (device, up, down) each, rates in bit/s or traces."""
     entropy = random.Random(seed).randbytes
-    simulation = Simulation(server_of(policy, len(robots), entropy), seed=seed, **options)
+    simulation = Simulation(server_of(policy, len(robots), entropy), **options)
     for index, (device, *ways) in enumerate(robots):
         up, down = (way if isinstance(way, Trace) else Trace.constant(way) for way in ways)
         node = WorkerNode(
@@ -79,14 +79,14 @@ def listen(simulation, index=0):
     robot = simulation.robots[f"robot-{index}"]
     up, down = [], []
 
-    def noted(poll, sent, *arguments):
-        message = poll(*arguments)
-        if message is not None:
-            sent.append((simulation.now, message))
-        return message
+    begin = simulation.begin
 
-    for lane, sent in ((robot.up, up), (robot.down, down)):
-        lane.poll = lambda now, poll=lane.poll, sent=sent: noted(poll, sent, now)
+    def noted(now, lane, message):
+        if lane in (robot.up, robot.down):
+            (up if lane is robot.up else down).append((simulation.now, message))
+        begin(now, lane, message)
+
+    simulation.begin = noted
     return up, down
 
 

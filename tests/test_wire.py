@@ -527,10 +527,10 @@ def garbage(draw):
     return dataclasses.replace(message, **changes)
 
 
-def inject(deliver, link, port, message):
+def inject(deliver, robot, port, message):
     """``message`` arrives between others; those that are on their way do not count it."""
     frames = port.decoder.frames
-    deliver(link, encode(message, frames & 0xFFFF))
+    deliver(robot, encode(message, frames & 0xFFFF))
     port.decoder.frames = frames
 
 
@@ -551,10 +551,11 @@ conversations = st.tuples(
 def test_the_server_survives_any_message_and_so_do_the_others(conversation):
     sent, time, policy = conversation
     team = team_at(time, policy)
-    link = team.workers["robot1"].link
+    one = team.workers["robot1"]
+    port = one.server_port
     for message in sent:
-        if link.alive:
-            inject(team._to_server, link, link.server_port, message)
+        if one.connected and one.server_port is port:
+            inject(team._to_server, one, port, message)
     # What a member pushed may have changed the model, but it stops nobody.
     everybody_else_goes_on(team)
 
@@ -565,10 +566,10 @@ def test_the_worker_survives_any_message(conversation):
     sent, time, policy = conversation
     team = team_at(time, policy)
     one = team.workers["robot1"]
-    link = one.link
+    port = one.worker_port
     for message in sent:
-        if link.alive:
-            inject(team._to_worker, link, link.worker_port, message)
+        if one.connected and one.worker_port is port:
+            inject(team._to_worker, one, port, message)
     team.run(time + 0.3)
     assert one.node.members >= 1
     everybody_else_goes_on(team)
@@ -577,7 +578,7 @@ def test_the_worker_survives_any_message(conversation):
 def test_garbage_on_a_link_costs_that_link_only():
     """And the robot behind it comes back: who damaged its bytes is not known."""
     team = team_at(0.5, "ssp:2")
-    team._to_server(team.workers["robot1"].link, b"\x00garbage")
+    team._to_server(team.workers["robot1"], b"\x00garbage")
     team.run(3.0)
     [error] = [record for record in team.journals["server"].records if record["event"] == "error"]
     assert error["peer"] == "robot1"

@@ -60,7 +60,7 @@ def join(
         ConfigError: a bad address, an unreadable file, a wish that is not known, no secret where one is needed, or a
             journal that another process writes.
     """
-    from rowcast.drivers.sockets import Team
+    from rowcast.drivers.sockets import Endpoint, Security, Team
     from rowcast.drivers.sockets.tcp import split_address
     from rowcast.journal import Journal, forget
     from rowcast.session import record_start
@@ -68,15 +68,13 @@ def join(
     host, port = split_address(address)
     settings, link_settings = settings or WorkerSettings(), link_settings or LinkSettings()
     journal = Journal(name, forget)
+    secret = read_secret(secret_file) if secret_file is not None else None
     team = Team(
-        host,
-        port,
+        Endpoint(host, port, Security(secret, insecure)),
         name=name,
-        secret=read_secret(secret_file) if secret_file is not None else None,
         settings=settings,
         link_settings=link_settings,
         journal=journal,
-        insecure=insecure,
         parameters=parameters,
     )
     if journal_file is not None:

@@ -12,7 +12,7 @@ from rowcast.cli.display import TeamDisplay
 from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings, read_secret
-from rowcast.drivers.sockets import Server
+from rowcast.drivers.sockets import Security, Server
 from rowcast.journal import open_journal
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
@@ -36,7 +36,7 @@ def run_server(serve: ServeSettings, settings: ServerSettings, link: LinkSetting
                 journal.keep_in(serve.journal)
             record_start(journal, time.monotonic(), "server", serve.policy, settings, link)
 
-        server = Server(node, serve.host, serve.port, link_settings=link, insecure=serve.insecure)
+        server = Server(node, serve.host, serve.port, link_settings=link, security=Security(secret, serve.insecure))
         return asyncio.run(_run(server, display, serve, begin))
 
 

@@ -51,7 +51,7 @@ def hollow_team(
         journal=Journal("server", lambda record: None),
         entropy=entropy.randbytes,
     )
-    simulation = Simulation(server, costs=costs, seed=seed)
+    simulation = Simulation(server, costs=costs)
     for index, (device, (up, down), journal) in enumerate(zip(devices, links, journals, strict=True)):
         node = WorkerNode(
             f"robot-{index}",

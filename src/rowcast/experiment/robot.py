@@ -13,8 +13,8 @@ import numpy as np
 
 from rowcast.codecs import REGISTRY as CODECS
 from rowcast.config import read_secret
-from rowcast.drivers.sockets import Shaper, Team
-from rowcast.drivers.sockets.tcp import check_privacy, split_address
+from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
+from rowcast.drivers.sockets.tcp import split_address
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.preparing import now_and_then
@@ -86,7 +86,8 @@ def run_robot(
     """
     host, port = split_address(settings.server)
     secret = None if settings.secret_file is None else read_secret(settings.secret_file)
-    check_privacy(host, secret, insecure=settings.insecure)
+    endpoint = Endpoint(host, port, Security(secret, settings.insecure))
+    endpoint.security.check_join(host)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     limits = {} if settings.test_images is None else {"test_images": settings.test_images}
@@ -106,20 +107,15 @@ def run_robot(
         shaper = None
         if traces is not None:
             shaper = stack.enter_context(Shaper(host, port, up=traces[UP], down=traces[DOWN]))
-            host, port = shaper.address
+            endpoint = Endpoint(*shaper.address, endpoint.security, shaped_by=shaper.name, shown_as=f"{host}:{port}")
         team = Team(
-            host,
-            port,
+            endpoint,
             name=settings.name,
-            secret=secret,
             settings=settings.worker_settings,
             link_settings=settings.link_settings,
             journal=journal,
-            shaped_by=shaper.name if shaper else None,
-            insecure=settings.insecure,
             parameters=settings.parameters,
         )
-        team.address = settings.server
         # Whatever ends the training early, the team is left, so that nobody waits for us.
         stack.callback(team.leave)
         optimizer = Optimizer(robot.optimizer, robot.model, team, buffers="local")  # batch norm is frozen

@@ -100,7 +100,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         )
         record_start(journal, 0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
-        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, seed=cell.seed)
+        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs)
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))

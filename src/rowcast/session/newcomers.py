@@ -66,6 +66,17 @@ class Newcomers:
         """All connections that are no members'. They are sent heartbeats: so each side notices what got lost."""
         return list(self._handshakes)
 
+    def is_stranger(self, port: Port) -> bool:
+        """Whether a connection has not introduced itself."""
+        return port in self._handshakes and port not in self.queue
+
+    def wake_at(self, port: Port, handshake_limit_s: float, heartbeat_s: float) -> float | None:
+        """When a connection must be looked at (s), or ``None`` where it is no newcomer's."""
+        if port not in self._handshakes:
+            return None
+        due = port.spoke_at + heartbeat_s
+        return min(due, port.opened_at + handshake_limit_s) if self.is_stranger(port) else due
+
     def check(self, port: Port, hello: Hello) -> None:
         """Check that a hello comes in its turn and from who knows the secret.
 

@@ -190,14 +190,20 @@ class ServerNode:
             LinkLost: there are too many strangers, or this address failed too often; close the connection.
         """
         self._admission.connected(now, port)
+        self._watch.touch(port)
 
     def link_down(self, now: float, port: Port, cause: str) -> None:
         """A connection ended."""
+        member = self._admission.by_port.get(port)
+        self._watch.forget(port)
         self._admission.disconnected(now, port, cause)
+        if member is not None:
+            self._watch.touch(member)
 
     def heard(self, now: float, port: Port) -> None:
         """Bytes arrived, whole message or not: the link lives."""
         port.heard(now)
+        self._watch.touch(port)
 
     def blame(self, now: float, port: Port, error: RowcastError) -> None:
         """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on.
@@ -291,15 +297,16 @@ class ServerNode:
         self._rule.wake_all_ready()
         self._leader.tell(self.layout)
         board = self.team.board
-        return board.take() if board.ready else []
+        if not board.ready:
+            return []
+        ready = board.take()
+        for port in ready:
+            self._watch.touch(port)
+        return ready
 
-    def next_timer(self) -> float | None:
+    def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
-        return self._watch.next_timer()
-
-    def next_timer_of(self, port: Port) -> float | None:
-        """The same for one connection of a member, for a driver that keeps a timer for each: :meth:`on_timer_of`."""
-        return self._watch.next_timer_of(port)
+        return self._watch.next_wake()
 
     def on_timer(self, now: float) -> list[tuple[Port, str]]:
         """Time passed.
@@ -308,10 +315,6 @@ class ServerNode:
             Connections that the driver must close, with the reason: call :meth:`link_down` for each.
         """
         return self._watch.on_timer(now)
-
-    def on_timer_of(self, now: float, port: Port) -> str | None:
-        """The same for one connection: why the driver must close it, or ``None``."""
-        return self._watch.on_timer_of(now, port)
 
     # -- what members say --------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rowcast.session.link import Port
 from rowcast.session.recurring import Recurring
+from rowcast.session.timers import Timers
 from rowcast.training.explain import explain
 from rowcast.training.member import HELD, NOT_STARTED, Member
 from rowcast.wire import Heartbeat
@@ -33,37 +34,48 @@ class Watch:
         self._recurring = recurring
         self._report_s = team.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._woken_at = -math.inf
+        self._timers: Timers[Port | Member] = Timers(self._due_of)
 
-    def next_timer(self) -> float | None:
-        """When :meth:`on_timer` must be called (s), or ``None``."""
-        team, admission, settings = self._team, self._admission, self._team.settings
-        times = [] if (told_at := self._recurring.due()) is None else [told_at]
-        times += [port.opened_at + settings.handshake_limit_s for port in admission.newcomers.strangers()]
-        times += [port.spoke_at + settings.heartbeat_s for port in admission.newcomers.ports()]
-        check_at = team.rule.check_at()
-        times += [due for one in team.members.values() if (due := self._timer_of(one, check_at)) is not None]
-        times += [due] if (due := admission.fresh_at()) is not None else []
-        if not team.gate.opened and (admission.newcomers.queue or team.members):
-            gathers_until = admission.seeding.gathers_until
-            times += [gathers_until] if gathers_until > self._woken_at else []
-        return min(times, default=None)
+    # -- when --------------------------------------------------------------------------------------------------
 
-    def next_timer_of(self, port: Port) -> float | None:
-        """The same for one connection of a member, for a driver that keeps a timer for each: :meth:`on_timer_of`."""
-        member = self._admission.by_port.get(port)
-        return None if member is None else self._timer_of(member)
+    def touch(self, key: Port | Member) -> None:
+        """Something has happened on a connection, or to a member without one.
 
-    def _timer_of(self, member: Member, check_at: float | None = None) -> float | None:
-        settings, port = self._team.settings, member.port
-        if port is None:
-            waited_for = self._team.departures.computes(member) or member.stage in NOT_STARTED
-            return member.lost_at + settings.absence_limit_s if waited_for else None
+        What only a poll brings nearer is seen when the connection is next heard of or spoken on: at the next heartbeat.
+        """
+        self._timers.touch(key)
+
+    def forget(self, port: Port) -> None:
+        """A connection has ended."""
+        self._timers.forget(port)
+
+    def next_wake(self) -> float | None:
+        """When :meth:`on_timer` must be called (s), or ``None``. Looks only at what was touched since the last call."""
+        admission = self._admission
+        times = [self._timers.next(), self._recurring.due(), admission.fresh_at()]
+        gathers_until = admission.seeding.gathers_until
+        waits = not self._team.gate.opened and (admission.newcomers.queue or self._team.members)
+        if waits and gathers_until > self._woken_at:
+            times.append(gathers_until)
+        return min((time for time in times if time is not None), default=None)
+
+    def _due_of(self, key: Port | Member) -> float | None:
+        """When something must be done for a connection, or for a member that has none (s)."""
+        settings = self._team.settings
+        if isinstance(key, Member):
+            given_up_at = key.lost_at + settings.absence_limit_s
+            return given_up_at if key.port is None and given_up_at > key.woken_at else None
+        port, member = key, self._admission.by_port.get(key)
+        if member is None:
+            return self._admission.newcomers.wake_at(port, settings.handshake_limit_s, settings.heartbeat_s)
         due = min(port.silent_at(settings.silence_limit_s), port.spoke_at + settings.heartbeat_s)
         if port.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due:  # else it is not stuck so soon
             due = min(due, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
             due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
-        due = min(due, self._team.rule.wake_at(member, check_at))
+        due = min(due, self._team.rule.wake_at(member))
         return min(due, member.next_notice) if member.stage in HELD else due
+
+    # -- what then ---------------------------------------------------------------------------------------------
 
     def on_timer(self, now: float) -> list[tuple[Port, str]]:
         """Time passed.
@@ -71,7 +83,6 @@ class Watch:
         Returns:
             Connections that the driver must close, with the reason: call :meth:`link_down` for each.
         """
-        settings = self._team.settings
         self._recurring.on_timer(now)
         self._woken_at = now
         if not self._team.gate.opened and now >= self._admission.seeding.gathers_until:
@@ -79,39 +90,39 @@ class Watch:
             if self._team.model.ledger is not None:
                 self._admission.begin_if_complete(now)
         if (due := self._admission.fresh_at()) is not None and now >= due:
-            self._admission.begin_anew(now, f"no worker was there for {settings.fresh_after_s:g} s (fresh_after_s)")
-        dead = [
-            (port, f"no hello within {settings.handshake_limit_s:g} s")
-            for port in self._admission.newcomers.strangers()
-            if now >= port.opened_at + settings.handshake_limit_s
-        ]
-        for port in self._admission.newcomers.ports():
-            self._keep_alive(now, port)
-        looked = False
-        for member in list(self._team.members.values()):
-            if member.port is None:
-                if now >= member.lost_at + settings.absence_limit_s:
-                    if member.stage in NOT_STARTED:
-                        self._admission.drop(now, member, "went away before the start")
-                    else:
-                        self._team.departures.give_up(now, member)
-            elif (cause := self._tick(now, member, member.port)) is not None:
-                dead.append((member.port, cause))
-            elif not looked and member.stage in self._team.rule.stages:
+            limit_s = self._team.settings.fresh_after_s
+            self._admission.begin_anew(now, f"no worker was there for {limit_s:g} s (fresh_after_s)")
+        dead, looked = [], False
+        for key in self._timers.take(now):
+            if isinstance(key, Member):
+                self._miss(now, key)
+                continue
+            member = self._admission.by_port.get(key)
+            cause = self._tick_newcomer(now, key) if member is None else self._tick(now, member, key)
+            if cause is not None:
+                dead.append((key, cause))
+            elif member is not None and not looked and member.stage in self._team.rule.stages:
                 looked = True
                 self._team.departures.let_go(now)
-        self._admission.forget_absent(now)
         return dead
 
-    def on_timer_of(self, now: float, port: Port) -> str | None:
-        """The same for one connection: why the driver must close it, or ``None``."""
-        member = self._admission.by_port.get(port)
-        if member is None:
-            return None
-        cause = self._tick(now, member, port)
-        if cause is None and member.stage in self._team.rule.stages:
-            self._team.departures.let_go(now)
-        return cause
+    def _miss(self, now: float, member: Member) -> None:
+        """The link of a member has been gone for longer than the limit."""
+        member.woken_at = now
+        if self._team.members.get(member.name) is not member:
+            return
+        if member.stage in NOT_STARTED:
+            self._admission.drop(now, member, "went away before the start")
+        else:
+            self._team.departures.give_up(now, member)
+        self._admission.forget_absent(now)
+
+    def _tick_newcomer(self, now: float, port: Port) -> str | None:
+        limit_s = self._team.settings.handshake_limit_s
+        if self._admission.newcomers.is_stranger(port) and now >= port.opened_at + limit_s:
+            return f"no hello within {limit_s:g} s"
+        self._keep_alive(now, port)
+        return None
 
     def _tick(self, now: float, member: Member, port: Port) -> str | None:
         member.woken_at = now

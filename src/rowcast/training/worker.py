@@ -8,7 +8,6 @@ all the time instead of pushes and pulls (:mod:`~rowcast.training.rules.upstream
 
 from __future__ import annotations
 
-import enum
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -40,9 +39,12 @@ from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.link import Port
 from rowcast.session.liveness import Progress, Streak
 from rowcast.session.readable import readable
+from rowcast.session.reconnect import Reconnect
 from rowcast.session.tables import TableParts, table_parts
 from rowcast.session.texts import shorten
 from rowcast.sync import Policy, Punctuality, parse_policy
+from rowcast.training.patience import limit_of, out_of_time, waits_for
+from rowcast.training.phase import EXCHANGING, Phase
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.replica import Replica, first_nonfinite
 from rowcast.training.proposal.row_ages import RowAges
@@ -80,22 +82,6 @@ from rowcast.wire.frames import message_bytes
 __all__ = ["Phase", "WorkerNode"]
 
 
-class Phase(enum.Enum):
-    """What the worker is doing, whether its link is up or not."""
-
-    JOINING = "joining"
-    COMPUTING = "computing"
-    ASKING = "asking"
-    PUSHING = "pushing"
-    WAITING = "waiting"
-    PULLING = "pulling"
-    FINISHING = "finishing"
-    DONE = "done"
-
-
-#: An exchange is under way: the training loop is blocked in ``step()``.
-EXCHANGING = (Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING)
-
 #: Refusals with which a worker need not come back; they have their place in the handshake only.
 _FINAL = ("version", "secret")
 
@@ -132,6 +118,7 @@ class WorkerNode:
         welcomed_at: when the server last let this worker in (s), or ``None``.
         turned_away: why the server did not let this worker in although it may later, or empty.
         awaited: for what a server that has not let this worker in makes it wait, or empty.
+        search: attempts to connect to the server.
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
@@ -188,6 +175,7 @@ class WorkerNode:
         self._upstream = WorkerStream(self.outbox, self._freshness, self._acknowledgements)
         self._progress = Progress(self.settings.stuck_limit_s, self.settings.heartbeat_s)
         self._refusals = Streak()
+        self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
         self._introduced = False
         self._heartbeat_due = 0.0
         self._woken_at = 0.0
@@ -218,6 +206,15 @@ class WorkerNode:
     def joined(self) -> bool:
         """The server knows this worker, and its parameters are the team's."""
         return self._membership.joined
+
+    @property
+    def connected(self) -> bool:
+        """A connection to the server stands."""
+        return self._port is not None
+
+    def waits_for(self, now: float) -> str | None:
+        """What a long wait of the training loop is for, for people; ``None``: the server says it."""
+        return waits_for(self, now)
 
     @property
     def exchanging(self) -> bool:
@@ -298,6 +295,7 @@ class WorkerNode:
         if self.phase is not Phase.COMPUTING:
             raise LocalProtocolError(f"finish: expected a worker between two steps, it is {self.phase.value}")
         self.phase = Phase.FINISHING
+        self.search.again_from(now)  # it looks for the server anew, however long that was gone before
         self._finish_wait = wait
         self._begin_drain(now)
 
@@ -324,9 +322,28 @@ class WorkerNode:
 
     # -- the driver's side -------------------------------------------------------------------------------------
 
+    @property
+    def connect_at(self) -> float | None:
+        """When the driver is to try to connect (s): at once if that is over; ``None``: it is not to.
+
+        It says so with :meth:`connecting`, and what came of it with :meth:`link_up` or :meth:`connect_failed`.
+        """
+        over = self._port is not None or self.phase is Phase.DONE or self.failure is not None
+        return None if over else self.search.connect_at
+
+    def connecting(self, now: float, address: str) -> None:
+        """The driver tries to connect to the server at ``address`` (for people)."""
+        self.search.trying(now, address)
+
+    def connect_failed(self, now: float, cause: str) -> None:
+        """The attempt came to nothing; ``cause`` says why, for people."""
+        if not self.search.failed(now, cause, limit_of(self)):
+            self._fail(out_of_time(self))
+
     def link_up(self, now: float, port: Port) -> None:
         """A connection to the server stands."""
         self._port = port
+        self.search.connected(now)
         self._membership.connect()
         self._introduced = False
         self._table = TableParts(2 * len(self.layout.to_table()) + TABLE_ROOM_BYTES)
@@ -347,6 +364,10 @@ class WorkerNode:
         was_in = self._membership.welcomed
         self._membership.disconnect()
         self.outbox.link_lost()
+        if was_in:
+            self.search.welcomed(now, self.setbacks)
+        if self.phase is not Phase.DONE and self.failure is None:
+            self.connect_failed(now, cause)
         if self._streams and self.phase is Phase.WAITING:
             self._pass_gate(now)
         if self.phase is not Phase.DONE and self.joined and was_in and self._lost_at is None:
@@ -479,11 +500,11 @@ class WorkerNode:
             frame = self.outbox.next_frame(now)
         return frame or self._after_rows(now)
 
-    def next_timer(self) -> float | None:
-        """When :meth:`on_timer` must be called (s), or ``None``."""
+    def next_wake(self) -> float | None:
+        """When :meth:`on_timer` must be called (s), or ``None``; without a connection, :attr:`connect_at`."""
         port = self._port
         if port is None or self.phase is Phase.DONE:
-            return None
+            return self.connect_at
         # A byte now and then is no proof.
         silence_s = self.settings.silence_limit_s
         due = port.silent_at(silence_s) if self.proven else port.opened_at + silence_s

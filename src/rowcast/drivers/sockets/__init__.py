@@ -1,7 +1,8 @@
 """The socket driver: asyncio over TCP, and a shaper that puts a bandwidth trace under a connection."""
 
+from rowcast.drivers.sockets.endpoint import Endpoint, Security
 from rowcast.drivers.sockets.server import Server
 from rowcast.drivers.sockets.shaper import Shaper
 from rowcast.drivers.sockets.team import Team
 
-__all__ = ["Server", "Shaper", "Team"]
+__all__ = ["Endpoint", "Security", "Server", "Shaper", "Team"]

@@ -13,8 +13,9 @@ from typing import Any
 from rowcast.config import LinkSettings
 from rowcast.drivers.crew import lend_threads
 from rowcast.drivers.sockets.connection import Connection
+from rowcast.drivers.sockets.endpoint import Security
 from rowcast.drivers.sockets.forks import let_go_in_children
-from rowcast.drivers.sockets.tcp import check_congestion_control, is_loopback, source_of, tuned, unresolved
+from rowcast.drivers.sockets.tcp import check_congestion_control, source_of, tuned, unresolved
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.session import Port
 from rowcast.training import ServerNode
@@ -41,7 +42,7 @@ class Server:
         node: the server node.
         host, port: where to listen; port 0 lets the system choose (:attr:`port` tells).
         link_settings: see :mod:`rowcast.config`.
-        insecure: listen beyond loopback although the node has no shared secret.
+        security: whether to listen beyond loopback although the node has no shared secret.
 
     Example::
 
@@ -58,13 +59,13 @@ class Server:
         port: int = 7117,
         *,
         link_settings: LinkSettings | None = None,
-        insecure: bool = False,
+        security: Security | None = None,
     ) -> None:
         self.node = node
         self.host = host
         self.port = port
         self._link_settings = link_settings or LinkSettings()
-        self._insecure = insecure
+        self._security = security or Security()
         self._listener: asyncio.Server | None = None
         self._connections: dict[Port, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -80,11 +81,8 @@ class Server:
         Raises:
             ConfigError: the address cannot be used, or it is not loopback and there is no secret.
         """
-        if not self.node.has_secret and not self._insecure and not is_loopback(self.host):
-            raise ConfigError(
-                f"listening on {self.host} without a shared secret would let anybody in; "
-                "give --secret-file (the same file to every worker), or --insecure if the network is yours alone"
-            )
+        if not self.node.has_secret:
+            self._security.check_listen(self.host)
         check_congestion_control(self._link_settings)
         lend_threads()
         self._loop = asyncio.get_running_loop()
@@ -253,7 +251,7 @@ class Server:
                 connection.pump()
 
     def _arm(self) -> None:
-        due = self.node.next_timer()
+        due = self.node.next_wake()
         if self._timer is not None:
             if due is not None and self._timer.when() == max(due, self._not_before):
                 return

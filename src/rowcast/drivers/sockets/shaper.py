@@ -41,7 +41,7 @@ class Shaper:
     Example::
 
         with Shaper("10.0.0.1", 7117, up=trace, down=trace) as link:
-            team = Team(*link.address, name="robot-1", shaped_by=link.name)
+            team = Team(Endpoint(*link.address, shaped_by=link.name), name="robot-1")
     """
 
     def __init__(self, host: str, port: int, *, up: Trace, down: Trace, name: str | None = None) -> None:

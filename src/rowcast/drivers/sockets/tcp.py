@@ -10,11 +10,9 @@ from rowcast.errors import ConfigError, visible
 
 __all__ = [
     "check_congestion_control",
-    "check_privacy",
     "is_loopback",
     "source_of",
     "split_address",
-    "tune",
     "tuned",
     "unresolved",
 ]
@@ -25,7 +23,7 @@ NOTSENT_LOWAT_BYTES = 16 << 10
 CHUNK_BYTES = 16 << 10
 
 
-def tune(sock: socket.socket, settings: LinkSettings) -> str | None:
+def _tune(sock: socket.socket, settings: LinkSettings) -> str | None:
     """Set the options of a connection; returns the congestion control in force, if the system tells.
 
     No delay for small messages, at most :data:`NOTSENT_LOWAT_BYTES` unsent in the kernel where the system has
@@ -45,9 +43,13 @@ def tune(sock: socket.socket, settings: LinkSettings) -> str | None:
 
 
 def tuned(sock: socket.socket, settings: LinkSettings) -> tuple[str | None, str]:
-    """As :func:`tune`, for a connection that may have ended already: then also says why."""
+    """Set the options of a connection that may have ended already.
+
+    Returns:
+        The congestion control in force, if the system tells; and why it could not be set up, or nothing.
+    """
     try:
-        return tune(sock, settings), ""
+        return _tune(sock, settings), ""
     except OSError as error:
         return None, error.strerror or str(error)
 
@@ -73,7 +75,7 @@ def check_congestion_control(settings: LinkSettings) -> None:
     """
     with socket.socket() as probe:
         try:
-            tune(probe, settings)
+            _tune(probe, settings)
         except OSError as error:
             raise ConfigError(
                 f"congestion_control: the system refuses {settings.congestion_control!r} ({error.strerror}); "
@@ -120,21 +122,3 @@ def is_loopback(host: str) -> bool:
     except (OSError, ValueError) as error:  # ValueError: no name at all, as one with a label of 64 letters
         raise ConfigError(unresolved(host, error)) from error
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
-
-
-def check_privacy(host: str, secret: bytes | None, *, insecure: bool) -> None:
-    """Refuse to join a team beyond loopback without a shared secret, unless the user asked for it.
-
-    Raises:
-        ConfigError: ``host`` is not on loopback, there is no secret, and ``insecure`` is not set; or it cannot be a
-            name, or (without a secret) it stands for no address.
-    """
-    try:
-        host.encode("idna")
-    except UnicodeError as error:
-        raise ConfigError(unresolved(host, error)) from error
-    if secret is None and not insecure and not is_loopback(host):
-        raise ConfigError(
-            f"joining a team at {host} without a shared secret is refused; give --secret-file (the server's), "
-            "or --insecure if the network is yours alone"
-        )

@@ -10,19 +10,19 @@ import numpy.typing as npt
 from greenlet import getcurrent, greenlet
 
 from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.drivers.seat import NodeView
 from rowcast.drivers.virtual.device import Device
 from rowcast.drivers.virtual.simulation import Robot, Simulation
 from rowcast.errors import LinkLost, LocalProtocolError
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout
-from rowcast.sync import Policy
 from rowcast.training import Phase, WorkerNode
 
 __all__ = ["VirtualSeat"]
 
 
-class VirtualSeat:
+class VirtualSeat(NodeView):
     """What :class:`rowcast.Optimizer` needs from a team, in virtual time.
 
     The training loop is a plain function. It runs as a coroutine (greenlet) on the thread of the simulation: whenever
@@ -85,55 +85,9 @@ class VirtualSeat:
     # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
 
     @property
-    def node(self) -> WorkerNode:
-        """The worker node.
-
-        Raises:
-            LocalProtocolError: :meth:`start` was not called.
-        """
-        if self._node is None:
-            raise LocalProtocolError("team: not started; rowcast.Optimizer starts it, or call start()")
-        return self._node
-
-    @property
     def now(self) -> float:
         """Virtual seconds since the team started."""
         return self._simulation.now
-
-    @property
-    def replica(self) -> npt.NDArray[np.float32]:
-        """This worker's parameters, flat float32 [elements]."""
-        return self.node.replica
-
-    @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
-        """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
-        return self.node.anticipated
-
-    @property
-    def members(self) -> int:
-        """Workers that the gate counts."""
-        return self.node.members
-
-    @property
-    def leads(self) -> bool:
-        """Whether what this worker makes of the buffers is the team's, where their rule is "first"."""
-        return self.node.leads
-
-    @property
-    def iteration(self) -> int:
-        """Iterations finished."""
-        return self.node.iteration
-
-    @property
-    def policy(self) -> Policy | None:
-        """The team's policy, with the slack that is in force; ``None`` before the server has told it."""
-        return self.node.policy
-
-    @property
-    def local_steps(self) -> int:
-        """Optimizer steps on parameters of its own for each iteration; 1 before the policy is known."""
-        return self.node.local_steps
 
     def start(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
         """Join; returns when the whole team may start."""

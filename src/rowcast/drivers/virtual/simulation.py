@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.drivers.virtual.clock import Clock
 from rowcast.drivers.virtual.device import Device, ServerCosts
+from rowcast.drivers.virtual.engine import Engine, Peer
 from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
@@ -27,28 +25,39 @@ __all__ = ["Robot", "Simulation"]
 
 #: A robot goes on computing behind everything else that happens at the same moment.
 _COMPUTE = 1
-_TIMER = 2
 
 
-@dataclass(eq=False, slots=True)
 class _Lane:
     """One direction of a robot's link: carries one message at a time.
 
     Attributes:
-        port: the connection that it belongs to, as the server sees it; ``None`` while the link is down.
+        key: names it to the medium.
+        connection: the one that it belongs to, as the server sees it; ``None`` while the link is down.
+        carrying: what is on its way.
+        held_until: the sender works on what comes next (s).
     """
 
-    key: int
-    trace: Trace
-    poll: Callable[[float], Message | None]
-    deliver: Callable[[Message], None]
-    port: Port | None = None
-    carrying: Message | None = None
-    held_until: float = 0.0
+    __slots__ = ("_simulation", "carrying", "connection", "deliver", "held_until", "key", "next", "trace")
+
+    def __init__(self, simulation: Simulation, key: int, trace: Trace) -> None:
+        self.key = key
+        self.trace = trace
+        self.connection: Port | None = None
+        self.carrying: Message | None = None
+        self.held_until = 0.0
+        self.deliver: Callable[[Message], None]
+        self.next: Callable[[], None]
+        self._simulation = simulation
+
+    def takes(self, now: float) -> bool:
+        return self.carrying is None and self.connection is not None and now >= self.held_until
+
+    def carry(self, now: float, message: Message) -> None:
+        self.carrying = message
+        self._simulation.begin(now, self, message)
 
 
-@dataclass(eq=False, slots=True)
-class Robot:
+class Robot(Peer):
     """A worker with its device and its link.
 
     Attributes:
@@ -59,25 +68,21 @@ class Robot:
         bytes_up, bytes_down: of row frames that arrived since the start of the team.
     """
 
-    node: WorkerNode
-    device: Device
-    resume: Callable[[], None]
-    up: _Lane = field(init=False)
-    down: _Lane = field(init=False)
-    worker_port: Port = field(init=False)
-    server_port: Port = field(init=False)
-    connected: bool = False
-    computing: bool = False
-    done: bool = False
-    rounds: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    pause_s: float = 0.0
-    worker_wake: float = math.inf
-    server_wake: float = math.inf
+    up: _Lane
+    down: _Lane
+
+    def __init__(self, node: WorkerNode, device: Device, resume: Callable[[], None], up: _Lane, down: _Lane) -> None:
+        super().__init__(node, up, down)
+        self.device = device
+        self.resume = resume
+        self.computing = False
+        self.done = False
+        self.rounds = 0
+        self.bytes_up = 0
+        self.bytes_down = 0
 
 
-class Simulation:
+class Simulation(Engine[Robot]):
     """A server and its robots in virtual time.
 
     Before the team starts, links carry everything at once: an experiment begins when all hold the same parameters,
@@ -88,7 +93,6 @@ class Simulation:
         channel: the medium; ``None``: each link has its own.
         costs: the server's work.
         delay_s: propagation delay of each direction (s).
-        seed: of reconnection pauses.
 
     Attributes:
         clock: the time.
@@ -104,18 +108,14 @@ class Simulation:
         channel: Channel | None = None,
         costs: ServerCosts | None = None,
         delay_s: float = 0.0,
-        seed: int = 0,
     ) -> None:
-        self.server = server
-        self.clock = Clock()
+        super().__init__(server)
         self.robots: dict[str, Robot] = {}
         self.started = False
         self.messages = 0
         self._channel = channel or Independent()
-        self._costs = costs or ServerCosts()
         self._delay_s = delay_s
-        self._random = random.Random(seed)
-        self._by_port: dict[Port, Robot] = {}
+        self._costs = costs or ServerCosts()
         self._lanes: list[_Lane] = []
         self._zero = 0.0
 
@@ -132,13 +132,12 @@ class Simulation:
         """
         if node.name in self.robots:
             raise LocalProtocolError(f"simulation: a robot named {node.name!r} is there already")
-        robot = Robot(node, device, resume)
+        robot = Robot(node, device, resume, self._lane(up), self._lane(down))
         self.robots[node.name] = robot
-        robot.up = self._lane(up, node.poll, partial(self._to_server, robot))
-        robot.down = self._lane(
-            down, lambda now: self.server.poll(now, robot.server_port), partial(self._to_worker, robot)
-        )
-        self.clock.at(self.clock.now, self._connect, robot)
+        robot.up.deliver, robot.up.next = partial(self._to_server, robot), partial(self.send_up, robot)
+        robot.down.deliver, robot.down.next = partial(self._to_worker, robot), partial(self.send_down, robot)
+        robot.delay_s = self._delay_s
+        self.clock.at(self.clock.now, self.connect, robot)
         return robot
 
     def add_hollow(
@@ -229,14 +228,8 @@ class Simulation:
         robot.computing = False
         self.attend(robot)
 
-    def attend(self, robot: Robot) -> None:
-        """Something was done with the worker node of ``robot``: send, wake, go on."""
-        if robot.connected and robot.up.carrying is None:
-            self._pump(robot.up)
-        self._after(robot)
-
-    def _after(self, robot: Robot) -> None:
-        """A worker node has changed: give up, compute, set its timer."""
+    def _changed(self, robot: Robot) -> None:
+        """A worker node has changed: give up, or compute."""
         node = robot.node
         node.notices.clear()
         if node.failure is not None:
@@ -250,10 +243,6 @@ class Simulation:
         elif node.phase is Phase.DONE and not robot.done:
             robot.done = True
             robot.resume()
-        due = node.next_timer()
-        if due is not None and due < robot.worker_wake:
-            robot.worker_wake = due
-            self.clock.at(due, self._wake_worker, robot, due, priority=_TIMER)
 
     def _begin(self) -> None:
         """Everybody holds the parameters: time starts, and so do the links."""
@@ -267,21 +256,20 @@ class Simulation:
 
     # -- links -------------------------------------------------------------------------------------------------
 
-    def _lane(self, trace: Trace, poll: Callable[[float], Message | None], deliver: Callable[[Message], None]) -> _Lane:
-        lane = _Lane(len(self._lanes), trace, poll, deliver)
+    def _lane(self, trace: Trace) -> _Lane:
+        lane = _Lane(self, len(self._lanes), trace)
         self._lanes.append(lane)
         if self.started:
             self._channel.add(lane.key, _starting_at(trace, self._zero))
         return lane
 
     def _pump(self, lane: _Lane) -> None:
-        """Hand the next message to the link, if it is free."""
-        now = self.clock.now
-        if lane.carrying is not None or lane.port is None or now < lane.held_until:
-            return
-        message = lane.carrying = lane.poll(now)
-        if message is None:
-            return
+        """Hand the next message to a link, if it is free."""
+        if lane.takes(self.clock.now):
+            lane.next()
+
+    def begin(self, now: float, lane: _Lane, message: Message) -> None:
+        """The first bit of a message enters the link."""
         if self.started:
             self._channel.begin(now, lane.key, 8 * message_bytes(message))
         else:
@@ -296,15 +284,15 @@ class Simulation:
             lane.held_until = self.clock.now + self._costs.pull_s
             self.clock.at(lane.held_until, self._pump, lane)
         if self._delay_s and self.started:
-            self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.port, message)
+            self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.connection, message)
         else:
             lane.deliver(message)
         self._pump(lane)
-        self._serve()
+        self.serve()
 
-    def _arrived(self, lane: _Lane, port: Port, message: Message) -> None:
+    def _arrived(self, lane: _Lane, connection: Port, message: Message) -> None:
         """A message comes out of the link, unless it was cut meanwhile."""
-        if lane.port is port:
+        if lane.connection is connection:
             lane.deliver(message)
 
     def _to_server(self, robot: Robot, message: Message) -> None:
@@ -314,7 +302,7 @@ class Simulation:
             self._server_hears(robot, robot.server_port, message)
 
     def _server_hears(self, robot: Robot, port: Port, message: Message) -> None:
-        if robot.up.port is not port:
+        if robot.up.connection is not port:
             return
         self.messages += 1
         if isinstance(message, Rows) and self.started:
@@ -324,29 +312,10 @@ class Simulation:
         try:
             server.receive(now, port, message)
         except LinkLost as error:
-            self._disconnect(robot, str(error))
+            self.disconnect(robot, str(error))
         except RowcastError as error:
             server.blame(now, port, error)
-        self._serve()
-
-    def _serve(self) -> None:
-        """Send what the server has got to say."""
-        while ready := self.server.take_ready():  # what one robot is sent may let another one go on
-            for port in ready:
-                robot = self._by_port.get(port)
-                if robot is None or port is not robot.server_port:
-                    continue
-                if robot.down.carrying is None:
-                    self._pump(robot.down)
-                if port.closing and robot.down.carrying is None:
-                    self._disconnect(robot, "closed by the server")
-                self._time_server(robot)
-
-    def _time_server(self, robot: Robot) -> None:
-        due = self.server.next_timer_of(robot.server_port)
-        if due is not None and due < robot.server_wake:
-            robot.server_wake = due
-            self.clock.at(due, self._wake_server, robot, due, priority=_TIMER)
+        self.serve()
 
     def _to_worker(self, robot: Robot, message: Message) -> None:
         self.messages += 1
@@ -359,86 +328,25 @@ class Simulation:
         except RowcastError as error:
             if isinstance(error, RemoteProtocolError):
                 node.blame(now, error)
-            self._disconnect(robot, str(error))
+            self.disconnect(robot, str(error))
         self.attend(robot)
 
     # -- connections -------------------------------------------------------------------------------------------
 
     def cut(self, name: str, down_s: float) -> None:
-        """Cut the link of a robot now; it tries again after ``down_s`` seconds."""
-        robot = self.robots[name]
-        if robot.connected:
-            self._disconnect(robot, "cut", down_s)
+        """Cut the link of a robot now; it is back after ``down_s`` seconds, and the robot connects then."""
+        self.disconnect(self.robots[name], "cut", down_s)
 
-    def _connect(self, robot: Robot) -> None:
-        if robot.connected or robot.node.phase is Phase.DONE:
-            return
-        robot.connected = True
-        robot.worker_port, robot.server_port = Port("server"), Port(robot.node.name, shaped_by=robot.up.trace.name)
-        robot.worker_port.shaped_by = robot.up.trace.name
-        self._by_port[robot.server_port] = robot
-        robot.up.port = robot.down.port = robot.server_port
-        robot.node.link_up(self.clock.now, robot.worker_port)
-        self.server.link_up(self.clock.now, robot.server_port)
-        self._serve()
-        self.attend(robot)
+    def _opened(self, robot: Robot) -> None:
+        robot.worker_port.shaped_by = robot.server_port.shaped_by = robot.up.trace.name
+        robot.up.connection = robot.down.connection = robot.server_port
 
-    def _disconnect(self, robot: Robot, cause: str, pause_s: float | None = None) -> None:
-        if not robot.connected:
-            return
-        robot.connected = False
+    def _closing(self, robot: Robot, now: float) -> None:
         for lane in (robot.up, robot.down):
             if lane.carrying is not None and self.started:
-                self._channel.abort(self.clock.now, lane.key)
-            lane.port = lane.carrying = None
+                self._channel.abort(now, lane.key)
+            lane.connection = lane.carrying = None
             lane.held_until = 0.0
-        del self._by_port[robot.server_port]
-        robot.worker_wake = robot.server_wake = math.inf
-        self.server.link_down(self.clock.now, robot.server_port, cause)
-        robot.node.link_down(self.clock.now, cause)
-        if robot.node.phase is not Phase.DONE:
-            settings = robot.node.settings
-            welcomed = robot.node.welcomed_at is not None and robot.node.welcomed_at >= robot.worker_port.opened_at
-            first_s = settings.reconnect_first_s
-            robot.pause_s = first_s if welcomed else min(max(2 * robot.pause_s, first_s), settings.reconnect_cap_s)
-            wait_s = robot.pause_s * self._random.uniform(0.5, 1.0) if pause_s is None else pause_s
-            self.clock.at(self.clock.now + wait_s, self._connect, robot)
-            self.clock.at(self.server.settings.absence_limit_s + self.clock.now, self._look_for_absent)
-        self._serve()
-
-    def _look_for_absent(self) -> None:
-        for port, cause in self.server.on_timer(self.clock.now):
-            robot = self._by_port.get(port)
-            if robot is not None:
-                self._disconnect(robot, cause)
-        self._serve()
-
-    # -- timers ------------------------------------------------------------------------------------------------
-
-    def _wake_worker(self, robot: Robot, due: float) -> None:
-        if due != robot.worker_wake or not robot.connected:
-            return
-        robot.worker_wake = math.inf
-        wanted = robot.node.next_timer()
-        if wanted is not None and wanted <= self.clock.now:
-            try:
-                robot.node.on_timer(self.clock.now)
-            except LinkLost as error:
-                self._disconnect(robot, str(error))
-        self.attend(robot)
-
-    def _wake_server(self, robot: Robot, due: float) -> None:
-        if due != robot.server_wake or not robot.connected:
-            return
-        robot.server_wake = math.inf
-        wanted = self.server.next_timer_of(robot.server_port)
-        if wanted is not None and wanted <= self.clock.now:
-            cause = self.server.on_timer_of(self.clock.now, robot.server_port)
-            if cause is not None:
-                self._disconnect(robot, cause)
-        self._serve()
-        if robot.connected:
-            self._time_server(robot)
 
 
 @contextlib.contextmanager

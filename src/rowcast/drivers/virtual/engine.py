@@ -1,0 +1,221 @@
+"""What drives nodes in virtual time: it carries what they say, tells them the time, and does what they ask for.
+
+What a link is made of, and what a robot computes, is the business of who builds on it: the simulation carries messages
+over a shared medium (:mod:`~rowcast.drivers.virtual.simulation`), the team of the tests bytes over scripted links
+(:mod:`rowcast.testing.virtual`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Generic, Protocol, TypeVar
+
+from rowcast.drivers.virtual.clock import Clock
+from rowcast.errors import LinkLost
+from rowcast.session import Port
+from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.wire import Message
+
+__all__ = ["Direction", "Engine", "Peer"]
+
+#: Timers go off behind everything else that happens at the same moment.
+TIMER = 2
+
+
+class Direction(Protocol):
+    """One direction of a link."""
+
+    def takes(self, now: float) -> bool:
+        """Whether a message can be handed to it now."""
+
+    def carry(self, now: float, message: Message) -> None:
+        """Take a message along."""
+
+
+class Peer:
+    """A worker and its link.
+
+    Args:
+        node: the worker node.
+        up, down: its link, to the server and from there; they stay the same over all connections.
+        delay_s: how long anything is on its way there (s).
+
+    Attributes:
+        worker_port, server_port: the connection that stands, or the last one, as its two ends see it.
+        connected: a connection stands.
+        killed: the worker is gone, with all it had in memory: nothing is done with its node any more.
+        back_at: a script has cut the link until then (s); ``None``: the node says when it is tried again.
+        worker_wake: when its node is looked at next (s).
+    """
+
+    worker_port: Port
+    server_port: Port
+
+    def __init__(self, node: WorkerNode, up: Direction, down: Direction, delay_s: float = 0.0) -> None:
+        self.delay_s = delay_s
+        self.node = node
+        self.up = up
+        self.down = down
+        self.connected = False
+        self.killed = False
+        self.back_at: float | None = None
+        self.worker_wake = math.inf
+
+
+P = TypeVar("P", bound=Peer)
+
+
+class Engine(Generic[P]):
+    """A server and workers in virtual time.
+
+    Args:
+        server: the server node.
+        clock: the time; a new one unless given.
+
+    Attributes:
+        clock: the time.
+    """
+
+    def __init__(self, server: ServerNode, *, clock: Clock | None = None) -> None:
+        self.server = server
+        self.clock = clock or Clock()
+        self._by_port: dict[Port, P] = {}
+        self._server_wake = math.inf
+
+    # -- what is built on it ---------------------------------------------------------------------------------------
+
+    def _opened(self, peer: P) -> None:
+        """A connection is made: :attr:`Peer.worker_port` and :attr:`Peer.server_port` are new."""
+
+    def _closing(self, peer: P, now: float) -> None:
+        """The connection ends: what is on the way gets lost, or arrives now."""
+
+    def _changed(self, peer: P) -> None:
+        """The worker node has changed: perhaps it computes now, or has ended."""
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def connect(self, peer: P) -> None:
+        """Try to connect now: the server is there, so it succeeds."""
+        node, now = peer.node, self.clock.now
+        if peer.connected or peer.killed or node.phase is Phase.DONE or node.failure is not None:
+            return
+        peer.connected = True
+        peer.worker_port, peer.server_port = Port("server"), Port(node.name)
+        self._by_port[peer.server_port] = peer
+        self._opened(peer)
+        node.connecting(now, "server")
+        node.link_up(now, peer.worker_port)
+        self.server.link_up(now, peer.server_port)
+        self.serve()
+        self.attend(peer)
+
+    def disconnect(self, peer: P, cause: str, back_s: float | None = None) -> None:
+        """End the connection of ``peer`` now, if it has one.
+
+        Args:
+            peer: the worker.
+            cause: why.
+            back_s: the link is back after so many seconds, and its worker connects then; ``None``: its node says when.
+        """
+        if not peer.connected:
+            return
+        now, port = self.clock.now, peer.server_port
+        self._closing(peer, now)
+        if not peer.connected or peer.server_port is not port:
+            return  # what arrived last has ended it already
+        peer.connected = False
+        peer.worker_wake = math.inf
+        del self._by_port[port]
+        self.server.link_down(now, port, cause)
+        if not peer.killed:
+            peer.node.link_down(now, cause)
+        if back_s is not None:
+            peer.back_at = now + back_s
+            self.clock.at(peer.back_at, self._is_back, peer, peer.back_at)
+        self.serve()
+        self.attend(peer)
+
+    def _is_back(self, peer: P, back_at: float) -> None:
+        if peer.back_at == back_at:
+            peer.back_at = None
+            self.connect(peer)
+
+    def _hang_up(self, peer: P, port: Port, cause: str) -> None:
+        """One end has said its last word on ``port``."""
+        if peer.connected and peer.server_port is port and peer.node.phase is not Phase.DONE:
+            self.disconnect(peer, cause)
+
+    # -- the worker ------------------------------------------------------------------------------------------------
+
+    def attend(self, peer: P) -> None:
+        """Something was done with the worker node of ``peer``, or has happened to it: send, go on, set its timer."""
+        if peer.killed:
+            return
+        if peer.connected and peer.up.takes(self.clock.now):
+            self.send_up(peer)
+        self._changed(peer)
+        due = peer.node.next_wake()
+        if due is not None and due < peer.worker_wake:
+            peer.worker_wake = due
+            self.clock.at(due, self._wake_worker, peer, due, priority=TIMER)
+
+    def send_up(self, peer: P) -> None:
+        """Hand the worker's next message to its link, which takes it."""
+        now, node = self.clock.now, peer.node
+        message = node.poll(now)
+        if message is not None:
+            peer.up.carry(now, message)
+        elif peer.worker_port.closing:
+            self.clock.at(now + peer.delay_s, self._hang_up, peer, peer.server_port, "closed by the worker")
+
+    def _wake_worker(self, peer: P, due: float) -> None:
+        if due != peer.worker_wake or peer.killed:
+            return
+        peer.worker_wake = math.inf
+        node, now = peer.node, self.clock.now
+        wanted = node.next_wake()
+        if wanted is not None and wanted <= now:
+            if not peer.connected:
+                if peer.back_at is None:
+                    self.connect(peer)
+                return
+            try:
+                node.on_timer(now)
+            except LinkLost as error:
+                self.disconnect(peer, str(error))
+        self.attend(peer)
+
+    # -- the server ------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Send what the server has got to say, and set its timer."""
+        server, by_port = self.server, self._by_port
+        while ready := server.take_ready():  # what one robot is sent may let another one go on
+            for port in ready:
+                peer = by_port.get(port)
+                if peer is not None and peer.down.takes(self.clock.now):
+                    self.send_down(peer)
+        due = server.next_wake()
+        if due is not None and due < self._server_wake:
+            self._server_wake = due
+            self.clock.at(due, self._wake_server, due, priority=TIMER)
+
+    def send_down(self, peer: P) -> None:
+        """Hand the server's next message for ``peer`` to its link, which takes it."""
+        now, port = self.clock.now, peer.server_port
+        message = self.server.poll(now, port)
+        if message is not None:
+            peer.down.carry(now, message)
+        elif port.closing:
+            self.clock.at(now + peer.delay_s, self._hang_up, peer, port, "closed by the server")
+
+    def _wake_server(self, due: float) -> None:
+        if due != self._server_wake:
+            return
+        self._server_wake = math.inf
+        for port, cause in self.server.on_timer(self.clock.now):
+            peer = self._by_port.get(port)
+            if peer is not None:
+                self.disconnect(peer, cause)
+        self.serve()
