@@ -10,6 +10,7 @@ import pytest
 from faults import FAULTS, HARM, Schedule, SocketSchedule, missing, run_all
 from rowcast.codecs import codec_by_name
 from rowcast.training import ServerNode
+from rowcast.wire import Rows
 
 #: The number of a schedule whose server is restarted.
 RESTARTED = 9
@@ -39,16 +40,16 @@ def test_the_check_notices_a_row_that_is_lost(number, monkeypatch):
     """The books are not blind: one row frame of which the server takes the rows for empty fails the schedule."""
     schedule = Schedule(number)
     assert schedule.restarts == (number == RESTARTED)
-    take, zero, lost = ServerNode._on_rows, codec_by_name("zero"), []
+    take, zero, lost = ServerNode.receive, codec_by_name("zero"), []
 
-    def on_rows(self, now, member, message):
+    def receive(self, now, port, message):
         restarted = not schedule.restarts or "restart of the server" in schedule.struck
-        if restarted and not lost and not message.absolute and message.payload.any():
+        if isinstance(message, Rows) and restarted and not lost and not message.absolute and message.payload.any():
             lost.append(message.rows)
             message = dataclasses.replace(message, codec=zero.wire_id, payload=np.zeros(0, dtype=np.uint8))
-        take(self, now, member, message)
+        take(self, now, port, message)
 
-    monkeypatch.setattr(ServerNode, "_on_rows", on_rows)
+    monkeypatch.setattr(ServerNode, "receive", receive)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         schedule.run()
     assert len(lost) == 1
