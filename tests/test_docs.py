@@ -432,9 +432,9 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.sync.families": "ASP BSP DILOCO FLOWN LOCALSGD REGISTRY ROG ROWCAST SSP",
     "rowcast.tasks": """
-        ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift SEVERITIES Severity
-        State TASKS TaskOptions brightness build_task count_parameters dirichlet_shards fog freeze_batch_norm
-        load_dataset
+        ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift Metric
+        SEVERITIES Severity State TASKS Task TaskOptions TaskSettings TaskWorker brightness build_task
+        count_parameters dirichlet_shards fog freeze_batch_norm load_dataset
     """,
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """

@@ -1,5 +1,6 @@
 """What is trained: models, data, domain shift, and the task that ties them together."""
 
+from rowcast.tasks.base import Metric, Task, TaskSettings, TaskWorker
 from rowcast.tasks.cruda import CrudaTask, CrudaWorker, build_task
 from rowcast.tasks.data import DATASETS, Dataset, load_dataset
 from rowcast.tasks.models import ConvMLP, ConvMLPConfig, count_parameters, freeze_batch_norm
@@ -19,9 +20,13 @@ __all__ = [
     "CrudaWorker",
     "Dataset",
     "DomainShift",
+    "Metric",
     "Severity",
     "State",
+    "Task",
     "TaskOptions",
+    "TaskSettings",
+    "TaskWorker",
     "brightness",
     "build_task",
     "count_parameters",

@@ -1,0 +1,380 @@
+"""What a job is: the seam between what is trained and how a team trains it.
+
+A :class:`Task` is a user's model, data and metrics in one class. It says nothing of links, policies or processes, and
+whatever runs it (``rowcast compare``, ``demo``, ``train``) knows nothing of images, classes or losses::
+
+    class Wine(Task):
+        metrics = (Metric("test_error", "points", "lower"),)
+
+        def __init__(self, settings):
+            super().__init__(settings)
+            self.train, self.test = ...
+
+        def make_model(self):
+            return torch.nn.Linear(11, 1)
+
+        def make_optimizer(self, model):
+            return torch.optim.SGD(model.parameters(), lr=0.01)
+
+        def batches(self, index, workers):
+            mine, rng = self.train[index::workers], self.rng(index)
+            while True:
+                yield mine[rng.choice(len(mine), 32)]
+
+        def loss(self, model, batch):
+            return (model(batch[:, :11]) - batch[:, 11:]).square().mean()
+
+        def evaluate(self, worker):
+            return {"test_error": (worker.model(self.test[:, :11]) - self.test[:, 11:]).abs().mean()}
+
+Then ``rowcast compare --task wine.py:Wine`` compares policies with it. What is not of this form (a stream of data, a
+gradient that several batches make, an evaluation over a map) overrides :meth:`Task.worker` and gives a
+:class:`TaskWorker` of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rowcast.config import Checked, setting
+from rowcast.errors import ConfigError, near_match
+from rowcast.metric import Metric
+from rowcast.optim import Optimizer
+from rowcast.optim.team import TeamLike
+from rowcast.tasks.states import State, load_npz_state, save_npz_state
+
+__all__ = ["Metric", "Task", "TaskSettings", "TaskWorker"]
+
+#: Told what share of a longer preparation is done, above 0 .. 1.
+ShareDone = Callable[[float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings(Checked):
+    """Settings that every task has; a task adds its own in a frozen dataclass derived from this one.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    data_dir: str | None = setting(None, "Folder with the files of the data set, where it needs one.")
+    seed: int = setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
+
+
+class Task(ABC):
+    """A job: model, data, and how success is measured. Derive from it, in a file of your own.
+
+    The same settings have to give the same model, the same parts of the data and the same batches in every process:
+    the nodes of a team exchange nothing but updates. What is random comes from :meth:`rng`, or from PyTorch within
+    :meth:`make_model`, which is called with a seed set.
+
+    Attributes:
+        metrics: what :meth:`evaluate` measures, the primary one first. The same for all settings.
+        Settings: the class of the settings; what it adds to :class:`TaskSettings` are the task's options.
+        settings: the settings of this object.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    Settings: ClassVar[type[TaskSettings]] = TaskSettings
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self.settings: Any = settings
+        self._state: State | None = None
+
+    # ---- what a task gives ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def make_model(self) -> nn.Module:
+        """A new model. PyTorch's random numbers are seeded meanwhile: it is the same one in every process."""
+
+    @abstractmethod
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of one worker, over parameters of ``model``."""
+
+    @abstractmethod
+    def batches(self, index: int, workers: int) -> Iterable[Any]:
+        """The batches of worker ``index`` (from 0) of a team of ``workers``; without an end.
+
+        This is where the data is shared out: each worker draws from a part of its own, in an order of its own.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The loss of a batch, a tensor of one element to which ``backward`` applies."""
+
+    @abstractmethod
+    def evaluate(self, worker: TaskWorker) -> Mapping[str, Any]:
+        """Measure ``worker.model``, which is in evaluation mode, without gradients.
+
+        Returns:
+            a number for each of :attr:`metrics`, by name. One that is not measured this time is left out.
+        """
+
+    # ---- what a task may change -----------------------------------------------------------------------------
+
+    def worker(self, index: int, workers: int) -> TaskWorker:
+        """The part of worker ``index`` (from 0) of a team of ``workers``.
+
+        Raises:
+            ConfigError: ``index`` is not below ``workers``.
+        """
+        self.check_index(index, workers)
+        model = self.model()
+        return TaskWorker(
+            self, model, self.make_optimizer(model), self.batches(index, workers), index=index, workers=workers
+        )
+
+    def pretrain(self, progress: ShareDone | None = None) -> State:
+        """Make the starting model of every worker and keep it as :attr:`state`: here, a new model.
+
+        A task whose workers begin with a trained model overrides this, calls :meth:`keep_state` at the end, and gives
+        :meth:`starting_key`.
+
+        Args:
+            progress: told after each step what share is done, above 0 .. 1.
+        """
+        return self.keep_state(self._seeded_model())
+
+    def starting_key(self) -> str | None:
+        """A digest of all that the starting model depends on, the data included; equal if and only if it is the same.
+
+        ``None``: it takes no time to make, so that it need not be kept. Versions of Rowcast, PyTorch and NumPy, the
+        class and its file are looked at by whoever keeps it.
+        """
+        return None
+
+    def describe_start(self) -> str:
+        """One line on the starting model, for whoever watches: here, its metrics."""
+        values = self.worker(0, 1).evaluate()
+        return ", ".join(f"{each.name} {each.written(values.get(each.name))}" for each in self.metrics)
+
+    @classmethod
+    def build(
+        cls, options: Mapping[str, Any] | None = None, *, data_dir: str | Path | None = None, seed: int = 0
+    ) -> Task:
+        """Make the task.
+
+        Args:
+            options: settings that differ from the defaults, by name.
+            data_dir: folder of the data.
+            seed: everything random follows from it.
+
+        Raises:
+            ConfigError: an unknown option (with the nearest that is known), or a value out of its range.
+        """
+        return cls(cls._settings_of(options or {}, data_dir, seed))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
+        """Find out now what a run would find out after its start; here, the task is built.
+
+        Raises:
+            ConfigError: an option that is out of range, or too many workers for the data.
+            DataError: the data cannot be read.
+        """
+        cls.build(options, data_dir=data_dir)
+
+    @classmethod
+    def resolve(cls, name: str, data_dir: str | Path | None) -> str:
+        """The name of the task that ``name`` stands for with this data; a family of tasks chooses one of them here."""
+        return name
+
+    @classmethod
+    def options_type(cls) -> type[Checked]:
+        """The options as a settings class: the fields of :attr:`Settings` but folder and seed; ``None``: not given."""
+        return _optional(cls.Settings)
+
+    @classmethod
+    def limit_tests(cls, options: Mapping[str, Any], items: int) -> dict[str, Any]:
+        """``options``, changed so that an evaluation looks at ``items`` of the test data at most; here, unchanged."""
+        return dict(options)
+
+    # ---- what is the same for all ---------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The starting model, by parameter and buffer name; made now where :meth:`pretrain` was not called before."""
+        return self.pretrain() if self._state is None else self._state
+
+    def model(self) -> nn.Module:
+        """A new model with the starting state."""
+        model = self._seeded_model()
+        if self._state is not None:
+            model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self._state.items()})
+        return model
+
+    def keep_state(self, model: nn.Module) -> State:
+        """Take what is in ``model`` as the starting state of every worker."""
+        self._state = {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+        return self._state
+
+    def save_state(self, path: str | Path) -> None:
+        """Write the starting model as an ``.npz`` file without pickles; the file appears whole or not at all."""
+        save_npz_state(path, self.state)
+
+    def load_state(self, path: str | Path) -> State:
+        """Read a starting model that :meth:`save_state` wrote.
+
+        Raises:
+            DataError: no such file, not an ``.npz``, or a state of another model.
+        """
+        self._state = load_npz_state(path, like=self._seeded_model().state_dict())
+        return self._state
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """Random numbers that follow from the seed and from ``stream``, so that none depends on another's use."""
+        return np.random.default_rng([self.settings.seed, *stream])
+
+    @staticmethod
+    def check_index(index: int, workers: int) -> None:
+        """Raises ConfigError for a worker that a team of ``workers`` does not have."""
+        if not 0 <= index < workers:
+            raise ConfigError(f"worker index: expected 0..{workers - 1}, got {index!r}")
+
+    def _seeded_model(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(self.rng(_MODEL).integers(2**63)))
+            return self.make_model()
+
+    @classmethod
+    def _settings_of(cls, options: Mapping[str, Any], data_dir: str | Path | None, seed: int) -> TaskSettings:
+        known = [field.name for field in dataclasses.fields(cls.Settings) if field.name not in _OWN_OPTION]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"task {cls.__name__}: unknown option {name!r}; {near_match(name, known)}")
+        return cls.Settings(data_dir=None if data_dir is None else str(data_dir), seed=seed, **options)
+
+
+class TaskWorker:
+    """One worker of a task: a replica of the model, an optimizer, and the worker's own data.
+
+    Derive from it where a step is more than one batch forward and backward.
+
+    Attributes:
+        task: what it is a worker of.
+        model: the replica.
+        optimizer: over its parameters.
+        index, workers: which worker of how many.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterable[Any] = (),
+        *,
+        index: int = 0,
+        workers: int = 1,
+    ) -> None:
+        self.task, self.model, self.optimizer = task, model, optimizer
+        self.index, self.workers = index, workers
+        self._batches: Iterator[Any] = iter(batches)
+
+    def compute(self) -> float:
+        """Zero the gradients, run the next batch forward and backward; the caller calls ``optimizer.step()``.
+
+        Returns:
+            the loss of the batch.
+
+        Raises:
+            ConfigError: the task has no more batches.
+        """
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            raise ConfigError(
+                f"task {type(self.task).__name__}: batches: worker {self.index} of {self.workers} has no more of them; "
+                "expected batches without an end, as of 'while True: yield ...'"
+            ) from None
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def evaluate(self) -> dict[str, float]:
+        """The metrics of the replica, by name, in the order of the task; its mode stays as it was.
+
+        Raises:
+            ConfigError: the task measured what it did not announce, or no number.
+        """
+        with _evaluating(self.model), torch.no_grad():
+            found = self.task.evaluate(self)
+        return _as_measured(self.task, found)
+
+    def warm_up(self) -> None:
+        """Let what is slow the first time be slow before a clock runs; nothing of the worker is changed."""
+        self.evaluate()
+        before = {name: value.clone() for name, value in self.model.state_dict().items()}
+        first = next(self._batches, None)
+        if first is not None:
+            self._batches = itertools.chain([first], self._batches)
+            with torch.random.fork_rng(devices=[]):
+                self.task.loss(self.model, first).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.zero_grad()
+        self.model.load_state_dict(before)
+
+    def wrap(self, team: TeamLike, *, nonfinite: str = "raise") -> Optimizer:
+        """Join the team with this worker's model; override it for a weight, a projection or another use of buffers.
+
+        Args:
+            nonfinite: what follows a bad gradient; see :class:`rowcast.optim.Optimizer`.
+        """
+        return Optimizer(self.optimizer, self.model, team, nonfinite=nonfinite)
+
+
+#: The first number of the stream of random numbers from which a model is made; tasks use small ones.
+_MODEL = 2**31
+#: Settings that are given beside the options.
+_OWN_OPTION = tuple(field.name for field in dataclasses.fields(TaskSettings))
+
+
+def _optional(kind: type[TaskSettings]) -> type[Checked]:
+    """The settings class without what is given beside it, and each field ``None`` by default."""
+    hints = get_type_hints(kind)
+    fields = [
+        (field.name, hints[field.name] | None, dataclasses.field(default=None, metadata=field.metadata))
+        for field in dataclasses.fields(kind)
+        if field.name not in _OWN_OPTION
+    ]
+    return dataclasses.make_dataclass(f"{kind.__qualname__}Options", fields, bases=(Checked,), frozen=True)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode in this block; then each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _as_measured(task: Task, found: Mapping[str, Any]) -> dict[str, float]:
+    where = f"task {type(task).__name__}: evaluate"
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{where}: expected a number for each metric by name, as in {{'error': 0.5}}, got {found!r}")
+    known = [each.name for each in task.metrics]
+    for name in found:
+        if name not in known:
+            raise ConfigError(f"{where}: {name!r} is not one of the task's metrics; {near_match(str(name), known)}")
+    values: dict[str, float] = {}
+    for name in known:
+        if name in found:
+            try:
+                values[name] = float(found[name])
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ConfigError(f"{where}: {name}: expected one number, got {found[name]!r}") from error
+    return values
