@@ -25,12 +25,13 @@ from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.errors import NonFiniteGradient
 from rowcast.experiment.demo import DemoSettings
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
-from rowcast.experiment.virtual_run import CALM_WORKER, calm_server, model_bytes, one_thread
+from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, model_bytes, one_thread
 from rowcast.links import Trace
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
 from rowcast.sync import parse_policy
-from rowcast.tasks import CrudaWorker, build_task
+from rowcast.tasks import build_task
+from rowcast.tasks.cruda import CrudaWorker
 from rowcast.training import ServerNode
 
 TASK = "cruda-digits"
@@ -89,7 +90,7 @@ def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[st
             if early is None and seat.iteration >= EARLY * demo.seconds / demo.pace_s:
                 with optimizer.evaluating():
                     early = own.accuracy()
-            own.loss_step()
+            own.compute()
             with contextlib.suppress(NonFiniteGradient):
                 optimizer.step()
         with optimizer.evaluating():

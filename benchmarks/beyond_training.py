@@ -72,7 +72,7 @@ def plan(robot_s: float, cost: tuple[float, float], seeds: int, **more: Any) -> 
         "decode_s": cost[1],
         "seeds": seeds,
         "eval_every_s": LOOK_S,
-        "eval_images": 1000,
+        "eval_items": 1000,
     }
     return Comparison(**{**settings, **more})
 

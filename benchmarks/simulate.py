@@ -13,7 +13,7 @@ from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device
 from rowcast.experiment.hollow_team import hollow_team
-from rowcast.experiment.virtual_run import REFERENCE_BYTES, model_bytes
+from rowcast.experiment.runners.virtual import REFERENCE_BYTES, model_bytes
 from rowcast.journal import Journal, Record
 from rowcast.links import PROFILES, synthesise
 from rowcast.rows import Layout

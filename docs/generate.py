@@ -143,9 +143,9 @@ def demo() -> str:
 
 def options_of_tasks() -> str:
     """What may be set of a built-in task."""
-    from rowcast.tasks import TaskOptions  # late: it loads PyTorch
+    from rowcast.tasks.cruda import CrudaOptions  # late: it loads PyTorch
 
-    return settings(TaskOptions)
+    return settings(CrudaOptions)
 
 
 def measured_runs() -> str:
@@ -317,7 +317,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "DemoSettings": demo,
     "Comparison": comparison,
     "RunSettings": measured_runs,
-    "TaskOptions": options_of_tasks,
+    "CrudaOptions": options_of_tasks,
     "policies": policies,
     "options": options,
     "option_table": option_table,

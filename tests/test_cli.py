@@ -43,7 +43,11 @@ def state(tmp_path_factory):
     return str(path)
 
 
-built = functools.lru_cache(build_task)
+digits = functools.lru_cache(build_task)
+
+
+def built(settings):
+    return digits(settings.task, settings.data, seed=settings.seed)
 
 
 @pytest.fixture
@@ -54,8 +58,8 @@ def rowcast(monkeypatch, capsys):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr(train_command, "limit_threads", lambda threads: None)
     # Each command would read the data again and warm up for a training that never begins.
-    monkeypatch.setattr("rowcast.experiment.robot.build_task", built)
-    monkeypatch.setattr("rowcast.experiment.robot._warm_up", lambda task, robot: None)
+    monkeypatch.setattr("rowcast.experiment.robot._task_of", built)
+    monkeypatch.setattr("rowcast.experiment.robot._warm_up", lambda robot: None)
 
     def run(*words):
         with pytest.raises(SystemExit) as end:
@@ -319,7 +323,7 @@ class _Trainer:
 
     def __init__(self, port, state, *more):
         self.process = python(
-            "-m", "rowcast", "train", "--connect", f"127.0.0.1:{port}", "--state", state, "--test-images=50", *more
+            "-m", "rowcast", "train", "--connect", f"127.0.0.1:{port}", "--state", state, "--test-items=50", *more
         )
         self.out = ""
 
@@ -441,7 +445,7 @@ def test_serve_and_train(state, tmp_path):
         "-m", "rowcast", "serve", "--port=0", "--once", "--set", "gather_s=0", "--journal", journals[0], *secret
     )
     port = _port_of(server)
-    words = ("--connect", f"127.0.0.1:{port}", "--state", state, "--steps=4", "--test-images=50", *secret)
+    words = ("--connect", f"127.0.0.1:{port}", "--state", state, "--steps=4", "--test-items=50", *secret)
     files = ("--journal", journals[1], "--audit", tmp_path / "robot.npz")
     worker = python("-m", "rowcast", "train", *words, *files)
     for process in (worker, server):
@@ -499,7 +503,7 @@ def test_interrupted_worker(state, tmp_path):
 def test_interrupted_while_the_server_is_away(state):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    words = ("--connect", f"127.0.0.1:{port}", "--state", state, "--test-images=50", "--set", "patience_s=0.1")
+    words = ("--connect", f"127.0.0.1:{port}", "--state", state, "--test-items=50", "--set", "patience_s=0.1")
     worker = python("-m", "rowcast", "train", *words)
     assert "waiting for the server" in worker.stderr.readline()
     worker.send_signal(signal.SIGINT)

@@ -23,8 +23,11 @@ from rowcast.cli.progress import ComparisonDisplay, duration, headline
 from rowcast.config import load_tables
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DataError, TraceError, WorkerFailed
-from rowcast.experiment import Cell, Comparison, ComparisonProgress, compare, plan_cells, run_comparison
+from rowcast.experiment import Cell, Comparison, ComparisonProgress, plan_cells, run_comparison
+from rowcast.experiment import progress as progress_module
+from rowcast.experiment.folder import claimed_folder
 from rowcast.experiment.preparing import Preparing
+from rowcast.experiment.progress import ProgressTracker
 from rowcast.report import write_report
 from stub_cells import FAULT, LOG, run_stub
 
@@ -56,7 +59,7 @@ def test_the_plan_is_the_product_and_gives_everybody_a_seed_first() -> None:
         server_pull_s=0.0,
         batch=16,
         eval_every_s=60.0,
-        eval_images=500,
+        eval_items=500,
     )
     assert cells[0].name == "bsp_outdoor_w2_b16_c2.18_s7"
     assert cells[0].seconds == pytest.approx(180.0)
@@ -309,7 +312,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with compare._claimed(tmp_path), pytest.raises(ConfigError, match="another comparison runs in this folder"):
+    with claimed_folder(tmp_path), pytest.raises(ConfigError, match="another comparison runs in this folder"):
         run_comparison(SMALL, tmp_path, jobs=0, run=run_stub)
     with pytest.raises(ConfigError, match="cannot be used"):
         run_comparison(SMALL, Path("/proc/nowhere"), jobs=0, run=run_stub)
@@ -321,15 +324,15 @@ def test_the_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None
     """Ten seconds to start, then one second for each 36 virtual ones; 4 runs of 180."""
     seen: list[float | None] = []
     clock = [0.0]
-    monkeypatch.setattr(compare.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
     cells = plan_cells(SMALL)
-    tally = compare._Tally(4, 0, cells, lambda progress: seen.append(progress.left_s))
-    tally.began(cells[0])
+    tracker = ProgressTracker(4, 0, cells, lambda progress: seen.append(progress.left_s))
+    tracker.began(cells[0])
     for at, done_s in ((10.0, 36.0), (11.0, 72.0), (13.0, 144.0)):
         clock[0] = at
-        tally.telling(cells[0])(done_s)
+        tracker.telling(cells[0])(done_s)
     clock[0] = 14.0
-    tally.ended(cells[0])
+    tracker.ended(cells[0])
     assert seen == [None, None, pytest.approx(18.0), pytest.approx(16.0), pytest.approx(15.0)]
 
 
@@ -521,18 +524,18 @@ def test_in_a_file_progress_is_a_line_a_minute_and_one_for_each_finished_run(
 
 def test_the_training_of_starting_models_is_seen() -> None:
     cells = plan_cells(SMALL)
-    tally = compare._Tally(4, 0, cells, lambda progress: seen.append(progress))
+    tracker = ProgressTracker(4, 0, cells, lambda progress: seen.append(progress))
     seen: list[ComparisonProgress] = []
     for cell in cells[:2]:
-        tally.began(cell)
-        tally.telling(cell)(Preparing(0.4))
-    tally.tell()
+        tracker.began(cell)
+        tracker.telling(cell)(Preparing(0.4))
+    tracker.tell()
     assert headline(seen[-1]) == "0 of 4 runs finished, 2 under way, starting models trained: 40 %, 40 %"
     screen = Console(file=Screen(), force_terminal=True, width=100)
     with ComparisonDisplay(screen) as display:
         display.shows(seen[-1])
     assert isinstance(screen.file, io.StringIO)
     assert "40 % of its starting model" in screen.file.getvalue()
-    tally.telling(cells[0])(1.0)
-    tally.ended(cells[1])
+    tracker.telling(cells[0])(1.0)
+    tracker.ended(cells[1])
     assert seen[-1].preparing == ()

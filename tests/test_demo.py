@@ -19,9 +19,9 @@ from rowcast.errors import ConfigError, DataError, WorkerFailed
 from rowcast.experiment import DemoSettings, ServerAudit, ShapeSettings, WorkerAudit, prove, run_demo, shaped_trace
 from rowcast.experiment.claim import claimed
 from rowcast.experiment.processes import ProcessGroup
+from rowcast.experiment.starting import state_file
 from rowcast.journal import read_journal
 from rowcast.tasks import build_task
-from rowcast.version import __version__
 
 POLICIES = {"bsp": "bsp", "rog:4": "rog-4", "rowcast": "rowcast"}
 
@@ -30,9 +30,8 @@ def pretend_pretrained(out):
     """A model that took no time to train, where the demo finds its pre-trained one."""
     task = build_task("cruda-digits", pretrain_epochs=0)
     task.pretrain()
-    task.save_state(out / "pretrained.npz")
-    settings = build_task("cruda-digits", seed=0, test_images=DemoSettings().test_images).settings
-    (out / "pretrained.txt").write_text(f"{__version__} {settings}")
+    (out / "states").mkdir()
+    task.save_state(out / "states" / state_file(build_task("cruda-digits", seed=0)))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def demo_out(tmp_path_factory):
     process = python("-m", "rowcast", "demo", "--workers=2", "--seconds=2", "--pace=0.1", "--out", out)
     printed, err = process.communicate(timeout=6 * LIMIT_S)
     assert process.returncode == 0, printed + err
-    assert "pre-trained model:" in printed
+    assert "starting model: " in printed and "% right on clean images" in printed
     return out, printed
 
 
@@ -169,7 +168,9 @@ def books(lost=None, twice=None):
             computed += 0.5 * LAYOUT.lengths
             times = (0 if lost == (index, frame) else 1) + (1 if twice == (index, frame) else 0)
             final -= np.float32(0.5 * times)
-        workers.append(WorkerAudit(f"robot-{index}", 2, 2, 2, computed, final, 90.0, np.ones(2), 0.1))
+        workers.append(
+            WorkerAudit(f"robot-{index}", 2, 2, 2, computed, final, {"accuracy": 90.0, "error": 0.5}, np.ones(2), 0.1)
+        )
     applied = {f"robot-{index}": 2 for index in range(2)}
     for who, change in ((lost, -1), (twice, 1)):
         if who is not None:

@@ -388,7 +388,7 @@ def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
 EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
-    "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Sparse Zero codec_by_id codec_by_name codec_for",
+    "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Sparse Zero codec_by_id codec_by_name codec_for register",
     "rowcast.config": """
         Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
         load_values read_file read_secret save_tables setting
@@ -406,6 +406,7 @@ EXPORTED: dict[str, str] = {
         Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit plan_cells prove read_run read_runs
         run_comparison run_demo run_robot run_settings shaped_trace validate_run
     """,
+    "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
     "rowcast.journal": """
         EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
     """,
@@ -432,9 +433,12 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.sync.families": "ASP BSP DILOCO FLOWN LOCALSGD REGISTRY ROG ROWCAST SSP",
     "rowcast.tasks": """
-        ConvMLP ConvMLPConfig CrudaSettings CrudaTask CrudaWorker DATASETS Dataset DomainShift Metric
-        SEVERITIES Severity State TASKS Task TaskOptions TaskSettings TaskWorker brightness build_task
-        count_parameters dirichlet_shards fog freeze_batch_norm load_dataset
+        FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task register
+    """,
+    "rowcast.tasks.cruda": """
+        CRUDA_TASKS ConvMLP ConvMLPConfig CrudaOptions CrudaSettings CrudaTask CrudaWorker DATASETS Dataset
+        DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
+        load_dataset
     """,
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver",
     "rowcast.wire": """

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rowcast.experiment import Comparison, run_comparison
-from rowcast.experiment.starting import state_key
+from rowcast.experiment.starting import state_file
 from rowcast.tasks import build_task
 
 
@@ -33,8 +33,7 @@ def test_jobs_in_this_process_write_what_other_processes_write(tmp_path):
     (tmp_path / "0" / "states").mkdir(parents=True)
     task = build_task("cruda-digits", seed=0, pretrain_epochs=0)
     task.pretrain()
-    key = state_key(build_task("cruda-digits", seed=0))
-    task.save_state(tmp_path / "0" / "states" / f"digits-0-{key}.npz")
+    task.save_state(tmp_path / "0" / "states" / state_file(build_task("cruda-digits", seed=0)))
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "states").symlink_to(tmp_path / "0" / "states")
     for jobs in (0, 1):

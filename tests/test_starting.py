@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rowcast.experiment.starting import CACHE_VARIABLE, cache_folder, keep_starting_state, state_key
-from rowcast.tasks import CrudaTask, build_task
+from rowcast.experiment.starting import CACHE_VARIABLE, cache_folder, keep_starting_state, state_file
+from rowcast.tasks import build_task
+from rowcast.tasks.cruda import CrudaTask
 
 TINY = {"train_images": 128, "test_images": 10, "widths": (8, 8, 8), "pretrain_epochs": 1}
 
@@ -27,14 +29,21 @@ class Trainer:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, task: CrudaTask) -> object:
-        self.calls += 1
-        return task.pretrain()
+    def watch(self, task: CrudaTask) -> CrudaTask:
+        """The task, whose training is counted."""
+        pretrain = task.pretrain
+
+        def counted(progress: Callable[[float], None] | None = None) -> object:
+            self.calls += 1
+            return pretrain(progress)
+
+        task.pretrain = counted
+        return task
 
 
 def keep(out: Path, trainer: Trainer, **more: object) -> CrudaTask:
-    task = make(**more)
-    keep_starting_state(task, lambda: make(**more), out / "states", trainer)
+    task = trainer.watch(make(**more))
+    keep_starting_state(task, out / "states")
     return task
 
 
@@ -68,11 +77,11 @@ def test_another_folder_needs_no_second_training(tmp_path: Path, cache: Path) ->
     for name, value in first.state.items():
         np.testing.assert_array_equal(value, second.state[name])
         np.testing.assert_array_equal(value, third.state[name])
-    assert [path.name for path in cache.iterdir()] == [f"digits-0-{state_key(make())}.npz"]
+    assert [path.name for path in cache.iterdir()] == [state_file(make())]
 
 
 def test_a_model_is_known_by_what_made_it() -> None:
-    plain = state_key(make())
+    plain = state_file(make())
     for later in (
         {"lr": 0.5},
         {"alpha": 9.0},
@@ -81,9 +90,9 @@ def test_a_model_is_known_by_what_made_it() -> None:
         {"optimizer": "adam"},
         {"test_images": 3},
     ):
-        assert state_key(make(**later)) == plain, later
+        assert state_file(make(**later)) == plain, later
     others = [
-        state_key(make(**earlier))
+        state_file(make(**earlier))
         for earlier in (
             {"seed": 1},
             {"pretrain_epochs": 2},
@@ -91,12 +100,13 @@ def test_a_model_is_known_by_what_made_it() -> None:
             {"label_smoothing": 0.2},
             {"widths": (8, 8, 16)},
             {"train_images": 127},
+            {"pretrain_images": 100},
         )
     ]
     assert len({plain, *others}) == 1 + len(others)
     task = make()
     task.dataset.train_images[0, 0, 0, 0] ^= 1  # the same settings, other data
-    assert state_key(task) != plain
+    assert state_file(task) != plain
 
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", None])
@@ -140,7 +150,7 @@ def test_other_data_has_another_model_in_the_same_folder(tmp_path: Path, cache: 
     first = keep(tmp_path, trainer)
     other = make()
     other.dataset.train_images[:] = 255 - other.dataset.train_images
-    keep_starting_state(other, lambda: other, tmp_path / "states", trainer)
+    keep_starting_state(trainer.watch(other), tmp_path / "states")
     assert trainer.calls == 2
     assert any(not np.array_equal(value, other.state[name]) for name, value in first.state.items())
     assert len(list((tmp_path / "states").iterdir())) == len(list(cache.iterdir())) == 2
@@ -152,14 +162,17 @@ def test_two_folders_that_need_the_same_at_once_train_it_once(tmp_path: Path) ->
     began, second_trains = threading.Event(), threading.Event()
 
     def work(out: str) -> None:
-        def train(task: CrudaTask) -> object:
+        task = make()
+        pretrain = task.pretrain
+
+        def train(progress: Callable[[float], None] | None = None) -> object:
             trained.append(out)
             (second_trains if began.is_set() else began).set()
             second_trains.wait(0.5)  # the other does not come so far: it waits for this one
-            return task.pretrain()
+            return pretrain(progress)
 
-        task = make()
-        keep_starting_state(task, lambda: task, tmp_path / out / "states", train)
+        task.pretrain = train
+        keep_starting_state(task, tmp_path / out / "states")
 
     threads = [threading.Thread(target=work, args=(out,)) for out in ("a", "b")]
     threads[0].start()

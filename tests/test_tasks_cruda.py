@@ -11,7 +11,8 @@ import torch
 
 from rowcast.errors import ConfigError, DataError, LocalProtocolError
 from rowcast.experiment.preparing import now_and_then
-from rowcast.tasks import TASKS, ConvMLPConfig, CrudaSettings, CrudaTask, build_task
+from rowcast.tasks import TASKS, build_task
+from rowcast.tasks.cruda import ConvMLPConfig, CrudaSettings, CrudaTask
 
 TINY = ConvMLPConfig(in_channels=1, tokens=8, stem_stride=1, conv_blocks=1, widths=(16,), depths=(1,), mlp_ratio=2)
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -45,7 +46,7 @@ def test_the_team_recovers_what_the_fog_takes(pretrained: CrudaTask) -> None:
     for _ in range(20):  # synchronous: everybody takes the mean of the four updates
         before = [p.detach().clone() for p in team[0].model.parameters()]
         for worker in team:
-            worker.loss_step()
+            worker.compute()
             worker.optimizer.step()
         with torch.no_grad():
             for start, *replicas in zip(before, *(worker.model.parameters() for worker in team), strict=True):
@@ -86,7 +87,7 @@ def test_a_loss_step_leaves_the_parameters_and_freezes_batch_norm(pretrained: Cr
     worker = pretrained.worker(0, 4)
     before = {name: value.clone() for name, value in worker.model.state_dict().items()}
     worker.model.train()
-    first, second = worker.loss_step(), worker.loss_step()
+    first, second = worker.compute(), worker.compute()
     assert isinstance(first, float) and first > 0 and first != second
     assert all(torch.equal(before[name], value) for name, value in worker.model.state_dict().items())
     assert all(p.grad is not None for p in worker.model.parameters())
@@ -102,7 +103,7 @@ def test_everything_follows_the_seed() -> None:
         (a, a_labels), (b, b_labels), (c, _) = (robot.batch() for robot in robots)
         assert a.shape == (32, 1, 8, 8) and a_labels.shape == (32,)
         assert torch.equal(a, b) and torch.equal(a_labels, b_labels) and not torch.equal(a, c)
-    losses = [robot.loss_step() for robot in robots]
+    losses = [robot.compute() for robot in robots]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -115,7 +116,7 @@ def test_workers_start_alike_and_see_their_own_shards() -> None:
     np.testing.assert_array_equal(robots[2].labels.numpy(), task.dataset.train_labels[shards[2]])
     for name, value in robots[0].model.state_dict().items():
         assert all(torch.equal(value, robot.model.state_dict()[name]) for robot in robots)
-    robots[0].loss_step()
+    robots[0].compute()
     robots[0].optimizer.step()
     np.testing.assert_array_equal(robots[1].model.state_dict()["head.weight"].numpy(), task.state["head.weight"])
 
@@ -138,7 +139,7 @@ def test_a_saved_state_comes_back_without_pickles(tmp_path: Path) -> None:
         assert set(archive.files) == set(task.state)
     loaded = fresh.load_state(path)
     assert all(np.array_equal(loaded[name], task.state[name]) for name in task.state)
-    assert fresh.worker(0, 2).loss_step() == task.worker(0, 2).loss_step()
+    assert fresh.worker(0, 2).compute() == task.worker(0, 2).compute()
 
 
 def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_task_without_a_starting_model_says_what_to_call() -> None:
 
 def test_names_and_settings_are_checked() -> None:
     own = {"cruda-idx", "cruda-npz", "cruda-images"}
-    assert set(TASKS) == {"cruda-digits", "cruda-fashion-mnist", "cruda-cifar10"} | own
+    assert set(TASKS) >= {"cruda-digits", "cruda-fashion-mnist", "cruda-cifar10", "cruda"} | own
     with pytest.raises(ConfigError, match="unknown task 'cruda-digit'; did you mean 'cruda-digits'"):
         build_task("cruda-digit")
     with pytest.raises(ConfigError, match="unknown setting 'severety'; did you mean 'severity'"):
@@ -212,7 +213,7 @@ def test_the_larger_tasks_start_on_the_real_folders(name: str, folder: str) -> N
     task = build_task(name, REAL / folder, train_images=256, test_images=100, pretrain_epochs=1)
     task.pretrain()
     robot = task.worker(3, 4)
-    assert np.isfinite(robot.loss_step())
+    assert np.isfinite(robot.compute())
     robot.optimizer.step()
     assert 0 <= robot.accuracy() <= 100
 
@@ -247,6 +248,6 @@ def test_a_long_clean_training_is_told_now_and_then(monkeypatch: pytest.MonkeyPa
         now += 0.5
         tell(step / 24)
     assert said == [
-        "pre-training on clean images: 42 %, about 7 s left",
-        "pre-training on clean images: 83 %, about 2 s left",
+        "training the starting model: 42 %, about 7 s left",
+        "training the starting model: 83 %, about 2 s left",
     ]

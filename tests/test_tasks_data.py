@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rowcast.errors import ConfigError, DataError
-from rowcast.tasks import load_dataset
+from rowcast.tasks.cruda import load_dataset
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 RNG = np.random.default_rng(7)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rowcast.errors import ConfigError
-from rowcast.tasks import ConvMLP, ConvMLPConfig, count_parameters, freeze_batch_norm
-from rowcast.tasks.models import seeded_model
+from rowcast.tasks.cruda import ConvMLP, ConvMLPConfig, count_parameters, freeze_batch_norm
+from rowcast.tasks.cruda.models import seeded_model
 
 SMALL = {"tokens": 8, "conv_blocks": 1, "widths": (8, 16), "depths": (1, 2), "mlp_ratio": 2}
 

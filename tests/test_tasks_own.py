@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from rowcast.errors import ConfigError, DataError
-from rowcast.experiment import Comparison, plan_cells
-from rowcast.experiment.plan import Cell
-from rowcast.tasks import build_task, load_dataset
-from rowcast.tasks.own import load_npz
-from rowcast.tasks.settings import task_options, written_options
+from rowcast.experiment import Cell, Comparison, plan_cells
+from rowcast.tasks import build_task
+from rowcast.tasks.cruda import CrudaOptions, load_dataset
+from rowcast.tasks.cruda.own import load_npz
+from rowcast.tasks.options import read_options, written_options
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 SMALL = Comparison(task="cruda", policies=("bsp",), links=("outdoor",), workers=(2,), seeds=1)
@@ -174,7 +174,7 @@ def test_the_model_has_the_classes_and_channels_of_the_data(tmp_path: Path) -> N
     task.pretrain()
     robot = task.worker(1, 2)
     assert robot.model(robot.images[:2]).shape == (2, 43)
-    assert robot.loss_step() > 0 and 0 <= robot.accuracy() <= 100
+    assert robot.compute() > 0 and 0 <= robot.accuracy() <= 100
 
 
 def test_small_and_large_images_get_another_stride(tmp_path: Path) -> None:
@@ -213,18 +213,19 @@ def test_the_optimizer_is_a_setting(name: str) -> None:
 
 
 def test_options_have_one_way_to_be_written() -> None:
-    given = task_options(["widths=[16, 32,64]", "lr=1", "optimizer=adamw", "alpha=1e3"])
+    given = read_options(CrudaOptions, ["widths=[16, 32,64]", "lr=1", "optimizer=adamw", "alpha=1e3"])
     assert given == {"optimizer": "adamw", "lr": 1.0, "alpha": 1000.0, "widths": (16, 32, 64)}
     texts = written_options(given)
     assert texts == ("alpha=1000.0", "lr=1.0", 'optimizer="adamw"', "widths=[16, 32, 64]")
-    assert task_options(texts) == given and written_options(task_options(texts)) == texts
+    again = read_options(CrudaOptions, texts)
+    assert again == given and written_options(again) == texts
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("lrr=0.1", "unknown setting 'lrr'; did you mean 'lr'"),
-        ("lr=fast", "TaskOptions.lr: expected a number in 0.0 .. 10.0, got 'fast'"),
+        ("lr=fast", "CrudaOptions.lr: expected a number in 0.0 .. 10.0, got 'fast'"),
         ("alpha=0", "alpha: expected a number in 0.01"),
         ("optimizer=adamx", "unknown optimizer 'adamx'; did you mean 'adam"),
         ("tokens=7", "ConvMLPConfig.tokens: expected an even number"),
@@ -285,8 +286,8 @@ def test_options_are_part_of_a_run() -> None:
     )
     assert plain.task_options == "" and other.task_options == "alpha=9.0; lr=1.0"
     assert plain.name == other.name and plain != other
-    assert other.task_overrides == {"alpha": 9.0, "lr": 1.0}
-    assert replace(other, batch=4, data="somewhere").task_overrides["batch"] == 4
+    assert other.options() == {"alpha": 9.0, "lr": 1.0, "test_images": 500}
+    assert replace(other, batch=4).options()["batch"] == 4
     assert isinstance(other, Cell)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rowcast.errors import ConfigError
-from rowcast.tasks import SEVERITIES, DomainShift, brightness, dirichlet_shards, fog
-from rowcast.tasks.shift import smooth_fields
+from rowcast.tasks.cruda import SEVERITIES, DomainShift, brightness, dirichlet_shards, fog
+from rowcast.tasks.cruda.shift import smooth_fields
 
 
 def test_fog_is_koschmieders_law() -> None:

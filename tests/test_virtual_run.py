@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rowcast.errors import ConfigError
-from rowcast.experiment.plan import Cell
-from rowcast.experiment.starting import state_key
-from rowcast.experiment.virtual_run import REFERENCE_BYTES, model_bytes, run_virtual
+from rowcast.experiment import Cell
+from rowcast.experiment.runners.virtual import REFERENCE_BYTES, model_bytes, run_virtual
+from rowcast.experiment.starting import state_file
 from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace
 from rowcast.rows import Layout
@@ -50,7 +50,7 @@ def out(tmp_path_factory):
 
 def state_name(seed):
     """The file of the starting model of a plain task."""
-    return f"digits-{seed}-{state_key(build_task('cruda-digits', seed=seed))}.npz"
+    return state_file(build_task("cruda-digits", seed=seed))
 
 
 def cell(policy="rog:4", seed=0, **more):
@@ -65,7 +65,7 @@ def cell(policy="rog:4", seed=0, **more):
         **dict.fromkeys(("encode_s", "decode_s", "server_push_s", "server_pull_s"), 0.0),
         "batch": 16,
         "eval_every_s": 15.0,
-        "eval_images": 500,
+        "eval_items": 500,
     }
     return Cell(policy=policy, seed=seed, **{**settings, **more})
 
@@ -183,7 +183,7 @@ def test_robots_beyond_the_traces_of_a_folder_share_them(out, tmp_path):
 
 def test_options_of_the_task_are_what_runs(out, tmp_path, monkeypatch):
     """The optimizer, and a starting model of its own size: another file than that of the plain task."""
-    from rowcast.tasks import CrudaTask
+    from rowcast.tasks.cruda import CrudaTask
 
     seen = []
     pretrain = CrudaTask.pretrain
@@ -198,12 +198,12 @@ def test_options_of_the_task_are_what_runs(out, tmp_path, monkeypatch):
     assert seen == [(0.5, "adamw", (8, 8, 8))]
     assert events(folder, "robot-0", "step")
     (state,) = (tmp_path / "states").iterdir()
-    assert state.name.startswith("digits-0-") and state.suffix == ".npz"
+    assert state.name.startswith("crudadigits-0-") and state.suffix == ".npz"
 
 
 def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):
     calls = []
-    from rowcast.tasks import CrudaTask
+    from rowcast.tasks.cruda import CrudaTask
 
     def pretrain(task, progress):
         calls.append(task.settings.seed)
@@ -218,7 +218,7 @@ def test_a_starting_model_is_made_once(out, tmp_path, monkeypatch):
 
 def test_other_data_in_the_same_folder_has_its_own_starting_model(tmp_path, monkeypatch):
     """Two sets of one shape: a policy on the second does not begin from the model of the first."""
-    from rowcast.tasks import CrudaTask
+    from rowcast.tasks.cruda import CrudaTask
 
     means = []
     pretrain = CrudaTask.pretrain
@@ -233,7 +233,7 @@ def test_other_data_in_the_same_folder_has_its_own_starting_model(tmp_path, monk
         data, labels = tmp_path / f"{level}.npz", np.arange(90) % 3
         images = np.full((90, 12, 12), level, dtype=np.uint8)
         np.savez(data, x_train=images, y_train=labels, x_test=images[:12], y_test=labels[:12])
-        plan = {"task": "cruda-npz", "data": str(data), "hours": 0.1 / 60, "links": "constant:50", "eval_images": 10}
+        plan = {"task": "cruda-npz", "data": str(data), "hours": 0.1 / 60, "links": "constant:50", "eval_items": 10}
         run(tmp_path, policy, cell(policy, task_options=options, **plan))
     assert means == [10.0, 200.0]
     assert len(list((tmp_path / "states").iterdir())) == 2

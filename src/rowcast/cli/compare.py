@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 
-def _task_options() -> type:
-    from rowcast.tasks import TaskOptions
+def _task_options(settings: Mapping[str, Any]) -> type:
+    """The options of the task that was named."""
+    from rowcast.tasks import load_task
 
-    return TaskOptions
+    return load_task(settings["compare"].task).options_type()
 
 
 # What both classes have is meant for the comparison: it stands last.
@@ -47,7 +49,7 @@ def compare(
     from rowcast.experiment import run_comparison
     from rowcast.experiment.starting import CACHE_VARIABLE
     from rowcast.report import write_report
-    from rowcast.tasks.settings import written_options
+    from rowcast.tasks.options import written_options
 
     settings = replace(compare, task_options=(*compare.task_options, *written_options(task.given)))
     if cache is not None:  # the processes of the runs inherit it

@@ -31,13 +31,15 @@ def demo(
     from rowcast.cli.display import TeamDisplay
     from rowcast.cli.results import finish
     from rowcast.experiment import run_demo
+    from rowcast.tasks import find_task
 
     # The server's kernels are small; the processors belong to the workers.
     limit_threads(1)
     console = PlainConsole()
     began = time.monotonic()
+    metric = find_task(demo.task, demo.data).kind.metrics[0]
     try:
-        with TeamDisplay(console) as display:
+        with TeamDisplay(console, metric=metric) as display:
             runs = run_demo(demo, out, _Observer(display))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -13,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rowcast.errors import visible
+from rowcast.errors import ConfigError, visible
+from rowcast.metric import Metric
 
 if TYPE_CHECKING:
     from rowcast.training.member import MemberStatus
@@ -24,6 +26,8 @@ __all__ = ["TeamDisplay", "on_terminal"]
 PLAIN_EVERY_S = 10.0
 #: Characters of a line, and of the name of a worker in it, at most.
 LONGEST, LONGEST_NAME = 20_000, 40
+#: Figures that every worker reports, whatever it trains.
+_OF_THE_NODE = ("loss", "rate_bps", "share", "staleness")
 
 
 def on_terminal(console: Console) -> bool:
@@ -37,9 +41,11 @@ class TeamDisplay:
     Args:
         console: where to.
         quiet: show nothing but what is said.
+        metric: of the task, where it is known; else the first figure that a worker reports is shown.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False, metric: Metric | None = None) -> None:
+        self._metric = metric
         self._console = console
         self._quiet = quiet
         self._next_plain = 0.0
@@ -68,37 +74,49 @@ class TeamDisplay:
     def shows(self, title: str, lines: Sequence[MemberStatus]) -> None:
         """Where everybody is now."""
         if self._live is not None:
-            self._live.update(team_table(title, lines), refresh=True)
+            self._live.update(team_table(title, lines, self._metric), refresh=True)
         elif not self._quiet and time.monotonic() >= self._next_plain:
             self._next_plain = time.monotonic() + PLAIN_EVERY_S
-            self.says(plain(title, lines))
+            self.says(plain(title, lines, self._metric))
 
 
-def team_table(title: str, lines: Sequence[MemberStatus]) -> Table:
+def team_table(title: str, lines: Sequence[MemberStatus], metric: Metric | None = None) -> Table:
     """The table; fits 80 columns."""
+    metric = metric or _reported(lines)
     table = Table(title=Text(visible(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("worker", no_wrap=True)
-    for name in ("steps", "accuracy", "link\nMbit/s", "rows\nsent", "behind"):
+    for name in ("steps", metric.name if metric else "metric", "link\nMbit/s", "rows\nsent", "behind"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for line in lines:
-        table.add_row(Text(visible(line.name, LONGEST_NAME)), *map(Text, _cells(line)))
+        table.add_row(Text(visible(line.name, LONGEST_NAME)), *map(Text, _texts(line, metric)))
     if not lines:
         table.add_row("nobody yet")
     return table
 
 
-def plain(title: str, lines: Sequence[MemberStatus]) -> str:
+def plain(title: str, lines: Sequence[MemberStatus], metric: Metric | None = None) -> str:
     """The same on one line."""
+    metric = metric or _reported(lines)
     parts = []
     for line in lines:
-        steps, accuracy, rate, share, behind, state = _cells(line)
+        steps, measured, rate, share, behind, state = _texts(line, metric)
         name = visible(line.name, LONGEST_NAME)
-        parts.append(f"{name}: step {steps}, {accuracy}, {rate} Mbit/s, rows {share}, behind {behind}, {state}")
+        parts.append(f"{name}: step {steps}, {measured}, {rate} Mbit/s, rows {share}, behind {behind}, {state}")
     return f"{title} | " + (" | ".join(parts) or "nobody yet")
 
 
-def _cells(line: MemberStatus) -> tuple[str, ...]:
+def _reported(lines: Sequence[MemberStatus]) -> Metric | None:
+    """The first figure of a task that somebody reports; its unit is not known here."""
+    for line in lines:
+        for name in line.metrics:
+            if name not in _OF_THE_NODE:
+                with contextlib.suppress(ConfigError):
+                    return Metric(name)
+    return None
+
+
+def _texts(line: MemberStatus, metric: Metric | None) -> tuple[str, ...]:
     metrics = line.metrics
 
     def text(name: str, form: str, factor: float = 1.0) -> str:
@@ -107,7 +125,7 @@ def _cells(line: MemberStatus) -> tuple[str, ...]:
     state = line.state if line.waited_s < 0.5 else f"{line.state} {line.waited_s:.0f} s"
     return (
         str(line.iteration),
-        text("accuracy", "{:.1f} %"),
+        metric.written(metrics.get(metric.name)) if metric else "-",
         text("rate_bps", "{:.3g}", 1e-6),
         text("share", "{:.0f} %", 100.0),
         str(line.staleness),

@@ -20,8 +20,9 @@ from rowcast.errors import ConfigError
 
 __all__ = ["PanelCommand", "limit_threads", "options_from"]
 
-#: A settings class, or what imports it: for classes that take long to load and have no options of their own.
-Kind = type | Callable[[], type]
+#: A settings class; or what finds it when the command runs, from the settings of the other classes by table. That is
+#: for classes that take long to load, or depend on what was given; they have no options of their own.
+Kind = type | Callable[[Mapping[str, Any]], type]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def options_from(**kinds: Kind) -> Callable[[Callable[..., Any]], Callable[..., 
         def serve(serve: ServeSettings, server: ServerSettings, link: LinkSettings, quiet: Quiet = False) -> None: ...
 
     Args:
-        kinds: for each table and parameter its class, or a function that imports it (then it has no options).
+        kinds: for each table and parameter its class, or a function that finds it (then it has no options).
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,8 +122,9 @@ def options_from(**kinds: Kind) -> Callable[[Callable[..., Any]], Callable[..., 
                     for name in flag.path[:-1]:
                         place = place.setdefault(name, {})
                     place[flag.path[-1]] = flag.read(value)
-            classes = {table: kind if isinstance(kind, type) else kind() for table, kind in kinds.items()}
-            tables = load_tables(classes, words.pop("config"), overrides=words.pop("set_") or [], given=given)
+            path, overrides = words.pop("config"), words.pop("set_") or []
+            classes = _found(kinds, path, overrides, given)
+            tables = load_tables(classes, path, overrides=overrides, given=given)
             return command(**tables, **words)
 
         own = [each for each in inspect.signature(command).parameters.values() if each.name not in kinds]
@@ -136,6 +138,18 @@ def options_from(**kinds: Kind) -> Callable[[Callable[..., Any]], Callable[..., 
         return run
 
     return decorate
+
+
+def _found(
+    kinds: Mapping[str, Kind], path: Path | None, overrides: list[str], given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, type]:
+    """The class of each table; those that have to be found are so from what is said of the others."""
+    direct = {table: kind for table, kind in kinds.items() if isinstance(kind, type)}
+    if len(direct) < len(kinds):
+        known = {field.name for kind in direct.values() for field in dataclasses.fields(kind)}
+        told = [text for text in overrides if text.partition("=")[0].strip() in known]
+        settings = load_tables(direct, path, overrides=told, given=given)
+    return {table: kind if isinstance(kind, type) else kind(settings) for table, kind in kinds.items()}
 
 
 def _flags(table: str, kind: Any, path: tuple[str, ...] = (), panel: str = "") -> Iterator[_Flag]:

@@ -18,7 +18,6 @@ from rowcast.errors import ConfigError
 from rowcast.experiment import DemoSettings, PolicyRun
 from rowcast.metric import Metric, metrics_to_json
 from rowcast.report import (
-    ACCURACY,
     SECONDS,
     CurvePanel,
     Run,
@@ -37,17 +36,13 @@ from rowcast.version import __version__
 __all__ = ["finish", "summary_of"]
 
 
-#: What the job is judged by, the primary one first.
-METRICS = (ACCURACY,)
-
-
 def finish(settings: DemoSettings, runs: list[PolicyRun], out: Path, console: Console) -> None:
     """Print the table and write ``summary.json``, ``composition.png``, and ``METRIC.png`` for each metric.
 
     Raises:
         ConfigError: a file cannot be written.
     """
-    metrics = METRICS
+    metrics = runs[0].metrics
     read = {run.policy: read_run(run.policy, run.journals, settings.seconds, metrics) for run in runs}
     summary = summary_of(settings, runs, read)
     try:
@@ -104,7 +99,7 @@ def summary_of(settings: DemoSettings, runs: Sequence[PolicyRun], read: Mapping[
                 f"{name}_at_equal_steps": _known(found[1][summary.policy]) if found is not None else None
                 for name, found in equal.items()
             },
-            "drained_accuracy": run.drained_accuracy,
+            "drained": dict(run.drained),
             "updates_sent": run.audit.frames_sent,
             "updates_lost": run.audit.lost,
             "updates_doubled": run.audit.doubled,
@@ -142,7 +137,7 @@ def _sentences(runs: list[PolicyRun], summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"{run.policy}: {audit.frames_sent} row frames sent, {audit.lost} lost, {audit.doubled} doubled; "
             f"{verdict} (to {audit.replica_error:.1e}; row sums to {audit.row_error:.1e}); "
-            f"{run.drained_accuracy:.1f} % after delivery"
+            f"{run.metrics[0].name} {run.metrics[0].written(run.drained.get(run.metrics[0].name))} after delivery"
         )
         if run.policy != first and numbers["steps_ratio"] is not None:
             lines.append(f"{run.policy}: {numbers['steps_ratio']:.2f} times the steps of {first} in the same time")

@@ -1,4 +1,4 @@
-"""``rowcast train``: a worker for a built-in task."""
+"""``rowcast train``: a worker for a task."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,10 +27,11 @@ __all__ = ["train"]
 REPORT_EVERY_S = 5.0
 
 
-def _task_options() -> type:
-    from rowcast.tasks import TaskOptions
+def _task_options(settings: Mapping[str, Any]) -> type:
+    """The options of the task that was named."""
+    from rowcast.tasks import load_task
 
-    return TaskOptions
+    return load_task(settings["robot"].task).options_type()
 
 
 @options_from(robot=RobotSettings, task=_task_options)
@@ -44,16 +46,19 @@ def train(
     ] = False,
     quiet: Annotated[bool, typer.Option(help="No progress lines.")] = False,
 ) -> None:
-    """Train a built-in task as a worker of a team. Without --seconds and --steps: until Ctrl-C."""
+    """Train a task as a worker of a team. Without --seconds and --steps: until Ctrl-C."""
     limit_threads(robot.threads)
     from rowcast.experiment import run_robot
+    from rowcast.tasks import load_task
 
     settings = replace(robot, task_options=task.given)
     talk = _Talk(quiet)
     result = run_robot(
         settings, ready=_await_start if await_start else None, joined=talk.joined, progress=talk.progress
     )
-    talk.says(f"{robot.name}: finished after {result.iterations} steps, accuracy {result.accuracy:.1f} %")
+    metrics = load_task(robot.task).metrics
+    values = ", ".join(f"{each.name} {each.written(result.metrics.get(each.name))}" for each in metrics)
+    talk.says(f"{robot.name}: finished after {result.iterations} steps, {values}")
 
 
 class _Talk:
@@ -78,9 +83,8 @@ class _Talk:
             return
         self._next = now + REPORT_EVERY_S
         metrics = self._team.node.metrics
-        accuracy = "-" if progress.accuracy is None else f"{progress.accuracy:.1f} %"
         self.says(
-            f"{self._team.name}: step {progress.iteration}, loss {progress.loss:.3f}, accuracy {accuracy}, "
+            f"{self._team.name}: step {progress.iteration}, loss {progress.loss:.3f}, {progress.written}, "
             f"rows sent {100 * metrics.get('share', 0):.0f} %, behind {metrics.get('staleness', 0):.0f}"
         )
 

@@ -1,7 +1,7 @@
 """Codecs: rows of a float32 vector to bytes and back.
 
-A codec is one small class behind :class:`Codec`, plus a line in :data:`REGISTRY`, plus the shared conformance
-suite ``rowcast.testing.check_codec``.
+A codec is one small class behind :class:`Codec`, made known by :func:`register`, plus the shared conformance suite
+``rowcast.testing.check_codec``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
 from rowcast.codecs.sparse import Sparse
 from rowcast.codecs.zero import Zero
-from rowcast.errors import ConfigError, RemoteProtocolError, near_match
+from rowcast.errors import ConfigError, RemoteProtocolError
+from rowcast.registry import Registry
 from rowcast.rows import Layout
 
 __all__ = [
@@ -29,18 +30,70 @@ __all__ = [
     "codec_by_id",
     "codec_by_name",
     "codec_for",
+    "register",
 ]
 
-#: Every codec by its name. The ``wire_id`` of a codec never changes and is never given to another.
-REGISTRY: dict[str, Codec] = {codec.name: codec for codec in (Zero(), Raw(), Half(), OneBit(), Sparse())}
+#: Numbers that a codec may have; those above belong to the forms of codecs for buffers and for hollow layouts.
+WIRE_IDS = range(64)
 
+
+def _checked(name: str, value: object) -> Codec:
+    """A codec that can be used, or an error that says what it lacks; a class is called."""
+    codec = value() if isinstance(value, type) else value
+    if not isinstance(codec, Codec):
+        raise ConfigError(
+            f"codec {name!r}: expected an object with the methods of rowcast.codecs.Codec, got {value!r}; see "
+            "docs/extending.md"
+        )
+    if codec.name != name:
+        raise ConfigError(f"codec {name!r}: its attribute 'name' is {codec.name!r}; both have to be the same")
+    number = codec.wire_id
+    if type(number) is not int or number not in WIRE_IDS:
+        raise ConfigError(f"codec {name!r}: wire_id: expected a whole number in 0 .. {WIRE_IDS[-1]}, got {number!r}")
+    if number in _BY_ID:
+        raise ConfigError(f"codec {name!r}: wire_id {number} is that of {_BY_ID[number].name!r}; choose another")
+    _BY_ID[number] = codec
+    if not isinstance(codec, Zero):
+        _HOLLOW[name] = hollow = Hollow(codec)
+        _BY_ID[hollow.wire_id] = hollow
+    if getattr(codec, "coarse", True):
+        _FINE[name] = fine = Fine(codec, _HALF)
+        _BY_ID[fine.wire_id] = fine
+    return codec
+
+
+_HALF = Half()
+
+
+#: Every code and form of a code, by the number that a frame carries.
+_BY_ID: dict[int, Codec] = {}
 #: The hollow form of each code that has content.
-_HOLLOW: dict[str, Codec] = {name: Hollow(codec) for name, codec in REGISTRY.items() if name != Zero.name}
-
+_HOLLOW: dict[str, Codec] = {}
 #: The form of each code that is too coarse for buffers.
-_FINE: dict[str, Codec] = {name: Fine(REGISTRY[name], REGISTRY["half"]) for name in (OneBit.name, Sparse.name)}
+_FINE: dict[str, Codec] = {}
 
-_BY_ID = {codec.wire_id: codec for codec in (*REGISTRY.values(), *_HOLLOW.values(), *_FINE.values())}
+#: Every codec by its name. The ``wire_id`` of a codec never changes and is never given to another.
+REGISTRY: Registry[Codec] = Registry("codec", "rowcast.codecs", _checked)
+
+
+def register(codec: Codec) -> Codec:
+    """Make a codec known under its name: to policies (``rog:4?codec=NAME``), and to frames that arrive.
+
+    Both ends have to register it before they join; an entry point in the group ``rowcast.codecs`` does so everywhere.
+
+    Args:
+        codec: an object of a class as :class:`Codec` describes it. Where its error is small enough for buffers (the
+            variances of a batch norm), it has an attribute ``coarse = False``; else these travel as ``half``.
+
+    Raises:
+        ConfigError: no codec, a name or a number that is taken, or a number out of 0 .. 63.
+    """
+    return REGISTRY.register(getattr(codec, "name", ""), codec)
+
+
+_BUILT_IN: tuple[Codec, ...] = (Zero(), Raw(), _HALF, OneBit(), Sparse())
+for _codec in _BUILT_IN:
+    register(_codec)
 
 
 def codec_by_name(name: str) -> Codec:
@@ -49,9 +102,7 @@ def codec_by_name(name: str) -> Codec:
     Raises:
         ConfigError: there is none; the nearest name is in the message.
     """
-    if name not in REGISTRY:
-        raise ConfigError(f"unknown codec {name!r}; {near_match(name, REGISTRY)}")
-    return REGISTRY[name]
+    return REGISTRY.find(name)
 
 
 def codec_for(layout: Layout, codec: Codec) -> Codec:
@@ -69,6 +120,8 @@ def codec_by_id(wire_id: int) -> Codec:
     """
     codec = _BY_ID.get(wire_id)
     if codec is None:
-        known = sorted(codec.wire_id for codec in REGISTRY.values())
+        known = sorted(codec.wire_id for codec in REGISTRY.usable().values())
+        codec = _BY_ID.get(wire_id)  # of a plug-in that nobody has named here
+    if codec is None:
         raise RemoteProtocolError(f"row frame: expected a codec number in {known}, got {wire_id}")
     return codec

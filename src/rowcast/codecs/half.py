@@ -113,6 +113,7 @@ class Half:
 
     name = "half"
     wire_id = 2
+    coarse = False
 
     def row_bytes(self, layout: Layout) -> IntArray:
         return 2 * layout.lengths + 1

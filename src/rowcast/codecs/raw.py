@@ -39,6 +39,7 @@ class Raw:
 
     name = "raw"
     wire_id = 1
+    coarse = False
 
     def row_bytes(self, layout: Layout) -> IntArray:
         return layout.lengths * 4

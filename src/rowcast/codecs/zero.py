@@ -15,6 +15,7 @@ class Zero:
 
     name = "zero"
     wire_id = 0
+    coarse = False
 
     def row_bytes(self, layout: Layout) -> IntArray:
         return np.zeros(layout.rows, dtype=np.int64)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
-    from rowcast.experiment.compare import ComparisonProgress, run_comparison
+    from rowcast.experiment.cell import Cell
+    from rowcast.experiment.compare import run_comparison
     from rowcast.experiment.demo import DemoObserver, PolicyRun, run_demo
     from rowcast.experiment.measured import MeasuredRun, read_run, read_runs
-    from rowcast.experiment.plan import Cell, plan_cells
+    from rowcast.experiment.plan import plan_cells
+    from rowcast.experiment.progress import ComparisonProgress
     from rowcast.experiment.robot import Progress, run_robot, shaped_trace
     from rowcast.experiment.run_table import RunSettings, run_settings
     from rowcast.experiment.settings import Comparison, DemoSettings, RobotSettings, ShapeSettings
@@ -49,7 +51,19 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'rowcast.experiment' has no attribute {name!r}")
-    from rowcast.experiment import audit, compare, demo, measured, plan, robot, run_table, settings, validate
+    from rowcast.experiment import (
+        audit,
+        cell,
+        compare,
+        demo,
+        measured,
+        plan,
+        progress,
+        robot,
+        run_table,
+        settings,
+        validate,
+    )
 
-    homes = (audit, compare, demo, measured, plan, robot, run_table, settings, validate)
+    homes = (audit, cell, compare, demo, measured, plan, progress, robot, run_table, settings, validate)
     return next(getattr(home, name) for home in homes if name in home.__all__)

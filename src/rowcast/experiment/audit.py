@@ -40,7 +40,7 @@ class WorkerAudit:
         frames_sent, frames_received: row frames.
         computed: float64 [rows], signed sum of everything it ever added to each row.
         replica: float32 [elements], its parameters at the end.
-        accuracy: percent at the end.
+        metrics: those of the task at the end, by name.
         busy_s: seconds really computed, of each step.
         pace_s: seconds to which each computation was stretched.
     """
@@ -51,12 +51,14 @@ class WorkerAudit:
     frames_received: int
     computed: npt.NDArray[np.float64]
     replica: Vector
-    accuracy: float
+    metrics: Mapping[str, float]
     busy_s: npt.NDArray[np.float64]
     pace_s: float
 
     @classmethod
-    def of(cls, node: WorkerNode, *, accuracy: float, busy_s: Sequence[float], pace_s: float) -> WorkerAudit:
+    def of(
+        cls, node: WorkerNode, *, metrics: Mapping[str, float], busy_s: Sequence[float], pace_s: float
+    ) -> WorkerAudit:
         """The audit of a worker that has finished."""
         return cls(
             name=node.name,
@@ -65,7 +67,7 @@ class WorkerAudit:
             frames_received=node.inbox.received,
             computed=node.computed,
             replica=node.replica,
-            accuracy=accuracy,
+            metrics=dict(metrics),
             busy_s=np.asarray(busy_s, dtype=np.float64),
             pace_s=pace_s,
         )
@@ -87,7 +89,8 @@ class WorkerAudit:
                     computed=self.computed,
                     replica=self.replica,
                     replica_digest=np.frombuffer(digest_of(self.replica), dtype=np.uint8),
-                    accuracy=np.array(self.accuracy),
+                    metric_names=np.array(list(self.metrics), dtype=np.str_),
+                    metric_values=np.array(list(self.metrics.values()), dtype=np.float64),
                     busy_s=self.busy_s,
                     pace_s=np.array(self.pace_s),
                 )
@@ -110,7 +113,7 @@ class WorkerAudit:
                     frames_received=int(stored["frames_received"]),
                     computed=stored["computed"],
                     replica=stored["replica"],
-                    accuracy=float(stored["accuracy"]),
+                    metrics=dict(zip(map(str, stored["metric_names"]), stored["metric_values"].tolist(), strict=True)),
                     busy_s=stored["busy_s"],
                     pace_s=float(stored["pace_s"]),
                 )

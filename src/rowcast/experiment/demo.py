@@ -7,8 +7,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,23 +17,23 @@ import numpy.typing as npt
 
 from rowcast.config import ServerSettings, save_tables
 from rowcast.drivers.sockets import Server
-from rowcast.errors import ConfigError, DataError
+from rowcast.errors import ConfigError
 from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
 from rowcast.experiment.claim import claimed
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.robot import shaped_trace
 from rowcast.experiment.settings import DemoSettings, RobotSettings, ShapeSettings
+from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal, read_journal
 from rowcast.optim.shared import shared_parameters
 from rowcast.optim.tensors import read_into
 from rowcast.rows import Layout
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
-from rowcast.tasks import CrudaTask, build_task
+from rowcast.tasks import Metric, Task, find_task
 from rowcast.training import ServerNode
 from rowcast.training.member import MemberStatus
-from rowcast.version import __version__
 
 __all__ = ["DemoObserver", "PolicyRun", "run_demo"]
 
@@ -55,7 +55,8 @@ class PolicyRun:
         policy: its text.
         journals: of the workers, by index; ``server_journal``: of the server.
         audit: the proof that nothing was lost.
-        drained_accuracy: percent, after everything was delivered, mean over workers.
+        metrics: of the task, the primary one first.
+        drained: the metrics after everything was delivered, by name, mean over workers.
         busy_s: seconds really computed in a step, mean; ``late_share``: share of the steps that took longer than
             the pace.
         best_bps: best rate of each worker's trace, bit/s.
@@ -67,7 +68,8 @@ class PolicyRun:
     journals: tuple[Path, ...]
     server_journal: Path
     audit: AuditReport
-    drained_accuracy: float
+    metrics: tuple[Metric, ...]
+    drained: Mapping[str, float]
     busy_s: float
     late_share: float
     best_bps: float
@@ -90,6 +92,7 @@ class _Job:
     """What is the same for all policies."""
 
     settings: DemoSettings
+    metrics: tuple[Metric, ...]
     out: Path
     layout: Layout
     initial: npt.NDArray[np.float32]
@@ -100,8 +103,8 @@ class _Job:
 def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[PolicyRun]:
     """Run each policy on the same data, model and links, and prove that nothing was lost.
 
-    Writes ``OUT/pretrained-*.npz`` (kept for the next time) and for each policy a folder with the journals, the
-    logs of the workers and their audits.
+    Writes the starting model to ``OUT/states`` (kept for the next time) and for each policy a folder with the journals,
+    the logs of the workers and their audits.
 
     Raises:
         ConfigError, DataError: settings, data or the folder cannot be used.
@@ -109,7 +112,9 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
     """
     for way in (0, 1):
         shaped_trace(ShapeSettings(settings.trace, 1e6, settings.seed), 0, way)
-    task = build_task(settings.task, settings.data, seed=settings.seed, test_images=settings.test_images)
+    found = find_task(settings.task, settings.data)
+    options = found.kind.limit_tests({}, settings.test_items)
+    task = found.kind.build(options, data_dir=settings.data, seed=settings.seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,11 +125,11 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
             stack.enter_context(claimed(out / ".lock", busy))
         except OSError as error:
             raise ConfigError(f"out {out}: cannot be used: {error.strerror}") from error
-        return _run_all(settings, out, observer, task)
+        return _run_all(replace(settings, task=found.name), out, observer, task, found.code)
 
 
-def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: CrudaTask) -> list[PolicyRun]:
-    state = _pretrained(task, settings, out, observer)
+def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: Task, code: str) -> list[PolicyRun]:
+    state = _starting_model(task, out, observer, code)
     robot = task.worker(0, settings.workers)
     shared = shared_parameters(robot.model, robot.optimizer)
     initial = shared.layout.zeros()
@@ -132,32 +137,21 @@ def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: Cr
     # The links are the same for all policies, also where these encode differently.
     model_bytes = int(parse_policy(settings.policies[0]).row_codec.row_bytes(shared.layout).sum())
     best_bps = 8 * model_bytes / (settings.ratio * settings.pace_s)
-    job = _Job(settings, out, shared.layout, initial, model_bytes, best_bps)
+    job = _Job(settings, task.metrics, out, shared.layout, initial, model_bytes, best_bps)
     return [asyncio.run(_run_policy(job, policy, state, observer)) for policy in settings.policies]
 
 
-def _pretrained(task: CrudaTask, settings: DemoSettings, out: Path, observer: DemoObserver) -> Path:
-    """The pre-trained model's file; made if it is not there or does not fit."""
-    path = out / "pretrained.npz"
-    origin = out / "pretrained.txt"
-    wanted = f"{__version__} {task.settings}"
-    with contextlib.suppress(DataError, OSError):
-        if origin.read_text(encoding="utf-8") == wanted:
-            task.load_state(path)
-            observer.says(f"pre-trained model: {path}")
-            return path
-    observer.says("pre-training on clean images")
-    task.pretrain(now_and_then(observer.says))
+def _starting_model(task: Task, out: Path, observer: DemoObserver, code: str) -> Path:
+    """The file of the starting model; made if there is none that fits."""
     try:
-        origin.unlink(missing_ok=True)
-        task.save_state(path)
-        origin.write_text(wanted, encoding="utf-8")
+        kept = keep_starting_state(task, out / "states", now_and_then(observer.says), code=code)
+        path = out / "states" / "start.npz" if kept is None else kept
+        if kept is None:
+            path.parent.mkdir(exist_ok=True)
+            task.save_state(path)
     except OSError as error:
-        raise ConfigError(f"{origin}: cannot be written: {error.strerror}") from error
-    robot = task.model()
-    observer.says(
-        f"pre-trained: {task.clean_accuracy(robot):.1f} % right on clean images, {task.accuracy(robot):.1f} % in fog"
-    )
+        raise ConfigError(f"out {out}: cannot be used: {error}") from error
+    observer.says(f"starting model: {task.describe_start()}")
     return path
 
 
@@ -194,7 +188,12 @@ async def _run_policy(job: _Job, text: str, state: Path, observer: DemoObserver)
         journals=tuple(folder / f"{name}.jsonl" for name in names),
         server_journal=folder / "server.jsonl",
         audit=prove(ServerAudit.of(node, job.layout, job.initial), workers),
-        drained_accuracy=float(np.mean([worker.accuracy for worker in workers])),
+        metrics=job.metrics,
+        drained={
+            name: float(np.mean([worker.metrics[name] for worker in workers]))
+            for name in [each.name for each in job.metrics]
+            if all(name in worker.metrics for worker in workers)
+        },
         busy_s=float(busy_s.mean()),
         late_share=float(np.mean(busy_s > settings.pace_s)),
         best_bps=job.best_bps,
@@ -250,7 +249,7 @@ def _robot(job: _Job, folder: Path, state: Path, server: str, index: int) -> Rob
         state=state,
         seconds=settings.seconds,
         eval_every=settings.eval_every,
-        test_images=settings.test_images,
+        test_items=settings.test_items,
         pace_s=settings.pace_s,
         shape=ShapeSettings(settings.trace, job.best_bps, settings.seed),
         journal=folder / f"{name}.jsonl",

@@ -9,7 +9,7 @@ import numpy as np
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device, ServerCosts, Simulation
-from rowcast.experiment.virtual_run import CALM_WORKER, VIRTUAL_LINKS, calm_server
+from rowcast.experiment.runners.virtual import CALM_WORKER, VIRTUAL_LINKS, calm_server
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout

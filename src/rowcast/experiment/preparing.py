@@ -1,4 +1,4 @@
-"""How far the clean training of a starting model is: it comes before a run, and takes minutes with a large data set."""
+"""How far the training of a starting model is: it comes before a run, and takes minutes with a large data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Preparing:
 
 
 def now_and_then(say: Callable[[str], None], every_s: float = SAY_EVERY_S) -> Callable[[float], None]:
-    """A listener for :meth:`rowcast.tasks.CrudaTask.pretrain` that says a line every few seconds.
+    """A listener for :meth:`rowcast.tasks.Task.pretrain` that says a line every few seconds.
 
     A training that takes less says nothing.
     """
@@ -36,6 +36,6 @@ def now_and_then(say: Callable[[str], None], every_s: float = SAY_EVERY_S) -> Ca
         if share < 1 and now >= last + every_s:
             last = now
             left_s = (now - began) * (1 - share) / share
-            say(f"pre-training on clean images: {100 * share:.0f} %, about {left_s:.0f} s left")
+            say(f"training the starting model: {100 * share:.0f} %, about {left_s:.0f} s left")
 
     return tell

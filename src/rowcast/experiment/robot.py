@@ -1,4 +1,4 @@
-"""One robot: a worker of a built-in task, from the data to the last update delivered."""
+"""One robot: a worker of a task, from the data to the last update delivered."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
-from rowcast.tasks import CrudaTask, CrudaWorker, build_task
+from rowcast.tasks import Metric, Task, TaskWorker, find_task
 from rowcast.training import WorkerNode
 
 __all__ = ["Progress", "run_robot", "shaped_trace"]
@@ -41,14 +41,22 @@ class Progress:
 
     Attributes:
         iteration: iterations finished.
-        loss: of the last batch; ``accuracy``: percent, when last measured, or ``None``.
+        loss: of the last batch.
+        metrics: of the task, the primary one first; ``values``: by name, as they were when last measured.
         passed_s: since its first step began.
     """
 
     iteration: int
     loss: float
-    accuracy: float | None
+    metrics: tuple[Metric, ...]
+    values: Mapping[str, float]
     passed_s: float
+
+    @property
+    def written(self) -> str:
+        """The primary metric as it was when last measured, with its name and unit."""
+        primary = self.metrics[0]
+        return f"{primary.name} {primary.written(self.values.get(primary.name))}"
 
 
 def shaped_trace(shape: ShapeSettings, index: int, direction: int) -> Trace:
@@ -90,15 +98,14 @@ def run_robot(
     endpoint.security.check_join(host)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
-    limits = {} if settings.test_images is None else {"test_images": settings.test_images}
-    task = build_task(settings.task, settings.data, seed=settings.seed, **{**settings.task_options, **limits})
+    task = _task_of(settings)
     if settings.state is not None:
         task.load_state(settings.state)
     else:
-        log.info("%s: pre-training on clean images", settings.name)
+        log.info("%s: making the starting model", settings.name)
         task.pretrain(now_and_then(lambda text: log.info("%s: %s", settings.name, text)))
     robot = task.worker(settings.index, settings.workers)
-    _warm_up(task, robot)
+    _warm_up(robot)
     if ready is not None:
         ready()
     with contextlib.ExitStack() as stack:
@@ -118,12 +125,12 @@ def run_robot(
         )
         # Whatever ends the training early, the team is left, so that nobody waits for us.
         stack.callback(team.leave)
-        optimizer = Optimizer(robot.optimizer, robot.model, team, buffers="local")  # batch norm is frozen
+        optimizer = robot.wrap(team)
         if joined is not None:
             joined(team)
         busy_s = _train(settings, robot, optimizer, team, shaper, progress)
         optimizer.close()
-        audit = WorkerAudit.of(team.node, accuracy=robot.accuracy(), busy_s=busy_s, pace_s=settings.pace_s)
+        audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, pace_s=settings.pace_s)
         if settings.audit is not None:
             audit.save(settings.audit)
         return audit
@@ -131,7 +138,7 @@ def run_robot(
 
 def _train(
     settings: RobotSettings,
-    robot: CrudaWorker,
+    robot: TaskWorker,
     optimizer: Optimizer,
     team: Team,
     shaper: Shaper | None,
@@ -142,15 +149,16 @@ def _train(
     ends = began + settings.seconds if settings.seconds is not None else float("inf")
     last = team.iteration + settings.steps if settings.steps is not None else None
     busy_s: list[float] = []
-    accuracy: float | None = None
+    values: dict[str, float] = {}
     with _shaped(shaper, settings.seconds):
         while (last is None or team.iteration < last) and time.monotonic() < ends:
             started = time.monotonic()
             if settings.eval_every and team.iteration % settings.eval_every == 0:
                 with optimizer.evaluating():
-                    accuracy = robot.accuracy()
-                optimizer.report(accuracy=accuracy)
-            loss = robot.loss_step()
+                    measured = robot.evaluate()
+                optimizer.report(**measured)
+                values.update(measured)
+            loss = robot.compute()
             busy_s.append(time.monotonic() - started)
             # What does not fit into the pace anyhow is not stretched further.
             time.sleep(max(min(started + settings.pace_s, ends) - time.monotonic(), 0.0))
@@ -162,7 +170,8 @@ def _train(
             except NonFiniteGradient as error:
                 log.warning("%s: %s", settings.name, error)
             if progress is not None:
-                progress(Progress(team.iteration, loss, accuracy, time.monotonic() - began))
+                passed_s = time.monotonic() - began
+                progress(Progress(team.iteration, loss, robot.task.metrics, dict(values), passed_s))
     return busy_s
 
 
@@ -185,17 +194,22 @@ def _shaped(shaper: Shaper | None, seconds: float | None) -> Iterator[None]:
         shaper.lift()
 
 
-def _warm_up(task: CrudaTask, robot: CrudaWorker) -> None:
+def _task_of(settings: RobotSettings) -> Task:
+    kind = find_task(settings.task, settings.data).kind
+    options = dict(settings.task_options)
+    if settings.test_items is not None:
+        options = kind.limit_tests(options, settings.test_items)
+    return kind.build(options, data_dir=settings.data, seed=settings.seed)
+
+
+def _warm_up(robot: TaskWorker) -> None:
     """Let what is slow the first time be slow before the clock runs: memory, compiled kernels."""
-    robot.accuracy()
-    scores = robot.model(robot.images[:2])
-    task.loss(scores, robot.labels[:2]).backward()  # type: ignore[no-untyped-call]
-    robot.model.zero_grad()
+    robot.warm_up()
     layout = shared_parameters(robot.model, robot.optimizer).layout
     node = WorkerNode("warm-up", layout, layout.zeros())
     for policy in ("bsp", "rowcast"):  # without and with outer momentum
         node.policy = parse_policy(policy)
         node.accumulate([node.replica[spec.start : spec.stop] for spec in layout.tensors], 1.0)
     row = np.zeros(1, dtype=np.int64)
-    for codec in CODECS.values():
+    for codec in CODECS.usable().values():
         codec.add(layout, codec.encode(layout, node.pending, row), row, node.replica, 1.0)

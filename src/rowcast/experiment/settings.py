@@ -50,30 +50,35 @@ class ShapeSettings(Checked):
 
 @dataclass(frozen=True)
 class RobotSettings(Checked):
-    """What one robot of a built-in task does; in a file, the table ``[robot]``."""
+    """What one robot does; in a file, the table ``[robot]``."""
 
     server: str = setting("127.0.0.1:7117", "Address of 'rowcast serve'.", flag="--connect", metavar="HOST:PORT")
     name: str = setting("robot-0", "Stable name of this worker, unique in the team.", flag="--name")
-    task: str = setting("cruda-digits", "A built-in task, or cruda-idx, -npz, -images.", flag="--task")
+    task: str = setting("cruda-digits", "Name of a task, or a class of one's own: my_file.py:MyTask.", flag="--task")
     index: int = setting(0, "Which part of the data is this worker's, from 0.", low=0, high=100_000, flag="--index")
     workers: int = setting(
         1, "Into how many parts the data is cut: one for each robot.", low=1, high=100_000, flag="--parts"
     )
     data: str | None = setting(None, "Folder of the data set.", flag="--data")
-    seed: int = setting(0, "Of data, fog and model; the same for the whole team.", low=0, high=_SEEDS, flag="--seed")
-    state: Path | None = setting(None, "Pre-trained model (.npz); without it, pre-train here.", flag="--state")
+    seed: int = setting(0, "Of everything random; the same for the whole team.", low=0, high=_SEEDS, flag="--seed")
+    state: Path | None = setting(None, "Starting model (.npz); without it, make it here.", flag="--state")
     seconds: float | None = setting(None, "Train for so long.", unit="s", low=0.0, high=1e9, flag="--seconds")
     steps: int | None = setting(None, "Train so many steps.", unit="steps", low=0, high=1_000_000_000, flag="--steps")
     eval_every: int = setting(
         5,
-        "Steps between two looks at the accuracy; 0 never.",
+        "Steps between two looks at the task's metrics; 0 never.",
         unit="steps",
         low=0,
         high=1_000_000_000,
         flag="--eval-every",
     )
-    test_images: int | None = setting(
-        None, "Look at so many images only.", unit="images", low=1, high=10_000_000, flag="--test-images"
+    test_items: int | None = setting(
+        None,
+        "Look at so many items of the test data only, where the task limits them.",
+        unit="items",
+        low=1,
+        high=10_000_000,
+        flag="--test-items",
     )
     pace_s: float = setting(
         0.0,
@@ -125,9 +130,9 @@ class DemoSettings(Checked):
         flag="--policies",
     )
     seconds: float = setting(40.0, "How long each policy trains.", unit="s", low=1.0, high=86_400.0, flag="--seconds")
-    seed: int = setting(0, "Of data, model, fog and links.", low=0, high=_SEEDS, flag="--seed")
+    seed: int = setting(0, "Of data, model and links.", low=0, high=_SEEDS, flag="--seed")
     workers: int = setting(4, "Robots of the team.", unit="workers", low=1, high=100, flag="--workers")
-    task: str = setting("cruda-digits", "cruda-digits, cruda-fashion-mnist or cruda-cifar10.", flag="--task")
+    task: str = setting("cruda-digits", "Name of a task, or a class of one's own: my_file.py:MyTask.", flag="--task")
     data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.", flag="--data")
     pace_s: float = setting(
         0.15,
@@ -147,12 +152,13 @@ class DemoSettings(Checked):
         high=1000.0,
     )
     eval_every: int = setting(
-        2, "Steps between two looks at the accuracy.", unit="steps", low=1, high=10_000, flag="--eval-every"
+        2, "Steps between two looks at the task's metrics.", unit="steps", low=1, high=10_000, flag="--eval-every"
     )
-    test_images: int = setting(
+    test_items: int = setting(
         250,
-        "Images of such a look; it has to fit into the pace beside the gradient, in all workers at once.",
-        unit="images",
+        "Items of the test data of such a look, where the task limits them; it has to fit into the pace beside the "
+        "gradient, in all workers at once.",
+        unit="items",
         low=1,
         high=10_000_000,
     )
@@ -185,8 +191,8 @@ class Comparison(Checked):
 
     task: str = setting(
         "cruda",
-        "A built-in task; cruda-idx, -npz or -images for data of your own; or a family of tasks, as cruda: then the "
-        "data folder decides.",
+        "Name of a task; a family of tasks, as cruda: then the data folder decides; or a class of one's own, as "
+        "my_file.py:MyTask.",
         flag="--task",
     )
     data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.", flag="--data")
@@ -213,7 +219,7 @@ class Comparison(Checked):
     )
     workers: tuple[int, ...] = setting((4,), "Robots of the team.", unit="workers", low=1, high=1000, flag="--workers")
     batch: tuple[int, ...] = setting(
-        (), "Images of one step of one robot; none: the task's.", low=1, high=65_536, flag="--batch"
+        (), "Items of one step of one robot; none: the task's.", low=1, high=65_536, flag="--batch"
     )
     devices: tuple[str, ...] = setting(
         ("2.18",),
@@ -238,24 +244,23 @@ class Comparison(Checked):
     )
     seeds: int | tuple[int, ...] = setting(
         5,
-        "How many seeds (0, 1, ...), or a list of them (as an option, '7,' is seed 7 alone); of data, model, fog and "
-        "links.",
+        "How many seeds (0, 1, ...), or a list of them (as an option, '7,' is seed 7 alone); of data, model and links.",
         low=0,
         high=_SEEDS,
         flag="--seeds",
     )
     eval_every_s: float = setting(
         60.0,
-        "Virtual time between two looks at the accuracy; they take none.",
+        "Virtual time between two looks at the task's metrics; they take none.",
         unit="s",
         low=0.1,
         high=86_400.0,
         flag="--eval-every-s",
     )
-    eval_images: int = setting(
+    eval_items: int = setting(
         500,
-        "Test images of such a look, the first so many of the data set's; the digits have fewer.",
-        unit="images",
+        "Items of the test data of such a look, the first so many, where the task limits them; the digits have fewer.",
+        unit="items",
         low=1,
         high=100_000,
     )

@@ -1,8 +1,8 @@
 """Starting models: trained once, and kept for whoever needs the same again.
 
-A starting model is kept under a key of all that made it: the settings of the clean training, the data, and the versions
-of what computed it. It is looked for in the folder of the comparison, then in the user's cache, and else trained. An
-entry appears whole or not at all; one that is damaged is made again.
+A starting model is kept under a key of all that made it: what the task says that it depends on (settings, data), the
+user's file, and the versions of what computed it. It is looked for in the folder of the comparison, then in the user's
+cache, and else trained. An entry appears whole or not at all; one that is damaged is made again.
 
 The cache is the folder ``rowcast`` in ``$XDG_CACHE_HOME`` (by default ``~/.cache``), or what ``ROWCAST_CACHE`` names;
 ``off`` does without.
@@ -22,27 +22,15 @@ import torch
 
 from rowcast.errors import DataError
 from rowcast.experiment.claim import claimed
-from rowcast.tasks import CrudaTask
+from rowcast.tasks import Task
 from rowcast.version import __version__
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "keep_starting_state", "state_key"]
+__all__ = ["CACHE_VARIABLE", "cache_folder", "keep_starting_state", "state_file"]
 
 log = logging.getLogger("rowcast")
 
 #: Names the folder of the cache, or is ``off``.
 CACHE_VARIABLE = "ROWCAST_CACHE"
-#: Settings of a task that do not change its starting model.
-_LATER = (
-    "data_dir",
-    "test_images",
-    "severity",
-    "alpha",
-    "batch",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-)
 
 
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path | None:
@@ -62,49 +50,62 @@ def cache_folder(environment: Mapping[str, str] | None = None) -> Path | None:
     return Path(home) / ".cache" / "rowcast" / "states" if home else None
 
 
-def state_key(clean: CrudaTask) -> str:
-    """What made the starting model of this task, as hexadecimal digits: equal if and only if it would be the same."""
-    settings = {key: value for key, value in vars(clean.settings).items() if key not in _LATER}
-    digest = hashlib.sha256(repr((sorted(settings.items()), __version__, torch.__version__, np.__version__)).encode())
-    for array in (clean.dataset.train_images, clean.dataset.train_labels):
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:32]
+def state_file(task: Task, code: str = "") -> str | None:
+    """The name of the file that keeps the starting model of this task: the same if and only if the model would be.
+
+    Args:
+        code: digest of the user's file that the task is of.
+
+    Returns:
+        class, seed and a digest of all that the model depends on; ``None``: the task wants nothing kept.
+    """
+    key = task.starting_key()
+    if key is None:
+        return None
+    kind = type(task)
+    made_of = (key, code, kind.__module__, kind.__qualname__, task.settings.seed, __version__)
+    digest = hashlib.sha256(repr((*made_of, torch.__version__, np.__version__)).encode()).hexdigest()
+    return f"{kind.__name__.lower()}-{task.settings.seed}-{digest[:32]}.npz"
 
 
 def keep_starting_state(
-    task: CrudaTask, clean: Callable[[], CrudaTask], folder: Path, train: Callable[[CrudaTask], object]
-) -> None:
+    task: Task, folder: Path, progress: Callable[[float], None] | None = None, *, code: str = ""
+) -> Path | None:
     """Give ``task`` its starting model: that in ``folder``, a cached one, or a new one, which is then in both.
 
-    Both files are named by the data set, the seed and :func:`state_key`. Of several processes with one cache that need
-    the same model one trains and the others wait; without a cache, of those with one folder.
+    Both files are named by :func:`state_file`. Of several processes with one cache that need the same model one trains
+    and the others wait; without a cache, of those with one folder.
 
     Args:
         task: receives it.
-        clean: makes the task whose clean images it is trained on.
         folder: of the starting models of the comparison; made if it is not there.
-        train: trains it.
+        progress: told how far the training is, if there is one.
+        code: digest of the user's file that the task is of.
+
+    Returns:
+        the file in ``folder``; ``None``: the task wants nothing kept.
     """
+    name = state_file(task, code)
+    if name is None:
+        task.pretrain(progress)
+        return None
     folder.mkdir(parents=True, exist_ok=True)
-    maker = clean()
-    name = f"{maker.settings.dataset}-{maker.settings.seed}-{state_key(maker)}.npz"
     path, cache = folder / name, cache_folder()
     kept = cache / name if cache else None
     if _loaded(task, path):
-        return
+        return path
     with _alone(path, kept):
         if _loaded(task, path):  # another process was faster
-            return
-        if kept is None or not _loaded(maker, kept):
-            train(maker)
+            return path
+        if kept is None or not _loaded(task, kept):
+            task.pretrain(progress)
             if kept is not None:
-                _keep(maker, kept)
-        maker.save_state(path)
-        task.load_state(path)
+                _keep(task, kept)
+        task.save_state(path)
+    return path
 
 
-def _loaded(task: CrudaTask, path: Path) -> bool:
+def _loaded(task: Task, path: Path) -> bool:
     if not path.is_file():
         return False
     try:
@@ -115,7 +116,7 @@ def _loaded(task: CrudaTask, path: Path) -> bool:
     return all(np.isfinite(value).all() for value in task.state.values())
 
 
-def _keep(task: CrudaTask, path: Path) -> None:
+def _keep(task: Task, path: Path) -> None:
     """Write it to the cache; what cannot be written is only trained again the next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,17 +40,18 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rowcast.config import Checked, setting
-from rowcast.errors import ConfigError, near_match
+from rowcast.errors import ConfigError, LocalProtocolError, near_match
 from rowcast.metric import Metric
 from rowcast.optim import Optimizer
 from rowcast.optim.team import TeamLike
+from rowcast.tasks.options import TaskOptions, options_of
 from rowcast.tasks.states import State, load_npz_state, save_npz_state
 
 __all__ = ["Metric", "Task", "TaskSettings", "TaskWorker"]
@@ -190,9 +191,9 @@ class Task(ABC):
         return name
 
     @classmethod
-    def options_type(cls) -> type[Checked]:
+    def options_type(cls) -> type[TaskOptions]:
         """The options as a settings class: the fields of :attr:`Settings` but folder and seed; ``None``: not given."""
-        return _optional(cls.Settings)
+        return options_of(cls.Settings, without=_OWN_OPTION)
 
     @classmethod
     def limit_tests(cls, options: Mapping[str, Any], items: int) -> dict[str, Any]:
@@ -203,14 +204,24 @@ class Task(ABC):
 
     @property
     def state(self) -> State:
-        """The starting model, by parameter and buffer name; made now where :meth:`pretrain` was not called before."""
-        return self.pretrain() if self._state is None else self._state
+        """The starting model, by parameter and buffer name.
+
+        Raises:
+            LocalProtocolError: neither :meth:`pretrain` nor :meth:`load_state` was called.
+        """
+        if self._state is None:
+            raise LocalProtocolError("the task has no starting model; call pretrain() or load_state(path) first")
+        return self._state
 
     def model(self) -> nn.Module:
-        """A new model with the starting state."""
+        """A new model with the starting state.
+
+        Raises:
+            LocalProtocolError: the task trains its starting model, and :meth:`pretrain` was not called.
+        """
         model = self._seeded_model()
-        if self._state is not None:
-            model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self._state.items()})
+        if self._state is not None or type(self).pretrain is not Task.pretrain:
+            model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self.state.items()})
         return model
 
     def keep_state(self, model: nn.Module) -> State:
@@ -337,17 +348,6 @@ class TaskWorker:
 _MODEL = 2**31
 #: Settings that are given beside the options.
 _OWN_OPTION = tuple(field.name for field in dataclasses.fields(TaskSettings))
-
-
-def _optional(kind: type[TaskSettings]) -> type[Checked]:
-    """The settings class without what is given beside it, and each field ``None`` by default."""
-    hints = get_type_hints(kind)
-    fields = [
-        (field.name, hints[field.name] | None, dataclasses.field(default=None, metadata=field.metadata))
-        for field in dataclasses.fields(kind)
-        if field.name not in _OWN_OPTION
-    ]
-    return dataclasses.make_dataclass(f"{kind.__qualname__}Options", fields, bases=(Checked,), frozen=True)
 
 
 @contextlib.contextmanager

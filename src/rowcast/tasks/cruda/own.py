@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rowcast.errors import DataError
 from rowcast.tasks._files import checked_pair, read_idx, read_npz
-from rowcast.tasks.dataset import Dataset
+from rowcast.tasks.cruda.dataset import Dataset
 
 __all__ = ["IMAGE_SIZE", "OWN_SETS", "load_idx", "load_images", "load_npz"]
 

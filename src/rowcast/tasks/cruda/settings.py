@@ -1,16 +1,16 @@
-"""Settings of the CRUDA task, and the built-in tasks by name."""
+"""Settings of the CRUDA task, and what of them a user may set."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rowcast.config import Checked, load, setting
-from rowcast.tasks.models import ConvMLPConfig
+from rowcast.config import setting
+from rowcast.tasks.base import TaskSettings
+from rowcast.tasks.cruda.models import ConvMLPConfig
+from rowcast.tasks.options import TaskOptions
 
-__all__ = ["MODEL_OPTIONS", "OPTIMIZERS", "TASKS", "CrudaSettings", "TaskOptions", "task_options", "written_options"]
+__all__ = ["MODEL_OPTIONS", "OPTIMIZERS", "CrudaOptions", "CrudaSettings"]
 
 _DIGITS_MODEL = ConvMLPConfig(
     in_channels=1, tokens=24, stem_stride=1, conv_blocks=1, widths=(48, 96, 192), depths=(1, 1, 1), mlp_ratio=2
@@ -20,15 +20,14 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 @dataclasses.dataclass(frozen=True)
-class CrudaSettings(Checked):
+class CrudaSettings(TaskSettings):
     """Settings of a :class:`CrudaTask`; the defaults are those of ``cruda-digits``.
 
     Raises:
         ConfigError: a value out of its range.
     """
 
-    dataset: str = setting("digits", "Name of the data set, a key of rowcast.tasks.DATASETS.")
-    data_dir: str | None = setting(None, "Folder with the files of the data set; 'digits' needs none.")
+    dataset: str = setting("digits", "Name of the data set, a key of rowcast.tasks.cruda.DATASETS.")
     train_images: int | None = setting(
         None, "Use only so many training images; none uses all.", unit="images", low=1, high=10_000_000
     )
@@ -39,7 +38,7 @@ class CrudaSettings(Checked):
     image_size: int | None = setting(
         None, "Pixels a side to which a folder of images is resized; none: 32.", unit="pixels", low=8, high=512
     )
-    severity: int = setting(3, "How thick the fog is; see rowcast.tasks.SEVERITIES.", low=1, high=5)
+    severity: int = setting(3, "How thick the fog is; see rowcast.tasks.cruda.SEVERITIES.", low=1, high=5)
     alpha: float = setting(
         1.0, "Label skew of the shards: small gives each class to few workers, large mixes.", low=0.01, high=1e6
     )
@@ -75,40 +74,14 @@ class CrudaSettings(Checked):
         low=0.0,
         high=0.9,
     )
-    seed: int = setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
-
-
-def _own(dataset: str) -> CrudaSettings:
-    """A data set of one's own; channels, classes and stride of the model are those that its images need."""
-    model = ConvMLPConfig(
-        in_channels=1, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 1, 1), mlp_ratio=2
+    pretrain_images: int | None = setting(
+        12_000,
+        "Clean training uses at most so many images, the first of the set: enough to begin from, few enough to make "
+        "many starting models; none uses all.",
+        unit="images",
+        low=1,
+        high=10_000_000,
     )
-    return CrudaSettings(dataset=dataset, model=model, pretrain_epochs=4, test_images=2000)
-
-
-TASKS: dict[str, CrudaSettings] = {
-    "cruda-digits": CrudaSettings(),
-    "cruda-fashion-mnist": CrudaSettings(
-        dataset="fashion-mnist",
-        model=ConvMLPConfig(
-            in_channels=1, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 1, 1), mlp_ratio=2
-        ),
-        pretrain_epochs=2,
-        test_images=2000,
-    ),
-    "cruda-cifar10": CrudaSettings(
-        dataset="cifar10",
-        model=ConvMLPConfig(
-            in_channels=3, tokens=32, stem_stride=2, conv_blocks=1, widths=(64, 128, 256), depths=(1, 2, 1), mlp_ratio=2
-        ),
-        pretrain_epochs=8,
-        test_images=2000,
-    ),
-    "cruda-idx": _own("idx"),
-    "cruda-npz": _own("npz"),
-    "cruda-images": _own("images"),
-}
-"""Settings of the built-in tasks by name."""
 
 
 #: Options of a task that are sizes of its model.
@@ -122,8 +95,8 @@ def _option(name: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskOptions(Checked):
-    """What a user may set of a built-in task; in a file, the table ``[task]``. None: the task's own.
+class CrudaOptions(TaskOptions):
+    """What a user may set of a CRUDA task; in a file, the table ``[task]``. None: the task's own.
 
     Raises:
         ConfigError: a value out of its range.
@@ -143,6 +116,7 @@ class TaskOptions(Checked):
     pretrain_batch: int | None = _option("pretrain_batch")
     pretrain_lr: float | None = _option("pretrain_lr")
     pretrain_jitter: float | None = _option("pretrain_jitter")
+    pretrain_images: int | None = _option("pretrain_images")
     tokens: int | None = setting(None, "Channels after the model's tokenizer, even.", low=2, high=4096)
     stem_stride: int | None = setting(
         None, "By how much the tokenizer shrinks an image: 1, 2 or 4; of one's own data: by its size.", low=1, high=4
@@ -151,24 +125,3 @@ class TaskOptions(Checked):
     widths: tuple[int, ...] | None = setting(None, "Channels of each conv-MLP stage, as [64, 128].", low=1, high=16_384)
     depths: tuple[int, ...] | None = setting(None, "Blocks of each stage, as many as widths.", low=1, high=100)
     mlp_ratio: int | None = setting(None, "Hidden channels of a channel MLP over its width.", low=1, high=64)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Those that are set, by name."""
-        return {
-            field.name: value for field in dataclasses.fields(self) if (value := getattr(self, field.name)) is not None
-        }
-
-
-def task_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Options of a task from texts ``key=value``.
-
-    Raises:
-        ConfigError: an unknown key (with a near match), or a value out of its range.
-    """
-    return load(TaskOptions, overrides=texts).given
-
-
-def written_options(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Options as texts that say the same to :func:`task_options`, each in one way."""
-    return tuple(f"{key}={json.dumps(options[key])}" for key in sorted(options))

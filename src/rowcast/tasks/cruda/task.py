@@ -14,10 +14,11 @@ and not a pseudo-labelling scheme.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,16 +26,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rowcast.errors import ConfigError, LocalProtocolError, near_match
-from rowcast.tasks.data import Dataset, load_dataset
-from rowcast.tasks.models import ConvMLP, ConvMLPConfig, freeze_batch_norm, seeded_model
-from rowcast.tasks.own import OWN_SETS
-from rowcast.tasks.settings import MODEL_OPTIONS, TASKS, CrudaSettings
-from rowcast.tasks.shards import dirichlet_shards
-from rowcast.tasks.shift import DomainShift
-from rowcast.tasks.states import State, load_npz_state, save_npz_state
+from rowcast.errors import ConfigError, near_match
+from rowcast.metric import Metric
+from rowcast.tasks.base import ShareDone, Task, TaskSettings, TaskWorker
+from rowcast.tasks.cruda.data import Dataset, load_dataset
+from rowcast.tasks.cruda.models import ConvMLP, ConvMLPConfig, freeze_batch_norm, seeded_model
+from rowcast.tasks.cruda.own import OWN_SETS
+from rowcast.tasks.cruda.settings import MODEL_OPTIONS, CrudaOptions, CrudaSettings
+from rowcast.tasks.cruda.shards import dirichlet_shards
+from rowcast.tasks.cruda.shift import DomainShift
+from rowcast.tasks.cruda.worker import CrudaWorker, endless_batches
+from rowcast.tasks.options import TaskOptions
+from rowcast.tasks.states import State
 
-__all__ = ["CrudaTask", "CrudaWorker", "build_task", "task_settings"]
+__all__ = ["CrudaTask"]
 
 _EVALUATION_BATCH = 250
 """Images of one forward pass of an evaluation; small enough to stay in the cache of a small CPU."""
@@ -42,8 +47,11 @@ _EVALUATION_BATCH = 250
 # Streams of random numbers; each is seeded by (seed, stream, ...), so that none depends on another's use.
 _INIT, _PRETRAIN, _TRAIN_SHIFT, _TEST_SHIFT, _SHARDS, _BATCHES = range(6)
 
+#: Settings that do not change the starting model.
+_LATER = ("data_dir", "test_images", "severity", "alpha", "batch", "optimizer", "lr", "momentum", "weight_decay")
 
-class CrudaTask:
+
+class CrudaTask(Task):
     """The job: data, starting model, shards and the measure of success.
 
     The same settings give the same state, shards, batches and fog on every node of a team, so the nodes need to
@@ -59,8 +67,16 @@ class CrudaTask:
         DataError: the data set cannot be read.
     """
 
-    def __init__(self, settings: CrudaSettings | None = None, *, fit: Collection[str] = ()) -> None:
-        settings = settings or CrudaSettings()
+    metrics = (Metric("accuracy", "%", "higher"), Metric("own_accuracy", "%", "higher"))
+    Settings: ClassVar[type[TaskSettings]] = CrudaSettings
+    #: The settings where nothing else is said, and what they are called in messages.
+    preset: ClassVar[CrudaSettings] = CrudaSettings()
+    name: ClassVar[str] = "cruda-digits"
+
+    def __init__(self, settings: TaskSettings | None = None, *, fit: Collection[str] = ()) -> None:
+        settings = settings or self.preset
+        if not isinstance(settings, CrudaSettings):
+            raise ConfigError(f"task {self.name}: expected CrudaSettings, got {settings!r}")
         self.dataset: Dataset = load_dataset(
             settings.dataset,
             settings.data_dir,
@@ -70,28 +86,17 @@ class CrudaTask:
         )
         if fit:
             settings = dataclasses.replace(settings, model=_fitted(settings.model, self.dataset, fit))
-        self.settings = settings
+        super().__init__(settings)
         _check_fit(settings.model, self.dataset)
         pixels = self.dataset.train_images
         self._mean = (pixels.mean(axis=(0, 2, 3), keepdims=True) / 255).astype(np.float32)
         self._std = (pixels.std(axis=(0, 2, 3), keepdims=True) / 255 + 1e-6).astype(np.float32)
-        self._train_shift = DomainShift(len(pixels), settings.severity, self._rng(_TRAIN_SHIFT))
-        self._test_shift = DomainShift(len(self.dataset.test_images), settings.severity, self._rng(_TEST_SHIFT))
+        self._train_shift = DomainShift(len(pixels), settings.severity, self.rng(_TRAIN_SHIFT))
+        self._test_shift = DomainShift(len(self.dataset.test_images), settings.severity, self.rng(_TEST_SHIFT))
         self._tests: dict[bool, Tensor] = {}
-        self._state: State | None = None
+        self._clean: CrudaTask | None = None
 
-    @property
-    def state(self) -> State:
-        """The model after clean training, by parameter and buffer name.
-
-        Raises:
-            LocalProtocolError: neither :meth:`pretrain` nor :meth:`load_state` was called.
-        """
-        if self._state is None:
-            raise LocalProtocolError("the task has no starting model; call pretrain() or load_state(path) first")
-        return self._state
-
-    def pretrain(self, progress: Callable[[float], None] | None = None) -> State:
+    def pretrain(self, progress: ShareDone | None = None) -> State:
         """Train on the clean images and keep the result as the starting model of every worker.
 
         Args:
@@ -100,6 +105,32 @@ class CrudaTask:
         Returns:
             the state, arrays by parameter and buffer name (also as :attr:`state`).
         """
+        return self.keep_state(self._clean_task()._trained(progress))
+
+    def starting_key(self) -> str:
+        clean = self._clean_task()
+        settings = {key: value for key, value in vars(clean.settings).items() if key not in _LATER}
+        digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+        for array in (clean.dataset.train_images, clean.dataset.train_labels):
+            digest.update(repr(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def describe_start(self) -> str:
+        model = self.model()
+        return f"{self.clean_accuracy(model):.1f} % right on clean images, {self.accuracy(model):.1f} % in fog"
+
+    def _clean_task(self) -> CrudaTask:
+        """The task on whose images the starting model is trained: this one, or one with fewer of them."""
+        most = self.settings.pretrain_images
+        if most is None or len(self.dataset.train_images) <= most:
+            return self
+        if self._clean is None:
+            self._clean = CrudaTask(dataclasses.replace(self.settings, train_images=most, test_images=1))
+        return self._clean
+
+    def _trained(self, progress: ShareDone | None) -> ConvMLP:
+        """A model that was trained on the clean images."""
         settings = self.settings
         model = seeded_model(settings.model, _torch_seed(settings.seed, _INIT))
         count = len(self.dataset.train_images)
@@ -109,38 +140,39 @@ class CrudaTask:
             optimizer = torch.optim.AdamW(model.parameters(), lr=settings.pretrain_lr, weight_decay=0.01)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _one_cycle(step, steps))
             labels = torch.from_numpy(self.dataset.train_labels)
-            rng = self._rng(_PRETRAIN)
-            order = _endless_batches(np.arange(count), batch, rng)
+            rng = self.rng(_PRETRAIN)
+            order = endless_batches(np.arange(count), batch, rng)
             model.train()
             for step in range(steps):
                 indices = next(order)
                 optimizer.zero_grad()
                 images = self._tensor(self.dataset.train_images[indices], jitter=rng)
-                self.loss(model(images), labels[indices]).backward()  # type: ignore[no-untyped-call]
+                self.cross_entropy(model(images), labels[indices]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 if progress is not None:
                     progress((step + 1) / steps)
-        self._state = {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
-        return self._state
+        return model
 
-    def save_state(self, path: str | Path) -> None:
-        """Write the starting model as an ``.npz`` file without pickles; the file appears whole or not at all."""
-        save_npz_state(path, self.state)
+    def make_model(self) -> ConvMLP:
+        return ConvMLP(self.settings.model)
 
-    def load_state(self, path: str | Path) -> State:
-        """Read a starting model that :meth:`save_state` wrote.
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        settings = self.settings
+        if settings.optimizer == "sgd":
+            return torch.optim.SGD(
+                model.parameters(),
+                lr=settings.lr,
+                momentum=settings.momentum,
+                nesterov=settings.momentum > 0,
+                weight_decay=settings.weight_decay,
+            )
+        kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+        return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
 
-        Raises:
-            DataError: no such file, not an ``.npz``, or a state of another model.
-        """
-        self._state = load_npz_state(path, like=seeded_model(self.settings.model, 0).state_dict())
-        return self._state
-
-    def model(self) -> ConvMLP:
+    def model(self) -> nn.Module:
         """A new model with the starting state, its batch norm frozen."""
-        model = seeded_model(self.settings.model, 0)
-        model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self.state.items()})
+        model = super().model()
         model.train()
         freeze_batch_norm(model)
         return model
@@ -153,7 +185,7 @@ class CrudaTask:
             workers,
             alpha=settings.alpha,
             minimum=settings.batch,
-            rng=self._rng(_SHARDS, workers),
+            rng=self.rng(_SHARDS, workers),
         )
 
     def worker(self, index: int, workers: int) -> CrudaWorker:
@@ -163,14 +195,25 @@ class CrudaTask:
             ConfigError: ``index`` not below ``workers``, or a set too small for so many shards.
             LocalProtocolError: no starting model yet.
         """
-        if not 0 <= index < workers:
-            raise ConfigError(f"worker index: expected 0..{workers - 1}, got {index!r}")
+        self.check_index(index, workers)
         shard = self.shards(workers)[index]
         foggy = self._tensor(self.dataset.train_images[shard], shard, self._train_shift)
         labels = torch.from_numpy(self.dataset.train_labels[shard])
-        return CrudaWorker(self, self.model(), foggy, labels, self._rng(_BATCHES, workers, index))
+        return CrudaWorker(self, foggy, labels, self.rng(_BATCHES, workers, index), index=index, workers=workers)
 
-    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def batches(self, index: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Those of :meth:`worker`, without a model."""
+        worker = self.worker(index, workers)
+        while True:
+            yield worker.batch()
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss of images ``(n, channels, height, width)`` with labels ``(n,)``; batch norm stays frozen."""
+        images, labels = batch
+        freeze_batch_norm(model)
+        return self.cross_entropy(model(images), labels)
+
+    def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of ``scores`` ``(n, classes)`` against ``labels`` ``(n,)``, with label smoothing."""
         return functional.cross_entropy(scores, labels, label_smoothing=self.settings.label_smoothing)
 
@@ -186,6 +229,12 @@ class CrudaTask:
         """
         right = self._right(model, foggy=True)
         return 100.0 * float(right.mean()), self._own(right, labels)
+
+    def evaluate(self, worker: TaskWorker) -> dict[str, float]:
+        if not isinstance(worker, CrudaWorker):
+            raise ConfigError(f"task {self.name}: expected a CrudaWorker, got {type(worker).__name__}")
+        accuracy, own_accuracy = self.both_accuracies(worker.model, worker.labels)
+        return {"accuracy": accuracy, "own_accuracy": own_accuracy}
 
     def clean_accuracy(self, model: nn.Module) -> float:
         """Percent of the clean test images that ``model`` classifies rightly; leaves its mode as it was."""
@@ -235,61 +284,70 @@ class CrudaTask:
             images = images * (1 - share) + grey * share
         return torch.from_numpy((images - self._mean) / self._std)
 
-    def _rng(self, *stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.settings.seed, *stream])
+    # ---- from options to a task -----------------------------------------------------------------------------
 
+    @classmethod
+    def build(
+        cls, options: Mapping[str, Any] | None = None, *, data_dir: str | Path | None = None, seed: int = 0
+    ) -> CrudaTask:
+        """Make the task.
 
-class CrudaWorker:
-    """One robot of the team: a replica of the model, an optimizer, and its own foggy images.
+        Args:
+            options: fields of :class:`CrudaSettings` that differ from the defaults, or sizes of the model (``widths``,
+                ``tokens`` and others of :class:`CrudaOptions`). Channels and classes of the model are those of the
+                data set, unless ``model`` is given.
+            data_dir: folder with the files of the data set; the digits need none.
+            seed: everything random follows from it.
 
-    Attributes:
-        model: the replica; batch norm frozen.
-        optimizer: that of the settings, over the parameters of ``model``.
-        images: ``(n, channels, height, width)`` float32, the shard.
-        labels: ``(n,)`` int64.
-    """
-
-    def __init__(
-        self, task: CrudaTask, model: ConvMLP, images: Tensor, labels: Tensor, rng: np.random.Generator
-    ) -> None:
-        settings = task.settings
-        self.task, self.model, self.images, self.labels = task, model, images, labels
-        self.optimizer = _optimizer(settings, model)
-        self._order = _endless_batches(np.arange(len(labels)), settings.batch, rng)
-
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """The next images ``(batch, channels, height, width)`` and labels ``(batch,)``, as the seed orders them."""
-        indices = torch.from_numpy(next(self._order))
-        return self.images[indices], self.labels[indices]
-
-    def loss_step(self) -> float:
-        """Zero the gradients, run the next batch forward and backward; the caller calls ``optimizer.step()``.
-
-        Returns:
-            the loss of the batch; see :meth:`CrudaTask.loss`.
+        Raises:
+            ConfigError: an unknown setting, or a value out of range.
+            DataError: the data set cannot be read.
         """
-        images, labels = self.batch()
-        freeze_batch_norm(self.model)
-        self.optimizer.zero_grad()
-        loss = self.task.loss(self.model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        settings, fit = cls._fitted_settings({**(options or {}), "seed": seed}, data_dir)
+        return cls(settings, fit=fit)
 
-    def accuracy(self, model: nn.Module | None = None) -> float:
-        """Percent of the foggy test images that ``model`` (by default this replica) classifies rightly."""
-        return self.task.accuracy(self.model if model is None else model)
+    @classmethod
+    def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
+        own, _ = cls._fitted_settings(options, data_dir)
+        dataset = load_dataset(own.dataset, data_dir, train_images=1, test_images=1, image_size=own.image_size)
+        images = min(own.train_images or dataset.trainable, dataset.trainable)
+        if own.batch * workers > images:
+            raise ConfigError(
+                f"task {cls.name}: {images} images for training are too few for {workers} robots with a "
+                f"batch of {own.batch}; take fewer --workers or a smaller --batch"
+            )
 
-    def both_accuracies(self) -> tuple[float, float]:
-        """Percent of the foggy test images that this replica classifies rightly: all alike, and mixed as its shard."""
-        return self.task.both_accuracies(self.model, self.labels)
+    @classmethod
+    def options_type(cls) -> type[TaskOptions]:
+        return CrudaOptions
 
+    @classmethod
+    def limit_tests(cls, options: Mapping[str, Any], items: int) -> dict[str, Any]:
+        return {**options, "test_images": items}
 
-def _endless_batches(indices: NDArray[np.int64], batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Batches of one shuffled pass after another; a pass ends when fewer than ``batch`` images are left."""
-    while True:
-        order = rng.permutation(indices)
-        for start in range(0, len(order) - batch + 1, batch):
-            yield order[start : start + batch]
+    @classmethod
+    def _fitted_settings(
+        cls, options: Mapping[str, Any], data_dir: str | Path | None
+    ) -> tuple[CrudaSettings, tuple[str, ...]]:
+        """The settings with these changes, and what of the model is up to the images."""
+        changes = dict(options)
+        known = {field.name for field in dataclasses.fields(CrudaSettings)}
+        for key in changes:
+            if key not in known and key not in MODEL_OPTIONS:
+                raise ConfigError(
+                    f"task {cls.name}: unknown setting {key!r}; {near_match(key, [*known, *MODEL_OPTIONS])}"
+                )
+        if data_dir is not None:
+            changes["data_dir"] = str(data_dir)
+        fit: tuple[str, ...] = () if "model" in changes else ("in_channels", "classes")
+        if fit and cls.preset.dataset in OWN_SETS and "stem_stride" not in changes:
+            fit = (*fit, "stem_stride")
+        sizes = {key: changes.pop(key) for key in MODEL_OPTIONS if key in changes}
+        model = dataclasses.replace(changes.pop("model", cls.preset.model), **sizes)
+        settings = dataclasses.replace(cls.preset, model=model, **changes)
+        if settings.image_size is not None and settings.dataset != "images":
+            raise ConfigError(f"image_size: goes with task 'cruda-images', got it for {cls.name!r}")
+        return settings, fit
 
 
 def _one_cycle(step: int, steps: int) -> float:
@@ -302,19 +360,6 @@ def _one_cycle(step: int, steps: int) -> float:
 
 def _torch_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _optimizer(settings: CrudaSettings, model: nn.Module) -> torch.optim.Optimizer:
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-            weight_decay=settings.weight_decay,
-        )
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
 
 
 def _fitted(model: ConvMLPConfig, dataset: Dataset, fields: Collection[str]) -> ConvMLPConfig:
@@ -337,58 +382,3 @@ def _check_fit(model: ConvMLPConfig, dataset: Dataset) -> None:
             f"model: {dataset.name} has {channels} channels and {classes} classes, but the model is made for "
             f"{model.in_channels} and {model.classes}; set in_channels and classes"
         )
-
-
-def build_task(name: str, data_dir: str | Path | None = None, **overrides: Any) -> CrudaTask:
-    """Make a built-in task.
-
-    Args:
-        name: key of :data:`TASKS`.
-        data_dir: folder with the files of the data set; ``cruda-digits`` needs none.
-        overrides: fields of :class:`CrudaSettings` that shall differ from the task's defaults, or sizes of the model
-            (``widths``, ``tokens`` and others of :class:`TaskOptions`). Channels and classes of the model are those
-            of the data set, unless ``model`` is given.
-
-    Raises:
-        ConfigError: unknown name or setting, or a value out of range.
-        DataError: the data set cannot be read.
-
-    Example::
-
-        task = build_task("cruda-digits", seed=1)
-        task.pretrain()
-        robot = task.worker(0, workers=4)
-        robot.loss_step()
-        robot.optimizer.step()
-        print(robot.accuracy())
-    """
-    settings, fit = task_settings(name, data_dir, **overrides)
-    return CrudaTask(settings, fit=fit)
-
-
-def task_settings(
-    name: str, data_dir: str | Path | None = None, **overrides: Any
-) -> tuple[CrudaSettings, tuple[str, ...]]:
-    """The settings of a task, and what of the model is up to its images; arguments as :func:`build_task`.
-
-    Raises:
-        ConfigError: unknown name or setting, or a value out of range.
-    """
-    if name not in TASKS:
-        raise ConfigError(f"unknown task {name!r}; {near_match(name, TASKS)}")
-    known = {field.name for field in dataclasses.fields(CrudaSettings)}
-    for key in overrides:
-        if key not in known and key not in MODEL_OPTIONS:
-            raise ConfigError(f"task {name}: unknown setting {key!r}; {near_match(key, [*known, *MODEL_OPTIONS])}")
-    if data_dir is not None:
-        overrides["data_dir"] = str(data_dir)
-    base = TASKS[name]
-    fit: tuple[str, ...] = () if "model" in overrides else ("in_channels", "classes")
-    if fit and base.dataset in OWN_SETS and "stem_stride" not in overrides:
-        fit = (*fit, "stem_stride")
-    sizes = {key: overrides.pop(key) for key in MODEL_OPTIONS if key in overrides}
-    model = dataclasses.replace(overrides.pop("model", base.model), **sizes)
-    settings = dataclasses.replace(base, model=model, **overrides)
-    if settings.image_size is not None and settings.dataset != "images":
-        raise ConfigError(f"image_size: goes with task 'cruda-images', got it for {name!r}")
-    return settings, fit

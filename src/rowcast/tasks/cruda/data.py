@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.tasks._files import checked_pair, decode_jpegs, open_folder, read_idx, read_npz
-from rowcast.tasks.dataset import Dataset
-from rowcast.tasks.own import load_idx, load_images, load_npz
+from rowcast.tasks.cruda.dataset import Dataset
+from rowcast.tasks.cruda.own import load_idx, load_images, load_npz
 
 __all__ = ["DATASETS", "Dataset", "load_cifar10", "load_dataset", "load_digits", "load_fashion_mnist"]
 

@@ -1,4 +1,4 @@
-"""One run of a comparison in virtual time: a built-in task, a policy, links, and as many robots as you like."""
+"""One run of a comparison in virtual time: a task, a policy, links, and as many robots as you like."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ import torch
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualSeat
 from rowcast.errors import ConfigError, NonFiniteGradient
+from rowcast.experiment.cell import Cell
 from rowcast.experiment.devices import parse_devices, place_in_recording
-from rowcast.experiment.plan import Cell
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
-from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
-from rowcast.tasks import CrudaTask, CrudaWorker, build_task
+from rowcast.tasks import TaskWorker
 from rowcast.training import ServerNode
 
 __all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
@@ -44,8 +43,6 @@ VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
 
 #: Length of a synthetic trace (s); it starts again when it is over.
 _TRACE_S = 3600.0
-#: Images of clean training: enough to begin from, few enough to make many starting models.
-_PRETRAIN_IMAGES = 12_000
 
 
 def run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
@@ -79,8 +76,9 @@ def one_thread() -> Iterator[None]:
 
 def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
     devices = parse_devices(cell.devices).team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s)
-    task = build_task(cell.task, cell.data, seed=cell.seed, **cell.task_overrides)
-    _starting_state(task, cell, folder.parents[1], lambda share: progress(Preparing(share)))
+    task = cell.build_task()
+    states = folder.parents[1] / "states"
+    keep_starting_state(task, states, lambda share: progress(Preparing(share)), code=cell.task_code)
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
     layout = Layout.from_shapes(shapes)
@@ -163,33 +161,20 @@ def model_bytes(layout: Layout) -> int:
     return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
 
 
-def _train(robot: CrudaWorker, seat: VirtualSeat, eval_every_s: float) -> None:
+def _train(robot: TaskWorker, seat: VirtualSeat, eval_every_s: float) -> None:
     """What a robot does until the simulation ends."""
-    optimizer = Optimizer(robot.optimizer, robot.model, seat, nonfinite="skip", buffers="local")
+    optimizer = robot.wrap(seat, nonfinite="skip")
     look_at = 0.0
     while True:
         if seat.now >= look_at:
             with optimizer.evaluating():
-                accuracy, own_accuracy = robot.both_accuracies()
-            optimizer.report(accuracy=accuracy, own_accuracy=own_accuracy)
+                values = robot.evaluate()
+            optimizer.report(**values)
             look_at = (seat.now // eval_every_s + 1) * eval_every_s
-        loss = robot.loss_step()
+        loss = robot.compute()
         optimizer.report(loss=loss)
         with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
             optimizer.step()
-
-
-def _starting_state(task: CrudaTask, cell: Cell, out: Path, progress: Callable[[float], None]) -> None:
-    """The pre-trained model of a task: made once for all cells of a comparison that need it, and kept for others."""
-
-    def clean() -> CrudaTask:
-        if cell.data is None:
-            return task
-        most = min(task.settings.train_images or _PRETRAIN_IMAGES, _PRETRAIN_IMAGES)
-        overrides = {**cell.task_overrides, "train_images": most, "test_images": 1}
-        return build_task(cell.task, cell.data, seed=cell.seed, **overrides)
-
-    keep_starting_state(task, clean, out / "states", lambda made: made.pretrain(progress))
 
 
 def _save_links(traces: list[tuple[Trace, ...]], folder: Path) -> None:
