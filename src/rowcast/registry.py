@@ -134,7 +134,7 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             if len(points) > 1:
                 raise ConfigError(
-                    f"{self.kind} {name!r}: several plug-ins have this name: {'; '.join(map(_told, points))}; "
+                    f"{self.kind} {name!r}: several plug-ins have this name: {'; '.join(sorted(map(_told, points)))}; "
                     "uninstall all but one"
                 )
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rowcast.energy.account import Energy, StateSeconds, WorkerEnergy, total_energy, worker_energy
 from rowcast.energy.meters import CounterMeter, Meter, MeterLog, PowerMeter, change_load, check_alive
-from rowcast.energy.opening import CHOICES, REGISTRY, OpenedMeter, open_meter
+from rowcast.energy.opening import CHOICES, REGISTRY, OpenedMeter, open_meter, register
 from rowcast.energy.reaching import CensoredValue, any_censored, energy_to_metric, smoothed, time_to_metric
 from rowcast.energy.sensors import Ina3221, JetsonStats, Model, Nvml, NvmlPower, Rapl
 from rowcast.energy.states import PowerStates
@@ -37,6 +37,7 @@ __all__ = [
     "check_alive",
     "energy_to_metric",
     "open_meter",
+    "register",
     "smoothed",
     "time_to_metric",
     "total_energy",

@@ -11,23 +11,57 @@ from rowcast.energy.meters import Between, Meter, change_load
 from rowcast.energy.sensors import SYS, Ina3221, JetsonStats, Model, Nvml, NvmlPower, Rapl
 from rowcast.energy.states import PowerStates
 from rowcast.errors import ConfigError, MeterError, near_match
+from rowcast.registry import Registry
 
-__all__ = ["CHOICES", "REGISTRY", "OpenedMeter", "open_meter"]
+__all__ = ["CHOICES", "REGISTRY", "OpenedMeter", "open_meter", "register"]
 
-#: Every sensor by its name: takes the root of sysfs, which not all of them need.
-REGISTRY: dict[str, Callable[[Path], Meter]] = {
-    "jtop": lambda sys_root: JetsonStats(),
-    "ina3221": Ina3221,
-    "rapl": Rapl,
-    "nvml": lambda sys_root: Nvml(),
-    "nvml-power": lambda sys_root: NvmlPower(),
-}
+#: Makes a sensor; takes the root of sysfs, which not all of them need.
+MakeMeter = Callable[[Path], Meter]
+
+
+def _checked(name: str, value: object) -> MakeMeter:
+    if name in (*CHOICES, "model"):
+        raise ConfigError(f"meter {name!r}: this name stands for a choice of sensors; take another")
+    if not callable(value):
+        raise ConfigError(
+            f"meter {name!r}: expected a class or function that takes the root of sysfs and gives a "
+            f"rowcast.energy.Meter, got {value!r}"
+        )
+    return value
+
 
 #: Names that try several sensors, in this order.
 CHOICES: Mapping[str, Sequence[str]] = {
     "jetson": ("jtop", "ina3221"),
     "auto": ("jtop", "ina3221", "rapl", "nvml", "nvml-power"),
 }
+
+
+#: Every sensor by its name.
+REGISTRY: Registry[MakeMeter] = Registry("meter", "rowcast.meters", _checked)
+
+
+def register(name: str, make: MakeMeter) -> MakeMeter:
+    """Make a sensor known under a name; an entry point in the group ``rowcast.meters`` does so everywhere.
+
+    Args:
+        make: takes the root of sysfs; gives a :class:`rowcast.energy.Meter`, or raises :class:`MeterError`.
+
+    Raises:
+        ConfigError: a name that is taken, or something that cannot be called.
+    """
+    return REGISTRY.register(name, make)
+
+
+_BUILT_IN: Mapping[str, MakeMeter] = {
+    "jtop": lambda sys_root: JetsonStats(),
+    "ina3221": Ina3221,
+    "rapl": Rapl,
+    "nvml": lambda sys_root: Nvml(),
+    "nvml-power": lambda sys_root: NvmlPower(),
+}
+for _name, _make in _BUILT_IN.items():
+    register(_name, _make)
 
 
 @dataclass(frozen=True)
@@ -83,7 +117,7 @@ def open_meter(
     raise MeterError(f"no power sensor works here; without one take the meter 'model', whose figures say so:{reasons}")
 
 
-def _proved(make: Callable[[Path], Meter], sys_root: Path, between: Between) -> Meter:
+def _proved(make: MakeMeter, sys_root: Path, between: Between) -> Meter:
     meter = make(sys_root)
     try:
         meter.prove(between)

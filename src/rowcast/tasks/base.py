@@ -193,7 +193,7 @@ class Task(ABC):
     @classmethod
     def options_type(cls) -> type[TaskOptions]:
         """The options as a settings class: the fields of :attr:`Settings` but folder and seed; ``None``: not given."""
-        return options_of(cls.Settings, without=_OWN_OPTION)
+        return options_of(cls.Settings, f"{cls.__name__}Options", without=_OWN_OPTION)
 
     @classmethod
     def limit_tests(cls, options: Mapping[str, Any], items: int) -> dict[str, Any]:

@@ -29,11 +29,12 @@ class TaskOptions(Checked):
         }
 
 
-def options_of(settings: type[Checked], without: Collection[str] = ()) -> type[TaskOptions]:
+def options_of(settings: type[Checked], name: str, without: Collection[str] = ()) -> type[TaskOptions]:
     """The options that belong to a settings class: its fields, by default ``None``.
 
     Args:
         settings: a frozen dataclass. Fields of a type that no file of settings can hold are left out.
+        name: of the class, for messages.
         without: names of fields that are given in another way.
     """
     hints = get_type_hints(settings)
@@ -42,7 +43,6 @@ def options_of(settings: type[Checked], without: Collection[str] = ()) -> type[T
         for field in dataclasses.fields(settings)  # type: ignore[arg-type]
         if field.name not in without and _fits_a_file(hints[field.name])
     ]
-    name = f"{settings.__name__.removesuffix('Settings')}Options"
     return dataclasses.make_dataclass(
         name, fields, bases=(TaskOptions,), frozen=True, namespace={"__doc__": settings.__doc__}
     )

@@ -1,0 +1,22 @@
+"""Registries as they were before a test."""
+
+from __future__ import annotations
+
+import pytest
+
+import rowcast.codecs
+import rowcast.energy
+import rowcast.sync
+import rowcast.tasks
+
+REGISTRIES = (rowcast.codecs.REGISTRY, rowcast.energy.REGISTRY, rowcast.sync.REGISTRY, rowcast.tasks.TASKS)
+
+
+def forget_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is registered from here on is forgotten at the end of the test."""
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        monkeypatch.setattr(registry, "_plugins", None)
+        monkeypatch.setattr(registry, "_broken", {})
+    for table in ("_BY_ID", "_HOLLOW", "_FINE"):
+        monkeypatch.setattr(rowcast.codecs, table, dict(getattr(rowcast.codecs, table)))
