@@ -174,7 +174,7 @@ def test_the_settings_of_a_task_are_its_options() -> None:
     ("changes", "says"),
     [
         ({"task_options": ("lrr=1",)}, "DiabetesOptions: unknown setting 'lrr'; did you mean 'lr'"),
-        ({"task_options": ("lr=fast",)}, "DiabetesOptions.lr: expected float, got 'fast'"),
+        ({"task_options": ("lr=fast",)}, "DiabetesOptions.lr: expected a number in 0.0 .. 10.0, got 'fast'"),
         ({"task_options": ("lr=11",)}, "lr: expected a number in 0.0 .. 10.0, got 11.0"),
         ({"task_options": ("seed=1",)}, "unknown setting 'seed'"),
         ({"batch": (101,)}, "batch: expected a number in 1 .. 100, got 101"),
