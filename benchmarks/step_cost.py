@@ -14,6 +14,7 @@ import torch
 from common import Figure, arguments, best_s, finish, reference_layout
 from rowcast.config import LinkSettings
 from rowcast.delivery.inbox import Inbox
+from rowcast.delivery.transfer import Request
 from rowcast.drivers.crew import lend_threads
 from rowcast.optim.handwritten import Marks
 from rowcast.sync import parse_policy
@@ -45,16 +46,16 @@ def main() -> None:
     copy_s = best_s(lambda: np.copyto(target, replica), repeat)
     accumulate_s = best_s(lambda: worker.accumulate(sources, 0.25), repeat)
 
-    outbox = worker.outbox
-    outbox.stamps[:] = random.integers(0, 4, layout.rows)
-    stamps = outbox.stamps.copy()
+    outbox, residual = worker.outbox, worker.residual
+    residual.stamps[:] = random.integers(0, 4, layout.rows)
+    stamps = residual.stamps.copy()
     outbox.link_ready()
     everything = 1e9  # seconds: no deadline cuts the rows beyond the quota
 
     def select() -> None:
-        outbox.measured = True
-        outbox.stamps[:] = stamps
-        outbox.begin(0.0, 5, codec, policy.choose_push, everything)
+        residual.measured = True
+        residual.stamps[:] = stamps
+        outbox.begin(0.0, Request(5, codec, policy.choose_push, everything))
 
     select_s = best_s(select, repeat)
 

@@ -8,6 +8,10 @@ from common import Figure, arguments, finish, reference_layout
 from rowcast.codecs import REGISTRY
 from rowcast.config import LinkSettings
 from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.transfer import Request
+from rowcast.delivery.window import Window
 from rowcast.sync import parse_policy
 from rowcast.wire import encode
 
@@ -17,10 +21,12 @@ def full_push(layout, policy_text: str, rate_bps: float) -> tuple[int, int]:
     policy = parse_policy(policy_text)
     random = np.random.default_rng(0)
     vector = random.standard_normal(layout.elements, dtype=np.float32)
-    outbox = Outbox(layout, LinkSettings(initial_rate_bps=rate_bps), vector, vector, state_settles=False)
-    outbox.stamps[:] = random.integers(0, 4, layout.rows)
+    residual = Residual(layout, vector)
+    window = Window(LinkSettings(initial_rate_bps=rate_bps))
+    outbox = Outbox(residual, window, Snapshot(layout, vector, settles=False))
+    residual.stamps[:] = random.integers(0, 4, layout.rows)
     outbox.link_ready()
-    outbox.begin(0.0, 5, policy.row_codec, policy.choose_push, 1e9)
+    outbox.begin(0.0, Request(5, policy.row_codec, policy.choose_push, 1e9))
     size = frames = 0
     while (message := outbox.next_frame(0.0)) is not None:
         size += len(encode(message))

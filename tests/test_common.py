@@ -39,7 +39,8 @@ def team_of(rates, policy="rowcast:4?pulls=common", *, layout=LAYOUT, iterations
 
 
 def readers(team):
-    return {name: member.owed for name, member in team.server.members.items() if isinstance(member.owed, Cursor)}
+    sources = {name: member.owed.source for name, member in team.server.members.items()}
+    return {name: source for name, source in sources.items() if isinstance(source, Cursor)}
 
 
 def watch(team, until_s, every_s=0.02):
@@ -47,7 +48,7 @@ def watch(team, until_s, every_s=0.02):
     seen = []
 
     def look():
-        seen.append((team.now, sorted(name for name, reader in readers(team).items() if len(reader.vector))))
+        seen.append((team.now, sorted(name for name, reader in readers(team).items() if len(reader.own.vector))))
         if team.now < until_s:
             team.at(team.now + every_s, look)
 
@@ -95,9 +96,9 @@ def encodings(monkeypatch, rates, policy):
     def look():
         server = team.server
         if isinstance(server.rule, StreamedRule) and server.rule.stream is not None:
-            owed["common"] = server.rule.stream.debt.vector
+            owed["common"] = server.rule.stream.residual.vector
         for name, member in server.members.items():
-            owed[name] = member.owed.vector
+            owed[name] = member.owed.source.own.vector
         if team.now < 3.0:
             team.at(team.now + 0.005, look)
 
@@ -194,7 +195,9 @@ def test_a_short_cut_takes_the_reader_back_in_the_log_and_costs_no_vector():
     def cut():
         reader = readers(team)["robot1"]
         arrived = team.workers["robot1"].node.inbox.received
-        if reader.needs == reader.place or reader.sent_frames == arrived:  # no frame of the log is on its way
+        if (
+            reader.needs == reader.place or team.server.members["robot1"].owed.sent_frames == arrived
+        ):  # no frame of the log is on its way
             team.at(team.now + 0.0005, cut)
             return
         before.update(place=reader.place, needs=reader.needs)
@@ -203,7 +206,7 @@ def test_a_short_cut_takes_the_reader_back_in_the_log_and_costs_no_vector():
 
     def look():
         reader = readers(team)["robot1"]
-        assert before["needs"] <= reader.place and not len(reader.vector)
+        assert before["needs"] <= reader.place and not len(reader.own.vector)
 
     team.at(1.503, cut)
     books.check_at(1.5, 1.5035, 1.51, 1.6, 2.0)
@@ -293,7 +296,7 @@ def test_at_the_start_nothing_is_private():
     team = team_of([1e6] * 4, layout=WIDE)
     team.run(0.5)
     assert team.server.gate.opened
-    assert not any(len(reader.vector) for reader in readers(team).values())
+    assert not any(len(reader.own.vector) for reader in readers(team).values())
 
 
 def test_who_leaves_early_takes_what_it_is_owed_and_the_stream_goes_on():
@@ -308,7 +311,7 @@ def test_who_leaves_early_takes_what_it_is_owed_and_the_stream_goes_on():
     def look():
         member = team.server.members.get("robot1")
         if member is not None and not member.owed.follows:
-            seen.setdefault("owed", len(member.owed.vector))
+            seen.setdefault("owed", len(member.owed.source.own.vector))
 
     for time in np.arange(0.5, 4.0, 0.005):
         team.at(time, look)
@@ -346,5 +349,5 @@ def test_nothing_that_a_contribution_costs_grows_with_the_team():
     team = team_of([1e6] * 5, layout=WIDE)
     team.run(0.5)
     assert not team.server.rule.owing()
-    assert team.server.ledger.common is team.server.rule.stream.debt
+    assert team.server.ledger.common is team.server.rule.stream.residual
     assert names_of([one.script for one in team.workers.values()]) == list(team.server.members)

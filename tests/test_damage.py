@@ -13,6 +13,9 @@ from raw_frames import framed
 from relay import Relay, Swallow, flip
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Port
@@ -178,9 +181,15 @@ def hear(port, now, data):
     return list(port.decoder.feed(data))
 
 
+def outbox_of(vector, **settings):
+    """An outbox of a worker that has ``vector`` pending."""
+    snapshot = Snapshot(SMALL, SMALL.zeros(), settles=False)
+    return Outbox(Residual(SMALL, vector), Window(LinkSettings(**settings)), snapshot)
+
+
 def sending(now=0.0, **settings):
     """An outbox with one frame on its way."""
-    outbox = Outbox(SMALL, LinkSettings(**settings), np.ones(24, dtype=np.float32), SMALL.zeros(), state_settles=False)
+    outbox = outbox_of(np.ones(24, dtype=np.float32), **settings)
     outbox.link_ready()
     outbox.send_everything(now, 1)
     assert outbox.next_frame(now) is not None
@@ -194,7 +203,7 @@ def cut(progress, *where):
 
 
 def test_nothing_on_the_way_has_no_limit():
-    outbox = Outbox(SMALL, LinkSettings(), SMALL.zeros(), SMALL.zeros(), state_settles=False)
+    outbox = outbox_of(SMALL.zeros())
     port, progress = port_at(0.0), Progress(20.0)
     assert progress.due_at(port, outbox, 0) == math.inf
     assert progress.cut(1e6, port, outbox, 0) is None
@@ -241,7 +250,7 @@ def test_acknowledgements_behind_a_slow_frame_are_waited_for():
 
 
 def test_a_frame_that_comes_slowly_is_not_stuck_and_one_that_does_not_come_is():
-    outbox = Outbox(SMALL, LinkSettings(), SMALL.zeros(), SMALL.zeros(), state_settles=False)
+    outbox = outbox_of(SMALL.zeros())
     large = encode(Rows(1, 1, 1, False, False, np.arange(3), np.zeros(10_000, dtype=np.uint8)))
     port, progress = port_at(0.0), Progress(20.0)
     for second in range(150):
@@ -269,7 +278,7 @@ def test_the_limit_doubles_until_something_is_delivered():
         assert outbox.next_frame(now) is not None
         port = port_at(now)
     outbox.acknowledged(now, 1)
-    outbox.vector += 1
+    outbox.source.own.vector += 1
     outbox.send_everything(now, 2)
     assert outbox.next_frame(now) is not None
     assert progress.due_at(port, outbox, 0) == now + 20.0

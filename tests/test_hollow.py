@@ -15,6 +15,9 @@ from rowcast.codecs import REGISTRY, Hollow, codec_by_id, codec_by_name, codec_f
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.window import Window
 from rowcast.drivers.virtual import Device, Simulation
 from rowcast.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from rowcast.links import Trace
@@ -109,7 +112,8 @@ class _Books:
         self.members = {}
 
     def admit(self, name):
-        outbox = Outbox(self.layout, LinkSettings(), self.layout.zeros(), self.ledger.parameters, state_settles=True)
+        snapshot = Snapshot(self.layout, self.ledger.parameters, settles=True)
+        outbox = Outbox(Residual(self.layout, self.layout.zeros()), Window(LinkSettings()), snapshot)
         member = Member(name, b"", outbox, Inbox(self.layout), Stage.COMPUTING, gated=True)
         self.members[name] = member
         self.ledger.admit(member)
@@ -124,11 +128,11 @@ class _Books:
         member = self.members[name]
         self.ledger.bring_up(member)
         owed = self.owed(name)
-        self.codec.encode(self.layout, member.owed.vector, rows)
+        self.codec.encode(self.layout, member.owed.source.own.vector, rows)
         return owed
 
     def owed(self, name):
-        sums = np.add.reduceat(self.members[name].owed.vector, self.layout.offsets[:-1])
+        sums = np.add.reduceat(self.members[name].owed.source.own.vector, self.layout.offsets[:-1])
         return np.flatnonzero(sums).tolist()
 
 

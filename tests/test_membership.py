@@ -457,7 +457,7 @@ def test_a_skipped_iteration_blocks_nobody(policy):
     team = team_of(policy, [worker("robot0", iterations=12), worker("robot1", iterations=12, gradient=never)])
     finished(team, until=20.0)
     assert len(events(team, "robot1", "step")) == 12
-    assert team.workers["robot1"].node.outbox.vector.any() == np.False_
+    assert team.workers["robot1"].node.residual.vector.any() == np.False_
     replicas_agree(team)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -11,6 +10,10 @@ import pytest
 from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.transfer import Request
+from rowcast.delivery.window import Window
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.rows import Layout
@@ -89,18 +92,18 @@ def test_what_could_wait_is_in_nobodys_way():
     layout = Layout.from_shapes([("weight", (400, 20))])
     vector = np.random.default_rng(0).standard_normal(layout.elements).astype(np.float32)
     frames = LinkSettings(frame_max_bytes=1024, window_min_bytes=1 << 20)
-    outbox = Outbox(layout, frames, vector, vector, state_settles=False)
+    outbox = Outbox(Residual(layout, vector), Window(frames), Snapshot(layout, vector, settles=False))
     outbox.link_ready()
     policy = parse_policy("rowcast:4")
-    outbox.begin(0.0, 1, policy.row_codec, policy.choose_push, math.inf)
+    outbox.begin(0.0, Request(1, policy.row_codec, policy.choose_push))
     while (frame := outbox.next_frame(0.0)) is not None or not outbox.settled:
         if frame is None:
             outbox.acknowledged(0.0, outbox.sent_frames)
-    assert len(outbox.begin(0.0, 2, policy.row_codec, policy.choose_push, math.inf).order) == layout.rows
+    assert len(outbox.begin(0.0, Request(2, policy.row_codec, policy.choose_push)).order) == layout.rows
     assert [outbox.next_frame(0.0) is not None for _ in range(2)] == [True, True]
     outbox.acknowledged(0.0, outbox.sent_frames)
 
-    refining = outbox.begin(0.0, 2, codec_by_name("half"), policy.choose_refinement, math.inf, refine=True)
+    refining = outbox.begin(0.0, Request(2, codec_by_name("half"), policy.choose_refinement, refine=True))
     for _ in range(3):
         assert outbox.next_frame(0.0) is not None and outbox.next_frame(0.0) is None
         outbox.acknowledged(0.0, outbox.sent_frames)
@@ -299,8 +302,8 @@ def test_rows_that_were_not_sent_for_long_count_less():
     team.run(5.0)
     node = team.workers["robot0"].node
     node._freshness.begin(node.iteration, node.iteration)
-    node.outbox.stamps[:] = node.iteration
-    node.outbox.stamps[1] -= 10
+    node.residual.stamps[:] = node.iteration
+    node.residual.stamps[1] -= 10
     node.hold()
     weights = node.accumulate([node.replica[spec.start : spec.stop] for spec in LAYOUT.tensors], 0.5)
     node.release()

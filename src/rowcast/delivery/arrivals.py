@@ -1,11 +1,11 @@
-"""Updates that have arrived and are not yet part of what each member is owed.
+"""Updates that have arrived and are not yet part of each member's backlog.
 
-Every update is owed to every member. Adding it to all of them when it arrives costs a call for each, which a large team
+Every member lacks every update. Adding it to all backlogs when it arrives costs a call for each, which a large team
 feels: with 200 workers that finish together, a server did nothing else for half a minute. So an update is decoded once
-and noted here, and a member's share is brought up to date when somebody looks at it: all that came since, in the order
+and noted here, and a member's backlog takes it in when somebody looks at it: all that came since, in the order
 in which it came, in one call. The sums are the same to the bit.
 
-What is noted is short: when it outgrows a fraction of a model, everybody is brought up to date.
+What is noted is short: when it outgrows a fraction of a model, all backlogs take it in.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _MOST_ROWS = 1 << 16
 
 
 class Share(Protocol):
-    """What a member is owed, as far as it is known here.
+    """What a member lacks, as far as it is known here.
 
     Attributes:
         place: it is up to date with what was noted before this place.
-        limit: what belongs to a later iteration is not owed yet.
+        limit: what belongs to a later iteration is left out for now.
     """
 
     place: int
@@ -50,7 +50,7 @@ class Share(Protocol):
 
 
 class Arrivals:
-    """Notes updates for all shares of what is owed.
+    """Notes updates for all backlogs.
 
     Args:
         layout: the model's rows.
@@ -73,42 +73,42 @@ class Arrivals:
         self._shares: dict[str, Share] = {}
         self._order: dict[str, int] = {}
         self._joined = 0
-        self._abreast: dict[str, None] = {}
+        self._current: dict[str, None] = {}
         self._touched: npt.NDArray[np.int32] | None = None
 
     # -- whose shares ------------------------------------------------------------------------------------------
 
     def join(self, name: str, share: Share) -> None:
-        """``share`` is owed what comes from now on."""
+        """``share`` lacks what comes from now on."""
         self._joined += 1
         self._shares[name] = share
         self._order[name] = self._joined
         share.place = self.head
-        self._abreast[name] = None
+        self._current[name] = None
 
     def leave(self, name: str) -> None:
-        """Whoever is called ``name`` is owed nothing that comes from now on."""
+        """Whoever is called ``name`` lacks nothing that comes from now on."""
         share = self._shares.pop(name, None)
         if share is not None:
             share.catch_up()
             del self._order[name]
-            self._abreast.pop(name, None)
+            self._current.pop(name, None)
 
-    def abreast(self) -> list[str]:
-        """Names of those for whom nothing was noted since they were last brought up to date, the oldest member first.
+    def current(self) -> list[str]:
+        """Names of those for whom nothing was noted since they last caught up, the oldest member first.
 
         Everybody else has something to take in.
         """
-        return sorted(self._abreast, key=self._order.__getitem__)
+        return sorted(self._current, key=self._order.__getitem__)
 
     def caught_up(self, name: str) -> None:
         """The share of ``name`` is up to date."""
-        self._abreast[name] = None
+        self._current[name] = None
 
     # -- what arrives ------------------------------------------------------------------------------------------
 
     def touch(self, floor: npt.NDArray[np.int32]) -> None:
-        """The next update is one that every member lacks, where rows are streamed (:meth:`RowSource.touch`).
+        """The next update is one that every member lacks, where rows are streamed (:meth:`Floored.touch`).
 
         Args:
             floor: int32 [k], how far everybody's contribution to its rows has come without it.
@@ -134,7 +134,7 @@ class Arrivals:
         if values is None and floor is None:
             return
         count, size = len(message.rows), 0 if values is None else len(values)
-        if len(self._abreast) == len(self._shares):
+        if len(self._current) == len(self._shares):
             self._clear()
         elif self._noted + count > _MOST_ROWS or self._used + size > self._most:
             self._flush()
@@ -166,12 +166,12 @@ class Arrivals:
             self._starts[begin:end] += self._used
             self._used = used
         self.head += len(message.rows)
-        self._abreast.clear()
+        self._current.clear()
 
     def _flush(self) -> None:
         """Bring everybody up to date; nothing is noted any longer."""
         for name, share in self._shares.items():
-            if name not in self._abreast:
+            if name not in self._current:
                 share.catch_up()
         self._clear()
 
@@ -193,9 +193,9 @@ class Arrivals:
         Args:
             place: where to begin.
             limit: what belongs to a later iteration is left out.
-            vector: flat float32, what is owed.
-            stamps, changed: see :class:`~rowcast.delivery.source.RowSource`; ``changed`` is empty where rows are not
-            streamed.
+            vector: flat float32, what is lacked.
+            stamps, changed: see :class:`~rowcast.delivery.floored.Floored`; ``changed`` is empty where rows are not
+                streamed.
 
         Returns:
             The oldest stamp of the rows that are lacked now, among these.

@@ -1,16 +1,13 @@
-"""The receiving end of one direction: frames in order, each applied once."""
+"""The receiving end of one direction: frames in order, each accepted once, and checked first."""
 
 from __future__ import annotations
-
-import numpy as np
-import numpy.typing as npt
 
 from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.wire import Rows
 
-__all__ = ["Inbox", "replace_rows"]
+__all__ = ["Inbox"]
 
 
 class Inbox:
@@ -43,10 +40,3 @@ class Inbox:
             raise RemoteProtocolError(f"row frame: expected absolute rows in the raw codec, got {codec.name}")
         self.received = message.number
         return codec
-
-
-def replace_rows(layout: Layout, codec: Codec, message: Rows, vector: npt.NDArray[np.float32]) -> None:
-    """Write the rows of an absolute frame into ``vector``."""
-    # What stands there is taken out first; encoding is the compiled way of zeroing rows.
-    codec.encode(layout, vector, message.rows)
-    codec.add(layout, message.payload, message.rows, vector, 1.0)

@@ -1,8 +1,8 @@
-"""One stream of rows for all workers: what is added is kept once, and encoded once (algorithms.md 8.9).
+"""One log of row frames for all workers: what is added is kept once, and encoded once (algorithms.md 8.9).
 
 The server has one residual for everybody: what contributions have added and no frame has carried yet. Its rows are
 put into frames, and the frames into a log. Each worker reads the log at its own pace, under frame numbers of its own.
-What a worker is owed is thus::
+What a worker lacks is thus::
 
     its arrears  +  the frames beyond its place in the log  +  the common residual
 
@@ -23,13 +23,16 @@ import numpy.typing as npt
 
 from rowcast.codecs import codec_by_name, codec_for
 from rowcast.config import LinkSettings
-from rowcast.delivery.source import MAX_STAMP, RowSource, Transfer
+from rowcast.delivery.backlog import MAX_STAMP
+from rowcast.delivery.floored import Floored
+from rowcast.delivery.transfer import Request, Transfer
+from rowcast.delivery.window import Window
 from rowcast.rows import Layout
-from rowcast.sync import Levels, Policy, RateMeter
+from rowcast.sync import Levels, Policy
 from rowcast.wire import Rows
 from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
 
-__all__ = ["NEAR_FRAMES", "Entry", "Follower", "SharedLog"]
+__all__ = ["NEAR_FRAMES", "Entry", "Reader", "SharedLog"]
 
 #: A reader that has at most so many frames to read is near the head.
 NEAR_FRAMES = 3
@@ -55,8 +58,8 @@ class Entry:
     before: npt.NDArray[np.int32]
 
 
-class Follower(Protocol):
-    """What the stream knows of a reader.
+class Reader(Protocol):
+    """What the log knows of one that reads it.
 
     Attributes:
         name: the worker.
@@ -64,27 +67,20 @@ class Follower(Protocol):
         place: the next frame of the log that it is sent.
         connected: the link is there.
         needs: the oldest frame of the log that it may have to be sent (again).
-        meter: the delivery rate.
+        window: how much it may be sent.
     """
 
     name: str
     counted: bool
+    connected: bool
     place: int
-
-    @property
-    def connected(self) -> bool: ...
+    window: Window
 
     @property
     def needs(self) -> int: ...
 
-    @property
-    def meter(self) -> RateMeter: ...
-
     def lacking(self) -> int:
         """The oldest stamp of the rows of its arrears; :data:`MAX_STAMP` when there are none."""
-
-    def target_bytes(self, now: float) -> float:
-        """The size of a frame that suits the link."""
 
     def fold(self) -> None:
         """What is in the log and not sent yet becomes part of the arrears."""
@@ -95,19 +91,19 @@ class SharedLog:
 
     A frame is made when a reader at the head asks for one. The quota of an iteration of the team, and rows that hold
     somebody at the gate, are sent whoever asks. Everything else waits until every reader that counts is near the head:
-    otherwise the stream would run at the pace of the fastest link, and send each row once for every contribution.
+    otherwise the log would grow at the pace of the fastest link, and hold each row once for every contribution.
 
     Args:
         policy: the team's; another object when its slack adapts.
         layout: the model's rows.
         settings: frame and window sizes.
-        floor: see :class:`~rowcast.delivery.source.RowSource`.
+        floor: see :class:`~rowcast.delivery.floored.Floored`.
         choose_s: rows beyond the quota are chosen anew at most once in this time (s).
         step_s: what a gradient usually takes in this team (s).
         newest: the iteration of the fastest worker that counts.
 
     Attributes:
-        debt: the common residual.
+        residual: what was added and is in no frame yet.
         first, head: places of the oldest frame of the log and of the next one.
     """
 
@@ -123,7 +119,7 @@ class SharedLog:
         newest: Callable[[], int],
     ) -> None:
         self.policy = policy
-        self.debt = RowSource(layout, layout.zeros(), floor)
+        self.residual = Floored(layout, layout.zeros(), floor)
         self.settings = settings
         self.first = self.head = 0
         self._newest = newest
@@ -133,7 +129,7 @@ class SharedLog:
         self._bytes = 0
         self._limit = int(codec_for(layout, policy.row_codec).row_bytes(layout).sum())
         self._lows: deque[tuple[int, int]] = deque()  # places and stamps, both rising: the lowest from there on
-        self._readers: dict[str, Follower] = {}
+        self._readers: dict[str, Reader] = {}
         self._paces = Levels()
         self._waiting: dict[str, None] = {}
         self._woken: dict[str, None] = {}
@@ -142,15 +138,16 @@ class SharedLog:
         self._choose_at = -math.inf
         self._unsent = False  # something was added since everything was sent
         self._flushing = False  # the transfer is everything, lossless
+        self._transfer: Transfer | None = None
 
     # -- readers -----------------------------------------------------------------------------------------------
 
-    def join(self, reader: Follower) -> None:
-        """``reader`` follows from the head on."""
+    def join(self, reader: Reader) -> None:
+        """``reader`` reads from the head on."""
         self._readers[reader.name] = reader
 
-    def leave(self, reader: Follower) -> None:
-        """``reader`` follows no longer."""
+    def leave(self, reader: Reader) -> None:
+        """``reader`` reads no longer."""
         if self._readers.get(reader.name) is reader:
             del self._readers[reader.name]
             self._waiting.pop(reader.name, None)
@@ -158,12 +155,12 @@ class SharedLog:
             self.wake_one()
 
     def count(self, name: str, counted: bool) -> None:
-        """Whether the gate counts a reader: the stream waits for those it counts."""
+        """Whether the gate counts a reader: the log waits for those it counts."""
         if (reader := self._readers.get(name)) is not None:
             reader.counted = counted
             self.moved(reader)
 
-    def moved(self, reader: Follower) -> None:
+    def moved(self, reader: Reader) -> None:
         """A reader has gone on, or has come or gone."""
         waited = not self._near()
         if reader.counted and reader.connected:
@@ -180,11 +177,11 @@ class SharedLog:
 
     # -- who waits for a frame ---------------------------------------------------------------------------------
 
-    def wait(self, reader: Follower) -> None:
+    def wait(self, reader: Reader) -> None:
         """``reader`` has read everything, and there is nothing to be sent now."""
         self._waiting[reader.name] = None
 
-    def stir(self, reader: Follower) -> None:
+    def stir(self, reader: Reader) -> None:
         """``reader`` looks for something to send."""
         self._waiting.pop(reader.name, None)
 
@@ -202,31 +199,31 @@ class SharedLog:
 
     def due_at(self, name: str) -> float:
         """When a reader that waits is to try again, although nothing happens (s)."""
-        return self._choose_at if name in self._waiting and self.debt.lacking() < MAX_STAMP else math.inf
+        return self._choose_at if name in self._waiting and self.residual.lacking() < MAX_STAMP else math.inf
 
-    # -- what is owed ------------------------------------------------------------------------------------------
+    # -- what readers lack -------------------------------------------------------------------------------------
 
     @property
     def clean(self) -> bool:
-        """Whether who holds the parameters is owed nothing by the stream."""
-        return not self.debt.vector.any()
+        """Whether who holds the parameters lacks nothing that is still to come in the log."""
+        return not self.residual.vector.any()
 
     @property
     def drained(self) -> bool:
         """Whether all that was ever added is in the log."""
-        transfer = self.debt.transfer
+        transfer = self._transfer
         return self._flushing and not self._unsent and transfer is not None and transfer.place >= len(transfer.order)
 
     def touch(self, rows: npt.NDArray[np.int64]) -> None:
         """A contribution to ``rows`` is about to be added to the residual."""
-        self.debt.touch(rows)
+        self.residual.touch(rows)
         self._unsent = True
         self.wake_one()
 
     def lacking(self, place: int) -> int:
         """The oldest stamp of the rows that a reader at ``place`` of the log lacks."""
         low = next((low for start, low in self._lows if start >= place), MAX_STAMP)
-        return min(low, self.debt.lacking())
+        return min(low, self.residual.lacking())
 
     def frames(self, place: int) -> list[Entry]:
         """The frames of the log from ``place`` on."""
@@ -258,21 +255,21 @@ class SharedLog:
         return due
 
     def _everything(self, now: float) -> bool:
-        if not self._flushing or self.debt.transfer is None or self.debt.transfer.finished(now):
+        if not self._flushing or self._transfer is None or self._transfer.finished(now):
             if self._flushing and not self._unsent:
                 return False
             self._unsent, self._flushing = False, True
             self._measure_links(now)
-            self.debt.send_everything(now, self._newest())
-        assert self.debt.transfer is not None
-        return not self.debt.transfer.finished(now)
+            self._transfer = Transfer.of_everything(self.residual, now, self._newest())
+        assert self._transfer is not None
+        return not self._transfer.finished(now)
 
     def _due(self, now: float) -> bool:
         """Whether rows must be sent: the quota of an iteration, or what holds somebody at the gate."""
-        transfer = self.debt.transfer
+        transfer = self._transfer
         if transfer is not None and transfer.place < transfer.quota:
             return True
-        lacking, newest = self.debt.lacking(), self._newest()
+        lacking, newest = self.residual.lacking(), self._newest()
         if lacking == MAX_STAMP or (newest == self._chosen_for and lacking > newest - (self.policy.slack or 0)):
             return False
         return self._choose(now).quota > 0
@@ -281,49 +278,42 @@ class SharedLog:
         """Whether other rows may be sent."""
         if not self._near():
             return False
-        debt, transfer = self.debt, self.debt.transfer
+        transfer = self._transfer
         done = transfer is None or transfer.finished(now)
-        if debt.lacking() < MAX_STAMP and (done or (transfer is not None and transfer.refining)):
+        if self.residual.lacking() < MAX_STAMP and (done or (transfer is not None and transfer.refining)):
             if now >= self._choose_at:
                 return len(self._choose(now).order) > 0
         elif done and self.policy.refine and transfer is not None and not transfer.refining:
-            policy, half = self.policy, codec_by_name("half")
-            transfer = debt.begin(
-                now,
-                self._newest(),
-                half,
-                policy.choose_refinement,
-                math.inf,
-                announce_zeros=False,
-                refine=True,
-            )
+            choose, half = self.policy.choose_refinement, codec_by_name("half")
+            request = Request(self._newest(), half, choose, announce_zeros=False, refine=True)
+            transfer = self._transfer = Transfer.begin(self.residual, now, request)
         return transfer is not None and not transfer.finished(now)
 
     def _choose(self, now: float) -> Transfer:
         """Choose the rows of the residual that come next."""
-        debt, policy = self.debt, self.policy
-        newest = self._newest()
+        policy, newest = self.policy, self._newest()
         rate_bps = self._measure_links(now)
-        code = policy.code_for(debt.layout, policy.share_of_pull, rate_bps, self._step_s())
+        code = policy.code_for(self.residual.layout, policy.share_of_pull, rate_bps, self._step_s())
         self._chosen_for, self._choose_at, self._flushing = newest, now + self._choose_s, False
-        return debt.begin(now, newest, code, policy.choose_pull, math.inf, announce_zeros=False)
+        request = Request(newest, code, policy.choose_pull, announce_zeros=False)
+        self._transfer = Transfer.begin(self.residual, now, request)
+        return self._transfer
 
     def _measure_links(self, now: float) -> float:
         """Choose the size of the next frames; the usual rate of a link (bit/s)."""
         links = [reader for reader in self._readers.values() if reader.connected]
         links = [reader for reader in links if reader.counted] or links
-        sizes = [reader.target_bytes(now) for reader in links]
+        sizes = [reader.window.target_bytes(now) for reader in links]
         self._frame_bytes = max(min(sizes), max(sizes) * SMALLEST_PART) - ROWS_OVERHEAD_BYTES
-        rates = sorted(reader.meter.rate_bps(now) for reader in links)
+        rates = sorted(reader.window.meter.rate_bps(now) for reader in links)
         return rates[len(rates) // 2]
 
     def _append(self) -> None:
         """Encode the next rows, once for all readers."""
-        debt = self.debt
-        rows = debt.next_rows(self._frame_bytes)
-        assert debt.transfer is not None
-        codec, iteration = debt.transfer.codec, debt.transfer.iteration
-        payload, before = debt.take(rows, codec, iteration)
+        assert self._transfer is not None
+        codec, iteration = self._transfer.codec, self._transfer.iteration
+        rows = self._transfer.take_rows(self._frame_bytes)
+        payload, before = self.residual.take(rows, codec, iteration)
         message = Rows(0, iteration, codec.wire_id, False, False, rows, payload)
         entry = Entry(message, frame_bytes(message), before)
         low = int(before.min())

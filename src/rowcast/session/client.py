@@ -20,7 +20,7 @@ class Client:
 
     Args:
         name: the worker's name.
-        outbox: what is sent to the server; its source are the parameters.
+        outbox: what is sent to the server; its snapshot is of the parameters.
         inbox: what comes from there.
         secret: the team's shared secret, or ``None``.
         wish: whose parameters it wants, see :data:`rowcast.session.seeding.WISHES`.
@@ -119,7 +119,7 @@ class Client:
             nonce=b"",
             proof=b"",
             layout=self._outbox.layout.digest,
-            state=digest_of(self._outbox.source),
+            state=digest_of(self._outbox.snapshot.parameters),
             server=self.server,
             joined=self.joined,
             iteration=iteration,

@@ -41,13 +41,13 @@ def imbalance(server: ServerNode, node: WorkerNode) -> float:
     """
     member, ledger = server.members.get(node.name), server.ledger
     assert ledger is not None
-    if member is None or not node.joined or member.owed.state_due.any():
+    if member is None or not node.joined or member.owed.snapshot.left:
         return 0.0
     if member.life != node.server_life:
         return 0.0  # it was forgotten, and has not heard yet that it joins anew
     if member.stage is Stage.DRAINING and not member.finish_wait:
         return 0.0
-    missing = member.owed.total() + in_flight(member.owed, node.layout, node.inbox.received)
+    missing = member.owed.source.total() + in_flight(member.owed, node.layout, node.inbox.received)
     missing += ledger.kept_back(member)
     return float(np.abs(node.replica - missing - ledger.parameters).max())
 
@@ -120,7 +120,8 @@ class Staleness:
         self.gaps.append(iteration - oldest)
         self.push_ages.append(iteration - server.versions.oldest_of(node.name))
         if streaming is None:
-            stamps = owed.stamps[np.logical_or.reduceat(owed.vector != 0, self._layout.offsets[:-1])]
+            own = owed.source.own
+            stamps = own.stamps[np.logical_or.reduceat(own.vector != 0, self._layout.offsets[:-1])]
             held = int(stamps.min(initial=node.iteration))
         else:
             held = min(streaming.horizon_of(member), owed.horizon_in_flight(node.inbox.received))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rowcast.delivery.inbox import Inbox, replace_rows
+from rowcast.delivery.inbox import Inbox
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.training.member import Member, Stage
@@ -90,7 +90,7 @@ class FirstParameters:
         frames, seed.frames = seed.frames, []
         for frame in frames:
             if (codec := member.inbox.accept(frame)) is not None:
-                replace_rows(layout, codec, frame, member.owed.source)
+                member.owed.snapshot.apply(codec, frame)
 
     def on_state_end(self, now: float, member: Member) -> None:
         """These were all parameters.
@@ -103,5 +103,5 @@ class FirstParameters:
         layout = self._team.model.layout
         if layout is None or not member.seed.whole:
             raise RemoteProtocolError("expected a layout and all parameters before their end, got the end")
-        self._team.model.complete(layout, member.owed.source).admit(member)
+        self._team.model.complete(layout, member.owed.snapshot.parameters).admit(member)
         self._admission.seeded(now, member)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.delivery.arrivals import Arrivals
-from rowcast.delivery.source import RowSource
+from rowcast.delivery.backlog import Backlog
 from rowcast.rows import Layout
 from rowcast.training.ledger import Ledger
 from rowcast.training.member import Member
@@ -31,7 +31,7 @@ class HollowLedger(Ledger):
         layout: Layout,
         parameters: npt.NDArray[np.float32],
         *,
-        common: RowSource | None = None,
+        common: Backlog | None = None,
         arrivals: Arrivals | None = None,
     ) -> None:
         super().__init__(layout, parameters, strict=False, common=common, arrivals=arrivals)
@@ -62,7 +62,7 @@ class HollowLedger(Ledger):
             return
         new = self._updates - self._told[member.name]
         if new.any():
-            member.owed.vector += new
+            member.owed.source.own.vector += new
             self._told[member.name] = self._updates.copy()
             member.owes_more()
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.delivery.arrivals import Arrivals, decode_small
-from rowcast.delivery.source import MAX_STAMP, RowSource
+from rowcast.delivery.backlog import MAX_STAMP, Backlog
 from rowcast.rows import Layout
 from rowcast.rows.digest import digest_of
 from rowcast.rows.kernels import add_rows
@@ -43,7 +43,7 @@ class Ledger:
         parameters: npt.NDArray[np.float32],
         *,
         strict: bool,
-        common: RowSource | None = None,
+        common: Backlog | None = None,
         arrivals: Arrivals | None = None,
     ) -> None:
         self.layout = layout
@@ -64,18 +64,18 @@ class Ledger:
     def admit(self, member: Member) -> None:
         """``member`` is owed what comes from now on."""
         if not member.owed.follows:
-            member.owed.subscribe(member.name, self.arrivals)
+            member.owed.source.own.subscribe(member.name, self.arrivals)
 
     def dismiss(self, member: Member) -> None:
         """``member`` is owed nothing that comes from now on."""
-        member.owed.unsubscribe()
+        member.owed.source.own.unsubscribe()
 
     def bring_up(self, member: Member) -> None:
         """Before something is sent to ``member``: what it is owed is to be complete."""
-        owed = member.owed
-        owed.catch_up()
-        if owed.grown:
-            owed.grown = False
+        backlog = member.owed.source.own
+        backlog.catch_up()
+        if backlog.grown:
+            backlog.grown = False
             member.owes_more()
 
     def add(self, codec: Codec, message: Rows, members: Collection[Member]) -> None:
@@ -121,7 +121,7 @@ class Ledger:
     def begin(self, member: Member, iteration: int) -> None:
         """``member`` has begun ``iteration``: what was kept back from it is owed."""
         if iteration > member.begun_iteration:
-            member.owed.catch_up()
+            member.owed.source.own.catch_up()
             if iteration >= self._later_iteration:
                 self._give(member)
             member.begun_iteration = iteration
@@ -129,14 +129,14 @@ class Ledger:
 
     def settle(self, member: Member) -> None:
         """Nothing is kept back from ``member`` any longer."""
-        member.owed.catch_up()
+        member.owed.source.own.catch_up()
         self._give(member)
-        member.owed.limit = MAX_STAMP
+        member.owed.source.own.limit = MAX_STAMP
 
     def _give(self, member: Member) -> None:
         """What was kept back from ``member`` up to now is owed."""
         if self._later is not None and self._waits(member, self._later_iteration):
-            member.owed.vector += self._later
+            member.owed.source.own.vector += self._later
             member.owes_more()
 
     def _limit(self, member: Member) -> None:
@@ -144,16 +144,16 @@ class Ledger:
 
         Call it whenever that changes, with what has come before taken in.
         """
-        member.owed.limit = member.begun_iteration if self._strict and member.gated else MAX_STAMP
+        member.owed.source.own.limit = member.begun_iteration if self._strict and member.gated else MAX_STAMP
 
     def keep_back(self, member: Member, members: Iterable[Member]) -> None:
         """``member`` counts from now on and was owed everything: what others wait for is kept back from it."""
-        member.owed.catch_up()
+        member.owed.source.own.catch_up()
         self._limit(member)
         if self._later is None or not self._waits(member, self._later_iteration):
             return
         if any(self._waits(other, self._later_iteration) for other in members if other is not member):
-            member.owed.vector -= self._later
+            member.owed.source.own.vector -= self._later
             member.owes_more()
         else:
             self._forget()

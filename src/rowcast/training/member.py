@@ -99,7 +99,7 @@ class Member:
 
     def owes_more(self) -> None:
         """Something was added to what it is owed."""
-        self.owed.measured = False
+        self.owed.source.own.measured = False
         self.dirty = True
 
 

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.delivery.inbox import replace_rows
 from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError, StreamDamaged, VersionMismatch
 from rowcast.journal import Journal
 from rowcast.rows import Layout
@@ -334,7 +333,7 @@ class ServerNode:
                 if member.stage is not Stage.SEEDING:
                     raise RemoteProtocolError("expected parameters from the first worker only, and only once")
                 member.seed.count(rows)
-                replace_rows(self.team.model.layout, codec, rows, member.owed.source)
+                member.owed.snapshot.apply(codec, rows)
             else:
                 self._apply(now, member, codec, rows)
             self.team.departures.wake_draining()
@@ -404,7 +403,7 @@ class ServerNode:
     def _after_rows(self, now: float, member: Member) -> Message | None:
         """What follows the last row frame to a worker that has come, or that goes."""
         owed = member.owed
-        if member.stage is Stage.RECEIVING and owed.settled and not owed.state_due.any():
+        if member.stage is Stage.RECEIVING and owed.settled and not owed.snapshot.left:
             self._admission.is_ready(now, member)
             return member.port.next_control(now) if member.port is not None else None
         if member.stage is not Stage.DRAINING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rowcast.delivery.source import Transfer
+from rowcast.delivery.transfer import Transfer
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.wire import Go, Grant, Rows

@@ -18,6 +18,10 @@ import numpy.typing as npt
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.transfer import Request
+from rowcast.delivery.window import Window
 from rowcast.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -156,7 +160,9 @@ class WorkerNode:
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
         self._metrics_left_out = False
-        self.outbox = Outbox(layout, link_settings or LinkSettings(), self.pending, replica, state_settles=False)
+        self.residual = Residual(layout, self.pending)
+        window = Window(link_settings or LinkSettings())
+        self.outbox = Outbox(self.residual, window, Snapshot(layout, replica, settles=False))
         self.inbox = Inbox(layout)
         self._membership = Client(
             name, self.outbox, self.inbox, secret=secret, wish=parameters, journal=self.journal, entropy=entropy
@@ -170,7 +176,7 @@ class WorkerNode:
         self._finish_wait = True
         self._finish_said = False
         self._freshness = RowAges(layout.rows)
-        self._contribution = Contribution(self._replica, self.outbox, self._freshness)
+        self._contribution = Contribution(self._replica, self.residual, self._freshness)
         self._acknowledgements = Punctuality(0.0)
         self._upstream = WorkerStream(self.outbox, self._freshness, self._acknowledgements)
         self._progress = Progress(self.settings.stuck_limit_s, self.settings.heartbeat_s)
@@ -485,7 +491,7 @@ class WorkerNode:
 
     def _next_in_order(self, now: float) -> Message | None:
         """Rows, and the messages whose place is before or behind rows."""
-        if self._membership.seeding and not self.outbox.state_left:
+        if self._membership.seeding and not self.outbox.snapshot.left:
             self._membership.seeding = False
             return StateEnd()
         if not (self._membership.joined or self._membership.seeding):
@@ -764,7 +770,7 @@ class WorkerNode:
         self._step.mta_time_s = mta_time_s
         limit_s = max(self._step.proposed + mta_time_s - now, 0.0) if self.policy.speculative else 0.0
         self._note_push()
-        self.outbox.begin(now, self.iteration, self.policy.row_codec, self.policy.choose_push, limit_s)
+        self.outbox.begin(now, Request(self.iteration, self.policy.row_codec, self.policy.choose_push, limit_s))
 
     def _note_push(self) -> None:
         """Book what the last transfer sent, before another one takes its place."""

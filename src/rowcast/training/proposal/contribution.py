@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.residual import Residual
 from rowcast.errors import LocalProtocolError
 from rowcast.sync import Policy
 from rowcast.training.proposal.outer import Outer
@@ -24,7 +24,7 @@ class Contribution:
 
     Args:
         replica: the parameters from which it is computed.
-        outbox: its vector is what is pending.
+        residual: what is pending.
         freshness: how old the parameters are.
 
     Attributes:
@@ -33,12 +33,12 @@ class Contribution:
         outer: the outer momentum; ``None`` before a policy asked for it.
     """
 
-    def __init__(self, replica: Replica, outbox: Outbox, freshness: RowAges) -> None:
+    def __init__(self, replica: Replica, residual: Residual, freshness: RowAges) -> None:
         self.weight = 1.0
         self.size = 0.0
         self.outer: Outer | None = None
         self._replica = replica
-        self._outbox = outbox
+        self._residual = residual
         self._freshness = freshness
         self._begun = False
 
@@ -59,23 +59,23 @@ class Contribution:
         Raises:
             NonFiniteGradient, LocalProtocolError: as :meth:`Replica.propose`; nothing was added.
         """
-        replica, outbox = self._replica, self._outbox
+        replica, residual = self._replica, self._residual
         weights = np.full(replica.layout.rows, weight, dtype=np.float32)
         of_parameters = weights[: replica.layout.parameter_rows]  # a view: buffers count what they are given
         if policy is not None and policy.fade:
             # Old is also what was computed since a row was last sent: all of it will arrive together.
-            unsent = iteration - outbox.stamps
+            unsent = iteration - residual.stamps
             of_parameters *= policy.weights_of(np.maximum(self._freshness.lags, unsent))[: len(of_parameters)]
         if policy is not None and policy.outer_momentum > 0:
             if self.outer is None or not self.outer.follows(policy):
                 self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
             self.outer.begin(first=not self._begun)
-            moved = replica.propose(sources, weights, outbox.vector, outbox.abs_sums, self.outer)
+            moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, self.outer)
         else:
             factors = weights.copy()
             factors[: len(of_parameters)] *= np.float32(1.0 if policy is None else policy.outer_lr)
-            moved = replica.propose(sources, factors, outbox.vector, outbox.abs_sums)
-        outbox.measured = True
+            moved = replica.propose(sources, factors, residual.vector, residual.abs_sums)
+        residual.measured = True
         self._book(moved, weight)
         return weights
 
@@ -91,8 +91,8 @@ class Contribution:
         """
         if not self._replica.layout.is_hollow:
             raise LocalProtocolError("accumulate_rows: expected a hollow layout; call accumulate with the updates")
-        self._outbox.vector += amounts
-        self._outbox.measured = False
+        self._residual.vector += amounts
+        self._residual.measured = False
         self._book(float(amounts.sum()), weight)
 
     def _book(self, size: float, weight: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import codec_by_id
-from rowcast.delivery.inbox import replace_rows
+from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite

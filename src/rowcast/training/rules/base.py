@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.delivery.backlog import Backlog
 from rowcast.delivery.outbox import Outbox
-from rowcast.delivery.source import RowSource
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.training.member import Member, Stage
@@ -59,12 +62,13 @@ class ServerRule:
     def reset(self) -> None:
         """There is no model any longer, and nobody is a member."""
 
-    def outbox(self, name: str, layout: Layout, source: npt.NDArray[np.float32]) -> Outbox:
-        """A new outbox for the worker called ``name``; ``source`` are the parameters."""
-        return Outbox(layout, self.team.links, layout.zeros(), source, state_settles=True)
+    def outbox(self, name: str, layout: Layout, parameters: npt.NDArray[np.float32]) -> Outbox:
+        """A new outbox for the worker called ``name``; ``parameters`` are the team's."""
+        backlog = Residual(layout, layout.zeros())
+        return Outbox(backlog, Window(self.team.links), Snapshot(layout, parameters, settles=True))
 
     @property
-    def common(self) -> RowSource | None:
+    def common(self) -> Backlog | None:
         """What is owed to all workers alike; ``None`` where each is owed its own."""
         return None
 

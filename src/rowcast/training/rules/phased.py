@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
-from rowcast.delivery.source import Transfer
+from rowcast.delivery.transfer import Request, Transfer
 from rowcast.errors import RemoteProtocolError
 from rowcast.training.member import Member, Stage
 from rowcast.training.rules.base import ServerRule
@@ -111,9 +111,8 @@ class PhasedRule(ServerRule):
             staleness=newest - member.iteration,
         )
         policy = team.policy
-        member.owed.begin(
-            now, member.iteration, policy.row_codec, policy.choose_pull, pull_limit_s, announce_zeros=False
-        )
+        request = Request(member.iteration, policy.row_codec, policy.choose_pull, pull_limit_s, announce_zeros=False)
+        member.owed.begin(now, request)
 
     def next_message(self, now: float, member: Member) -> Message | None:
         owed = member.owed

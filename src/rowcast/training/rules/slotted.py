@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from rowcast.codecs import codec_for
-from rowcast.delivery.source import Transfer
+from rowcast.delivery.transfer import Transfer
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.rows import Layout

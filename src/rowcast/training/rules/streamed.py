@@ -19,10 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import codec_by_name
+from rowcast.delivery.backlog import Backlog
 from rowcast.delivery.cursor import Cursor
+from rowcast.delivery.floored import Floored
 from rowcast.delivery.outbox import Outbox
 from rowcast.delivery.shared_log import SharedLog
-from rowcast.delivery.source import RowSource
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.transfer import Request
+from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.sync import Punctuality, SlackTuner
@@ -89,15 +93,15 @@ class StreamedRule(ServerRule):
         self.team.policy = self._policy
         self._begin(0)
 
-    def outbox(self, name: str, layout: Layout, source: npt.NDArray[np.float32]) -> Outbox:
-        links = self.team.links
+    def outbox(self, name: str, layout: Layout, parameters: npt.NDArray[np.float32]) -> Outbox:
+        window, snapshot = Window(self.team.links), Snapshot(layout, parameters, settles=True)
         if self.stream is not None:
-            return Cursor(name, layout, links, source, self.stream)
-        return Outbox(layout, links, layout.zeros(), source, state_settles=True, floor=self.floor.levels)
+            return Outbox(Cursor(name, self.stream, window), window, snapshot)
+        return Outbox(Floored(layout, layout.zeros(), self.floor.levels), window, snapshot)
 
     @property
-    def common(self) -> RowSource | None:
-        return None if self.stream is None else self.stream.debt
+    def common(self) -> Backlog | None:
+        return None if self.stream is None else self.stream.residual
 
     @property
     def clean(self) -> bool:
@@ -213,11 +217,11 @@ class StreamedRule(ServerRule):
 
     def _wake_unserved(self) -> None:
         """Wake those to whom there was nothing to send; there will be. Who has something to take in is awake."""
-        for name in [] if self.team.model.arrivals is None else self.team.model.arrivals.abreast():
+        for name in [] if self.team.model.arrivals is None else self.team.model.arrivals.current():
             other = (self.team.members if self.stream is None else self._apart).get(name)
             if other is None or other.port is None or other.name not in self._standings:
                 continue
-            if not other.owed.changed.any():
+            if not _lacks(other).changed.any():
                 self.team.board.wake(other.port)
 
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
@@ -260,7 +264,7 @@ class StreamedRule(ServerRule):
                 f"expected iteration {seat.own} .. {most} of {member.name}, got {message.iteration}"
             )
         if self._tuner is not None and member.gated and message.iteration > seat.own:
-            self._tuner.computed(message.size, member.owed.magnitude)
+            self._tuner.computed(message.size, _lacks(member).magnitude)
         seat.heard_at = now
         seat.own = message.iteration
         seat.step_s = message.compute_s
@@ -281,7 +285,7 @@ class StreamedRule(ServerRule):
 
     def horizon_of(self, member: Member) -> int:
         """Up to which iteration a worker holds everybody's contributions, in the gate's count."""
-        return member.owed.horizon(self.floor.lowest)
+        return _lacks(member).horizon(self.floor.lowest)
 
     def _tell(self, now: float, member: Member) -> Horizon | None:
         """What a worker must be told of its horizon before its next rows, if anything."""
@@ -371,14 +375,14 @@ class StreamedRule(ServerRule):
             self._choose(now, member)
         elif self._may_refine(now, member):
             choose, half = self.team.policy.choose_refinement, codec_by_name("half")
-            owed.begin(now, member.iteration, half, choose, math.inf, announce_zeros=False, refine=True)
+            owed.begin(now, Request(member.iteration, half, choose, announce_zeros=False, refine=True))
         return owed.next_frame(now) or owed.follow(now)
 
     def _choose(self, now: float, member: Member) -> None:
         """Choose the rows that ``member`` is sent next."""
         seat, owed, policy = self.seat(member), member.owed, self.team.policy
         code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), seat.step_s)
-        owed.begin(now, member.iteration, code, policy.choose_pull, math.inf, announce_zeros=False)
+        owed.begin(now, Request(member.iteration, code, policy.choose_pull, announce_zeros=False))
         frames = 1 if member.stage is Stage.WAITING else CHOOSE_FRAMES
         seat.choose_at = now + frames * self.team.links.frame_s
         seat.outdated = False
@@ -403,7 +407,7 @@ class StreamedRule(ServerRule):
     def _due_at(self, now: float, member: Member) -> float:
         """When rows for ``member`` are to be chosen (s); ``inf`` when there is nothing to choose, or enough is."""
         owed, seat = member.owed, self.seat(member)
-        if not owed.changed.any():
+        if not _lacks(member).changed.any():
             return math.inf
         if seat.outdated:
             return now
@@ -414,7 +418,7 @@ class StreamedRule(ServerRule):
         """All rows for ``member`` were sent: the idle link may carry what the code left of them."""
         transfer = member.owed.transfer
         idle = transfer is not None and not transfer.refining and transfer.finished(now)
-        return self.team.policy.refine and idle and not member.owed.follows and not member.owed.changed.any()
+        return self.team.policy.refine and idle and not member.owed.follows and not _lacks(member).changed.any()
 
     def wakes(self, member: Member) -> bool:
         return member.stage in STREAMED
@@ -430,3 +434,10 @@ class StreamedRule(ServerRule):
 
     def leavers(self, now: float) -> list[tuple[Member, float]]:
         return self.outages.leavers(now)
+
+
+def _lacks(member: Member) -> Floored | Cursor:
+    """What ``member`` lacks; rows are streamed to it."""
+    source = member.owed.source
+    assert isinstance(source, (Floored, Cursor))
+    return source

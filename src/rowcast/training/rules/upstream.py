@@ -11,6 +11,7 @@ import math
 
 from rowcast.codecs import codec_by_name
 from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.transfer import Request
 from rowcast.errors import RemoteProtocolError
 from rowcast.sync import Policy, Punctuality
 from rowcast.training.proposal.row_ages import RowAges
@@ -91,7 +92,7 @@ class WorkerStream:
         if outbox.transfer is not None:
             step.pushed(outbox.transfer)
         code = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), step_s)
-        outbox.begin(now, iteration, code, policy.choose_push, math.inf)
+        outbox.begin(now, Request(iteration, code, policy.choose_push))
 
     def refine(self, now: float, policy: Policy, iteration: int) -> bool:
         """All rows were sent, and the next iteration is not finished: the idle link carries what the code left.
@@ -103,7 +104,7 @@ class WorkerStream:
         if not policy.refine or transfer is None or transfer.refining or not transfer.finished(now):
             return False
         refining = self._outbox.begin(
-            now, iteration, codec_by_name("half"), policy.choose_refinement, math.inf, refine=True
+            now, Request(iteration, codec_by_name("half"), policy.choose_refinement, refine=True)
         )
         # Booked as one, when the next iteration is finished: a step that is held at the gate would have two pushes.
         refining.rows, refining.zero_rows, refining.size = transfer.rows, transfer.zero_rows, transfer.size
@@ -142,7 +143,7 @@ class WorkerStream:
     def overdue_at(self) -> float:
         """When it becomes an outage that nothing is acknowledged although there is something to send (s)."""
         transfer = self._outbox.transfer
-        all_sent = transfer is None or transfer.place >= len(transfer.order)
+        all_sent = transfer is None or transfer.all_sent()
         return math.inf if all_sent and self._outbox.settled else self._acknowledgements.overdue_at()
 
     def _lag(self, iteration: int) -> int:

@@ -1,0 +1,175 @@
+"""One push or pull: which rows were chosen for it, and how far it got."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import Codec, codec_by_name, codec_for
+from rowcast.delivery.source import RowSource
+from rowcast.rows import Layout, Selection
+from rowcast.rows.select import usual_buffers
+from rowcast.sync.order import RowsToSend
+
+__all__ = ["Chooser", "Request", "Transfer"]
+
+Chooser = Callable[[Layout, RowsToSend], Selection]
+
+#: Assumed bytes of index for each row when the size of a frame is planned.
+_INDEX_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a push or pull.
+
+    Attributes:
+        iteration: the iteration it belongs to.
+        codec: how rows are encoded.
+        choose: the policy's order.
+        limit_s: rows beyond the quota are sent for this long (s); ``inf``: until all are sent.
+        announce_zeros: rows that are exactly zero are told to the peer (a push advances their version); otherwise
+            they only count as sent here.
+        refine: what was left of the rows that were sent already.
+    """
+
+    iteration: int
+    codec: Codec
+    choose: Chooser
+    limit_s: float = math.inf
+    announce_zeros: bool = True
+    refine: bool = False
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A push or pull, from the choice of its rows to the last of them.
+
+    Attributes:
+        iteration: the iteration it belongs to.
+        codec: how rows are encoded, for the layout.
+        started: time of its start (s).
+        deadline: rows beyond the quota are sent until then (s).
+        order: the rows in the order in which they are sent, int64.
+        ends: bytes of each row and all before it, as planned, int64.
+        quota: how many of them are sent whatever the time.
+        zeros: rows that are zero and still to be announced, int64 ascending.
+        place: rows of the order that were sent.
+        rows, zero_rows, size: rows sent with payload, rows advanced without, bytes of frames. What is refined was
+            sent before and is no row more.
+        quota_frame: number of the frame that ends the quota, once it was sent.
+        quota_done: time at which the quota was acknowledged (s).
+        cancelled: nothing beyond the quota is to be sent any more.
+        refining: what it sends could wait.
+    """
+
+    iteration: int
+    codec: Codec
+    started: float
+    deadline: float
+    order: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    quota: int
+    zeros: npt.NDArray[np.int64]
+    place: int = 0
+    rows: int = 0
+    zero_rows: int = 0
+    size: int = 0
+    quota_frame: int | None = None
+    quota_done: float | None = None
+    cancelled: bool = False
+    refining: bool = False
+
+    @classmethod
+    def begin(cls, source: RowSource, now: float, request: Request) -> Transfer:
+        """Choose the rows of a push or pull.
+
+        Args:
+            source: where they are.
+            now: time (s).
+            request: what is asked.
+        """
+        layout, iteration = source.layout, request.iteration
+        codec = codec_for(layout, request.codec)
+        row_bytes = codec.row_bytes(layout)
+        due = source.due(iteration, refine=request.refine)
+        zeros = due.zeros
+        if not request.announce_zeros:
+            source.mark_sent(zeros, iteration)
+            zeros = zeros[:0]
+        view = RowsToSend(
+            eligible=due.eligible,
+            stamps=due.stamps,
+            abs_sums=usual_buffers(layout, due.abs_sums),
+            row_bytes=row_bytes,
+            iteration=iteration,
+            travelled_bytes=int(row_bytes[due.travelled].sum()) if len(due.travelled) else 0,
+        )
+        chosen = request.choose(layout, view)
+        return cls(
+            iteration=iteration,
+            codec=codec,
+            started=now,
+            deadline=now + request.limit_s,
+            order=chosen.order,
+            ends=(row_bytes[chosen.order] + _INDEX_BYTES).cumsum(),
+            quota=chosen.quota,
+            zeros=zeros,
+            refining=request.refine,
+        )
+
+    @classmethod
+    def of_everything(cls, source: RowSource, now: float, iteration: int) -> Transfer:
+        """Choose all rows that are not zero, lossless, without a deadline (draining)."""
+        layout = source.layout
+        codec = codec_for(layout, codec_by_name("raw"))
+        order = source.remaining()
+        ends = np.cumsum(codec.row_bytes(layout)[order] + _INDEX_BYTES)
+        return cls(iteration, codec, now, now, order, ends, len(order), order[:0])
+
+    # -- how far it got ----------------------------------------------------------------------------------------
+
+    def quota_sent(self) -> bool:
+        """Whether all that is sent whatever the time was sent."""
+        return self.place >= self.quota and len(self.zeros) == 0
+
+    def all_sent(self) -> bool:
+        """Whether all chosen rows were sent."""
+        return self.place >= len(self.order)
+
+    def waits_beyond(self, time: float) -> bool:
+        """Whether its deadline is yet to come at ``time`` (s); one without a limit is over when its rows are sent."""
+        return self.deadline > time and self.deadline > self.started
+
+    def finished(self, now: float) -> bool:
+        """Whether there is nothing left that should still be sent."""
+        if self.place < self.quota or len(self.zeros):
+            return False
+        return self.place >= len(self.order) or self.cancelled or now >= self.deadline
+
+    # -- what is sent next -------------------------------------------------------------------------------------
+
+    def take_zeros(self) -> npt.NDArray[np.int64]:
+        """The rows that are to be announced as zero, int64 ascending; they are now."""
+        rows, self.zeros = self.zeros, self.zeros[:0]
+        self.zero_rows += len(rows)
+        return rows
+
+    def take_rows(self, room: float) -> npt.NDArray[np.int64]:
+        """The next rows, int64 ascending: as many as fit into ``room`` bytes, at least one.
+
+        A frame holds rows of the quota or rows beyond it.
+        """
+        limit = len(self.order) if self.place >= self.quota else self.quota
+        base = int(self.ends[self.place - 1]) if self.place else 0
+        until = int(self.ends.searchsorted(base + int(room), side="right"))
+        until = min(max(until, self.place + 1), limit)
+        rows = self.order[self.place : until].copy()
+        rows.sort()
+        self.place = until
+        self.rows += 0 if self.refining else len(rows)
+        return rows

@@ -1,0 +1,68 @@
+"""How much may be on its way to a peer: the measured rate, the size of a frame, and what a deadline leaves.
+
+The window keeps at most about two frames of link time unacknowledged, so that a deadline or a collapse of the link
+leaves little behind. What the kernel holds unsent is part of what is unacknowledged, so the budget
+``rate x time left - unacknowledged`` is never above ``rate x time left - unsent``.
+"""
+
+from __future__ import annotations
+
+from rowcast.config import LinkSettings
+from rowcast.sync import RateMeter
+from rowcast.wire.frames import ROWS_OVERHEAD_BYTES
+
+__all__ = ["Window"]
+
+
+class Window:
+    """Sizes of frames to one peer.
+
+    Args:
+        settings: frame and window sizes.
+
+    Attributes:
+        meter: the delivery rate.
+    """
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self.meter = RateMeter(settings.initial_rate_bps)
+        self._settings = settings
+
+    def target_bytes(self, now: float) -> float:
+        """The size of a frame that suits the link."""
+        settings = self._settings
+        target = self.meter.peak_bps(now) / 8 * settings.frame_s
+        return min(max(target, settings.frame_min_bytes), settings.frame_max_bytes)
+
+    def room(self, now: float, in_flight: int) -> float:
+        """Bytes that the rows of the next frame may take, 0 or less when no frame may be sent.
+
+        That is the target size of a frame, if the window has room for it. While a probe of the round trip is due
+        there is room for a small frame only, and not before everything is acknowledged.
+
+        Args:
+            now: time (s).
+            in_flight: bytes that are sent and not acknowledged.
+        """
+        settings = self._settings
+        target = self.target_bytes(now)
+        probing = self.meter.wants_probe(now)
+        if in_flight:
+            window = max(
+                self.meter.peak_bps(now) / 8 * (settings.window_s + 2 * self.meter.round_trip_s),
+                settings.window_min_bytes,
+                2 * settings.frame_min_bytes,
+            )
+            if probing or in_flight + target > window:
+                return 0.0
+        if probing:
+            target = settings.frame_min_bytes
+        return target - ROWS_OVERHEAD_BYTES
+
+    def budget(self, now: float, in_flight: int, deadline: float) -> float:
+        """Bytes that will still have arrived at ``deadline`` (s) if they are sent now, behind ``in_flight`` bytes."""
+        return self.meter.rate_bps(now) / 8 * (deadline - now) - in_flight
+
+    def drain_s(self, now: float, in_flight: int) -> float:
+        """Seconds until ``in_flight`` bytes will be acknowledged, at the measured rate and with a round trip."""
+        return in_flight * 8 / self.meter.rate_bps(now) + self.meter.round_trip_s
