@@ -419,7 +419,7 @@ class _ServerLink:
 class _WorkerLink:
     def __init__(self, node, port):
         self.node, self.port = node, port
-        node._port = port if node._port is not None else None
+        node.port = port if node.port is not None else None
 
     def hear(self, now, data):
         self.node.heard(now)

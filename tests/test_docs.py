@@ -419,7 +419,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.session": "Port record_start",
     "rowcast.training": "Phase ServerNode WorkerNode",
     "rowcast.training.proposal": "",
-    "rowcast.training.rules": "ServerRule register server_rule",
+    "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",
     "rowcast.delivery": "",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """

@@ -287,7 +287,7 @@ def test_what_cannot_be_encoded_ends_the_wait():
     with LiveServer() as server:
         robot = Robot(server, "robot", steps=10**6)
         eventually(lambda: robot.iteration > 1)
-        robot.team._network.run(lambda: robot.team.node._say(Waiting(0, "x" * MAX_CONTROL_BYTES)))
+        robot.team._network.run(lambda: robot.team.node.say(Waiting(0, "x" * MAX_CONTROL_BYTES)))
         with pytest.raises(LocalProtocolError, match="no peer would take it"):
             robot.done()
 

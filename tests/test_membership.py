@@ -14,7 +14,7 @@ from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.training.member import Member, Stage
-from rowcast.wire import Heartbeat, Proof, PushEnd, Refusal, Rows, Welcome
+from rowcast.wire import Cancel, Heartbeat, Proof, PushEnd, Refusal, Rows, Welcome
 from teams import LAYOUT, Books, events, finished, noise, replicas_agree, start_of, worker
 
 SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)
@@ -489,15 +489,16 @@ def test_nobody_sends_beyond_his_quota_once_all_quotas_are_there():
         ],
     )
     seen = []
-    original = WorkerNode._on_cancel
+    original = WorkerNode.receive
 
-    def spy(node, message):
+    def spy(node, now, message):
         transfer = node.outbox.transfer
-        original(node, message)
-        seen.append((node.name, transfer is not None and transfer.cancelled))
+        original(node, now, message)
+        if isinstance(message, Cancel):
+            seen.append((node.name, transfer is not None and transfer.cancelled))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorkerNode, "_on_cancel", spy)
+        patch.setattr(WorkerNode, "receive", spy)
         finished(team)
     assert ("robot1", True) in seen or ("robot0", True) in seen
     replicas_agree(team, atol=1e-3)

@@ -100,14 +100,14 @@ def test_only_a_policy_with_momentum_costs_memory_and_a_new_policy_begins_afresh
         node.pending[:] = 0
         node.accumulate(parts_of(node.replica - 1), 0.5)
         np.testing.assert_allclose(node.pending, 0.35, atol=1e-6)
-        assert node._contribution.outer is None
+        assert node.contribution.outer is None
     node.policy = parse_policy("diloco:1")
     node.accumulate(parts_of(node.replica - 1), 0.5)
-    first = node._contribution.outer
+    first = node.contribution.outer
     assert first is not None and first.velocity.any()
     node.policy = parse_policy("diloco:1?outer_lr=0.5")
     node.accumulate(parts_of(node.replica - 1), 0.5)
-    assert node._contribution.outer is not first
+    assert node.contribution.outer is not first
 
 
 # ---- the team --------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_who_leaves_takes_his_share_of_the_momentum_and_the_others_agree() -> No
     team.at(0.75, lambda: team.start(worker("robot9", iterations=4, seed=5)))
     finished(team)
     replicas_agree(team, atol=5e-4)
-    assert team.workers["robot9"].node._contribution.outer.velocity.any()
+    assert team.workers["robot9"].node.contribution.outer.velocity.any()
     assert team.imbalance() <= 2e-4
 
 

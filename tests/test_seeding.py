@@ -177,7 +177,7 @@ def test_who_is_refused_takes_nobody_s_place(policy):
 def wishing(team, name, wish, **more):
     """A robot joins with a wish."""
     team.start(worker(name, **more))
-    team.workers[name].node._membership._wish = wish
+    team.workers[name].node.client._wish = wish
     return team.workers[name].node
 
 
@@ -245,7 +245,7 @@ def test_team_gives_up_its_own_training():
     node = team.workers["robot0"].node
     team.restart_server()
     team.start(worker("fresh", iterations=60, initial=OTHER.copy()))
-    node._membership._wish = "team"
+    node.client._wish = "team"
     finished(team)
     assert first_seed(team, 3.0) == "fresh"
     assert ("robot0", "receive") in joins(team, 3.0)

@@ -49,7 +49,7 @@ def team_of(policy, scripts, layout=LAYOUT, **more):
         members = team.server.members
         pulling = {name for name, member in members.items() if member.stage is Stage.PULLING and member.port}
         pushing = {name for name, one in team.workers.items() if one.connected and one.node.phase is Phase.PUSHING}
-        living = {name for name in pushing if team.workers[name].node._membership.welcomed and members[name].port}
+        living = {name for name in pushing if team.workers[name].node.client.welcomed and members[name].port}
         assert pulling | living <= active
         waiting = {request.worker for request in scheduler.waiting}
         assert not waiting & active
@@ -255,7 +255,7 @@ def test_draining_needs_no_slot():
     assert one.node.phase is Phase.FINISHING
     assert team.server.members["robot3"].stage is Stage.DRAINING
     one.node.pending[:] = 1  # something is left to be delivered
-    one.node._begin_drain(team.now)
+    one.node._drain(team.now)
     before = one.node.outbox.sent_frames
     team.attend(one)
     team.run(3.0)

@@ -175,7 +175,7 @@ def test_updates_that_become_small_lower_the_slack():
     # A tenth of the size, the square root of it of the slack.
     assert changes[-1]["slack"] == 4 and changes[-1]["progress"] == pytest.approx(0.1, abs=1e-4)
     assert {record["why"] for record in changes} == {"progress"}
-    horizon = team.workers["robot0"].node._upstream.told
+    horizon = team.workers["robot0"].node.rule.told
     assert horizon is not None and horizon.slack == 4
 
 
@@ -193,12 +193,12 @@ def test_nobody_starts_beyond_the_slack_that_was_told(seed, monkeypatch):
     for one in team.workers.values():
         node = one.node
 
-        def begin(iteration, horizon, node=node, kept=node._freshness.begin):
-            told = node._upstream.told
+        def begin(iteration, horizon, node=node, kept=node.row_ages.begin):
+            told = node.rule.told
             starts.append((iteration - horizon, 9 if told is None else told.slack))
             kept(iteration, horizon)
 
-        node._freshness.begin = begin
+        node.row_ages.begin = begin
     for k in range(3):
         team.at(2.0 + 3 * k + seed, lambda k=k: team.cut(f"robot{k}", 0.7))
     books = Books(team)
@@ -266,7 +266,7 @@ def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_add
     assert faded == sorted(faded, reverse=True)
     # Half of the slack over the lag; its rows are an iteration or two fresher than everybody's contributions.
     assert 2 / (4 + 6) - 1e-6 <= faded[-1] <= 2 / (4 + 6 - 2)
-    told = node._upstream.told
+    told = node.rule.told
     assert node.iteration - told.horizon == 4 + 6 + 1
     finished(team)
     replicas_agree(team)
@@ -287,8 +287,8 @@ def test_only_the_rows_that_are_old_count_less():
     node = team.workers["robot0"].node
     fresh = np.array([1], dtype=np.int64)
     horizon = node.iteration
-    node._freshness.arrived(fresh, horizon + 9)
-    node._freshness.begin(horizon + 10, horizon)
+    node.row_ages.arrived(fresh, horizon + 9)
+    node.row_ages.begin(horizon + 10, horizon)
     node.hold()
     weights = node.accumulate([node.replica[spec.start : spec.stop] for spec in LAYOUT.tensors], 0.5)
     node.release()
@@ -301,7 +301,7 @@ def test_rows_that_were_not_sent_for_long_count_less():
     team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
     team.run(5.0)
     node = team.workers["robot0"].node
-    node._freshness.begin(node.iteration, node.iteration)
+    node.row_ages.begin(node.iteration, node.iteration)
     node.residual.stamps[:] = node.iteration
     node.residual.stamps[1] -= 10
     node.hold()
@@ -522,7 +522,7 @@ def test_messages_of_the_other_kind_of_policy_are_refused():
     link = team.workers["robot0"].link
     with pytest.raises(RemoteProtocolError, match="goes with the policy bsp, got Computed"):
         team.server.receive(team.now, link.server_port, Computed(1, 0.1, 1e6, 1.0, False))
-    with pytest.raises(RemoteProtocolError, match="no horizon"):
+    with pytest.raises(RemoteProtocolError, match="goes with the policy bsp, got Horizon"):
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
 
 
@@ -563,14 +563,14 @@ def test_a_newcomer_starts_no_further_ahead_than_the_slack(after_s):
     team = VirtualTeam(LAYOUT, "rowcast:1?codec=raw", [script], server_settings=settings, link_settings=SMALL_FRAMES)
     begun = []
     node = team.workers["robot0"].node
-    begin = node._freshness.restart
+    begin = node.row_ages.restart
 
     def started(iteration):
         begin(iteration)
         begun.append(team.now)
         team.at(team.now + after_s, lambda: team.start(worker("robot9", iterations=2, rate_bps=2e4, compute_s=0.01)))
 
-    node._freshness.restart = started
+    node.row_ages.restart = started
     finished(team)
     replicas_agree(team)
     assert len(begun) == 1 and events(team, "robot9", "step")

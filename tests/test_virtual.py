@@ -283,7 +283,7 @@ def test_robots_journals_and_channel_tell_the_same_bytes(policy, cuts):
         pushes = [push["bytes"] for push in events(simulation, "server", "push") if push["peer"] == name]
         assert robot.bytes_up == sum(pushes) + member.push_bytes > 0
         steps = steps_of(simulation, index)
-        assert robot.bytes_down == sum(step["pull_bytes"] for step in steps) + robot.node._step.pull_bytes > 0
+        assert robot.bytes_down == sum(step["pull_bytes"] for step in steps) + robot.node.step.pull_bytes > 0
         if not cuts:
             finished = [push for push in events(simulation, "server", "push") if push["peer"] == name]
             for step, push in zip(steps, finished, strict=False):

@@ -11,12 +11,12 @@ from rowcast.rows.kernels import row_abs_sums
 from rowcast.training.phase import Phase
 
 if TYPE_CHECKING:
-    from rowcast.training.worker import WorkerNode
+    from rowcast.training.core import WorkerCore
 
 __all__ = ["limit_of", "out_of_time", "waits_for"]
 
 
-def limit_of(node: WorkerNode) -> float:
+def limit_of(node: WorkerCore) -> float:
     """Seconds without a server after which this worker gives up, whatever it is doing now."""
     settings = node.settings
     if node.phase is Phase.JOINING:
@@ -24,7 +24,7 @@ def limit_of(node: WorkerNode) -> float:
     return settings.finish_limit_s if node.phase is Phase.FINISHING else settings.reconnect_limit_s
 
 
-def out_of_time(node: WorkerNode) -> RowcastError:
+def out_of_time(node: WorkerCore) -> RowcastError:
     """Why this worker is not connected, when it has tried for as long as its settings say."""
     search, limit_s = node.search, limit_of(node)
     if node.turned_away:
@@ -46,7 +46,7 @@ def out_of_time(node: WorkerNode) -> RowcastError:
     )
 
 
-def waits_for(node: WorkerNode, now: float) -> str | None:
+def waits_for(node: WorkerCore, now: float) -> str | None:
     """What a long wait is for, for people; ``None``: who is held at the gate is told by the server."""
     search, phase = node.search, node.phase
     if phase is Phase.FINISHING and not node.connected:
@@ -65,7 +65,7 @@ def waits_for(node: WorkerNode, now: float) -> str | None:
     return "finished, and waiting for the others to finish too" if phase is Phase.FINISHING else None
 
 
-def _left(node: WorkerNode) -> str:
+def _left(node: WorkerCore) -> str:
     sums = np.empty(node.layout.rows, dtype=np.float32)
     row_abs_sums(node.pending, node.layout.offsets, sums)
     rows = int(np.count_nonzero(sums))

@@ -21,16 +21,21 @@ from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.sync import Policy
 from rowcast.training.member import Member, Stage
 from rowcast.wire import Message, Rows
 
 if TYPE_CHECKING:
+    from rowcast.training.core import WorkerCore
     from rowcast.training.team import Team
 
-__all__ = ["Handler", "ServerRule"]
+__all__ = ["Handler", "ServerRule", "WorkerHandler", "WorkerRule"]
 
 #: Takes a message of a member that has a place in the conversation.
 Handler = Callable[[float, Member, Message], None]
+
+#: Takes a message of the server.
+WorkerHandler = Callable[[float, Message], None]
 
 
 class ServerRule:
@@ -183,4 +188,68 @@ class ServerRule:
 
     def wakes(self, member: Member) -> bool:
         """Whether something may be sent to ``member`` because time has passed."""
+        return False
+
+
+class WorkerRule:
+    """The worker's side of a rule; on its own it lets every iteration follow at once and sends nothing.
+
+    Args:
+        node: the worker; its policy is known when the first callback comes.
+
+    Attributes:
+        handlers: the messages that only this rule knows, and what takes them.
+    """
+
+    def __init__(self, node: WorkerCore) -> None:
+        self.node = node
+        self.handlers: Mapping[type[Message], WorkerHandler] = {}
+
+    def welcomed(self, policy: Policy) -> Policy:
+        """The server let the worker in, with this policy; returns the one in force."""
+        return policy
+
+    def start(self, iteration: int) -> None:
+        """The parameters are the team's, and the worker counts from ``iteration``."""
+
+    def exchange(self, now: float) -> None:
+        """An iteration is finished: exchange it with the team; :meth:`WorkerCore.compute` when that is done."""
+        self.node.compute(now)
+
+    def carry_on(self, now: float) -> None:
+        """The worker is let in again: go on where the link was lost."""
+
+    def begin_again(self, now: float) -> None:
+        """The team starts anew while an iteration is exchanged, perhaps under another rule: exchange it."""
+        self.carry_on(now)
+
+    def link_lost(self, now: float) -> None:
+        """The connection ended."""
+
+    def forget_transfer(self) -> None:
+        """Book what the last transfer of this iteration sent, before another one takes its place."""
+        node = self.node
+        transfer = node.outbox.transfer
+        if transfer is not None and transfer.iteration == node.iteration:
+            node.step.pushed(transfer)
+        node.outbox.transfer = None
+
+    def refine(self, now: float) -> bool:
+        """All rows were sent; whether there is something new to send."""
+        return False
+
+    def after_rows(self, now: float) -> Message | None:
+        """What follows the last row frame of an exchange."""
+        return None
+
+    def wake_at(self) -> float:
+        """When :meth:`on_timer` must be called (s), while the worker is let in."""
+        return math.inf
+
+    def on_timer(self, now: float) -> None:
+        """Time passed."""
+
+    @property
+    def beyond(self) -> bool:
+        """It computes although the gate is shut: in an outage, in which nobody waits for it."""
         return False

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, cast
 from rowcast.delivery.transfer import Request, Transfer
 from rowcast.errors import RemoteProtocolError
 from rowcast.training.member import Member, Stage
-from rowcast.training.rules.base import ServerRule
+from rowcast.training.phase import Phase
+from rowcast.training.rules.base import ServerRule, WorkerRule
 from rowcast.wire import Cancel, Go, Message, PullEnd, PushEnd, Rows
 
 if TYPE_CHECKING:
+    from rowcast.training.core import WorkerCore
     from rowcast.training.team import Team
 
-__all__ = ["PhasedRule"]
+__all__ = ["PhasedRule", "PhasedWorker"]
 
 
 class PhasedRule(ServerRule):
@@ -147,3 +149,74 @@ class PhasedRule(ServerRule):
 
     def wakes(self, member: Member) -> bool:
         return member.stage is Stage.PULLING
+
+
+class PhasedWorker(WorkerRule):
+    """Pushes, waits at the gate, takes what it pulls."""
+
+    def __init__(self, node: WorkerCore) -> None:
+        super().__init__(node)
+        self._mta_time_s: float | None = None
+        self.handlers = {Go: self._on_go, PullEnd: self._on_pull_end, Cancel: self._on_cancel}
+
+    def exchange(self, now: float) -> None:
+        self.begin_push(now)
+
+    def carry_on(self, now: float) -> None:
+        if self.node.exchanging:
+            self.exchange(now)
+
+    def begin_push(self, now: float) -> None:
+        """Choose the rows of a push, and send them."""
+        node, policy = self.node, self.node.policy
+        assert policy is not None
+        node.phase = Phase.PUSHING
+        mta_time_s = node.step.compute_s if self._mta_time_s is None else self._mta_time_s
+        node.step.mta_time_s = mta_time_s
+        limit_s = max(node.step.proposed + mta_time_s - now, 0.0) if policy.speculative else 0.0
+        self.forget_transfer()
+        node.outbox.begin(now, Request(node.iteration, policy.row_codec, policy.choose_push, limit_s))
+
+    def after_rows(self, now: float) -> Message | None:
+        node = self.node
+        outbox, transfer = node.outbox, node.outbox.transfer
+        if node.phase is not Phase.PUSHING or transfer is None or not transfer.finished(now):
+            return None
+        node.step.quota_s = outbox.quota_s(now)
+        self.forget_transfer()
+        node.phase = Phase.WAITING
+        return PushEnd(
+            iteration=node.iteration,
+            quota_s=node.step.quota_s,
+            compute_s=node.step.compute_s,
+            rate_bps=outbox.meter.rate_bps(now),
+            skipped=node.step.skipped,
+        )
+
+    def _on_cancel(self, now: float, message: Message) -> None:
+        transfer = self.node.outbox.transfer
+        iteration = cast(Cancel, message).iteration
+        if self.node.phase is Phase.PUSHING and transfer is not None and transfer.iteration == iteration:
+            transfer.cancelled = True
+
+    def _on_go(self, now: float, message: Message) -> None:
+        node, go = self.node, cast(Go, message)
+        if node.phase is not Phase.WAITING or go.iteration != node.iteration:
+            raise RemoteProtocolError(f"expected no permission while {node.phase.value}, got one")
+        node.phase = Phase.PULLING
+        node.members = max(go.members, 1)
+        self._mta_time_s = go.mta_time_s
+        node.step.permitted(go)
+
+    def _on_pull_end(self, now: float, message: Message) -> None:
+        node = self.node
+        if node.phase is not Phase.PULLING or cast(PullEnd, message).iteration != node.iteration:
+            raise RemoteProtocolError(f"expected no end of a pull while {node.phase.value}, got one")
+        node.compute(now)
+
+    def wake_at(self) -> float:
+        node = self.node
+        transfer = node.outbox.transfer
+        if transfer is not None and node.phase is Phase.PUSHING and transfer.waits_beyond(node.woken_at):
+            return transfer.deadline
+        return math.inf

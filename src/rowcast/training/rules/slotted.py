@@ -15,10 +15,12 @@ from rowcast.rows import Layout
 from rowcast.sync import Policy
 from rowcast.sync.flown import Direction, FlownScheduler
 from rowcast.training.member import Member, Stage
-from rowcast.training.rules.phased import PhasedRule
+from rowcast.training.phase import Phase
+from rowcast.training.rules.phased import PhasedRule, PhasedWorker
 from rowcast.wire import Ask, Grant, Message, PullEnd, PushEnd
 
 if TYPE_CHECKING:
+    from rowcast.training.core import WorkerCore
     from rowcast.training.team import Team
 
 __all__ = ["Admission", "Slots", "SlottedRule"]
@@ -214,3 +216,25 @@ class SlottedRule(PhasedRule):
 
     def reason(self, now: float, member: Member) -> str:
         return self.slots.reason() if member.stage is Stage.QUEUED else super().reason(now, member)
+
+
+class SlottedWorker(PhasedWorker):
+    """Asks for a slot before each push, and again after each cut."""
+
+    def __init__(self, node: WorkerCore) -> None:
+        super().__init__(node)
+        self.handlers = {**self.handlers, Grant: self._on_grant}
+
+    def exchange(self, now: float) -> None:
+        node = self.node
+        node.phase = Phase.ASKING
+        self.forget_transfer()
+        if node.let_in:
+            node.say(Ask(node.iteration, node.contribution.weight, node.outbox.meter.rate_bps(now)))
+
+    def _on_grant(self, now: float, message: Message) -> None:
+        node, grant = self.node, cast(Grant, message)
+        if node.phase is not Phase.ASKING or grant.iteration != node.iteration:
+            raise RemoteProtocolError(f"expected no slot while {node.phase.value}, got one")
+        node.step.granted(grant)
+        self.begin_push(now)

@@ -1,0 +1,279 @@
+"""What the parts of a worker have in common: its state, and what they ask of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.delivery.inbox import Inbox
+from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.window import Window
+from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
+from rowcast.journal import Journal
+from rowcast.rows import Layout
+from rowcast.session.client import Client
+from rowcast.session.link import Port
+from rowcast.session.reconnect import Reconnect
+from rowcast.sync import Policy, Punctuality
+from rowcast.training.joining import Joining
+from rowcast.training.phase import EXCHANGING, Phase
+from rowcast.training.proposal.contribution import Contribution
+from rowcast.training.proposal.replica import Replica
+from rowcast.training.proposal.row_ages import RowAges
+from rowcast.training.rules import worker_rule
+from rowcast.training.rules.base import WorkerHandler, WorkerRule
+from rowcast.training.steps import Step
+from rowcast.training.worker_watch import WorkerWatch
+from rowcast.wire import (
+    Ack,
+    Farewell,
+    Heartbeat,
+    Lead,
+    Leave,
+    Message,
+    Rows,
+)
+
+__all__ = ["WorkerCore"]
+
+
+class WorkerCore:
+    """The state of a worker, and what its parts call; see :class:`rowcast.training.WorkerNode` for the arguments.
+
+    Attributes:
+        pending: flat float32, what was computed and not delivered.
+        computed: float64 [rows], the signed sum of everything ever added to each row (the audit).
+        phase: what the worker is doing.
+        iteration: iterations finished.
+        members: among how many workers the update of an iteration is shared.
+        leads: it is the first worker: what it makes of the buffers is the team's. Only where their rule is "first".
+        failure: why the worker cannot go on, or ``None``.
+        welcomed_at: when the server last let this worker in (s), or ``None``.
+        turned_away: why the server did not let this worker in although it may later, or empty.
+        awaited: for what a server that has not let this worker in makes it wait, or empty.
+        search: attempts to connect to the server.
+        port: the connection to the server, or ``None``.
+        rule: when its rows travel, and when it may compute on; of the server's policy.
+        client: its place in the team.
+        contribution, row_ages: what it adds, and from how old parameters.
+        acknowledgements: how regularly the server acknowledges rows.
+        step, done_step: the step that is under way, and the one before.
+        started_at: the iteration from which it counts since it last joined.
+        woken_at: when :meth:`on_timer` was last called (s).
+        notices: sentences for the user, oldest first; the driver shows and removes them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        replica: npt.NDArray[np.float32],
+        *,
+        settings: WorkerSettings | None = None,
+        link_settings: LinkSettings | None = None,
+        secret: bytes | None = None,
+        parameters: str = "",
+        journal: Journal | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.name = name
+        self.layout = layout
+        self.replica = replica
+        self.pending = layout.zeros()
+        self._replica = Replica(layout, replica)
+        self.computed = self._replica.computed
+        self.settings = settings or WorkerSettings()
+        self.journal = journal or Journal(name)
+        self.phase = Phase.JOINING
+        self.iteration = 0
+        self.members = 1
+        self.leads = False
+        self.policy: Policy | None = None
+        self.failure: RowcastError | None = None
+        self.turned_away = ""
+        self.awaited = ""
+        self.notices: list[str] = []
+        self.welcomed_at: float | None = None
+        self.metrics: dict[str, float] = {}
+        self._metrics_left_out = False
+        self.residual = Residual(layout, self.pending)
+        window = Window(link_settings or LinkSettings())
+        self.outbox = Outbox(self.residual, window, Snapshot(layout, replica, settles=False))
+        self.inbox = Inbox(layout)
+        self.client = Client(
+            name, self.outbox, self.inbox, secret=secret, wish=parameters, journal=self.journal, entropy=entropy
+        )
+        self.port: Port | None = None
+        self.step = Step(0.0)
+        self.done_step: Step | None = None
+        self.row_ages = RowAges(layout.rows)
+        self.contribution = Contribution(self._replica, self.residual, self.row_ages)
+        self.acknowledgements = Punctuality(0.0)
+        self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
+        self.woken_at = 0.0
+        self.started_at = 0
+        self.rule = WorkerRule(self)
+        self._joining = Joining(self, self.client)
+        self._watch = WorkerWatch(self, self._joining)
+        self._finish_wait = True
+        self._finish_said = False
+        self._handlers: Mapping[type[Message], WorkerHandler] = {
+            Rows: self._on_rows,
+            Ack: self._on_ack,
+            Heartbeat: self._on_heartbeat,
+            Lead: self._on_lead,
+            Farewell: self._on_farewell,
+            Leave: self._on_leave,
+            **self._joining.handlers,
+        }
+
+    @property
+    def joined(self) -> bool:
+        """The server knows this worker, and its parameters are the team's."""
+        return self.client.joined
+
+    @property
+    def connected(self) -> bool:
+        """A connection to the server stands."""
+        return self.port is not None
+
+    @property
+    def exchanging(self) -> bool:
+        """An iteration is finished here, and its exchange with the team is not."""
+        return self.phase in EXCHANGING
+
+    @property
+    def proven(self) -> bool:
+        """The server has proved that it knows the secret, on the connection that stands, or there is no secret."""
+        return self.client.proven
+
+    @property
+    def connect_at(self) -> float | None:
+        """When the driver is to try to connect (s): at once if that is over; ``None``: it is not to.
+
+        It says so with :meth:`connecting`, and what came of it with :meth:`link_up` or :meth:`connect_failed`.
+        """
+        over = self.port is not None or self.phase is Phase.DONE or self.failure is not None
+        return None if over else self.search.connect_at
+
+    @property
+    def unproven(self) -> str:
+        """What was wrong with the newest server that did not prove that it knows the secret; empty once one did."""
+        return self._joining.unproven
+
+    # -- what its parts call -----------------------------------------------------------------------------------
+
+    @property
+    def welcomed(self) -> bool:
+        """The server has let it in, on a connection that stands."""
+        return self.client.welcomed
+
+    @property
+    def let_in(self) -> bool:
+        """It is let in, and the team's parameters are its own."""
+        return self.client.welcomed and self.client.joined
+
+    @property
+    def beyond(self) -> bool:
+        """It computes although the gate is shut: in an outage, in which nobody waits for it."""
+        return self.rule.beyond
+
+    def follow(self, policy: Policy) -> None:
+        """The server that let it in has this policy."""
+        kind = worker_rule(policy.rule)
+        if type(self.rule) is not kind:
+            self.rule = kind(self)
+        self.policy = self.rule.welcomed(policy)
+
+    def start(self, now: float) -> None:
+        """The parameters are the team's: compute, or go on where the work was left."""
+        if self.phase is Phase.JOINING:
+            self.phase = Phase.COMPUTING
+            self.step = Step(started=now)
+            return
+        if self.exchanging:
+            self.iteration += 1
+            self.rule.begin_again(now)
+        else:
+            self.rule.carry_on(now)
+        if self.phase is Phase.FINISHING:
+            self._drain(now)
+
+    def carry_on(self, now: float) -> None:
+        """It is let in again: go on where the link was lost."""
+        self.rule.carry_on(now)
+        if self.phase is Phase.FINISHING:
+            self._drain(now)
+
+    def compute(self, now: float) -> None:
+        """The exchange of an iteration is over: the training loop may compute the next one."""
+        self.phase = Phase.COMPUTING
+        step = self.step
+        step.record(now, self.journal, self.layout, self.iteration, self.outbox.meter.rate_bps(now))
+        self.metrics["share"] = step.share(self.layout)
+        self.metrics["staleness"] = float(step.staleness)
+        self.done_step, self.step = step, Step(started=now)
+
+    def say(self, message: Message) -> None:
+        """Queue a control message, if there is a connection."""
+        if self.port is not None:
+            self.port.say(message)
+
+    def fail(self, error: RowcastError) -> None:
+        """Give up: the driver stops and the training loop gets ``error``, the first one."""
+        self.failure = self.failure or error
+        if self.port is not None:
+            self.port.closing = True
+
+    # -- what arrives ------------------------------------------------------------------------------------------
+
+    def _on_rows(self, now: float, message: Message) -> None:
+        rows = cast(Rows, message)
+        codec = self.inbox.accept(rows)
+        if codec is not None:
+            self.step.pulled(rows)
+            self.row_ages.arrived(rows.rows, self.iteration)
+            self._replica.apply(rows)
+        self.say(Ack(self.inbox.received))
+
+    def _on_ack(self, now: float, message: Message) -> None:
+        self.outbox.acknowledged(now, cast(Ack, message).number)
+        self.acknowledgements.advanced(now)
+
+    def _on_heartbeat(self, now: float, message: Message) -> None:
+        assert self.port is not None
+        self.port.told(now, cast(Heartbeat, message).arrived)
+
+    def _on_lead(self, now: float, message: Message) -> None:
+        self.leads = cast(Lead, message).leads
+
+    def _on_leave(self, now: float, message: Message) -> None:
+        raise LinkLost(f"the server said goodbye: {cast(Leave, message).cause}")
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _drain(self, now: float) -> None:
+        """Send all that is pending."""
+        self._finish_said = False
+        self.outbox.send_everything(now, self.iteration)
+
+    def _on_farewell(self, now: float, message: Message) -> None:
+        if self.phase is not Phase.FINISHING:
+            raise RemoteProtocolError("expected a farewell after a finish, got one out of turn")
+        self.phase = Phase.DONE
+        self.journal.record(
+            now,
+            "drained",
+            peer="server",
+            iteration=self.iteration,
+            frames_sent=self.outbox.sent_frames,
+            frames_applied=cast(Farewell, message).received,
+        )
+        self.journal.record(now, "end", cause="finished")

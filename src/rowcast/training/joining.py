@@ -1,0 +1,333 @@
+"""How a worker comes into its team, and back into it: introductions, proofs, the welcome, refusals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from rowcast.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    LayoutMismatch,
+    LinkLost,
+    ParametersConflict,
+    RemoteProtocolError,
+    RowcastError,
+    StreamDamaged,
+    VersionMismatch,
+)
+from rowcast.rows.outline import Outline
+from rowcast.session.client import Client
+from rowcast.session.doubt import Doubt, said
+from rowcast.session.link import Port
+from rowcast.session.liveness import Streak
+from rowcast.session.tables import TableParts, table_parts
+from rowcast.session.texts import shorten
+from rowcast.sync import parse_policy
+from rowcast.training.phase import EXCHANGING, Phase
+from rowcast.training.proposal.replica import first_nonfinite
+from rowcast.wire import (
+    Challenge,
+    Heartbeat,
+    Hello,
+    LayoutTable,
+    Leave,
+    Message,
+    Proof,
+    Refusal,
+    Start,
+    Waiting,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from rowcast.training.core import WorkerCore
+
+__all__ = ["Joining"]
+
+#: Refusals with which a worker need not come back; they have their place in the handshake only.
+_FINAL = ("version", "secret")
+
+#: A table of the server's is read up to twice the length of our own and so much more: by then one of the two differs.
+TABLE_ROOM_BYTES = 1 << 16
+
+#: What a server may say before it has let the worker in.
+BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
+
+
+class Joining:
+    """The worker's part of the conversation until it computes with its team, on each connection anew.
+
+    Args:
+        node: the worker.
+        client: its place in the team.
+
+    Attributes:
+        introduced: the hello was said, on the connection that stands.
+        heartbeat_due: when the next heartbeat is (s).
+    """
+
+    def __init__(self, node: WorkerCore, client: Client) -> None:
+        self._node = node
+        self.client = client
+        self.introduced = False
+        self.heartbeat_due = 0.0
+        self._doubt = Doubt(node.name, node.settings.patience_s, node.notices)
+        self._refusals = Streak()
+        self._table: TableParts | None = None
+        self._lost_at: float | None = None
+        self.handlers = {
+            Challenge: self._on_challenge,
+            Welcome: self._on_welcome,
+            Start: self._on_start,
+            LayoutTable: self._on_layout_table,
+            Refusal: self._on_refusal,
+            Waiting: self._on_waiting,
+        }
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def connected(self, port: Port) -> None:
+        """A connection to the server stands."""
+        self.client.connect()
+        self.introduced = False
+        self._table = TableParts(2 * len(self._node.layout.to_table()) + TABLE_ROOM_BYTES)
+        port.decoder.trusted = self.client.proven
+
+    def lost(self, now: float, cause: str, *, was_in: bool) -> None:
+        """The connection is gone; the worker had been let in on it, or not."""
+        node = self._node
+        if node.phase is not Phase.DONE and self.client.joined and was_in and self._lost_at is None:
+            self._lost_at = now
+            node.notices.append(f"{node.name}: link to the server lost ({cause}); reconnecting")
+
+    @property
+    def unproven(self) -> str:
+        """What was wrong with the newest server that did not prove that it knows the secret; empty once one did."""
+        return self._doubt.cause
+
+    # -- what was wrong ----------------------------------------------------------------------------------------
+
+    def blame(self, now: float, error: RemoteProtocolError) -> str:
+        """What the server sent was wrong; see :meth:`rowcast.training.WorkerNode.blame`."""
+        text = shorten(str(error))
+        self._node.journal.record(now, "error", peer="server", error=type(error).__name__, message=text)
+        if not self.client.proven and not isinstance(error, StreamDamaged):
+            return str(self.doubt(now, text))
+        if isinstance(error, VersionMismatch) and not self.client.welcomed:
+            self._node.fail(error)
+        elif not isinstance(error, StreamDamaged):
+            self._count_refusal(error)
+        return text
+
+    @property
+    def setbacks(self) -> int:
+        """How often in a row one end found the other's messages wrong, with nothing delivered in between."""
+        return self._refusals.length(self._delivered)
+
+    @property
+    def _delivered(self) -> tuple[int, int]:
+        """Another value whenever rows were delivered, in either direction."""
+        return self._node.outbox.delivered, self._node.inbox.received
+
+    def _count_refusal(self, error: RemoteProtocolError) -> None:
+        """One end found the other's messages wrong: try again, but not for ever.
+
+        What was not let in goes on trying anyway, for as long as it does while nobody answers.
+        """
+        if self.client.welcomed and self._refusals.add(self._delivered) > self._node.settings.refusals_limit:
+            self._node.fail(error)
+
+    # -- the handshake -----------------------------------------------------------------------------------------
+
+    def doubt(self, now: float, what: str) -> LinkLost:
+        """The error to raise for a server that has not proved that it knows the secret.
+
+        It ends the connection and not the worker: anybody may answer at the server's address for a while. The driver
+        looks on until its own limit.
+
+        Args:
+            now: time (s).
+            what: what was wrong.
+        """
+        return self._doubt.raised(now, "?" if self._node.port is None else self._node.port.peer, what)
+
+    def hear_stranger(self, now: float, port: Port, message: Message) -> None:
+        """Handle a message of a server that has not proved that it knows the secret: believe nothing but its proof."""
+        if isinstance(message, Heartbeat):
+            return  # it takes its time; how long it may take is not for it to say
+        if not isinstance(message, Challenge | Proof):
+            raise self.doubt(now, said(message))
+        try:
+            hello = self.client.introduce(message, self._node.iteration, self._trained)
+        except RemoteProtocolError as error:
+            raise self.doubt(now, str(error)) from error
+        if hello is not None:
+            self._introduce(now, hello)
+            return
+        self._doubt.settle()
+        port.decoder.trusted = True
+
+    @property
+    def _trained(self) -> int:
+        """Iterations of training behind the parameters: one that is being exchanged does not count."""
+        return max(self._node.iteration - (1 if self.client.joined and self._node.exchanging else 0), 0)
+
+    def _introduce(self, now: float, hello: Hello) -> None:
+        self._node.say(hello)
+        self.introduced = True
+        self.heartbeat_due = now + self._node.settings.heartbeat_s
+
+    def _on_challenge(self, now: float, message: Message) -> None:
+        challenge = cast(Challenge, message)
+        try:
+            self._introduce(now, self.client.hello(challenge, self._node.iteration, self._trained))
+        except AuthenticationFailed as error:
+            self._node.fail(error)
+
+    def _on_welcome(self, now: float, message: Message) -> None:
+        welcome = cast(Welcome, message)
+        self.client.verify(welcome)
+        try:
+            policy = parse_policy(welcome.policy)
+        except ConfigError as error:
+            self._node.fail(
+                RemoteProtocolError(
+                    f"the server's policy is not known here: {shorten(str(error))}; "
+                    "install the same version of rowcast on both"
+                )
+            )
+            return
+        self._node.follow(policy)
+        self._node.members = max(welcome.members, 1)
+        self.client.enter(welcome)
+        self._node.turned_away = self._node.awaited = ""
+        self._node.leads = False
+        self._node.welcomed_at = now
+        self._say_that_the_link_is_back(now)
+        assert self._node.port is not None
+        self._node.port.decoder.rows = self._node.layout.rows
+        self.heartbeat_due = now + self._node.settings.heartbeat_s
+        if welcome.how == "resume":
+            self._recount(self.client.resume(now, welcome))
+        elif welcome.how in ("seed", "equal", "receive"):
+            self._node.rule.forget_transfer()
+            self._node.iteration = welcome.iteration
+            self.client.join(now, welcome)
+        else:
+            raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {welcome.how!r}")
+        if self.client.seeding and not self._bring():
+            return
+        if self.client.joined:
+            self._node.carry_on(now)
+
+    def _bring(self) -> bool:
+        """Tell the layout of the model that the team begins with; returns whether its parameters will do."""
+        node = self._node
+        if (name := first_nonfinite(node.layout, node.replica)) is not None:
+            node.say(Leave("its parameters are not finite"))
+            node.fail(
+                ConfigError(
+                    f"parameter {name!r}: expected finite numbers for the team to begin with, found NaN or Inf; "
+                    "look at how the model is initialised, or at the checkpoint that was loaded"
+                )
+            )
+            return False
+        for part in table_parts(node.layout.to_table()):
+            node.say(part)
+        return True
+
+    def _say_that_the_link_is_back(self, now: float) -> None:
+        """Whether the server is the same one or another: what was said to be lost is there again."""
+        if self._lost_at is not None:
+            gone_s = max(now - self._lost_at, 0.0)
+            self._node.notices.append(f"{self._node.name}: link to the server is back, after {gone_s:.3g} s")
+            self._lost_at = None
+
+    def _recount(self, more: int) -> None:
+        """The server counts so many iterations more than it was told."""
+        if more:
+            self._node.iteration += more
+            exchanged = self._node.iteration - (1 if self._node.phase in EXCHANGING else 0)
+            self._node.outbox.renumber(exchanged)
+
+    def _on_start(self, now: float, message: Message) -> None:
+        """The parameters are the team's, and the team is complete: begin, or go on where the work was left."""
+        start = cast(Start, message)
+        self.client.start(start)
+        self._node.members = max(start.members, 1)
+        self._node.iteration = start.iteration
+        self._node.notices.append(self._whose_parameters(start))
+        self._node.started_at = start.iteration
+        self._node.row_ages.restart(start.iteration)
+        self._node.rule.start(start.iteration)
+        self._node.outbox.renumber(start.iteration)
+        self._node.start(now)
+
+    def _whose_parameters(self, message: Start) -> str:
+        """A line for the user: with whose parameters it trains, and from which iteration on."""
+        membership, at = self.client, f"iteration {message.iteration}"
+        if membership.how == "seed":
+            return f"{self._node.name}: its parameters are the team's, from {at}"
+        if membership.how == "equal":
+            return f"{self._node.name}: has the team's parameters, which {membership.origin} brought, from {at}"
+        if membership.goes_on:
+            return f"{self._node.name}: goes on with the team's parameters as {membership.origin} held them, from {at}"
+        return (
+            f"{self._node.name}: the team's parameters, which {membership.origin} brought, have replaced its own, "
+            f"from {at}; "
+            "to bring its own, join with parameters='mine'"
+        )
+
+    def _on_layout_table(self, now: float, message: Message) -> None:
+        piece = cast(LayoutTable, message)
+        if self.client.welcomed:
+            raise RemoteProtocolError("expected no layout once this worker was let in, got one")
+        if self._table is not None and len(piece.part) + piece.left > self._table.limit_bytes:
+            self._table = None  # it is not ours, and the refusal that follows says so
+        table = None if self._table is None else self._table.add(piece)
+        if table is None:
+            return
+        try:
+            self._node.layout.check_equal(Outline.read(table), ours=f"worker {self._node.name}", theirs="the team")
+        except LayoutMismatch as error:
+            self._turn_away(LayoutMismatch(shorten(str(error))))
+
+    def _turn_away(self, error: RowcastError) -> None:
+        """The team is another one than this worker's: a worker that has trained keeps that, and goes on looking."""
+        if not self.client.training:
+            self._node.fail(error)
+            return
+        self._node.turned_away = str(error)
+        raise LinkLost(self._node.turned_away)
+
+    def _on_refusal(self, now: float, message: Message) -> None:
+        refusal = cast(Refusal, message)
+        code, text = shorten(refusal.code, 20), refusal.text
+        self._node.journal.record(now, "error", peer="server", error=f"refused: {code}", message=text)
+        if code == "name":
+            # It may be this worker's own former life, whose connection the server has not given up yet.
+            self._node.turned_away = text
+            raise LinkLost(text)
+        if code == "damaged":
+            raise LinkLost(f"the server got damaged bytes: {text}")
+        error = RemoteProtocolError(f"the server refused this worker ({code}): {text}")
+        if code in _FINAL and not self.client.welcomed:
+            self._node.fail(AuthenticationFailed(text) if code == "secret" else error)
+        elif code == "parameters":
+            self._turn_away(ParametersConflict(text))
+        elif code == "layout":
+            self._turn_away(LayoutMismatch(f"the server refused this worker: {text}; run the same model code on both"))
+        elif code == "model":
+            self._turn_away(error)
+        else:
+            self._count_refusal(error)
+            if not self.client.welcomed:
+                self._node.turned_away = text
+            raise LinkLost(str(error))
+
+    def _on_waiting(self, now: float, message: Message) -> None:
+        reason = cast(Waiting, message).reason
+        if self.client.welcomed:
+            self._node.notices.append(f"{self._node.name}: waiting for {reason}")
+        else:
+            self._node.awaited = reason

@@ -1,0 +1,178 @@
+"""The worker's side of rows that are streamed: which it sends next, and whether it is fresh enough to compute on.
+
+There is no push and no permission: rows flow while it computes, and it opens the gate itself. It is told its horizon,
+up to which it holds everybody's contributions, and may be as many iterations ahead of it as the slack allows
+(algorithms.md 1.4; the server's side is :mod:`rowcast.training.rules.streamed`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+from rowcast.codecs import codec_by_name
+from rowcast.delivery.transfer import Request
+from rowcast.errors import RemoteProtocolError
+from rowcast.sync import Policy
+from rowcast.training.phase import Phase
+from rowcast.training.rules.base import WorkerRule
+from rowcast.training.steps import Step
+from rowcast.wire import Computed, Horizon, Message
+
+if TYPE_CHECKING:
+    from rowcast.training.core import WorkerCore
+
+__all__ = ["StreamedWorker"]
+
+
+class StreamedWorker(WorkerRule):
+    """Streams rows, and keeps the gate for the training loop.
+
+    Attributes:
+        told: the horizon as the server told it last; ``None`` before it did since the worker has started.
+    """
+
+    def __init__(self, node: WorkerCore) -> None:
+        super().__init__(node)
+        self.told: Horizon | None = None
+        self.handlers = {Horizon: self._on_horizon}
+        self._most_slack = 0
+        self._started_at = node.started_at
+
+    # -- joining -----------------------------------------------------------------------------------------------
+
+    def welcomed(self, policy: Policy) -> Policy:
+        # What was told last holds until it is told anew.
+        self._most_slack = policy.slack or 0
+        return policy if self.told is None else policy.at_slack(min(self.told.slack, self._most_slack))
+
+    def start(self, iteration: int) -> None:
+        self._started_at = iteration
+        self.told = None
+
+    def carry_on(self, now: float) -> None:
+        node = self.node
+        if node.phase is not Phase.JOINING:
+            self._stream(now, node.step if node.exchanging else node.done_step)
+
+    def begin_again(self, now: float) -> None:
+        self.node.phase = Phase.WAITING  # whatever the rule was before
+        self.carry_on(now)
+
+    def link_lost(self, now: float) -> None:
+        if self.node.phase is Phase.WAITING:
+            self._pass_gate(now)
+
+    # -- an iteration ------------------------------------------------------------------------------------------
+
+    def exchange(self, now: float) -> None:
+        self._stream(now, self.node.step)
+        self._pass_gate(now)
+
+    def _stream(self, now: float, finished: Step | None) -> None:
+        """Rows are chosen anew, and flow until the next iteration is finished.
+
+        Args:
+            now: time (s).
+            finished: the step of the newest iteration, which the server is told (again, after a cut); ``None``: no
+                iteration is finished.
+        """
+        node = self.node
+        self._choose(now, math.inf if finished is None else finished.compute_s)
+        if finished is not None and node.let_in:
+            size = 0.0 if finished.skipped else node.contribution.size
+            rate_bps = node.outbox.meter.rate_bps(now)
+            node.say(Computed(node.iteration, finished.compute_s, rate_bps, size, finished.skipped))
+
+    def _choose(self, now: float, step_s: float) -> None:
+        """Choose the rows that are sent next.
+
+        Args:
+            now: time (s).
+            step_s: what a gradient takes (s); ``inf`` as long as nobody knows.
+        """
+        node, outbox, policy = self.node, self.node.outbox, self._policy
+        if self._overdue_at() == math.inf:
+            node.acknowledgements.since = now  # until now there was nothing to acknowledge
+        if outbox.transfer is not None:
+            node.step.pushed(outbox.transfer)  # the rows that travelled since they were last chosen
+        code = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), step_s)
+        outbox.begin(now, Request(node.iteration, code, policy.choose_push))
+
+    def refine(self, now: float) -> bool:
+        """All rows were sent, and the next iteration is not finished: the idle link carries what the code left."""
+        policy, transfer = self._policy, self.node.outbox.transfer
+        if not policy.refine or transfer is None or transfer.refining or not transfer.finished(now):
+            return False
+        half = codec_by_name("half")
+        request = Request(self.node.iteration, half, policy.choose_refinement, refine=True)
+        refining = self.node.outbox.begin(now, request)
+        # Booked as one, when the next iteration is finished: a step that is held at the gate would have two pushes.
+        refining.rows, refining.zero_rows, refining.size = transfer.rows, transfer.zero_rows, transfer.size
+        return True
+
+    # -- the gate ----------------------------------------------------------------------------------------------
+
+    def _on_horizon(self, now: float, message: Message) -> None:
+        node, told = self.node, cast(Horizon, message)
+        if not 1 <= told.slack <= self._most_slack:
+            raise RemoteProtocolError(f"expected a slack in 1 .. {self._most_slack}, got {told.slack}")
+        self.told = told
+        node.policy = self._policy.at_slack(told.slack)
+        node.members = max(told.members, 1)
+        if node.phase is Phase.WAITING:
+            self._pass_gate(now)
+
+    def _pass_gate(self, now: float) -> None:
+        """Compute on, if the parameters are fresh enough for that."""
+        node = self.node
+        if not self._may_compute(now):
+            node.phase = Phase.WAITING
+            return
+        node.row_ages.begin(node.iteration, node.iteration - self._lag())
+        node.step.passed(now, 0 if self.told is None else max(self.told.newest - node.iteration, 0))
+        node.compute(now)
+
+    def _may_compute(self, now: float) -> bool:
+        """Whether the parameters are fresh enough to compute on."""
+        policy, lag = self._policy, self._lag()
+        slack = policy.slack or 0
+        if self.told is not None and lag <= slack:
+            return True
+        # Before it was told, nobody knows how fresh what it was given was: others may be behind it.
+        return lag <= slack + policy.ahead and policy.elastic and self._in_outage(now)
+
+    def _in_outage(self, now: float) -> bool:
+        """Nobody waits for this worker, as far as it can know: its own link is at fault."""
+        left_out = self.told is not None and not self.told.counted
+        return left_out or not self.node.welcomed or now >= self._overdue_at()
+
+    def _overdue_at(self) -> float:
+        """When it becomes an outage that nothing is acknowledged although there is something to send (s)."""
+        outbox = self.node.outbox
+        all_sent = outbox.transfer is None or outbox.transfer.all_sent()
+        return math.inf if all_sent and outbox.settled else self.node.acknowledgements.overdue_at()
+
+    def _lag(self) -> int:
+        """Iterations of which the replica may lack contributions."""
+        return self.node.iteration - (self._started_at if self.told is None else self.told.horizon)
+
+    @property
+    def beyond(self) -> bool:
+        return self._lag() > (self._policy.slack or 0)
+
+    @property
+    def _policy(self) -> Policy:
+        policy = self.node.policy
+        assert policy is not None
+        return policy
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def wake_at(self) -> float:
+        overdue_at = self._overdue_at() if self.node.phase is Phase.WAITING else math.inf
+        return overdue_at if overdue_at > self.node.woken_at else math.inf
+
+    def on_timer(self, now: float) -> None:
+        if self.node.phase is Phase.WAITING:
+            self._pass_gate(now)
