@@ -147,6 +147,43 @@ def test_the_servers_work_on_a_pull_comes_before_its_first_row():
         assert first - go >= 0.25
 
 
+WORK = {"bsp": (105, 24), "rog:4": (112, 24), "rowcast:1": (117, 26), "rowcast:4": (119, 43)}
+
+
+@pytest.mark.parametrize("policy", WORK)
+def test_the_servers_work_slows_every_policy(policy):
+    """The table of docs/simulator.md."""
+    robots = [(Device(0.5, spread=0.1, seed=index), 1e6, 1e6) for index in range(3)]
+    found = []
+    for costs in (ServerCosts(), ServerCosts(push_s=1.0, pull_s=1.0)):
+        simulation = hollow_team(policy, robots, costs=costs)
+        simulation.run(60.0)
+        found.append(min(robot.node.iteration for robot in simulation.robots.values()))
+    assert found == pytest.approx(WORK[policy], abs=1)
+
+
+@pytest.mark.parametrize("policy", ["rowcast:1", "rowcast", "rowcast:4?pulls=common"])
+def test_the_server_takes_in_and_sends_streamed_rows_no_faster_than_it_works(policy):
+    simulation = hollow_team(policy, [(Device(0.2), 2e6, 2e6)] * 2, costs=ServerCosts(push_s=0.5, pull_s=0.25))
+    worked_s = dict.fromkeys(simulation.robots, 0.0)
+    receive, begin = simulation.server.receive, simulation.begin
+
+    def taken(now, port, message):
+        if isinstance(message, Rows) and not message.absolute:
+            worked_s[port.peer] += 0.5 * len(message.rows) / HOLLOW.rows
+        receive(now, port, message)
+
+    def sent(now, lane, message):
+        if lane.robot is not None and isinstance(message, Rows) and not message.absolute:
+            worked_s[lane.robot.node.name] += 0.25 * len(message.rows) / HOLLOW.rows
+        begin(now, lane, message)
+
+    simulation.server.receive, simulation.begin = taken, sent
+    simulation.run(20.0)
+    for name, total_s in worked_s.items():
+        assert 10.0 < total_s < 20.0 + 0.5, name  # busy most of the time, and never twice at once
+
+
 def test_two_workers_under_bsp_go_at_the_pace_of_the_slower():
     alone = []
     for device, rate in ((Device(1.0), 2e6), (Device(1.5), 5e5)):

@@ -277,6 +277,19 @@ class ServerNode:
             port.spoke_at = now
         return message
 
+    def push_work(self, message: Message) -> float | None:
+        """What it costs the server to take a message of a worker in, for a driver that charges time for it.
+
+        Returns:
+            How much of a push's work it is: 1 for all that a whole push costs. 0: none, but it takes its turn behind
+            what came before it. ``None``: it is about the link, and waits for nothing.
+        """
+        return None if isinstance(message, Ack | Heartbeat) else self._rule.push_work(message)
+
+    def pull_work(self, message: Message) -> float:
+        """What it costs the server to go on behind a message to a worker: 1 for all that a whole pull costs."""
+        return self._rule.pull_work(message)
+
     def trouble(self, now: float, kind: str, text: str) -> None:
         """Something that the driver notices at this end, perhaps again and again: no descriptors, or a fault."""
         self._recurring.tell(now, kind, HERE, text)

@@ -54,8 +54,10 @@ class Device:
 
 @dataclass(frozen=True)
 class ServerCosts:
-    """The server's work, in seconds: for each push before it is looked at by the gate, for each pull before its
-    first row is sent. Workers do not wait for each other's work."""
+    """The server's work for a worker, in seconds: for a push before the gate looks at it, for a pull before its first
+    row is sent. Where rows are streamed it is done with each frame, in proportion: as many rows as the model has cost
+    as much as a whole push, or pull. What the server does for one worker it does one after the other; workers do not
+    wait for each other's work."""
 
     push_s: float = 0.0
     pull_s: float = 0.0

@@ -18,7 +18,7 @@ from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
 from rowcast.session import Port
 from rowcast.training import Phase, ServerNode, WorkerNode
-from rowcast.wire import Go, Message, PushEnd, Rows
+from rowcast.wire import Message, Rows
 from rowcast.wire.frames import message_bytes
 
 __all__ = ["Robot", "Simulation"]
@@ -33,16 +33,18 @@ class _Lane:
     Attributes:
         key: names it to the medium.
         connection: the one that it belongs to, as the server sees it; ``None`` while the link is down.
+        robot: to whom it leads; ``None`` where it leads to the server.
         carrying: what is on its way.
         held_until: the sender works on what comes next (s).
     """
 
-    __slots__ = ("_simulation", "carrying", "connection", "deliver", "held_until", "key", "next", "trace")
+    __slots__ = ("_simulation", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace")
 
     def __init__(self, simulation: Simulation, key: int, trace: Trace) -> None:
         self.key = key
         self.trace = trace
         self.connection: Port | None = None
+        self.robot: Robot | None = None
         self.carrying: Message | None = None
         self.held_until = 0.0
         self.deliver: Callable[[Message], None]
@@ -65,6 +67,7 @@ class Robot(Peer):
         resume: called when it is to compute the next gradient (it calls :meth:`Simulation.computed` when that is
             there), and when the node is done.
         rounds: iterations computed.
+        served_until: the server works for it until then (s).
         bytes_up, bytes_down: of row frames that arrived since the start of the team.
     """
 
@@ -78,6 +81,7 @@ class Robot(Peer):
         self.computing = False
         self.done = False
         self.rounds = 0
+        self.served_until = 0.0
         self.bytes_up = 0
         self.bytes_down = 0
 
@@ -136,6 +140,7 @@ class Simulation(Engine[Robot]):
         self.robots[node.name] = robot
         robot.up.deliver, robot.up.next = partial(self._to_server, robot), partial(self.send_up, robot)
         robot.down.deliver, robot.down.next = partial(self._to_worker, robot), partial(self.send_down, robot)
+        robot.down.robot = robot
         robot.delay_s = self._delay_s
         self.clock.at(self.clock.now, self.connect, robot)
         return robot
@@ -280,9 +285,8 @@ class Simulation(Engine[Robot]):
         message, lane.carrying = lane.carrying, None
         if message is None:
             return
-        if self._costs.pull_s and isinstance(message, Go):
-            lane.held_until = self.clock.now + self._costs.pull_s
-            self.clock.at(lane.held_until, self._pump, lane)
+        if self._costs.pull_s and self.started and lane.robot is not None:
+            self._hold(lane, lane.robot, self.server.pull_work(message) * self._costs.pull_s)
         if self._delay_s and self.started:
             self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.connection, message)
         else:
@@ -290,16 +294,25 @@ class Simulation(Engine[Robot]):
         self._pump(lane)
         self.serve()
 
+    def _hold(self, lane: _Lane, robot: Robot, work_s: float) -> None:
+        """The server works before it sends more to ``robot``."""
+        if work_s:
+            robot.served_until = lane.held_until = max(self.clock.now, robot.served_until) + work_s
+            self.clock.at(lane.held_until, self._pump, lane)
+
     def _arrived(self, lane: _Lane, connection: Port, message: Message) -> None:
         """A message comes out of the link, unless it was cut meanwhile."""
         if lane.connection is connection:
             lane.deliver(message)
 
     def _to_server(self, robot: Robot, message: Message) -> None:
-        if self._costs.push_s and self.started and isinstance(message, PushEnd):
-            self.clock.at(self.clock.now + self._costs.push_s, self._server_hears, robot, robot.server_port, message)
-        else:
-            self._server_hears(robot, robot.server_port, message)
+        now, port = self.clock.now, robot.server_port
+        work = self.server.push_work(message) if self._costs.push_s and self.started else None
+        if work is None or (work == 0 and now >= robot.served_until):
+            self._server_hears(robot, port, message)
+            return
+        robot.served_until = max(now, robot.served_until) + work * self._costs.push_s
+        self.clock.at(robot.served_until, self._server_hears, robot, port, message)
 
     def _server_hears(self, robot: Robot, port: Port, message: Message) -> None:
         if robot.up.connection is not port:
@@ -347,6 +360,7 @@ class Simulation(Engine[Robot]):
                 self._channel.abort(now, lane.key)
             lane.connection = lane.carrying = None
             lane.held_until = 0.0
+        robot.served_until = 0.0
 
 
 @contextlib.contextmanager

@@ -150,6 +150,16 @@ class ServerRule:
     def heartbeat(self, now: float, member: Member, metrics: Mapping[str, float]) -> None:
         """A worker lives, and tells a few figures."""
 
+    # -- what the server's work is -----------------------------------------------------------------------------
+
+    def push_work(self, message: Message) -> float:
+        """How much of a push's work it is to take a message of a worker in: 1 is that of a whole push."""
+        return 0.0
+
+    def pull_work(self, message: Message) -> float:
+        """How much of a pull's work goes with a message to a worker: 1 is that of a whole pull."""
+        return 0.0
+
     # -- who goes on, and what is sent -------------------------------------------------------------------------
 
     def open_gate(self, now: float, newcomer: Member | None = None) -> None:

@@ -139,6 +139,14 @@ class PhasedRule(ServerRule):
         member.owed.transfer = None
         return PullEnd(member.iteration)
 
+    # -- what the server's work is -----------------------------------------------------------------------------
+
+    def push_work(self, message: Message) -> float:
+        return 1.0 if isinstance(message, PushEnd) else 0.0
+
+    def pull_work(self, message: Message) -> float:
+        return 1.0 if isinstance(message, Go) else 0.0
+
     # -- time --------------------------------------------------------------------------------------------------
 
     def wake_at(self, member: Member, check_at: float | None = None) -> float:

@@ -427,6 +427,22 @@ class StreamedRule(ServerRule):
         behind = self.team.gate.reason(now, member, self.team.settings.absence_limit_s)
         return behind or "rows on their way to it"
 
+    # -- what the server's work is -----------------------------------------------------------------------------
+
+    def push_work(self, message: Message) -> float:
+        """Rows are taken in one by one: as many as the model has are a push."""
+        return self._share_of_model(message)
+
+    def pull_work(self, message: Message) -> float:
+        """As many rows as the model has are a pull."""
+        return self._share_of_model(message)
+
+    def _share_of_model(self, message: Message) -> float:
+        layout = self.team.model.layout
+        if layout is None or not isinstance(message, Rows) or message.absolute:
+            return 0.0
+        return len(message.rows) / layout.rows
+
     # -- outages -----------------------------------------------------------------------------------------------
 
     def check_at(self) -> float:
