@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 
 import pytest
+from greenlet import greenlet
 
 from live import IMPATIENT, LIMIT_S
+from rowcast.drivers.seat import NodeView
 from rowcast.drivers.sockets import Endpoint, Server, Team
 from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
 from rowcast.links import Trace
-from rowcast.testing import check_driver
+from rowcast.rows import Layout
+from rowcast.testing import ScriptedWorker, VirtualTeam, check_driver
+from rowcast.training import Phase
 
 
 def over_sockets(node, links, loops):
@@ -71,6 +76,83 @@ def with_delay(node, links, loops):
     in_virtual_time(node, links, loops, delay_s=0.05)
 
 
-@pytest.mark.parametrize("run_team", [over_sockets, in_virtual_time, with_delay])
+class ScriptedSeat(NodeView):
+    """A worker of a virtual team whose training is a loop, and not a script."""
+
+    def __init__(self, team, name, train, rate_bps):
+        self.team, self.name, self.rate_bps = team, name, rate_bps
+        self.reached = lambda: True
+        self.loop = greenlet(lambda: train(self))
+
+    def _wait(self, reached):
+        self.reached = reached
+        self.loop.parent.switch()
+
+    def start(self, layout, parameters):
+        self.team.layout = layout
+        self.team.start(ScriptedWorker(self.name, None, 0, rate_bps=self.rate_bps, delay_s=0.01, initial=parameters))
+        self.worker = self.team.workers[self.name]
+        self._node = self.worker.node
+        self._wait(lambda: self.node.phase is not Phase.JOINING)
+
+    @contextlib.contextmanager
+    def hold(self):
+        self.node.hold()
+        yield
+        self.node.release()
+
+    def accumulate(self, sources, weight):
+        self.node.accumulate(sources, weight)
+
+    def exchange(self):
+        ready_at = self.team.now + 0.1
+        self.team.at(ready_at, lambda: None)
+        self._wait(lambda: self.team.now >= ready_at)
+        self.node.exchange(self.team.now)
+        self.team.attend(self.worker)
+        self._wait(lambda: not self.node.exchanging)
+
+    def finish(self):
+        self.node.finish(self.team.now)
+        self.team.attend(self.worker)
+        self._wait(lambda: self.node.phase is Phase.DONE)
+
+    def leave(self):
+        self.node.leave(self.team.now, "left")
+        self.team.attend(self.worker)
+
+
+class LoopedTeam(VirtualTeam):
+    """A virtual team around a given server; its workers do what their seats have them do."""
+
+    def __init__(self, node, links):
+        self._given = node
+        super().__init__(Layout.from_shapes([("none", (1,))]), node.policy.name, [], link_settings=links)
+
+    def _new_server(self):
+        return self._given
+
+    def _changed(self, worker):
+        if worker.node.failure is not None:
+            raise worker.node.failure
+
+
+def in_the_scripted_team(node, links, loops):
+    """The engine with real bytes; the last bytes may still be on their way when the loops have ended."""
+    team = LoopedTeam(node, links)
+    seats = [ScriptedSeat(team, name, train, 2e5 * (k + 1)) for k, (name, train) in enumerate(loops.items())]
+    while running := [seat for seat in seats if not seat.loop.dead]:
+        if ready := [seat for seat in running if seat.reached()]:
+            for seat in ready:
+                seat.loop.switch()
+        else:
+            assert team.clock.next < 10_000.0, {seat.name: seat.node.phase for seat in running}
+            team.clock.step()
+    ends = team.now + 1.0
+    while team.clock.next <= ends:
+        team.clock.step()
+
+
+@pytest.mark.parametrize("run_team", [over_sockets, in_virtual_time, with_delay, in_the_scripted_team])
 def test_driver_conforms(run_team):
     check_driver(run_team)

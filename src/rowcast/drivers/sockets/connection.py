@@ -19,6 +19,8 @@ __all__ = ["Connection", "Owner"]
 #: How much is read at once at most; from who has not proved anything.
 READ_BYTES = 1 << 18
 STRANGER_READ_BYTES = 1 << 12
+#: For so long the other end may take to close, once all is said (s).
+LINGER_S = 1.0
 
 
 class Owner(Protocol):
@@ -60,9 +62,15 @@ class Connection(asyncio.BufferedProtocol):
 
     What the owner raises, or the encoder, goes to :meth:`Owner.on_failure`: asyncio would print it, close the
     connection and go on, for ever if the fault stays, and take an ``OSError`` for one of the network.
+
+    Args:
+        owner: what it reports to.
+        lingers: once all is said, what still comes is read and dropped until the other end closes, for a second at
+            most: a socket that is closed with unread bytes may take along what the other end has not read yet, the
+            goodbye among it.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, *, lingers: bool = False) -> None:
         self.port: Port
         self.sock: socket.socket
         self._owner = owner
@@ -72,6 +80,8 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False  # nothing is read until the other end has read
         self._rest = memoryview(b"")
         self._cause = ""
+        self._lingers = lingers
+        self._lingering: bytearray | None = None  # where what is dropped goes
 
     # -- asyncio's side --------------------------------------------------------------------------------------
 
@@ -85,10 +95,14 @@ class Connection(asyncio.BufferedProtocol):
         self.pump()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._lingering is not None:
+            return memoryview(self._lingering)
         decoder = self.port.decoder
         return decoder.buffer(READ_BYTES if decoder.trusted else STRANGER_READ_BYTES)
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._lingering is not None:
+            return
         with self._reporting():
             self._owner.on_bytes(self)
             try:
@@ -141,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
                     message = self._owner.next_message(self)
                     if message is None:
                         if self.port.closing:
-                            self._shut(transport.close)
+                            self._say_no_more(transport)
                         return
                     self._rest = memoryview(self.port.encoder.encode(message))
                 except Exception as error:
@@ -152,6 +166,23 @@ class Connection(asyncio.BufferedProtocol):
             if self._paused and not self.port.is_clogged:
                 self._paused = False
                 transport.resume_reading()
+
+    def _say_no_more(self, transport: asyncio.Transport) -> None:
+        if not self._lingers:
+            self._shut(transport.close)
+        elif self._lingering is None:
+            self._lingering = bytearray(STRANGER_READ_BYTES)
+            if self._paused:
+                transport.resume_reading()
+            self._shut(lambda: self._end_writing(transport))
+            asyncio.get_running_loop().call_later(LINGER_S, self.close, "left")
+
+    @staticmethod
+    def _end_writing(transport: asyncio.Transport) -> None:
+        try:
+            transport.write_eof()
+        except OSError:  # the other end has closed already, and asyncio has not noticed yet
+            transport.abort()
 
     def _shut(self, how: Callable[[], None]) -> None:
         """End the transport; not while it says that it takes bytes again, for then it reports its end twice."""

@@ -233,7 +233,7 @@ class NetworkThread:
         host, port = self._endpoint.host, self._endpoint.port
         try:
             try:
-                making = self.loop.create_connection(lambda: Connection(self), host, port)
+                making = self.loop.create_connection(lambda: Connection(self, lingers=True), host, port)
                 await asyncio.wait_for(making, self.node.settings.silence_limit_s)
             except (OSError, asyncio.TimeoutError) as error:
                 self.node.connect_failed(self.loop.time(), _plain(error))
