@@ -77,7 +77,7 @@ class Team:
         self.floor = np.zeros(LAYOUT.rows, dtype=np.int32)
         self.parameters = LAYOUT.zeros()
         self.log = SharedLog(
-            self.policy, LAYOUT, LINK, self.floor, choose_s=0.0, step_s=lambda: 1.0, newest=lambda: self.newest
+            lambda: self.policy, LAYOUT, LINK, self.floor, choose_s=0.0, step_s=lambda: 1.0, newest=lambda: self.newest
         )
         self.random = np.random.default_rng(0)
         self.peers = [self.join(f"robot{k}") for k in range(readers)]

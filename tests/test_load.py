@@ -42,7 +42,7 @@ class Counted:
         self._inside = False
         for codec in {id(codec): codec for codec in REGISTRY.values()}.values():
             monkeypatch.setattr(codec, "add", self._counting(codec.add))
-        receive, poll, on_rows = node.receive, node.poll, node._handlers[Rows]
+        receive, poll, on_rows = node.receive, node.poll, node._incoming.handlers[Rows]
 
         def count_rows(now, member, message):
             self.frames += 1
@@ -59,7 +59,7 @@ class Counted:
             return poll(now, port)
 
         node.receive, node.poll = count_receive, count_poll
-        node._handlers = {**node._handlers, Rows: count_rows}
+        node._incoming.handlers = {**node._incoming.handlers, Rows: count_rows}
 
     def _counting(self, add):
         def count(*arguments):

@@ -94,7 +94,7 @@ class SharedLog:
     otherwise the log would grow at the pace of the fastest link, and hold each row once for every contribution.
 
     Args:
-        policy: the team's; another object when its slack adapts.
+        policy: answers with the team's, which is another object when its slack adapts.
         layout: the model's rows.
         settings: frame and window sizes.
         floor: see :class:`~rowcast.delivery.floored.Floored`.
@@ -109,7 +109,7 @@ class SharedLog:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Callable[[], Policy],
         layout: Layout,
         settings: LinkSettings,
         floor: npt.NDArray[np.int32],
@@ -118,7 +118,7 @@ class SharedLog:
         step_s: Callable[[], float],
         newest: Callable[[], int],
     ) -> None:
-        self.policy = policy
+        self._policy = policy
         self.residual = Floored(layout, layout.zeros(), floor)
         self.settings = settings
         self.first = self.head = 0
@@ -127,7 +127,7 @@ class SharedLog:
         self._step_s = step_s
         self._log: deque[Entry] = deque()
         self._bytes = 0
-        self._limit = int(codec_for(layout, policy.row_codec).row_bytes(layout).sum())
+        self._limit = int(codec_for(layout, policy().row_codec).row_bytes(layout).sum())
         self._lows: deque[tuple[int, int]] = deque()  # places and stamps, both rising: the lowest from there on
         self._readers: dict[str, Reader] = {}
         self._paces = Levels()
@@ -270,7 +270,7 @@ class SharedLog:
         if transfer is not None and transfer.place < transfer.quota:
             return True
         lacking, newest = self.residual.lacking(), self._newest()
-        if lacking == MAX_STAMP or (newest == self._chosen_for and lacking > newest - (self.policy.slack or 0)):
+        if lacking == MAX_STAMP or (newest == self._chosen_for and lacking > newest - (self._policy().slack or 0)):
             return False
         return self._choose(now).quota > 0
 
@@ -283,15 +283,15 @@ class SharedLog:
         if self.residual.lacking() < MAX_STAMP and (done or (transfer is not None and transfer.refining)):
             if now >= self._choose_at:
                 return len(self._choose(now).order) > 0
-        elif done and self.policy.refine and transfer is not None and not transfer.refining:
-            choose, half = self.policy.choose_refinement, codec_by_name("half")
+        elif done and self._policy().refine and transfer is not None and not transfer.refining:
+            choose, half = self._policy().choose_refinement, codec_by_name("half")
             request = Request(self._newest(), half, choose, announce_zeros=False, refine=True)
             transfer = self._transfer = Transfer.begin(self.residual, now, request)
         return transfer is not None and not transfer.finished(now)
 
     def _choose(self, now: float) -> Transfer:
         """Choose the rows of the residual that come next."""
-        policy, newest = self.policy, self._newest()
+        policy, newest = self._policy(), self._newest()
         rate_bps = self._measure_links(now)
         code = policy.code_for(self.residual.layout, policy.share_of_pull, rate_bps, self._step_s())
         self._chosen_for, self._choose_at, self._flushing = newest, now + self._choose_s, False

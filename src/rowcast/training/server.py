@@ -9,18 +9,15 @@ one brings (:mod:`~rowcast.training.first`), who counts (:mod:`~rowcast.training
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError, StreamDamaged, VersionMismatch
 from rowcast.journal import Journal
 from rowcast.rows import Layout
-from rowcast.session.figures import LONGEST_NAME, MOST_NAMES, keep
 from rowcast.session.link import Port
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE, Recurring
@@ -29,30 +26,23 @@ from rowcast.sync import Policy, VersionTable
 from rowcast.training.admission import Admission
 from rowcast.training.drain import Departures
 from rowcast.training.explain import status
-from rowcast.training.first import FirstParameters
 from rowcast.training.gate import Gate
+from rowcast.training.incoming import Incoming
 from rowcast.training.leader import Leader
 from rowcast.training.ledger import Ledger
 from rowcast.training.member import Member, MemberStatus, Stage
 from rowcast.training.model import Model
 from rowcast.training.rules import server_rule
-from rowcast.training.rules.base import Handler, ServerRule
+from rowcast.training.rules.base import ServerRule
 from rowcast.training.team import Team
 from rowcast.training.watch import Watch
 from rowcast.wire import (
-    Ack,
     Farewell,
-    Finish,
     Heartbeat,
     Hello,
-    LayoutTable,
     Leave,
     Message,
-    Refusal,
-    Rows,
-    StateEnd,
 )
-from rowcast.wire.frames import frame_bytes
 
 __all__ = ["ServerNode"]
 
@@ -95,7 +85,6 @@ class ServerNode:
         self.settings = settings or ServerSettings()
         self.journal = journal or Journal("server")
         self.has_secret = secret is not None
-        self.frames_applied: dict[str, int] = {}
         self.team = team = Team(policy, self.settings, link_settings or LinkSettings(), self.journal)
         self.members, self.finished = team.members, team.finished
         self.gate = team.gate = Gate(team)
@@ -105,20 +94,10 @@ class ServerNode:
         self._recurring = Recurring(self.journal)
         self.notices = self._recurring.notices
         self._admission = Admission(team, secret, entropy, self._recurring)
-        self._first = FirstParameters(team, self._admission)
         self._watch = Watch(team, self._admission, self._recurring)
         self._leader = Leader(self.members, team.board)
-        self._handlers: Mapping[type[Message], Handler] = {
-            Rows: self._on_rows,
-            Ack: self._on_ack,
-            Heartbeat: self._on_heartbeat,
-            LayoutTable: self._on_layout_table,
-            StateEnd: self._on_state_end,
-            Finish: self._on_finish,
-            Leave: self._on_leave,
-            Refusal: self._on_refusal,
-            **self._rule.handlers,
-        }
+        self._incoming = Incoming(team, self._admission, self._recurring)
+        self.frames_applied = self._incoming.frames_applied
 
     # -- what it holds -----------------------------------------------------------------------------------------
 
@@ -240,13 +219,7 @@ class ServerNode:
         if (cause := self._watch.overrun(now, port)) is not None:
             raise LinkLost(cause)
         member.recounted = False  # only who was welcomed says anything
-        handler = self._handlers.get(type(message))
-        if handler is None:
-            raise RemoteProtocolError(
-                f"expected a worker's message that goes with the policy {self.policy.name}, got "
-                f"{type(message).__name__}"
-            )
-        handler(now, member, message)
+        self._incoming.take(now, member, message)
 
     def _hear_stranger(self, now: float, port: Port, message: Message) -> None:
         """Handle a message of somebody that is no member."""
@@ -327,89 +300,6 @@ class ServerNode:
             Connections that the driver must close, with the reason: call :meth:`link_down` for each.
         """
         return self._watch.on_timer(now)
-
-    # -- what members say --------------------------------------------------------------------------------------
-
-    def _on_rows(self, now: float, member: Member, message: Message) -> None:
-        rows = cast(Rows, message)
-        if self.team.model.layout is None:
-            if self._first.on_rows(member, rows):
-                self._count_frame(member)
-            return
-        if not rows.absolute:
-            self._rule.expect(member, rows.iteration)
-        codec = member.inbox.accept(rows)
-        assert member.port is not None
-        if codec is not None:
-            self._count_frame(member)
-            if rows.absolute:
-                if member.stage is not Stage.SEEDING:
-                    raise RemoteProtocolError("expected parameters from the first worker only, and only once")
-                member.seed.count(rows)
-                member.owed.snapshot.apply(codec, rows)
-            else:
-                self._apply(now, member, codec, rows)
-            self.team.departures.wake_draining()
-        self.team.board.say(member.port, Ack(member.inbox.received))
-
-    def _count_frame(self, member: Member) -> None:
-        self.frames_applied[member.name] = self.frames_applied.get(member.name, 0) + 1
-
-    def _apply(self, now: float, member: Member, codec: Codec, rows: Rows) -> None:
-        """Add an update to the model, and to what everybody is owed."""
-        model = self.team.model
-        if model.ledger is None or not self.gate.opened:
-            raise RemoteProtocolError("expected no update before the start, got one")
-        if rows.iteration > member.begun_iteration:
-            member.pushing_since = now
-        model.ledger.begin(member, rows.iteration)
-        self._rule.arriving(now, member, rows)
-        model.ledger.add(*model.weigh(member, codec, rows), self._rule.owing())
-        empty = len(rows.payload) == 0
-        member.push_rows += 0 if empty else len(rows.rows)
-        member.push_zero_rows += len(rows.rows) if empty else 0
-        member.push_bytes += frame_bytes(rows)
-        self._rule.arrived(now, member, rows)
-
-    def _on_ack(self, now: float, member: Member, message: Message) -> None:
-        member.owed.acknowledged(now, cast(Ack, message).number)
-        self._rule.acknowledged(now, member)
-        assert member.port is not None
-        self.team.board.ready[member.port] = None  # wakes it without a call: this is for every frame
-
-    def _on_heartbeat(self, now: float, member: Member, message: Message) -> None:
-        heartbeat = cast(Heartbeat, message)
-        assert member.port is not None
-        member.port.told(now, heartbeat.arrived)
-        left_out = keep(member.metrics, heartbeat.metrics)
-        if left_out and not member.metrics_left_out:
-            member.metrics_left_out = True
-            why = f"expected at most {MOST_NAMES} names of {LONGEST_NAME} characters; report fewer"
-            what = f"figures under further names: {left_out[0][:LONGEST_NAME]!r} ..."
-            self._recurring.dropped(now, member.name, what, why)
-        self._rule.heartbeat(now, member, heartbeat.metrics)
-
-    def _on_layout_table(self, now: float, member: Member, message: Message) -> None:
-        self._first.on_layout_table(now, member, cast(LayoutTable, message))
-
-    def _on_state_end(self, now: float, member: Member, message: Message) -> None:
-        self._first.on_state_end(now, member)
-
-    def _on_finish(self, now: float, member: Member, message: Message) -> None:
-        finish = cast(Finish, message)
-        if member.stage not in self._rule.between_steps and member.stage is not Stage.DRAINING:
-            raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
-        self._rule.expect(member, finish.iteration)
-        self.finished.add(member.name)
-        self.team.departures.finish(now, member, finish)
-
-    def _on_leave(self, now: float, member: Member, message: Message) -> None:
-        cause = cast(Leave, message).cause
-        self._admission.drop(now, member, cause)
-        raise LinkLost(cause)
-
-    def _on_refusal(self, now: float, member: Member, message: Message) -> None:
-        raise LinkLost(f"refused by the worker: {cast(Refusal, message).text}")
 
     # -- what follows the rows ---------------------------------------------------------------------------------
 

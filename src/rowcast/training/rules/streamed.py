@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_name
 from rowcast.delivery.backlog import Backlog
 from rowcast.delivery.cursor import Cursor
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.outbox import Outbox
 from rowcast.delivery.shared_log import SharedLog
 from rowcast.delivery.snapshot import Snapshot
-from rowcast.delivery.transfer import Request
 from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.sync import Punctuality, SlackTuner
+from rowcast.sync import Punctuality
 from rowcast.training.member import Member, Stage
+from rowcast.training.rules.adaptive_slack import AdaptiveSlack
 from rowcast.training.rules.base import ServerRule
+from rowcast.training.rules.downstream import CHOOSE_FRAMES, choose, due_at, lacks, refine
 from rowcast.training.rules.floor import Floor
 from rowcast.training.rules.outage import STREAMED, Outages, Standing
 from rowcast.wire import Computed, Horizon, Message, Rows
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from rowcast.training.team import Team
 
 __all__ = ["StreamedRule"]
-
-#: Rows to a worker are chosen anew at most once in so many frames' time; while it waits at the gate, in one.
-CHOOSE_FRAMES = 10
 
 
 class StreamedRule(ServerRule):
@@ -66,7 +63,7 @@ class StreamedRule(ServerRule):
     def _begin(self, rows: int) -> None:
         """A model of so many rows, of which nobody has anything yet."""
         self.floor = Floor(rows, self.team.gate)
-        self._tuner = SlackTuner(self._policy.slack or 1) if self._policy.auto else None
+        self._slack = AdaptiveSlack(self.team, self._policy)
         self._standings: dict[str, Standing] = {}
         self.stream: SharedLog | None = None
         self._apart: dict[str, Member] = {}  # who is sent rows of its own although there is a common stream
@@ -76,11 +73,10 @@ class StreamedRule(ServerRule):
 
     def lay_out(self, layout: Layout) -> None:
         self._begin(layout.rows)
-        if self._tuner is not None:
-            self.team.policy = self._policy.at_slack(self._tuner.slack)
+        self._slack.begin()
         if self._policy.pulls == "common":
             self.stream = SharedLog(
-                self.team.policy,
+                lambda: self.team.policy,
                 layout,
                 self.team.links,
                 self.floor.levels,
@@ -221,7 +217,7 @@ class StreamedRule(ServerRule):
             other = (self.team.members if self.stream is None else self._apart).get(name)
             if other is None or other.port is None or other.name not in self._standings:
                 continue
-            if not _lacks(other).changed.any():
+            if not lacks(other).changed.any():
                 self.team.board.wake(other.port)
 
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
@@ -242,7 +238,7 @@ class StreamedRule(ServerRule):
         member.metrics["rate_bps"] = told.rate_bps
         member.next_notice = now + team.settings.patience_s
         team.journal.record(now, "push", peer=member.name, iteration=told.iteration, **member.take_push(), quota_s=None)
-        self._tune(now)
+        self._slack.look(now, self.floor.lowest)
         assert member.port is not None
         team.board.wake(member.port)
         if self._is_beyond(member):
@@ -263,8 +259,8 @@ class StreamedRule(ServerRule):
             raise RemoteProtocolError(
                 f"expected iteration {seat.own} .. {most} of {member.name}, got {message.iteration}"
             )
-        if self._tuner is not None and member.gated and message.iteration > seat.own:
-            self._tuner.computed(message.size, _lacks(member).magnitude)
+        if member.gated and message.iteration > seat.own:
+            self._slack.computed(message.size, lacks(member).magnitude)
         seat.heard_at = now
         seat.own = message.iteration
         seat.step_s = message.compute_s
@@ -285,7 +281,7 @@ class StreamedRule(ServerRule):
 
     def horizon_of(self, member: Member) -> int:
         """Up to which iteration a worker holds everybody's contributions, in the gate's count."""
-        return _lacks(member).horizon(self.floor.lowest)
+        return lacks(member).horizon(self.floor.lowest)
 
     def _tell(self, now: float, member: Member) -> Horizon | None:
         """What a worker must be told of its horizon before its next rows, if anything."""
@@ -305,8 +301,8 @@ class StreamedRule(ServerRule):
         seat.told = message
         if member.stage is Stage.WAITING and self._may_start(seat, message):
             member.stage = Stage.COMPUTING
-            if self._tuner is not None and member.gated:
-                self._tuner.stalled(now - member.waiting_since)
+            if member.gated:
+                self._slack.stalled(now - member.waiting_since)
         return message
 
     def _sharing(self) -> int:
@@ -322,29 +318,6 @@ class StreamedRule(ServerRule):
 
     def _may_start(self, seat: Standing, told: Horizon) -> bool:
         return seat.own - told.horizon <= told.slack
-
-    def _tune(self, now: float) -> None:
-        """Another slack, when the stalls or the progress of the training ask for it."""
-        if self._tuner is None:
-            return
-        change = self._tuner.look(now, self.floor.lowest, len(self.team.gate.versions))
-        if change is None:
-            return
-        self.team.policy = self.team.policy.at_slack(change.slack)
-        if self.stream is not None:
-            self.stream.policy = self.team.policy
-        self.team.journal.record(
-            now,
-            "slack",
-            slack=change.slack,
-            before=change.before,
-            why=change.why,
-            stall_share=round(change.stall_share, 6),
-            divergence=round(change.divergence, 6),
-            usual=round(change.usual, 6),
-            progress=round(change.progress, 6),
-        )
-        self.team.board.wake_all(self.team.members.values())
 
     def resumed(self, member: Member) -> None:
         if member.name in self._standings:
@@ -370,22 +343,13 @@ class StreamedRule(ServerRule):
         if told is not None:
             return told
         owed = member.owed
-        if self._due_at(now, member) <= now:
+        standing = self.seat(member)
+        if due_at(now, member, standing) <= now:
             ledger.bring_up(member)
-            self._choose(now, member)
-        elif self._may_refine(now, member):
-            choose, half = self.team.policy.choose_refinement, codec_by_name("half")
-            owed.begin(now, Request(member.iteration, half, choose, announce_zeros=False, refine=True))
+            choose(now, team, member, standing)
+        else:
+            refine(now, team, member)
         return owed.next_frame(now) or owed.follow(now)
-
-    def _choose(self, now: float, member: Member) -> None:
-        """Choose the rows that ``member`` is sent next."""
-        seat, owed, policy = self.seat(member), member.owed, self.team.policy
-        code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), seat.step_s)
-        owed.begin(now, Request(member.iteration, code, policy.choose_pull, announce_zeros=False))
-        frames = 1 if member.stage is Stage.WAITING else CHOOSE_FRAMES
-        seat.choose_at = now + frames * self.team.links.frame_s
-        seat.outdated = False
 
     def wake_at(self, member: Member, check_at: float | None = None) -> float:
         """When something may have to be done for ``member`` that nothing else is the occasion for (s).
@@ -394,31 +358,15 @@ class StreamedRule(ServerRule):
         """
         if member.stage not in STREAMED:
             return math.inf
-        times = [self._due_at(member.woken_at, member)]
+        seat = self.seat(member)
+        times = [due_at(member.woken_at, member, seat)]
         if self.stream is not None:
             times.append(self.stream.due_at(member.name))
         if member.stage is Stage.WAITING:
             times.append(self.check_at() if check_at is None else check_at)
-        seat = self.seat(member)
         if not member.gated and seat.steady_since is not None:
             times.append(seat.steady_since + self.outages.proof_s(seat))
         return min((time for time in times if time > member.woken_at), default=math.inf)
-
-    def _due_at(self, now: float, member: Member) -> float:
-        """When rows for ``member`` are to be chosen (s); ``inf`` when there is nothing to choose, or enough is."""
-        owed, seat = member.owed, self.seat(member)
-        if not _lacks(member).changed.any():
-            return math.inf
-        if seat.outdated:
-            return now
-        done = owed.transfer is None or owed.transfer.refining or owed.transfer.finished(now)
-        return max(seat.choose_at, now) if done else math.inf
-
-    def _may_refine(self, now: float, member: Member) -> bool:
-        """All rows for ``member`` were sent: the idle link may carry what the code left of them."""
-        transfer = member.owed.transfer
-        idle = transfer is not None and not transfer.refining and transfer.finished(now)
-        return self.team.policy.refine and idle and not member.owed.follows and not _lacks(member).changed.any()
 
     def wakes(self, member: Member) -> bool:
         return member.stage in STREAMED
@@ -450,10 +398,3 @@ class StreamedRule(ServerRule):
 
     def leavers(self, now: float) -> list[tuple[Member, float]]:
         return self.outages.leavers(now)
-
-
-def _lacks(member: Member) -> Floored | Cursor:
-    """What ``member`` lacks; rows are streamed to it."""
-    source = member.owed.source
-    assert isinstance(source, (Floored, Cursor))
-    return source

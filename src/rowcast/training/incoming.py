@@ -1,0 +1,150 @@
+"""What members of a team say, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from rowcast.codecs import Codec
+from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.session.figures import LONGEST_NAME, MOST_NAMES, keep
+from rowcast.session.recurring import Recurring
+from rowcast.training.first import FirstParameters
+from rowcast.training.member import Member, Stage
+from rowcast.training.rules.base import Handler
+from rowcast.wire import Ack, Finish, Heartbeat, LayoutTable, Leave, Message, Refusal, Rows, StateEnd
+from rowcast.wire.frames import frame_bytes
+
+if TYPE_CHECKING:
+    from rowcast.training.admission import Admission
+    from rowcast.training.team import Team
+
+__all__ = ["Incoming"]
+
+
+class Incoming:
+    """Takes the messages of members; those that only a rule knows go there.
+
+    Args:
+        team: the team.
+        admission: forgets who leaves.
+        recurring: tells what was dropped.
+
+    Attributes:
+        handlers: what takes a message, by its class.
+        frames_applied: row frames applied, by worker name, sessions added up.
+    """
+
+    def __init__(self, team: Team, admission: Admission, recurring: Recurring) -> None:
+        self.frames_applied: dict[str, int] = {}
+        self._team = team
+        self._admission = admission
+        self._recurring = recurring
+        self._first = FirstParameters(team, admission)
+        self.handlers: Mapping[type[Message], Handler] = {
+            Rows: self._on_rows,
+            Ack: self._on_ack,
+            Heartbeat: self._on_heartbeat,
+            LayoutTable: self._on_layout_table,
+            StateEnd: self._on_state_end,
+            Finish: self._on_finish,
+            Leave: self._on_leave,
+            Refusal: self._on_refusal,
+            **team.rule.handlers,
+        }
+
+    def take(self, now: float, member: Member, message: Message) -> None:
+        """Handle a message.
+
+        Raises:
+            RemoteProtocolError: it has no place in the conversation.
+            LinkLost: the worker left.
+        """
+        handler = self.handlers.get(type(message))
+        if handler is None:
+            raise RemoteProtocolError(
+                f"expected a worker's message that goes with the policy {self._team.policy.name}, got "
+                f"{type(message).__name__}"
+            )
+        handler(now, member, message)
+
+    def _on_rows(self, now: float, member: Member, message: Message) -> None:
+        rows = cast(Rows, message)
+        if self._team.model.layout is None:
+            if self._first.on_rows(member, rows):
+                self._count_frame(member)
+            return
+        if not rows.absolute:
+            self._team.rule.expect(member, rows.iteration)
+        codec = member.inbox.accept(rows)
+        assert member.port is not None
+        if codec is not None:
+            self._count_frame(member)
+            if rows.absolute:
+                if member.stage is not Stage.SEEDING:
+                    raise RemoteProtocolError("expected parameters from the first worker only, and only once")
+                member.seed.count(rows)
+                member.owed.snapshot.apply(codec, rows)
+            else:
+                self._apply(now, member, codec, rows)
+            self._team.departures.wake_draining()
+        self._team.board.say(member.port, Ack(member.inbox.received))
+
+    def _count_frame(self, member: Member) -> None:
+        self.frames_applied[member.name] = self.frames_applied.get(member.name, 0) + 1
+
+    def _apply(self, now: float, member: Member, codec: Codec, rows: Rows) -> None:
+        """Add an update to the model, and to what everybody is owed."""
+        model = self._team.model
+        if model.ledger is None or not self._team.gate.opened:
+            raise RemoteProtocolError("expected no update before the start, got one")
+        if rows.iteration > member.begun_iteration:
+            member.pushing_since = now
+        model.ledger.begin(member, rows.iteration)
+        self._team.rule.arriving(now, member, rows)
+        model.ledger.add(*model.weigh(member, codec, rows), self._team.rule.owing())
+        empty = len(rows.payload) == 0
+        member.push_rows += 0 if empty else len(rows.rows)
+        member.push_zero_rows += len(rows.rows) if empty else 0
+        member.push_bytes += frame_bytes(rows)
+        self._team.rule.arrived(now, member, rows)
+
+    def _on_ack(self, now: float, member: Member, message: Message) -> None:
+        member.owed.acknowledged(now, cast(Ack, message).number)
+        self._team.rule.acknowledged(now, member)
+        assert member.port is not None
+        self._team.board.ready[member.port] = None  # wakes it without a call: this is for every frame
+
+    def _on_heartbeat(self, now: float, member: Member, message: Message) -> None:
+        heartbeat = cast(Heartbeat, message)
+        assert member.port is not None
+        member.port.told(now, heartbeat.arrived)
+        left_out = keep(member.metrics, heartbeat.metrics)
+        if left_out and not member.metrics_left_out:
+            member.metrics_left_out = True
+            why = f"expected at most {MOST_NAMES} names of {LONGEST_NAME} characters; report fewer"
+            what = f"figures under further names: {left_out[0][:LONGEST_NAME]!r} ..."
+            self._recurring.dropped(now, member.name, what, why)
+        self._team.rule.heartbeat(now, member, heartbeat.metrics)
+
+    def _on_layout_table(self, now: float, member: Member, message: Message) -> None:
+        self._first.on_layout_table(now, member, cast(LayoutTable, message))
+
+    def _on_state_end(self, now: float, member: Member, message: Message) -> None:
+        self._first.on_state_end(now, member)
+
+    def _on_finish(self, now: float, member: Member, message: Message) -> None:
+        finish = cast(Finish, message)
+        if member.stage not in self._team.rule.between_steps and member.stage is not Stage.DRAINING:
+            raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
+        self._team.rule.expect(member, finish.iteration)
+        self._team.finished.add(member.name)
+        self._team.departures.finish(now, member, finish)
+
+    def _on_leave(self, now: float, member: Member, message: Message) -> None:
+        cause = cast(Leave, message).cause
+        self._admission.drop(now, member, cause)
+        raise LinkLost(cause)
+
+    def _on_refusal(self, now: float, member: Member, message: Message) -> None:
+        raise LinkLost(f"refused by the worker: {cast(Refusal, message).text}")
