@@ -37,6 +37,7 @@ from rowcast.training.rules.base import ServerRule
 from rowcast.training.team import Team
 from rowcast.training.watch import Watch
 from rowcast.wire import (
+    Ack,
     Farewell,
     Heartbeat,
     Hello,
