@@ -10,6 +10,7 @@ from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.rows.digest import digest_of
 from rowcast.session.proof import WorkerHandshake, expect_countable
+from rowcast.session.states import ClientState
 from rowcast.wire import Challenge, Hello, Message, Proof, Start, Welcome
 
 __all__ = ["Client"]
@@ -81,6 +82,15 @@ class Client:
         self.welcomed = False
 
     @property
+    def state(self) -> ClientState:
+        """Where the conversation is, on the connection that stands."""
+        if not self.proven:
+            return ClientState.UNPROVEN
+        if not self.welcomed:
+            return ClientState.PROVEN
+        return ClientState.JOINED if self.joined else ClientState.WELCOMED
+
+    @property
     def proven(self) -> bool:
         """On this connection the server has proved that it knows the secret, or there is none."""
         return self._handshake.proven
@@ -134,10 +144,8 @@ class Client:
         """Check a welcome; nothing is changed by it yet.
 
         Raises:
-            RemoteProtocolError: it is out of turn, or has a count that cannot be.
+            RemoteProtocolError: it has a count that cannot be, or no hello was said.
         """
-        if self.welcomed:
-            raise RemoteProtocolError("expected one welcome, got a second one")
         expect_countable(welcome.iteration)
         self._handshake.expect_introduced()
 
@@ -194,10 +202,8 @@ class Client:
         """The parameters are the team's.
 
         Raises:
-            RemoteProtocolError: they were already, or the count cannot be.
+            RemoteProtocolError: the count cannot be.
         """
-        if self.joined:
-            raise RemoteProtocolError("expected one permission to start, got a second one")
         expect_countable(message.iteration)
         self.joined = True
         self.training = self._joining

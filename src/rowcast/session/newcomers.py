@@ -9,6 +9,7 @@ from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Port
 from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
 from rowcast.session.seeding import WISHES, Seeding
+from rowcast.session.states import HostState
 from rowcast.wire import Challenge, Hello, Proof
 
 __all__ = ["Newcomers"]
@@ -77,15 +78,16 @@ class Newcomers:
         due = port.spoke_at + heartbeat_s
         return min(due, port.opened_at + handshake_limit_s) if self.is_stranger(port) else due
 
+    def state(self, port: Port) -> HostState:
+        """Where the conversation on a connection is that is no member's."""
+        return HostState.QUEUED if port in self.queue else HostState.STRANGER
+
     def check(self, port: Port, hello: Hello) -> None:
-        """Check that a hello comes in its turn and from who knows the secret.
+        """Check that a hello comes from who knows the secret.
 
         Raises:
             AuthenticationFailed: its proof does not fit the secret.
-            RemoteProtocolError: it is out of turn.
         """
-        if port not in self._handshakes or port in self.queue:
-            raise RemoteProtocolError("expected one hello, got a second one")
         if not self._handshakes[port].accepts(hello):
             raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
 

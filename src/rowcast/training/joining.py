@@ -20,6 +20,7 @@ from rowcast.session.client import Client
 from rowcast.session.doubt import Doubt, said
 from rowcast.session.link import Port
 from rowcast.session.liveness import Streak
+from rowcast.session.states import CLIENT, ClientState
 from rowcast.session.tables import TableParts, table_parts
 from rowcast.session.texts import shorten
 from rowcast.sync import parse_policy
@@ -32,7 +33,6 @@ from rowcast.wire import (
     LayoutTable,
     Leave,
     Message,
-    Proof,
     Refusal,
     Start,
     Waiting,
@@ -49,9 +49,6 @@ _FINAL = ("version", "secret")
 
 #: A table of the server's is read up to twice the length of our own and so much more: by then one of the two differs.
 TABLE_ROOM_BYTES = 1 << 16
-
-#: What a server may say before it has let the worker in.
-BEFORE_WELCOME = (Challenge, Welcome, LayoutTable, Refusal, Waiting, Heartbeat, Leave)
 
 
 class Joining:
@@ -155,7 +152,7 @@ class Joining:
         """Handle a message of a server that has not proved that it knows the secret: believe nothing but its proof."""
         if isinstance(message, Heartbeat):
             return  # it takes its time; how long it may take is not for it to say
-        if not isinstance(message, Challenge | Proof):
+        if type(message) not in CLIENT[ClientState.UNPROVEN].session:
             raise self.doubt(now, said(message))
         try:
             hello = self.client.introduce(message, self._node.iteration, self._trained)
@@ -280,8 +277,6 @@ class Joining:
 
     def _on_layout_table(self, now: float, message: Message) -> None:
         piece = cast(LayoutTable, message)
-        if self.client.welcomed:
-            raise RemoteProtocolError("expected no layout once this worker was let in, got one")
         if self._table is not None and len(piece.part) + piece.left > self._table.limit_bytes:
             self._table = None  # it is not ours, and the refusal that follows says so
         table = None if self._table is None else self._table.add(piece)

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError, StreamDamaged, VersionMismatch
+from rowcast.errors import LinkLost, RowcastError, StreamDamaged, VersionMismatch
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.link import Port
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE, Recurring
+from rowcast.session.states import HostState, expect
 from rowcast.session.texts import shorten
 from rowcast.sync import Policy, VersionTable
 from rowcast.training.admission import Admission
@@ -220,18 +221,17 @@ class ServerNode:
         if (cause := self._watch.overrun(now, port)) is not None:
             raise LinkLost(cause)
         member.recounted = False  # only who was welcomed says anything
+        expect(HostState.MEMBER, message)
         self._incoming.take(now, member, message)
 
     def _hear_stranger(self, now: float, port: Port, message: Message) -> None:
         """Handle a message of somebody that is no member."""
+        expect(self._admission.newcomers.state(port), message)
         if isinstance(message, Leave):
             port.closing = True  # it says goodbye before it has introduced itself: nothing to complain of
             raise LinkLost(message.cause)
-        if isinstance(message, Heartbeat) and port in self._admission.newcomers.queue:
-            return
-        if not isinstance(message, Hello):
-            raise RemoteProtocolError(f"expected a hello, got {type(message).__name__}")
-        self._admission.greet(now, port, message)
+        if isinstance(message, Hello):
+            self._admission.greet(now, port, message)
 
     def poll(self, now: float, port: Port) -> Message | None:
         """The next message to send on ``port``, or ``None``. Control overtakes rows."""

@@ -17,9 +17,9 @@ from rowcast.errors import LocalProtocolError, RemoteProtocolError
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.link import Port
 from rowcast.session.readable import readable
+from rowcast.session.states import expect
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
-from rowcast.training.joining import BEFORE_WELCOME
 from rowcast.training.patience import limit_of, out_of_time, waits_for
 from rowcast.training.phase import Phase
 from rowcast.wire import (
@@ -223,12 +223,12 @@ class WorkerNode(WorkerCore):
             RemoteProtocolError: it has no place in the conversation; close the connection.
             LinkLost: the server said goodbye, or did not prove that it knows the secret; close the connection.
         """
-        if self.port is not None and not self.proven:
+        if self.port is None:
+            raise RemoteProtocolError(f"expected nothing without a connection, got {type(message).__name__}")
+        if not self.proven:
             self._joining.hear_stranger(now, self.port, message)
             return
-        stranger = not self.client.welcomed and not isinstance(message, BEFORE_WELCOME)
-        if stranger or self.port is None:
-            raise RemoteProtocolError(f"expected the server's part of the handshake, got {type(message).__name__}")
+        expect(self.client.state, message)
         kind = type(message)
         handler = self._handlers.get(kind) or self.rule.handlers.get(kind)
         if handler is None:
