@@ -4,7 +4,7 @@ Each robot makes one step in each 20 s and looks at its accuracy at the start an
 
 - ``compute_s`` is what the cell's devices say, ``stall_s`` is 1 + seed, ``communicate_s`` the slack of the policy (0
   without one);
-- accuracy is 50 + 2 n + seed - (robot's index) after n steps, and one more for each step with ``rog``.
+- accuracy, and own accuracy, is 50 + 2 n + seed - (robot's index) after n steps, and one more for each step with ``rog``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def run_stub(cell: Cell, folder: Path, progress: Callable[[float], None]) -> Non
                 if n:
                     journal.record(20.0 * n, "step", **step_of(cell, n, slack, devices[index].gradient_s(n - 1)))
                 value = 50.0 + (3 if cell.policy.startswith("rog") else 2) * n + cell.seed - index
-                journal.record(20.0 * n, "metric", iteration=n, name="accuracy", value=value)
+                for name in ("accuracy", "own_accuracy"):
+                    journal.record(20.0 * n, "metric", iteration=n, name=name, value=value)
     progress(cell.seconds / 2)
     _go_wrong(out, cell)
     with open_journal("server", folder / "server.jsonl") as journal:

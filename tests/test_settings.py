@@ -21,7 +21,7 @@ from rowcast.cli.options import options_from
 from rowcast.config import Checked, LinkSettings, WorkerSettings, load, load_tables, load_values, save_tables, setting
 from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, DemoSettings, RobotSettings, RunSettings, ShapeSettings
-from rowcast.tasks import ConvMLPConfig
+from rowcast.tasks.cruda import ConvMLPConfig
 
 #: Values of fields without which an instance cannot be made.
 NEEDED: dict[str, dict[str, Any]] = {ShapeSettings.__name__: {"link": "outdoor"}, RunSettings.__name__: {"name": "bsp"}}
@@ -337,6 +337,6 @@ def test_the_help_has_a_heading_for_each_class() -> None:
     from rowcast.cli.options import PanelCommand
 
     text = CliRunner().invoke(app, ["train", "--help"], prog_name="rowcast").output
-    assert text.index("What one robot of a built-in task does:") < text.index("--shape-seed") < text.index("\nOptions:")
+    assert text.index("What one robot does:") < text.index("--shape-seed") < text.index("\nOptions:")
     assert text.index("\nOptions:") < text.index("--config") < text.index("--await-start")
     assert isinstance(COMMANDS["train"], PanelCommand)
