@@ -4,7 +4,8 @@ Each robot makes one step in each 20 s and looks at its accuracy at the start an
 
 - ``compute_s`` is what the cell's devices say, ``stall_s`` is 1 + seed, ``communicate_s`` the slack of the policy (0
   without one);
-- accuracy, and own accuracy, is 50 + 2 n + seed - (robot's index) after n steps, and one more for each step with ``rog``.
+- accuracy, and own accuracy, is 50 + 2 n + seed - (robot's index) after n steps, and one more for each step with
+  ``rog``.
 """
 
 from __future__ import annotations
