@@ -20,3 +20,4 @@ def forget_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_broken", {})
     for table in ("_BY_ID", "_HOLLOW", "_FINE"):
         monkeypatch.setattr(rowcast.codecs, table, dict(getattr(rowcast.codecs, table)))
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from registries import forget_afterwards
 from rowcast.errors import ConfigError
-from rowcast.sync import REGISTRY, Family, Policy, parse_policy, register
+from rowcast.sync import Family, Policy, parse_policy, register
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training import ServerNode, rules
 from rowcast.training.rules import ServerRule, WorkerRule, server_rule, worker_rule
@@ -20,8 +21,7 @@ class OneShot(ServerRule):
 
 @pytest.fixture
 def one_shot(monkeypatch):
-    monkeypatch.setattr(REGISTRY, "_entries", dict(REGISTRY._entries))
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    forget_afterwards(monkeypatch)
     rules.register("one-shot", OneShot, WorkerRule)
     register(Family("oneshot", "All at the end.", lambda name, slack: Policy(name, None, 1.0, rule="one-shot")))
 

@@ -194,7 +194,7 @@ def test_server_stops_and_returns():
         eventually(lambda: all(robot.iteration == 6 for robot in robots))
     for robot in robots:
         robot.go_on.set()
-    with LiveServer(expected_workers=2, port=port) as second:
+    with LiveServer(expected_workers=2, port=port, gather_s=LIMIT_S) as second:
         for robot in robots:
             robot.done()
         for robot in robots:
