@@ -75,6 +75,12 @@ def software_cost_s(layout: Layout) -> tuple[float, float]:
     return min(encode), min(decode)
 
 
+def robot(cost: tuple[float, float]) -> Device:
+    """The robot of the issue, of whose time the software takes its part: seconds of encoding, and of decoding."""
+    encode_s, decode_s = cost
+    return Device(ROBOT_S - (encode_s + decode_s), encode_s=encode_s, decode_s=decode_s)
+
+
 def hour(
     policy: str, layout: Layout, devices: list[Device], links: list[Trace], seconds: float = HOUR_S
 ) -> list[list[dict[str, Any]]]:
@@ -99,10 +105,10 @@ def stall_share(steps: list[list[dict[str, Any]]]) -> float:
 
 
 def on_schedules(
-    layout: Layout, run: str, links: list[Trace], cost: tuple[float, float], *, ablate: bool, seconds: float = HOUR_S
+    layout: Layout, run: str, links: list[Trace], device: Device, *, ablate: bool, seconds: float = HOUR_S
 ) -> list[Figure]:
     """An hour on one run's bandwidth: published policies, ours, and ours without each of its parts."""
-    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in links]
+    robots = [device] * len(links)
     figures = []
     for policy in ("bsp", "ssp:4", "rog:4", "rog:20"):
         steps = hour(policy, layout, robots, links, seconds)
@@ -120,9 +126,9 @@ def on_schedules(
     return figures
 
 
-def slow_link(layout: Layout, cost: tuple[float, float], seconds: float = SLOW_S) -> list[Figure]:
+def slow_link(layout: Layout, device: Device, seconds: float = SLOW_S) -> list[Figure]:
     """A link that cannot carry the quota in one bit an element: what the code ``sparse`` buys."""
-    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(4)]
+    robots = [device] * 4
     figures = []
     for policy in ("rowcast", without("adapt")):
         steps = hour(policy, layout, robots, [Trace.constant(SLOW_BPS)] * 4, seconds)
@@ -131,9 +137,9 @@ def slow_link(layout: Layout, cost: tuple[float, float], seconds: float = SLOW_S
     return figures
 
 
-def silence(layout: Layout, cost: tuple[float, float], shorter: float = 1.0) -> list[Figure]:
+def silence(layout: Layout, device: Device, shorter: float = 1.0) -> list[Figure]:
     """One of four robots is silent for two minutes: how many steps do the others lose?"""
-    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(4)]
+    robots = [device] * 4
     good = Trace.constant(30e6)
     at_s, lasting_s = SILENT_AT_S / shorter, SILENT_S / shorter
     times = np.array([0.0, at_s, at_s + lasting_s])
@@ -149,10 +155,10 @@ def silence(layout: Layout, cost: tuple[float, float], shorter: float = 1.0) -> 
     return [Figure("one of four silent for 120 s: steps the others lose", others, "%", 2.0, note=note)]
 
 
-def picture(layout: Layout, run: MeasuredRun, cost: tuple[float, float], path: Path) -> list[Figure]:
+def picture(layout: Layout, run: MeasuredRun, device: Device, path: Path) -> list[Figure]:
     """Draw who computed, sent and stalled, and when, in that hour."""
     links = [run.traces[worker] for worker in run.workers]
-    robots = [Device(ROBOT_S - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in links]
+    robots = [device] * len(links)
     names = [f"robot-{index}" for index in range(len(links))]
     teams = {}
     for policy in ("bsp", "rog:4", "rowcast"):
@@ -172,13 +178,14 @@ def tiny(parts: Sequence[str], options: argparse.Namespace) -> None:
     """The parts that need no recording and no training of hours, cut short."""
     layout = reference_layout(tiny=True)[0]
     cost = software_cost_s(layout)
+    device = robot(cost)
     figures = [Figure("encoding a model, measured here", 1e3 * cost[0], "ms")]
     if "timing" in parts:
         links = [Trace.constant(1e6)] * 2
-        figures += on_schedules(layout, "stand-in", links, cost, ablate=True, seconds=HOUR_S / TINY / 4)
-        figures += slow_link(layout, cost, SLOW_S / TINY)
+        figures += on_schedules(layout, "stand-in", links, device, ablate=True, seconds=HOUR_S / TINY / 4)
+        figures += slow_link(layout, device, SLOW_S / TINY)
     if "silence" in parts:
-        figures += silence(layout, cost, TINY)
+        figures += silence(layout, device, TINY)
     if "delivery" in parts:
         figures += delivery(options.out, 1, ("rowcast",), seconds=2.0)
     finish("Beyond the published policies, cut short", figures, options)
@@ -207,8 +214,9 @@ def main() -> None:
     layout = next(iter(runs.values())).layout
     first, *others = options.runs.split(",")
     cost = software_cost_s(layout)
+    device = robot(cost)
     if options.picture is not None:
-        figures = picture(layout, runs[first], cost, options.picture)
+        figures = picture(layout, runs[first], device, options.picture)
         finish(f"An hour of four robots: {options.picture}", figures, options)
         return
     figures = [
@@ -218,22 +226,22 @@ def main() -> None:
     if "timing" in parts:
         for name in (first, *others):
             links = [runs[name].traces[worker] for worker in runs[name].workers]
-            figures += on_schedules(layout, name, links, cost, ablate=name == first)
-        figures += slow_link(layout, cost)
+            figures += on_schedules(layout, name, links, device, ablate=name == first)
+        figures += slow_link(layout, device)
     options.out.mkdir(parents=True, exist_ok=True)
-    settled = settled_cost(options.out, cost)
+    settled = robot(settled_cost(options.out, cost))
     if "silence" in parts:
-        figures += silence(layout, cost)
-        figures += training.silence(options.out, ROBOT_S, settled, options.seeds, (without("ahead"), without("fade")))
+        figures += silence(layout, device)
+        figures += training.silence(options.out, settled, options.seeds, (without("ahead"), without("fade")))
     if "accuracy" in parts:
         schedules = save_schedules(runs[first], options.out / "schedules")
         figures += training.accuracy(
-            options.out, options.data, layout, schedules, ROBOT_S, settled, options.seeds, options.hours, (OWN_WRITES,)
+            options.out, options.data, layout, schedules, settled, options.seeds, options.hours, (OWN_WRITES,)
         )
     if "delivery" in parts:
         figures += delivery(options.out, options.seeds)
     if "wifi" in parts:
-        figures += wifi(options.out, options.data / "traces_wifi_robot", layout, ROBOT_S, settled, options.seeds)
+        figures += wifi(options.out, options.data / "traces_wifi_robot", layout, settled, options.seeds)
     finish("Beyond the published policies: an hour of four robots", figures, options)
 
 

@@ -62,14 +62,14 @@ def settled_cost(out: Path, cost: tuple[float, float]) -> tuple[float, float]:
     return float(encode_s), float(decode_s)
 
 
-def plan(robot_s: float, cost: tuple[float, float], seeds: int, **more: Any) -> Comparison:
+def plan(device: Device, seeds: int, **more: Any) -> Comparison:
     """Settings that all runs share."""
     settings: dict[str, Any] = {
         "workers": (WORKERS,),
         "batch": (BATCH,),
-        "devices": (f"{robot_s - sum(cost):.3f}",),
-        "encode_s": cost[0],
-        "decode_s": cost[1],
+        "devices": (f"{device.compute_s:.3f}",),
+        "encode_s": device.encode_s,
+        "decode_s": device.decode_s,
         "seeds": seeds,
         "eval_every_s": LOOK_S,
         "eval_items": 1000,
@@ -209,8 +209,7 @@ def accuracy(
     data: Path,
     layout: Layout,
     links: Path,
-    robot_s: float,
-    cost: tuple[float, float],
+    device: Device,
     seeds: int,
     hours: float,
     ablate: Sequence[str],
@@ -220,13 +219,13 @@ def accuracy(
     Policies of ``ablate`` train on the same links; nothing is asked of them.
     """
     figures = []
-    devices = [Device(robot_s - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(WORKERS)]
+    devices = [device] * WORKERS
     for title, task, folder in (
         ("Fashion-MNIST", "cruda-fashion-mnist", "fashion_mnist"),
         ("CIFAR-10", "cruda-cifar10", "cifar10"),
     ):
         place = out / folder
-        base = plan(robot_s, cost, seeds, task=task, data=str(data / folder))
+        base = plan(device, seeds, task=task, data=str(data / folder))
         for policies, where, length in (
             (("bsp",), NEVER_WAITS, hours),
             (("rowcast", *ablate), str(links), hours),
@@ -269,9 +268,9 @@ def save_silence(folder: Path, seed: int, rates_bps: Sequence[float]) -> Path:
     return folder
 
 
-def silence(out: Path, robot_s: float, cost: tuple[float, float], seeds: int, ablate: Sequence[str]) -> list[Figure]:
+def silence(out: Path, device: Device, seeds: int, ablate: Sequence[str]) -> list[Figure]:
     """One of four robots is silent for two minutes: its accuracy on its own classes, with and without the silence."""
-    base = plan(robot_s, cost, seeds, task="cruda-digits", hours=SILENT_OF_S / HOUR_S, eval_every_s=30.0)
+    base = plan(device, seeds, task="cruda-digits", hours=SILENT_OF_S / HOUR_S, eval_every_s=30.0)
     place = out / "silence"
     policies = ("rowcast", *ablate)
     for seed in range(seeds):

@@ -38,11 +38,9 @@ MOST_S = 3 * 3600.0
 FIRST_S = 600.0
 
 
-def iterations_needed(
-    out: Path, policies: Sequence[str], robot_s: float, cost: tuple[float, float], seeds: int
-) -> dict[str, float]:
+def iterations_needed(out: Path, policies: Sequence[str], device: Device, seeds: int) -> dict[str, float]:
     """Iterations to the accuracy, mean over the seeds."""
-    base = plan(robot_s, cost, seeds, task="cruda-digits", hours=HOURS, eval_every_s=20.0, links=(LINKS,))
+    base = plan(device, seeds, task="cruda-digits", hours=HOURS, eval_every_s=20.0, links=(LINKS,))
     run_comparison(replace(base, policies=tuple(policies)), out / "wifi")
     needed: dict[str, list[float]] = {policy: [] for policy in policies}
     of_bsp = cells_of(out / "wifi", "bsp", LINKS)
@@ -82,13 +80,11 @@ def time_for(policy: str, iterations: float, layout: Layout, devices: list[Devic
         seconds = min(4 * seconds, MOST_S)
 
 
-def wifi(
-    out: Path, traces: Path, layout: Layout, robot_s: float, cost: tuple[float, float], seeds: int
-) -> list[Figure]:
+def wifi(out: Path, traces: Path, layout: Layout, device: Device, seeds: int) -> list[Figure]:
     """Our time to the accuracy as a share of that of the best baseline, on every trace."""
     policies = (*BASELINES, "rowcast")
-    needed = iterations_needed(out, policies, robot_s, cost, seeds)
-    devices = [Device(robot_s - sum(cost), encode_s=cost[0], decode_s=cost[1]) for _ in range(WORKERS)]
+    needed = iterations_needed(out, policies, device, seeds)
+    devices = [device] * WORKERS
     figures = [
         Figure(f"wifi, {policy}: gradients to the accuracy", count * LOCAL.get(policy, 1), "", note="each robot")
         for policy, count in needed.items()

@@ -194,7 +194,7 @@ def team(name: str, policy: str, data: Data, steps: int, seed: int) -> float:
     trace = Trace.constant(RATE_BPS)
     for index in range(ROBOTS):
         seat = VirtualSeat(
-            simulation, f"robot-{index}", Device(COMPUTE_S, 0.2, seed=index), trace, trace, entropy=entropy.randbytes
+            simulation, f"robot-{index}", Device(COMPUTE_S, 0.2, seed=index), (trace, trace), entropy=entropy.randbytes
         )
         seat.train(functools.partial(robot, index, seat))
     simulation.run(math.inf)

@@ -16,6 +16,7 @@ import random
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from live import LAYOUT as LIVE_LAYOUT
 from live import LiveServer, Robot, start_of
 from relay import Relay
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.drivers.sockets import Endpoint
 from rowcast.links import Trace
 from rowcast.testing import VirtualTeam
 from rowcast.training import Phase
@@ -74,14 +76,10 @@ class Schedule:
             absence_limit_s=chance.choice([0.3, 2.0, 10.0]),
             silence_limit_s=chance.choice([5.0, 10.0, 30.0]),
         )
+        seed, duplicate = chance.randrange(1 << 30), chance.choice([0.0, 0.0, 0.2])
+        self.scripts = [replace(script, duplicate=duplicate) for script in self.scripts]
         self.team = VirtualTeam(
-            LAYOUT,
-            self.policy,
-            self.scripts,
-            seed=chance.randrange(1 << 30),
-            server_settings=settings,
-            link_settings=SMALL_FRAMES,
-            duplicate=chance.choice([0.0, 0.0, 0.2]),
+            LAYOUT, self.policy, self.scripts, seed=seed, server_settings=settings, link_settings=SMALL_FRAMES
         )
         self.books = Books(self.team)
         self.farewells = 0
@@ -92,7 +90,8 @@ class Schedule:
             at_s, down_s = chance.uniform(0.0, 6.0), chance.choice([0.0, 0.1, 1.0, 4.0])
             self.team.at(at_s, lambda kind=kind, name=name, down_s=down_s: self._strike(kind, name, down_s))
         if chance.random() < 0.3:
-            self.team.at(chance.uniform(0.3, 4.0), lambda: self.team.start(self._script("robot9")))
+            late_at_s = chance.uniform(0.3, 4.0)
+            self.team.at(late_at_s, lambda: self.team.start(replace(self._script("robot9"), duplicate=duplicate)))
         if self.restarts:
             self.team.at(chance.uniform(0.5, 5.0), self._restart)
         for _ in range(3):
@@ -224,11 +223,10 @@ class SocketSchedule:
         with LiveServer(self.policy, expected_workers=3, **limits) as server, Relay(server.port, self._harm) as relay:
             robots = [
                 Robot(
-                    server,
+                    Endpoint("127.0.0.1", relay.port),
                     f"robot{k}",
                     steps=steps,
                     update=k + 1,
-                    port=relay.port,
                     settings=HASTY,
                     link=self._fast(way),
                 )

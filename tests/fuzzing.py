@@ -135,6 +135,7 @@ def recordings():
                     compute_s=0.05 + 0.01 * place,
                     delay_s=0.002,
                     initial=np.arange(LAYOUT.elements, dtype=np.float32),
+                    secret=SECRETS[number],
                 )
                 for place, name in enumerate(ROBOTS)
             ]

@@ -42,6 +42,7 @@ class LiveServer:
 
     def __init__(self, policy="bsp?codec=raw", *, port=0, secret=None, journal=None, **settings):
         self.journal = journal or Journal("server")
+        self._secret = secret
         settings.setdefault("gather_s", 0.0)  # no team has trained before, unless the test says so
         self.node = ServerNode(
             parse_policy(policy), settings=ServerSettings(**settings), secret=secret, journal=self.journal
@@ -71,6 +72,11 @@ class LiveServer:
     @property
     def port(self):
         return self.server.port
+
+    @property
+    def endpoint(self):
+        """Where it is, with its secret."""
+        return Endpoint("127.0.0.1", self.port, Security(self._secret))
 
     def call(self, coroutine):
         """Run a coroutine on the server's loop; returns its result."""
@@ -113,44 +119,36 @@ class LiveServer:
 class Robot(threading.Thread):
     """A worker in a thread: steps of whole numbers, so that float32 sums are exact and may be compared as such.
 
+    Args:
+        server: a :class:`LiveServer`, whose secret it then knows, or the endpoint that it connects to.
+        steps, update: how many iterations, and what each contributes to every parameter.
+        model: its layout and the parameters that it starts with; ``None``: ``LAYOUT`` and ``start_of()``.
+        link: rate of its link, each direction (bit/s), or a trace; ``None``: no shaper stands in between.
+        wait: stay at the end until the others have finished too.
+        options: of its :class:`~rowcast.drivers.sockets.Team`.
+
     Attributes:
         computed: float64 [elements], sum of all it ever proposed.
         error: what ended it early.
         at_pause, go_on: with ``pause_at``, it stops at that iteration, sets the first and waits for the second.
     """
 
-    def __init__(
-        self,
-        server,
-        name,
-        *,
-        steps,
-        update=1,
-        pause_at=None,
-        host="127.0.0.1",
-        port=None,
-        start=None,
-        wait=True,
-        link_rate_bps=None,
-        link=None,
-        layout=LAYOUT,
-        secret=None,
-        **options,
-    ):
+    def __init__(self, server, name, *, steps, update=1, pause_at=None, model=None, link=None, wait=True, **options):
         super().__init__(name=f"test-{name}", daemon=True)
         options.setdefault("settings", IMPATIENT)
-        self.layout, self.wait = layout, wait
-        self.initial = start_of(layout) if start is None else start.copy()
+        endpoint = server if isinstance(server, Endpoint) else server.endpoint
+        self.layout, initial = (LAYOUT, start_of()) if model is None else model
+        self.initial, self.wait = initial.copy(), wait
         self.link = None
-        if link is not None or link_rate_bps is not None:
-            trace = link if link is not None else Trace.constant(link_rate_bps)
-            self.link = Shaper(host, port or server.port, up=trace, down=trace)
+        if link is not None:
+            trace = link if isinstance(link, Trace) else Trace.constant(link)
+            self.link = Shaper(endpoint.host, endpoint.port, up=trace, down=trace)
             self.link.begin()
-            host, port = self.link.address
-        self.team = Team(Endpoint(host, port or server.port, Security(secret)), name=name, **options)
+            endpoint = Endpoint(*self.link.address, endpoint.security)
+        self.team = Team(endpoint, name=name, **options)
         self.pause_at, self.at_pause, self.go_on = pause_at, threading.Event(), threading.Event()
         self.steps, self.update = steps, update
-        self.computed = np.zeros(layout.elements)
+        self.computed = np.zeros(self.layout.elements)
         self.error = None
         self.start()
 

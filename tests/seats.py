@@ -47,7 +47,7 @@ def run_team(
 
     for index in range(robots):
         device = Device(compute_s, spread, seed=index)
-        seat = VirtualSeat(simulation, f"robot-{index}", device, trace, trace, entropy=entropy.randbytes)
+        seat = VirtualSeat(simulation, f"robot-{index}", device, (trace, trace), entropy=entropy.randbytes)
         seat.train(functools.partial(whole, index, seat))
         seats.append(seat)
     simulation.run(math.inf)

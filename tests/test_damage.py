@@ -16,6 +16,7 @@ from rowcast.delivery.outbox import Outbox
 from rowcast.delivery.residual import Residual
 from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.window import Window
+from rowcast.drivers.sockets import Endpoint
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Port
@@ -53,7 +54,7 @@ def test_a_flipped_bit_is_a_cut_link(policy, direction):
     places = [20, 300, 20_001, 5002, 9003]
     with LiveServer(policy, expected_workers=2) as server, Relay(server.port, flip(direction, places)) as relay:
         robots = [
-            Robot(server, "hit", steps=STEPS, update=1, port=relay.port),
+            Robot(Endpoint("127.0.0.1", relay.port), "hit", steps=STEPS, update=1),
             Robot(server, "other", steps=STEPS, update=100),
         ]
         nothing_lost(server, *robots)
@@ -68,7 +69,7 @@ def test_swallowed_acknowledgements_do_not_stop_the_team(policy, direction):
     """The connection stands and heartbeats pass: the frame behind the hole tells."""
     swallow = Swallow(direction, Ack.KIND)
     with LiveServer(policy, expected_workers=2) as server, Relay(server.port, swallow) as relay:
-        hit = Robot(server, "hit", steps=STEPS, update=1, port=relay.port, pause_at=2)
+        hit = Robot(Endpoint("127.0.0.1", relay.port), "hit", steps=STEPS, update=1, pause_at=2)
         other = Robot(server, "other", steps=STEPS, update=100)
         eventually(hit.at_pause.is_set)
         swallow.open.set()

@@ -223,7 +223,7 @@ def traces(caplog):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_team_trains_while_strangers_connect_reset_talk_and_guess(policy, caplog):
     with LiveServer(policy, expected_workers=2, secret=WORD, failures_per_minute=40) as server:
-        robots = [Robot(server, f"robot-{k}", steps=10, update=1 + k, pause_at=4, secret=WORD) for k in range(2)]
+        robots = [Robot(server, f"robot-{k}", steps=10, update=1 + k, pause_at=4) for k in range(2)]
         for robot in robots:
             assert robot.at_pause.wait(LIMIT_S)
 
@@ -349,5 +349,5 @@ def test_a_shaper_outlives_what_cannot_be_taken_or_is_gone(caplog):
             link._loop.sock_accept = accept
 
         asyncio.run_coroutine_threadsafe(fails(), link._loop).result(LIMIT_S)
-        Robot(server, "robot", steps=2, host=link.address[0], port=link.address[1]).done()
+        Robot(Endpoint(*link.address), "robot", steps=2).done()
     assert not traces(caplog)

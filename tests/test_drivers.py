@@ -65,7 +65,7 @@ def in_virtual_time(node, links, loops, delay_s=0.0):
         rate = Trace.constant(2e5 * (index + 1))
         device = Device(0.5 + index, spread=0.3, seed=index)
         seat = VirtualSeat(
-            simulation, name, device, rate, rate, entropy=entropy, settings=IMPATIENT, link_settings=links
+            simulation, name, device, (rate, rate), entropy=entropy, settings=IMPATIENT, link_settings=links
         )
         seat.train(lambda train=train, seat=seat: train(seat))
     simulation.run(10_000.0)

@@ -158,9 +158,8 @@ def test_frames_that_all_come_twice_change_nothing() -> None:
     """Were one an error, the team would connect anew for ever: it gets no more time than it takes without them."""
     ends = []
     for duplicate in (0.0, 1.0):
-        team = VirtualTeam(
-            LAYOUT, "rog:2?codec=raw", [worker("robot0", iterations=4), worker("robot1")], duplicate=duplicate
-        )
+        scripts = [worker("robot0", iterations=4, duplicate=duplicate), worker("robot1", duplicate=duplicate)]
+        team = VirtualTeam(LAYOUT, "rog:2?codec=raw", scripts)
         finished(team, until=30.0)
         assert not events(team, "server", "error") and not events(team, "robot0", "error")
         replicas_agree(team)

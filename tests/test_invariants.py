@@ -6,6 +6,7 @@ Invariant 13, that only ``RemoteProtocolError`` comes out of a decoder, is in ``
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def serial_sgd(gradients, iterations):
     return x
 
 
-def bsp_team(iterations, rates, *, cuts=(), compute=None, **more):
+def bsp_team(iterations, rates, *, cuts=(), compute=None, duplicate=0.0):
     gradients = [quadratic(i, rate=0.3) for i in range(len(rates))]
     scripts = [
         worker(
@@ -70,10 +71,11 @@ def bsp_team(iterations, rates, *, cuts=(), compute=None, **more):
             weight=1 / len(rates),
             rate_bps=rate,
             compute_s=0.1 if compute is None else compute[i],
+            duplicate=duplicate,
         )
         for i, rate in enumerate(rates)
     ]
-    team = team_of("bsp?codec=raw", scripts, **more)
+    team = team_of("bsp?codec=raw", scripts)
     for time, name, down_s in cuts:
         team.at(time, lambda name=name, down_s=down_s: team.cut(name, down_s))
     return team, gradients
@@ -141,7 +143,8 @@ def test_books_bounds_and_agreement_in_any_weather(data):
     scripts = data.draw(members())
     text = data.draw(policies())
     names = names_of(scripts)
-    team = team_of(text, scripts, seed=data.draw(st.integers(0, 9)), duplicate=data.draw(st.sampled_from([0, 0.2])))
+    seed, duplicate = data.draw(st.integers(0, 9)), data.draw(st.sampled_from([0, 0.2]))
+    team = team_of(text, [replace(script, duplicate=duplicate) for script in scripts], seed=seed)
     books = Books(team)
     for time, name, down_s in data.draw(outages(names)):
         team.at(time, lambda name=name, down_s=down_s: team.cut(name, down_s))
@@ -421,7 +424,7 @@ def test_the_same_seed_gives_the_same_journal(data):
     cuts = data.draw(outages(names_of(scripts)))
     runs = []
     for _ in range(2):
-        team = team_of(text, scripts, seed=seed, duplicate=0.1)
+        team = team_of(text, [replace(script, duplicate=0.1) for script in scripts], seed=seed)
         for time, name, down_s in cuts:
             team.at(time, lambda team=team, name=name, down_s=down_s: team.cut(name, down_s))
         finished(team)

@@ -9,7 +9,7 @@ from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import JoinRequest, Port
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
@@ -180,7 +180,7 @@ def test_a_name_is_taken_as_long_as_its_owner_is_connected():
 @pytest.mark.parametrize(("secret", "worker_secret"), [(b"one", b"two"), (b"one", b"")])
 def test_a_wrong_secret_is_refused(secret, worker_secret):
     """The refusal proves nothing, so it ends nothing before join_limit_s; the user is told what is wrong."""
-    team = team_of("bsp", [worker("robot0")], secret=secret, worker_secret=worker_secret)
+    team = team_of("bsp", [worker("robot0", secret=worker_secret)], secret=secret)
     node = team.workers["robot0"].node
     team.run(25)
     assert "robot0" not in team.failures
@@ -195,27 +195,24 @@ def test_a_wrong_secret_is_refused(secret, worker_secret):
 
 
 def test_the_right_secret_opens():
-    team = team_of("rog:2", [worker("robot0"), worker("robot1")], secret=b"word")
+    team = team_of("rog:2", [worker(name, secret=b"word") for name in ("robot0", "robot1")], secret=b"word")
     finished(team)
     replicas_agree(team)
 
 
 def test_a_secret_on_one_side_only_is_named():
-    team = VirtualTeam(LAYOUT, "bsp", [], worker_secret=b"word")
-    team.start(worker("robot0"))
+    team = VirtualTeam(LAYOUT, "bsp", [worker("robot0", secret=b"word")])
     team.run(25)
     assert "robot0" not in team.failures
     assert "the worker has a shared secret and this server has none" in team.workers["robot0"].node.unproven
-    team = VirtualTeam(LAYOUT, "bsp", [], secret=b"word")
-    team._worker_secret = None
-    team.start(worker("robot0"))
+    team = VirtualTeam(LAYOUT, "bsp", [worker("robot0")], secret=b"word")
     team.run(60)
     assert isinstance(team.failures["robot0"], AuthenticationFailed)
     assert "the server has a shared secret and this worker has none" in str(team.failures["robot0"])
 
 
 def test_a_server_that_does_not_know_the_secret_is_found_out():
-    node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros(), secret=b"word")
+    node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros(), request=JoinRequest(b"word"))
     team = VirtualTeam(LAYOUT, "bsp", [], secret=b"other")
     port, far = Port("server"), Port("robot0")
     node.link_up(0.0, port)

@@ -69,7 +69,7 @@ def test_training_survives_a_restart_although_a_fresh_robot_comes_first(policy):
         robots = [Robot(first, f"robot{i}", steps=12, update=2 + i, pause_at=6) for i in range(3)]
         held = pause(robots)
     with restart(policy, first) as second:
-        fresh = Robot(second, "fresh", steps=8, update=1, start=FRESH)
+        fresh = Robot(second, "fresh", steps=8, update=1, model=(LAYOUT, FRESH))
         for robot in robots:
             robot.go_on.set()
         for robot in (*robots, fresh):
@@ -88,7 +88,8 @@ def test_training_survives_a_robot_of_another_model_that_comes_first(policy):
         robots = [Robot(first, f"robot{i}", steps=10, update=2 + i, pause_at=5) for i in range(3)]
         held = pause(robots)
     with restart(policy, first) as second:
-        stranger = Robot(second, "stranger", steps=3, layout=Layout.from_shapes([("other", (30, 20))]))
+        layout = Layout.from_shapes([("other", (30, 20))])
+        stranger = Robot(second, "stranger", steps=3, model=(layout, start_of(layout)))
         for robot in robots:
             robot.go_on.set()
         for robot in robots:
@@ -119,7 +120,7 @@ def test_finish_waits_for_a_worker_that_has_joined_and_not_begun(policy):
     with LiveServer(policy, expected_workers=1) as server:
         first = Robot(server, "first", steps=4, update=3, pause_at=2)
         assert first.at_pause.wait(20)
-        late = Robot(server, "late", steps=3, update=5, start=FRESH, link_rate_bps=4e5)
+        late = Robot(server, "late", steps=3, update=5, model=(LAYOUT, FRESH), link=4e5)
         eventually(lambda: server.events("join", peer="late"))
         assert server.member("late", "stage").value == "receiving"
         first.go_on.set()
@@ -175,7 +176,8 @@ def test_an_interrupted_joining_leaves_nothing_behind_and_may_be_tried_again(pol
         watching.join()
         assert not network_threads("me")
         eventually(lambda: server.ask(lambda node: "me" not in node.members))
-        other = Robot(server, "other", steps=2, layout=Layout.from_shapes([("weight", (4, 8)), ("bias", (4,))]))
+        layout = Layout.from_shapes([("weight", (4, 8)), ("bias", (4,))])
+        other = Robot(server, "other", steps=2, model=(layout, start_of(layout)))
         with rowcast.Optimizer(inner, model, team) as optimizer:  # the same team
             for _ in range(2):
                 optimizer.zero_grad()

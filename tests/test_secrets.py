@@ -15,6 +15,7 @@ from rowcast.drivers.sockets import Endpoint, Security, Server, Team
 from rowcast.errors import ConfigError, ServerUnavailable
 from rowcast.journal import read_journal
 from rowcast.rows import Layout
+from rowcast.session import JoinRequest
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
@@ -54,7 +55,7 @@ def test_no_text_shows_the_secret(tmp_path):
     team = rowcast.join("127.0.0.1:1", name="robot-1", secret_file=path, journal_file=tmp_path / "robot-1.jsonl")
     server = ServerNode(parse_policy("bsp"), secret=read_secret(path))
     secret = read_secret(path)
-    texts = [str(vars(team)), str(vars(server)), f"{secret}", f"{secret!r}"]
+    texts = [str(vars(team)), str(vars(server)), f"{secret}", f"{secret!r}", f"{JoinRequest(WORD)}"]
     texts += [str([secret]), str(list(read_journal(tmp_path / "robot-1.jsonl")))]
     for text in texts:
         assert WORD.decode() not in text

@@ -148,7 +148,7 @@ def test_connection_cut_in_the_middle_of_pushes():
         Shaper("127.0.0.1", server.port, up=Trace.constant(1e6), down=FAST) as link,
     ):
         other = Robot(server, "other", steps=4, update=1)
-        robot = Robot(server, "robot", steps=4, update=10, pause_at=0, host=link.address[0], port=link.address[1])
+        robot = Robot(Endpoint(*link.address), "robot", steps=4, update=10, pause_at=0)
         eventually(lambda: server.events("join", peer="robot"))
         link.begin()
         robot.go_on.set()
@@ -205,7 +205,7 @@ def test_server_stops_and_returns():
 def test_leaving_is_quick_on_a_link_that_does_not_move():
     dead = Trace.constant(0.0)
     with LiveServer() as server, Shaper("127.0.0.1", server.port, up=dead, down=dead) as link:
-        robot = Robot(server, "robot", steps=1000, host=link.address[0], port=link.address[1])
+        robot = Robot(Endpoint(*link.address), "robot", steps=1000)
         eventually(lambda: robot.iteration > 2)
         link.begin()
         begun = time.monotonic()
@@ -246,7 +246,7 @@ def test_wrong_secret(ours, theirs):
 
 def test_right_secret():
     with LiveServer(secret=b"t" * 16) as server:
-        Robot(server, "robot", steps=2, secret=b"t" * 16).done()
+        Robot(server, "robot", steps=2).done()
 
 
 def test_wrong_layout_names_the_tensor():

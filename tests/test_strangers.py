@@ -24,7 +24,7 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError, ServerUnavailable
 from rowcast.rows import Layout
 from rowcast.rows.outline import ROW_BYTES, Outline
-from rowcast.session import Port
+from rowcast.session import JoinRequest, Port
 from rowcast.session.tables import table_parts
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
@@ -173,8 +173,9 @@ def test_a_rogue_server_ends_nobody(policy):
     """At the first joining and in the middle of training: a worker survives all it says, and nothing is lost."""
     with LiveServer(policy, expected_workers=2, absence_limit_s=60.0, secret=SECRET) as server, Rogue() as rogue:
         hasty = replace(IMPATIENT, reconnect_first_s=0.01, reconnect_cap_s=0.05)
-        robot = Robot(None, "robot", steps=6, update=3, pause_at=3, port=rogue.port, secret=SECRET, settings=hasty)
-        other = Robot(server, "other", steps=6, update=5, secret=SECRET)
+        endpoint = Endpoint("127.0.0.1", rogue.port, Security(SECRET))
+        robot = Robot(endpoint, "robot", steps=6, update=3, pause_at=3, settings=hasty)
+        other = Robot(server, "other", steps=6, update=5)
         rogue.wait()
         rogue.real = server.port
         assert robot.at_pause.wait(LIMIT_S), robot.error
@@ -238,7 +239,7 @@ def test_nobody_there_any_longer_is_not_blamed_on_the_secret():
 
 def test_a_refusal_behind_a_proof_ends_a_worker_at_once():
     with LiveServer(secret=SECRET) as server:
-        first = Robot(server, "first", steps=3, pause_at=1, secret=SECRET)
+        first = Robot(server, "first", steps=3, pause_at=1)
         assert first.at_pause.wait(LIMIT_S)
         other = Layout.from_shapes([("weight", (200, 64)), ("bias", (51,))])
         second = Team(Endpoint("127.0.0.1", server.port, security=Security(SECRET)), name="second", settings=IMPATIENT)
@@ -270,7 +271,7 @@ def hear(node, port, now, said):
 
 @pytest.mark.parametrize("kind", ROGUES)
 def test_what_a_rogue_server_says_costs_no_memory(kind):
-    node = WorkerNode("robot", LAYOUT, start_of(), secret=SECRET)
+    node = WorkerNode("robot", LAYOUT, start_of(), request=JoinRequest(SECRET))
     first, second = wire_bytes(*ROGUES[kind])
     tracemalloc.start()
     try:
@@ -301,7 +302,7 @@ def test_a_connection_reads_little_from_who_has_proved_nothing():
 
 def test_a_byte_now_and_then_is_no_proof():
     settings = WorkerSettings(silence_limit_s=10.0)
-    node = WorkerNode("robot", LAYOUT, start_of(), secret=SECRET, settings=settings)
+    node = WorkerNode("robot", LAYOUT, start_of(), request=JoinRequest(SECRET), settings=settings)
     port = Port("server")
     node.link_up(5.0, port)
     for second, byte in enumerate(encode(CHALLENGE)[:9]):
@@ -314,7 +315,7 @@ def test_a_byte_now_and_then_is_no_proof():
 
 
 def test_the_user_hears_of_it_now_and_then():
-    node = WorkerNode("robot", LAYOUT, start_of(), secret=SECRET)
+    node = WorkerNode("robot", LAYOUT, start_of(), request=JoinRequest(SECRET))
     for second in range(3600):
         port = Port("10.0.0.1:7117")
         node.link_up(float(second), port)
@@ -461,7 +462,7 @@ def test_a_server_says_how_large_a_model_may_be():
         with pytest.raises(RemoteProtocolError, match=rf"{needed + 4} bytes.* takes {needed}; raise model_limit"):
             team.start(large, large.zeros())
         assert not server.ask(lambda node: dict(node.members))
-        Robot(server, "fits", steps=2, secret=SECRET).done()
+        Robot(server, "fits", steps=2).done()
 
 
 def test_who_waits_behind_a_model_that_is_too_large_comes_in():

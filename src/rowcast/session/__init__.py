@@ -2,7 +2,8 @@
 lives. Knows nothing of training.
 """
 
+from rowcast.session.client import JoinRequest
 from rowcast.session.link import Port
 from rowcast.session.start import record_start
 
-__all__ = ["Port", "record_start"]
+__all__ = ["JoinRequest", "Port", "record_start"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from rowcast.config import Secret
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
 from rowcast.errors import RemoteProtocolError
@@ -13,7 +15,26 @@ from rowcast.session.proof import WorkerHandshake, expect_countable
 from rowcast.session.states import ClientState
 from rowcast.wire import Challenge, Hello, Message, Proof, Start, Welcome
 
-__all__ = ["Client"]
+__all__ = ["Client", "JoinRequest"]
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """How a worker asks to join a team.
+
+    Attributes:
+        secret: the team's shared secret, or ``None``.
+        wish: whose parameters it wants (:data:`~rowcast.session.seeding.WISHES`). ``"mine"``: its own are to become the
+            team's; ``"team"``: the team's replace its own in any case; empty: whoever comes first brings them, and
+            training is not overwritten.
+    """
+
+    secret: bytes | None = None
+    wish: str = ""
+
+    def __post_init__(self) -> None:
+        if self.secret is not None:
+            object.__setattr__(self, "secret", Secret(self.secret))  # shown nowhere
 
 
 class Client:
@@ -23,8 +44,7 @@ class Client:
         name: the worker's name.
         outbox: what is sent to the server; its snapshot is of the parameters.
         inbox: what comes from there.
-        secret: the team's shared secret, or ``None``.
-        wish: whose parameters it wants, see :data:`rowcast.session.seeding.WISHES`.
+        request: how it asks to join.
         journal: where joins and resumptions are recorded.
         entropy: source of random bytes.
 
@@ -45,8 +65,7 @@ class Client:
         outbox: Outbox,
         inbox: Inbox,
         *,
-        secret: bytes | None,
-        wish: str,
+        request: JoinRequest,
         journal: Journal,
         entropy: Callable[[int], bytes],
     ) -> None:
@@ -55,19 +74,19 @@ class Client:
         self.how = ""
         self.goes_on = False
         self._joining = b""  # the training of the team that it is about to join
-        self._wish = wish
+        self._wish = request.wish
         self.welcomed = False
         self.joined = False
         self.seeding = False
         self._name = name
         self._outbox = outbox
         self._inbox = inbox
-        self._secret = secret
+        self._secret = request.secret
         self._journal = journal
         self._entropy = entropy
         self._session = entropy(16)
         self.server = b""
-        self._handshake = WorkerHandshake(secret, entropy)
+        self._handshake = WorkerHandshake(request.secret, entropy)
         self._told_iteration = 0
 
     # -- the handshake -----------------------------------------------------------------------------------------

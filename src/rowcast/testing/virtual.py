@@ -22,6 +22,7 @@ from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout
+from rowcast.session import JoinRequest
 from rowcast.sync import parse_policy
 from rowcast.testing.books import Staleness, imbalance, outer_step, undelivered
 from rowcast.testing.pipes import Connection, Pipe
@@ -48,6 +49,8 @@ class ScriptedWorker:
         delay_s: one-way delay of its link.
         weight: averaging weight; ``None`` is 1 / members.
         initial: parameters that it starts with; ``None`` is zeros.
+        secret: the shared secret that it knows, or ``None``.
+        duplicate: probability that a row frame arrives twice on its link, each direction.
     """
 
     name: str
@@ -58,6 +61,8 @@ class ScriptedWorker:
     delay_s: float = 0.0
     weight: float | None = None
     initial: Vector | None = None
+    secret: bytes | None = None
+    duplicate: float = 0.0
 
 
 class _Worker(Peer):
@@ -94,8 +99,7 @@ class VirtualTeam(Engine[_Worker]):
         seed: of everything that is random (nonces, reconnection jitter).
         server_settings, worker_settings, link_settings: see :mod:`rowcast.config`; ``expected_workers`` is set to
             the number of ``workers`` unless given.
-        secret, worker_secret: shared secret of the server, and of the workers when it is another one.
-        duplicate: probability that a row frame arrives twice.
+        secret: the server's shared secret, or ``None``.
 
     Attributes:
         server: the server node; ``workers``: the newest life of each worker by name.
@@ -116,8 +120,6 @@ class VirtualTeam(Engine[_Worker]):
         worker_settings: WorkerSettings | None = None,
         link_settings: LinkSettings | None = None,
         secret: bytes | None = None,
-        worker_secret: bytes | None = None,
-        duplicate: float = 0.0,
     ) -> None:
         self.layout = layout
         self.random = random.Random(seed)
@@ -129,10 +131,8 @@ class VirtualTeam(Engine[_Worker]):
         self.workers: dict[str, _Worker] = {}
         self.failures: dict[str, RowcastError] = {}
         self._secret = secret
-        self._worker_secret = worker_secret if worker_secret is not None else secret
         self._worker_settings = worker_settings or WorkerSettings()
         self._link_settings = link_settings or LinkSettings()
-        self._duplicate = duplicate
         self._policy = policy
         self._server_settings = server_settings or ServerSettings(expected_workers=max(len(workers), 1))
         super().__init__(self._new_server(), clock=Clock())
@@ -169,7 +169,7 @@ class VirtualTeam(Engine[_Worker]):
             initial,
             settings=self._worker_settings,
             link_settings=self._link_settings,
-            secret=self._worker_secret,
+            request=JoinRequest(script.secret),
             journal=self._journal(script.name),
             entropy=self.random.randbytes,
         )
@@ -182,7 +182,7 @@ class VirtualTeam(Engine[_Worker]):
         self.connect(worker)
 
     def _pipe(self, script: ScriptedWorker) -> Pipe:
-        return Pipe(self.clock, script.delay_s, lambda: self.random.random() < self._duplicate)
+        return Pipe(self.clock, script.delay_s, lambda: self.random.random() < script.duplicate)
 
     def cut(self, name: str, down_s: float) -> None:
         """Cut the link of a worker now; it is back after ``down_s`` seconds."""

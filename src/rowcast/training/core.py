@@ -18,7 +18,7 @@ from rowcast.delivery.window import Window
 from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
-from rowcast.session.client import Client
+from rowcast.session.client import Client, JoinRequest
 from rowcast.session.link import Port
 from rowcast.session.reconnect import Reconnect
 from rowcast.sync import Policy, Punctuality
@@ -78,8 +78,7 @@ class WorkerCore:
         *,
         settings: WorkerSettings | None = None,
         link_settings: LinkSettings | None = None,
-        secret: bytes | None = None,
-        parameters: str = "",
+        request: JoinRequest | None = None,
         journal: Journal | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -108,7 +107,7 @@ class WorkerCore:
         self.outbox = Outbox(self.residual, window, Snapshot(layout, replica, settles=False))
         self.inbox = Inbox(layout)
         self.client = Client(
-            name, self.outbox, self.inbox, secret=secret, wish=parameters, journal=self.journal, entropy=entropy
+            name, self.outbox, self.inbox, request=request or JoinRequest(), journal=self.journal, entropy=entropy
         )
         self.port: Port | None = None
         self.step = Step(0.0)

@@ -41,9 +41,7 @@ class WorkerNode(WorkerCore):
         replica: flat float32 parameters; taken over and changed in place. The training loop copies them from
             here; nothing else moves them.
         settings, link_settings: see :mod:`rowcast.config`.
-        secret: the team's shared secret, or ``None``.
-        parameters: ``"mine"``: the replica is to become the team's; ``"team"``: the team's replace it in any case;
-            empty: whoever comes first brings them, and training is not overwritten (:mod:`~rowcast.session.seeding`).
+        request: how it asks to join: its secret, and whose parameters it wants; ``None``: no secret and no wish.
         journal: where events are recorded.
         entropy: source of random bytes (replaced in tests).
     """

@@ -20,6 +20,7 @@ from rowcast.drivers.sockets.tcp import check_congestion_control
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, near_match
 from rowcast.journal import Journal
 from rowcast.rows import Layout
+from rowcast.session import JoinRequest
 from rowcast.session.proof import check_name
 from rowcast.training import Phase, WorkerNode
 
@@ -112,8 +113,7 @@ class Team(NodeView):
                 parameters,
                 settings=self._settings,
                 link_settings=self._link_settings,
-                secret=self._endpoint.security.secret,
-                parameters=self._parameters,
+                request=JoinRequest(self._endpoint.security.secret, self._parameters),
                 journal=self.journal,
             )
             self._network = NetworkThread(self._node, self._endpoint, self._link_settings)

@@ -34,14 +34,14 @@ class VirtualSeat(NodeView):
         simulation: where it takes part.
         name: name of the worker.
         device: what its computing costs.
-        up, down: bandwidth of its link, each direction.
+        link: bandwidth of its link, up and down.
         settings, link_settings: see :mod:`rowcast.config`.
         journal: where events are recorded.
         entropy: source of random bytes; a seeded one makes the run repeat.
 
     Example::
 
-        seat = VirtualSeat(simulation, "robot-0", Device(2.0), up, down, entropy=random.Random(0).randbytes)
+        seat = VirtualSeat(simulation, "robot-0", Device(2.0), (up, down), entropy=random.Random(0).randbytes)
         seat.train(lambda: training_loop(seat))
         simulation.run(3600)
     """
@@ -51,8 +51,7 @@ class VirtualSeat(NodeView):
         simulation: Simulation,
         name: str,
         device: Device,
-        up: Trace,
-        down: Trace,
+        link: tuple[Trace, Trace],
         *,
         entropy: Callable[[int], bytes],
         settings: WorkerSettings | None = None,
@@ -62,7 +61,7 @@ class VirtualSeat(NodeView):
         self.name = name
         self.journal = journal or Journal(name)
         self._simulation = simulation
-        self._device, self._up, self._down = device, up, down
+        self._device, self._link = device, link
         self._entropy = entropy
         self._settings = settings
         self._link_settings = link_settings
@@ -103,7 +102,7 @@ class VirtualSeat(NodeView):
             journal=self.journal,
             entropy=self._entropy,
         )
-        self._robot = self._simulation.add(self._node, self._device, self._up, self._down, self._may_compute)
+        self._robot = self._simulation.add(self._node, self._device, *self._link, self._may_compute)
         self._wait()
 
     @contextlib.contextmanager

@@ -83,7 +83,9 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
     layout = Layout.from_shapes(shapes)
     scale = model_bytes(layout) / REFERENCE_BYTES
-    traces = [tuple(_link(cell, index, way).scaled(scale) for way in (0, 1)) for index in range(cell.workers)]
+    traces = [
+        (_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)
+    ]
     _save_links(traces, folder)
     entropy = random.Random(cell.seed)
     with contextlib.ExitStack() as stack:
@@ -104,13 +106,11 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
             journals.append(journal)
             record_start(journal, 0.0, "worker", cell.policy)
-            up, down = traces[index]
             seat = VirtualSeat(
                 simulation,
                 name,
                 devices[index],
-                up,
-                down,
+                traces[index],
                 entropy=entropy.randbytes,
                 settings=CALM_WORKER,
                 link_settings=VIRTUAL_LINKS,
@@ -177,7 +177,7 @@ def _train(robot: TaskWorker, seat: VirtualSeat, eval_every_s: float) -> None:
             optimizer.step()
 
 
-def _save_links(traces: list[tuple[Trace, ...]], folder: Path) -> None:
+def _save_links(traces: list[tuple[Trace, Trace]], folder: Path) -> None:
     """Write the traces that are in force, and whose they are."""
     names: dict[str, dict[str, str]] = {}
     for index, pair in enumerate(traces):

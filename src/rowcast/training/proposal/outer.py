@@ -73,22 +73,11 @@ class Outer:
         Arguments and result are those of :func:`rowcast.rows.kernels.accumulate`; ``computed`` gains what was added
         to ``pending``, the outer learning rate and the momentum included.
         """
-        keep, of_step = np.float32(self._keep), np.float32(self._of_step)
-        of_velocity = np.float32(self._of_velocity)
+        vectors = pending, self.velocity, replica
+        factors = np.float32(self._keep), np.float32(self._of_step), np.float32(self._of_velocity)
         moved = in_parts(
             lambda part, edges: _outer_step(
-                pending,
-                self.velocity,
-                replica,
-                source,
-                weights[part],
-                keep,
-                of_step,
-                of_velocity,
-                start,
-                offsets[edges],
-                abs_sums[part],
-                computed[part],
+                vectors, source, start, offsets[edges], weights[part], factors, abs_sums[part], computed[part]
             ),
             len(weights),
             source.size,
@@ -98,19 +87,17 @@ class Outer:
 
 @compiled
 def _outer_step(
-    pending: npt.NDArray[np.float32],
-    velocity: npt.NDArray[np.float32],
-    replica: npt.NDArray[np.float32],
+    vectors: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]],
     source: npt.NDArray[np.float32],
-    weights: npt.NDArray[np.float32],
-    keep: np.float32,
-    of_step: np.float32,
-    of_velocity: np.float32,
     start: int,
     offsets: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float32],
+    factors: tuple[np.float32, np.float32, np.float32],
     abs_sums: npt.NDArray[np.float32],
     computed: npt.NDArray[np.float64],
 ) -> float:
+    pending, velocity, replica = vectors
+    keep, of_step, of_velocity = factors
     moved = 0.0
     for i in range(len(offsets) - 1):
         weight = weights[i]
