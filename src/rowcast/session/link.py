@@ -112,7 +112,7 @@ class Port:
         """Queue a control message. Of several acknowledgements or heartbeats in a row only the newest counts."""
         if self.closing:
             return
-        if self.control and isinstance(message, Ack | Heartbeat) and type(self.control[-1]) is type(message):
+        if self.control and _supersedes(message, self.control[-1]):
             self.control[-1] = message
         else:
             self.control.append(message)
@@ -139,3 +139,10 @@ class Port:
             return None
         self.spoke_at = now
         return self.control.popleft()
+
+
+def _supersedes(message: Message, waiting: Message) -> bool:
+    """Whether what waits need not be sent any more, since ``message`` says it too."""
+    if isinstance(message, Ack):
+        return isinstance(waiting, Ack) and waiting.stream == message.stream
+    return isinstance(message, Heartbeat) and isinstance(waiting, Heartbeat)

@@ -34,6 +34,7 @@ from rowcast.wire import (
     Leave,
     Message,
     Refusal,
+    RowLimits,
     Start,
     Waiting,
     Welcome,
@@ -202,7 +203,7 @@ class Joining:
         self._node.welcomed_at = now
         self._say_that_the_link_is_back(now)
         assert self._node.port is not None
-        self._node.port.decoder.rows = self._node.layout.rows
+        self._node.port.decoder.streams[0] = RowLimits(self._node.layout.rows)
         self.heartbeat_due = now + self._node.settings.heartbeat_s
         if welcome.how == "resume":
             self._recount(self.client.resume(now, welcome))

@@ -1,12 +1,13 @@
 """Frames: a fixed header, then one message.
 
-Header, 16 bytes, big-endian: magic ``RC``, protocol version (u8), kind (u8), bytes of the body (u32), CRC-32 of the
-body (u32), number of the frame on its connection and direction (u16, from 0 on, and from 0 again after the last),
-CRC-16 of the 14 bytes before (u16).
+Header, 16 bytes, big-endian: magic ``RC``, protocol version (u8), kind (u8), row stream (u8; 0 in all other frames),
+bytes of the body (u24), CRC-32 of the body (u32), number of the frame on its connection and direction (u16, from 0 on,
+and from 0 again after the last), CRC-16 of the 14 bytes before (u16).
 
 The header has a checksum of its own, so that nobody waits for the end of a frame whose length was damaged. The number
 tells when whole frames were lost, doubled or exchanged on the way. Nothing of a header is believed before its checksum
-is right. This form of the header stays the same in all later versions, so that they can be recognised.
+is right. This form of the header stays the same in all later versions, so that they can be recognised. (In version 2
+the stream was the highest byte of the length, and 0: the first frame of a connection is no row frame.)
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import struct
 import zlib
 from binascii import crc_hqx
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, VersionMismatch
-from rowcast.wire.fields import fixed_size, pack, unpack
+from rowcast.wire.fields import MAX_STREAM, Control, Message, pack, packed_bytes, unpack
 from rowcast.wire.index import decode_index
-from rowcast.wire.messages import CONTROL, Message, Rows
+from rowcast.wire.messages import CONTROL, Rows
 
 __all__ = [
     "HEADER_BYTES",
@@ -30,16 +32,17 @@ __all__ = [
     "PROTOCOL_VERSION",
     "FrameDecoder",
     "FrameEncoder",
+    "RowLimits",
     "encode",
     "frame_bytes",
     "message_bytes",
 ]
 
 MAGIC = b"RC"
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 #: What grows with the model or the team travels in pieces or is cut where it is made.
 MAX_CONTROL_BYTES = 1 << 17
-MAX_ROWS_BYTES = 16 << 20
+MAX_ROWS_BYTES = (1 << 24) - 1
 #: Before the peer has proved who it is, no message is longer than this.
 MAX_STRANGER_BYTES = 4096
 
@@ -48,6 +51,8 @@ _CHECKED = _HEADER.size
 HEADER_BYTES = _CHECKED + 2
 _CRC_START = 0xFFFF
 _SEQUENCE_MASK = 0xFFFF
+_LENGTH_BITS = 24
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 _ROWS = struct.Struct(">QIBBBI")
 _ABSOLUTE, _QUOTA_END = 1, 2
 
@@ -58,6 +63,18 @@ _V1_HEADER_BYTES = 12
 ROWS_OVERHEAD_BYTES = HEADER_BYTES + _ROWS.size
 
 
+class RowLimits(NamedTuple):
+    """What the row frames of one stream may name.
+
+    Attributes:
+        rows: rows of the layout of the stream.
+        row_bytes: frames with less payload for each row are refused; they could name many rows at no cost.
+    """
+
+    rows: int
+    row_bytes: int = 0
+
+
 def encode(message: Message, sequence: int = 0) -> bytes:
     """The frame of one message.
 
@@ -66,27 +83,41 @@ def encode(message: Message, sequence: int = 0) -> bytes:
         sequence: number of the frame on its connection, 0 .. 65535; a :class:`FrameEncoder` counts.
 
     Raises:
-        LocalProtocolError: a control message above the limit that every decoder has.
+        LocalProtocolError: a message above the limit that every decoder has, or a stream that no header can name.
     """
     if isinstance(message, Rows):
         form, index = message.index
         flags = _ABSOLUTE * message.absolute + _QUOTA_END * message.quota_end
         head = _ROWS.pack(message.number, message.iteration, message.codec, flags, form, len(message.rows))
         payload = message.payload.data
+        length = _ROWS.size + len(index) + len(payload)
+        if not 0 <= message.stream <= MAX_STREAM:
+            raise LocalProtocolError(f"Rows: expected a stream in 0 .. {MAX_STREAM}, got {message.stream}")
+        if length > MAX_ROWS_BYTES:
+            raise _too_long(message, MAX_ROWS_BYTES, length)
         crc = zlib.crc32(payload, zlib.crc32(index, zlib.crc32(head)))
-        start = _header(message.KIND, _ROWS.size + len(index) + len(payload), crc, sequence)
+        start = _header(message.KIND, message.stream << _LENGTH_BITS | length, crc, sequence)
         return b"".join((start, head, index, payload))
-    body = pack(message)
+    body = pack(_control(message))
     if len(body) > MAX_CONTROL_BYTES:
-        raise LocalProtocolError(
-            f"{type(message).__name__}: expected at most {MAX_CONTROL_BYTES} bytes, got {len(body)}; "
-            "no peer would take it"
-        )
+        raise _too_long(message, MAX_CONTROL_BYTES, len(body))
     return _header(message.KIND, len(body), zlib.crc32(body), sequence) + body
 
 
-def _header(kind: int, length: int, crc: int, sequence: int) -> bytes:
-    checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, length, crc, sequence)
+def _too_long(message: Message, limit: int, size: int) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"{type(message).__name__}: expected at most {limit} bytes, got {size}; no peer would take it"
+    )
+
+
+def _control(message: Message) -> Control:
+    if not isinstance(message, Control):
+        raise LocalProtocolError(f"expected a message, got {type(message).__name__}")
+    return message
+
+
+def _header(kind: int, stream_and_length: int, crc: int, sequence: int) -> bytes:
+    checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, stream_and_length, crc, sequence)
     return checked + crc_hqx(checked, _CRC_START).to_bytes(2, "big")
 
 
@@ -125,11 +156,10 @@ def frame_bytes(message: Rows) -> int:
 
 
 def message_bytes(message: Message) -> int:
-    """Length of the frame of any message, without making it where its length is known."""
+    """Length of the frame of any message, without making that of rows."""
     if isinstance(message, Rows):
         return ROWS_OVERHEAD_BYTES + message.content_bytes
-    size = fixed_size(message)
-    return HEADER_BYTES + (len(pack(message)) if size is None else size)
+    return HEADER_BYTES + packed_bytes(_control(message))
 
 
 class FrameDecoder:
@@ -141,16 +171,17 @@ class FrameDecoder:
 
     Attributes:
         trusted: until it is set, messages above :data:`MAX_STRANGER_BYTES` are refused.
-        rows: rows of the layout; until it is set, row frames are refused.
+        streams: what the row frames of each stream may name; those of a stream that is not here are refused as soon as
+            their header has come.
         frames: whole frames that have arrived.
         arrived: bytes that have arrived.
-        row_bytes: row frames with less payload for each row are refused; they could name many rows at no cost.
     """
+
+    __slots__ = ("_data", "_end", "_start", "arrived", "frames", "streams", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
-        self.rows = 0
-        self.row_bytes = 0
+        self.streams: dict[int, RowLimits] = {}
         self.frames = self.arrived = 0
         self._data = bytearray(1 << 14)
         self._start = self._end = 0
@@ -204,7 +235,7 @@ class FrameDecoder:
             return 0, 0
         if here < HEADER_BYTES:
             return here, HEADER_BYTES
-        return here, HEADER_BYTES + int(_HEADER.unpack_from(self._data, self._start)[3])
+        return here, HEADER_BYTES + (int(_HEADER.unpack_from(self._data, self._start)[3]) & _LENGTH_MASK)
 
     def _next(self) -> Message | None:
         """The next message, if its frame is whole."""
@@ -213,8 +244,10 @@ class FrameDecoder:
         view = memoryview(self._data)[self._start : self._end]
         if not self._has_header(view):
             return None
-        _, version, kind, length, crc, sequence = _HEADER.unpack_from(view)
+        _, version, kind, size, crc, sequence = _HEADER.unpack_from(view)
+        stream, length = size >> _LENGTH_BITS, size & _LENGTH_MASK
         self._check_header(version, kind, length, sequence)
+        limits = self._limits(version, kind, stream)
         end = HEADER_BYTES + length
         if len(view) < end:
             return None
@@ -225,8 +258,8 @@ class FrameDecoder:
             raise _mismatch(version)
         self._start += end
         self.frames += 1
-        if kind == Rows.KIND:
-            return self._rows_message(body)
+        if limits is not None:
+            return _rows_message(stream, limits, body)
         return unpack(CONTROL[kind], body)
 
     def _has_header(self, view: memoryview) -> bool:
@@ -270,6 +303,23 @@ class FrameDecoder:
         if length > limit:
             raise RemoteProtocolError(f"expected a message of at most {limit} bytes, got one of {length}")
 
+    def _limits(self, version: int, kind: int, stream: int) -> RowLimits | None:
+        """What the rows of this frame may name; ``None`` for a control message, and for one of another version.
+
+        Raises:
+            RemoteProtocolError: rows of a stream that is not open, or a control message that names a stream.
+        """
+        if kind == Rows.KIND and version == PROTOCOL_VERSION:
+            limits = self.streams.get(stream)
+            if limits is not None:
+                return limits
+            if not self.streams:
+                raise RemoteProtocolError("row frame: expected a handshake first, got rows")
+            raise RemoteProtocolError(f"row frame: expected a stream of {sorted(self.streams)}, got {stream}")
+        if stream:
+            raise RemoteProtocolError(f"control message: expected stream 0, got {stream}")
+        return None
+
     def _not_a_frame(self, view: memoryview) -> RemoteProtocolError:
         what = f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}"
         return StreamDamaged(what) if self.frames else RemoteProtocolError(f"{what}; is this the right port?")
@@ -290,20 +340,17 @@ class FrameDecoder:
                 raise _mismatch(1)
         raise StreamDamaged("expected a frame header with the right checksum, got a damaged one")
 
-    def _rows_message(self, body: memoryview) -> Rows:
-        if self.rows == 0:
-            raise RemoteProtocolError("row frame: expected a handshake first, got rows")
-        if len(body) < _ROWS.size:
-            raise RemoteProtocolError("row frame: it ends inside its head")
-        number, iteration, codec, flags, form, count = _ROWS.unpack_from(body)
-        if not 1 <= count <= self.rows or flags > _ABSOLUTE + _QUOTA_END:
-            raise RemoteProtocolError(
-                f"row frame: expected 1 .. {self.rows} rows and known flags, got {count}, {flags}"
-            )
-        if len(body) - _ROWS.size < self.row_bytes * count:
-            raise RemoteProtocolError(
-                f"row frame: expected at least {self.row_bytes} bytes for each of {count} rows, got {len(body)}"
-            )
-        rows, used = decode_index(form, body[_ROWS.size :], count, self.rows)
-        payload = np.frombuffer(body[_ROWS.size + used :], dtype=np.uint8)
-        return Rows(number, iteration, codec, bool(flags & _ABSOLUTE), bool(flags & _QUOTA_END), rows, payload)
+
+def _rows_message(stream: int, limits: RowLimits, body: memoryview) -> Rows:
+    if len(body) < _ROWS.size:
+        raise RemoteProtocolError("row frame: it ends inside its head")
+    number, iteration, codec, flags, form, count = _ROWS.unpack_from(body)
+    if not 1 <= count <= limits.rows or flags > _ABSOLUTE + _QUOTA_END:
+        raise RemoteProtocolError(f"row frame: expected 1 .. {limits.rows} rows and known flags, got {count}, {flags}")
+    if len(body) - _ROWS.size < limits.row_bytes * count:
+        raise RemoteProtocolError(
+            f"row frame: expected at least {limits.row_bytes} bytes for each of {count} rows, got {len(body)}"
+        )
+    rows, used = decode_index(form, body[_ROWS.size :], count, limits.rows)
+    payload = np.frombuffer(body[_ROWS.size + used :], dtype=np.uint8)
+    return Rows(number, iteration, codec, bool(flags & _ABSOLUTE), bool(flags & _QUOTA_END), rows, payload, stream)
