@@ -62,6 +62,24 @@ MOST_HORIZON = 2**30
 FLOATS = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e-300, 1e30, 1e300, 1.7e308, -1.7e308)
 TEXTS = ("", "seed", "equal", "receive", "resume", "bsp", "rog:4", "rowcast:3", "asp?order=age", "\x1b[2J", "a" * 300)
 CODES = ("secret", "layout", "version", "name", "protocol", "damaged", "other")
+#: What no field of today holds, or another one.
+STRANGE = (
+    None,
+    -1,
+    -(2**63),
+    float("nan"),
+    float("inf"),
+    b"",
+    "",
+    [],
+    {},
+    [[[[]]]],
+    [0] * 1000,
+    {str(number): number for number in range(100)},
+    *INTEGERS,
+    *FLOATS,
+    msgspec.msgpack.Ext(5, b"x"),
+)
 #: Floats that a payload should not hold, or just may.
 PATTERNS = (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00", b"\xff\xff\xff\xff")
 
@@ -175,7 +193,7 @@ class Mutator:
     def frame(self, message):
         """A kind and a body, the body of a message in which something was changed."""
         chance = self.chance
-        match chance.randrange(10):
+        match chance.randrange(11):
             case 0 | 1 | 2 | 3 | 4:
                 message = self.message(message)
             case 5:
@@ -187,6 +205,8 @@ class Mutator:
                 return kind, chance.randbytes(chance.choice((0, 1, 8, 19, 20, 33, 60)))
             case 8:
                 return chance.randrange(256), _body(message)
+            case 9 if not isinstance(message, Rows):
+                return message.KIND, self.fields(message)
         return message.KIND, _body(message)
 
     def version(self):
@@ -210,9 +230,25 @@ class Mutator:
             return self._consistent(message, changes)
         return msgspec.structs.replace(message, **changes)
 
+    def fields(self, message):
+        """A body with other fields than its class has, or with values of other types."""
+        chance, fields = self.chance, msgspec.msgpack.decode(_body(message))
+        match chance.randrange(4):
+            case 0:
+                fields += chance.choices(STRANGE, k=chance.choice((1, 1, 3, 300)))
+            case 1:
+                del fields[chance.randrange(len(fields) + 1) :]
+            case 2 if fields:
+                fields[chance.randrange(len(fields))] = chance.choice(STRANGE)
+            case _:
+                fields.insert(chance.randrange(len(fields) + 1), chance.choice(STRANGE))
+        return msgspec.msgpack.encode(fields)
+
     def value(self, message, name):
         """Another value of a field."""
         chance, old = self.chance, getattr(message, name)
+        if name == "stream":
+            return chance.choice((0, 1, 255))
         if isinstance(message, Rows) and name in ("rows", "payload"):
             return self._rows() if name == "rows" else self._payload(old)
         if isinstance(message, LayoutTable) and name == "part":

@@ -26,6 +26,7 @@ from rowcast.session.texts import shorten
 from rowcast.sync import parse_policy
 from rowcast.training.phase import EXCHANGING, Phase
 from rowcast.training.proposal.replica import first_nonfinite
+from rowcast.training.rules.base import WorkerHandler
 from rowcast.wire import (
     Challenge,
     Heartbeat,
@@ -73,7 +74,7 @@ class Joining:
         self._refusals = Streak()
         self._table: TableParts | None = None
         self._lost_at: float | None = None
-        self.handlers = {
+        self.handlers: dict[type[Message], WorkerHandler] = {
             Challenge: self._on_challenge,
             Welcome: self._on_welcome,
             Start: self._on_start,
