@@ -16,7 +16,7 @@ import struct
 import zlib
 from binascii import crc_hqx
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -48,13 +48,16 @@ MAX_STRANGER_BYTES = 4096
 
 _HEADER = struct.Struct(">2sBBIIH")
 _CHECKED = _HEADER.size
-HEADER_BYTES = _CHECKED + 2
+_CHECKED_HEADER = struct.Struct(">2sBBIIHH")
+HEADER_BYTES = _CHECKED_HEADER.size
 _CRC_START = 0xFFFF
 _SEQUENCE_MASK = 0xFFFF
 _LENGTH_BITS = 24
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 _ROWS = struct.Struct(">QIBBBI")
 _ABSOLUTE, _QUOTA_END = 1, 2
+#: What the flags of a row frame say: absolute, and the end of the quota.
+_FLAGS = ((False, False), (True, False), (False, True), (True, True))
 
 #: Version 1 had a shorter header: magic, version, kind, length, CRC-32 of these eight bytes and the body.
 _V1_HEADER_BYTES = 12
@@ -91,17 +94,23 @@ def encode(message: Message, sequence: int = 0) -> bytes:
         head = _ROWS.pack(message.number, message.iteration, message.codec, flags, form, len(message.rows))
         payload = message.payload.data
         length = _ROWS.size + len(index) + len(payload)
-        if not 0 <= message.stream <= MAX_STREAM:
-            raise LocalProtocolError(f"Rows: expected a stream in 0 .. {MAX_STREAM}, got {message.stream}")
         if length > MAX_ROWS_BYTES:
             raise _too_long(message, MAX_ROWS_BYTES, length)
+        place = _stream_in_header(message.stream) if message.stream else 0
         crc = zlib.crc32(payload, zlib.crc32(index, zlib.crc32(head)))
-        start = _header(message.KIND, message.stream << _LENGTH_BITS | length, crc, sequence)
-        return b"".join((start, head, index, payload))
+        checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, Rows.KIND, place | length, crc, sequence)
+        return b"".join((checked, crc_hqx(checked, _CRC_START).to_bytes(2, "big"), head, index, payload))
     body = pack(_control(message))
     if len(body) > MAX_CONTROL_BYTES:
         raise _too_long(message, MAX_CONTROL_BYTES, len(body))
-    return _header(message.KIND, len(body), zlib.crc32(body), sequence) + body
+    checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, message.KIND, len(body), zlib.crc32(body), sequence)
+    return b"".join((checked, crc_hqx(checked, _CRC_START).to_bytes(2, "big"), body))
+
+
+def _stream_in_header(stream: int) -> int:
+    if not 0 <= stream <= MAX_STREAM:
+        raise LocalProtocolError(f"Rows: expected a stream in 0 .. {MAX_STREAM}, got {stream}")
+    return stream << _LENGTH_BITS
 
 
 def _too_long(message: Message, limit: int, size: int) -> LocalProtocolError:
@@ -114,11 +123,6 @@ def _control(message: Message) -> Control:
     if not isinstance(message, Control):
         raise LocalProtocolError(f"expected a message, got {type(message).__name__}")
     return message
-
-
-def _header(kind: int, stream_and_length: int, crc: int, sequence: int) -> bytes:
-    checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, stream_and_length, crc, sequence)
-    return checked + crc_hqx(checked, _CRC_START).to_bytes(2, "big")
 
 
 class FrameEncoder:
@@ -242,12 +246,15 @@ class FrameDecoder:
         if self._end == self._start:
             return None
         view = memoryview(self._data)[self._start : self._end]
-        if not self._has_header(view):
+        if len(view) < HEADER_BYTES:
+            self._no_header(view)
             return None
-        _, version, kind, size, crc, sequence = _HEADER.unpack_from(view)
+        magic, version, kind, size, crc, sequence, header_crc = _CHECKED_HEADER.unpack_from(view)
+        if magic != MAGIC or crc_hqx(view[:_CHECKED], _CRC_START) != header_crc:
+            self._no_header(view)
+            return None
         stream, length = size >> _LENGTH_BITS, size & _LENGTH_MASK
-        self._check_header(version, kind, length, sequence)
-        limits = self._limits(version, kind, stream)
+        limits = self._check_header(version, kind, stream, length, sequence)
         end = HEADER_BYTES + length
         if len(view) < end:
             return None
@@ -262,30 +269,31 @@ class FrameDecoder:
             return _rows_message(stream, limits, body)
         return unpack(CONTROL[kind], body)
 
-    def _has_header(self, view: memoryview) -> bool:
-        """Whether the header of a frame is whole.
+    def _no_header(self, view: memoryview) -> None:
+        """Bytes that are no whole header with the right checksum; more of them may tell more.
 
         Raises:
-            StreamDamaged, RemoteProtocolError: these bytes begin no frame.
+            StreamDamaged, RemoteProtocolError: they begin no frame.
             VersionMismatch: they are a whole frame of version 1.
         """
         if bytes(view[:2]) != MAGIC[: len(view)]:
             raise self._not_a_frame(view)
         if len(view) < HEADER_BYTES:
-            return False
-        if crc_hqx(view[:_CHECKED], _CRC_START) == int.from_bytes(view[_CHECKED:HEADER_BYTES], "big"):
-            return True
+            return
         _, version, _, length, _, _ = _HEADER.unpack_from(view)
         if self.frames or version != 1:
             raise StreamDamaged("expected a frame header with the right checksum, got a damaged one")
         self._maybe_first_version(view, length)
-        return False
 
-    def _check_header(self, version: int, kind: int, length: int, sequence: int) -> None:
-        """A header that arrived as it was sent, and is nevertheless refused.
+    def _check_header(self, version: int, kind: int, stream: int, length: int, sequence: int) -> RowLimits | None:
+        """Refuse a header that arrived as it was sent, and announces what may not come.
+
+        Returns:
+            What the rows of the frame may name; ``None`` for a control message, and for a frame of another version.
 
         Raises:
-            StreamDamaged, RemoteProtocolError: it is out of sequence, of no known kind, or announces too much.
+            StreamDamaged, RemoteProtocolError: it is out of sequence, of no known kind, of a stream that is not open,
+                or announces too much.
         """
         if sequence != self.frames & _SEQUENCE_MASK:
             raise StreamDamaged(
@@ -302,23 +310,17 @@ class FrameDecoder:
             limit = MAX_STRANGER_BYTES
         if length > limit:
             raise RemoteProtocolError(f"expected a message of at most {limit} bytes, got one of {length}")
-
-    def _limits(self, version: int, kind: int, stream: int) -> RowLimits | None:
-        """What the rows of this frame may name; ``None`` for a control message, and for one of another version.
-
-        Raises:
-            RemoteProtocolError: rows of a stream that is not open, or a control message that names a stream.
-        """
-        if kind == Rows.KIND and version == PROTOCOL_VERSION:
+        if kind == Rows.KIND and not other:
             limits = self.streams.get(stream)
-            if limits is not None:
-                return limits
-            if not self.streams:
-                raise RemoteProtocolError("row frame: expected a handshake first, got rows")
-            raise RemoteProtocolError(f"row frame: expected a stream of {sorted(self.streams)}, got {stream}")
+            return self._refuse_rows(stream) if limits is None else limits
         if stream:
             raise RemoteProtocolError(f"control message: expected stream 0, got {stream}")
         return None
+
+    def _refuse_rows(self, stream: int) -> NoReturn:
+        if not self.streams:
+            raise RemoteProtocolError("row frame: expected a handshake first, got rows")
+        raise RemoteProtocolError(f"row frame: expected a stream of {sorted(self.streams)}, got {stream}")
 
     def _not_a_frame(self, view: memoryview) -> RemoteProtocolError:
         what = f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}"
@@ -345,7 +347,7 @@ def _rows_message(stream: int, limits: RowLimits, body: memoryview) -> Rows:
     if len(body) < _ROWS.size:
         raise RemoteProtocolError("row frame: it ends inside its head")
     number, iteration, codec, flags, form, count = _ROWS.unpack_from(body)
-    if not 1 <= count <= limits.rows or flags > _ABSOLUTE + _QUOTA_END:
+    if not 1 <= count <= limits.rows or flags >= len(_FLAGS):
         raise RemoteProtocolError(f"row frame: expected 1 .. {limits.rows} rows and known flags, got {count}, {flags}")
     if len(body) - _ROWS.size < limits.row_bytes * count:
         raise RemoteProtocolError(
@@ -353,4 +355,5 @@ def _rows_message(stream: int, limits: RowLimits, body: memoryview) -> Rows:
         )
     rows, used = decode_index(form, body[_ROWS.size :], count, limits.rows)
     payload = np.frombuffer(body[_ROWS.size + used :], dtype=np.uint8)
-    return Rows(number, iteration, codec, bool(flags & _ABSOLUTE), bool(flags & _QUOTA_END), rows, payload, stream)
+    absolute, quota_end = _FLAGS[flags]
+    return Rows(number, iteration, codec, absolute, quota_end, rows, payload, stream)

@@ -278,13 +278,15 @@ class Heartbeat(Control, frozen=True):
             for name, value in self.metrics.items()
             if math.isfinite(value) and len(name.encode()) <= MAX_METRIC_NAME
         ]
+        if len(kept) == len(self.metrics) <= MAX_METRICS:
+            return self
         return msgspec.structs.replace(self, metrics=dict(kept[:MAX_METRICS]))
 
     def check(self) -> None:
         """Measure the names in bytes."""
-        longest = max((len(name.encode()) for name in self.metrics), default=0)
-        if longest > MAX_METRIC_NAME:
-            raise ValueError(f"expected a name of at most {MAX_METRIC_NAME} bytes, got {longest}")
+        for name in self.metrics:
+            if len(name.encode()) > MAX_METRIC_NAME:
+                raise ValueError(f"expected a name of at most {MAX_METRIC_NAME} bytes, got {len(name.encode())}")
 
 
 class Waiting(Control, frozen=True):
