@@ -19,7 +19,7 @@ from rowcast.drivers.crew import lend_threads
 from rowcast.optim.handwritten import Marks
 from rowcast.sync import parse_policy
 from rowcast.training.worker import WorkerNode
-from rowcast.wire import FrameDecoder, FrameEncoder
+from rowcast.wire import FrameDecoder, FrameEncoder, RowLimits
 
 REPEAT = 15
 
@@ -88,7 +88,7 @@ def main() -> None:
 
     def decode(targets: list[tuple[np.ndarray, float]]) -> None:
         decoder = FrameDecoder()
-        decoder.trusted, decoder.rows = True, layout.rows
+        decoder.trusted, decoder.streams[0] = True, RowLimits(layout.rows)
         inbox = Inbox(layout)
         inbox.received = frames[0].number - 1
         for data in wire:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import msgspec
 import numpy as np
 
 from rowcast import codecs, config, errors, journal, sync, wire
@@ -268,7 +269,10 @@ def messages() -> str:
         if message is wire.Rows:
             names = "see [the row frame](#the-row-frame)"
         else:
-            names = ", ".join(f"`{field.name}` {type_name(hints[field.name])}" for field in dataclasses.fields(message))
+            names = ", ".join(
+                f"`{field.name}`{'' if field.required else '?'} {type_name(hints[field.name])}"
+                for field in msgspec.structs.fields(message)
+            )
         lines.append(bullet(f"**{kind} `{message.__name__}`** ({sender}).", f"{meaning} Fields: {names or 'none'}."))
     return "\n".join(lines)
 

@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from typing import get_type_hints
 
+import msgspec
 import numpy as np
 
 from raw_frames import framed
@@ -37,7 +38,8 @@ from rowcast.session import Port
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
-from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, Horizon, LayoutTable, Rows, encode
+from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, Horizon, LayoutTable, RowLimits, Rows, encode
+from rowcast.wire.fields import unpack
 from rowcast.wire.messages import CONTROL
 
 POLICIES = ("bsp?codec=raw", "rog:4", "rowcast:3", "rowcast:2?pulls=common", "flown:2", "rog:2?codec=half")
@@ -56,10 +58,28 @@ MEMORY_INPUTS = 20_000
 
 INTEGERS = (0, 1, 2, 3, 7, 27, 255, 2**16, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 #: A worker takes any horizon for true, and does not survive one beyond int32 (OverflowError in ``RowAges.begin``).
-MOST_HORIZON = (2**30).to_bytes(8, "big")
+MOST_HORIZON = 2**30
 FLOATS = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e-300, 1e30, 1e300, 1.7e308, -1.7e308)
 TEXTS = ("", "seed", "equal", "receive", "resume", "bsp", "rog:4", "rowcast:3", "asp?order=age", "\x1b[2J", "a" * 300)
 CODES = ("secret", "layout", "version", "name", "protocol", "damaged", "other")
+#: What no field of today holds, or another one.
+STRANGE = (
+    None,
+    -1,
+    -(2**63),
+    float("nan"),
+    float("inf"),
+    b"",
+    "",
+    [],
+    {},
+    [[[[]]]],
+    [0] * 1000,
+    {str(number): number for number in range(100)},
+    *INTEGERS,
+    *FLOATS,
+    msgspec.msgpack.Ext(5, b"x"),
+)
 #: Floats that a payload should not hold, or just may.
 PATTERNS = (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00", b"\xff\xff\xff\xff")
 
@@ -102,17 +122,17 @@ class _Recorder(VirtualTeam):
         if robot.script.name != self._robot or len(data) < HEADER_BYTES:
             return
         decoder, port.decoder = port.decoder, None  # its buffer is large, and empty
-        state = pickle.dumps((node, port, self.now, decoder.trusted, decoder.rows), protocol=5)
+        state = pickle.dumps((node, port, self.now, decoder.trusted, decoder.streams), protocol=5)
         port.decoder = decoder
-        reader = _decoder(decoder.frames, trusted=True)
+        reader = _decoder(decoder.frames, trusted=True, streams={0: RowLimits(LAYOUT.rows)})
         for message in reader.feed(data):  # one, or none where a cut left a part of it
             self.heard[side].states.append(state)
             self.heard[side].messages.append(_kept(message))
 
 
-def _decoder(frames, *, trusted, rows=LAYOUT.rows):
+def _decoder(frames, *, trusted, streams):
     decoder = FrameDecoder()
-    decoder.frames, decoder.trusted, decoder.rows = frames, trusted, rows
+    decoder.frames, decoder.trusted, decoder.streams = frames, trusted, streams
     return decoder
 
 
@@ -157,7 +177,7 @@ def oddities():
     found = []
     for kind in CONTROL.values():
         hints = get_type_hints(kind)
-        found.append(kind(**{field.name: plain.get(hints[field.name], {}) for field in dataclasses.fields(kind)}))
+        found.append(kind(**{name: plain.get(hints[name], {}) for name in kind.__struct_fields__}))
     return found
 
 
@@ -174,7 +194,7 @@ class Mutator:
     def frame(self, message):
         """A kind and a body, the body of a message in which something was changed."""
         chance = self.chance
-        match chance.randrange(10):
+        match chance.randrange(11):
             case 0 | 1 | 2 | 3 | 4:
                 message = self.message(message)
             case 5:
@@ -186,28 +206,50 @@ class Mutator:
                 return kind, chance.randbytes(chance.choice((0, 1, 8, 19, 20, 33, 60)))
             case 8:
                 return chance.randrange(256), _body(message)
+            case 9 if not isinstance(message, Rows):
+                return message.KIND, self.fields(message)
         return message.KIND, _body(message)
 
     def version(self):
         """That of the protocol; now and then another one."""
-        return PROTOCOL_VERSION if self.chance.random() >= 0.02 else self.chance.choice((0, 1, 3, 4, 255))
+        return PROTOCOL_VERSION if self.chance.random() >= 0.02 else self.chance.choice((0, 1, 2, 4, 255))
+
+    def stream(self):
+        """That of all rows; now and then another one."""
+        return 0 if self.chance.random() >= 0.02 else self.chance.choice((1, 3, 255))
 
     def message(self, message):
         """The same kind of message with one to three fields changed."""
-        fields = dataclasses.fields(message)
-        if not fields:
+        names = _names(message)
+        if not names:
             return message
         changes = {}
         for _ in range(self.chance.choice((1, 1, 2, 3))):
-            field = self.chance.choice(fields)
-            changes[field.name] = self.value(message, field.name)
+            name = self.chance.choice(names)
+            changes[name] = self.value(message, name)
         if isinstance(message, Rows):
             return self._consistent(message, changes)
-        return dataclasses.replace(message, **changes)
+        return msgspec.structs.replace(message, **changes)
+
+    def fields(self, message):
+        """A body with other fields than its class has, or with values of other types."""
+        chance, fields = self.chance, msgspec.msgpack.decode(_body(message))
+        match chance.randrange(4):
+            case 0:
+                fields += chance.choices(STRANGE, k=chance.choice((1, 1, 3, 300)))
+            case 1:
+                del fields[chance.randrange(len(fields) + 1) :]
+            case 2 if fields:
+                fields[chance.randrange(len(fields))] = chance.choice(STRANGE)
+            case _:
+                fields.insert(chance.randrange(len(fields) + 1), chance.choice(STRANGE))
+        return msgspec.msgpack.encode(fields)
 
     def value(self, message, name):
         """Another value of a field."""
         chance, old = self.chance, getattr(message, name)
+        if name == "stream":
+            return chance.choice((0, 1, 255))
         if isinstance(message, Rows) and name in ("rows", "payload"):
             return self._rows() if name == "rows" else self._payload(old)
         if isinstance(message, LayoutTable) and name == "part":
@@ -291,10 +333,25 @@ class Mutator:
         return bytes(data)
 
 
+def _horizon(body):
+    """What a horizon says; 0 where it cannot be read."""
+    try:
+        return unpack(Horizon, memoryview(body)).horizon
+    except RemoteProtocolError:
+        return 0
+
+
 def _fitting(changes):
     """Numbers that do not fit into the head of a row frame are what the sender would be blamed for."""
-    bits = {"number": 64, "iteration": 32, "codec": 8}
+    bits = {"number": 64, "iteration": 32, "codec": 8, "stream": 8}
     return {name: value & ((1 << bits[name]) - 1) if name in bits else value for name, value in changes.items()}
+
+
+def _names(message):
+    """Of its fields; the stream of rows stands in the header, and is changed there."""
+    if isinstance(message, Rows):
+        return [field.name for field in dataclasses.fields(message) if field.name != "stream"]
+    return message.__struct_fields__
 
 
 def _body(message):
@@ -333,7 +390,8 @@ class Fuzzer:
     def _decoder(self):
         """A stream of a few frames, damaged somewhere, in pieces of any size."""
         chance, recording = self.chance, self.chance.choice(self.recordings)
-        decoder = _decoder(0, trusted=chance.random() < 0.8, rows=chance.choice((0, 1, LAYOUT.rows)))
+        streams = chance.choice(({}, {0: RowLimits(1)}, {0: RowLimits(LAYOUT.rows), 3: RowLimits(1, 4)}))
+        decoder = _decoder(0, trusted=chance.random() < 0.8, streams=streams)
         first = chance.randrange(len(recording.messages))
         frames = [encode(message, number) for number, message in enumerate(recording.messages[first : first + 6])]
         if chance.random() < 0.2:
@@ -354,8 +412,8 @@ class Fuzzer:
         """A node in the middle of a session; up to six frames, most of them mutated."""
         chance, recording = self.chance, self.chance.choice(self.recordings)
         place = chance.randrange(len(recording.messages))
-        node, port, now, trusted, rows = pickle.loads(recording.states[place])  # noqa: S301 - made above
-        port.decoder = _decoder(0, trusted=trusted, rows=rows)
+        node, port, now, trusted, streams = pickle.loads(recording.states[place])  # noqa: S301 - made above
+        port.decoder = _decoder(0, trusted=trusted, streams=streams)
         link = _ServerLink(node, port) if recording.side == "server" else _WorkerLink(node, port)
         for step in range(6):
             if chance.random() < 0.2:
@@ -366,7 +424,8 @@ class Fuzzer:
             kind, body = (message.KIND, _body(message)) if chance.random() < 0.15 else self.mutator.frame(message)
             now += chance.choice((0.0, 0.001, 0.1, 1.0))
             try:
-                link.hear(now, framed(kind, body, self.mutator.version(), port.decoder.frames))
+                version, stream = self.mutator.version(), self.mutator.stream()
+                link.hear(now, framed(kind, body, version, port.decoder.frames, stream=stream))
                 ended = "taken"
             except (RemoteProtocolError, LinkLost) as error:
                 ended = type(error).__name__
@@ -562,9 +621,10 @@ class Couple:
             whole = sender.encoder.encode(message)
             if self.chance.random() < 0.1:
                 kind, body = self.mutator.frame(message)
-                if kind == Horizon.KIND and body[:8] > MOST_HORIZON:
+                if kind == Horizon.KIND and _horizon(body) > MOST_HORIZON:
                     continue
-                whole = framed(kind, body, self.mutator.version(), self._heard_by[side].decoder.frames)
+                version, stream = self.mutator.version(), self.mutator.stream()
+                whole = framed(kind, body, version, self._heard_by[side].decoder.frames, stream=stream)
             self._hear(side, whole)
 
     def _hear(self, side, data):

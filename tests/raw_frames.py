@@ -6,11 +6,13 @@ import struct
 import zlib
 from binascii import crc_hqx
 
+from rowcast.wire import PROTOCOL_VERSION
 
-def framed(kind, body, version=2, sequence=0, length=None):
+
+def framed(kind, body, version=PROTOCOL_VERSION, sequence=0, length=None, stream=0):
     """A frame with the header of version 2 and of all that follow."""
     length = len(body) if length is None else length
-    start = struct.pack(">2sBBIIH", b"RC", version, kind, length, zlib.crc32(body), sequence)
+    start = struct.pack(">2sBBIIH", b"RC", version, kind, stream << 24 | length, zlib.crc32(body), sequence)
     return start + crc_hqx(start, 0xFFFF).to_bytes(2, "big") + body
 
 

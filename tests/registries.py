@@ -8,6 +8,7 @@ import rowcast.codecs
 import rowcast.energy
 import rowcast.sync
 import rowcast.tasks
+from rowcast.training import rules
 
 REGISTRIES = (rowcast.codecs.REGISTRY, rowcast.energy.REGISTRY, rowcast.sync.REGISTRY, rowcast.tasks.TASKS)
 

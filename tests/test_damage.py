@@ -23,7 +23,7 @@ from rowcast.session import Port
 from rowcast.session.liveness import MARGIN, Progress
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
-from rowcast.wire import Ack, Heartbeat, Hello, LayoutTable, PushEnd, Rows, StateEnd, encode
+from rowcast.wire import Ack, Heartbeat, Hello, LayoutTable, PushEnd, RowLimits, Rows, StateEnd, encode
 from teams import events
 
 POLICIES = bitflips.POLICIES
@@ -173,7 +173,7 @@ SMALL = Layout.from_shapes([("weight", (8, 3))], small_tensor=1)
 def port_at(now):
     port = Port("peer")
     port.opened(now)
-    port.decoder.trusted, port.decoder.rows = True, SMALL.rows
+    port.decoder.trusted, port.decoder.streams[0] = True, RowLimits(SMALL.rows)
     return port
 
 
@@ -361,7 +361,7 @@ def test_a_second_layout_must_be_the_first_one():
     longer = Layout.from_shapes([("weight", (800, 3))], small_tensor=1)
     with pytest.raises(RemoteProtocolError, match="the one that this worker has told before"):
         server.receive(0.0, port, LayoutTable(longer.to_table(), 0))
-    assert port.decoder.rows == SMALL.rows
+    assert port.decoder.streams[0].rows == SMALL.rows
     payload = np.zeros(4 * SMALL.elements, dtype=np.uint8)
     server.receive(0.0, port, Rows(1, 0, 1, True, False, np.arange(SMALL.rows), payload))
     server.receive(0.0, port, StateEnd())

@@ -445,8 +445,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver check_task",
     "rowcast.wire": """
         Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
-        Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal Rows Start StateEnd
-        Waiting Welcome encode
+        Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal RowLimits Rows Start
+        StateEnd Waiting Welcome encode
     """,
 }
 

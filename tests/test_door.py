@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
 import socket
@@ -11,6 +10,7 @@ import struct
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, start_of
@@ -55,9 +55,7 @@ def fail(node, now, number, address="10.0.0.7"):
 
 
 def hello_of(name):
-    plain = {"str": "", "bytes": b"", "int": 0, "bool": False, "float": 0.0}
-    fields = {field.name: plain[str(field.type)] for field in dataclasses.fields(Hello)}
-    return Hello(**{**fields, "name": name, "session": bytes(16), "layout": LAYOUT.digest})
+    return Hello(name, bytes(16), b"", b"", LAYOUT.digest, b"", b"", False, 0, 0)
 
 
 # -- what is told ------------------------------------------------------------------------------------------------------
@@ -160,7 +158,7 @@ def test_a_worker_that_is_refused_by_name_is_no_stranger():
     for number in range(2, 6):
         port = port_at(number)
         node.link_up(0.0, port)
-        node.receive(0.0, port, dataclasses.replace(hello_of("robot"), session=bytes([number]) * 16))
+        node.receive(0.0, port, msgspec.structs.replace(hello_of("robot"), session=bytes([number]) * 16))
         node.link_down(0.0, port, "closed")
     assert [record["error"] for record in events(node, "error")] == ["refused: name"]
 

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -335,7 +336,7 @@ def test_nothing_beyond_the_quota_is_sent_when_the_time_left_is_used_up() -> Non
         line.step(1.0)
 
         def grant(message: Message, mta_time_s: float = mta_time_s) -> Message:
-            return dataclasses.replace(message, mta_time_s=mta_time_s) if isinstance(message, Go) else message
+            return msgspec.structs.replace(message, mta_time_s=mta_time_s) if isinstance(message, Go) else message
 
         line.pass_on(1.0, grant)
         line.step(2.0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 
@@ -81,8 +80,8 @@ def test_a_fresh_robot_does_not_seed_because_the_link_of_who_has_trained_was_cut
 def test_who_has_trained_most_brings_the_parameters():
     seeding = Seeding(b"l" * 16, 6.0)
     hello = Hello("a", b"s" * 16, b"", b"", b"", b"", b"", False, 0, 0)
-    fresh, few, many = hello, *(dataclasses.replace(hello, training=b"t" * 16, trained=n) for n in (48, 51))
-    mine = dataclasses.replace(hello, wish="mine")
+    fresh, few, many = hello, *(msgspec.structs.replace(hello, training=b"t" * 16, trained=n) for n in (48, 51))
+    mine = msgspec.structs.replace(hello, wish="mine")
     assert sorted([many, fresh, mine, few], key=seeding.rank, reverse=True) == [mine, many, few, fresh]
 
 
@@ -319,9 +318,9 @@ def test_verdicts():
     seeding.complete()
     assert seeding.judge(11.0, fresh, begun=False, others=False) is Verdict.SEED
     assert seeding.chosen(fresh).training != b""
-    trained = dataclasses.replace(fresh, training=b"t" * 16, trained=4)
+    trained = msgspec.structs.replace(fresh, training=b"t" * 16, trained=4)
     assert seeding.judge(20.0, trained, begun=False, others=True) is Verdict.SEED
     with pytest.raises(ParametersConflict, match="4 iterations"):
         seeding.judge(20.0, trained, begun=True, others=True)
-    same = dataclasses.replace(fresh, training=seeding.provenance.training, trained=4)
+    same = msgspec.structs.replace(fresh, training=seeding.provenance.training, trained=4)
     assert seeding.judge(20.0, same, begun=True, others=True) is Verdict.JOIN

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import cast
 
+from rowcast.errors import RemoteProtocolError
 from rowcast.session.overdue import Overdue
 from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
-__all__ = ["MOST_WAITING", "Port"]
+__all__ = ["MOST_WAITING", "Port", "acknowledged"]
 
 #: More control messages than a peer that reads ever lets wait. One whose link carries nothing is told a few things
 #: meanwhile: acknowledgements and heartbeats count once.
@@ -112,7 +114,7 @@ class Port:
         """Queue a control message. Of several acknowledgements or heartbeats in a row only the newest counts."""
         if self.closing:
             return
-        if self.control and isinstance(message, Ack | Heartbeat) and type(self.control[-1]) is type(message):
+        if self.control and _supersedes(message, self.control[-1]):
             self.control[-1] = message
         else:
             self.control.append(message)
@@ -139,3 +141,22 @@ class Port:
             return None
         self.spoke_at = now
         return self.control.popleft()
+
+
+def _supersedes(message: Message, waiting: Message) -> bool:
+    """Whether what waits need not be sent any more, since ``message`` says it too."""
+    if isinstance(message, Ack):
+        return isinstance(waiting, Ack) and waiting.stream == message.stream
+    return isinstance(message, Heartbeat) and isinstance(waiting, Heartbeat)
+
+
+def acknowledged(message: Message) -> int:
+    """Number of the row frame up to which an ``Ack`` says that all have come; nodes send rows on stream 0 only.
+
+    Raises:
+        RemoteProtocolError: it speaks of another stream.
+    """
+    ack = cast(Ack, message)
+    if ack.stream:
+        raise RemoteProtocolError(f"expected an acknowledgement of row stream 0, got one of {ack.stream}")
+    return ack.number

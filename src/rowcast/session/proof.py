@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+
+import msgspec
 
 from rowcast.errors import AuthenticationFailed, ConfigError, RemoteProtocolError, visible
 from rowcast.wire import Challenge, Hello, Proof
@@ -48,9 +49,9 @@ class WorkerHandshake:
                 f"the {has} has a shared secret and this {lacks} has none; give both the same --secret-file"
             )
         self._challenge = challenge
-        hello = dataclasses.replace(hello, nonce=self._entropy(16), proof=b"")
+        hello = msgspec.structs.replace(hello, nonce=self._entropy(16), proof=b"")
         if self._secret is not None:
-            hello = dataclasses.replace(hello, proof=worker_proof(self._secret, challenge, hello))
+            hello = msgspec.structs.replace(hello, proof=worker_proof(self._secret, challenge, hello))
         self._hello = hello
         return hello
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import msgspec
 
 from rowcast.errors import visible
 from rowcast.wire import Leave, Message, Refusal, Waiting
@@ -10,7 +10,7 @@ from rowcast.wire import Leave, Message, Refusal, Waiting
 __all__ = ["readable"]
 
 #: Fields that people read; all else in a message is compared, not shown.
-_SENTENCES: dict[type[Message], tuple[str, ...]] = {
+_SENTENCES: dict[type[Leave | Refusal | Waiting], tuple[str, ...]] = {
     Leave: ("cause",),
     Refusal: ("code", "text"),
     Waiting: ("reason",),
@@ -19,7 +19,7 @@ _SENTENCES: dict[type[Message], tuple[str, ...]] = {
 
 def readable(message: Message) -> Message:
     """The message, its sentences made :func:`~rowcast.errors.visible`: they end in logs, errors and displays."""
-    names = _SENTENCES.get(type(message))
-    if names is None:
+    if not isinstance(message, Leave | Refusal | Waiting):
         return message
-    return dataclasses.replace(message, **{name: visible(getattr(message, name)) for name in names})
+    names = _SENTENCES[type(message)]
+    return msgspec.structs.replace(message, **{name: visible(getattr(message, name)) for name in names})

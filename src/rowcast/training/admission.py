@@ -18,7 +18,7 @@ from rowcast.session.seeding import Provenance, Seeding, Verdict
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, Stage
-from rowcast.wire import Hello, Leave, Start, Waiting, Welcome
+from rowcast.wire import Hello, Leave, RowLimits, Start, Waiting, Welcome
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
@@ -276,7 +276,8 @@ class Admission:
         self.by_port[port] = member
         port.decoder.trusted = True
         port.heard_at = now  # one that had to wait for its turn had nothing to say
-        port.decoder.rows = self._team.model.layout.rows if self._team.model.layout is not None else 0
+        if self._team.model.layout is not None:
+            port.decoder.streams[0] = RowLimits(self._team.model.layout.rows)
         member.owed.link_ready()
         self._team.journal.record(
             now,

@@ -19,7 +19,7 @@ from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
-from rowcast.session.link import Port
+from rowcast.session.link import Port, acknowledged
 from rowcast.session.reconnect import Reconnect
 from rowcast.sync import Policy, Punctuality
 from rowcast.training.joining import Joining
@@ -243,7 +243,7 @@ class WorkerCore:
         self.say(Ack(self.inbox.received))
 
     def _on_ack(self, now: float, message: Message) -> None:
-        self.outbox.acknowledged(now, cast(Ack, message).number)
+        self.outbox.acknowledged(now, acknowledged(message))
         self.acknowledgements.advanced(now)
 
     def _on_heartbeat(self, now: float, message: Message) -> None:

@@ -8,7 +8,7 @@ from rowcast.delivery.inbox import Inbox
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.training.member import Member, Stage
-from rowcast.wire import Ack, LayoutTable, Rows
+from rowcast.wire import Ack, LayoutTable, RowLimits, Rows
 
 if TYPE_CHECKING:
     from rowcast.training.admission import Admission
@@ -53,10 +53,11 @@ class FirstParameters:
             self._admission.refuse(now, port, member.name, "model", text)
             self._admission.drop(now, member, "its model is too large")
             return
-        port.decoder.rows = outline.rows
-        if self._team.model.layout is None:
-            port.decoder.row_bytes = RAW_ROW_BYTES  # what is kept must weigh something
-            self._lay_out(member)
+        if self._team.model.layout is not None:
+            port.decoder.streams[0] = RowLimits(outline.rows)
+            return
+        port.decoder.streams[0] = RowLimits(outline.rows, RAW_ROW_BYTES)  # what is kept must weigh something
+        self._lay_out(member)
 
     def on_rows(self, member: Member, message: Rows) -> bool:
         """Rows that come before the model is laid out.
@@ -86,7 +87,7 @@ class FirstParameters:
         member.owed = self._team.model.begin(member.name, layout)
         member.owed.link_ready()
         member.inbox = Inbox(layout)
-        member.port.decoder.row_bytes = 0
+        member.port.decoder.streams[0] = RowLimits(layout.rows)
         frames, seed.frames = seed.frames, []
         for frame in frames:
             if (codec := member.inbox.accept(frame)) is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from rowcast.codecs import Codec
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.session.figures import LONGEST_NAME, MOST_NAMES, keep
+from rowcast.session.link import acknowledged
 from rowcast.session.recurring import Recurring
 from rowcast.training.first import FirstParameters
 from rowcast.training.member import Member, Stage
@@ -110,7 +111,7 @@ class Incoming:
         self._team.rule.arrived(now, member, rows)
 
     def _on_ack(self, now: float, member: Member, message: Message) -> None:
-        member.owed.acknowledged(now, cast(Ack, message).number)
+        member.owed.acknowledged(now, acknowledged(message))
         self._team.rule.acknowledged(now, member)
         assert member.port is not None
         self._team.board.ready[member.port] = None  # wakes it without a call: this is for every frame

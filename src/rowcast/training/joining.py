@@ -26,6 +26,7 @@ from rowcast.session.texts import shorten
 from rowcast.sync import parse_policy
 from rowcast.training.phase import EXCHANGING, Phase
 from rowcast.training.proposal.replica import first_nonfinite
+from rowcast.training.rules.base import WorkerHandler
 from rowcast.wire import (
     Challenge,
     Heartbeat,
@@ -34,6 +35,7 @@ from rowcast.wire import (
     Leave,
     Message,
     Refusal,
+    RowLimits,
     Start,
     Waiting,
     Welcome,
@@ -72,7 +74,7 @@ class Joining:
         self._refusals = Streak()
         self._table: TableParts | None = None
         self._lost_at: float | None = None
-        self.handlers = {
+        self.handlers: dict[type[Message], WorkerHandler] = {
             Challenge: self._on_challenge,
             Welcome: self._on_welcome,
             Start: self._on_start,
@@ -202,7 +204,7 @@ class Joining:
         self._node.welcomed_at = now
         self._say_that_the_link_is_back(now)
         assert self._node.port is not None
-        self._node.port.decoder.rows = self._node.layout.rows
+        self._node.port.decoder.streams[0] = RowLimits(self._node.layout.rows)
         self.heartbeat_due = now + self._node.settings.heartbeat_s
         if welcome.how == "resume":
             self._recount(self.client.resume(now, welcome))

@@ -3,7 +3,7 @@
 ``docs/protocol.md`` explains the conversation; :mod:`rowcast.wire.messages` defines the messages.
 """
 
-from rowcast.wire.frames import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, FrameEncoder, encode
+from rowcast.wire.frames import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, FrameEncoder, RowLimits, encode
 from rowcast.wire.messages import (
     Ack,
     Ask,
@@ -57,6 +57,7 @@ __all__ = [
     "PullEnd",
     "PushEnd",
     "Refusal",
+    "RowLimits",
     "Rows",
     "Start",
     "StateEnd",

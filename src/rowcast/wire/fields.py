@@ -1,170 +1,174 @@
-"""The fields of a control message as bytes, driven by the types of its dataclass.
+"""The fields of a control message as bytes: one MessagePack array, written and read by msgspec.
 
-======== =====================================================
+======== ===========================================================================================
 type     form
-======== =====================================================
-bool     one byte, 0 or 1
-int      u64, big-endian
-float    IEEE 754 double, big-endian, finite
-bytes    u32 length, content
-str      the same, UTF-8
-dict     u16 count (at most 64), then name (str, at most 128 bytes) and value (float) of each; others are left out
-======== =====================================================
+======== ===========================================================================================
+Count    integer, 0 .. 2^64 - 1
+StreamId integer, 0 .. 255
+Finite   IEEE 754 double that is finite (an integer is read as one)
+bool     true or false
+bytes    bin
+str      str, UTF-8
+Metrics  map of at most 64: name (str, at most 128 bytes) and value (Finite); others are left out
+======== ===========================================================================================
+
+Fields stand in the order in which their class defines them. New ones come last and have a default: where a peer that
+does not know them has left them out they have it, and fields that a newer peer has behind those known here are skipped
+without being built. Nothing else is lenient: types are strict, and lengths are compared before anything of that length
+is made.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import struct
-from collections.abc import Callable
-from typing import Any, TypeVar, get_type_hints
+import re
+import sys
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import msgspec
 
 from rowcast.errors import LocalProtocolError, RemoteProtocolError
-from rowcast.wire.messages import Message
 
-__all__ = ["pack", "unpack"]
+__all__ = [
+    "MAX_METRICS",
+    "MAX_METRIC_NAME",
+    "MAX_STREAM",
+    "Claim",
+    "Control",
+    "Count",
+    "Finite",
+    "Message",
+    "Metrics",
+    "StreamId",
+    "emptied",
+    "pack",
+    "packed_bytes",
+    "unpack",
+]
 
-M = TypeVar("M", bound=Message)
+MAX_METRICS = 64
+MAX_METRIC_NAME = 128  #: bytes in UTF-8
+MAX_STREAM = 255
 
-_U16, _U32, _U64, _F64 = (struct.Struct(form) for form in (">H", ">I", ">Q", ">d"))
-_MAX_METRICS = 64
-_MAX_METRIC_NAME = 128
+_MOST = sys.float_info.max
 
-
-_plans: dict[int, tuple[tuple[str, Any], ...]] = {}
-_fixed: dict[int, int | None] = {}
-
-
-def _plan(kind: type[Message]) -> tuple[tuple[str, Any], ...]:
-    """Name and type of each field, worked out once for each message class."""
-    if kind.KIND not in _plans:
-        hints = get_type_hints(kind)
-        _plans[kind.KIND] = tuple((field.name, hints[field.name]) for field in dataclasses.fields(kind))
-    return _plans[kind.KIND]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+StreamId = Annotated[int, msgspec.Meta(ge=0, le=MAX_STREAM)]
+Finite = Annotated[float, msgspec.Meta(ge=-_MOST, le=_MOST)]
+Metrics = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=MAX_METRIC_NAME)], Finite], msgspec.Meta(max_length=MAX_METRICS)
+]
 
 
-def pack(message: Message) -> bytes:
-    """The fields of ``message`` as bytes.
+class Message:
+    """Base of all messages. ``KIND`` is the number in the frame header."""
+
+    __slots__ = ()
+    KIND: ClassVar[int]
+
+
+class Control(Message, msgspec.Struct, frozen=True, array_like=True):
+    """Base of all messages but rows: small, and made of fields of the types above."""
+
+    def sendable(self) -> Control:
+        """The message without what a peer would not take."""
+        return self
+
+    def check(self) -> None:
+        """Compare what the types of the fields cannot say.
+
+        Raises:
+            ValueError: a peer may not send this.
+        """
+
+
+class Claim(Control, frozen=True, dict=True):
+    """Base of the messages that a proof of the secret covers: they remember the bytes that they came in."""
+
+    @cached_property
+    def body(self) -> bytes:
+        """The array of its fields: as it came, with fields that are not known here; or else as it is sent."""
+        return pack(self)
+
+
+M = TypeVar("M", bound=Control)
+
+#: What msgspec and the checks above raise for bytes or values that are not as they should be.
+_UNFIT = (msgspec.MsgspecError, ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
+
+_EMPTY = msgspec.Raw(b"\xc4\x00")
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of numpy as one of Python."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"expected a number, a text or bytes, got {type(value).__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_decoders: dict[type[Control], msgspec.msgpack.Decoder[Any]] = {}
+
+
+def pack(message: Control) -> bytes:
+    """The fields of ``message`` as bytes, which a peer of this version is sure to take.
 
     Raises:
         LocalProtocolError: a value that the form cannot hold.
     """
-    parts = []
-    for name, kind in _plan(type(message)):
-        try:
-            parts.append(_WRITERS.get(kind, _write_metrics)(getattr(message, name)))
-        except (struct.error, AttributeError, TypeError, ValueError) as error:
-            raise LocalProtocolError(f"{type(message).__name__}.{name}: cannot be sent: {error}") from error
-    return b"".join(parts)
+    try:
+        data = _encoder.encode(message.sendable())
+        _read(type(message), data)
+    except _UNFIT as error:
+        kind = type(message)
+        raise LocalProtocolError(f"{kind.__name__}: cannot be sent: {_explained(kind, error)}") from error
+    return data
 
 
-def fixed_size(message: Message) -> int | None:
-    """Bytes of the fields of a message, or ``None`` where they depend on what it says, and not on its class alone."""
-    number = message.KIND
-    if number not in _fixed:
-        sizes = [_SIZES.get(hint) for _, hint in _plan(type(message))]
-        _fixed[number] = None if None in sizes else sum(size for size in sizes if size is not None)
-    return _fixed[number]
+def packed_bytes(message: Control) -> int:
+    """How many bytes :func:`pack` makes of a message."""
+    return len(_encoder.encode(message.sendable()))
 
 
 def unpack(kind: type[M], data: memoryview) -> M:
     """Read a message of class ``kind``.
 
     Raises:
-        RemoteProtocolError: the bytes are not exactly such a message.
+        RemoteProtocolError: the bytes are not such a message.
     """
-    values: dict[str, Any] = {}
-    place = 0
     try:
-        for name, hint in _plan(kind):
-            values[name], place = _READERS.get(hint, _read_metrics)(data, place)
-    except (struct.error, ValueError, IndexError) as error:
-        raise RemoteProtocolError(f"{kind.__name__}: fields that cannot be read: {error}") from error
-    if place != len(data):
-        raise RemoteProtocolError(f"{kind.__name__}: expected {place} bytes of fields, got {len(data)}")
-    return kind(**values)
+        message = _read(kind, data)
+    except _UNFIT as error:
+        raise RemoteProtocolError(f"{kind.__name__}: fields that cannot be read: {_explained(kind, error)}") from error
+    if isinstance(message, Claim):
+        vars(message)["body"] = bytes(data)
+    return message
 
 
-def _write_bytes(value: bytes) -> bytes:
-    return _U32.pack(len(value)) + value
+def emptied(body: bytes, place: int) -> bytes:
+    """The array ``body`` with no bytes in its element ``place``; all others as they are, known here or not."""
+    elements = _elements.decode(body)
+    elements[place] = _EMPTY
+    return _encoder.encode(elements)
 
 
-def _write_float(value: float) -> bytes:
-    if not math.isfinite(value):
-        raise ValueError(f"expected a finite number, got {value}")
-    return _F64.pack(value)
+def _read(kind: type[M], data: bytes | memoryview) -> M:
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    message: M = decoder.decode(data)
+    message.check()
+    return message
 
 
-def _write_metrics(value: dict[str, float]) -> bytes:
-    finite = ((name.encode(), number) for name, number in value.items() if math.isfinite(number))
-    kept = [(name, number) for name, number in finite if len(name) <= _MAX_METRIC_NAME][:_MAX_METRICS]
-    parts = [_U16.pack(len(kept))]
-    for name, number in kept:
-        parts += [_write_bytes(name), _F64.pack(number)]
-    return b"".join(parts)
+def _explained(kind: type[Control], error: BaseException) -> str:
+    """What was wrong, with the names of fields in place of their numbers."""
+    names = kind.__struct_fields__
 
+    def name(found: re.Match[str]) -> str:
+        place = int(found[1])
+        return names[place] if place < len(names) else found[0]
 
-_WRITERS: dict[Any, Callable[[Any], bytes]] = {
-    bool: lambda value: b"\x01" if value else b"\x00",
-    int: _U64.pack,
-    float: _write_float,
-    bytes: _write_bytes,
-    str: lambda value: _write_bytes(value.encode()),
-}
-
-_SIZES: dict[Any, int] = {bool: 1, int: _U64.size, float: _F64.size}
-
-
-def _read_bool(data: memoryview, place: int) -> tuple[bool, int]:
-    value = data[place]
-    if value > 1:
-        raise ValueError(f"expected 0 or 1, got {value}")
-    return value == 1, place + 1
-
-
-def _read_int(data: memoryview, place: int) -> tuple[int, int]:
-    return _U64.unpack_from(data, place)[0], place + 8
-
-
-def _read_float(data: memoryview, place: int) -> tuple[float, int]:
-    value: float = _F64.unpack_from(data, place)[0]
-    if not math.isfinite(value):
-        raise ValueError(f"expected a finite number, got {value}")
-    return value, place + 8
-
-
-def _read_bytes(data: memoryview, place: int) -> tuple[bytes, int]:
-    (length,) = _U32.unpack_from(data, place)
-    end = place + 4 + length
-    if end > len(data):
-        raise ValueError(f"expected {length} more bytes, got {len(data) - place - 4}")
-    return bytes(data[place + 4 : end]), end
-
-
-def _read_text(data: memoryview, place: int) -> tuple[str, int]:
-    content, place = _read_bytes(data, place)
-    return content.decode(), place
-
-
-def _read_metrics(data: memoryview, place: int) -> tuple[dict[str, float], int]:
-    (count,) = _U16.unpack_from(data, place)
-    if count > _MAX_METRICS:
-        raise ValueError(f"expected at most {_MAX_METRICS} metrics, got {count}")
-    place += 2
-    metrics: dict[str, float] = {}
-    for _ in range(count):
-        name, place = _read_bytes(data, place)
-        if len(name) > _MAX_METRIC_NAME:
-            raise ValueError(f"expected a name of at most {_MAX_METRIC_NAME} bytes, got {len(name)}")
-        metrics[name.decode()], place = _read_float(data, place)
-    return metrics, place
-
-
-_READERS: dict[Any, Callable[[memoryview, int], tuple[Any, int]]] = {
-    bool: _read_bool,
-    int: _read_int,
-    float: _read_float,
-    bytes: _read_bytes,
-    str: _read_text,
-}
+    text = re.sub(r"Expected `float` [<>]= \S+", "expected a finite number", str(error))
+    return re.sub(r"\$\[(\d+)\]", name, text)

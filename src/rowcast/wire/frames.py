@@ -1,12 +1,13 @@
 """Frames: a fixed header, then one message.
 
-Header, 16 bytes, big-endian: magic ``RC``, protocol version (u8), kind (u8), bytes of the body (u32), CRC-32 of the
-body (u32), number of the frame on its connection and direction (u16, from 0 on, and from 0 again after the last),
-CRC-16 of the 14 bytes before (u16).
+Header, 16 bytes, big-endian: magic ``RC``, protocol version (u8), kind (u8), row stream (u8; 0 in all other frames),
+bytes of the body (u24), CRC-32 of the body (u32), number of the frame on its connection and direction (u16, from 0 on,
+and from 0 again after the last), CRC-16 of the 14 bytes before (u16).
 
 The header has a checksum of its own, so that nobody waits for the end of a frame whose length was damaged. The number
 tells when whole frames were lost, doubled or exchanged on the way. Nothing of a header is believed before its checksum
-is right. This form of the header stays the same in all later versions, so that they can be recognised.
+is right. This form of the header stays the same in all later versions, so that they can be recognised. (In version 2
+the stream was the highest byte of the length, and 0: the first frame of a connection is no row frame.)
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import struct
 import zlib
 from binascii import crc_hqx
 from collections.abc import Iterator
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, VersionMismatch
-from rowcast.wire.fields import fixed_size, pack, unpack
+from rowcast.wire.fields import MAX_STREAM, Control, Message, pack, packed_bytes, unpack
 from rowcast.wire.index import decode_index
-from rowcast.wire.messages import CONTROL, Message, Rows
+from rowcast.wire.messages import CONTROL, Rows
 
 __all__ = [
     "HEADER_BYTES",
@@ -30,32 +32,50 @@ __all__ = [
     "PROTOCOL_VERSION",
     "FrameDecoder",
     "FrameEncoder",
+    "RowLimits",
     "encode",
     "frame_bytes",
     "message_bytes",
 ]
 
 MAGIC = b"RC"
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 #: What grows with the model or the team travels in pieces or is cut where it is made.
 MAX_CONTROL_BYTES = 1 << 17
-MAX_ROWS_BYTES = 16 << 20
+MAX_ROWS_BYTES = (1 << 24) - 1
 #: Before the peer has proved who it is, no message is longer than this.
 MAX_STRANGER_BYTES = 4096
 
 _HEADER = struct.Struct(">2sBBIIH")
 _CHECKED = _HEADER.size
-HEADER_BYTES = _CHECKED + 2
+_CHECKED_HEADER = struct.Struct(">2sBBIIHH")
+HEADER_BYTES = _CHECKED_HEADER.size
 _CRC_START = 0xFFFF
 _SEQUENCE_MASK = 0xFFFF
+_LENGTH_BITS = 24
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 _ROWS = struct.Struct(">QIBBBI")
 _ABSOLUTE, _QUOTA_END = 1, 2
+#: What the flags of a row frame say: absolute, and the end of the quota.
+_FLAGS = ((False, False), (True, False), (False, True), (True, True))
 
 #: Version 1 had a shorter header: magic, version, kind, length, CRC-32 of these eight bytes and the body.
 _V1_HEADER_BYTES = 12
 
 #: Bytes of a row frame beside index block and payload.
 ROWS_OVERHEAD_BYTES = HEADER_BYTES + _ROWS.size
+
+
+class RowLimits(NamedTuple):
+    """What the row frames of one stream may name.
+
+    Attributes:
+        rows: rows of the layout of the stream.
+        row_bytes: frames with less payload for each row are refused; they could name many rows at no cost.
+    """
+
+    rows: int
+    row_bytes: int = 0
 
 
 def encode(message: Message, sequence: int = 0) -> bytes:
@@ -66,28 +86,43 @@ def encode(message: Message, sequence: int = 0) -> bytes:
         sequence: number of the frame on its connection, 0 .. 65535; a :class:`FrameEncoder` counts.
 
     Raises:
-        LocalProtocolError: a control message above the limit that every decoder has.
+        LocalProtocolError: a message above the limit that every decoder has, or a stream that no header can name.
     """
     if isinstance(message, Rows):
         form, index = message.index
         flags = _ABSOLUTE * message.absolute + _QUOTA_END * message.quota_end
         head = _ROWS.pack(message.number, message.iteration, message.codec, flags, form, len(message.rows))
         payload = message.payload.data
+        length = _ROWS.size + len(index) + len(payload)
+        if length > MAX_ROWS_BYTES:
+            raise _too_long(message, MAX_ROWS_BYTES, length)
+        place = _stream_in_header(message.stream) if message.stream else 0
         crc = zlib.crc32(payload, zlib.crc32(index, zlib.crc32(head)))
-        start = _header(message.KIND, _ROWS.size + len(index) + len(payload), crc, sequence)
-        return b"".join((start, head, index, payload))
-    body = pack(message)
+        checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, Rows.KIND, place | length, crc, sequence)
+        return b"".join((checked, crc_hqx(checked, _CRC_START).to_bytes(2, "big"), head, index, payload))
+    body = pack(_control(message))
     if len(body) > MAX_CONTROL_BYTES:
-        raise LocalProtocolError(
-            f"{type(message).__name__}: expected at most {MAX_CONTROL_BYTES} bytes, got {len(body)}; "
-            "no peer would take it"
-        )
-    return _header(message.KIND, len(body), zlib.crc32(body), sequence) + body
+        raise _too_long(message, MAX_CONTROL_BYTES, len(body))
+    checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, message.KIND, len(body), zlib.crc32(body), sequence)
+    return b"".join((checked, crc_hqx(checked, _CRC_START).to_bytes(2, "big"), body))
 
 
-def _header(kind: int, length: int, crc: int, sequence: int) -> bytes:
-    checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, length, crc, sequence)
-    return checked + crc_hqx(checked, _CRC_START).to_bytes(2, "big")
+def _stream_in_header(stream: int) -> int:
+    if not 0 <= stream <= MAX_STREAM:
+        raise LocalProtocolError(f"Rows: expected a stream in 0 .. {MAX_STREAM}, got {stream}")
+    return stream << _LENGTH_BITS
+
+
+def _too_long(message: Message, limit: int, size: int) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"{type(message).__name__}: expected at most {limit} bytes, got {size}; no peer would take it"
+    )
+
+
+def _control(message: Message) -> Control:
+    if not isinstance(message, Control):
+        raise LocalProtocolError(f"expected a message, got {type(message).__name__}")
+    return message
 
 
 class FrameEncoder:
@@ -125,11 +160,10 @@ def frame_bytes(message: Rows) -> int:
 
 
 def message_bytes(message: Message) -> int:
-    """Length of the frame of any message, without making it where its length is known."""
+    """Length of the frame of any message, without making that of rows."""
     if isinstance(message, Rows):
         return ROWS_OVERHEAD_BYTES + message.content_bytes
-    size = fixed_size(message)
-    return HEADER_BYTES + (len(pack(message)) if size is None else size)
+    return HEADER_BYTES + packed_bytes(_control(message))
 
 
 class FrameDecoder:
@@ -141,16 +175,17 @@ class FrameDecoder:
 
     Attributes:
         trusted: until it is set, messages above :data:`MAX_STRANGER_BYTES` are refused.
-        rows: rows of the layout; until it is set, row frames are refused.
+        streams: what the row frames of each stream may name; those of a stream that is not here are refused as soon as
+            their header has come.
         frames: whole frames that have arrived.
         arrived: bytes that have arrived.
-        row_bytes: row frames with less payload for each row are refused; they could name many rows at no cost.
     """
+
+    __slots__ = ("_data", "_end", "_start", "arrived", "frames", "streams", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
-        self.rows = 0
-        self.row_bytes = 0
+        self.streams: dict[int, RowLimits] = {}
         self.frames = self.arrived = 0
         self._data = bytearray(1 << 14)
         self._start = self._end = 0
@@ -204,17 +239,22 @@ class FrameDecoder:
             return 0, 0
         if here < HEADER_BYTES:
             return here, HEADER_BYTES
-        return here, HEADER_BYTES + int(_HEADER.unpack_from(self._data, self._start)[3])
+        return here, HEADER_BYTES + (int(_HEADER.unpack_from(self._data, self._start)[3]) & _LENGTH_MASK)
 
     def _next(self) -> Message | None:
         """The next message, if its frame is whole."""
         if self._end == self._start:
             return None
         view = memoryview(self._data)[self._start : self._end]
-        if not self._has_header(view):
+        if len(view) < HEADER_BYTES:
+            self._no_header(view)
             return None
-        _, version, kind, length, crc, sequence = _HEADER.unpack_from(view)
-        self._check_header(version, kind, length, sequence)
+        magic, version, kind, size, crc, sequence, header_crc = _CHECKED_HEADER.unpack_from(view)
+        if magic != MAGIC or crc_hqx(view[:_CHECKED], _CRC_START) != header_crc:
+            self._no_header(view)
+            return None
+        stream, length = size >> _LENGTH_BITS, size & _LENGTH_MASK
+        limits = self._check_header(version, kind, stream, length, sequence)
         end = HEADER_BYTES + length
         if len(view) < end:
             return None
@@ -225,34 +265,35 @@ class FrameDecoder:
             raise _mismatch(version)
         self._start += end
         self.frames += 1
-        if kind == Rows.KIND:
-            return self._rows_message(body)
+        if limits is not None:
+            return _rows_message(stream, limits, body)
         return unpack(CONTROL[kind], body)
 
-    def _has_header(self, view: memoryview) -> bool:
-        """Whether the header of a frame is whole.
+    def _no_header(self, view: memoryview) -> None:
+        """Bytes that are no whole header with the right checksum; more of them may tell more.
 
         Raises:
-            StreamDamaged, RemoteProtocolError: these bytes begin no frame.
+            StreamDamaged, RemoteProtocolError: they begin no frame.
             VersionMismatch: they are a whole frame of version 1.
         """
         if bytes(view[:2]) != MAGIC[: len(view)]:
             raise self._not_a_frame(view)
         if len(view) < HEADER_BYTES:
-            return False
-        if crc_hqx(view[:_CHECKED], _CRC_START) == int.from_bytes(view[_CHECKED:HEADER_BYTES], "big"):
-            return True
+            return
         _, version, _, length, _, _ = _HEADER.unpack_from(view)
         if self.frames or version != 1:
             raise StreamDamaged("expected a frame header with the right checksum, got a damaged one")
         self._maybe_first_version(view, length)
-        return False
 
-    def _check_header(self, version: int, kind: int, length: int, sequence: int) -> None:
-        """A header that arrived as it was sent, and is nevertheless refused.
+    def _check_header(self, version: int, kind: int, stream: int, length: int, sequence: int) -> RowLimits | None:
+        """Refuse a header that arrived as it was sent, and announces what may not come.
+
+        Returns:
+            What the rows of the frame may name; ``None`` for a control message, and for a frame of another version.
 
         Raises:
-            StreamDamaged, RemoteProtocolError: it is out of sequence, of no known kind, or announces too much.
+            StreamDamaged, RemoteProtocolError: it is out of sequence, of no known kind, of a stream that is not open,
+                or announces too much.
         """
         if sequence != self.frames & _SEQUENCE_MASK:
             raise StreamDamaged(
@@ -269,6 +310,17 @@ class FrameDecoder:
             limit = MAX_STRANGER_BYTES
         if length > limit:
             raise RemoteProtocolError(f"expected a message of at most {limit} bytes, got one of {length}")
+        if kind == Rows.KIND and not other:
+            limits = self.streams.get(stream)
+            return self._refuse_rows(stream) if limits is None else limits
+        if stream:
+            raise RemoteProtocolError(f"control message: expected stream 0, got {stream}")
+        return None
+
+    def _refuse_rows(self, stream: int) -> NoReturn:
+        if not self.streams:
+            raise RemoteProtocolError("row frame: expected a handshake first, got rows")
+        raise RemoteProtocolError(f"row frame: expected a stream of {sorted(self.streams)}, got {stream}")
 
     def _not_a_frame(self, view: memoryview) -> RemoteProtocolError:
         what = f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}"
@@ -290,20 +342,18 @@ class FrameDecoder:
                 raise _mismatch(1)
         raise StreamDamaged("expected a frame header with the right checksum, got a damaged one")
 
-    def _rows_message(self, body: memoryview) -> Rows:
-        if self.rows == 0:
-            raise RemoteProtocolError("row frame: expected a handshake first, got rows")
-        if len(body) < _ROWS.size:
-            raise RemoteProtocolError("row frame: it ends inside its head")
-        number, iteration, codec, flags, form, count = _ROWS.unpack_from(body)
-        if not 1 <= count <= self.rows or flags > _ABSOLUTE + _QUOTA_END:
-            raise RemoteProtocolError(
-                f"row frame: expected 1 .. {self.rows} rows and known flags, got {count}, {flags}"
-            )
-        if len(body) - _ROWS.size < self.row_bytes * count:
-            raise RemoteProtocolError(
-                f"row frame: expected at least {self.row_bytes} bytes for each of {count} rows, got {len(body)}"
-            )
-        rows, used = decode_index(form, body[_ROWS.size :], count, self.rows)
-        payload = np.frombuffer(body[_ROWS.size + used :], dtype=np.uint8)
-        return Rows(number, iteration, codec, bool(flags & _ABSOLUTE), bool(flags & _QUOTA_END), rows, payload)
+
+def _rows_message(stream: int, limits: RowLimits, body: memoryview) -> Rows:
+    if len(body) < _ROWS.size:
+        raise RemoteProtocolError("row frame: it ends inside its head")
+    number, iteration, codec, flags, form, count = _ROWS.unpack_from(body)
+    if not 1 <= count <= limits.rows or flags >= len(_FLAGS):
+        raise RemoteProtocolError(f"row frame: expected 1 .. {limits.rows} rows and known flags, got {count}, {flags}")
+    if len(body) - _ROWS.size < limits.row_bytes * count:
+        raise RemoteProtocolError(
+            f"row frame: expected at least {limits.row_bytes} bytes for each of {count} rows, got {len(body)}"
+        )
+    rows, used = decode_index(form, body[_ROWS.size :], count, limits.rows)
+    payload = np.frombuffer(body[_ROWS.size + used :], dtype=np.uint8)
+    absolute, quota_end = _FLAGS[flags]
+    return Rows(number, iteration, codec, absolute, quota_end, rows, payload, stream)

@@ -1,20 +1,26 @@
 """The messages between a worker and a server.
 
-Each message is a frozen dataclass. Its fields travel in order in the compact binary form of
-:mod:`rowcast.wire.fields`; nothing that arrives is ever unpickled or executed.
+The fields of each travel in order in the compact binary form of :mod:`rowcast.wire.fields`; those of :class:`Rows`,
+which are most of the bytes, in a form of their own. Nothing that arrives is ever unpickled or executed.
+
+A field may be added at the end of a control message, with a default: older peers skip it, and leave it out. Any other
+change of a message needs another ``PROTOCOL_VERSION``.
 
 ``w>`` is sent by workers only, ``s>`` by servers only, ``<>`` by both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.wire.fields import MAX_METRIC_NAME, MAX_METRICS, Claim, Control, Count, Finite, Message, Metrics, StreamId
 from rowcast.wire.index import encode_index, index_bytes
 
 __all__ = [
@@ -47,15 +53,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Message:
-    """Base of all messages. ``KIND`` is the number in the frame header."""
-
-    KIND: ClassVar[int]
-
-
-@dataclass(frozen=True)
-class Challenge(Message):
+class Challenge(Claim, frozen=True):
     """s> First message on a connection: prove that you know the secret."""
 
     KIND: ClassVar[int] = 1
@@ -64,8 +62,7 @@ class Challenge(Message):
     secret_needed: bool
 
 
-@dataclass(frozen=True)
-class Hello(Message):
+class Hello(Claim, frozen=True):
     """w> Who I am, what I hold, and the proof."""
 
     KIND: ClassVar[int] = 2
@@ -77,42 +74,39 @@ class Hello(Message):
     state: bytes  #: digest of the parameters
     server: bytes  #: the server life that this session knows; empty at the first joining
     joined: bool  #: its parameters are the team's
-    iteration: int
-    received: int  #: number of the last row frame received from the server in this session
+    iteration: Count
+    received: Count  #: number of the last row frame received from the server in this session
     training: bytes = b""  #: names the training that its parameters belong to; empty where they are not a team's yet
-    trained: int = 0  #: iterations of training behind its parameters
+    trained: Count = 0  #: iterations of training behind its parameters
     wish: str = ""  #: ``mine``: its parameters are to be the team's; ``team``: the team's in any case; empty: neither
 
 
-@dataclass(frozen=True)
-class Proof(Message):
+class Proof(Control, frozen=True):
     """s> I know the secret too. Goes before all else that a worker is told whose hello was right."""
 
     KIND: ClassVar[int] = 23
     proof: bytes  #: HMAC over the challenge and the whole hello
 
 
-@dataclass(frozen=True)
-class LayoutTable(Message):
+class LayoutTable(Control, frozen=True):
     """<> A piece of the layout: from the worker that seeds, or before a refusal, so that what differs can be named."""
 
     KIND: ClassVar[int] = 3
     part: bytes
-    left: int  #: bytes of the table that follow in the next pieces
+    left: Count  #: bytes of the table that follow in the next pieces
 
 
-@dataclass(frozen=True)
-class Welcome(Message):
+class Welcome(Control, frozen=True):
     """s> You are in. ``how`` says what happens next: seed, equal, receive or resume."""
 
     KIND: ClassVar[int] = 4
     how: str
     server: bytes
     policy: str
-    epoch: int
-    members: int
-    iteration: int  #: the worker goes on counting from here
-    received: int  #: number of the last row frame received from the worker in this session
+    epoch: Count
+    members: Count
+    iteration: Count  #: the worker goes on counting from here
+    received: Count  #: number of the last row frame received from the worker in this session
     state: bytes  #: digest of the server's parameters; empty where it has none yet
     training: bytes = b""  #: names the training that the team's parameters belong to
     origin: str = ""  #: the worker that brought the team's parameters
@@ -131,6 +125,7 @@ class Rows(Message):
         quota_end: with this frame the quota of the push or pull is complete.
         rows: ascending row indices, int64 [k].
         payload: encoded rows, uint8.
+        stream: which of the row streams of the connection they belong to, 0 .. 255; each counts its own frames.
     """
 
     KIND: ClassVar[int] = 5
@@ -141,6 +136,7 @@ class Rows(Message):
     quota_end: bool
     rows: npt.NDArray[np.int64]
     payload: npt.NDArray[np.uint8]
+    stream: int = 0
 
     @cached_property
     def index(self) -> tuple[int, bytes]:
@@ -154,174 +150,176 @@ class Rows(Message):
 
     def numbered(self, number: int) -> Rows:
         """The same frame under another number. Rows, payload and index block are shared, and were made once."""
-        copy = Rows(number, self.iteration, self.codec, self.absolute, self.quota_end, self.rows, self.payload)
+        copy = Rows(
+            number, self.iteration, self.codec, self.absolute, self.quota_end, self.rows, self.payload, self.stream
+        )
         vars(copy).update(index=self.index, content_bytes=self.content_bytes)
         return copy
 
 
-@dataclass(frozen=True)
-class Ack(Message):
-    """<> Every row frame up to this number was received and applied."""
+class Ack(Control, frozen=True):
+    """<> Every row frame of a stream up to this number was received and applied."""
 
     KIND: ClassVar[int] = 6
-    number: int
+    number: Count
+    stream: StreamId = 0
 
 
-@dataclass(frozen=True)
-class Ask(Message):
+class Ask(Control, frozen=True):
     """w> An update is ready: may I push it? Only where the policy gives slots."""
 
     KIND: ClassVar[int] = 19
-    iteration: int
-    weight: float  #: averaging weight of the update, > 0: how much its worker counts
-    rate_bps: float  #: measured delivery rate, bit/s
+    iteration: Count
+    weight: Finite  #: averaging weight of the update, > 0: how much its worker counts
+    rate_bps: Finite  #: measured delivery rate, bit/s
 
 
-@dataclass(frozen=True)
-class Grant(Message):
+class Grant(Control, frozen=True):
     """s> You have a slot: push."""
 
     KIND: ClassVar[int] = 20
-    iteration: int
-    held_s: float  #: seconds that this worker waited for the slot
+    iteration: Count
+    held_s: Finite  #: seconds that this worker waited for the slot
 
 
-@dataclass(frozen=True)
-class PushEnd(Message):
+class PushEnd(Control, frozen=True):
     """w> Nothing more is sent for this iteration."""
 
     KIND: ClassVar[int] = 7
-    iteration: int
-    quota_s: float  #: seconds until the quota was acknowledged, or the best estimate of it
-    compute_s: float  #: seconds that the gradient of this iteration took
-    rate_bps: float  #: measured delivery rate, bit/s
+    iteration: Count
+    quota_s: Finite  #: seconds until the quota was acknowledged, or the best estimate of it
+    compute_s: Finite  #: seconds that the gradient of this iteration took
+    rate_bps: Finite  #: measured delivery rate, bit/s
     skipped: bool  #: this iteration made no contribution
 
 
-@dataclass(frozen=True)
-class Go(Message):
+class Go(Control, frozen=True):
     """s> The gate is open; a pull follows."""
 
     KIND: ClassVar[int] = 8
-    iteration: int
-    mta_time_s: float  #: how long rows beyond the quota may travel in the next push
-    held_s: float  #: seconds the gate held this worker
-    staleness: int  #: iterations behind the fastest worker
-    members: int
-    epoch: int
+    iteration: Count
+    mta_time_s: Finite  #: how long rows beyond the quota may travel in the next push
+    held_s: Finite  #: seconds the gate held this worker
+    staleness: Count  #: iterations behind the fastest worker
+    members: Count
+    epoch: Count
 
 
-@dataclass(frozen=True)
-class PullEnd(Message):
+class PullEnd(Control, frozen=True):
     """s> Nothing more is sent for this pull: compute."""
 
     KIND: ClassVar[int] = 9
-    iteration: int
+    iteration: Count
 
 
-@dataclass(frozen=True)
-class Computed(Message):
+class Computed(Control, frozen=True):
     """w> An iteration is finished; its rows follow while the next one is computed. Only where rows are streamed."""
 
     KIND: ClassVar[int] = 21
-    iteration: int
-    compute_s: float  #: seconds that the gradient of this iteration took
-    rate_bps: float  #: measured delivery rate, bit/s
-    size: float  #: sum |.| of what this iteration contributed
+    iteration: Count
+    compute_s: Finite  #: seconds that the gradient of this iteration took
+    rate_bps: Finite  #: measured delivery rate, bit/s
+    size: Finite  #: sum |.| of what this iteration contributed
     skipped: bool  #: this iteration made no contribution
 
 
-@dataclass(frozen=True)
-class Horizon(Message):
+class Horizon(Control, frozen=True):
     """s> How fresh your parameters are. Travels in its place between row frames. Only where rows are streamed."""
 
     KIND: ClassVar[int] = 22
-    horizon: int  #: with the rows before this message you hold everybody's contributions up to this iteration
-    newest: int  #: iteration of the fastest worker
-    slack: int  #: iterations that you may be ahead of the horizon
-    members: int  #: among how many workers updates are shared: who counts, and who is in an outage
-    epoch: int
+    horizon: Count  #: with the rows before this message you hold everybody's contributions up to this iteration
+    newest: Count  #: iteration of the fastest worker
+    slack: Count  #: iterations that you may be ahead of the horizon
+    members: Count  #: among how many workers updates are shared: who counts, and who is in an outage
+    epoch: Count
     counted: bool  #: the gate counts you; otherwise nobody waits for you until your link has recovered
 
 
-@dataclass(frozen=True)
-class Cancel(Message):
+class Cancel(Control, frozen=True):
     """s> Everybody's quota of this iteration has arrived: stop sending rows beyond yours."""
 
     KIND: ClassVar[int] = 10
-    iteration: int
+    iteration: Count
 
 
-@dataclass(frozen=True)
-class StateEnd(Message):
+class StateEnd(Control, frozen=True):
     """w> All parameters were sent (seeding)."""
 
     KIND: ClassVar[int] = 11
 
 
-@dataclass(frozen=True)
-class Start(Message):
+class Start(Control, frozen=True):
     """s> You hold the team's parameters and the team is complete: compute."""
 
     KIND: ClassVar[int] = 18
-    iteration: int  #: the worker goes on counting from here
-    members: int
-    epoch: int
+    iteration: Count  #: the worker goes on counting from here
+    members: Count
+    epoch: Count
 
 
-@dataclass(frozen=True)
-class Lead(Message):
+class Lead(Control, frozen=True):
     """s> Whether what you make of the buffers is what the team has in them. Only where their rule is ``first``."""
 
     KIND: ClassVar[int] = 30
     leads: bool  #: no longer, otherwise; nor after a ``Welcome``
 
 
-@dataclass(frozen=True)
-class Heartbeat(Message):
+class Heartbeat(Control, frozen=True):
     """<> I am alive; what a progress display wants to know; and how much has arrived here."""
 
     KIND: ClassVar[int] = 12
-    metrics: dict[str, float] = field(default_factory=dict)
-    arrived: int = 0  #: bytes that have arrived on this connection: a slow transfer goes on
+    metrics: Metrics = msgspec.field(default_factory=dict)
+    arrived: Count = 0  #: bytes that have arrived on this connection: a slow transfer goes on
+
+    def sendable(self) -> Heartbeat:
+        """The first metrics that a peer takes: finite, with names that are not too long."""
+        kept = [
+            (name, value)
+            for name, value in self.metrics.items()
+            if math.isfinite(value) and len(name.encode()) <= MAX_METRIC_NAME
+        ]
+        if len(kept) == len(self.metrics) <= MAX_METRICS:
+            return self
+        return msgspec.structs.replace(self, metrics=dict(kept[:MAX_METRICS]))
+
+    def check(self) -> None:
+        """Measure the names in bytes."""
+        for name in self.metrics:
+            if len(name.encode()) > MAX_METRIC_NAME:
+                raise ValueError(f"expected a name of at most {MAX_METRIC_NAME} bytes, got {len(name.encode())}")
 
 
-@dataclass(frozen=True)
-class Waiting(Message):
+class Waiting(Control, frozen=True):
     """s> Who the gate waits for on your behalf, and why."""
 
     KIND: ClassVar[int] = 13
-    iteration: int
+    iteration: Count
     reason: str
 
 
-@dataclass(frozen=True)
-class Finish(Message):
+class Finish(Control, frozen=True):
     """w> I compute no more and everything I computed is at the server."""
 
     KIND: ClassVar[int] = 14
-    iteration: int
+    iteration: Count
     wait: bool  #: send me also what the others still compute
 
 
-@dataclass(frozen=True)
-class Farewell(Message):
+class Farewell(Control, frozen=True):
     """s> You hold everything. ``received`` row frames of yours were applied."""
 
     KIND: ClassVar[int] = 15
-    received: int
+    received: Count
 
 
-@dataclass(frozen=True)
-class Leave(Message):
+class Leave(Control, frozen=True):
     """<> I am going away, and why."""
 
     KIND: ClassVar[int] = 16
     cause: str
 
 
-@dataclass(frozen=True)
-class Refusal(Message):
+class Refusal(Control, frozen=True):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
     ``code`` is one of ``damaged``, ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``,
@@ -334,7 +332,7 @@ class Refusal(Message):
 
 
 #: Every message except :class:`Rows`, by its kind.
-CONTROL: dict[int, type[Message]] = {
+CONTROL: dict[int, type[Control]] = {
     message.KIND: message
     for message in (
         Challenge,

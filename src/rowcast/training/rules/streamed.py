@@ -27,7 +27,7 @@ from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.sync import Punctuality
+from rowcast.sync import Policy, Punctuality
 from rowcast.training.member import Member, Stage
 from rowcast.training.rules.adaptive_slack import AdaptiveSlack
 from rowcast.training.rules.base import ServerRule
@@ -76,7 +76,7 @@ class StreamedRule(ServerRule):
         self._slack.begin()
         if self._policy.pulls == "common":
             self.stream = SharedLog(
-                lambda: self.team.policy,
+                self._policy_in_force,
                 layout,
                 self.team.links,
                 self.floor.levels,
@@ -84,6 +84,9 @@ class StreamedRule(ServerRule):
                 step_s=self._usual_step_s,
                 newest=self.team.gate.newest,
             )
+
+    def _policy_in_force(self) -> Policy:
+        return self.team.policy
 
     def reset(self) -> None:
         self.team.policy = self._policy
