@@ -401,3 +401,10 @@ def test_value_per_byte_is_the_formula() -> None:
     )
     assert np.isfinite(value_per_byte(lengths, sums, row_bytes, ages, 0)).all()
     assert plain.dtype == np.float32
+
+
+def test_the_value_of_a_row_stamped_ahead_of_time_is_nothing_and_never_overflows():
+    """A peer may say that it is far ahead, of rows that have diverged."""
+    lengths, row_bytes = np.array([10, 10]), np.array([4, 4])
+    sums, ages = np.full(2, 1e38, dtype=np.float32), np.array([-(2**30), 3], dtype=np.int32)
+    assert value_per_byte(lengths, sums, row_bytes, ages, 4).tolist() == [0.0, float(np.finfo(np.float32).max)]

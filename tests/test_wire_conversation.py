@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.codecs import codec_by_id
 from rowcast.config import ServerSettings
 from rowcast.testing import VirtualTeam
-from rowcast.wire import Rows, encode
+from rowcast.wire import Ack, Rows, encode
 from teams import LAYOUT, worker
 from wire_messages import changed, control_messages, prove, row_messages
 
@@ -103,4 +104,25 @@ def test_garbage_on_a_link_costs_that_link_only():
     assert not team.failures
     [resumed] = [record for record in team.journals["server"].records if record["event"] == "resume"]
     assert resumed["peer"] == "robot1"
+    everybody_else_goes_on(team)
+
+
+@pytest.mark.parametrize("side", ["server", "worker"])
+def test_an_acknowledgement_of_a_stream_that_is_not_there_costs_the_link(side):
+    """Nothing that was sent is taken for delivered; the robot comes back."""
+    team = team_at(0.5, "ssp:2")
+    one = team.workers["robot1"]
+    deliver, port = {
+        "server": (team._to_server, one.server_port),
+        "worker": (team._to_worker, one.worker_port),
+    }[side]
+    inject(deliver, one, port, Ack(1 << 20, stream=1))
+    team.run(3.0)
+    errors = [
+        record["message"]
+        for journal in team.journals.values()
+        for record in journal.records
+        if record["event"] == "error" and "row stream 0, got one of 1" in record["message"]
+    ]
+    assert errors and not team.failures
     everybody_else_goes_on(team)

@@ -106,8 +106,9 @@ def value_per_byte(
     value = lengths * means * means / row_bytes
     if beta:
         value = value * (1.0 + beta * ages / max(slack, 1))
-    # A diverged update may be beyond float32 when it is squared; it goes first all the same.
-    return np.minimum(value, _LARGEST).astype(np.float32)
+    # A diverged update may be beyond float32 when it is squared; it goes first all the same. A row that a peer has
+    # stamped ahead of time is worth nothing yet.
+    return np.clip(value, 0.0, _LARGEST).astype(np.float32)
 
 
 def usual_buffers(layout: Layout, abs_sums: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
