@@ -279,7 +279,7 @@ def test_what_is_pending_is_in_the_view_once_more_than_the_replica() -> None:
     optimizer = Optimizer(sgd(model), model, team)
     team.anticipated = (team.layout.zeros(), 2.0)
     team.anticipated[0][-12:] = -0.25
-    optimizer._buffers._bases = []  # as at the beginning: everything is written
+    optimizer._model.buffers._bases = []  # as at the beginning: everything is written
     optimizer._take_view()
     torch.testing.assert_close(model[1].running_mean, torch.full((6,), 0.5))
     team.replica[-12:] += 1  # arrives: running statistics approach it
@@ -420,10 +420,10 @@ def test_a_proposal_that_is_refused_is_not_counted_as_told() -> None:
     class Refusing(EchoTeam):
         refuses = True
 
-        def accumulate(self, sources, weight):  # type: ignore[no-untyped-def]
+        def accumulate(self, sources, weight, origin=None):  # type: ignore[no-untyped-def]
             if self.refuses:
                 raise NonFiniteGradient("no")
-            HubTeam.accumulate(self, sources, weight)
+            HubTeam.accumulate(self, sources, weight, origin)
 
     model, team = norm_model(), Refusing()
     optimizer = Optimizer(sgd(model), model, team)

@@ -12,6 +12,7 @@ from torch import nn
 
 from rowcast.errors import NonFiniteGradient
 from rowcast.optim import TeamLike
+from rowcast.optim.team import Update
 from rowcast.rows import Layout
 
 
@@ -53,7 +54,7 @@ class HubTeam:
         self.leads = False
         self.anticipated: tuple[np.ndarray, float] | None = None
         self.iteration = 0
-        self.exchanges = self.contributions = self.finishes = self.leaves = self.holds = 0
+        self.exchanges = self.contributions = self.finishes = self.leaves = self.stills = 0
         self.held = False
         self.sources_seen: list[np.ndarray] = []
         self.metrics: list[dict[str, float]] = []
@@ -70,19 +71,19 @@ class HubTeam:
         self.owed = layout.zeros()
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def still(self) -> Iterator[None]:
         assert not self.held
         self.held = True
-        self.holds += 1
+        self.stills += 1
         try:
             yield
         finally:
             self.held = False
 
-    still = hold
-
-    def accumulate(self, sources: Sequence[np.ndarray], weight: float) -> None:
-        assert self.held and len(sources) == len(self.layout.tensors)
+    def accumulate(self, sources: Sequence[np.ndarray], weight: float, origin: np.ndarray | None = None) -> None:
+        assert not self.held and len(sources) == len(self.layout.tensors)
+        origin = self.replica if origin is None else origin
+        assert origin.dtype == np.float32 and origin.shape == (self.layout.elements,)
         for spec, source in zip(self.layout.tensors, sources, strict=True):
             assert source.dtype == np.float32 and source.flags.c_contiguous
             assert source.shape == (spec.stop - spec.start,)
@@ -91,16 +92,24 @@ class HubTeam:
         self.sources_seen = list(sources)
         for spec, source in zip(self.layout.tensors, sources, strict=True):
             rows = slice(spec.start, spec.stop)
-            self.pending[rows] += np.float32(weight) * (self.replica[rows] - source)
+            self.pending[rows] += np.float32(weight) * (origin[rows] - source)
         self.contributions += 1
 
-    def exchange(self) -> None:
+    def exchange(self, update: Update | None = None) -> None:
         assert not self.held
+        refused: NonFiniteGradient | None = None
+        try:
+            if update is not None:
+                self.accumulate(*update)
+        except NonFiniteGradient as error:
+            refused = error
         self.exchanges += 1
         self.iteration += 1
         if self.fail_at is not None:
             raise self.fail_at
         self.deliver()
+        if refused is not None:
+            raise refused
 
     def deliver(self) -> None:
         for member in self.hub.members:
@@ -135,8 +144,7 @@ def test_the_fakes_are_teams() -> None:
     team: TeamLike = EchoTeam()
     layout = Layout.from_shapes([("a", (2,)), ("b", (3,))])
     team.start(layout, np.zeros(5, dtype=np.float32))
-    with team.hold():
-        team.accumulate([np.full(2, -1, np.float32), np.full(3, -2, np.float32)], 0.5)
+    team.accumulate([np.full(2, -1, np.float32), np.full(3, -2, np.float32)], 0.5)
     assert not team.replica.any()
     team.exchange()
     assert team.replica.tolist() == [-0.5, -0.5, -1, -1, -1] and team.iteration == 1
@@ -145,6 +153,6 @@ def test_the_fakes_are_teams() -> None:
 def test_a_bad_source_leaves_pending_alone() -> None:
     team = EchoTeam()
     team.start(Layout.from_shapes([("a", (1,)), ("b", (1,))]), np.zeros(2, dtype=np.float32))
-    with team.hold(), pytest.raises(NonFiniteGradient, match="'b'"):
+    with pytest.raises(NonFiniteGradient, match="'b'"):
         team.accumulate([np.ones(1, np.float32), np.full(1, np.nan, np.float32)], 1.0)
     assert not team.pending.any()

@@ -13,7 +13,11 @@ from torch import nn
 
 from rowcast.errors import ConfigError
 from rowcast.optim import Optimizer
-from rowcast.optim.handwritten import Marks
+from rowcast.optim.projection import Projection
+from rowcast.optim.shared import Shared
+from rowcast.optim.tensors import to_host
+from rowcast.optim.view import View
+from rowcast.rows import Layout
 from seats import run_team
 from test_optim_fakes import EchoTeam, HubTeam, backward, flat, small_model
 
@@ -98,22 +102,47 @@ def test_every_kind_of_tensor_is_looked_at(kind: str, write: Callable[[torch.Ten
     if write is one_element:
         tensor = tensor.contiguous()  # it takes a flat view
         tensor.view(-1)[-1] = -0.25
-    marks = Marks(["weight"], [tensor])
-    marks.set()
-    assert marks.changed() == []
+    view = view_on(tensor)
+    assert view.written() == []
     write(tensor)
-    assert marks.changed() == ["weight"]
-    marks.set()
-    assert marks.changed() == []
+    assert view.written() == ["weight"]
+    assert view.written() == []
 
 
-def test_memory_with_gaps_is_known_by_its_writes_alone() -> None:
-    tensor = torch.ones(4, 6)[:, :3]
-    marks = Marks(["weight"], [tensor])
-    marks.set()
-    assert marks.changed() == []
-    tensor.zero_()
-    assert marks.changed() == ["weight"]
+def test_memory_with_gaps_and_a_mere_change_of_order_are_no_exception() -> None:
+    for tensor in (torch.arange(24.0).view(4, 6)[:, :3], torch.arange(24.0)):
+        view = view_on(tensor)
+        assert view.written() == []
+        tensor.data.copy_(tensor.flip(0))
+        assert view.written() == ["weight"]
+
+
+def view_on(tensor: torch.Tensor) -> View:
+    """A view that has filled a tensor with what it holds."""
+    layout = Layout.from_shapes([("weight", tuple(tensor.shape))])
+    view = View(Shared(layout, ("weight",), (tensor,), frozenset()), layout, Projection(nn.Module(), None))
+    view.fill(to_host(tensor).copy(), None)
+    return view
+
+
+@pytest.mark.parametrize("project", [None, lambda model: None])
+def test_what_is_written_in_every_step_never_travels(project: Callable[[nn.Module], None] | None) -> None:
+    team = EchoTeam()
+    model, optimizer = wrapped(team=team, project=project)
+    plain = small_model()
+    bare = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for index in range(4):
+        for one, two in zip(model.parameters(), plain.parameters(), strict=True):
+            one.grad = torch.full_like(one, index + 1.0)
+            two.grad = one.grad.clone()
+        model[0].weight.data.add_(1.0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step()
+        assert len(caught) == (index == 0)
+        bare.step()
+        np.testing.assert_allclose(flat(model), flat(plain), atol=1e-6)
+    np.testing.assert_allclose(team.replica, flat(plain), atol=1e-6)
 
 
 def test_a_module_that_writes_its_parameters_as_it_runs_is_noticed() -> None:
@@ -236,6 +265,21 @@ def test_compiled_tied_and_moved_parameters_are_no_matter() -> None:
     optimizer.close()
 
 
+def test_an_end_with_warnings_that_are_errors_is_an_end_all_the_same() -> None:
+    team = EchoTeam()
+    model, optimizer = wrapped(team=team)
+    step(model, optimizer)
+    clamp(model[0].weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=r"'0.weight': written"):
+            optimizer.close()
+    assert team.finishes == 1
+    np.testing.assert_array_equal(flat(model), team.replica)
+    optimizer.close()
+    assert team.finishes == 1
+
+
 def test_local_steps_keep_what_is_written_and_say_nothing() -> None:
     team = EchoTeam()
     team.local_steps = 2
@@ -335,6 +379,8 @@ def test_what_the_team_has_taken_beyond_the_bound_comes_back_bit_by_bit() -> Non
     model, optimizer = wrapped(team=team, project=nonnegative)
     assert team.replica.min() >= 0.0  # the team begins with what obeys
     team.replica[:] = -1.0
+    with optimizer.no_sync():
+        optimizer.step()  # takes it into the model
     for gradient, becomes in ((1.0, -0.9), (0.0, -0.81), (-1.0, -0.81 + 0.081 + 0.1)):
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, gradient)

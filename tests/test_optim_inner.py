@@ -128,9 +128,9 @@ def test_with_one_iteration_a_step_the_pair_is_that_of_the_way_the_parameters_we
     gradients, places = [], []
 
     class Watched(EchoTeam):
-        def accumulate(self, sources: Any, weight: float) -> None:
+        def accumulate(self, sources: Any, weight: float, origin: Any = None) -> None:
             places.append(self.replica.copy())
-            super().accumulate(sources, weight)
+            super().accumulate(sources, weight, origin)
 
     model, state = lbfgs_steps(Watched(), [0.5], max_iter=1)
     for place in places:

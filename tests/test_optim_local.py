@@ -143,10 +143,10 @@ def test_a_team_of_one_is_the_plain_optimizer_with_its_schedule(inner: Inner) ->
 
 def test_only_the_last_step_of_a_round_touches_the_team() -> None:
     model, optimizer, team = alone(3)
-    start, holds = team.replica.copy(), team.holds
+    start, stills = team.replica.copy(), team.stills
     for step in range(2):
         train(model, optimizer, 1, step)
-        assert (team.exchanges, team.contributions, team.iteration, team.holds) == (0, 0, 0, holds)
+        assert (team.exchanges, team.contributions, team.iteration, team.stills) == (0, 0, 0, stills)
         np.testing.assert_array_equal(team.replica, start)
         assert np.abs(flat(model) - start).max() > 0
     train(model, optimizer, 1, 2)

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from rowcast.optim import Optimizer
-from rowcast.optim.tensors import Proposal, first_nonfinite, from_host_, read_into, to_host, write_from
+from rowcast.optim.projection import Projection
+from rowcast.optim.shared import Shared
+from rowcast.optim.tensors import Proposal, first_nonfinite, from_host_, read_into, to_host
+from rowcast.optim.view import View
 from rowcast.rows import Layout
 from test_optim_fakes import EchoTeam
 
@@ -48,13 +51,23 @@ def test_a_model_of_mixed_tensors_and_its_vector() -> None:
     vector = layout.zeros()
     read_into(vector, layout, tensors)
     copies = [torch.zeros_like(t) for t in tensors]
-    write_from(vector, layout, copies)
+    view = view_of(layout, copies)
+    view.fill(vector, None)
     for copy, tensor in zip(copies, tensors, strict=True):
         assert torch.equal(copy, tensor)
-    proposal = Proposal(layout, tensors, vector)
-    assert len(proposal) == len(tensors) and len(proposal[1:3]) == 2
-    np.testing.assert_array_equal(np.concatenate(list(proposal)), vector)
-    np.testing.assert_array_equal(proposal[-1], [3.0])
+    np.testing.assert_array_equal(view.image, vector)
+    proposal = Proposal(tensors, [np.full(2, 7, dtype=np.float32)])
+    assert len(proposal) == len(tensors) + 1 and len(proposal[1:3]) == 2
+    np.testing.assert_array_equal(np.concatenate(list(proposal)), [*vector, 7, 7])
+    np.testing.assert_array_equal(proposal[-2], [3.0])
+    view.fill(vector, (vector, 0.25))
+    assert view.holds(vector, (vector, 0.25)) and not view.holds(vector, None)
+    np.testing.assert_array_equal(np.concatenate(view.proposal([])), 0.75 * vector)
+
+
+def view_of(layout: Layout, tensors: list[torch.Tensor]) -> View:
+    names = tuple(spec.name for spec in layout.tensors)
+    return View(Shared(layout, names, tuple(tensors), frozenset()), layout, Projection(nn.Module(), None))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -62,11 +75,12 @@ def test_the_rounding_of_a_narrow_type_does_not_travel(dtype: torch.dtype) -> No
     layout = Layout.from_shapes([("a", (5,))])
     replica = np.linspace(0.1, 0.9, 5, dtype=np.float32)
     tensor = torch.empty(5, dtype=dtype)
-    write_from(replica, layout, [tensor])
+    view = view_of(layout, [tensor])
+    view.fill(replica, None)
     assert (to_host(tensor) != replica).any()
-    np.testing.assert_array_equal(Proposal(layout, [tensor], replica)[0], replica)
+    np.testing.assert_array_equal(view.proposal([])[0], view.origin())
     tensor += 0.25
-    assert np.abs(Proposal(layout, [tensor], replica)[0] - replica - 0.25).max() < 0.01
+    assert np.abs(view.proposal([])[0] - view.origin() - 0.25).max() < 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from rowcast.optim.shared import Shared
 from rowcast.optim.tensors import from_host_, to_host
 from rowcast.rows import Layout, TensorSpec
 
-__all__ = ["RULES", "Buffers", "WithBuffers"]
+__all__ = ["RULES", "Buffers"]
 
 #: What may be written for ``buffers=``.
 RULES = ("average", "first", "local")
@@ -114,22 +113,24 @@ class Buffers:
 
     # -- what this worker contributes --------------------------------------------------------------------------
 
-    def proposal(self, replica: Vector, weight: float, *, leads: bool) -> list[Vector]:
+    def proposal(self, origin: Vector, weight: float, *, leads: bool) -> list[Vector]:
         """What is proposed for the buffers, one flat float32 array for each.
 
         Args:
-            replica: float32 [elements].
+            origin: float32 [elements]; receives from where it counts, the values of which the team has been told.
             weight: the averaging weight that it will be multiplied by.
             leads: what the first worker makes of them counts in full, and that of the others not at all.
         """
         share = 1.0 if not self._first else 1.0 / weight if leads else 0.0
         proposed = []
         for k, (spec, base) in enumerate(zip(self._specs, self._bases, strict=True)):
-            value = replica[spec.start : spec.stop].copy()
+            origin[spec.start : spec.stop] = base
             now = to_host(self._current(k))
-            if share and np.isfinite(now).all():
-                value += np.float32(share) * (now - base)
-            proposed.append(value)
+            if not share or not np.isfinite(now).all():
+                now = base
+            elif share != 1.0:
+                now = base + np.float32(share) * (now - base)
+            proposed.append(now)
         return proposed
 
     def proposed(self) -> None:
@@ -209,30 +210,6 @@ class Buffers:
                 "register it with persistent=False"
             )
         return tensor
-
-
-class WithBuffers(Sequence[Vector]):
-    """What is proposed for the parameters, made when it is asked for, and behind it that for the buffers."""
-
-    def __init__(self, parameters: Sequence[Vector], buffers: Sequence[Vector]) -> None:
-        self._parameters = parameters
-        self._buffers = buffers
-
-    def __len__(self) -> int:
-        return len(self._parameters) + len(self._buffers)
-
-    @overload
-    def __getitem__(self, index: int) -> Vector: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Vector]: ...
-
-    def __getitem__(self, index: int | slice) -> Vector | Sequence[Vector]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        count = len(self._parameters)
-        return self._parameters[index] if index < count else self._buffers[index - count]
 
 
 class _Watch:

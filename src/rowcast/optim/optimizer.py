@@ -12,37 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, overload
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
-from rowcast.optim.buffers import Buffers, WithBuffers
 from rowcast.optim.forks import warn_of_fork
-from rowcast.optim.handwritten import Marks
-from rowcast.optim.inner import Curvature, unsuited
-from rowcast.optim.projection import Projection
-from rowcast.optim.shared import shared_parameters
+from rowcast.optim.remarks import Remarks
+from rowcast.optim.shared_model import SharedModel
+from rowcast.optim.stepping import BadGradient, Stepping
 from rowcast.optim.team import TeamLike
-from rowcast.optim.tensors import Proposal, first_nonfinite, read_into, write_from
 from rowcast.optim.wrapper import LiveWrapper
 
 __all__ = ["Optimizer"]
-
-
-class _NoContribution(Exception):
-    """Leaves a closure whose gradient cannot be used, before the inner optimizer has changed any state."""
-
-
-class _BadGradient(NonFiniteGradient):
-    """A bad gradient, seen before the inner optimizer did; a bad proposal is not one of these."""
 
 
 class Optimizer(LiveWrapper):
@@ -127,11 +113,9 @@ class Optimizer(LiveWrapper):
         if nonfinite not in ("raise", "skip"):
             raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
         warn_of_fork(stacklevel=3)
-        projection = Projection(model, project)
+        shared = SharedModel(model, inner, team, buffers=buffers, project=project)
         super().__init__(inner)
-        self._shared = shared_parameters(model, inner)
-        self._buffers = Buffers(model, buffers)
-        self._layout = self._buffers.join(self._shared)
+        self._model = shared
         self._team = team
         self._weight = weight
         self._nonfinite = nonfinite
@@ -140,16 +124,9 @@ class Optimizer(LiveWrapper):
         self._deviates = False  # the parameters hold steps that the team has not been told
         self._closed = False
         self._skipped_steps = 0
-        self._warned_of_skip = False
-        self._curvature = Curvature(inner)
-        self._projection = projection
-        self._round_base: npt.NDArray[np.float32] | None = None
-        self._marks: Marks | None = Marks(self._shared.names, self._shared.tensors)
-        self._warned_of_code = False
-        projection.apply()
-        vector = np.empty(self._layout.elements, dtype=np.float32)
-        read_into(vector, self._layout, [*self._shared.tensors, *self._buffers.tensors()])
-        team.start(self._layout, vector)
+        self._stepping = Stepping(inner, shared.shared)
+        self._remarks = Remarks()
+        shared.join()
         try:
             self._take_view()
         except BaseException:
@@ -171,8 +148,8 @@ class Optimizer(LiveWrapper):
 
         With local steps only the last step of a round exchanges, and returns with the replica in the parameters.
 
-        With a closure the gradients are computed while arriving rows wait, because the closure must see
-        parameters that stand still; without one, rows arrive during forward and backward.
+        The step is made from what is in the model, where its gradient was computed; rows may arrive meanwhile. A
+        closure computes from what has arrived until then.
 
         With ``project`` the gradient is computed from projected parameters, the step is made from them and projected,
         and what travels is the way from the one to the other. Rows that are on their way, or that a lossy code has
@@ -194,14 +171,14 @@ class Optimizer(LiveWrapper):
         """
         try:
             self._check_usable()
-            self._warn_of_buffers()
-            self._warn_of_code(stacklevel=4)
+            self._remarks.buffers(self._model.buffers.moving(), stacklevel=4)
+            self._remarks.code(self._inner, self._team, stacklevel=4)
             if self._deviates or self._team.local_steps > 1:
                 loss, problem = self._step_locally(closure)
             else:
-                self._warn_of_handwriting(self._handwritten(), stacklevel=4)
+                self._remarks.handwriting(self._model.handwritten(), stacklevel=4)
                 loss, problem = self._step_together(closure)
-            self._answer(problem)
+            self._answer(problem, stacklevel=5)
         except BaseException:
             # GradScaler takes these back only after a step that returned; left here, they would scale the next.
             self.__dict__.pop("grad_scale", None)
@@ -210,21 +187,10 @@ class Optimizer(LiveWrapper):
         return loss
 
     def _step_together(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
-        """One step is one proposal, made from the replica as it is now."""
-        base: list[npt.NDArray[np.float32] | None] = []
+        """One step is one proposal, made from what is in the model: where its gradient was computed."""
         try:
-            with contextlib.ExitStack() as held:
-
-                def hold() -> None:
-                    held.enter_context(self._team.hold())
-                    base.append(self._begin_step(ahead=closure is not None))
-
-                loss, problem, stepped = self._contribute(closure, hold)
-                if stepped:
-                    self._projection.apply()
-                    problem = self._accumulate(base[0])
-            if self._exchanging:
-                self._team.exchange()
+            loss, problem, stepped = self._attempt(closure, self._model.refresh)
+            problem = self._hand_in(stepped, finish=self._exchanging) or problem
         finally:
             self._take_view()
         return loss, problem
@@ -232,45 +198,36 @@ class Optimizer(LiveWrapper):
     def _step_locally(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:
         """One step of a round, on parameters that deviate from the replica; the last one proposes their sum.
 
-        ``weight * (replica - parameters)`` is that sum because the replica stands still between two exchanges. Should
-        it move all the same (a server that restarted sends other parameters), the round ends with what federated
-        averaging means: the average of the workers' parameters.
+        Should the replica move within a round (a server that restarted sends other parameters), the sum of the steps
+        is added to what it is then.
         """
-        if not self._deviates:
-            self._round_base = self._projection.base(self._team.replica, self._read()) if self._projection else None
-        loss, problem, stepped = self._contribute(closure, lambda: None)
+        loss, problem, stepped = self._attempt(closure, None)
         self._deviates = self._deviates or stepped
-        if stepped:
-            self._projection.apply()
         if not self._exchanging:
             return loss, problem
         self._local_step += 1
         if self._local_step < self._team.local_steps:
             return loss, problem
         try:
-            problem = self._end_round() or problem
-            self._team.exchange()
+            problem = self._end_round(finish=True) or problem
         finally:
             self._take_view()
         return loss, problem
 
-    def _end_round(self) -> NonFiniteGradient | None:
+    def _end_round(self, *, finish: bool) -> NonFiniteGradient | None:
         """Propose what the local steps did, if anything; what was wrong with it."""
         self._local_step = 0
         deviates, self._deviates = self._deviates, False
-        if not deviates:
-            return None
-        with self._team.hold():
-            return self._accumulate(self._round_base)
+        return self._hand_in(deviates, finish=finish)
 
-    def _contribute(
-        self, closure: Callable[[], float] | None, before: Callable[[], None]
+    def _attempt(
+        self, closure: Callable[[], float] | None, refresh: Callable[[], None] | None
     ) -> tuple[float | None, NonFiniteGradient | None, bool]:
-        """Step the inner optimizer if the gradients are usable.
+        """Step the inner optimizer if the gradients are usable, and project what it made.
 
         Args:
             closure: that of the step.
-            before: called right before the inner optimizer steps.
+            refresh: called before a closure is.
 
         Returns:
             The loss, what was wrong with a gradient, and whether the inner optimizer has stepped.
@@ -278,212 +235,49 @@ class Optimizer(LiveWrapper):
         if float(self.__dict__.get("found_inf", 0.0)) > 0.0:
             self._skipped_steps += 1
             return None, None, False
-        self._unscale()
-        bad = None if closure is not None else self._bad_gradient()
-        loss: float | None = None
-        if bad is None:
-            before()
-            loss, bad = self._inner_step(closure)
-        if bad is None:
-            return loss, None, True
-        self._skipped_steps += 1
-        problem = _BadGradient(
-            f"gradient of {bad!r}: expected finite numbers, found NaN or Inf; the step counts as no contribution "
-            "and the optimizer's state is as before; lower the learning rate, clip gradients, look at the batch, "
-            "or pass nonfinite='skip' to go on with a warning"
-        )
-        return loss, problem, False
+        scale = self.__dict__.get("grad_scale")
+        outcome = self._stepping.attempt(closure, None if scale is None else float(scale), refresh)
+        if outcome.stepped:
+            self._model.project()
+        else:
+            self._skipped_steps += 1
+        return outcome.loss, outcome.problem, outcome.stepped
 
-    def _inner_step(self, closure: Callable[[], float] | None) -> tuple[float | None, str | None]:
-        """Step the inner optimizer; the loss, and the name of a bad gradient if that kept it from stepping."""
-        if closure is None:
-            self._inner.step()
-            return None, None
-        first_loss: list[float] = []
-        bad: list[str] = []
-
-        def checked() -> float:
-            loss = closure()
-            if not first_loss:
-                # Only the first evaluation: no torch optimizer touches its state before it has one, and the later
-                # ones are trial points of a line search.
-                first_loss.append(loss)
-                self._check_known()
-                name = self._bad_gradient()
-                if name is not None:
-                    bad.append(name)
-                    raise _NoContribution
-                self._curvature.before()
-            return loss
-
-        try:
-            loss = self._inner.step(checked)
-            self._curvature.after()
-            return loss, None
-        except _NoContribution:
-            return first_loss[0], bad[0]
-
-    def _begin_step(self, *, ahead: bool) -> npt.NDArray[np.float32] | None:
-        """Fill the parameters with what the inner optimizer steps from, while the replica is held.
-
-        Args:
-            ahead: from where the next gradient is computed, not from the replica: a closure computes it now. A step
-                whose gradient is there already is made from the replica.
+    def _hand_in(self, made: bool, *, finish: bool) -> NonFiniteGradient | None:
+        """Give the team what was made of the parameters, if it was, and finish the iteration, if asked to.
 
         Returns:
-            What they hold, float32 [layout.elements]; ``None``: the replica.
+            Why the team refused what was made: it holds NaN or Inf.
         """
-        if not self._projection and (not ahead or self._team.anticipated is None):
-            self._fill_parameters()
+        if not made:
+            if finish:
+                self._team.exchange()
             return None
-        self._fill_view(held=True)
-        view = self._read()
-        if not self._projection:
-            return view
-        self._projection.apply()
-        return self._projection.base(view, self._read())
-
-    def _read(self) -> npt.NDArray[np.float32]:
-        """A copy of what the parameters hold, float32 [layout.elements]."""
-        vector = np.empty(self._shared.layout.elements, dtype=np.float32)
-        read_into(vector, self._shared.layout, self._shared.tensors)
-        return vector
-
-    def _accumulate(self, base: npt.NDArray[np.float32] | None = None) -> NonFiniteGradient | None:
-        """Add what the inner optimizer proposes to what is pending, or say why the team refused it.
-
-        Args:
-            base: what it stepped from, if not from the replica.
-        """
-        weight = self._weight if self._weight is not None else 1.0 / max(1, self._team.members)
-        replica = self._team.replica
-        buffers = self._buffers.proposal(replica, weight, leads=self._leads)
         try:
-            proposal = Proposal(self._layout, self._shared.tensors, replica, base)
-            self._team.accumulate(WithBuffers(proposal, buffers), weight)
+            self._model.give(self._weight, finish=finish)
         except NonFiniteGradient as error:
             self._skipped_steps += 1
             return NonFiniteGradient(
                 f"{error}; the gradients were finite, so the inner optimizer's own arithmetic overflowed and its state "
                 "may hold NaN or Inf: lower the learning rate and load an earlier state_dict before going on"
             )
-        self._buffers.proposed()
         return None
 
-    def _answer(self, problem: NonFiniteGradient | None) -> None:
+    def _answer(self, problem: NonFiniteGradient | None, stacklevel: int) -> None:
         """Say what was wrong with a step, now that the iteration is finished."""
         if problem is None:
             return
-        if self._nonfinite == "raise" or not isinstance(problem, _BadGradient):
+        if self._nonfinite == "raise" or not isinstance(problem, BadGradient):
             raise NonFiniteGradient(*problem.args)
-        if not self._warned_of_skip:
-            self._warned_of_skip = True
-            warnings.warn(f"{problem} (said once; Optimizer.skipped_steps counts)", UserWarning, stacklevel=4)
-
-    def _take_view(self, *, ahead: bool = True) -> None:
-        """Fill the parameters for the next gradient, and project them; ``ahead``: see :meth:`_fill_view`."""
-        self._fill_view(ahead=ahead, buffers=ahead)
-        self._projection.apply()
-        if self._marks is not None and self._team.local_steps == 1:
-            self._marks.set()
-
-    def _fill_view(self, *, ahead: bool = True, held: bool = False, buffers: bool = False) -> None:
-        """Fill the parameters with the replica, moved as far as the policy has it.
-
-        Args:
-            ahead: otherwise with the replica itself.
-            held: the replica is held, and only what is ahead of it may change.
-            buffers: fill the buffers too, as far as something arrived for them.
-        """
-        with contextlib.nullcontext() if held and self._team.anticipated is None else self._team.still():
-            beyond = self._team.anticipated if ahead else None
-            self._fill_parameters(beyond)
-            if buffers:
-                self._buffers.fill(self._team.replica, beyond, leads=self._leads, everything=self._closed)
-
-    @property
-    def _leads(self) -> bool:
-        return self._layout.buffer_rule == "first" and self._team.leads
-
-    def _fill_parameters(self, beyond: tuple[npt.NDArray[np.float32], float] | None = None) -> None:
-        minus, times = (None, 1.0) if beyond is None else beyond
-        write_from(self._team.replica, self._layout, self._shared.tensors, minus, times)
-
-    # ---- gradients ----------------------------------------------------------------------------------------
-
-    def _bad_gradient(self) -> str | None:
-        return first_nonfinite(
-            (name, tensor.grad)
-            for name, tensor in zip(self._shared.names, self._shared.tensors, strict=True)
-            if tensor.grad is not None
-        )
-
-    def _unscale(self) -> None:
-        """Divide the gradients by GradScaler's scale, unless ``scaler.unscale_`` did so already."""
-        scale = self.__dict__.get("grad_scale")
-        if scale is None:
-            return
-        factor = 1.0 / float(scale)
-        with torch.no_grad():
-            for group in self._inner.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(factor)
-
-    # ---- what this process may not do -----------------------------------------------------------------------
+        self._remarks.skip(problem, stacklevel)
 
     def _check_usable(self) -> None:
         if self._closed:
             raise LocalProtocolError("step: the optimizer is closed; make a new team and a new Optimizer to go on")
-        self._check_known()
+        self._stepping.check_known()
 
-    def _check_known(self) -> None:
-        """Refuse a gradient that the inner optimizer would apply here and nowhere else in the team."""
-        for g, group in enumerate(self._inner.param_groups):
-            for i, parameter in enumerate(group["params"]):
-                if parameter.grad is not None and id(parameter) not in self._shared.known:
-                    raise LocalProtocolError(
-                        f"step: param_groups[{g}]['params'][{i}] of shape {tuple(parameter.shape)} has a gradient, but "
-                        "was frozen or absent when the team agreed on its parameters; unfreeze and add parameters "
-                        "before the Optimizer is made"
-                    )
-
-    def _warn_of_buffers(self) -> None:
-        moving = self._buffers.moving()
-        if moving:
-            warnings.warn(
-                f"{len(moving)} buffers move in training and stay with this worker, so replicas differ in them: "
-                f"{', '.join(map(repr, moving))}; pass buffers='average' or 'first' to rowcast.Optimizer at every "
-                "worker (a buffer that is not persistent never travels), or keep them still",
-                UserWarning,
-                stacklevel=4,
-            )
-
-    def _handwritten(self) -> list[str]:
-        """Names of parameters that hold something else than what was put into them last."""
-        return [] if self._marks is None else self._marks.changed()
-
-    def _warn_of_handwriting(self, names: list[str], stacklevel: int) -> None:
-        if not names or self._marks is None:
-            return
-        self._marks = None  # said once; from now on nobody looks
-        more = f" and {len(names) - 1} others" if len(names) > 1 else ""
-        warnings.warn(
-            f"parameter {names[0]!r}{more}: written by something else than step() since the last one (by hand, or by "
-            "the model as it ran); that is undone now and whenever it is done, because parameters move only by what "
-            "the team sends, so that they are the same everywhere. To keep them in bounds pass project=... to the "
-            "Optimizer; load or set values before it is made; put what you write for an evaluation back afterwards",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
-
-    def _warn_of_code(self, stacklevel: int) -> None:
-        if self._warned_of_code:
-            return
-        self._warned_of_code = True
-        warning = unsuited(self._inner, getattr(self._team, "policy", None))
-        if warning is not None:
-            warnings.warn(warning, UserWarning, stacklevel=stacklevel)
+    def _take_view(self) -> None:
+        self._model.take(everything=self._closed)
 
     # ---- the optimizer's face -------------------------------------------------------------------------------
 
@@ -497,7 +291,7 @@ class Optimizer(LiveWrapper):
 
     def __repr__(self) -> str:
         weight = "1/members" if self._weight is None else f"{self._weight:g}"
-        return f"rowcast.optim.Optimizer({self._layout}, weight {weight}, inner {self._inner!r})"
+        return f"rowcast.optim.Optimizer({self._model.layout}, weight {weight}, inner {self._inner!r})"
 
     def _own_state(self) -> dict[str, Any]:
         return {"local_step": self._local_step} if self._team.local_steps > 1 else {}
@@ -543,20 +337,17 @@ class Optimizer(LiveWrapper):
         """
         ahead = self._team.anticipated is not None and not self._deviates
         if ahead:
-            self._warn_of_handwriting(self._handwritten(), stacklevel=4)
-            self._take_view(ahead=False)
-        if not self._deviates:
-            with self._team.still():
-                self._buffers.show(self._team.replica)
+            self._remarks.handwriting(self._model.handwritten(), stacklevel=4)
+            self._model.take(ahead=False)
         names: list[str] = []
         try:
-            yield
+            with contextlib.nullcontext() if self._deviates else self._model.team_buffers():
+                yield
         finally:
-            self._buffers.restore()
             if ahead:
-                names = self._handwritten()
+                names = self._model.handwritten()
                 self._take_view()
-        self._warn_of_handwriting(names, stacklevel=4)
+        self._remarks.handwriting(names, stacklevel=4)
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop (loss, accuracy) into the team's journal."""
@@ -576,16 +367,17 @@ class Optimizer(LiveWrapper):
         """
         if self._closed:
             return
-        if not self._deviates:
-            self._warn_of_handwriting(self._handwritten(), stacklevel=3)
-        problem = None
+        names = [] if self._deviates else self._model.handwritten()
         try:
-            problem = self._end_round()
+            problem = self._end_round(finish=False)
             self._team.finish(wait=wait, timeout_s=timeout_s)
             self._end()
         finally:
             self._take_view()
-        self._answer(problem)
+        try:
+            self._remarks.handwriting(names, stacklevel=3)
+        finally:  # also where that warning is an error
+            self._answer(problem, stacklevel=4)
 
     def _end(self) -> None:
         self._closed = True

@@ -59,7 +59,6 @@ class Projection:
 
         Args:
             view: parameters before they were projected, float32 [elements].
-            projected: the same after; overwritten with what is returned.
+            projected: the same after.
         """
-        projected += self.RETURN * (view - projected)
-        return projected
+        return projected + self.RETURN * (view - projected)

@@ -11,15 +11,20 @@ import numpy.typing as npt
 
 from rowcast.rows import Layout
 
-__all__ = ["TeamLike"]
+__all__ = ["TeamLike", "Update"]
+
+Vector = npt.NDArray[np.float32]
+
+#: What ``accumulate`` takes: sources, weight and origin.
+Update = tuple[Sequence[Vector], float, Vector | None]
 
 
 class TeamLike(Protocol):
     """A worker's seat in a team, as the optimizer sees it.
 
     The socket driver's ``Team`` is one; a test may bring its own of thirty lines. All vectors are flat
-    float32 in layout order. ``hold`` and ``still`` may be entered at any time, also after an error or after ``finish``;
-    ``still`` also while ``hold`` is entered.
+    float32 in layout order. A step meets the team twice: in ``exchange`` (or ``accumulate``), and in ``still``, which
+    may be entered at any time, also after an error or after ``finish``.
 
     A team may also have ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one
     does not go with the code of the updates.
@@ -62,26 +67,31 @@ class TeamLike(Protocol):
                 replica holds the team's values.
         """
 
-    def hold(self) -> AbstractContextManager[object]:
-        """While the returned context is entered, arriving rows wait and ``replica`` does not change."""
-
     def still(self) -> AbstractContextManager[object]:
         """While the returned context is entered nothing changes, neither ``replica`` nor ``anticipated``: be quick."""
 
-    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
-        """Add ``weight * (replica - sources)`` to what is pending; finish no iteration, send nothing.
+    def accumulate(self, sources: Sequence[Vector], weight: float, origin: Vector | None = None) -> None:
+        """Add ``weight * (origin - sources)`` to what is pending; finish no iteration, send nothing.
 
         Args:
             sources: the proposed parameters: per tensor of the layout, in order, one flat C-contiguous
-                float32 array. A sequence may make its items on demand: index it, do not collect it.
+                float32 array. Collect a list, but no other sequence: it may make its items on demand.
             weight: averaging weight, 1 / K in a team of K.
+            origin: from where the sources were made, float32 [layout.elements]; ``None``: from ``replica`` as it is.
 
         Raises:
             NonFiniteGradient: a source holds NaN or Inf; nothing was added. The message names the tensor.
         """
 
-    def exchange(self) -> None:
-        """Finish the iteration: push, gate, pull. Blocks; afterwards ``replica`` holds what arrived."""
+    def exchange(self, update: Update | None = None) -> None:
+        """Finish the iteration: push, gate, pull. Blocks; afterwards ``replica`` holds what arrived.
+
+        Args:
+            update: accumulated before.
+
+        Raises:
+            NonFiniteGradient: the update was refused, as by ``accumulate``; the iteration is finished without it.
+        """
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop (loss, accuracy) into the journal."""

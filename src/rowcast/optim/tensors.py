@@ -1,6 +1,6 @@
 """Between torch tensors and the flat float32 vector, one tensor at a time.
 
-Nothing here copies a whole model. A contiguous float32 tensor in host memory is seen through a view; any
+A contiguous float32 tensor in host memory is seen through a view; any
 other (float64, bfloat16, a transposed weight, a CUDA tensor) is converted alone, when it is asked for, and
 dropped after use. :func:`to_host` and :func:`from_host_` are the only places that know about devices.
 """
@@ -17,111 +17,104 @@ from torch import Tensor
 
 from rowcast.rows import Layout
 
-__all__ = ["Proposal", "first_nonfinite", "from_host_", "read_into", "to_host", "write_from"]
+__all__ = ["Memory", "Proposal", "first_nonfinite", "from_host_", "in_place", "read_into", "to_host"]
 
-#: Types that cannot hold every float32: what they hold is a rounded image of the replica.
-_NARROW = (torch.float16, torch.bfloat16)
+Vector = npt.NDArray[np.float32]
 
 
-def to_host(tensor: Tensor) -> npt.NDArray[np.float32]:
+def to_host(tensor: Tensor) -> Vector:
     """A tensor's values as a flat C-contiguous float32 array [elements] in host memory.
 
     A contiguous float32 CPU tensor is not copied: the array is a view of it. Anything else is converted
     (and, from another device, waited for).
     """
     host = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
-    view: npt.NDArray[np.float32] = host.view(-1).numpy()
+    view: Vector = host.view(-1).numpy()
     return view
 
 
-def from_host_(
-    tensor: Tensor,
-    values: npt.NDArray[np.float32],
-    minus: npt.NDArray[np.float32] | None = None,
-    times: float = 1.0,
-) -> None:
+def from_host_(tensor: Tensor, values: Vector) -> None:
     """Overwrite a tensor with flat float32 values [elements], rounding to the tensor's own type and device.
 
-    With ``minus``, of the same shape, that is subtracted ``times`` times. The write goes through torch, so autograd
-    notices a tensor that was changed between forward and backward.
+    The write goes through torch, so autograd notices a tensor that was changed between forward and backward.
     """
     if not values.flags.writeable:  # torch has no read-only tensors, and says so in a warning
         values = values.copy()
     with torch.no_grad():
-        source = torch.from_numpy(values)
-        if minus is not None:
-            source = source.sub(torch.from_numpy(minus), alpha=times)
-        tensor.copy_(source.view(tensor.shape))
+        tensor.copy_(torch.from_numpy(values).view(tensor.shape))
 
 
-def read_into(vector: npt.NDArray[np.float32], layout: Layout, tensors: Sequence[Tensor]) -> None:
-    """Copy the tensors of a layout into a flat float32 vector [layout.elements]."""
-    for spec, tensor in zip(layout.tensors, tensors, strict=True):
+def read_into(vector: Vector, layout: Layout, tensors: Sequence[Tensor]) -> None:
+    """Copy the tensors of a layout, or its first ones, into a flat float32 vector [layout.elements]."""
+    for spec, tensor in zip(layout.tensors, tensors, strict=False):
         vector[spec.start : spec.stop] = to_host(tensor)
 
 
-def write_from(
-    vector: npt.NDArray[np.float32],
-    layout: Layout,
-    tensors: Sequence[Tensor],
-    minus: npt.NDArray[np.float32] | None = None,
-    times: float = 1.0,
-) -> None:
-    """Copy a flat float32 vector [layout.elements] into the first tensors of a layout, less ``times`` another."""
-    for spec, tensor in zip(layout.tensors, tensors, strict=False):
-        part = slice(spec.start, spec.stop)
-        from_host_(tensor, vector[part], None if minus is None else minus[part], times)
-
-
-class Proposal(Sequence[npt.NDArray[np.float32]]):
-    """What an optimizer proposes: one flat float32 array per tensor of a layout, made when it is indexed.
-
-    A half-precision tensor holds a rounded image of the replica. Its proposal is ``replica + (after - image)``,
-    so that only the step travels, and not the rounding error again in every iteration. The same where the step was
-    made from elsewhere than the replica: ``replica + (after - base)``.
+class Proposal(Sequence[Vector]):
+    """What an optimizer proposes: one flat float32 array for each tensor, made when it is indexed, then those given.
 
     Args:
-        layout: the layout.
-        tensors: its tensors, after the step.
-        replica: float32 [layout.elements], from which the tensors were filled before the step.
-        base: float32 [layout.elements], what they held before the step, where that was not the replica.
+        tensors: the parameters, after the step.
+        buffers: what is proposed for the buffers.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        tensors: Sequence[Tensor],
-        replica: npt.NDArray[np.float32],
-        base: npt.NDArray[np.float32] | None = None,
-    ) -> None:
-        self._layout = layout
+    def __init__(self, tensors: Sequence[Tensor], buffers: Sequence[Vector] = ()) -> None:
         self._tensors = tensors
-        self._replica = replica
-        self._base = base
+        self._buffers = buffers
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._tensors) + len(self._buffers)
 
     @overload
-    def __getitem__(self, index: int) -> npt.NDArray[np.float32]: ...
+    def __getitem__(self, index: int) -> Vector: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[npt.NDArray[np.float32]]: ...
+    def __getitem__(self, index: slice) -> Sequence[Vector]: ...
 
-    def __getitem__(self, index: int | slice) -> npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]]:
+    def __getitem__(self, index: int | slice) -> Vector | Sequence[Vector]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        tensor = self._tensors[index]
-        proposed = to_host(tensor)
-        spec = self._layout.tensors[index]
-        if self._base is not None:
-            return self._replica[spec.start : spec.stop] + (proposed - self._base[spec.start : spec.stop])
-        if tensor.dtype not in _NARROW:
-            return proposed
-        before = torch.tensor(self._replica[spec.start : spec.stop])
-        proposed -= to_host(before.to(tensor.dtype))
-        proposed += before.numpy()
-        return proposed
+        index = range(len(self))[index]
+        count = len(self._tensors)
+        return to_host(self._tensors[index]) if index < count else self._buffers[index - count]
+
+
+def in_place(tensor: Tensor, elements: int) -> bool:
+    """Whether a tensor's own memory is flat float32 [elements] on the host, in order."""
+    return (
+        tensor.dtype is torch.float32
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.numel() == elements
+        and tensor.is_contiguous()
+    )
+
+
+class Memory:
+    """The own memory of tensors, as arrays that stay the same from one step to the next.
+
+    Args:
+        tensors: the tensors.
+        lengths: how many elements each must have.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> None:
+        self._tensors = tensors
+        self._lengths = lengths
+        self._known: dict[int, tuple[int, Vector]] = {}
+
+    def arrays(self) -> list[Vector | None]:
+        """Of each tensor a flat float32 array that is its memory; ``None`` where it has to be converted."""
+        return [self._array(k, tensor) for k, tensor in enumerate(self._tensors)]
+
+    def _array(self, k: int, tensor: Tensor) -> Vector | None:
+        if not in_place(tensor, self._lengths[k]):
+            return None
+        pointer = tensor.data_ptr()
+        known = self._known.get(k)
+        if known is None or known[0] != pointer:
+            known = self._known[k] = (pointer, to_host(tensor))
+        return known[1]
 
 
 def first_nonfinite(gradients: Iterable[tuple[str, Tensor]]) -> str | None:

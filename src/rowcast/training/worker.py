@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.errors import LocalProtocolError, RemoteProtocolError
+from rowcast.errors import LocalProtocolError, NonFiniteGradient, RemoteProtocolError
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.link import Port
 from rowcast.session.readable import readable
@@ -82,8 +82,15 @@ class WorkerNode(WorkerCore):
         """Optimizer steps for each iteration, from the server's policy; 1 before the server has told it."""
         return 1 if self.policy is None else self.policy.local_steps
 
-    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> npt.NDArray[np.float32]:
-        """Add ``weight * (replica - sources)`` to pending; no iteration is finished by it.
+    def accumulate(
+        self,
+        sources: Sequence[npt.NDArray[np.float32]],
+        weight: float,
+        origin: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Add ``weight * (origin - sources)`` to pending; no iteration is finished by it.
+
+        ``origin`` is from where the sources were made; ``None``: from the replica as it is.
 
         The policy's outer learning rate and momentum come in here. See
         :meth:`rowcast.training.proposal.replica.Replica.propose` for shapes and errors.
@@ -92,7 +99,18 @@ class WorkerNode(WorkerCore):
             What each row counted, float32 [rows]: less than ``weight`` where the policy lets contributions fade that
             were computed from old parameters.
         """
-        return self.contribution.add(self.policy, self.iteration, sources, weight)
+        return self.contribution.add(self.policy, self.iteration, sources, weight, origin)
+
+    def offer(
+        self, update: tuple[Sequence[npt.NDArray[np.float32]], float, npt.NDArray[np.float32] | None] | None
+    ) -> NonFiniteGradient | None:
+        """:meth:`accumulate` an update, if there is one; why it was refused, or ``None``."""
+        try:
+            if update is not None:
+                self.accumulate(*update)
+        except NonFiniteGradient as error:
+            return error
+        return None
 
     def accumulate_rows(self, amounts: npt.NDArray[np.float32]) -> None:
         """Add an amount to each row of a hollow layout: an update of which only the sizes matter.

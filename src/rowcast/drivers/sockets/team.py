@@ -17,7 +17,7 @@ from rowcast.drivers.seat import NodeView
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.network import NetworkThread
 from rowcast.drivers.sockets.tcp import check_congestion_control
-from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, near_match
+from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session import JoinRequest
@@ -28,6 +28,7 @@ __all__ = ["Team"]
 
 log = logging.getLogger("rowcast")
 T = TypeVar("T")
+Vector = npt.NDArray[np.float32]
 
 
 class Team(NodeView):
@@ -138,20 +139,34 @@ class Team(NodeView):
         """While entered the network thread rests: neither :attr:`replica` nor :attr:`anticipated` changes."""
         return self._running.resting()
 
-    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
-        """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
+    def accumulate(self, sources: Sequence[Vector], weight: float, origin: Vector | None = None) -> None:
+        """Add ``weight * (origin - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
         self._end_exchange()
-        self._call(lambda now: self.node.accumulate(sources, weight))
+        self._call(lambda now: self.node.accumulate(sources, weight, origin))
 
-    def exchange(self) -> None:
+    def exchange(self, update: tuple[Sequence[Vector], float, Vector | None] | None = None) -> None:
         """Finish the iteration: push, gate, pull.
 
+        Args:
+            update: accumulated before, in the same call of the network thread; as :meth:`accumulate` takes it.
+
         Raises:
+            NonFiniteGradient: the update holds NaN or Inf; nothing of it was added, and the iteration is finished.
             LinkLost: the server did not come back within ``reconnect_limit_s``.
         """
         self._end_exchange()
-        self._call(self.node.exchange)
+        refused = self._call(lambda now: self._finish_iteration(now, update))
         self._end_exchange()
+        if refused is not None:
+            raise refused
+
+    def _finish_iteration(
+        self, now: float, update: tuple[Sequence[Vector], float, Vector | None] | None
+    ) -> NonFiniteGradient | None:
+        """On the network thread; why the update was refused, or ``None``."""
+        refused = self.node.offer(update)
+        self.node.exchange(now)
+        return refused
 
     def _end_exchange(self) -> None:
         """Wait for an exchange that is under way; a Ctrl-C in the one before may have left it to itself."""

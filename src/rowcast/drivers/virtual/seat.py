@@ -21,6 +21,8 @@ from rowcast.training import Phase, WorkerNode
 
 __all__ = ["VirtualSeat"]
 
+Vector = npt.NDArray[np.float32]
+
 
 class VirtualSeat(NodeView):
     """What :class:`rowcast.Optimizer` needs from a team, in virtual time.
@@ -118,16 +120,26 @@ class VirtualSeat(NodeView):
         """While entered neither :attr:`replica` nor :attr:`anticipated` changes: virtual time stands still anyhow."""
         return contextlib.nullcontext()
 
-    def accumulate(self, sources: Sequence[npt.NDArray[np.float32]], weight: float) -> None:
-        """Add ``weight * (replica - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
+    def accumulate(self, sources: Sequence[Vector], weight: float, origin: Vector | None = None) -> None:
+        """Add ``weight * (origin - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
         self._compute()
-        self.node.accumulate(sources, weight)
+        self.node.accumulate(sources, weight, origin)
 
-    def exchange(self) -> None:
-        """Finish the iteration: push, gate, pull."""
+    def exchange(self, update: tuple[Sequence[Vector], float, Vector | None] | None = None) -> None:
+        """Finish the iteration: push, gate, pull.
+
+        Args:
+            update: accumulated before; as :meth:`accumulate` takes it.
+
+        Raises:
+            NonFiniteGradient: the update holds NaN or Inf; nothing of it was added, and the iteration is finished.
+        """
         self._compute()
+        refused = self.node.offer(update)
         self._simulation.computed(self._robot)
         self._wait()
+        if refused is not None:
+            raise refused
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal."""

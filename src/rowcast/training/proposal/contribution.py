@@ -43,15 +43,21 @@ class Contribution:
         self._begun = False
 
     def add(
-        self, policy: Policy | None, iteration: int, sources: Sequence[npt.NDArray[np.float32]], weight: float
+        self,
+        policy: Policy | None,
+        iteration: int,
+        sources: Sequence[npt.NDArray[np.float32]],
+        weight: float,
+        origin: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Add ``weight * (replica - sources)``, and what the policy makes of it.
+        """Add ``weight * (origin - sources)``, and what the policy makes of it.
 
         Args:
             policy: the team's policy; ``None`` before the server has told it.
             iteration: iterations finished.
             sources: as :meth:`Replica.propose` takes them.
             weight: averaging weight.
+            origin: as :meth:`Replica.propose` takes it.
 
         Returns:
             What each row counted, float32 [rows].
@@ -70,11 +76,11 @@ class Contribution:
             if self.outer is None or not self.outer.follows(policy):
                 self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
             self.outer.begin(first=not self._begun)
-            moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, self.outer)
+            moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, self.outer, origin)
         else:
             factors = weights.copy()
             factors[: len(of_parameters)] *= np.float32(1.0 if policy is None else policy.outer_lr)
-            moved = replica.propose(sources, factors, residual.vector, residual.abs_sums)
+            moved = replica.propose(sources, factors, residual.vector, residual.abs_sums, origin=origin)
         residual.measured = True
         self._book(moved, weight)
         return weights

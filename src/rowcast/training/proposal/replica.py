@@ -13,10 +13,13 @@ from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite
+from rowcast.rows.scattered import Scattered, accumulate_all
 from rowcast.training.proposal.outer import Outer
 from rowcast.wire import Rows
 
 __all__ = ["Replica", "first_nonfinite"]
+
+Vector = npt.NDArray[np.float32]
 
 
 def first_nonfinite(layout: Layout, parameters: npt.NDArray[np.float32]) -> str | None:
@@ -46,6 +49,7 @@ class Replica:
         self.parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
         self._held: list[Rows] | None = None
+        self._tensors = Scattered(layout.tensors)
 
     def hold(self) -> None:
         """Rows that arrive wait until :meth:`release`."""
@@ -70,23 +74,26 @@ class Replica:
 
     def propose(
         self,
-        sources: Sequence[npt.NDArray[np.float32]],
-        weights: npt.NDArray[np.float32],
-        pending: npt.NDArray[np.float32],
-        abs_sums: npt.NDArray[np.float32],
+        sources: Sequence[Vector],
+        weights: Vector,
+        pending: Vector,
+        abs_sums: Vector,
         outer: Outer | None = None,
+        origin: Vector | None = None,
     ) -> float:
-        """Add ``weights * (parameters - sources)`` to ``pending`` and measure its rows.
+        """Add ``weights * (origin - sources)`` to what is pending and measure its rows.
 
         Buffers are values, and no steps: no outer step is made of what they moved by, and it is not in the result.
 
         Args:
-            sources: proposed values, one float32 array for each tensor of the layout, in order. Each is asked for
-                twice and none is kept: a source may be made when it is asked for.
+            sources: proposed values, one float32 array for each tensor of the layout, in order. A list is worked on at
+                once; of any other sequence each is asked for twice and none is kept: a source may be made when it is
+                asked for.
             weights: averaging weight of each row, float32 [rows], > 0.
             pending: flat float32 [elements].
             abs_sums: receives sum |pending| of each row, float32 [rows].
             outer: makes its step of what would be added, and adds that instead.
+            origin: from where the sources were made, float32 [elements]; ``None``: from the parameters as they are.
 
         Returns:
             Sum |.| of what was added.
@@ -98,16 +105,16 @@ class Replica:
         tensors = self.layout.tensors
         if len(sources) != len(tensors):
             raise LocalProtocolError(f"accumulate: expected {len(tensors)} tensors, got {len(sources)}")
-        for index, spec in enumerate(tensors):
+        origin = self.parameters if origin is None else origin
+        if isinstance(sources, list) and outer is None:
+            flat = [source.reshape(-1) for source in sources]
+            self._check_all(flat)
+            return accumulate_all(self.layout, pending, origin, flat, weights, abs_sums, self.computed)
+        for index in range(len(tensors)):
             source = sources[index].reshape(-1)
-            if source.size != spec.stop - spec.start:
-                raise LocalProtocolError(
-                    f"accumulate: expected {spec.stop - spec.start} elements for {spec.name!r}, got {source.size}"
-                )
+            self._check_size(index, source)
             if nonfinite(source):
-                raise NonFiniteGradient(
-                    f"the update of {spec.name!r} holds NaN or Inf; the step was refused and nothing was sent"
-                )
+                raise self._refusal(index)
         moved = 0.0
         for index, spec in enumerate(tensors):
             rows = slice(spec.first_row, spec.end_row)
@@ -115,7 +122,7 @@ class Replica:
             add = accumulate if outer is None or is_buffer else outer.accumulate
             size = add(
                 pending,
-                self.parameters,
+                origin,
                 sources[index].reshape(-1),
                 weights[rows],
                 spec.start,
@@ -125,3 +132,21 @@ class Replica:
             )
             moved += 0.0 if is_buffer else size
         return moved
+
+    def _check_all(self, sources: list[Vector]) -> None:
+        for index, source in enumerate(sources):
+            self._check_size(index, source)
+        bad = self._tensors.nonfinite(sources)
+        if bad:
+            raise self._refusal(bad[0])
+
+    def _check_size(self, index: int, source: Vector) -> None:
+        spec = self.layout.tensors[index]
+        if source.size != spec.stop - spec.start:
+            raise LocalProtocolError(
+                f"accumulate: expected {spec.stop - spec.start} elements for {spec.name!r}, got {source.size}"
+            )
+
+    def _refusal(self, index: int) -> NonFiniteGradient:
+        name = self.layout.tensors[index].name
+        return NonFiniteGradient(f"the update of {name!r} holds NaN or Inf; the step was refused and nothing was sent")

@@ -1,0 +1,143 @@
+"""The model of one worker in a team: what the team puts into it, and what the team is given of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from rowcast.errors import NonFiniteGradient
+from rowcast.optim.buffers import Buffers
+from rowcast.optim.projection import Projection
+from rowcast.optim.shared import shared_parameters
+from rowcast.optim.team import TeamLike
+from rowcast.optim.tensors import read_into
+from rowcast.optim.view import View
+
+__all__ = ["SharedModel"]
+
+
+class SharedModel:
+    """The parameters and buffers of a model that travel, between the model and the team.
+
+    In a step of one iteration the model is written once, in :meth:`take`, and the team is met twice: in :meth:`give`,
+    and for that write.
+
+    Args:
+        model, optimizer: whose parameters travel.
+        team: not yet joined.
+        buffers, project: as :class:`rowcast.Optimizer` takes them.
+
+    Attributes:
+        shared: the parameters that travel.
+        buffers: the buffers of the model.
+        layout: the rows of both.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        team: TeamLike,
+        *,
+        buffers: str | None,
+        project: Callable[[nn.Module], object] | None,
+    ) -> None:
+        self._projection = Projection(model, project)
+        self.shared = shared_parameters(model, optimizer)
+        self.buffers = Buffers(model, buffers)
+        self.layout = self.buffers.join(self.shared)
+        self._team = team
+        self._view = View(self.shared, self.layout, self._projection)
+
+    def join(self) -> None:
+        """Join the team with what the model holds; blocks."""
+        self.project()
+        vector = np.empty(self.layout.elements, dtype=np.float32)
+        read_into(vector, self.layout, [*self.shared.tensors, *self.buffers.tensors()])
+        self._team.start(self.layout, vector)
+
+    def project(self) -> None:
+        """Make the parameters obey."""
+        self._projection.apply()
+
+    # -- what the team is given ------------------------------------------------------------------------------------
+
+    def give(self, weight: float | None, *, finish: bool) -> None:
+        """Give the team what was made of the model since :meth:`take`.
+
+        Args:
+            weight: averaging weight; ``None``: 1 / members.
+            finish: the iteration, too: blocks until the team lets this worker go on.
+
+        Raises:
+            NonFiniteGradient: parameters hold NaN or Inf. Nothing was given; the iteration is finished all the same.
+        """
+        weight = weight if weight is not None else 1.0 / max(1, self._team.members)
+        origin = self._view.origin()
+        buffers = self.buffers.proposal(origin, weight, leads=self._leads)
+        update = self._view.proposal(buffers), weight, origin
+        told = True
+        try:
+            if finish:
+                self._team.exchange(update)
+            else:
+                self._team.accumulate(*update)
+        except NonFiniteGradient:
+            told = False
+            raise
+        finally:
+            if told:  # also where a Ctrl-C has ended the wait for the others
+                self.buffers.proposed()
+
+    # -- what the model is given -----------------------------------------------------------------------------------
+
+    def take(self, *, ahead: bool = True, everything: bool = False) -> None:
+        """Write what arrived into the model, for the next gradient.
+
+        Args:
+            ahead: the parameters as far from the replica as the policy has it, and the buffers as far as something
+                arrived for them; otherwise the replica itself, and the buffers as they are.
+            everything: the buffers whether or not anything arrived for them.
+        """
+        with self._team.still():
+            beyond = self._team.anticipated if ahead else None
+            self._view.fill(self._team.replica, beyond)
+            if ahead:
+                self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything)
+        self._view.project()
+
+    def refresh(self) -> None:
+        """Write into the parameters what arrived since :meth:`take`, if anything did: a closure computes from there."""
+        if self._view.holds(self._team.replica, self._team.anticipated):
+            return
+        with self._team.still():
+            self._view.fill(self._team.replica, self._team.anticipated)
+        self._view.project()
+
+    @contextlib.contextmanager
+    def team_buffers(self) -> Iterator[None]:
+        """While entered, the model's buffers hold the team's values."""
+        with self._team.still():
+            self.buffers.show(self._team.replica)
+        try:
+            yield
+        finally:
+            self.buffers.restore()
+
+    @property
+    def _leads(self) -> bool:
+        return self.layout.buffer_rule == "first" and self._team.leads
+
+    def handwritten(self) -> list[str]:
+        """Names of parameters that somebody else has written since :meth:`take`: that does not travel.
+
+        In a round of local steps the parameters are this worker's own, and what is written into them travels.
+        """
+        return self._view.written() if self._team.local_steps == 1 else []

@@ -1,0 +1,138 @@
+"""What the model holds between two steps: where a gradient is computed, and from where a step is counted.
+
+The parameters of a team move by what the team sends, and are overwritten with it after each step: whatever else was
+written into them, by hand or by the model as it ran, is gone. That is easily taken for training, so it is noticed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.autograd.graph import increment_version
+
+from rowcast.optim.projection import Projection
+from rowcast.optim.shared import Shared
+from rowcast.optim.tensors import Memory, Proposal, from_host_, read_into, to_host
+from rowcast.rows import Layout
+from rowcast.rows.scattered import Scattered
+
+__all__ = ["View"]
+
+Vector = npt.NDArray[np.float32]
+
+#: Types that hold every float32 as it is. What another one holds is rounded.
+_WIDE = (torch.float32, torch.float64)
+
+
+class View:
+    """The parameters in the model, and an image of what was written into them.
+
+    A step counts from the image. So rows may arrive while it is made, and what a half-precision tensor has rounded does
+    not travel again in every iteration.
+
+    Args:
+        shared: the parameters that travel.
+        layout: their rows, and those of the buffers behind them.
+        projection: brings them back into their bounds.
+
+    Attributes:
+        image: float32 [layout.elements]; of each parameter what was written into it, as it holds it.
+    """
+
+    def __init__(self, shared: Shared, layout: Layout, projection: Projection) -> None:
+        self._names = shared.names
+        self._tensors = shared.tensors
+        self._layout = layout
+        self._specs = shared.layout.tensors
+        self._elements = shared.layout.elements
+        self._projection = projection
+        self._memory = Memory(shared.tensors, [spec.stop - spec.start for spec in self._specs])
+        self._direct: tuple[int, ...] = tuple(range(len(self._specs)))
+        self._scattered = Scattered(self._specs)
+        self._before: Vector | None = None  # what was written, before it was projected
+        self.image = layout.zeros()
+
+    def written(self) -> list[str]:
+        """Names of parameters that somebody else has written since: they hold something else than the image.
+
+        Every write is noticed that changes a float32 value, on any device. The next step counts from what they hold,
+        so that what was written does not travel; :meth:`fill` overwrites it. What was written and put back (averaged
+        weights for an evaluation) is the same again. Looking reads parameters and image once, at the cost of a copy.
+        """
+        arrays = [array for array in self._memory.arrays() if array is not None]
+        suspects = range(len(self._tensors))
+        differing = self._scattered.differing(arrays, self.image) if len(arrays) == len(suspects) else suspects
+        return [self._names[k] for k in differing if self._adopt(k)]
+
+    def _adopt(self, k: int) -> bool:
+        """Count from what a parameter holds; whether that is something else than before."""
+        part, held = slice(self._specs[k].start, self._specs[k].stop), to_host(self._tensors[k])
+        if np.array_equal(held.view(np.uint32), self.image[part].view(np.uint32)):
+            return False
+        if self._before is not None:
+            self._before[part] += held - self.image[part]
+        self.image[part] = held
+        return True
+
+    def fill(self, replica: Vector, beyond: tuple[Vector, float] | None) -> None:
+        """Write the replica into the parameters, less what is beyond it: the one write of a step.
+
+        Args:
+            replica: float32 [layout.elements].
+            beyond: a vector that is subtracted, and how often.
+        """
+        minus, times = (None, 1.0) if beyond is None else beyond
+        arrays = self._memory.arrays()
+        direct = tuple(k for k, array in enumerate(arrays) if array is not None)
+        if direct != self._direct:
+            self._direct, self._scattered = direct, Scattered([self._specs[k] for k in direct])
+        found = [array for array in arrays if array is not None]
+        self._scattered.spread(found, self.image, replica, minus, times)
+        for k, array in enumerate(arrays):
+            if array is None:
+                self._convert(k, replica, minus, times)
+            else:
+                increment_version(self._tensors[k])  # autograd notices a write between forward and backward
+
+    def _convert(self, k: int, replica: Vector, minus: Vector | None, times: float) -> None:
+        part, tensor = slice(self._specs[k].start, self._specs[k].stop), self._tensors[k]
+        value = replica[part] if minus is None else replica[part] - np.float32(times) * minus[part]
+        from_host_(tensor, value)
+        self.image[part] = value if tensor.dtype in _WIDE else to_host(tensor)
+
+    def project(self) -> None:
+        """Bring what was written into its bounds."""
+        if self._projection:
+            self._before = self.image[: self._elements].copy()
+            self._projection.apply()
+            read_into(self.image, self._layout, self._tensors)
+
+    def holds(self, replica: Vector, beyond: tuple[Vector, float] | None) -> bool:
+        """Whether :meth:`fill` would write what is there already."""
+        written = self.image if self._before is None else self._before
+        minus, times = (None, 1.0) if beyond is None else beyond
+        for spec in self._specs:
+            part = slice(spec.start, spec.stop)
+            value = replica[part] if minus is None else replica[part] - np.float32(times) * minus[part]
+            if not np.array_equal(value, written[part]):
+                return False
+        return True
+
+    def origin(self) -> Vector:
+        """From where a step counts that travels, float32 [layout.elements]; with a projection, see there."""
+        if self._before is None:
+            return self.image
+        origin = self.image.copy()
+        origin[: self._elements] = self._projection.base(self._before, origin[: self._elements])
+        return origin
+
+    def proposal(self, buffers: list[Vector]) -> list[Vector] | Proposal:
+        """What the parameters hold now, one array for each, and behind them what is proposed for the buffers.
+
+        No parameter is copied that is float32 in host memory; one that is not is converted when it is asked for.
+        """
+        arrays = [array for array in self._memory.arrays() if array is not None]
+        if len(arrays) == len(self._tensors):
+            return arrays + buffers
+        return Proposal(self._tensors, buffers)

@@ -1,0 +1,252 @@
+"""A flat vector whose parts lie in different places: the tensors of a model, each in memory of its own.
+
+One call of a kernel works on all of them, given their addresses. With a call for each tensor the calls cost as much as
+the work in a model of hundreds of tensors, and no tensor is long enough for a second thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import types
+from numba.extending import intrinsic
+
+from rowcast.rows.kernels import compiled, in_parts
+from rowcast.rows.layout import Layout, TensorSpec
+
+__all__ = ["Scattered", "accumulate_all"]
+
+Vector = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+#: Elements of a piece: what is looked at between two looks at the result, and shared out to threads.
+_PIECE = 4096
+
+
+def _pointer_code(typing_context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    kinds: Any = types
+    return kinds.CPointer(kinds.float32)(kinds.int64), generate
+
+
+#: The memory at an address, for use in kernels.
+_pointer: Any = intrinsic(_pointer_code)
+_array_at: Any = cast(Any, numba).carray
+
+
+class Scattered:
+    """The parts of flat vectors that belong to some tensors, beside those tensors' own memory.
+
+    The methods take ``arrays``: for each of the tensors, in the same order, a flat C-contiguous float32 array.
+
+    Args:
+        tensors: the tensors.
+    """
+
+    def __init__(self, tensors: Sequence[TensorSpec]) -> None:
+        self._starts = np.array([spec.start for spec in tensors], dtype=np.int64)
+        self._lengths = [spec.stop - spec.start for spec in tensors]
+        cuts = [
+            (k, begin, min(begin + _PIECE, length))
+            for k, length in enumerate(self._lengths)
+            for begin in range(0, length, _PIECE)
+        ]
+        #: Of each piece: the tensor, the first element in it, and the one behind the last.
+        self._pieces = np.array(cuts, dtype=np.int64).reshape(-1, 3)
+
+    def nonfinite(self, arrays: Sequence[Vector]) -> list[int]:
+        """Which of the arrays hold NaN or Inf."""
+        places, found = self._places(arrays), np.zeros(len(arrays), dtype=np.bool_)
+        self._in_parts(lambda pieces: _nonfinite(places, pieces, found))
+        return np.flatnonzero(found).tolist()
+
+    def differing(self, arrays: Sequence[Vector], vector: Vector) -> list[int]:
+        """Which of the arrays differ from their part of a flat vector, in any bit."""
+        places, found = self._places(arrays), np.zeros(len(arrays), dtype=np.bool_)
+        self._in_parts(lambda pieces: _differing(places, self._starts, vector, pieces, found))
+        return np.flatnonzero(found).tolist()
+
+    def spread(
+        self, arrays: Sequence[Vector], image: Vector, vector: Vector, minus: Vector | None, times: float
+    ) -> None:
+        """Write ``vector - times * minus`` into the arrays, and into ``image`` as well.
+
+        Args:
+            arrays: written.
+            image, vector, minus: flat vectors of the layout, float32; ``None``: nothing is subtracted.
+            times: how often.
+        """
+        places = self._places(arrays)
+        if minus is None:
+            self._in_parts(lambda pieces: _spread(places, self._starts, image, vector, pieces))
+        else:
+            factor = np.float32(times)
+            self._in_parts(lambda pieces: _spread_less(places, self._starts, image, vector, minus, factor, pieces))
+
+    def _places(self, arrays: Sequence[Vector]) -> Integers:
+        return _addresses(arrays, self._lengths)
+
+    def _in_parts(self, work: Any) -> None:
+        in_parts(lambda part, _: work(self._pieces[part]), len(self._pieces), sum(self._lengths))
+
+
+def _addresses(arrays: Sequence[Vector], lengths: Sequence[int]) -> Integers:
+    """Where the arrays are; a kernel trusts it, so that they are what it takes them for is looked at here."""
+    for array, length in zip(arrays, lengths, strict=True):
+        if array.dtype != np.float32 or array.size != length or not array.flags.c_contiguous:
+            raise ValueError(f"expected {length} float32 in one piece, got {array.dtype} {array.shape}")
+    return np.array([array.__array_interface__["data"][0] for array in arrays], dtype=np.int64)
+
+
+@compiled
+def _nonfinite(places: Integers, pieces: Integers, found: npt.NDArray[np.bool_]) -> None:
+    for p in range(len(pieces)):
+        tensor, begin, stop = pieces[p]
+        part = _array_at(_pointer(places[tensor]), stop)[begin:stop]
+        # 0 * x is 0 for every finite x and NaN otherwise; NaN spreads through the sum.
+        probe = np.float32(0.0)
+        for j in range(len(part)):
+            probe += abs(part[j]) * np.float32(0.0)
+        if probe != np.float32(0.0):
+            found[tensor] = True
+
+
+@compiled
+def _differing(
+    places: Integers, starts: Integers, vector: Vector, pieces: Integers, found: npt.NDArray[np.bool_]
+) -> None:
+    bits = vector.view(np.uint32)
+    for p in range(len(pieces)):
+        tensor, begin, stop = pieces[p]
+        part = _array_at(_pointer(places[tensor]), stop)[begin:stop].view(np.uint32)
+        other = bits[starts[tensor] + begin : starts[tensor] + stop]
+        differs = np.uint32(0)
+        for j in range(len(part)):
+            differs |= part[j] ^ other[j]
+        if differs:
+            found[tensor] = True
+
+
+@compiled
+def _spread(places: Integers, starts: Integers, image: Vector, vector: Vector, pieces: Integers) -> None:
+    for p in range(len(pieces)):
+        tensor, begin, stop = pieces[p]
+        part = _array_at(_pointer(places[tensor]), stop)[begin:stop]
+        kept = image[starts[tensor] + begin : starts[tensor] + stop]
+        source = vector[starts[tensor] + begin : starts[tensor] + stop]
+        for j in range(len(part)):
+            kept[j] = source[j]
+            part[j] = source[j]
+
+
+@compiled
+def _spread_less(
+    places: Integers,
+    starts: Integers,
+    image: Vector,
+    vector: Vector,
+    minus: Vector,
+    times: np.float32,
+    pieces: Integers,
+) -> None:
+    for p in range(len(pieces)):
+        tensor, begin, stop = pieces[p]
+        part = _array_at(_pointer(places[tensor]), stop)[begin:stop]
+        kept = image[starts[tensor] + begin : starts[tensor] + stop]
+        source = vector[starts[tensor] + begin : starts[tensor] + stop]
+        less = minus[starts[tensor] + begin : starts[tensor] + stop]
+        for j in range(len(part)):
+            value = source[j] - times * less[j]
+            kept[j] = value
+            part[j] = value
+
+
+@compiled
+def _accumulate(
+    pending: Vector,
+    origin: Vector,
+    places: Integers,
+    first_rows: Integers,
+    weights: Vector,
+    offsets: Integers,
+    results: tuple[Vector, npt.NDArray[np.float64]],
+    span: tuple[int, int],
+) -> float:
+    abs_sums, computed = results
+    moved = 0.0
+    tensor = np.searchsorted(first_rows, span[0], side="right") - 1
+    for i in range(span[0], span[1]):
+        while i >= first_rows[tensor + 1]:
+            tensor += 1
+        start = offsets[first_rows[tensor]]
+        weight = weights[i]
+        row = pending[offsets[i] : offsets[i + 1]]
+        now = origin[offsets[i] : offsets[i + 1]]
+        proposed = _array_at(_pointer(places[tensor]), offsets[i + 1] - start)[offsets[i] - start :]
+        total = np.float32(0.0)
+        distance = np.float32(0.0)
+        size = np.float32(0.0)
+        for j in range(len(row)):
+            step = now[j] - proposed[j]
+            total += step
+            distance += abs(step)
+            value = row[j] + weight * step
+            row[j] = value
+            size += abs(value)
+        abs_sums[i] = size
+        computed[i] += np.float64(weight) * np.float64(total)
+        moved += np.float64(weight) * np.float64(distance)
+    return moved
+
+
+def accumulate_all(
+    layout: Layout,
+    pending: Vector,
+    origin: Vector,
+    sources: Sequence[Vector],
+    weights: Vector,
+    abs_sums: Vector,
+    computed: npt.NDArray[np.float64],
+) -> float:
+    """Add ``weights * (origin - sources)`` to ``pending``, and measure its rows: one pass over four vectors.
+
+    Args:
+        layout: the layout.
+        pending, origin: flat vectors of the whole layout, float32 [elements].
+        sources: for each tensor of the layout its proposed values, float32, flat and contiguous.
+        weights: what each row counts, float32 [rows], >= 0.
+        abs_sums: receives sum |pending| of each row, float32 [rows].
+        computed: the audit: gains the signed sum of what was added to each row, float64 [rows].
+
+    Returns:
+        Sum |.| of what was added to the parameters; buffers are values, and no steps.
+    """
+    places = _addresses(sources, [spec.stop - spec.start for spec in layout.tensors])
+    moved = []
+    for first, last in itertools.pairwise((0, layout.parameter_rows, layout.rows)):
+        if first == last:
+            continue
+        elements = int(layout.offsets[last] - layout.offsets[first])
+        sizes = in_parts(
+            lambda part, _, first=first: _accumulate(  # type: ignore[misc]
+                pending,
+                origin,
+                places,
+                layout.tensor_rows,
+                weights,
+                layout.offsets,
+                (abs_sums, computed),
+                (first + part.start, first + part.stop),
+            ),
+            last - first,
+            elements,
+        )
+        moved.append(sum(sizes))
+    return float(moved[0])
