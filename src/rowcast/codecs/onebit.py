@@ -12,7 +12,8 @@ import numpy.typing as npt
 from rowcast.codecs.base import Bytes, IntArray, Vector, bfloat_scales, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, float_of_bits, in_parts, prefetch_next
+from rowcast.rows.intrinsics import float_of_bits, sign_bits
+from rowcast.rows.kernels import compiled, in_parts, prefetch_next
 
 __all__ = ["OneBit"]
 
@@ -43,17 +44,7 @@ def _encode(
         scale_patterns[k] = (exact + nearest_even) & np.uint32(0xFFFF0000)
         whole = len(row) // 8
         for b in range(whole):
-            i = 8 * b
-            packed[b] = np.uint8(
-                (pattern[i] >> 31)
-                | ((pattern[i + 1] >> 30) & 2)
-                | ((pattern[i + 2] >> 29) & 4)
-                | ((pattern[i + 3] >> 28) & 8)
-                | ((pattern[i + 4] >> 27) & 16)
-                | ((pattern[i + 5] >> 26) & 32)
-                | ((pattern[i + 6] >> 25) & 64)
-                | ((pattern[i + 7] >> 24) & 128)
-            )
+            packed[b] = sign_bits(pattern, 8 * b)
         if whole < len(packed):
             byte = np.int64(0)
             for j in range(len(row) - 8 * whole):

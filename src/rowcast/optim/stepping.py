@@ -10,7 +10,7 @@ import torch
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.optim.inner import Curvature
 from rowcast.optim.shared import Shared
-from rowcast.optim.tensors import first_nonfinite, in_place, to_host
+from rowcast.optim.tensors import addresses, first_nonfinite
 from rowcast.rows.scattered import Scattered
 
 __all__ = ["BadGradient", "Outcome", "Stepping"]
@@ -127,13 +127,9 @@ class Stepping:
         """The name of the first parameter whose gradient holds NaN or Inf."""
         shared = self._shared
         gradients = [tensor.grad for tensor in shared.tensors]
-        direct = [
-            to_host(gradient)
-            for gradient, spec in zip(gradients, shared.layout.tensors, strict=True)
-            if gradient is not None and in_place(gradient, spec.stop - spec.start)
-        ]
-        if len(direct) == len(gradients):
-            bad = self._scattered.nonfinite(direct)
+        places = addresses(gradients, shared.layout.tensors)
+        if places.all():
+            bad = self._scattered.nonfinite(places)
             return shared.names[bad[0]] if bad else None
         pairs = zip(shared.names, gradients, strict=True)
         return first_nonfinite((name, gradient) for name, gradient in pairs if gradient is not None)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from rowcast.rows import Layout
+from rowcast.rows.layout import TensorSpec
 
-__all__ = ["Memory", "Proposal", "first_nonfinite", "from_host_", "in_place", "read_into", "to_host"]
+__all__ = ["Proposal", "addresses", "first_nonfinite", "from_host_", "in_place", "read_into", "to_host"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -90,31 +91,13 @@ def in_place(tensor: Tensor, elements: int) -> bool:
     )
 
 
-class Memory:
-    """The own memory of tensors, as arrays that stay the same from one step to the next.
-
-    Args:
-        tensors: the tensors.
-        lengths: how many elements each must have.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> None:
-        self._tensors = tensors
-        self._lengths = lengths
-        self._known: dict[int, tuple[int, Vector]] = {}
-
-    def arrays(self) -> list[Vector | None]:
-        """Of each tensor a flat float32 array that is its memory; ``None`` where it has to be converted."""
-        return [self._array(k, tensor) for k, tensor in enumerate(self._tensors)]
-
-    def _array(self, k: int, tensor: Tensor) -> Vector | None:
-        if not in_place(tensor, self._lengths[k]):
-            return None
-        pointer = tensor.data_ptr()
-        known = self._known.get(k)
-        if known is None or known[0] != pointer:
-            known = self._known[k] = (pointer, to_host(tensor))
-        return known[1]
+def addresses(tensors: Sequence[Tensor | None], specs: Sequence[TensorSpec]) -> npt.NDArray[np.int64]:
+    """Where each tensor is for :class:`rowcast.rows.scattered.Scattered`, int64; 0: it is not :func:`in_place`."""
+    found = [
+        0 if tensor is None or not in_place(tensor, spec.stop - spec.start) else tensor.data_ptr()
+        for tensor, spec in zip(tensors, specs, strict=True)
+    ]
+    return np.array(found, dtype=np.int64)
 
 
 def first_nonfinite(gradients: Iterable[tuple[str, Tensor]]) -> str | None:

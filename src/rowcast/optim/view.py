@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 
 from rowcast.optim.projection import Projection
 from rowcast.optim.shared import Shared
-from rowcast.optim.tensors import Memory, Proposal, from_host_, read_into, to_host
+from rowcast.optim.tensors import Proposal, addresses, from_host_, read_into, to_host
 from rowcast.rows import Layout
 from rowcast.rows.scattered import Scattered
 
@@ -47,9 +47,8 @@ class View:
         self._specs = shared.layout.tensors
         self._elements = shared.layout.elements
         self._projection = projection
-        self._memory = Memory(shared.tensors, [spec.stop - spec.start for spec in self._specs])
-        self._direct: tuple[int, ...] = tuple(range(len(self._specs)))
-        self._scattered = Scattered(self._specs)
+        self._whole = Scattered(self._specs)
+        self._part: tuple[tuple[int, ...], Scattered] = (), Scattered(())
         self._before: Vector | None = None  # what was written, before it was projected
         self.image = layout.zeros()
 
@@ -60,10 +59,9 @@ class View:
         so that what was written does not travel; :meth:`fill` overwrites it. What was written and put back (averaged
         weights for an evaluation) is the same again. Looking reads parameters and image once, at the cost of a copy.
         """
-        arrays = [array for array in self._memory.arrays() if array is not None]
-        suspects = range(len(self._tensors))
-        differing = self._scattered.differing(arrays, self.image) if len(arrays) == len(suspects) else suspects
-        return [self._names[k] for k in differing if self._adopt(k)]
+        places = addresses(self._tensors, self._specs)
+        suspects = self._whole.differing(places, self.image) if places.all() else range(len(self._tensors))
+        return [self._names[k] for k in suspects if self._adopt(k)]
 
     def _adopt(self, k: int) -> bool:
         """Count from what a parameter holds; whether that is something else than before."""
@@ -83,17 +81,20 @@ class View:
             beyond: a vector that is subtracted, and how often.
         """
         minus, times = (None, 1.0) if beyond is None else beyond
-        arrays = self._memory.arrays()
-        direct = tuple(k for k, array in enumerate(arrays) if array is not None)
-        if direct != self._direct:
-            self._direct, self._scattered = direct, Scattered([self._specs[k] for k in direct])
-        found = [array for array in arrays if array is not None]
-        self._scattered.spread(found, self.image, replica, minus, times)
-        for k, array in enumerate(arrays):
-            if array is None:
-                self._convert(k, replica, minus, times)
+        places = addresses(self._tensors, self._specs)
+        scattered = self._whole if places.all() else self._of(tuple(np.flatnonzero(places).tolist()))
+        scattered.spread(places[places != 0], self.image, replica, minus, times)
+        for k, (place, tensor) in enumerate(zip(places.tolist(), self._tensors, strict=True)):
+            if place:
+                increment_version(tensor)  # autograd notices a write between forward and backward
             else:
-                increment_version(self._tensors[k])  # autograd notices a write between forward and backward
+                self._convert(k, replica, minus, times)
+
+    def _of(self, direct: tuple[int, ...]) -> Scattered:
+        """For these tensors: the others have to be converted."""
+        if self._part[0] != direct:
+            self._part = direct, Scattered([self._specs[k] for k in direct])
+        return self._part[1]
 
     def _convert(self, k: int, replica: Vector, minus: Vector | None, times: float) -> None:
         part, tensor = slice(self._specs[k].start, self._specs[k].stop), self._tensors[k]
@@ -132,7 +133,6 @@ class View:
 
         No parameter is copied that is float32 in host memory; one that is not is converted when it is asked for.
         """
-        arrays = [array for array in self._memory.arrays() if array is not None]
-        if len(arrays) == len(self._tensors):
-            return arrays + buffers
+        if addresses(self._tensors, self._specs).all():
+            return [tensor.detach().view(-1).numpy() for tensor in self._tensors] + buffers
         return Proposal(self._tensors, buffers)

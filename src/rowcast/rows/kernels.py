@@ -21,11 +21,8 @@ from typing import Any, Protocol, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from rowcast.rows.intrinsics import prefetch
 from rowcast.rows.kept import keep
 
 __all__ = [
@@ -34,7 +31,6 @@ __all__ = [
     "add_rows",
     "compiled",
     "compiled_serial",
-    "float_of_bits",
     "in_parts",
     "limit_threads",
     "nonfinite",
@@ -122,35 +118,6 @@ def in_parts(work: Callable[[slice, slice], T], rows: int, elements: int) -> lis
     return _crew.run(calls, min(_threads, parts))
 
 
-def _prefetch_code(typing_context: Any, array: Any, index: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        declare: Any = cgutils.get_or_insert_function
-        function = declare(builder.module, kind, "llvm.prefetch.p0")
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        builder.call(function, [place, word(1), word(3), word(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), generate
-
-
-#: Ask the processor to bring the cache line of ``array[index]`` near, for writing.
-_prefetch: Any = intrinsic(_prefetch_code)
-
-
-def _float_code(typing_context: Any, pattern: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
-#: The float32 whose bits are those of a uint32; for use in kernels, where it costs nothing.
-float_of_bits: Any = intrinsic(_float_code)
-
-
 @numba.njit(inline="always")
 def prefetch_next(
     vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], k: int
@@ -162,7 +129,7 @@ def prefetch_next(
     """
     if k + 1 < len(rows):
         for j in range(offsets[rows[k + 1]], offsets[rows[k + 1] + 1], 16):
-            _prefetch(vector, j)
+            prefetch(vector, j)
 
 
 @compiled

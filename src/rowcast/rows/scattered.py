@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba import types
-from numba.extending import intrinsic
 
+from rowcast.errors import LocalProtocolError
+from rowcast.rows.intrinsics import array_at, pointer
 from rowcast.rows.kernels import compiled, in_parts
 from rowcast.rows.layout import Layout, TensorSpec
 
-__all__ = ["Scattered", "accumulate_all"]
+__all__ = ["Scattered", "accumulate_all", "addresses_of"]
 
 Vector = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -28,23 +27,11 @@ Integers = npt.NDArray[np.int64]
 _PIECE = 4096
 
 
-def _pointer_code(typing_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    kinds: Any = types
-    return kinds.CPointer(kinds.float32)(kinds.int64), generate
-
-
-#: The memory at an address, for use in kernels.
-_pointer: Any = intrinsic(_pointer_code)
-_array_at: Any = cast(Any, numba).carray
-
-
 class Scattered:
     """The parts of flat vectors that belong to some tensors, beside those tensors' own memory.
 
-    The methods take ``arrays``: for each of the tensors, in the same order, a flat C-contiguous float32 array.
+    The methods take ``places``: for each of the tensors, in the same order, the address of its memory, int64. That is
+    trusted: it must be as many float32 in one piece as the tensor has elements. See :func:`addresses_of`.
 
     Args:
         tensors: the tensors.
@@ -61,47 +48,48 @@ class Scattered:
         #: Of each piece: the tensor, the first element in it, and the one behind the last.
         self._pieces = np.array(cuts, dtype=np.int64).reshape(-1, 3)
 
-    def nonfinite(self, arrays: Sequence[Vector]) -> list[int]:
-        """Which of the arrays hold NaN or Inf."""
-        places, found = self._places(arrays), np.zeros(len(arrays), dtype=np.bool_)
+    def nonfinite(self, places: Integers) -> list[int]:
+        """Which of the tensors hold NaN or Inf."""
+        found = np.zeros(len(places), dtype=np.bool_)
         self._in_parts(lambda pieces: _nonfinite(places, pieces, found))
         return np.flatnonzero(found).tolist()
 
-    def differing(self, arrays: Sequence[Vector], vector: Vector) -> list[int]:
-        """Which of the arrays differ from their part of a flat vector, in any bit."""
-        places, found = self._places(arrays), np.zeros(len(arrays), dtype=np.bool_)
+    def differing(self, places: Integers, vector: Vector) -> list[int]:
+        """Which of the tensors differ from their part of a flat vector, in any bit."""
+        found = np.zeros(len(places), dtype=np.bool_)
         self._in_parts(lambda pieces: _differing(places, self._starts, vector, pieces, found))
         return np.flatnonzero(found).tolist()
 
-    def spread(
-        self, arrays: Sequence[Vector], image: Vector, vector: Vector, minus: Vector | None, times: float
-    ) -> None:
-        """Write ``vector - times * minus`` into the arrays, and into ``image`` as well.
+    def spread(self, places: Integers, image: Vector, vector: Vector, minus: Vector | None, times: float) -> None:
+        """Write ``vector - times * minus`` into the tensors, and into ``image`` as well.
 
         Args:
-            arrays: written.
+            places: of the tensors; written.
             image, vector, minus: flat vectors of the layout, float32; ``None``: nothing is subtracted.
             times: how often.
         """
-        places = self._places(arrays)
         if minus is None:
             self._in_parts(lambda pieces: _spread(places, self._starts, image, vector, pieces))
         else:
             factor = np.float32(times)
             self._in_parts(lambda pieces: _spread_less(places, self._starts, image, vector, minus, factor, pieces))
 
-    def _places(self, arrays: Sequence[Vector]) -> Integers:
-        return _addresses(arrays, self._lengths)
-
     def _in_parts(self, work: Any) -> None:
         in_parts(lambda part, _: work(self._pieces[part]), len(self._pieces), sum(self._lengths))
 
 
-def _addresses(arrays: Sequence[Vector], lengths: Sequence[int]) -> Integers:
-    """Where the arrays are; a kernel trusts it, so that they are what it takes them for is looked at here."""
-    for array, length in zip(arrays, lengths, strict=True):
-        if array.dtype != np.float32 or array.size != length or not array.flags.c_contiguous:
-            raise ValueError(f"expected {length} float32 in one piece, got {array.dtype} {array.shape}")
+def addresses_of(arrays: Sequence[Vector], tensors: Sequence[TensorSpec]) -> Integers:
+    """Where arrays are, one for each tensor, int64; they must live as long as that is used.
+
+    Raises:
+        LocalProtocolError: one is not what a kernel would take it for: float32 in one piece, as long as its tensor.
+    """
+    for array, spec in zip(arrays, tensors, strict=True):
+        if array.dtype != np.float32 or array.size != spec.stop - spec.start or not array.flags.c_contiguous:
+            raise LocalProtocolError(
+                f"{spec.name!r}: expected {spec.stop - spec.start} float32 in one piece, got {array.dtype} "
+                f"{array.shape}"
+            )
     return np.array([array.__array_interface__["data"][0] for array in arrays], dtype=np.int64)
 
 
@@ -109,7 +97,7 @@ def _addresses(arrays: Sequence[Vector], lengths: Sequence[int]) -> Integers:
 def _nonfinite(places: Integers, pieces: Integers, found: npt.NDArray[np.bool_]) -> None:
     for p in range(len(pieces)):
         tensor, begin, stop = pieces[p]
-        part = _array_at(_pointer(places[tensor]), stop)[begin:stop]
+        part = array_at(pointer(places[tensor]), stop)[begin:stop]
         # 0 * x is 0 for every finite x and NaN otherwise; NaN spreads through the sum.
         probe = np.float32(0.0)
         for j in range(len(part)):
@@ -125,7 +113,7 @@ def _differing(
     bits = vector.view(np.uint32)
     for p in range(len(pieces)):
         tensor, begin, stop = pieces[p]
-        part = _array_at(_pointer(places[tensor]), stop)[begin:stop].view(np.uint32)
+        part = array_at(pointer(places[tensor]), stop)[begin:stop].view(np.uint32)
         other = bits[starts[tensor] + begin : starts[tensor] + stop]
         differs = np.uint32(0)
         for j in range(len(part)):
@@ -138,7 +126,7 @@ def _differing(
 def _spread(places: Integers, starts: Integers, image: Vector, vector: Vector, pieces: Integers) -> None:
     for p in range(len(pieces)):
         tensor, begin, stop = pieces[p]
-        part = _array_at(_pointer(places[tensor]), stop)[begin:stop]
+        part = array_at(pointer(places[tensor]), stop)[begin:stop]
         kept = image[starts[tensor] + begin : starts[tensor] + stop]
         source = vector[starts[tensor] + begin : starts[tensor] + stop]
         for j in range(len(part)):
@@ -158,7 +146,7 @@ def _spread_less(
 ) -> None:
     for p in range(len(pieces)):
         tensor, begin, stop = pieces[p]
-        part = _array_at(_pointer(places[tensor]), stop)[begin:stop]
+        part = array_at(pointer(places[tensor]), stop)[begin:stop]
         kept = image[starts[tensor] + begin : starts[tensor] + stop]
         source = vector[starts[tensor] + begin : starts[tensor] + stop]
         less = minus[starts[tensor] + begin : starts[tensor] + stop]
@@ -189,7 +177,7 @@ def _accumulate(
         weight = weights[i]
         row = pending[offsets[i] : offsets[i + 1]]
         now = origin[offsets[i] : offsets[i + 1]]
-        proposed = _array_at(_pointer(places[tensor]), offsets[i + 1] - start)[offsets[i] - start :]
+        proposed = array_at(pointer(places[tensor]), offsets[i + 1] - start)[offsets[i] - start :]
         total = np.float32(0.0)
         distance = np.float32(0.0)
         size = np.float32(0.0)
@@ -228,7 +216,7 @@ def accumulate_all(
     Returns:
         Sum |.| of what was added to the parameters; buffers are values, and no steps.
     """
-    places = _addresses(sources, [spec.stop - spec.start for spec in layout.tensors])
+    places = addresses_of(sources, layout.tensors)
     moved = []
     for first, last in itertools.pairwise((0, layout.parameter_rows, layout.rows)):
         if first == last:

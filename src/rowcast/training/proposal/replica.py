@@ -13,7 +13,7 @@ from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite
-from rowcast.rows.scattered import Scattered, accumulate_all
+from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.wire import Rows
 
@@ -136,7 +136,7 @@ class Replica:
     def _check_all(self, sources: list[Vector]) -> None:
         for index, source in enumerate(sources):
             self._check_size(index, source)
-        bad = self._tensors.nonfinite(sources)
+        bad = self._tensors.nonfinite(addresses_of(sources, self.layout.tensors))
         if bad:
             raise self._refusal(bad[0])
 
