@@ -280,7 +280,7 @@ def test_a_server_that_nobody_visits_begins_anew():
 
 
 #: Good enough to introduce oneself in no time, then hardly anything passes.
-FADING = Trace(np.array([0.0, 0.12, 6.0]), np.array([2e5, 500.0, 1e6]), "fading", duration_s=1e5)
+FADING = Trace(np.array([0.0, 0.116, 6.0]), np.array([2e5, 500.0, 1e6]), "fading", duration_s=1e5)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
