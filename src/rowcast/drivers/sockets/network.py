@@ -206,12 +206,10 @@ class NetworkThread:
             self._error = self._error or error
             log.exception("%s: the network thread ended", self.node.name)
         finally:
-            if self.connection is not None:
-                self.connection.close("left")
             with self._ending:
                 self._ended = True
             # What was queued by the training thread in the meantime still gets its answer.
-            self.loop.run_until_complete(self._abandon_attempt())
+            self.loop.run_until_complete(self._close_all())
             self.loop.close()
             with self._changed:
                 self._changed.notify_all()
@@ -222,11 +220,14 @@ class NetworkThread:
         if self.node.failure is not None:
             raise self.node.failure
 
-    async def _abandon_attempt(self) -> None:
-        if self._attempt is not None:
+    async def _close_all(self) -> None:
+        """Close the connection, also one that an attempt makes at this very moment."""
+        while self._attempt is not None and not self._attempt.done():
             self._attempt.cancel()
             await asyncio.gather(self._attempt, return_exceptions=True)
-        await asyncio.sleep(0)
+        while self.connection is not None:
+            self.connection.close("left")
+            await asyncio.sleep(0)
 
     async def _connect(self) -> None:
         """One attempt to connect; what goes on then, the connection reports."""
@@ -315,6 +316,8 @@ class NetworkThread:
                 connection.pump()
         elif node.phase is Phase.DONE or node.failure is not None:
             self._over.set()
+        elif self._ended:
+            pass  # nobody waits for another connection
         elif (connect_at := node.connect_at) is not None and connect_at <= (now := self.loop.time()):
             node.connecting(now, str(self._endpoint))
             self._attempt = self.loop.create_task(self._connect())
