@@ -38,8 +38,7 @@ from rowcast.session import Port
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
-from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, Horizon, LayoutTable, RowLimits, Rows, encode
-from rowcast.wire.fields import unpack
+from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, LayoutTable, RowLimits, Rows, encode
 from rowcast.wire.messages import CONTROL
 
 POLICIES = ("bsp?codec=raw", "rog:4", "rowcast:3", "rowcast:2?pulls=common", "flown:2", "rog:2?codec=half")
@@ -57,8 +56,6 @@ MEMORY_BYTES = 256 << 10
 MEMORY_INPUTS = 20_000
 
 INTEGERS = (0, 1, 2, 3, 7, 27, 255, 2**16, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
-#: A worker takes any horizon for true, and does not survive one beyond int32 (OverflowError in ``RowAges.begin``).
-MOST_HORIZON = 2**30
 FLOATS = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e-300, 1e30, 1e300, 1.7e308, -1.7e308)
 TEXTS = ("", "seed", "equal", "receive", "resume", "bsp", "rog:4", "rowcast:3", "asp?order=age", "\x1b[2J", "a" * 300)
 CODES = ("secret", "layout", "version", "name", "protocol", "damaged", "other")
@@ -331,14 +328,6 @@ class Mutator:
                 case 5:
                     del data[place:]
         return bytes(data)
-
-
-def _horizon(body):
-    """What a horizon says; 0 where it cannot be read."""
-    try:
-        return unpack(Horizon, memoryview(body)).horizon
-    except RemoteProtocolError:
-        return 0
 
 
 def _fitting(changes):
@@ -621,8 +610,6 @@ class Couple:
             whole = sender.encoder.encode(message)
             if self.chance.random() < 0.1:
                 kind, body = self.mutator.frame(message)
-                if kind == Horizon.KIND and _horizon(body) > MOST_HORIZON:
-                    continue
                 version, stream = self.mutator.version(), self.mutator.stream()
                 whole = framed(kind, body, version, self._heard_by[side].decoder.frames, stream=stream)
             self._hear(side, whole)

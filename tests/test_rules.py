@@ -52,3 +52,13 @@ def test_rules_are_known_by_name():
     with pytest.raises(ConfigError, match="unknown rule 'streamd'; did you mean 'streamed'"):
         ServerNode(Policy("x", 1, 1.0, rule="streamd"))
     assert parse_policy("rowcast").rule == "streamed" and parse_policy("flown:2").rule == "slotted"
+
+
+def test_a_worker_without_the_rule_of_its_team_says_so(one_shot, monkeypatch):
+    """The family is known on both ends, and the rule that it names at the server only."""
+    script = ScriptedWorker("robot0", lambda step, parameters: parameters, iterations=1)
+    team = VirtualTeam(LAYOUT, "oneshot", [script], seed=1)
+    monkeypatch.delitem(rules._RULES, "one-shot")
+    team.run()
+    assert "unknown rule 'one-shot'" in str(team.failures["robot0"])
+    assert "install the same version of rowcast on both" in str(team.failures["robot0"])

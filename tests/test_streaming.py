@@ -526,6 +526,16 @@ def test_messages_of_the_other_kind_of_policy_are_refused():
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
 
 
+def test_a_horizon_that_nobody_can_count_to_is_refused():
+    """It ended the worker: its stamps are int32."""
+    team = team_of("rowcast:4", [1e5, 1e5])
+    team.run(3.0)
+    node = team.workers["robot0"].node
+    for horizon, newest in ((2**31, 0), (0, 2**63)):
+        with pytest.raises(RemoteProtocolError, match="expected an iteration up to"):
+            node.receive(team.now, Horizon(horizon, newest, 4, 2, 1, True))
+
+
 def test_what_cannot_be_is_refused_where_rows_are_streamed():
     team = team_of("rowcast:4", [1e5, 1e5])
     team.run(3.0)

@@ -187,7 +187,7 @@ class Joining:
         welcome = cast(Welcome, message)
         self.client.verify(welcome)
         try:
-            policy = parse_policy(welcome.policy)
+            self._node.follow(parse_policy(welcome.policy))
         except ConfigError as error:
             self._node.fail(
                 RemoteProtocolError(
@@ -196,7 +196,6 @@ class Joining:
                 )
             )
             return
-        self._node.follow(policy)
         self._node.members = max(welcome.members, 1)
         self.client.enter(welcome)
         self._node.turned_away = self._node.awaited = ""

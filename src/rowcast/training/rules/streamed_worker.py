@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from rowcast.codecs import codec_by_name
 from rowcast.delivery.transfer import Request
 from rowcast.errors import RemoteProtocolError
+from rowcast.session.proof import expect_countable
 from rowcast.sync import Policy
 from rowcast.training.phase import Phase
 from rowcast.training.rules.base import WorkerRule
@@ -115,6 +116,7 @@ class StreamedWorker(WorkerRule):
 
     def _on_horizon(self, now: float, message: Message) -> None:
         node, told = self.node, cast(Horizon, message)
+        expect_countable(max(told.horizon, told.newest))
         if not 1 <= told.slack <= self._most_slack:
             raise RemoteProtocolError(f"expected a slack in 1 .. {self._most_slack}, got {told.slack}")
         self.told = told
