@@ -183,17 +183,8 @@ class ServerRule:
 
     # -- time --------------------------------------------------------------------------------------------------
 
-    def check_at(self) -> float:
-        """When :meth:`leavers` may have an answer (s); the same for all members."""
-        return math.inf
-
-    def wake_at(self, member: Member, check_at: float | None = None) -> float:
-        """When something may have to be done for ``member`` that nothing else is the occasion for (s).
-
-        Args:
-            member: in whatever stage.
-            check_at: what :meth:`check_at` answers, where it is known.
-        """
+    def wake_at(self, member: Member) -> float:
+        """When something may have to be done for ``member`` that nothing else is the occasion for (s); in any stage."""
         return math.inf
 
     def wakes(self, member: Member) -> bool:

@@ -149,7 +149,7 @@ class PhasedRule(ServerRule):
 
     # -- time --------------------------------------------------------------------------------------------------
 
-    def wake_at(self, member: Member, check_at: float | None = None) -> float:
+    def wake_at(self, member: Member) -> float:
         transfer = member.owed.transfer
         if member.stage is Stage.PULLING and transfer is not None and transfer.waits_beyond(member.woken_at):
             return transfer.deadline

@@ -354,7 +354,7 @@ class StreamedRule(ServerRule):
             refine(now, team, member)
         return owed.next_frame(now) or owed.follow(now)
 
-    def wake_at(self, member: Member, check_at: float | None = None) -> float:
+    def wake_at(self, member: Member) -> float:
         """When something may have to be done for ``member`` that nothing else is the occasion for (s).
 
         What was due when it was last woken waits for its link, or for what arrives.
@@ -366,7 +366,7 @@ class StreamedRule(ServerRule):
         if self.stream is not None:
             times.append(self.stream.due_at(member.name))
         if member.stage is Stage.WAITING:
-            times.append(self.check_at() if check_at is None else check_at)
+            times.append(self.outages.check_at())
         if not member.gated and seat.steady_since is not None:
             times.append(seat.steady_since + self.outages.proof_s(seat))
         return min((time for time in times if time > member.woken_at), default=math.inf)
@@ -395,9 +395,6 @@ class StreamedRule(ServerRule):
         return len(message.rows) / layout.rows
 
     # -- outages -----------------------------------------------------------------------------------------------
-
-    def check_at(self) -> float:
-        return self.outages.check_at()
 
     def leavers(self, now: float) -> list[tuple[Member, float]]:
         return self.outages.leavers(now)
