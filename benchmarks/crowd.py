@@ -17,7 +17,7 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.tcp import tuned
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.training import Phase, WorkerNode
 from rowcast.wire import Message
 
@@ -76,8 +76,8 @@ class Light:
         self._crowd.train(self)
         if connection is not None:
             connection.pump()
-            if node.phase is Phase.DONE and not connection.port.closing:
-                connection.port.closing = True
+            if node.phase is Phase.DONE and not connection.link.closing:
+                connection.link.closing = True
                 connection.pump()
         if node.phase is Phase.DONE and self.done_at is None:
             self.done_at = self._loop.time()
@@ -104,9 +104,9 @@ class Light:
 
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         tuned(sock, self._crowd.link_settings)
-        connection.port = Port("server")
+        connection.link = Link("server")
         self._connection = connection
-        self.node.link_up(self._loop.time(), connection.port)
+        self.node.link_up(self._loop.time(), connection.link)
         self.attend()  # the limits count from now on, also for a peer that never says a word
 
     def on_bytes(self, connection: Connection) -> None:

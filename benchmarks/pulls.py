@@ -22,7 +22,7 @@ from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.rows import Layout
 from rowcast.rows.digest import digest_of
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 from rowcast.wire import Ack, Computed, Hello, LayoutTable, Message, Rows, StateEnd, encode
@@ -61,7 +61,7 @@ class Cost:
 class Worker:
     """What the script knows of a worker."""
 
-    port: Port
+    link: Link
     pushed: int = 0
     received: int = 0
 
@@ -90,10 +90,10 @@ class Team:
         self.code = code.wire_id
         state = layout.zeros()
         digest = digest_of(state)
-        self.workers = [Worker(Port(f"robot{k}")) for k in range(workers)]
+        self.workers = [Worker(Link(f"robot{k}")) for k in range(workers)]
         for k, worker in enumerate(self.workers):
-            self.server.link_up(self.now, worker.port)
-            worker.port.control.clear()
+            self.server.link_up(self.now, worker.link)
+            worker.link.control.clear()
             # All bring the same parameters: nothing is to be sent before the start.
             hello = Hello(
                 name=f"robot{k}",
@@ -134,26 +134,26 @@ class Team:
 
     def say(self, worker: Worker, message: Message) -> None:
         begun = time.process_time()
-        self.server.receive(self.now, worker.port, message)
+        self.server.receive(self.now, worker.link, message)
         self.cpu_s += time.process_time() - begun
 
     def take_all(self) -> None:
         """Every worker takes, and acknowledges, all that it is sent now."""
-        by_port = {worker.port: worker for worker in self.workers}
+        by_link = {worker.link: worker for worker in self.workers}
         while True:
             begun = time.process_time()
             ready = self.server.take_ready()
             self.cpu_s += time.process_time() - begun
             if not ready:
                 return
-            for port in ready:
-                self.take(by_port[port])
+            for link in ready:
+                self.take(by_link[link])
 
     def take(self, worker: Worker) -> None:
         before = worker.received
         while True:
             begun = time.process_time()
-            message = self.server.poll(self.now, worker.port)
+            message = self.server.poll(self.now, worker.link)
             if message is not None:
                 self.sent_bytes += len(encode(message))
             self.cpu_s += time.process_time() - begun

@@ -88,10 +88,10 @@ def frames_of(policy):
 
         return record
 
-    def begin(now, port):
+    def begin(now, link):
         for direction in DIRECTIONS:
             pieces[direction].append(bytearray())
-        link_up(now, port)
+        link_up(now, link)
 
     for direction in DIRECTIONS:
         pipe = worker.pipe(direction)

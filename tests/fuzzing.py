@@ -34,7 +34,7 @@ from rowcast.config import ServerSettings
 from rowcast.errors import LinkLost, NonFiniteGradient, RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
@@ -91,7 +91,7 @@ class Recording:
     Attributes:
         side: ``"server"`` or ``"worker"``.
         messages: in order.
-        states: pickled (node, port, time) before each of them.
+        states: pickled (node, link, time) before each of them.
     """
 
     side: str
@@ -108,19 +108,19 @@ class _Recorder(VirtualTeam):
         super().__init__(*arguments, **options)
 
     def _to_server(self, robot, data):
-        self._keep("server", self.server, robot, robot.server_port, data)
+        self._keep("server", self.server, robot, robot.server_link, data)
         super()._to_server(robot, data)
 
     def _to_worker(self, robot, data):
-        self._keep("worker", robot.node, robot, robot.worker_port, data)
+        self._keep("worker", robot.node, robot, robot.worker_link, data)
         super()._to_worker(robot, data)
 
-    def _keep(self, side, node, robot, port, data):
+    def _keep(self, side, node, robot, link, data):
         if robot.script.name != self._robot or len(data) < HEADER_BYTES:
             return
-        decoder, port.decoder = port.decoder, None  # its buffer is large, and empty
-        state = pickle.dumps((node, port, self.now, decoder.trusted, decoder.streams), protocol=5)
-        port.decoder = decoder
+        decoder, link.decoder = link.decoder, None  # its buffer is large, and empty
+        state = pickle.dumps((node, link, self.now, decoder.trusted, decoder.streams), protocol=5)
+        link.decoder = decoder
         reader = _decoder(decoder.frames, trusted=True, streams={0: RowLimits(LAYOUT.rows)})
         for message in reader.feed(data):  # one, or none where a cut left a part of it
             self.heard[side].states.append(state)
@@ -401,9 +401,9 @@ class Fuzzer:
         """A node in the middle of a session; up to six frames, most of them mutated."""
         chance, recording = self.chance, self.chance.choice(self.recordings)
         place = chance.randrange(len(recording.messages))
-        node, port, now, trusted, streams = pickle.loads(recording.states[place])  # noqa: S301 - made above
-        port.decoder = _decoder(0, trusted=trusted, streams=streams)
-        link = _ServerLink(node, port) if recording.side == "server" else _WorkerLink(node, port)
+        node, link, now, trusted, streams = pickle.loads(recording.states[place])  # noqa: S301 - made above
+        link.decoder = _decoder(0, trusted=trusted, streams=streams)
+        end = _ServerLink(node, link) if recording.side == "server" else _WorkerLink(node, link)
         for step in range(6):
             if chance.random() < 0.2:
                 others = oddities() if chance.random() < 0.3 else chance.choice(self.recordings).messages
@@ -414,44 +414,44 @@ class Fuzzer:
             now += chance.choice((0.0, 0.001, 0.1, 1.0))
             try:
                 version, stream = self.mutator.version(), self.mutator.stream()
-                link.hear(now, framed(kind, body, version, port.decoder.frames, stream=stream))
+                end.hear(now, framed(kind, body, version, link.decoder.frames, stream=stream))
                 ended = "taken"
             except (RemoteProtocolError, LinkLost) as error:
                 ended = type(error).__name__
-                link.fail(now, error)
+                end.fail(now, error)
             except Exception as error:
                 what = f"{recording.side}, message {place} + {step}, kind {kind}, body {body!r}"
                 raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
             self.counts[recording.side, ended] += 1
-            if ended != "taken" or port.closing:
+            if ended != "taken" or link.closing:
                 break
-        link.go_on(now + chance.choice((0.0, 0.5, 11.0, 30.0)))
+        end.go_on(now + chance.choice((0.0, 0.5, 11.0, 30.0)))
 
 
 class _ServerLink:
-    def __init__(self, node, port):
-        self.node, self.port = node, port
+    def __init__(self, node, link):
+        self.node, self.link = node, link
 
     def hear(self, now, data):
-        self.node.heard(now, self.port)
-        for message in self.port.decoder.feed(data):
-            self.node.receive(now, self.port, message)
+        self.node.heard(now, self.link)
+        for message in self.link.decoder.feed(data):
+            self.node.receive(now, self.link, message)
         self._send(now)
 
     def fail(self, now, error):
         if isinstance(error, RemoteProtocolError):
-            self.node.blame(now, self.port, error)
+            self.node.blame(now, self.link, error)
             self._send(now)
-        self.node.link_down(now, self.port, str(error))
+        self.node.link_down(now, self.link, str(error))
 
     def _send(self, now):
         for _ in range(100):
             ready = self.node.take_ready()
             if not ready:
                 break
-            for port in ready:
+            for link in ready:
                 for _ in range(100):
-                    message = self.node.poll(now, port)
+                    message = self.node.poll(now, link)
                     if message is None:
                         break
                     encode(message)
@@ -459,20 +459,20 @@ class _ServerLink:
     def go_on(self, now):
         """Time passes for the server: what was let in must not end it later."""
         self.node.next_wake()
-        for port, cause in self.node.on_timer(now):
-            self.node.link_down(now, port, cause)
+        for link, cause in self.node.on_timer(now):
+            self.node.link_down(now, link, cause)
         self._send(now)
         self.node.status(now)
 
 
 class _WorkerLink:
-    def __init__(self, node, port):
-        self.node, self.port = node, port
-        node.port = port if node.port is not None else None
+    def __init__(self, node, link):
+        self.node, self.link = node, link
+        node.link = link if node.link is not None else None
 
     def hear(self, now, data):
         self.node.heard(now)
-        for message in self.port.decoder.feed(data):
+        for message in self.link.decoder.feed(data):
             self.node.receive(now, message)
         self._send(now)
 
@@ -579,12 +579,12 @@ class Couple:
     def _meet(self):
         self.now += self.chance.choice((0.1, 1.0, 10.0))
         address = f"10.0.{self.chance.randrange(256)}.{self.chance.randrange(256)}"
-        ports = Port("server"), Port(address)
-        self.worker.link_up(self.now, ports[0])
-        self._heard_by = {"worker": ports[0], "server": ports[1]}
+        links = Link("server"), Link(address)
+        self.worker.link_up(self.now, links[0])
+        self._heard_by = {"worker": links[0], "server": links[1]}
         self.links += 1
         try:
-            self.server.link_up(self.now, ports[1])
+            self.server.link_up(self.now, links[1])
         except LinkLost as error:
             self._part(str(error))
 
@@ -615,21 +615,21 @@ class Couple:
             self._hear(side, whole)
 
     def _hear(self, side, data):
-        port, ended = self._heard_by[side], "taken"
+        link, ended = self._heard_by[side], "taken"
         try:
             if side == "server":
-                self.server.heard(self.now, port)
-                for message in port.decoder.feed(data):
-                    self.server.receive(self.now, port, message)
+                self.server.heard(self.now, link)
+                for message in link.decoder.feed(data):
+                    self.server.receive(self.now, link, message)
             else:
                 self.worker.heard(self.now)
-                for message in port.decoder.feed(data):
+                for message in link.decoder.feed(data):
                     self.worker.receive(self.now, message)
         except (RemoteProtocolError, LinkLost) as error:
             ended = type(error).__name__
             if isinstance(error, RemoteProtocolError):
                 if side == "server":
-                    self.server.blame(self.now, port, error)
+                    self.server.blame(self.now, link, error)
                     self._deliver("worker")  # why
                 else:
                     self.worker.blame(self.now, error)
@@ -638,8 +638,8 @@ class Couple:
 
     def _pass_time(self):
         self.server.next_wake()
-        for port, cause in self.server.on_timer(self.now):
-            if port is self._heard_by.get("server"):
+        for link, cause in self.server.on_timer(self.now):
+            if link is self._heard_by.get("server"):
                 self._part(cause)
         self.worker.next_wake()
         try:

@@ -98,8 +98,8 @@ class LiveServer:
         """Abort a worker's connection; false when it has none now."""
 
         def abort(node):
-            port = node.members[name].port if name in node.members else None
-            connection = self.server._connections.get(port)
+            link = node.members[name].link if name in node.members else None
+            connection = self.server._connections.get(link)
             if connection is None:
                 return False
             connection.close("cut by the test")

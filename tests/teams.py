@@ -125,9 +125,9 @@ class Books:
         self.lost = np.zeros(team.layout.elements)
         receive = team.server.receive
 
-        def watch(now, port, message):
-            seeding = [one for one in team.server.members.values() if one.port is port and one.stage is Stage.SEEDING]
-            receive(now, port, message)
+        def watch(now, link, message):
+            seeding = [one for one in team.server.members.values() if one.link is link and one.stage is Stage.SEEDING]
+            receive(now, link, message)
             if seeding and isinstance(message, StateEnd):
                 self.initial = team.workers[seeding[0].name].node.replica.astype(np.float64)
 

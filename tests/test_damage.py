@@ -19,7 +19,7 @@ from rowcast.delivery.window import Window
 from rowcast.drivers.sockets import Endpoint
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.session.liveness import MARGIN, Progress
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
@@ -115,10 +115,10 @@ def test_a_server_that_acknowledges_nothing_is_left_and_asked_again(policy):
     team = bitflips.team_of(policy, cut=False)
     poll = team.server.poll
 
-    def deaf(now, port):
-        message = poll(now, port)
-        while isinstance(message, Ack) and port.peer == bitflips.HIT and 0.03 < now < 15.0:
-            message = poll(now, port)
+    def deaf(now, link):
+        message = poll(now, link)
+        while isinstance(message, Ack) and link.peer == bitflips.HIT and 0.03 < now < 15.0:
+            message = poll(now, link)
         return message
 
     team.server.poll = deaf
@@ -156,9 +156,9 @@ def test_a_frame_that_is_never_finished_is_given_up(policy, direction):
     def announce():
         robot = team.workers[bitflips.HIT]
         to_server = direction == "up"
-        port = robot.server_port if to_server else robot.worker_port
+        link = robot.server_link if to_server else robot.worker_link
         deliver = team._to_server if to_server else team._to_worker
-        deliver(robot, framed(Rows.KIND, b"", sequence=port.decoder.frames, length=1 << 20))
+        deliver(robot, framed(Rows.KIND, b"", sequence=link.decoder.frames, length=1 << 20))
 
     team.at(0.06, announce)
     team.run(bitflips.LIMIT_S)
@@ -170,16 +170,16 @@ def test_a_frame_that_is_never_finished_is_given_up(policy, direction):
 SMALL = Layout.from_shapes([("weight", (8, 3))], small_tensor=1)
 
 
-def port_at(now):
-    port = Port("peer")
-    port.opened(now)
-    port.decoder.trusted, port.decoder.streams[0] = True, RowLimits(SMALL.rows)
-    return port
+def link_at(now):
+    link = Link("peer")
+    link.opened(now)
+    link.decoder.trusted, link.decoder.streams[0] = True, RowLimits(SMALL.rows)
+    return link
 
 
-def hear(port, now, data):
-    port.heard(now)
-    return list(port.decoder.feed(data))
+def hear(link, now, data):
+    link.heard(now)
+    return list(link.decoder.feed(data))
 
 
 def outbox_of(vector, **settings):
@@ -205,59 +205,59 @@ def cut(progress, *where):
 
 def test_nothing_on_the_way_has_no_limit():
     outbox = outbox_of(SMALL.zeros())
-    port, progress = port_at(0.0), Progress(20.0)
-    assert progress.due_at(port, outbox, 0) == math.inf
-    assert progress.cut(1e6, port, outbox, 0) is None
+    link, progress = link_at(0.0), Progress(20.0)
+    assert progress.due_at(link, outbox, 0) == math.inf
+    assert progress.cut(1e6, link, outbox, 0) is None
 
 
 def test_the_limit_follows_what_was_measured():
-    port, progress = port_at(0.0), Progress(20.0)
-    assert progress.due_at(port, sending(), 0) == 20.0
+    link, progress = link_at(0.0), Progress(20.0)
+    assert progress.due_at(link, sending(), 0) == 20.0
     slow = sending(initial_rate_bps=1000.0, frame_min_bytes=10_000, window_min_bytes=10_000)
     expected_s = slow.in_flight * 8 / 1000.0
-    assert progress.due_at(port, slow, 0) == pytest.approx(max(20.0, MARGIN * expected_s))
+    assert progress.due_at(link, slow, 0) == pytest.approx(max(20.0, MARGIN * expected_s))
     crawling = sending(initial_rate_bps=1000.0)
     crawling.meter._average /= 1000
-    assert progress.due_at(port, crawling, 0) > 1000
+    assert progress.due_at(link, crawling, 0) > 1000
 
 
 def test_a_slow_transfer_that_makes_progress_is_not_stuck_for_its_sender():
     """The peer tells that bytes arrive; when they all have, or none come any more, the limit counts."""
-    port, outbox, progress = port_at(0.0), sending(), Progress(20.0)
-    port.encoder.encode(outbox.unacknowledged()[0])
+    link, outbox, progress = link_at(0.0), sending(), Progress(20.0)
+    link.encoder.encode(outbox.unacknowledged()[0])
     for second in range(0, 300, 5):
-        hear(port, second, encode(Heartbeat(arrived=second // 5), second // 5))
-        port.told(second, second // 5)
-        assert progress.cut(second + 15.0, port, outbox, 0) is None
+        hear(link, second, encode(Heartbeat(arrived=second // 5), second // 5))
+        link.told(second, second // 5)
+        assert progress.cut(second + 15.0, link, outbox, 0) is None
     last = 295.0
-    port.told(last + 1, second // 5)  # nothing new
-    assert progress.due_at(port, outbox, 0) == last + 20.0
-    port.told(last + 2, 10_000)  # all of it, and what came behind
-    port.told(last + 10, 20_000)  # is no news of the rows
-    assert progress.due_at(port, outbox, 0) == last + 22.0
-    assert "nothing acknowledged" in cut(progress, last + 22.0, port, outbox, 0)
+    link.told(last + 1, second // 5)  # nothing new
+    assert progress.due_at(link, outbox, 0) == last + 20.0
+    link.told(last + 2, 10_000)  # all of it, and what came behind
+    link.told(last + 10, 20_000)  # is no news of the rows
+    assert progress.due_at(link, outbox, 0) == last + 22.0
+    assert "nothing acknowledged" in cut(progress, last + 22.0, link, outbox, 0)
 
 
 def test_acknowledgements_behind_a_slow_frame_are_waited_for():
     """What comes back is held up by a large frame on a link that has become slow."""
-    port, outbox, progress = port_at(0.0), sending(), Progress(20.0)
+    link, outbox, progress = link_at(0.0), sending(), Progress(20.0)
     large = encode(Rows(1, 1, 1, False, False, np.arange(3), np.zeros(3000, dtype=np.uint8)))
     step = len(large) // 60
     for second in range(60):
-        assert hear(port, float(second), large[second * step : (second + 1) * step]) == []
-        assert progress.cut(second + 0.9, port, outbox, 0) is None
-    assert len(hear(port, 60.0, large[60 * step :])) == 1
-    assert progress.due_at(port, outbox, 0) >= 79.0
+        assert hear(link, float(second), large[second * step : (second + 1) * step]) == []
+        assert progress.cut(second + 0.9, link, outbox, 0) is None
+    assert len(hear(link, 60.0, large[60 * step :])) == 1
+    assert progress.due_at(link, outbox, 0) >= 79.0
 
 
 def test_a_frame_that_comes_slowly_is_not_stuck_and_one_that_does_not_come_is():
     outbox = outbox_of(SMALL.zeros())
     large = encode(Rows(1, 1, 1, False, False, np.arange(3), np.zeros(10_000, dtype=np.uint8)))
-    port, progress = port_at(0.0), Progress(20.0)
+    link, progress = link_at(0.0), Progress(20.0)
     for second in range(150):
-        assert hear(port, float(second), large[second * 65 : (second + 1) * 65]) == []
-        assert progress.cut(second + 0.9, port, outbox, 0) is None
-    stuck, progress = port_at(0.0), Progress(20.0)
+        assert hear(link, float(second), large[second * 65 : (second + 1) * 65]) == []
+        assert progress.cut(second + 0.9, link, outbox, 0) is None
+    stuck, progress = link_at(0.0), Progress(20.0)
     for second in range(20):
         hear(stuck, float(second), large[second * 4 : (second + 1) * 4])
         assert progress.cut(second + 0.9, stuck, outbox, 0) is None
@@ -266,37 +266,37 @@ def test_a_frame_that_comes_slowly_is_not_stuck_and_one_that_does_not_come_is():
 
 def test_the_limit_doubles_until_something_is_delivered():
     """A link on which one frame takes longer than the limit gets it through in the end."""
-    port, outbox, progress = port_at(0.0), sending(), Progress(20.0)
+    link, outbox, progress = link_at(0.0), sending(), Progress(20.0)
     now = 0.0
     for limit_s in (20.0, 40.0, 80.0, 160.0):
-        assert progress.due_at(port, outbox, 0) == now + limit_s
+        assert progress.due_at(link, outbox, 0) == now + limit_s
         now += limit_s
-        assert cut(progress, now, port, outbox, 0) is not None
+        assert cut(progress, now, link, outbox, 0) is not None
         outbox.link_lost()
         outbox.resume(now, 0)
         assert outbox.next_frame(now) is None  # nothing was chosen anew
         outbox.send_everything(now, 1)
         assert outbox.next_frame(now) is not None
-        port = port_at(now)
+        link = link_at(now)
     outbox.acknowledged(now, 1)
     outbox.source.own.vector += 1
     outbox.send_everything(now, 2)
     assert outbox.next_frame(now) is not None
-    assert progress.due_at(port, outbox, 0) == now + 20.0
+    assert progress.due_at(link, outbox, 0) == now + 20.0
 
 
 def test_who_asks_late_waits_for_what_may_have_arrived_meanwhile():
     """A machine that slept for an hour: the acknowledgement lies in the socket, or comes within a heartbeat."""
-    port, outbox, progress = port_at(0.0), sending(), Progress(20.0, heartbeat_s=1.0)
-    assert progress.cut(3600.0, port, outbox, 0) is None
-    assert progress.due_at(port, outbox, 0) == 3601.0
-    assert progress.cut(3600.5, port, outbox, 0) is None
-    assert "nothing acknowledged" in progress.cut(3601.0, port, outbox, 0)
-    port, outbox, progress = port_at(0.0), sending(), Progress(20.0, heartbeat_s=1.0)
-    assert progress.cut(3600.0, port, outbox, 0) is None
+    link, outbox, progress = link_at(0.0), sending(), Progress(20.0, heartbeat_s=1.0)
+    assert progress.cut(3600.0, link, outbox, 0) is None
+    assert progress.due_at(link, outbox, 0) == 3601.0
+    assert progress.cut(3600.5, link, outbox, 0) is None
+    assert "nothing acknowledged" in progress.cut(3601.0, link, outbox, 0)
+    link, outbox, progress = link_at(0.0), sending(), Progress(20.0, heartbeat_s=1.0)
+    assert progress.cut(3600.0, link, outbox, 0) is None
     outbox.acknowledged(3600.5, 1)
-    assert progress.cut(3601.0, port, outbox, 0) is None
-    assert progress.due_at(port, outbox, 0) == math.inf
+    assert progress.cut(3601.0, link, outbox, 0) is None
+    assert progress.due_at(link, outbox, 0) == math.inf
 
 
 # -- whole frames that are wrong ---------------------------------------------------------------------------------------
@@ -306,11 +306,11 @@ def refusing(team, times):
     """The server takes the end of a push for wrong, so often."""
     receive, left = team.server.receive, [times]
 
-    def refuse(now, port, message):
-        if isinstance(message, PushEnd) and port.peer == bitflips.HIT and left[0]:
+    def refuse(now, link, message):
+        if isinstance(message, PushEnd) and link.peer == bitflips.HIT and left[0]:
             left[0] -= 1
             raise RemoteProtocolError("a fault of this server")
-        receive(now, port, message)
+        receive(now, link, message)
 
     team.server.receive = refuse
     return left
@@ -353,15 +353,15 @@ def test_a_fault_of_the_server_ends_the_worker_too():
 def test_a_second_layout_must_be_the_first_one():
     """Only the first table tells the rows; another one is refused, and the same one again is not (after a cut)."""
     server = ServerNode(parse_policy("bsp"), settings=ServerSettings())
-    port = Port("robot")
-    server.link_up(0.0, port)
-    server.receive(0.0, port, Hello("robot", bytes(16), b"", b"", SMALL.digest, b"", b"", False, 0, 0))
-    server.receive(0.0, port, LayoutTable(SMALL.to_table(), 0))
-    server.receive(0.0, port, LayoutTable(SMALL.to_table(), 0))
+    link = Link("robot")
+    server.link_up(0.0, link)
+    server.receive(0.0, link, Hello("robot", bytes(16), b"", b"", SMALL.digest, b"", b"", False, 0, 0))
+    server.receive(0.0, link, LayoutTable(SMALL.to_table(), 0))
+    server.receive(0.0, link, LayoutTable(SMALL.to_table(), 0))
     longer = Layout.from_shapes([("weight", (800, 3))], small_tensor=1)
     with pytest.raises(RemoteProtocolError, match="the one that this worker has told before"):
-        server.receive(0.0, port, LayoutTable(longer.to_table(), 0))
-    assert port.decoder.streams[0].rows == SMALL.rows
+        server.receive(0.0, link, LayoutTable(longer.to_table(), 0))
+    assert link.decoder.streams[0].rows == SMALL.rows
     payload = np.zeros(4 * SMALL.elements, dtype=np.uint8)
-    server.receive(0.0, port, Rows(1, 0, 1, True, False, np.arange(SMALL.rows), payload))
-    server.receive(0.0, port, StateEnd())
+    server.receive(0.0, link, Rows(1, 0, 1, True, False, np.arange(SMALL.rows), payload))
+    server.receive(0.0, link, StateEnd())

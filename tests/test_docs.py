@@ -416,7 +416,7 @@ EXPORTED: dict[str, str] = {
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
-    "rowcast.session": "JoinRequest Port record_start",
+    "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "Phase ServerNode WorkerNode",
     "rowcast.training.proposal": "",
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",

@@ -20,7 +20,7 @@ from rowcast.drivers.sockets.tcp import source_of
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.experiment.audit import ServerAudit, WorkerAudit, prove
 from rowcast.links import Trace
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.session.recurring import EVERY_S
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
@@ -34,8 +34,8 @@ def server_of(**settings):
     return ServerNode(parse_policy("bsp"), settings=ServerSettings(**settings))
 
 
-def port_at(number, address="10.0.0.7"):
-    return Port(f"{address}:{number}", address=address)
+def link_at(number, address="10.0.0.7"):
+    return Link(f"{address}:{number}", address=address)
 
 
 def events(node, kind, **wanted):
@@ -48,10 +48,10 @@ def events(node, kind, **wanted):
 
 def fail(node, now, number, address="10.0.0.7"):
     """Connect, say something wrong, and go."""
-    port = port_at(number, address)
-    node.link_up(now, port)
-    node.blame(now, port, RemoteProtocolError("expected a Rowcast frame, got something else"))
-    node.link_down(now, port, "closed")
+    link = link_at(number, address)
+    node.link_up(now, link)
+    node.blame(now, link, RemoteProtocolError("expected a Rowcast frame, got something else"))
+    node.link_down(now, link, "closed")
 
 
 def hello_of(name):
@@ -96,12 +96,12 @@ def test_a_server_that_stops_tells_the_rest():
 def test_kinds_are_told_apart():
     node = server_of(failures_per_minute=3)
     fail(node, 0.0, 1)
-    silent = port_at(2)
+    silent = link_at(2)
     node.link_up(0.0, silent)
     node.link_down(0.0, silent, "Connection reset by peer")
     fail(node, 0.0, 3)
     with pytest.raises(LinkLost, match=r"10\.0\.0\.7 has failed more than 3 times in a minute"):
-        node.link_up(0.0, port_at(4))
+        node.link_up(0.0, link_at(4))
     assert [record["error"] for record in events(node, "error")] == [
         "RemoteProtocolError",
         "no hello",
@@ -130,60 +130,60 @@ def test_failures_of_one_address_close_it_for_a_while_and_no_other():
     for number in range(30):
         fail(node, 10.0, number)
     with pytest.raises(LinkLost, match="failures_per_minute"):
-        node.link_up(10.5, port_at(31))
-    node.link_up(10.5, port_at(1, "10.0.0.8"))
-    node.link_up(12.5, port_at(32))  # one more every two seconds
+        node.link_up(10.5, link_at(31))
+    node.link_up(10.5, link_at(1, "10.0.0.8"))
+    node.link_up(12.5, link_at(32))  # one more every two seconds
     fail(node, 12.5, 33)
     with pytest.raises(LinkLost):
-        node.link_up(13.0, port_at(34))
-    node.link_up(80.0, port_at(35))
+        node.link_up(13.0, link_at(34))
+    node.link_up(80.0, link_at(35))
 
 
 def test_many_robots_behind_one_address_join_again_and_again():
     node = server_of(failures_per_minute=1, strangers_per_address=1)
     for life in range(3):
         for number in range(400):
-            port = port_at(1000 * life + number)
-            node.link_up(float(life), port)
-            node.receive(float(life), port, hello_of(f"robot-{number}"))
-            node.link_down(float(life), port, "closed by the other end")
+            link = link_at(1000 * life + number)
+            node.link_up(float(life), link)
+            node.receive(float(life), link, hello_of(f"robot-{number}"))
+            node.link_down(float(life), link, "closed by the other end")
     assert not events(node, "error")
 
 
 def test_a_worker_that_is_refused_by_name_is_no_stranger():
     node = server_of(failures_per_minute=1)
-    first = port_at(1)
+    first = link_at(1)
     node.link_up(0.0, first)
     node.receive(0.0, first, hello_of("robot"))
     for number in range(2, 6):
-        port = port_at(number)
-        node.link_up(0.0, port)
-        node.receive(0.0, port, msgspec.structs.replace(hello_of("robot"), session=bytes([number]) * 16))
-        node.link_down(0.0, port, "closed")
+        link = link_at(number)
+        node.link_up(0.0, link)
+        node.receive(0.0, link, msgspec.structs.replace(hello_of("robot"), session=bytes([number]) * 16))
+        node.link_down(0.0, link, "closed")
     assert [record["error"] for record in events(node, "error")] == ["refused: name"]
 
 
 def test_strangers_at_once_are_bounded_for_one_address_and_for_all():
     node = server_of(strangers_limit=5, strangers_per_address=3)
-    ports = [port_at(number) for number in range(3)]
-    for port in ports:
-        node.link_up(0.0, port)
+    links = [link_at(number) for number in range(3)]
+    for link in links:
+        node.link_up(0.0, link)
     with pytest.raises(LinkLost, match=r"3 connections of 10\.0\.0\.7 .* strangers_per_address"):
-        node.link_up(0.0, port_at(4))
+        node.link_up(0.0, link_at(4))
     for number in range(2):
-        node.link_up(0.0, port_at(number, "10.0.0.8"))
+        node.link_up(0.0, link_at(number, "10.0.0.8"))
     with pytest.raises(LinkLost, match="strangers_limit"):
-        node.link_up(0.0, port_at(1, "10.0.0.9"))
-    node.receive(0.0, ports[0], hello_of("robot"))  # whoever is let in makes room
-    node.link_up(0.0, port_at(1, "10.0.0.9"))
+        node.link_up(0.0, link_at(1, "10.0.0.9"))
+    node.receive(0.0, links[0], hello_of("robot"))  # whoever is let in makes room
+    node.link_up(0.0, link_at(1, "10.0.0.9"))
 
 
 def test_a_connection_without_an_address_has_no_limits():
     node = server_of(failures_per_minute=1, strangers_limit=1)
     for _ in range(20):
-        port = Port("test")
-        node.link_up(0.0, port)
-        node.blame(0.0, port, RemoteProtocolError("x"))
+        link = Link("test")
+        node.link_up(0.0, link)
+        node.blame(0.0, link, RemoteProtocolError("x"))
 
 
 def test_an_address_is_what_one_user_has():

@@ -22,7 +22,7 @@ from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.sync import RowsToSend, SlackTuner, VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
@@ -54,7 +54,7 @@ class Line:
         self.connect(0.0)
 
     def connect(self, now: float) -> None:
-        self._ports = Port("server"), Port("robot")
+        self._ports = Link("server"), Link("robot")
         self.worker.link_up(now, self._ports[0])
         self.server.link_up(now, self._ports[1])
 
@@ -142,12 +142,12 @@ def test_a_frame_that_comes_twice_is_applied_once_and_acknowledged_again() -> No
         return message
 
     pushed = rows_of(line.pass_on(1.0, keep))
-    server, node, port = line.server, line.worker, line.server.members["robot"].port
+    server, node, link = line.server, line.worker, line.server.members["robot"].link
     parameters, replica = server.parameters.copy(), node.replica.copy()
     assert len(pushed) > 1 and len(rows_of(pulled)) > 1
     for frame in (pushed[0], pushed[-1]):
-        server.receive(2.0, port, frame)
-        assert server.poll(2.0, port) == Ack(pushed[-1].number)
+        server.receive(2.0, link, frame)
+        assert server.poll(2.0, link) == Ack(pushed[-1].number)
     for frame in (rows_of(pulled)[0], rows_of(pulled)[-1]):
         node.receive(2.0, frame)
         assert node.poll(2.0) == Ack(rows_of(pulled)[-1].number)
@@ -192,9 +192,9 @@ def test_an_iteration_after_the_next_one_is_refused(kind: str) -> None:
     before = line.server.parameters.copy()
     for iteration in (1, 4):
         with pytest.raises(RemoteProtocolError, match=f"expected iteration 2 or 3 of robot, got {iteration}"):
-            line.server.receive(3.0, member.port, said(iteration))
+            line.server.receive(3.0, member.link, said(iteration))
     np.testing.assert_array_equal(line.server.parameters, before)
-    line.server.receive(3.0, member.port, said(3))
+    line.server.receive(3.0, member.link, said(3))
 
 
 def rows_codec(line: Line) -> int:
@@ -204,10 +204,10 @@ def rows_codec(line: Line) -> int:
 def test_a_request_for_a_slot_two_iterations_ahead_is_refused() -> None:
     line = Line("flown:2?codec=raw")
     line.pass_on(0.0)
-    port = line.server.members["robot"].port
+    link = line.server.members["robot"].link
     with pytest.raises(RemoteProtocolError, match="expected iteration 0 or 1 of robot, got 2"):
-        line.server.receive(1.0, port, Ask(2, 1.0, 1e6))
-    line.server.receive(1.0, port, Ask(1, 1.0, 1e6))
+        line.server.receive(1.0, link, Ask(2, 1.0, 1e6))
+    line.server.receive(1.0, link, Ask(1, 1.0, 1e6))
 
 
 @pytest.mark.parametrize("policy", ["asp", "ssp:30"])

@@ -42,12 +42,12 @@ def test_the_check_notices_a_row_that_is_lost(number, monkeypatch):
     assert schedule.restarts == (number == RESTARTED)
     take, zero, lost = ServerNode.receive, codec_by_name("zero"), []
 
-    def receive(self, now, port, message):
+    def receive(self, now, link, message):
         restarted = not schedule.restarts or "restart of the server" in schedule.struck
         if isinstance(message, Rows) and restarted and not lost and not message.absolute and message.payload.any():
             lost.append(message.rows)
             message = dataclasses.replace(message, codec=zero.wire_id, payload=np.zeros(0, dtype=np.uint8))
-        take(self, now, port, message)
+        take(self, now, link, message)
 
     monkeypatch.setattr(ServerNode, "receive", receive)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):

@@ -75,9 +75,9 @@ def test_what_a_server_says_reaches_no_terminal_raw(policy, caplog):
         assert robot.at_pause.wait(LIMIT_S)
 
         def say(node):
-            port = node.members["robot"].port
-            node.team.board.say(port, Waiting(2, "\x1b]0;owned\x07 [/x]"))
-            node.team.board.say(port, Leave("\x1b[2J goodbye"))
+            link = node.members["robot"].link
+            node.team.board.say(link, Waiting(2, "\x1b]0;owned\x07 [/x]"))
+            node.team.board.say(link, Leave("\x1b[2J goodbye"))
             server.server._pump()
 
         server.ask(say)

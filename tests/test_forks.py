@@ -107,7 +107,7 @@ def test_a_child_that_outlives_its_robot_does_not_hide_its_death(shaped):
         robot = part("fork_and_wait", server.port, shaped)
         child = int(robot.stdout.readline())
         try:
-            assert server.member("robot", "port") is not None
+            assert server.member("robot", "link") is not None
             robot.kill()
             lost = eventually(lambda: server.events("link_down", peer="robot"))
             assert "nothing" not in lost[0]["cause"]
@@ -134,7 +134,7 @@ def fork_and_wait(port, shaped):
 def test_a_child_of_the_server_does_not_keep_its_port():
     """Another server can listen there, and nobody connects to one that is gone."""
     with LiveServer() as other:
-        port = int(ended(part("serve_and_fork", other.port)))
+        port = int(ended(part("serve_and_fork", other.link)))
     assert port
 
 

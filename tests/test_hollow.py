@@ -79,7 +79,7 @@ def test_a_server_with_content_refuses_a_hollow_frame(name):
     before = team.server.parameters.copy()
     late = Rows(member.inbox.received + 1, member.iteration + 1, code.wire_id, False, True, rows, payload)
     with pytest.raises(RemoteProtocolError, match="sizes only"):
-        team.server.receive(team.now, member.port, late)
+        team.server.receive(team.now, member.link, late)
     np.testing.assert_array_equal(team.server.parameters, before)
 
 

@@ -18,7 +18,7 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import ConfigError, LayoutMismatch, LocalProtocolError, RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.outline import MOST_TABLE_BYTES, MOST_TENSORS, Outline
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.session.tables import PART_BYTES, TableParts, table_parts
 from rowcast.session.texts import shorten
 from rowcast.sync import VersionTable, parse_policy
@@ -211,16 +211,16 @@ def test_a_text_is_cut_where_it_is_made(text):
     assert len(cut.encode()) <= 1000
     assert cut == text or len(text) > 1000 or "\\udc80" in cut
     node = WorkerNode("robot0", LAYOUT, start_of())
-    port = Port("server")
-    node.link_up(0.0, port)
+    link = Link("server")
+    node.link_up(0.0, link)
     node.leave(0.0, text)
-    assert len(encode(port.control.pop())) < 1100
+    assert len(encode(link.control.pop())) < 1100
     server = VirtualTeam(LAYOUT, "bsp", []).server
-    server.link_up(0.0, far := Port("robot0"))
+    server.link_up(0.0, far := Link("robot0"))
     server.blame(0.0, far, RemoteProtocolError(text))
     assert len(encode(far.control.pop())) < 1100
     assert len(server.journal.records[-1]["message"]) <= 1000
-    server.link_up(0.0, far := Port("robot1"))
+    server.link_up(0.0, far := Link("robot1"))
     server.farewell(far, text)
     assert len(encode(far.control.pop())) < 1100
 
@@ -298,7 +298,7 @@ def test_a_fault_while_one_worker_is_served_is_of_no_concern_to_the_others(polic
     """Its connection ends, with one line; nothing is lost, and the server and the others go on."""
 
     def hits(node, args):
-        member = node._admission.by_port.get(args[1])
+        member = node._admission.by_link.get(args[1])
         rows = place == "poll" or isinstance(args[2], Rows)
         return member is not None and member.name == "robot" and rows and fault.times < 5
 
@@ -347,12 +347,12 @@ def test_a_connection_that_ends_when_the_kernel_takes_bytes_again_ends_once():
         closed = 0
 
         def on_open(self, connection, sock):
-            connection.port = Port("far")
+            connection.link = Link("far")
 
         def next_message(self, connection):
             if self.said:
                 return self.said.pop()
-            connection.port.closing = True
+            connection.link.closing = True
             return None
 
         def on_closed(self, connection, cause):

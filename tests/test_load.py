@@ -22,7 +22,7 @@ from rowcast.delivery.residual import Residual
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import LinkLost
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.testing import VirtualTeam
 from rowcast.training import WorkerNode
 from rowcast.wire import Ack, Heartbeat, Rows, Waiting
@@ -50,13 +50,13 @@ class Counted:
             on_rows(now, member, message)
             self._inside = False
 
-        def count_receive(now, port, message):
+        def count_receive(now, link, message):
             self.received += 1
-            receive(now, port, message)
+            receive(now, link, message)
 
-        def count_poll(now, port):
+        def count_poll(now, link):
             self.polls += 1
-            return poll(now, port)
+            return poll(now, link)
 
         node.receive, node.poll = count_receive, count_poll
         node._incoming.handlers = {**node._incoming.handlers, Rows: count_rows}
@@ -217,10 +217,10 @@ def test_what_is_noted_is_a_part_of_a_model():
 def test_a_server_reads_before_it_takes_a_link_for_dead():
     team = VirtualTeam(LAYOUT, "bsp", [worker("robot0", iterations=50)])
     team.run(1.0)
-    node, port = team.server, team.server.members["robot0"].port
-    late = port.heard_at + 25.0
+    node, link = team.server, team.server.members["robot0"].link
+    late = link.heard_at + 25.0
     assert node.on_timer(late) == []  # it was busy: perhaps something has arrived long since
-    node.heard(late, port)
+    node.heard(late, link)
     assert node.on_timer(late) == []
     silent_at = late + node.settings.silence_limit_s
     assert node.on_timer(silent_at) == []  # in time, but the driver reads once more
@@ -230,7 +230,7 @@ def test_a_server_reads_before_it_takes_a_link_for_dead():
 
 def test_a_worker_reads_before_it_takes_the_server_for_dead():
     node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros())
-    node.link_up(0.0, Port("server"))
+    node.link_up(0.0, Link("server"))
     node.on_timer(25.0)
     node.heard(25.0)
     node.on_timer(35.0)
@@ -246,7 +246,7 @@ def test_a_machine_that_slept_cuts_nobody(policy):
         robots = [Robot(server, f"robot{k}", steps=6, pause_at=3) for k in range(2)]
         for robot in robots:
             assert robot.at_pause.wait(LIMIT_S)
-        heard = server.ask(lambda node: {name: one.port.heard_at for name, one in node.members.items()})
+        heard = server.ask(lambda node: {name: one.link.heard_at for name, one in node.members.items()})
         for loop in (server._loop, *(robot.team._network.loop for robot in robots)):
             slept = threading.Event()
 
@@ -260,7 +260,7 @@ def test_a_machine_that_slept_cuts_nobody(policy):
         eventually(
             lambda: server.ask(
                 lambda node: all(
-                    one.port is not None and one.port.heard_at > heard[one.name] + 60 for one in node.members.values()
+                    one.link is not None and one.link.heard_at > heard[one.name] + 60 for one in node.members.values()
                 )
             )
         )
@@ -279,10 +279,10 @@ def test_a_machine_that_slept_cuts_nobody(policy):
 def test_figures_under_ever_new_names_do_not_fill_the_server():
     team = VirtualTeam(LAYOUT, "bsp", [worker("robot0", iterations=50)])
     team.run(1.0)
-    node, port = team.server, team.server.members["robot0"].port
+    node, link = team.server, team.server.members["robot0"].link
     for k in range(100):
-        node.receive(1.0, port, Heartbeat({f"{k}-{j}-{'x' * 90}": 1.0 for j in range(60)}))
-    node.receive(1.0, port, Heartbeat({"y" * 5000: 1.0, "rate_bps": 5.0}))
+        node.receive(1.0, link, Heartbeat({f"{k}-{j}-{'x' * 90}": 1.0 for j in range(60)}))
+    node.receive(1.0, link, Heartbeat({"y" * 5000: 1.0, "rate_bps": 5.0}))
     metrics = node.members["robot0"].metrics
     assert len(metrics) <= 65 and max(map(len, metrics)) <= 100
     assert metrics["rate_bps"] == 5.0  # what was there first stays, and stays up to date
@@ -302,13 +302,13 @@ def test_a_worker_says_once_that_it_reports_under_too_many_names():
 
 
 def test_acknowledgements_and_heartbeats_that_wait_count_once():
-    port = Port("robot0")
+    link = Link("robot0")
     for number in range(1000):
-        port.say(Ack(number))
-    port.say(Waiting(1, "robot1"))
+        link.say(Ack(number))
+    link.say(Waiting(1, "robot1"))
     for _ in range(1000):
-        port.say(Heartbeat())
-    assert list(port.control) == [Ack(999), Waiting(1, "robot1"), Heartbeat()]
+        link.say(Heartbeat())
+    assert list(link.control) == [Ack(999), Waiting(1, "robot1"), Heartbeat()]
 
 
 def test_who_reads_nothing_is_cut_with_a_line():
@@ -318,9 +318,9 @@ def test_who_reads_nothing_is_cut_with_a_line():
     node, member = team.server, team.server.members["robot0"]
     with pytest.raises(LinkLost, match="reads nothing"):
         for k in range(100_000):
-            node.team.board.say(member.port, Waiting(k, "somebody"))
-            node.receive(1.0, member.port, Heartbeat())
-    assert member.port.closing and not member.port.control
+            node.team.board.say(member.link, Waiting(k, "somebody"))
+            node.receive(1.0, member.link, Heartbeat())
+    assert member.link.closing and not member.link.control
     (dropped,) = events(team, "server", "dropped")
     assert dropped["peer"] == "robot0" and "reads nothing" in dropped["why"]
     assert "robot0: dropped its connection" in node.notices[-1]
@@ -330,20 +330,20 @@ def test_nothing_is_read_from_who_does_not_read():
     """Back-pressure: with much waiting for it, a peer is left unread; once it has taken that, reading goes on."""
     owner, transport = Mock(), Mock()
     connection = Connection(owner)
-    connection.port = Port("robot0")
+    connection.link = Link("robot0")
     transport.is_closing.return_value = False
     connection._transport = transport
     connection._writable = False
     for k in range(100):
-        connection.port.say(Waiting(k, "somebody"))
+        connection.link.say(Waiting(k, "somebody"))
     connection.buffer_updated(0)
     connection.buffer_updated(0)
     transport.pause_reading.assert_called_once_with()
     transport.resume_reading.assert_not_called()
-    owner.next_message = lambda connection: connection.port.next_control(0.0)
+    owner.next_message = lambda connection: connection.link.next_control(0.0)
     connection.resume_writing()
     transport.resume_reading.assert_called_once_with()
-    assert not connection.port.control
+    assert not connection.link.control
 
 
 @pytest.mark.parametrize("policy", [*FAMILIES, "rowcast?pulls=common"])

@@ -9,7 +9,7 @@ from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.rows import Layout
-from rowcast.session import JoinRequest, Port
+from rowcast.session import JoinRequest, Link
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import Phase, ServerNode, WorkerNode
@@ -214,8 +214,8 @@ def test_a_secret_on_one_side_only_is_named():
 def test_a_server_that_does_not_know_the_secret_is_found_out():
     node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros(), request=JoinRequest(b"word"))
     team = VirtualTeam(LAYOUT, "bsp", [], secret=b"other")
-    port, far = Port("server"), Port("robot0")
-    node.link_up(0.0, port)
+    link, far = Link("server"), Link("robot0")
+    node.link_up(0.0, link)
     team.server.link_up(0.0, far)
     node.receive(0.0, team.server.poll(0.0, far))
     node.poll(0.0)
@@ -385,12 +385,12 @@ def test_a_slow_transfer_that_makes_progress_is_not_silent():
 
 def test_a_stranger_that_says_nothing_is_shown_the_door():
     team = team_of("bsp", [], server_settings=ServerSettings(handshake_limit_s=2.0, heartbeat_s=5.0))
-    port = Port("scanner")
-    team.server.link_up(0.0, port)
+    link = Link("scanner")
+    team.server.link_up(0.0, link)
     assert team.server.next_wake() == 2.0
     assert team.server.on_timer(1.9) == []
     [(dead, cause)] = team.server.on_timer(2.0)
-    assert dead is port
+    assert dead is link
     assert "no hello" in cause
 
 
@@ -520,14 +520,14 @@ def test_a_member_that_misbehaves_is_told_and_shown_out(evil):
     team = team_of("asp", [worker("robot0", iterations=20), worker("robot1", iterations=20, compute_s=5.0)])
     team.run(1.0)
     member = team.server.members["robot1"]
-    port = member.port
+    link = member.link
     with pytest.raises(RemoteProtocolError) as caught:
-        team.server.receive(team.now, port, evil)
-    team.server.blame(team.now, port, caught.value)
-    team.server.blame(team.now, port, caught.value)
-    assert [type(message) for message in port.control] == [Refusal]
-    assert port.closing
-    team.server.receive(team.now, port, Heartbeat())
+        team.server.receive(team.now, link, evil)
+    team.server.blame(team.now, link, caught.value)
+    team.server.blame(team.now, link, caught.value)
+    assert [type(message) for message in link.control] == [Refusal]
+    assert link.closing
+    team.server.receive(team.now, link, Heartbeat())
     assert member.iteration == 0
     before = team.workers["robot0"].node.iteration
     team.run(1.5)

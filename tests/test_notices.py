@@ -64,7 +64,7 @@ def test_who_waits_long_for_the_parameters_is_told_so(caplog):
     with LiveServer("rog:4") as server, Shaper("127.0.0.1", server.port, up=slow, down=slow) as link:
         link.begin()
         first = Robot(Endpoint(*link.address), "first", steps=1)
-        eventually(lambda: server.member("first", "port") is not None)
+        eventually(lambda: server.member("first", "link") is not None)
         second = Robot(server, "second", steps=1, settings=settings)
         eventually(lambda: "second: waiting for the first worker, which is sending the parameters" in says(caplog))
         link.lift()

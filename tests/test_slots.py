@@ -16,7 +16,7 @@ from rowcast.drivers.virtual import Device, Simulation
 from rowcast.errors import RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.sync import parse_policy
 from rowcast.sync.flown import SLOTS, FlownScheduler
 from rowcast.testing import VirtualTeam
@@ -47,9 +47,9 @@ def team_of(policy, scripts, layout=LAYOUT, **more):
         active = {request.worker for request in scheduler.active}
         assert len(active) <= SLOTS
         members = team.server.members
-        pulling = {name for name, member in members.items() if member.stage is Stage.PULLING and member.port}
+        pulling = {name for name, member in members.items() if member.stage is Stage.PULLING and member.link}
         pushing = {name for name, one in team.workers.items() if one.connected and one.node.phase is Phase.PUSHING}
-        living = {name for name in pushing if team.workers[name].node.client.welcomed and members[name].port}
+        living = {name for name in pushing if team.workers[name].node.client.welcomed and members[name].link}
         assert pulling | living <= active
         waiting = {request.worker for request in scheduler.waiting}
         assert not waiting & active
@@ -283,7 +283,7 @@ def test_who_waits_with_its_pull_is_told_for_whom():
 
 def refused(team, name, message, match):
     with pytest.raises(RemoteProtocolError, match=match):
-        team.server.receive(team.now, team.server.members[name].port, message)
+        team.server.receive(team.now, team.server.members[name].link, message)
 
 
 def test_what_the_server_refuses():
@@ -320,11 +320,11 @@ def test_no_rate_that_a_worker_reports_does_harm():
     member = team.server.members["robot0"]
     with patch.object(FlownScheduler, "observe", autospec=True) as observe:
         for rate_bps in (1.7e308, -5.0):
-            team.server.receive(team.now, member.port, Heartbeat({"rate_bps": rate_bps}))
-        team.server.receive(team.now, member.port, Heartbeat({"accuracy": 0.5}))
+            team.server.receive(team.now, member.link, Heartbeat({"rate_bps": rate_bps}))
+        team.server.receive(team.now, member.link, Heartbeat({"accuracy": 0.5}))
         # What a worker says before anything has come from it was never measured.
         member.inbox.received = 0
-        team.server.receive(team.now, member.port, Heartbeat({"rate_bps": 1e6}))
+        team.server.receive(team.now, member.link, Heartbeat({"rate_bps": 1e6}))
     assert [call.args[-1] for call in observe.call_args_list] == [HIGHEST_BPS, 0.0]
 
 
@@ -358,7 +358,7 @@ def test_slots_in_a_simulation():
 
 def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
     server = Server(ServerNode(parse_policy("flown:2")))
-    released = Port("robot1")
+    released = Link("robot1")
     server._connections[released] = Mock()
     connection = Connection(server)
     # The end of somebody's pull is handed out: that frees a slot.
@@ -369,6 +369,6 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
 
 def test_a_long_wait_for_a_slot_is_said():
     node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros())
-    node.link_up(0.0, Port("server"))
+    node.link_up(0.0, Link("server"))
     node.welcomed_at, node.phase = 1.0, Phase.ASKING
     assert "waiting for a slot" in node.waits_for(5.0)

@@ -24,7 +24,7 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError, ServerUnavailable
 from rowcast.rows import Layout
 from rowcast.rows.outline import ROW_BYTES, Outline
-from rowcast.session import JoinRequest, Port
+from rowcast.session import JoinRequest, Link
 from rowcast.session.tables import table_parts
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
@@ -253,16 +253,16 @@ def test_a_refusal_behind_a_proof_ends_a_worker_at_once():
         first.done()
 
 
-def hear(node, port, now, said):
+def hear(node, link, now, said):
     """Give a node what arrives, in the pieces in which a connection reads; returns what ended the connection."""
     if not isinstance(said, bytes):
-        encoder = vars(port).setdefault("heard_from", FrameEncoder())  # goes on counting with the next call
+        encoder = vars(link).setdefault("heard_from", FrameEncoder())  # goes on counting with the next call
         said = b"".join(map(encoder.encode, said))
     data = memoryview(said)
-    receive = node.receive if isinstance(node, WorkerNode) else partial(node.receive, port=port)
+    receive = node.receive if isinstance(node, WorkerNode) else partial(node.receive, link=link)
     try:
         for start in range(0, len(data), 4096):
-            for message in port.decoder.feed(data[start : start + 4096]):
+            for message in link.decoder.feed(data[start : start + 4096]):
                 receive(now, message=message)
     except (RemoteProtocolError, LinkLost) as error:
         return error
@@ -276,12 +276,12 @@ def test_what_a_rogue_server_says_costs_no_memory(kind):
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        port = Port("server")
-        node.link_up(0.0, port)
-        if hear(node, port, 0.0, first) is None:
+        link = Link("server")
+        node.link_up(0.0, link)
+        if hear(node, link, 0.0, first) is None:
             while node.poll(0.0) is not None:
                 pass
-            hear(node, port, 0.0, second)
+            hear(node, link, 0.0, second)
         node.link_down(0.0, "over")
         assert tracemalloc.get_traced_memory()[1] - before < 64 << 10
     finally:
@@ -294,19 +294,19 @@ def test_what_a_rogue_server_says_costs_no_memory(kind):
 
 def test_a_connection_reads_little_from_who_has_proved_nothing():
     connection = Connection(mock.Mock())
-    connection.port = Port("server")
+    connection.link = Link("server")
     assert len(connection.get_buffer(-1)) <= 1 << 14
-    connection.port.decoder.trusted = True
+    connection.link.decoder.trusted = True
     assert len(connection.get_buffer(-1)) >= 1 << 18
 
 
 def test_a_byte_now_and_then_is_no_proof():
     settings = WorkerSettings(silence_limit_s=10.0)
     node = WorkerNode("robot", LAYOUT, start_of(), request=JoinRequest(SECRET), settings=settings)
-    port = Port("server")
-    node.link_up(5.0, port)
+    link = Link("server")
+    node.link_up(5.0, link)
     for second, byte in enumerate(encode(CHALLENGE)[:9]):
-        assert hear(node, port, 5.0 + second, bytes([byte])) is None
+        assert hear(node, link, 5.0 + second, bytes([byte])) is None
         node.heard(5.0 + second)
         node.on_timer(5.0 + second)
     assert node.next_wake() == 15.0
@@ -317,9 +317,9 @@ def test_a_byte_now_and_then_is_no_proof():
 def test_the_user_hears_of_it_now_and_then():
     node = WorkerNode("robot", LAYOUT, start_of(), request=JoinRequest(SECRET))
     for second in range(3600):
-        port = Port("10.0.0.1:7117")
-        node.link_up(float(second), port)
-        assert isinstance(hear(node, port, float(second), [Refusal("secret", str(second))]), LinkLost)
+        link = Link("10.0.0.1:7117")
+        node.link_up(float(second), link)
+        assert isinstance(hear(node, link, float(second), [Refusal("secret", str(second))]), LinkLost)
         node.link_down(float(second), "over")
     assert "10.0.0.1:7117 did not prove that it knows the shared secret" in node.notices[0]
     assert 40 <= len(node.notices) <= 70
@@ -328,11 +328,11 @@ def test_the_user_hears_of_it_now_and_then():
 def test_a_worker_without_a_secret_lays_no_other_layout_out():
     """It behaves as ever, and compares names and shapes, which is all that it needs to tell the difference."""
     node = WorkerNode("robot", LAYOUT, start_of())
-    port = Port("server")
+    link = Link("server")
     tracemalloc.start()
     try:
-        node.link_up(0.0, port)
-        assert hear(node, port, 0.0, [Challenge(b"s" * 16, b"n" * 16, False), *table(HUGE_TABLE)]) is None
+        node.link_up(0.0, link)
+        assert hear(node, link, 0.0, [Challenge(b"s" * 16, b"n" * 16, False), *table(HUGE_TABLE)]) is None
         assert tracemalloc.get_traced_memory()[1] < 256 << 10
     finally:
         tracemalloc.stop()
@@ -342,12 +342,12 @@ def test_a_worker_without_a_secret_lays_no_other_layout_out():
 
 def test_a_worker_reads_no_table_much_longer_than_its_own():
     node = WorkerNode("robot", LAYOUT, start_of())
-    port = Port("server")
-    node.link_up(0.0, port)
+    link = Link("server")
+    node.link_up(0.0, link)
     big = Layout.from_shapes([(f"{'n' * 90}{index}", (2,)) for index in range(2000)])
-    assert hear(node, port, 0.0, [Challenge(b"s" * 16, b"n" * 16, False), *table(big.to_table())]) is None
+    assert hear(node, link, 0.0, [Challenge(b"s" * 16, b"n" * 16, False), *table(big.to_table())]) is None
     assert node.failure is None
-    assert hear(node, port, 0.0, [Refusal("layout", "its model has another layout than the team's")]) is None
+    assert hear(node, link, 0.0, [Refusal("layout", "its model has another layout than the team's")]) is None
     assert isinstance(node.failure, LayoutMismatch)
 
 
@@ -355,15 +355,15 @@ def test_a_worker_reads_no_table_much_longer_than_its_own():
 
 
 def welcomed(server, layout_digest=b"d" * 16, name="first"):
-    """A port on which a first comer was let in and asked to seed."""
-    port = Port("stranger")
-    server.link_up(0.0, port)
-    server.receive(0.0, port, Hello(name, b"1" * 16, b"", b"", layout_digest, b"", b"", False, 0, 0))
+    """A link on which a first comer was let in and asked to seed."""
+    link = Link("stranger")
+    server.link_up(0.0, link)
+    server.receive(0.0, link, Hello(name, b"1" * 16, b"", b"", layout_digest, b"", b"", False, 0, 0))
     said = []
-    while (message := server.poll(0.0, port)) is not None:
+    while (message := server.poll(0.0, link)) is not None:
         said.append(message)
     assert said[-1].how == "seed"
-    return port
+    return link
 
 
 def many_rows(rows, width=1):
@@ -380,10 +380,10 @@ def many_rows(rows, width=1):
 @pytest.mark.parametrize("policy", [*POLICIES, "flown:2", "rowcast:3?pulls=common"])
 def test_a_table_of_many_rows_costs_no_memory(policy):
     server = ServerNode(parse_policy(policy))
-    port = welcomed(server)
+    link = welcomed(server)
     tracemalloc.start()
     try:
-        assert hear(server, port, 0.0, table(HUGE_TABLE)) is None
+        assert hear(server, link, 0.0, table(HUGE_TABLE)) is None
         # Nor does it help to name many rows without content, or to say that these were all.
         for said in (
             Rows(1, 0, 0, False, False, np.arange(100), np.zeros(0, dtype=np.uint8)),
@@ -391,10 +391,10 @@ def test_a_table_of_many_rows_costs_no_memory(policy):
             Rows(2, 0, 1, True, False, np.arange(100), np.zeros(400, dtype=np.uint8)),
             StateEnd(),
         ):
-            assert isinstance(hear(server, port, 0.0, [said]), RemoteProtocolError)
+            assert isinstance(hear(server, link, 0.0, [said]), RemoteProtocolError)
         for number in range(1, 50):
             part = Rows(number, 0, 1, True, False, np.arange(100), np.zeros(400, dtype=np.uint8))
-            assert hear(server, port, 0.0, [part]) is None
+            assert hear(server, link, 0.0, [part]) is None
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -407,14 +407,14 @@ def test_memory_follows_what_was_sent(policy, width, early):
     """The model is laid out when a sixteenth of what its rows take has come; nothing of it is lost."""
     rows = 1 << 17
     server = ServerNode(parse_policy(policy))
-    port = welcomed(server)
+    link = welcomed(server)
     messages, end = many_rows(rows, width)
     laid_out = None
     tracemalloc.start()
     try:
         for place, message in enumerate(messages):
-            server.receive(0.0, port, message)
-            while server.poll(0.0, port) is not None:
+            server.receive(0.0, link, message)
+            while server.poll(0.0, link) is not None:
                 pass
             if laid_out is None and server.layout is not None:
                 laid_out = place / len(messages)
@@ -422,7 +422,7 @@ def test_memory_follows_what_was_sent(policy, width, early):
     finally:
         tracemalloc.stop()
     assert early / 2 < laid_out <= early * 1.2
-    server.receive(0.0, port, end)
+    server.receive(0.0, link, end)
     assert server.parameters.sum() == rows * width
     assert server.frames_applied == {"first": len(messages) - 1}
 
@@ -446,10 +446,10 @@ def test_a_model_of_many_rows_is_seeded_over_a_link_that_is_cut(policy, byte):
 
 def test_a_table_is_told_once():
     server = ServerNode(parse_policy("bsp"))
-    port = welcomed(server)
-    assert hear(server, port, 0.0, table(LAYOUT.to_table())) is None
-    assert hear(server, port, 0.0, table(LAYOUT.to_table())) is None
-    assert isinstance(hear(server, port, 0.0, table(OTHER)), RemoteProtocolError)
+    link = welcomed(server)
+    assert hear(server, link, 0.0, table(LAYOUT.to_table())) is None
+    assert hear(server, link, 0.0, table(LAYOUT.to_table())) is None
+    assert isinstance(hear(server, link, 0.0, table(OTHER)), RemoteProtocolError)
 
 
 def test_a_server_says_how_large_a_model_may_be():
@@ -458,7 +458,7 @@ def test_a_server_says_how_large_a_model_may_be():
     assert needed == 4 * LAYOUT.elements + ROW_BYTES * LAYOUT.rows
     with LiveServer(model_limit_bytes=needed, secret=SECRET) as server:
         large = Layout.from_shapes([("weight", (200, 64)), ("bias", (51,))])
-        team = Team(Endpoint("127.0.0.1", server.port, security=Security(SECRET)), name="large", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.link, security=Security(SECRET)), name="large", settings=IMPATIENT)
         with pytest.raises(RemoteProtocolError, match=rf"{needed + 4} bytes.* takes {needed}; raise model_limit"):
             team.start(large, large.zeros())
         assert not server.ask(lambda node: dict(node.members))
@@ -467,7 +467,7 @@ def test_a_server_says_how_large_a_model_may_be():
 
 def test_who_waits_behind_a_model_that_is_too_large_comes_in():
     server = ServerNode(parse_policy("bsp"), settings=ServerSettings(model_limit_bytes=1 << 20))
-    large, fits = welcomed(server), Port("next")
+    large, fits = welcomed(server), Link("next")
     server.link_up(0.0, fits)
     server.receive(0.0, fits, Hello("next", b"2" * 16, b"", b"", b"e" * 16, b"", b"", False, 0, 0))
     tracemalloc.start()
@@ -501,14 +501,14 @@ def test_a_worker_without_the_secret_costs_a_server_no_memory(said):
     [data] = wire_bytes(said)
     tracemalloc.start()
     try:
-        port = Port("stranger")
-        server.link_up(0.0, port)
-        error = hear(server, port, 0.0, data)
+        link = Link("stranger")
+        server.link_up(0.0, link)
+        error = hear(server, link, 0.0, data)
         if isinstance(error, RemoteProtocolError):
-            server.blame(0.0, port, error)
-        while server.poll(0.0, port) is not None:
+            server.blame(0.0, link, error)
+        while server.poll(0.0, link) is not None:
             pass
-        server.link_down(0.0, port, "over")
+        server.link_down(0.0, link, "over")
         assert tracemalloc.get_traced_memory()[1] < 64 << 10
     finally:
         tracemalloc.stop()

@@ -358,10 +358,10 @@ def test_after_a_cut_the_newest_gradient_is_told_again_as_it_was():
     told = []
     receive = team.server.receive
 
-    def note(now, port, message):
+    def note(now, link, message):
         if isinstance(message, Computed):
             told.append((now, message))
-        receive(now, port, message)
+        receive(now, link, message)
 
     team.server.receive = note
     team.at(5.2, lambda: team.cut("robot0", 0.2))
@@ -513,7 +513,7 @@ def test_an_iteration_that_cannot_be_is_refused(iteration):
     team.run(3.0)
     link = team.workers["robot0"].link
     with pytest.raises(RemoteProtocolError, match="expected iteration"):
-        team.server.receive(team.now, link.server_port, Computed(iteration, 0.1, 1e6, 1.0, False))
+        team.server.receive(team.now, link.server_link, Computed(iteration, 0.1, 1e6, 1.0, False))
 
 
 def test_messages_of_the_other_kind_of_policy_are_refused():
@@ -521,7 +521,7 @@ def test_messages_of_the_other_kind_of_policy_are_refused():
     team.run(3.0)
     link = team.workers["robot0"].link
     with pytest.raises(RemoteProtocolError, match="goes with the policy bsp, got Computed"):
-        team.server.receive(team.now, link.server_port, Computed(1, 0.1, 1e6, 1.0, False))
+        team.server.receive(team.now, link.server_link, Computed(1, 0.1, 1e6, 1.0, False))
     with pytest.raises(RemoteProtocolError, match="goes with the policy bsp, got Horizon"):
         team.workers["robot0"].node.receive(team.now, Horizon(1, 1, 4, 2, 1, True))
 
@@ -542,9 +542,9 @@ def test_what_cannot_be_is_refused_where_rows_are_streamed():
     link = team.workers["robot0"].link
     iteration = team.workers["robot0"].node.iteration
     with pytest.raises(RemoteProtocolError, match="0 s or more"):
-        team.server.receive(team.now, link.server_port, Computed(iteration, -0.1, 1e6, 1.0, False))
+        team.server.receive(team.now, link.server_link, Computed(iteration, -0.1, 1e6, 1.0, False))
     with pytest.raises(RemoteProtocolError, match="goes with the policy rowcast:4, got PushEnd"):
-        team.server.receive(team.now, link.server_port, PushEnd(iteration, 0.1, 0.1, 1e5, False))
+        team.server.receive(team.now, link.server_link, PushEnd(iteration, 0.1, 0.1, 1e5, False))
 
 
 @pytest.mark.parametrize("slack", [0, 5, 1 << 30])

@@ -168,10 +168,10 @@ def test_the_server_takes_in_and_sends_streamed_rows_no_faster_than_it_works(pol
     worked_s = dict.fromkeys(simulation.robots, 0.0)
     receive, begin = simulation.server.receive, simulation.begin
 
-    def taken(now, port, message):
+    def taken(now, link, message):
         if isinstance(message, Rows) and not message.absolute:
-            worked_s[port.peer] += 0.5 * len(message.rows) / HOLLOW.rows
-        receive(now, port, message)
+            worked_s[link.peer] += 0.5 * len(message.rows) / HOLLOW.rows
+        receive(now, link, message)
 
     def sent(now, lane, message):
         if lane.robot is not None and isinstance(message, Rows) and not message.absolute:

@@ -45,11 +45,11 @@ def garbage(draw):
     return changed(message, **changes)
 
 
-def inject(deliver, robot, port, message):
+def inject(deliver, robot, link, message):
     """``message`` arrives between others; those that are on their way do not count it."""
-    frames = port.decoder.frames
+    frames = link.decoder.frames
     deliver(robot, encode(message, frames & 0xFFFF))
-    port.decoder.frames = frames
+    link.decoder.frames = frames
 
 
 def everybody_else_goes_on(team):
@@ -70,10 +70,10 @@ def test_the_server_survives_any_message_and_so_do_the_others(conversation):
     sent, time, policy = conversation
     team = team_at(time, policy)
     one = team.workers["robot1"]
-    port = one.server_port
+    link = one.server_link
     for message in sent:
-        if one.connected and one.server_port is port:
-            inject(team._to_server, one, port, message)
+        if one.connected and one.server_link is link:
+            inject(team._to_server, one, link, message)
     # What a member pushed may have changed the model, but it stops nobody.
     everybody_else_goes_on(team)
 
@@ -84,10 +84,10 @@ def test_the_worker_survives_any_message(conversation):
     sent, time, policy = conversation
     team = team_at(time, policy)
     one = team.workers["robot1"]
-    port = one.worker_port
+    link = one.worker_link
     for message in sent:
-        if one.connected and one.worker_port is port:
-            inject(team._to_worker, one, port, message)
+        if one.connected and one.worker_link is link:
+            inject(team._to_worker, one, link, message)
     team.run(time + 0.3)
     assert one.node.members >= 1
     everybody_else_goes_on(team)
@@ -112,11 +112,11 @@ def test_an_acknowledgement_of_a_stream_that_is_not_there_costs_the_link(side):
     """Nothing that was sent is taken for delivered; the robot comes back."""
     team = team_at(0.5, "ssp:2")
     one = team.workers["robot1"]
-    deliver, port = {
-        "server": (team._to_server, one.server_port),
-        "worker": (team._to_worker, one.worker_port),
+    deliver, link = {
+        "server": (team._to_server, one.server_link),
+        "worker": (team._to_worker, one.worker_link),
     }[side]
-    inject(deliver, one, port, Ack(1 << 20, stream=1))
+    inject(deliver, one, link, Ack(1 << 20, stream=1))
     team.run(3.0)
     errors = [
         record["message"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raw_frames import framed
 from rowcast.errors import LocalProtocolError, RemoteProtocolError
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.wire import HEADER_BYTES, Ack, Cancel, FrameDecoder, FrameEncoder, Heartbeat, RowLimits, Rows, encode
 from rowcast.wire.frames import MAX_CONTROL_BYTES, MAX_ROWS_BYTES, frame_bytes, message_bytes
 from wire_messages import ROWS, control_messages, decoder, kept, prove, row_messages, same
@@ -155,7 +155,7 @@ def test_what_is_known_of_a_frame_that_is_not_whole_leaves_its_stream_aside():
 
 
 def test_an_acknowledgement_supersedes_those_of_its_own_stream_only():
-    port = Port("peer")
+    link = Link("peer")
     for message in (Ack(1), Ack(2), Ack(1, 3), Ack(2, 3), Ack(3), Heartbeat(), Heartbeat(arrived=5), Cancel(1), Ack(4)):
-        port.say(message)
-    assert [*port.control] == [Ack(2), Ack(2, 3), Ack(3), Heartbeat(arrived=5), Cancel(1), Ack(4)]
+        link.say(message)
+    assert [*link.control] == [Ack(2), Ack(2, 3), Ack(3), Heartbeat(arrived=5), Cancel(1), Ack(4)]

@@ -67,7 +67,7 @@ async def _run(server: Server, display: TeamDisplay, serve: ServeSettings, begin
             if (
                 serve.once
                 and node.gate.opened
-                and not any(member.port or member.gated for member in node.members.values())
+                and not any(member.link or member.gated for member in node.members.values())
             ):
                 cause = "everybody has finished" if node.finished else "everybody is gone, and nobody had finished"
             elif now >= ends:

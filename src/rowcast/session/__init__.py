@@ -3,7 +3,7 @@ lives. Knows nothing of training.
 """
 
 from rowcast.session.client import JoinRequest
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.start import record_start
 
-__all__ = ["JoinRequest", "Port", "record_start"]
+__all__ = ["JoinRequest", "Link", "record_start"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.wire import Message
 
 __all__ = ["Board"]
@@ -15,7 +15,7 @@ class Peer(Protocol):
     """Somebody with a connection, or without one at the moment."""
 
     @property
-    def port(self) -> Port | None: ...
+    def link(self) -> Link | None: ...
 
 
 class Board:
@@ -27,33 +27,33 @@ class Board:
     """
 
     def __init__(self) -> None:
-        self.ready: dict[Port, None] = {}
+        self.ready: dict[Link, None] = {}
 
-    def wake(self, port: Port) -> None:
-        """Something may be sent on ``port``."""
-        self.ready[port] = None
+    def wake(self, link: Link) -> None:
+        """Something may be sent on ``link``."""
+        self.ready[link] = None
 
     def wake_all(self, peers: Iterable[Peer]) -> None:
         """Something may be sent to ``peers``, those of them that are connected."""
         for peer in peers:
-            if peer.port is not None:
-                self.ready[peer.port] = None
+            if peer.link is not None:
+                self.ready[peer.link] = None
 
-    def say(self, port: Port, message: Message) -> None:
+    def say(self, link: Link, message: Message) -> None:
         """Queue a control message."""
-        port.say(message)
-        self.ready[port] = None
+        link.say(message)
+        self.ready[link] = None
 
-    def refuse(self, port: Port, code: str, text: str) -> None:
+    def refuse(self, link: Link, code: str, text: str) -> None:
         """Queue the reason, then close."""
-        port.refuse(code, text)
-        self.ready[port] = None
+        link.refuse(code, text)
+        self.ready[link] = None
 
-    def forget(self, port: Port) -> None:
+    def forget(self, link: Link) -> None:
         """The connection has ended."""
-        self.ready.pop(port, None)
+        self.ready.pop(link, None)
 
-    def take(self) -> list[Port]:
+    def take(self) -> list[Link]:
         """The connections that are ready; they are ready no longer."""
         ready, self.ready = list(self.ready), {}
         return ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rowcast.config import ServerSettings
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 
 __all__ = ["StrangerLimits"]
 
@@ -27,7 +27,7 @@ class StrangerLimits:
         self._settings = settings
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def refuses(self, now: float, address: str, strangers: Sequence[Port]) -> tuple[str, str] | None:
+    def refuses(self, now: float, address: str, strangers: Sequence[Link]) -> tuple[str, str] | None:
         """Why a connection from this address is closed at once: kind and sentence; ``None`` where it is not.
 
         Args:
@@ -47,7 +47,7 @@ class StrangerLimits:
                 "too many strangers",
                 f"{len(strangers)} connections have not introduced themselves (setting strangers_limit)",
             )
-        own = sum(port.address == address for port in strangers)
+        own = sum(link.address == address for link in strangers)
         if own >= settings.strangers_per_address:
             return (
                 "too many strangers",

@@ -10,7 +10,7 @@ from rowcast.errors import RemoteProtocolError
 from rowcast.session.overdue import Overdue
 from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
-__all__ = ["MOST_WAITING", "Port", "acknowledged"]
+__all__ = ["MOST_WAITING", "Link", "acknowledged"]
 
 #: More control messages than a peer that reads ever lets wait. One whose link carries nothing is told a few things
 #: meanwhile: acknowledgements and heartbeats count once.
@@ -23,7 +23,7 @@ LONG_S = 1.0
 
 
 @dataclass(eq=False)
-class Port:
+class Link:
     """A connection that a driver made: where from, and what waits to be sent on it.
 
     The driver fills the decoder and gives its messages to the node; the node sets what the decoder accepts.
@@ -41,7 +41,7 @@ class Port:
         reported_at: when the peer was last told how many bytes had arrived (s).
         arrived_at: when it last told that more of the row frames sent to it had arrived (s).
         occupied_at: when bytes last came of a frame that takes long (s).
-        address: where from, without the port: what a server's limits for strangers count by; ``None`` has none.
+        address: where from, without the link: what a server's limits for strangers count by; ``None`` has none.
         introduced: a worker that is refused for another reason than who it is: no stranger.
     """
 

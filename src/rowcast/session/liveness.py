@@ -16,7 +16,7 @@ import math
 from collections.abc import Hashable
 
 from rowcast.delivery.outbox import Outbox
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.overdue import Overdue
 
 __all__ = ["Progress", "Streak"]
@@ -67,32 +67,32 @@ class Progress:
         self._overdue = Overdue()
         self._cuts = Streak()
 
-    def due_at(self, port: Port, outbox: Outbox, received: int) -> float:
+    def due_at(self, link: Link, outbox: Outbox, received: int) -> float:
         """When the link is stuck, if nothing happens until then (s).
 
         Args:
-            port: the connection.
+            link: the connection.
             outbox: what is sent to the peer.
             received: number of the last row frame that came from it.
         """
-        return self._overdue.due_at(self._over_at(port, outbox, received))
+        return self._overdue.due_at(self._over_at(link, outbox, received))
 
-    def _over_at(self, port: Port, outbox: Outbox, received: int) -> float:
+    def _over_at(self, link: Link, outbox: Outbox, received: int) -> float:
         """When the limit is over (s)."""
-        if outbox.settled and port.unfinished_since is None:
+        if outbox.settled and link.unfinished_since is None:
             return math.inf
         limit_s = self._patience_s(outbox, received)
-        return min(_unacknowledged_at(port, outbox, limit_s), _unfinished_at(port, limit_s))
+        return min(_unacknowledged_at(link, outbox, limit_s), _unfinished_at(link, limit_s))
 
-    def cut(self, now: float, port: Port, outbox: Outbox, received: int) -> str | None:
+    def cut(self, now: float, link: Link, outbox: Outbox, received: int) -> str | None:
         """Why the connection must be closed, or ``None``; see :meth:`due_at`."""
-        if not self._overdue.is_over(now, self._over_at(port, outbox, received), self._heartbeat_s):
+        if not self._overdue.is_over(now, self._over_at(link, outbox, received), self._heartbeat_s):
             return None
         self._overdue.clear()
         limit_s = self._patience_s(outbox, received)
         self._cuts.add((outbox.delivered, received))
-        if (since := port.unfinished_since) is not None and now >= _unfinished_at(port, limit_s):
-            here, announced = port.decoder.unfinished
+        if (since := link.unfinished_since) is not None and now >= _unfinished_at(link, limit_s):
+            here, announced = link.decoder.unfinished
             return f"stuck: {here} of {announced} bytes of a frame came in {now - since:.3g} s"
         return f"stuck: {outbox.in_flight} bytes sent, nothing acknowledged for {now - outbox.moved_at:.3g} s"
 
@@ -101,18 +101,18 @@ class Progress:
         return self._limit_s * min(2.0 ** min(cuts, 60), MOST_PATIENCE)
 
 
-def _unacknowledged_at(port: Port, outbox: Outbox, limit_s: float) -> float:
+def _unacknowledged_at(link: Link, outbox: Outbox, limit_s: float) -> float:
     """When it has taken too long that nothing is acknowledged (s)."""
     if outbox.settled:
         return math.inf
     usual_s = outbox.in_flight * 8 / outbox.meter.usual_bps + outbox.meter.round_trip_s
-    return max(outbox.moved_at, port.arrived_at, port.occupied_at) + max(limit_s, MARGIN * usual_s)
+    return max(outbox.moved_at, link.arrived_at, link.occupied_at) + max(limit_s, MARGIN * usual_s)
 
 
-def _unfinished_at(port: Port, limit_s: float) -> float:
+def _unfinished_at(link: Link, limit_s: float) -> float:
     """When it has taken too long that the frame that has begun is not whole (s)."""
-    since = port.unfinished_since
+    since = link.unfinished_since
     if since is None:
         return math.inf
-    here, announced = port.decoder.unfinished
+    here, announced = link.decoder.unfinished
     return since + limit_s * max(1.0, FRAME_LIMITS * here / announced)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError
 from rowcast.session.limits import StrangerLimits
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
 from rowcast.session.seeding import WISHES, Seeding
 from rowcast.session.states import HostState
@@ -32,63 +32,63 @@ class Newcomers:
     def __init__(
         self, life: bytes, secret: bytes | None, entropy: Callable[[int], bytes], door: StrangerLimits
     ) -> None:
-        self.queue: dict[Port, Hello] = {}
+        self.queue: dict[Link, Hello] = {}
         self._life, self._secret, self._entropy = life, secret, entropy
         self._door = door
-        self._handshakes: dict[Port, ServerHandshake] = {}
+        self._handshakes: dict[Link, ServerHandshake] = {}
 
-    def refuses(self, now: float, port: Port) -> tuple[str, str] | None:
+    def refuses(self, now: float, link: Link) -> tuple[str, str] | None:
         """Why a new connection is to be closed at once; see :meth:`StrangerLimits.refuses`."""
-        return None if port.address is None else self._door.refuses(now, port.address, self.strangers())
+        return None if link.address is None else self._door.refuses(now, link.address, self.strangers())
 
-    def enter(self, port: Port) -> Challenge:
+    def enter(self, link: Link) -> Challenge:
         """A connection came; returns what it is asked."""
-        self._handshakes[port] = ServerHandshake(self._life, self._secret, self._entropy)
-        return self._handshakes[port].challenge
+        self._handshakes[link] = ServerHandshake(self._life, self._secret, self._entropy)
+        return self._handshakes[link].challenge
 
-    def leave(self, port: Port) -> None:
+    def leave(self, link: Link) -> None:
         """It is gone, or a member now."""
-        self._handshakes.pop(port, None)
-        self.queue.pop(port, None)
+        self._handshakes.pop(link, None)
+        self.queue.pop(link, None)
 
-    def lost(self, now: float, port: Port) -> bool:
+    def lost(self, now: float, link: Link) -> bool:
         """The connection ended; whether it was a stranger's to the end."""
-        stranger = port in self._handshakes and port not in self.queue and not port.introduced
-        if stranger and port.address is not None:
-            self._door.failed(now, port.address)
-        self.leave(port)
+        stranger = link in self._handshakes and link not in self.queue and not link.introduced
+        if stranger and link.address is not None:
+            self._door.failed(now, link.address)
+        self.leave(link)
         return stranger
 
-    def strangers(self) -> list[Port]:
+    def strangers(self) -> list[Link]:
         """Connections that have not introduced themselves."""
-        return [port for port in self._handshakes if port not in self.queue]
+        return [link for link in self._handshakes if link not in self.queue]
 
-    def ports(self) -> list[Port]:
+    def links(self) -> list[Link]:
         """All connections that are no members'. They are sent heartbeats: so each side notices what got lost."""
         return list(self._handshakes)
 
-    def is_stranger(self, port: Port) -> bool:
+    def is_stranger(self, link: Link) -> bool:
         """Whether a connection has not introduced itself."""
-        return port in self._handshakes and port not in self.queue
+        return link in self._handshakes and link not in self.queue
 
-    def wake_at(self, port: Port, handshake_limit_s: float, heartbeat_s: float) -> float | None:
+    def wake_at(self, link: Link, handshake_limit_s: float, heartbeat_s: float) -> float | None:
         """When a connection must be looked at (s), or ``None`` where it is no newcomer's."""
-        if port not in self._handshakes:
+        if link not in self._handshakes:
             return None
-        due = port.spoke_at + heartbeat_s
-        return min(due, port.opened_at + handshake_limit_s) if self.is_stranger(port) else due
+        due = link.spoke_at + heartbeat_s
+        return min(due, link.opened_at + handshake_limit_s) if self.is_stranger(link) else due
 
-    def state(self, port: Port) -> HostState:
+    def state(self, link: Link) -> HostState:
         """Where the conversation on a connection is that is no member's."""
-        return HostState.QUEUED if port in self.queue else HostState.STRANGER
+        return HostState.QUEUED if link in self.queue else HostState.STRANGER
 
-    def check(self, port: Port, hello: Hello) -> None:
+    def check(self, link: Link, hello: Hello) -> None:
         """Check that a hello comes from who knows the secret.
 
         Raises:
             AuthenticationFailed: its proof does not fit the secret.
         """
-        if not self._handshakes[port].accepts(hello):
+        if not self._handshakes[link].accepts(hello):
             raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
 
     def check_form(self, hello: Hello) -> None:
@@ -103,16 +103,16 @@ class Newcomers:
             raise RemoteProtocolError("hello: expected a known wish and a training of 16 bytes or none")
         expect_countable(hello.trained)
 
-    def prove(self, port: Port, hello: Hello) -> Proof | None:
+    def prove(self, link: Link, hello: Hello) -> Proof | None:
         """The server's proof for a worker whose hello was right; ``None`` where none is needed (any longer)."""
-        return self._handshakes[port].prove(hello)
+        return self._handshakes[link].prove(hello)
 
-    def next_in_queue(self) -> tuple[Port, Hello] | None:
+    def next_in_queue(self) -> tuple[Link, Hello] | None:
         """Take the worker that is chosen first to bring the parameters; of equals, the one that has waited longest."""
         if not self.queue:
             return None
-        port = max(self.queue, key=lambda port: Seeding.rank(self.queue[port]))
-        return port, self.queue.pop(port)
+        link = max(self.queue, key=lambda link: Seeding.rank(self.queue[link]))
+        return link, self.queue.pop(link)
 
     def trained(self) -> int:
         """How many workers of the queue have trained."""

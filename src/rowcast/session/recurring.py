@@ -57,7 +57,7 @@ class Recurring:
         Args:
             now: the time (s).
             kind: what, for the journal: the class of an error.
-            peer: who is at the other end, or :data:`HERE`; a port, behind the last colon, does not make it another one.
+            peer: who is at the other end, or :data:`HERE`; a link, behind the last colon, does not make it another one.
             text: a sentence.
             member: ``peer`` is a member: its errors are counted apart, and the journal has all of them, for they cost
                 a handshake each and belong to the run.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import LinkLost
 from rowcast.rows import Layout
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.sync import Policy, parse_policy
 from rowcast.training import ServerNode
 from rowcast.training.rules.streamed import StreamedRule
@@ -119,32 +119,32 @@ class _Watched(ServerNode):
         self._cuts = cuts
         self._heard = 0
 
-    def poll(self, now: float, port: Port) -> Message | None:
-        message = super().poll(now, port)
+    def poll(self, now: float, link: Link) -> Message | None:
+        message = super().poll(now, link)
         oldest = self.versions.oldest()
         if isinstance(message, PullEnd) and oldest is not None:
             self.gaps.append(message.iteration - oldest)
         return message
 
-    def receive(self, now: float, port: Port, message: Message) -> None:
+    def receive(self, now: float, link: Link, message: Message) -> None:
         if isinstance(message, Computed):
-            self._note_gap(port, message)
+            self._note_gap(link, message)
         if self._cuts and self.gate.opened and isinstance(message, (Rows, Ack)):
             self._heard += 1
             # A frame is lost, or it arrived and only its acknowledgement is lost; frames up, acknowledgements down.
             place = self._heard % 29
             if place == 9:
                 self._hang_up_now()
-            super().receive(now, port, message)
+            super().receive(now, link, message)
             if place == 20:
                 self._hang_up_now()
             return
-        super().receive(now, port, message)
+        super().receive(now, link, message)
 
-    def _note_gap(self, port: Port, message: Computed) -> None:
+    def _note_gap(self, link: Link, message: Computed) -> None:
         """Who streams opens its gate itself: it did so for the iteration that it has finished."""
         oldest, rule = self.versions.oldest(), self.rule
-        member = next((one for one in self.members.values() if one.port is port), None)
+        member = next((one for one in self.members.values() if one.link is link), None)
         if member is not None and member.gated and oldest is not None and isinstance(rule, StreamedRule):
             self.gaps.append(message.iteration - 1 + rule.seat(member).shift - oldest)
 

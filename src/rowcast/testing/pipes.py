@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.links import Trace
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.wire import Message, Rows
 
 __all__ = ["Connection", "Pipe"]
@@ -20,9 +20,9 @@ class Connection:
         frozen: nothing arrives on it any more, and nobody is told (a half-open connection).
     """
 
-    def __init__(self, worker_port: Port, server_port: Port) -> None:
-        self.worker_port = worker_port
-        self.server_port = server_port
+    def __init__(self, worker_link: Link, server_link: Link) -> None:
+        self.worker_link = worker_link
+        self.server_link = server_link
         self.alive = True
         self.frozen = False
 
@@ -57,15 +57,15 @@ class Pipe:
         self._delay_s = delay_s
         self._doubles = doubles
         self._free_at = 0.0
-        self._port: Port
+        self._link: Link
         self._trace: Trace
         self._on_air: list[tuple[float, float, bytes]] = []
 
-    def open(self, connection: Connection, port: Port, trace: Trace) -> None:
-        """A connection is made; ``port`` is its end that sends, ``trace`` what it carries."""
+    def open(self, connection: Connection, link: Link, trace: Trace) -> None:
+        """A connection is made; ``link`` is its end that sends, ``trace`` what it carries."""
         self.connection = connection
         self._trace = trace
-        self._port = port
+        self._link = link
         self._free_at = 0.0
 
     # -- as the engine sees it (rowcast.drivers.virtual.engine.Direction) -----------------------------------------
@@ -74,7 +74,7 @@ class Pipe:
         return self._free_at <= now
 
     def carry(self, now: float, message: Message) -> None:
-        connection, encoder = self.connection, self._port.encoder
+        connection, encoder = self.connection, self._link.encoder
         data = encoder.encode(message)
         if isinstance(message, Rows) and self._doubles():
             data += encoder.encode(message)

@@ -227,7 +227,7 @@ class VirtualTeam(Engine[_Worker]):
             policy: the new one's, if it is another.
         """
         self._policy = self._policy if policy is None else policy
-        for worker in list(self._by_port.values()):
+        for worker in list(self._by_link.values()):
             self.disconnect(worker, "the server died")
         self.server = self._new_server()
         self.server.listen(self.now)
@@ -278,11 +278,11 @@ class VirtualTeam(Engine[_Worker]):
         return self.journals.setdefault(name, Journal(name))
 
     def _opened(self, worker: _Worker) -> None:
-        link = worker.link = Connection(worker.worker_port, worker.server_port)
+        link = worker.link = Connection(worker.worker_link, worker.server_link)
         rate = worker.script.rate_bps
         trace = rate if isinstance(rate, Trace) else Trace.constant(rate)
-        worker.up.open(link, link.worker_port, trace)
-        worker.down.open(link, link.server_port, trace)
+        worker.up.open(link, link.worker_link, trace)
+        worker.down.open(link, link.server_link, trace)
 
     def _closing(self, worker: _Worker, now: float) -> None:
         link = worker.link
@@ -300,13 +300,13 @@ class VirtualTeam(Engine[_Worker]):
         self.serve()  # what one worker was sent may have let another one go on
 
     def _to_server(self, worker: _Worker, data: bytes) -> None:
-        port = worker.server_port
-        self.server.heard(self.now, port)
+        link = worker.server_link
+        self.server.heard(self.now, link)
         try:
-            for message in port.decoder.feed(data):
-                self.server.receive(self.now, port, message)
+            for message in link.decoder.feed(data):
+                self.server.receive(self.now, link, message)
         except RemoteProtocolError as error:
-            self.server.blame(self.now, port, error)
+            self.server.blame(self.now, link, error)
         except LinkLost as error:
             self.disconnect(worker, str(error))
         self.serve()
@@ -315,7 +315,7 @@ class VirtualTeam(Engine[_Worker]):
         node = worker.node
         node.heard(self.now)
         try:
-            for message in worker.worker_port.decoder.feed(data):
+            for message in worker.worker_link.decoder.feed(data):
                 node.receive(self.now, message)
         except (RemoteProtocolError, LinkLost) as error:
             if isinstance(error, RemoteProtocolError):

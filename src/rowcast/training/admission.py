@@ -9,7 +9,7 @@ from rowcast.delivery.inbox import Inbox
 from rowcast.errors import AuthenticationFailed, LinkLost, ParametersConflict
 from rowcast.rows import Layout
 from rowcast.session.limits import StrangerLimits
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.liveness import Progress
 from rowcast.session.memory import Memory
 from rowcast.session.newcomers import Newcomers
@@ -38,7 +38,7 @@ class Admission:
     Attributes:
         newcomers: connections that are not members yet.
         seeding: whose parameters the team begins with.
-        by_port: members by their connection.
+        by_link: members by their connection.
         left_at: when a worker was there last (s).
     """
 
@@ -50,32 +50,32 @@ class Admission:
         self._memory = Memory()
         self.newcomers = Newcomers(self._life, secret, entropy, StrangerLimits(team.settings))
         self.seeding = Seeding(self._life, team.settings.gather_s)
-        self.by_port: dict[Port, Member] = {}
+        self.by_link: dict[Link, Member] = {}
         self.left_at = 0.0
 
     # -- connections -------------------------------------------------------------------------------------------
 
-    def connected(self, now: float, port: Port) -> None:
+    def connected(self, now: float, link: Link) -> None:
         """Somebody connected.
 
         Raises:
             LinkLost: there are too many strangers, or this address failed too often; close the connection.
         """
-        if (refused := self.newcomers.refuses(now, port)) is not None:
-            self._recurring.tell(now, refused[0], port.peer, refused[1])
+        if (refused := self.newcomers.refuses(now, link)) is not None:
+            self._recurring.tell(now, refused[0], link.peer, refused[1])
             raise LinkLost(refused[1])
-        port.opened(now)
-        self._team.board.say(port, self.newcomers.enter(port))
+        link.opened(now)
+        self._team.board.say(link, self.newcomers.enter(link))
 
-    def disconnected(self, now: float, port: Port, cause: str) -> None:
+    def disconnected(self, now: float, link: Link, cause: str) -> None:
         """A connection ended."""
-        if self.newcomers.lost(now, port) and not port.closing:
-            self._recurring.tell(now, "no hello", port.peer, f"no introduction before it ended: {cause}")
-        self._team.board.forget(port)
-        member = self.by_port.pop(port, None)
-        if member is None or member.port is not port:
+        if self.newcomers.lost(now, link) and not link.closing:
+            self._recurring.tell(now, "no hello", link.peer, f"no introduction before it ended: {cause}")
+        self._team.board.forget(link)
+        member = self.by_link.pop(link, None)
+        if member is None or member.link is not link:
             return
-        member.port = None
+        member.link = None
         member.lost_at = self.left_at = now
         member.owed.link_lost()
         self._team.journal.record(now, "link_down", peer=member.name, cause=shorten(cause))
@@ -88,75 +88,75 @@ class Admission:
 
     # -- joining -----------------------------------------------------------------------------------------------
 
-    def greet(self, now: float, port: Port, hello: Hello) -> None:
+    def greet(self, now: float, link: Link, hello: Hello) -> None:
         """A worker introduces itself.
 
         Raises:
             RemoteProtocolError: what it says is not well-formed, or out of turn.
         """
         try:
-            self.newcomers.check(port, hello)
+            self.newcomers.check(link, hello)
         except AuthenticationFailed as error:
-            self.refuse(now, port, port.peer, "secret", str(error))
+            self.refuse(now, link, link.peer, "secret", str(error))
             return
-        if (proof := self.newcomers.prove(port, hello)) is not None:
-            self._team.board.say(port, proof)
+        if (proof := self.newcomers.prove(link, hello)) is not None:
+            self._team.board.say(link, proof)
         self.newcomers.check_form(hello)
         member = self._team.members.get(hello.name)
         # A worker that knows no server at all lost its welcome with the link.
         if member is not None and member.session == hello.session and hello.server in (member.life, b""):
-            self._resume(now, port, hello, member)
+            self._resume(now, link, hello, member)
             return
-        if member is not None and member.port is not None and member.session != hello.session:
+        if member is not None and member.link is not None and member.session != hello.session:
             self.refuse(
-                now, port, hello.name, "name", f"a worker named {hello.name!r} is connected; choose another --name"
+                now, link, hello.name, "name", f"a worker named {hello.name!r} is connected; choose another --name"
             )
             return
-        verdict = self._judge(now, port, hello)
+        verdict = self._judge(now, link, hello)
         if verdict is not None and member is not None:
             # Another life of this worker, or the same one that comes from another server. Who is refused drops nobody.
             self._hang_up(now, member)
             self.drop(now, member, "started afresh")
-            verdict = self._judge(now, port, hello)  # it may have been the one that brought the parameters
+            verdict = self._judge(now, link, hello)  # it may have been the one that brought the parameters
         if verdict is None:
             return
         if verdict is Verdict.WAIT:
-            self.newcomers.queue[port] = hello
+            self.newcomers.queue[link] = hello
             left_s = self.seeding.gathers_until - now
             reason = f"workers that trained before the server was started, for {left_s:.1f} s at most (gather_s)"
-            self._team.board.say(port, Waiting(0, reason))
+            self._team.board.say(link, Waiting(0, reason))
             if self.newcomers.trained() >= self._team.gate.expected:
                 self.seeding.complete()
                 self.choose_seed(now)
         elif verdict is Verdict.SEED:
             if self.seeding.provenance is not None:
                 self.begin_anew(now, f"{hello.name} brings other parameters")
-            self._admit(now, port, hello)
+            self._admit(now, link, hello)
         elif self._team.model.ledger is None:
-            self.newcomers.queue[port] = hello
-            self._team.board.say(port, Waiting(0, "the first worker, which is sending the parameters"))
+            self.newcomers.queue[link] = hello
+            self._team.board.say(link, Waiting(0, "the first worker, which is sending the parameters"))
         else:
-            self._admit(now, port, hello)
+            self._admit(now, link, hello)
 
-    def _judge(self, now: float, port: Port, hello: Hello) -> Verdict | None:
+    def _judge(self, now: float, link: Link, hello: Hello) -> Verdict | None:
         """Whether a worker brings the parameters, takes the team's, or waits until that is decided.
 
         Returns:
             What becomes of it; ``None``: it was refused.
         """
         others = any(
-            member.port is not None or member.gated for name, member in self._team.members.items() if name != hello.name
+            member.link is not None or member.gated for name, member in self._team.members.items() if name != hello.name
         )
         try:
             verdict = self.seeding.judge(now, hello, begun=self._team.gate.opened, others=others)
         except ParametersConflict as error:
-            self.refuse(now, port, hello.name, "parameters", str(error))
+            self.refuse(now, link, hello.name, "parameters", str(error))
             return None
         layout = self._team.model.layout
         if verdict is Verdict.JOIN and layout is not None and hello.layout != layout.digest:
             for part in table_parts(layout.to_table()):
-                self._team.board.say(port, part)
-            self.refuse(now, port, hello.name, "layout", "its model has another layout than the team's")
+                self._team.board.say(link, part)
+            self.refuse(now, link, hello.name, "layout", "its model has another layout than the team's")
             return None
         return verdict
 
@@ -170,31 +170,31 @@ class Admission:
         fresh_after_s = self._team.settings.fresh_after_s
         if fresh_after_s is None or self._team.model.ledger is None:
             return None
-        there = self.newcomers.queue or any(member.port is not None for member in self._team.members.values())
+        there = self.newcomers.queue or any(member.link is not None for member in self._team.members.values())
         return None if there else self.left_at + fresh_after_s
 
     def begin_anew(self, now: float, cause: str) -> None:
         """Forget the parameters and everybody: who comes next may bring others."""
         self._recurring.notices.append(f"the team begins anew: {cause}")
         for member in list(self._team.members.values()):
-            if (port := member.port) is not None:
-                self.by_port.pop(port, None)
-                self._team.board.say(port, Leave(cause))
-                port.closing = True
-                member.port = None
+            if (link := member.link) is not None:
+                self.by_link.pop(link, None)
+                self._team.board.say(link, Leave(cause))
+                link.closing = True
+                member.link = None
             self._team.departures.drop(now, member, cause)
         self._team.model.forget()
         self.seeding.forget()
         self._team.gate.reset()
 
-    def refuse(self, now: float, port: Port, peer: str, code: str, text: str) -> None:
+    def refuse(self, now: float, link: Link, peer: str, code: str, text: str) -> None:
         """Tell a worker why it is not let in, and close its connection."""
         text = shorten(text)
-        port.introduced = code != "secret"
+        link.introduced = code != "secret"
         self._recurring.tell(now, f"refused: {code}", peer, text)
-        self._team.board.refuse(port, code, text)
+        self._team.board.refuse(link, code, text)
 
-    def _admit(self, now: float, port: Port, hello: Hello) -> None:
+    def _admit(self, now: float, link: Link, hello: Hello) -> None:
         """A worker (or a new life of one) that this server does not know yet."""
         if self._team.model.ledger is None:
             how, stage = "seed", Stage.SEEDING
@@ -210,7 +210,7 @@ class Admission:
             self._team.model.outbox_for(hello.name, layout),
             Inbox(layout),
             stage,
-            port=port,
+            link=link,
             progress=Progress(self._team.settings.stuck_limit_s, self._team.settings.heartbeat_s),
         )
         member.iteration = self.provenance.iteration  # until the gate says where it begins
@@ -223,13 +223,13 @@ class Admission:
             member.owed.send_state()
         received = self._memory.received(hello)
         member.life = self._life if received is None else self._entropy(16)
-        self._connect(now, port, member, hello, how, received=received or 0)
+        self._connect(now, link, member, hello, how, received=received or 0)
 
-    def _resume(self, now: float, port: Port, hello: Hello, member: Member) -> None:
+    def _resume(self, now: float, link: Link, hello: Hello, member: Member) -> None:
         """The same life of a worker is back on a new connection."""
         self._hang_up(now, member)
         delivered, restored = member.owed.resume(now, hello.received)
-        member.port = port
+        member.link = link
         member.given_up = False
         iteration = hello.iteration
         if member.stage in (Stage.WAITING, Stage.QUEUED, Stage.PULLING):
@@ -249,13 +249,13 @@ class Admission:
         member.dirty = True
         self._team.journal.record(now, "resume", peer=member.name, delivered=delivered, restored=restored)
         how = "seed" if member.stage is Stage.SEEDING and not hello.server else "resume"
-        self._connect(now, port, member, hello, how, iteration)
+        self._connect(now, link, member, hello, how, iteration)
 
     def _hang_up(self, now: float, member: Member) -> None:
         """Close a connection that its worker has left for another one."""
-        old, member.port = member.port, None
+        old, member.link = member.link, None
         if old is not None:
-            self.by_port.pop(old, None)
+            self.by_link.pop(old, None)
             old.closing = True
             self._team.board.wake(old)
             member.owed.link_lost()
@@ -264,30 +264,30 @@ class Admission:
     def _connect(
         self,
         now: float,
-        port: Port,
+        link: Link,
         member: Member,
         hello: Hello,
         how: str,
         iteration: int | None = None,
         received: int = 0,
     ) -> None:
-        self.newcomers.leave(port)
+        self.newcomers.leave(link)
         member.seed.connect()
-        self.by_port[port] = member
-        port.decoder.trusted = True
-        port.heard_at = now  # one that had to wait for its turn had nothing to say
+        self.by_link[link] = member
+        link.decoder.trusted = True
+        link.heard_at = now  # one that had to wait for its turn had nothing to say
         if self._team.model.layout is not None:
-            port.decoder.streams[0] = RowLimits(self._team.model.layout.rows)
+            link.decoder.streams[0] = RowLimits(self._team.model.layout.rows)
         member.owed.link_ready()
         self._team.journal.record(
             now,
             "link_up",
             peer=member.name,
-            congestion_control=port.congestion_control,
-            shaped_by=port.shaped_by,
+            congestion_control=link.congestion_control,
+            shaped_by=link.shaped_by,
         )
         self._team.board.say(
-            port,
+            link,
             Welcome(
                 how=how,
                 server=member.life,
@@ -341,8 +341,8 @@ class Admission:
 
     def _say_start(self, member: Member) -> None:
         gate = self._team.gate
-        if member.port is not None:
-            self._team.board.say(member.port, Start(member.iteration, len(gate.versions), gate.epoch))
+        if member.link is not None:
+            self._team.board.say(member.link, Start(member.iteration, len(gate.versions), gate.epoch))
 
     def _count(self, now: float, member: Member) -> None:
         """Let the gate count a worker from now on."""
@@ -372,8 +372,8 @@ class Admission:
     def drop(self, now: float, member: Member, cause: str) -> None:
         """Forget a worker; if it was the first one and had not sent all parameters, the next one does."""
         self.left_at = now
-        if member.port is not None:
-            self.by_port.pop(member.port, None)
+        if member.link is not None:
+            self.by_link.pop(member.link, None)
         self._team.departures.drop(now, member, cause)
         if member.stage is Stage.SEEDING and self._team.model.ledger is None:
             self._team.model.forget()

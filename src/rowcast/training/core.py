@@ -19,7 +19,7 @@ from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
-from rowcast.session.link import Port, acknowledged
+from rowcast.session.link import Link, acknowledged
 from rowcast.session.reconnect import Reconnect
 from rowcast.sync import Policy, Punctuality
 from rowcast.training.joining import Joining
@@ -59,7 +59,7 @@ class WorkerCore:
         turned_away: why the server did not let this worker in although it may later, or empty.
         awaited: for what a server that has not let this worker in makes it wait, or empty.
         search: attempts to connect to the server.
-        port: the connection to the server, or ``None``.
+        link: the connection to the server, or ``None``.
         rule: when its rows travel, and when it may compute on; of the server's policy.
         client: its place in the team.
         contribution, row_ages: what it adds, and from how old parameters.
@@ -109,7 +109,7 @@ class WorkerCore:
         self.client = Client(
             name, self.outbox, self.inbox, request=request or JoinRequest(), journal=self.journal, entropy=entropy
         )
-        self.port: Port | None = None
+        self.link: Link | None = None
         self.step = Step(0.0)
         self.done_step: Step | None = None
         self.row_ages = RowAges(layout.rows)
@@ -141,7 +141,7 @@ class WorkerCore:
     @property
     def connected(self) -> bool:
         """A connection to the server stands."""
-        return self.port is not None
+        return self.link is not None
 
     @property
     def exchanging(self) -> bool:
@@ -159,7 +159,7 @@ class WorkerCore:
 
         It says so with :meth:`connecting`, and what came of it with :meth:`link_up` or :meth:`connect_failed`.
         """
-        over = self.port is not None or self.phase is Phase.DONE or self.failure is not None
+        over = self.link is not None or self.phase is Phase.DONE or self.failure is not None
         return None if over else self.search.connect_at
 
     @property
@@ -222,14 +222,14 @@ class WorkerCore:
 
     def say(self, message: Message) -> None:
         """Queue a control message, if there is a connection."""
-        if self.port is not None:
-            self.port.say(message)
+        if self.link is not None:
+            self.link.say(message)
 
     def fail(self, error: RowcastError) -> None:
         """Give up: the driver stops and the training loop gets ``error``, the first one."""
         self.failure = self.failure or error
-        if self.port is not None:
-            self.port.closing = True
+        if self.link is not None:
+            self.link.closing = True
 
     # -- what arrives ------------------------------------------------------------------------------------------
 
@@ -247,8 +247,8 @@ class WorkerCore:
         self.acknowledgements.advanced(now)
 
     def _on_heartbeat(self, now: float, message: Message) -> None:
-        assert self.port is not None
-        self.port.told(now, cast(Heartbeat, message).arrived)
+        assert self.link is not None
+        self.link.told(now, cast(Heartbeat, message).arrived)
 
     def _on_lead(self, now: float, message: Message) -> None:
         self.leads = cast(Lead, message).leads

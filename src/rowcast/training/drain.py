@@ -99,7 +99,7 @@ class Departures:
         away = [
             one
             for one in self._team.members.values()
-            if one.port is None and now >= one.lost_at + limit_s and one.stage not in NOT_STARTED
+            if one.link is None and now >= one.lost_at + limit_s and one.stage not in NOT_STARTED
         ]
         if len(away) <= most:
             return []
@@ -121,8 +121,8 @@ class Departures:
         if not message.wait and ledger is not None:
             # It is owed what is there now. Were it owed what comes, it would never have everything on a slow link.
             ledger.dismiss(member)
-        if member.port is not None:
-            self._team.board.wake(member.port)
+        if member.link is not None:
+            self._team.board.wake(member.link)
         self.wake_draining()
 
     def next_message(self, now: float, member: Member) -> Message | None:
@@ -149,7 +149,7 @@ class Departures:
             frame = owed.next_frame(now)
             if frame is not None:
                 return frame
-        if not owed.empty or member.port is None:
+        if not owed.empty or member.link is None:
             return None
         self._team.journal.record(
             now,

@@ -26,8 +26,8 @@ def explain(now: float, team: Team, member: Member) -> None:
         waited_s=round(waited_s, 3),
         **{"for": reason},
     )
-    if member.port is not None:
-        team.board.say(member.port, Waiting(member.iteration, reason))
+    if member.link is not None:
+        team.board.say(member.link, Waiting(member.iteration, reason))
 
 
 def status(now: float, team: Team) -> list[MemberStatus]:
@@ -36,7 +36,7 @@ def status(now: float, team: Team) -> list[MemberStatus]:
     lines = []
     for member in team.members.values():
         waited_s = now - member.waiting_since if member.stage in HELD else 0.0
-        state = member.stage.value if member.port else f"link lost {now - member.lost_at:.0f} s ago"
+        state = member.stage.value if member.link else f"link lost {now - member.lost_at:.0f} s ago"
         lines.append(
             MemberStatus(
                 member.name, state, member.iteration, newest - member.iteration, waited_s, dict(member.metrics)

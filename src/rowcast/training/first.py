@@ -38,8 +38,8 @@ class FirstParameters:
         Raises:
             RemoteProtocolError: it is not the first worker's, or no layout.
         """
-        port = member.port
-        if member.stage is not Stage.SEEDING or port is None:
+        link = member.link
+        if member.stage is not Stage.SEEDING or link is None:
             raise RemoteProtocolError("expected a layout from the first worker only")
         outline = member.seed.read(message)
         if outline is None:
@@ -50,13 +50,13 @@ class FirstParameters:
                 f"its model needs {outline.cost_bytes} bytes ({outline.elements} parameters, {outline.rows} rows), and "
                 f"this server takes {limit_bytes}; raise model_limit_bytes in the server's settings"
             )
-            self._admission.refuse(now, port, member.name, "model", text)
+            self._admission.refuse(now, link, member.name, "model", text)
             self._admission.drop(now, member, "its model is too large")
             return
         if self._team.model.layout is not None:
-            port.decoder.streams[0] = RowLimits(outline.rows)
+            link.decoder.streams[0] = RowLimits(outline.rows)
             return
-        port.decoder.streams[0] = RowLimits(outline.rows, RAW_ROW_BYTES)  # what is kept must weigh something
+        link.decoder.streams[0] = RowLimits(outline.rows, RAW_ROW_BYTES)  # what is kept must weigh something
         self._lay_out(member)
 
     def on_rows(self, member: Member, message: Rows) -> bool:
@@ -68,26 +68,26 @@ class FirstParameters:
         Raises:
             RemoteProtocolError: they are not the first worker's.
         """
-        if member.stage is not Stage.SEEDING or member.port is None:
+        if member.stage is not Stage.SEEDING or member.link is None:
             raise RemoteProtocolError("expected the layout first, got rows")
         seed, before = member.seed, member.seed.rows
         seed.keep(message)
         new = seed.rows > before
         member.inbox.received = len(seed.frames)
-        self._team.board.say(member.port, Ack(member.inbox.received))
+        self._team.board.say(member.link, Ack(member.inbox.received))
         self._lay_out(member)
         return new
 
     def _lay_out(self, member: Member) -> None:
         """Set memory aside for the model of the first worker, once it has sent enough of it; apply what was kept."""
         seed = member.seed
-        if not seed.ripe or seed.outline is None or member.port is None:
+        if not seed.ripe or seed.outline is None or member.link is None:
             return
         layout = Layout.from_outline(seed.outline)
         member.owed = self._team.model.begin(member.name, layout)
         member.owed.link_ready()
         member.inbox = Inbox(layout)
-        member.port.decoder.streams[0] = RowLimits(layout.rows)
+        member.link.decoder.streams[0] = RowLimits(layout.rows)
         frames, seed.frames = seed.frames, []
         for frame in frames:
             if (codec := member.inbox.accept(frame)) is not None:

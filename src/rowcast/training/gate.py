@@ -171,7 +171,7 @@ class Gate:
             member
             for member in held
             if member.stage is Stage.WAITING
-            and member.port is not None
+            and member.link is not None
             and self._team.policy.may_start(member.iteration, oldest)
         ]
         for member in passing:
@@ -204,7 +204,7 @@ class Gate:
         behind = self.versions.behind(member.iteration - (self._team.policy.slack or 0))
         for name in behind[:MOST_NAMED]:
             other = self._members[name]
-            if other.port is None:
+            if other.link is None:
                 left_s = max(other.lost_at + absence_limit_s - now, 0.0)
                 why = f"link lost {now - other.lost_at:.0f} s ago, given up in {left_s:.0f} s"
             else:

@@ -78,7 +78,7 @@ class Incoming:
         if not rows.absolute:
             self._team.rule.expect(member, rows.iteration)
         codec = member.inbox.accept(rows)
-        assert member.port is not None
+        assert member.link is not None
         if codec is not None:
             self._count_frame(member)
             if rows.absolute:
@@ -89,7 +89,7 @@ class Incoming:
             else:
                 self._apply(now, member, codec, rows)
             self._team.departures.wake_draining()
-        self._team.board.say(member.port, Ack(member.inbox.received))
+        self._team.board.say(member.link, Ack(member.inbox.received))
 
     def _count_frame(self, member: Member) -> None:
         self.frames_applied[member.name] = self.frames_applied.get(member.name, 0) + 1
@@ -113,13 +113,13 @@ class Incoming:
     def _on_ack(self, now: float, member: Member, message: Message) -> None:
         member.owed.acknowledged(now, acknowledged(message))
         self._team.rule.acknowledged(now, member)
-        assert member.port is not None
-        self._team.board.ready[member.port] = None  # wakes it without a call: this is for every frame
+        assert member.link is not None
+        self._team.board.ready[member.link] = None  # wakes it without a call: this is for every frame
 
     def _on_heartbeat(self, now: float, member: Member, message: Message) -> None:
         heartbeat = cast(Heartbeat, message)
-        assert member.port is not None
-        member.port.told(now, heartbeat.arrived)
+        assert member.link is not None
+        member.link.told(now, heartbeat.arrived)
         left_out = keep(member.metrics, heartbeat.metrics)
         if left_out and not member.metrics_left_out:
             member.metrics_left_out = True

@@ -18,7 +18,7 @@ from rowcast.errors import (
 from rowcast.rows.outline import Outline
 from rowcast.session.client import Client
 from rowcast.session.doubt import Doubt, said
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.liveness import Streak
 from rowcast.session.states import CLIENT, ClientState
 from rowcast.session.tables import TableParts, table_parts
@@ -85,12 +85,12 @@ class Joining:
 
     # -- connections -------------------------------------------------------------------------------------------
 
-    def connected(self, port: Port) -> None:
+    def connected(self, link: Link) -> None:
         """A connection to the server stands."""
         self.client.connect()
         self.introduced = False
         self._table = TableParts(2 * len(self._node.layout.to_table()) + TABLE_ROOM_BYTES)
-        port.decoder.trusted = self.client.proven
+        link.decoder.trusted = self.client.proven
 
     def lost(self, now: float, cause: str, *, was_in: bool) -> None:
         """The connection is gone; the worker had been let in on it, or not."""
@@ -148,9 +148,9 @@ class Joining:
             now: time (s).
             what: what was wrong.
         """
-        return self._doubt.raised(now, "?" if self._node.port is None else self._node.port.peer, what)
+        return self._doubt.raised(now, "?" if self._node.link is None else self._node.link.peer, what)
 
-    def hear_stranger(self, now: float, port: Port, message: Message) -> None:
+    def hear_stranger(self, now: float, link: Link, message: Message) -> None:
         """Handle a message of a server that has not proved that it knows the secret: believe nothing but its proof."""
         if isinstance(message, Heartbeat):
             return  # it takes its time; how long it may take is not for it to say
@@ -164,7 +164,7 @@ class Joining:
             self._introduce(now, hello)
             return
         self._doubt.settle()
-        port.decoder.trusted = True
+        link.decoder.trusted = True
 
     @property
     def _trained(self) -> int:
@@ -202,8 +202,8 @@ class Joining:
         self._node.leads = False
         self._node.welcomed_at = now
         self._say_that_the_link_is_back(now)
-        assert self._node.port is not None
-        self._node.port.decoder.streams[0] = RowLimits(self._node.layout.rows)
+        assert self._node.link is not None
+        self._node.link.decoder.streams[0] = RowLimits(self._node.layout.rows)
         self.heartbeat_due = now + self._node.settings.heartbeat_s
         if welcome.how == "resume":
             self._recount(self.client.resume(now, welcome))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rowcast.rows import Layout
 from rowcast.session.board import Board
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.training.member import Member
 from rowcast.wire import Lead
 
@@ -27,16 +27,16 @@ class Leader:
     def __init__(self, members: Mapping[str, Member], board: Board) -> None:
         self._members = members
         self._board = board
-        self._told: Port | None = None
+        self._told: Link | None = None
 
     def tell(self, layout: Layout | None) -> None:
         """Tell the first worker that it is, on each new connection, and the one before that it is no longer."""
         if layout is None or not layout.buffers or layout.buffer_rule != "first":
             return
-        port = next((member.port for member in self._members.values() if member.gated), None)
-        if port is None or port is self._told:
+        link = next((member.link for member in self._members.values() if member.gated), None)
+        if link is None or link is self._told:
             return
-        before, self._told = self._told, port
-        if before is not None and any(member.port is before for member in self._members.values()):
+        before, self._told = self._told, link
+        if before is not None and any(member.link is before for member in self._members.values()):
             self._board.say(before, Lead(False))
-        self._board.say(port, Lead(True))
+        self._board.say(link, Lead(True))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.liveness import Progress
 from rowcast.training.seed import Seed
 
@@ -46,7 +46,7 @@ class Member:
         iteration: newest iteration whose push has ended.
         quota_iteration: newest iteration whose quota has arrived.
         begun_iteration: newest iteration of which anything has arrived: it holds the pull of the one before.
-        port: its connection, or ``None`` while the link is down.
+        link: its connection, or ``None`` while the link is down.
         gated: the gate counts it.
         given_up: its link has been down for so long that nobody expects it back.
         recounted: its iterations were given other numbers, and nothing has come from it since.
@@ -70,7 +70,7 @@ class Member:
     iteration: int = 0
     quota_iteration: int = 0
     begun_iteration: int = 0
-    port: Port | None = None
+    link: Link | None = None
     gated: bool = False
     given_up: bool = False
     recounted: bool = False

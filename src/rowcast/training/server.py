@@ -18,7 +18,7 @@ from rowcast.config import LinkSettings, ServerSettings
 from rowcast.errors import LinkLost, RowcastError, StreamDamaged, VersionMismatch
 from rowcast.journal import Journal
 from rowcast.rows import Layout
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE, Recurring
 from rowcast.session.states import HostState, expect
@@ -163,82 +163,82 @@ class ServerNode:
         """Workers can connect from now on. Those that trained before a restart may be on their way."""
         self._admission.seeding.listen(now)
 
-    def link_up(self, now: float, port: Port) -> None:
+    def link_up(self, now: float, link: Link) -> None:
         """Somebody connected.
 
         Raises:
             LinkLost: there are too many strangers, or this address failed too often; close the connection.
         """
-        self._admission.connected(now, port)
-        self._watch.touch(port)
+        self._admission.connected(now, link)
+        self._watch.touch(link)
 
-    def link_down(self, now: float, port: Port, cause: str) -> None:
+    def link_down(self, now: float, link: Link, cause: str) -> None:
         """A connection ended."""
-        member = self._admission.by_port.get(port)
-        self._watch.forget(port)
-        self._admission.disconnected(now, port, cause)
+        member = self._admission.by_link.get(link)
+        self._watch.forget(link)
+        self._admission.disconnected(now, link, cause)
         if member is not None:
             self._watch.touch(member)
 
-    def heard(self, now: float, port: Port) -> None:
+    def heard(self, now: float, link: Link) -> None:
         """Bytes arrived, whole message or not: the link lives."""
-        port.heard(now)
-        self._watch.touch(port)
+        link.heard(now)
+        self._watch.touch(link)
 
-    def blame(self, now: float, port: Port, error: RowcastError) -> None:
-        """What came on ``port`` was wrong: tell the peer why and close; everybody else goes on.
+    def blame(self, now: float, link: Link, error: RowcastError) -> None:
+        """What came on ``link`` was wrong: tell the peer why and close; everybody else goes on.
 
         A member stays one: it comes back and goes on where it was.
         """
-        if port.closing:
+        if link.closing:
             return
-        member = self._admission.by_port.get(port)
-        peer = member.name if member else port.peer
+        member = self._admission.by_link.get(link)
+        peer = member.name if member else link.peer
         text = shorten(str(error))
         self._recurring.tell(now, type(error).__name__, peer, text, member=member is not None)
         code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
         if isinstance(error, VersionMismatch):
             code = "version"
-        port.control.clear()
-        self.team.board.refuse(port, code, text)
+        link.control.clear()
+        self.team.board.refuse(link, code, text)
 
-    def receive(self, now: float, port: Port, message: Message) -> None:
+    def receive(self, now: float, link: Link, message: Message) -> None:
         """Handle one message.
 
         Raises:
-            RemoteProtocolError: it has no place in the conversation; :meth:`blame` the port.
+            RemoteProtocolError: it has no place in the conversation; :meth:`blame` the link.
             LinkLost: the worker left; close the connection.
 
         What comes on a connection that is being closed is left unread.
         """
-        if port.closing:
+        if link.closing:
             return
         message = readable(message)
-        member = self._admission.by_port.get(port)
+        member = self._admission.by_link.get(link)
         if member is None:
-            self._hear_stranger(now, port, message)
+            self._hear_stranger(now, link, message)
             return
-        if (cause := self._watch.overrun(now, port)) is not None:
+        if (cause := self._watch.overrun(now, link)) is not None:
             raise LinkLost(cause)
         member.recounted = False  # only who was welcomed says anything
         expect(HostState.MEMBER, message)
         self._incoming.take(now, member, message)
 
-    def _hear_stranger(self, now: float, port: Port, message: Message) -> None:
+    def _hear_stranger(self, now: float, link: Link, message: Message) -> None:
         """Handle a message of somebody that is no member."""
-        expect(self._admission.newcomers.state(port), message)
+        expect(self._admission.newcomers.state(link), message)
         if isinstance(message, Leave):
-            port.closing = True  # it says goodbye before it has introduced itself: nothing to complain of
+            link.closing = True  # it says goodbye before it has introduced itself: nothing to complain of
             raise LinkLost(message.cause)
         if isinstance(message, Hello):
-            self._admission.greet(now, port, message)
+            self._admission.greet(now, link, message)
 
-    def poll(self, now: float, port: Port) -> Message | None:
-        """The next message to send on ``port``, or ``None``. Control overtakes rows."""
-        message = port.next_control(now) if port.control else None
-        if message is not None or port.closing:
+    def poll(self, now: float, link: Link) -> Message | None:
+        """The next message to send on ``link``, or ``None``. Control overtakes rows."""
+        message = link.next_control(now) if link.control else None
+        if message is not None or link.closing:
             return message
-        member = self._admission.by_port.get(port)
+        member = self._admission.by_link.get(link)
         if member is None:
             return None
         if member.stage in self._rule.stages:
@@ -248,7 +248,7 @@ class ServerNode:
         else:
             message = member.owed.next_frame(now) or self._after_rows(now, member)
         if message is not None:
-            port.spoke_at = now
+            link.spoke_at = now
         return message
 
     def push_work(self, message: Message) -> float | None:
@@ -272,29 +272,29 @@ class ServerNode:
         """The server stops: what was counted and not told is told."""
         self._recurring.on_timer(now, ending=True)
 
-    def farewell(self, port: Port, cause: str) -> None:
+    def farewell(self, link: Link, cause: str) -> None:
         """The server stops: tell the peer, then close."""
-        port.control.clear()
-        self.team.board.say(port, Leave(shorten(cause)))
-        port.closing = True
+        link.control.clear()
+        self.team.board.say(link, Leave(shorten(cause)))
+        link.closing = True
 
-    def take_ready(self) -> list[Port]:
-        """The ports on which something may be sent since the last call."""
+    def take_ready(self) -> list[Link]:
+        """The links on which something may be sent since the last call."""
         self._rule.wake_all_ready()
         self._leader.tell(self.layout)
         board = self.team.board
         if not board.ready:
             return []
         ready = board.take()
-        for port in ready:
-            self._watch.touch(port)
+        for link in ready:
+            self._watch.touch(link)
         return ready
 
     def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         return self._watch.next_wake()
 
-    def on_timer(self, now: float) -> list[tuple[Port, str]]:
+    def on_timer(self, now: float) -> list[tuple[Link, str]]:
         """Time passed.
 
         Returns:
@@ -309,11 +309,11 @@ class ServerNode:
         owed = member.owed
         if member.stage is Stage.RECEIVING and owed.settled and not owed.snapshot.left:
             self._admission.is_ready(now, member)
-            return member.port.next_control(now) if member.port is not None else None
+            return member.link.next_control(now) if member.link is not None else None
         if member.stage is not Stage.DRAINING:
             return None
         message = self.team.departures.next_message(now, member)
-        if isinstance(message, Farewell) and (port := member.port) is not None:
+        if isinstance(message, Farewell) and (link := member.link) is not None:
             self._admission.drop(now, member, "finished")
-            port.closing = True
+            link.closing = True
         return message

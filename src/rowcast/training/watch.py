@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.recurring import Recurring
 from rowcast.session.timers import Timers
 from rowcast.training.explain import explain
@@ -34,20 +34,20 @@ class Watch:
         self._recurring = recurring
         self._report_s = team.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._woken_at = -math.inf
-        self._timers: Timers[Port | Member] = Timers(self._due_of)
+        self._timers: Timers[Link | Member] = Timers(self._due_of)
 
     # -- when --------------------------------------------------------------------------------------------------
 
-    def touch(self, key: Port | Member) -> None:
+    def touch(self, key: Link | Member) -> None:
         """Something has happened on a connection, or to a member without one.
 
         What only a poll brings nearer is seen when the connection is next heard of or spoken on: at the next heartbeat.
         """
         self._timers.touch(key)
 
-    def forget(self, port: Port) -> None:
+    def forget(self, link: Link) -> None:
         """A connection has ended."""
-        self._timers.forget(port)
+        self._timers.forget(link)
 
     def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``. Looks only at what was touched since the last call."""
@@ -59,25 +59,25 @@ class Watch:
             times.append(gathers_until)
         return min((time for time in times if time is not None), default=None)
 
-    def _due_of(self, key: Port | Member) -> float | None:
+    def _due_of(self, key: Link | Member) -> float | None:
         """When something must be done for a connection, or for a member that has none (s)."""
         settings = self._team.settings
         if isinstance(key, Member):
             given_up_at = key.lost_at + settings.absence_limit_s
-            return given_up_at if key.port is None and given_up_at > key.woken_at else None
-        port, member = key, self._admission.by_port.get(key)
+            return given_up_at if key.link is None and given_up_at > key.woken_at else None
+        link, member = key, self._admission.by_link.get(key)
         if member is None:
-            return self._admission.newcomers.wake_at(port, settings.handshake_limit_s, settings.heartbeat_s)
-        due = min(port.silent_at(settings.silence_limit_s), port.spoke_at + settings.heartbeat_s)
-        if port.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due:  # else it is not stuck so soon
-            due = min(due, port.heartbeat_due_at(settings.heartbeat_s, self._report_s))
-            due = min(due, member.progress.due_at(port, member.owed, member.inbox.received))
+            return self._admission.newcomers.wake_at(link, settings.handshake_limit_s, settings.heartbeat_s)
+        due = min(link.silent_at(settings.silence_limit_s), link.spoke_at + settings.heartbeat_s)
+        if link.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due:  # else it is not stuck so soon
+            due = min(due, link.heartbeat_due_at(settings.heartbeat_s, self._report_s))
+            due = min(due, member.progress.due_at(link, member.owed, member.inbox.received))
         due = min(due, self._team.rule.wake_at(member))
         return min(due, member.next_notice) if member.stage in HELD else due
 
     # -- what then ---------------------------------------------------------------------------------------------
 
-    def on_timer(self, now: float) -> list[tuple[Port, str]]:
+    def on_timer(self, now: float) -> list[tuple[Link, str]]:
         """Time passed.
 
         Returns:
@@ -97,7 +97,7 @@ class Watch:
             if isinstance(key, Member):
                 self._miss(now, key)
                 continue
-            member = self._admission.by_port.get(key)
+            member = self._admission.by_link.get(key)
             cause = self._tick_newcomer(now, key) if member is None else self._tick(now, member, key)
             if cause is not None:
                 dead.append((key, cause))
@@ -117,40 +117,40 @@ class Watch:
             self._team.departures.give_up(now, member)
         self._admission.forget_absent(now)
 
-    def _tick_newcomer(self, now: float, port: Port) -> str | None:
+    def _tick_newcomer(self, now: float, link: Link) -> str | None:
         limit_s = self._team.settings.handshake_limit_s
-        if self._admission.newcomers.is_stranger(port) and now >= port.opened_at + limit_s:
+        if self._admission.newcomers.is_stranger(link) and now >= link.opened_at + limit_s:
             return f"no hello within {limit_s:g} s"
-        self._keep_alive(now, port)
+        self._keep_alive(now, link)
         return None
 
-    def _tick(self, now: float, member: Member, port: Port) -> str | None:
+    def _tick(self, now: float, member: Member, link: Link) -> str | None:
         member.woken_at = now
-        if (cause := self.overrun(now, port)) is not None:
+        if (cause := self.overrun(now, link)) is not None:
             return cause
-        if port.is_silent(now, self._team.settings.silence_limit_s, self._team.settings.heartbeat_s):
-            reads = ", and reads nothing" if port.is_clogged else ""
+        if link.is_silent(now, self._team.settings.silence_limit_s, self._team.settings.heartbeat_s):
+            reads = ", and reads nothing" if link.is_clogged else ""
             return f"silent for {self._team.settings.silence_limit_s:g} s{reads}"
-        if (cause := member.progress.cut(now, port, member.owed, member.inbox.received)) is not None:
+        if (cause := member.progress.cut(now, link, member.owed, member.inbox.received)) is not None:
             return cause
-        self._keep_alive(now, port)
+        self._keep_alive(now, link)
         if member.stage in HELD and now >= member.next_notice:
             explain(now, self._team, member)
         if self._team.rule.wakes(member):
-            self._team.board.wake(port)
+            self._team.board.wake(link)
         return None
 
-    def _keep_alive(self, now: float, port: Port) -> None:
-        if now >= port.heartbeat_due_at(self._team.settings.heartbeat_s, self._report_s):
-            port.spoke_at = port.reported_at = now
-            self._team.board.say(port, Heartbeat(arrived=port.decoder.arrived))
+    def _keep_alive(self, now: float, link: Link) -> None:
+        if now >= link.heartbeat_due_at(self._team.settings.heartbeat_s, self._report_s):
+            link.spoke_at = link.reported_at = now
+            self._team.board.say(link, Heartbeat(arrived=link.decoder.arrived))
 
-    def overrun(self, now: float, port: Port) -> str | None:
-        """Why ``port`` must be closed, if its worker reads nothing of what it is told."""
-        cause = port.reads_nothing()
+    def overrun(self, now: float, link: Link) -> str | None:
+        """Why ``link`` must be closed, if its worker reads nothing of what it is told."""
+        cause = link.reads_nothing()
         if cause is not None:
-            member = self._admission.by_port.get(port)
-            self._recurring.dropped(now, member.name if member else port.peer, "its connection", cause)
-            port.control.clear()
-            port.closing = True
+            member = self._admission.by_link.get(link)
+            self._recurring.dropped(now, member.name if member else link.peer, "its connection", cause)
+            link.control.clear()
+            link.closing = True
         return cause

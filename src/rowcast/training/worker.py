@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rowcast.errors import LocalProtocolError, NonFiniteGradient, RemoteProtocolError
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
-from rowcast.session.link import Port
+from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.states import expect
 from rowcast.session.texts import shorten
@@ -156,9 +156,9 @@ class WorkerNode(WorkerCore):
 
     def leave(self, now: float, cause: str) -> None:
         """Go at once; what is pending is not delivered."""
-        if self.port is not None:
-            self.port.say(Leave(shorten(cause)))
-            self.port.closing = True
+        if self.link is not None:
+            self.link.say(Leave(shorten(cause)))
+            self.link.closing = True
         self.phase = Phase.DONE
         self.journal.record(now, "end", cause=cause)
 
@@ -186,23 +186,23 @@ class WorkerNode(WorkerCore):
         if not self.search.failed(now, cause, limit_of(self)):
             self.fail(out_of_time(self))
 
-    def link_up(self, now: float, port: Port) -> None:
+    def link_up(self, now: float, link: Link) -> None:
         """A connection to the server stands."""
-        self.port = port
+        self.link = link
         self.search.connected(now)
-        self._joining.connected(port)
-        port.opened(now)
+        self._joining.connected(link)
+        link.opened(now)
         self.journal.record(
-            now, "link_up", peer=port.peer, congestion_control=port.congestion_control, shaped_by=port.shaped_by
+            now, "link_up", peer=link.peer, congestion_control=link.congestion_control, shaped_by=link.shaped_by
         )
 
     def link_down(self, now: float, cause: str) -> None:
         """The connection ended."""
-        if self.port is None:
+        if self.link is None:
             return
         cause = shorten(cause)
-        self.journal.record(now, "link_down", peer=self.port.peer, cause=cause)
-        self.port = None
+        self.journal.record(now, "link_down", peer=self.link.peer, cause=cause)
+        self.link = None
         self.awaited = ""
         was_in = self.client.welcomed
         self.client.disconnect()
@@ -216,8 +216,8 @@ class WorkerNode(WorkerCore):
 
     def heard(self, now: float) -> None:
         """Bytes arrived, whole message or not: the link lives."""
-        if self.port is not None:
-            self.port.heard(now)
+        if self.link is not None:
+            self.link.heard(now)
 
     def blame(self, now: float, error: RemoteProtocolError) -> str:
         """What the server sent was wrong: close the connection. Damage on the way is a cut link, nothing more.
@@ -239,10 +239,10 @@ class WorkerNode(WorkerCore):
             RemoteProtocolError: it has no place in the conversation; close the connection.
             LinkLost: the server said goodbye, or did not prove that it knows the secret; close the connection.
         """
-        if self.port is None:
+        if self.link is None:
             raise RemoteProtocolError(f"expected nothing without a connection, got {type(message).__name__}")
         if not self.proven:
-            self._joining.hear_stranger(now, self.port, message)
+            self._joining.hear_stranger(now, self.link, message)
             return
         expect(self.client.state, message)
         kind = type(message)
@@ -254,17 +254,17 @@ class WorkerNode(WorkerCore):
 
     def poll(self, now: float) -> Message | None:
         """The next message to send, or ``None``. Control overtakes rows."""
-        port = self.port
-        if port is None:
+        link = self.link
+        if link is None:
             return None
-        message = port.next_control(now) if port.control else None
-        if message is not None or port.closing or not self.client.welcomed:
+        message = link.next_control(now) if link.control else None
+        if message is not None or link.closing or not self.client.welcomed:
             return message
         if self.outbox.idle and not self.client.seeding:
             return None
         message = self._next_in_order(now)
         if message is not None:
-            port.spoke_at = now
+            link.spoke_at = now
         return message
 
     def _next_in_order(self, now: float) -> Message | None:

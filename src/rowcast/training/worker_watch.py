@@ -32,16 +32,16 @@ class WorkerWatch:
 
     def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
-        node, port = self._node, self._node.port
-        if port is None or node.phase is Phase.DONE:
+        node, link = self._node, self._node.link
+        if link is None or node.phase is Phase.DONE:
             return node.connect_at
         # A byte now and then is no proof.
         silence_s = node.settings.silence_limit_s
-        due = port.silent_at(silence_s) if node.proven else port.opened_at + silence_s
+        due = link.silent_at(silence_s) if node.proven else link.opened_at + silence_s
         if self._joining.introduced:
             due = min(due, self._joining.heartbeat_due)
-        if port.decoder.begun or node.outbox.moved_at + node.settings.stuck_limit_s < due:
-            due = min(due, self._progress.due_at(port, node.outbox, node.inbox.received))
+        if link.decoder.begun or node.outbox.moved_at + node.settings.stuck_limit_s < due:
+            due = min(due, self._progress.due_at(link, node.outbox, node.inbox.received))
         return min(due, node.rule.wake_at()) if node.welcomed else due
 
     def on_timer(self, now: float) -> None:
@@ -53,21 +53,21 @@ class WorkerWatch:
         node, joining = self._node, self._joining
         node.woken_at = now
         node.rule.on_timer(now)
-        port, settings = node.port, node.settings
-        if port is None:
+        link, settings = node.link, node.settings
+        if link is None:
             return
-        if port.is_silent(now, settings.silence_limit_s, settings.heartbeat_s):
+        if link.is_silent(now, settings.silence_limit_s, settings.heartbeat_s):
             raise LinkLost(f"nothing came from the server for {settings.silence_limit_s:g} s")
-        if not node.proven and now >= port.opened_at + settings.silence_limit_s:
+        if not node.proven and now >= link.opened_at + settings.silence_limit_s:
             raise joining.doubt(now, f"no proof came for {settings.silence_limit_s:g} s")
-        if (cause := self._progress.cut(now, port, node.outbox, node.inbox.received)) is not None:
+        if (cause := self._progress.cut(now, link, node.outbox, node.inbox.received)) is not None:
             raise LinkLost(cause)
         # Also before the welcome: if the hello got lost, the next frame tells.
         if joining.introduced and now >= joining.heartbeat_due:
             # The rate comes first: it is needed, and a message has room for 64 figures.
             metrics = {"rate_bps": node.outbox.meter.rate_bps(now), **node.metrics}
-            heartbeat = Heartbeat(metrics, port.decoder.arrived)
+            heartbeat = Heartbeat(metrics, link.decoder.arrived)
             # On a link that is so slow, heartbeats leave at least half of it to the rows that they overtake.
             link_s = message_bytes(heartbeat) * 8 / node.outbox.meter.usual_bps
             joining.heartbeat_due = now + max(settings.heartbeat_s, 2 * link_s)
-            port.say(heartbeat)
+            link.say(heartbeat)

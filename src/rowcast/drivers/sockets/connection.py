@@ -1,4 +1,4 @@
-"""One TCP connection: bytes to a port's decoder, a node's messages to bytes."""
+"""One TCP connection: bytes to a link's decoder, a node's messages to bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import CHUNK_BYTES
 from rowcast.errors import LinkLost, RemoteProtocolError
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.wire import Message
 
 __all__ = ["Connection", "Owner"]
@@ -71,7 +71,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(self, owner: Owner, *, lingers: bool = False) -> None:
-        self.port: Port
+        self.link: Link
         self.sock: socket.socket
         self._owner = owner
         self._transport: asyncio.Transport | None = None
@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._lingering is not None:
             return memoryview(self._lingering)
-        decoder = self.port.decoder
+        decoder = self.link.decoder
         return decoder.buffer(READ_BYTES if decoder.trusted else STRANGER_READ_BYTES)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -106,7 +106,7 @@ class Connection(asyncio.BufferedProtocol):
         with self._reporting():
             self._owner.on_bytes(self)
             try:
-                for message in self.port.decoder.filled(nbytes):
+                for message in self.link.decoder.filled(nbytes):
                     if self._transport is None or self._transport.is_closing():
                         break
                     self._owner.on_message(self, message)
@@ -115,7 +115,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.pump()
             except LinkLost as error:
                 self.close(str(error))
-        if self.port.is_clogged and self._transport is not None and not self._paused:
+        if self.link.is_clogged and self._transport is not None and not self._paused:
             self._paused = True
             self._transport.pause_reading()
         with self._reporting():
@@ -154,16 +154,16 @@ class Connection(asyncio.BufferedProtocol):
                 try:
                     message = self._owner.next_message(self)
                     if message is None:
-                        if self.port.closing:
+                        if self.link.closing:
                             self._say_no_more(transport)
                         return
-                    self._rest = memoryview(self.port.encoder.encode(message))
+                    self._rest = memoryview(self.link.encoder.encode(message))
                 except Exception as error:
                     self._owner.on_failure(self, error)
                     return
             chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]
             transport.write(chunk)
-            if self._paused and not self.port.is_clogged:
+            if self._paused and not self.link.is_clogged:
                 self._paused = False
                 transport.resume_reading()
 

@@ -17,7 +17,7 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.tcp import tuned
 from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.training import Phase, WorkerNode
 from rowcast.wire import Message
 
@@ -271,9 +271,9 @@ class NetworkThread:
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         congestion_control, fault = tuned(sock, self._link_settings)
         shaped_by = self._endpoint.shaped_by
-        connection.port = Port(str(self._endpoint), congestion_control=congestion_control, shaped_by=shaped_by)
+        connection.link = Link(str(self._endpoint), congestion_control=congestion_control, shaped_by=shaped_by)
         self.connection = connection
-        self.node.link_up(self.loop.time(), connection.port)
+        self.node.link_up(self.loop.time(), connection.link)
         if fault:
             connection.close(fault)
         self._attend()  # the limits count from now on, also for a peer that never says a word
@@ -311,8 +311,8 @@ class NetworkThread:
         connection, node = self.connection, self.node
         if connection is not None:
             connection.pump()
-            if node.phase is Phase.DONE and connection.port.closing is False:
-                connection.port.closing = True
+            if node.phase is Phase.DONE and connection.link.closing is False:
+                connection.link.closing = True
                 connection.pump()
         elif node.phase is Phase.DONE or node.failure is not None:
             self._over.set()

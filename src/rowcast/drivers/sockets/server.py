@@ -17,7 +17,7 @@ from rowcast.drivers.sockets.endpoint import Security
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import check_congestion_control, source_of, tuned, unresolved
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.training import ServerNode
 from rowcast.wire import Message
 
@@ -67,12 +67,12 @@ class Server:
         self._link_settings = link_settings or LinkSettings()
         self._security = security or Security()
         self._listener: asyncio.Server | None = None
-        self._connections: dict[Port, Connection] = {}
+        self._connections: dict[Link, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._faults: set[str] = set()
         self._not_before = -math.inf  # timers, after a fault in one
         self._handler_before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
-        self._ready: dict[Port, None] = {}
+        self._ready: dict[Link, None] = {}
         self._pumping = False
 
     async def start(self) -> None:
@@ -110,7 +110,7 @@ class Server:
             self._timer.cancel()
             self._timer = None
         for connection in list(self._connections.values()):
-            self.node.farewell(connection.port, cause)
+            self.node.farewell(connection.link, cause)
             connection.pump()
         # In the next one, transports notice that they are closed.
         await asyncio.sleep(0)
@@ -130,32 +130,32 @@ class Server:
         host, number = connection.peername
         congestion_control, fault = tuned(sock, self._link_settings)
         name = f"[{host}]" if ":" in host else host
-        connection.port = Port(f"{name}:{number}", congestion_control=congestion_control, address=source_of(host))
+        connection.link = Link(f"{name}:{number}", congestion_control=congestion_control, address=source_of(host))
         try:
-            self.node.link_up(self._loop.time(), connection.port)
+            self.node.link_up(self._loop.time(), connection.link)
         except LinkLost as error:
             connection.close(str(error))
         else:
-            self._connections[connection.port] = connection
+            self._connections[connection.link] = connection
             if fault:
                 connection.close(fault)
         self._soon()
 
     def on_bytes(self, connection: Connection) -> None:
-        self.node.heard(self._loop.time(), connection.port)
+        self.node.heard(self._loop.time(), connection.link)
 
     def on_message(self, connection: Connection, message: Message) -> None:
-        self.node.receive(self._loop.time(), connection.port, message)
+        self.node.receive(self._loop.time(), connection.link, message)
 
     def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        self.node.blame(self._loop.time(), connection.port, error)
+        self.node.blame(self._loop.time(), connection.link, error)
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         """Serving one worker went wrong here: its connection ends, the others go on."""
-        port = connection.port if hasattr(connection, "port") else None
-        self._log_fault(error, "one that had just connected" if port is None else port.peer)
-        if port is not None and not port.closing:
-            self.node.farewell(port, "the server failed while it served this worker; its log says why")
+        link = connection.link if hasattr(connection, "link") else None
+        self._log_fault(error, "one that had just connected" if link is None else link.peer)
+        if link is not None and not link.closing:
+            self.node.farewell(link, "the server failed while it served this worker; its log says why")
             connection.pump()
         connection.close(f"the server failed: {type(error).__name__}")
 
@@ -177,13 +177,13 @@ class Server:
             self._soon()
 
     def on_closed(self, connection: Connection, cause: str) -> None:
-        if self._connections.pop(connection.port, None) is None:
+        if self._connections.pop(connection.link, None) is None:
             return  # it was closed at once
-        self.node.link_down(self._loop.time(), connection.port, cause)
+        self.node.link_down(self._loop.time(), connection.link, cause)
         self._soon()
 
     def next_message(self, connection: Connection) -> Message | None:
-        return self.node.poll(self._loop.time(), connection.port)
+        return self.node.poll(self._loop.time(), connection.link)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -244,9 +244,9 @@ class Server:
             if not self._ready or (until < math.inf and self._loop.time() > until):
                 return sent
             sent = True
-            port = next(iter(self._ready))
-            del self._ready[port]
-            connection = self._connections.get(port)
+            link = next(iter(self._ready))
+            del self._ready[link]
+            connection = self._connections.get(link)
             if connection is not None:
                 connection.pump()
 
@@ -263,8 +263,8 @@ class Server:
     def _on_timer(self) -> None:
         self._timer = None
         try:
-            for port, cause in self.node.on_timer(self._loop.time()):
-                connection = self._connections.get(port)
+            for link, cause in self.node.on_timer(self._loop.time()):
+                connection = self._connections.get(link)
                 if connection is not None:
                     connection.close(cause)
         except Exception as error:  # as in _pump; what went wrong is still due: not again at once

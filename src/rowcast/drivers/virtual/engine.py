@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.errors import LinkLost
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import Message
 
@@ -41,15 +41,15 @@ class Peer:
         delay_s: how long anything is on its way there (s).
 
     Attributes:
-        worker_port, server_port: the connection that stands, or the last one, as its two ends see it.
+        worker_link, server_link: the connection that stands, or the last one, as its two ends see it.
         connected: a connection stands.
         killed: the worker is gone, with all it had in memory: nothing is done with its node any more.
         back_at: a script has cut the link until then (s); ``None``: the node says when it is tried again.
         worker_wake: when its node is looked at next (s).
     """
 
-    worker_port: Port
-    server_port: Port
+    worker_link: Link
+    server_link: Link
 
     def __init__(self, node: WorkerNode, up: Direction, down: Direction, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
@@ -79,13 +79,13 @@ class Engine(Generic[P]):
     def __init__(self, server: ServerNode, *, clock: Clock | None = None) -> None:
         self.server = server
         self.clock = clock or Clock()
-        self._by_port: dict[Port, P] = {}
+        self._by_link: dict[Link, P] = {}
         self._server_wake = math.inf
 
     # -- what is built on it ---------------------------------------------------------------------------------------
 
     def _opened(self, peer: P) -> None:
-        """A connection is made: :attr:`Peer.worker_port` and :attr:`Peer.server_port` are new."""
+        """A connection is made: :attr:`Peer.worker_link` and :attr:`Peer.server_link` are new."""
 
     def _closing(self, peer: P, now: float) -> None:
         """The connection ends: what is on the way gets lost, or arrives now."""
@@ -101,12 +101,12 @@ class Engine(Generic[P]):
         if peer.connected or peer.killed or node.phase is Phase.DONE or node.failure is not None:
             return
         peer.connected = True
-        peer.worker_port, peer.server_port = Port("server"), Port(node.name)
-        self._by_port[peer.server_port] = peer
+        peer.worker_link, peer.server_link = Link("server"), Link(node.name)
+        self._by_link[peer.server_link] = peer
         self._opened(peer)
         node.connecting(now, "server")
-        node.link_up(now, peer.worker_port)
-        self.server.link_up(now, peer.server_port)
+        node.link_up(now, peer.worker_link)
+        self.server.link_up(now, peer.server_link)
         self.serve()
         self.attend(peer)
 
@@ -120,14 +120,14 @@ class Engine(Generic[P]):
         """
         if not peer.connected:
             return
-        now, port = self.clock.now, peer.server_port
+        now, link = self.clock.now, peer.server_link
         self._closing(peer, now)
-        if not peer.connected or peer.server_port is not port:
+        if not peer.connected or peer.server_link is not link:
             return  # what arrived last has ended it already
         peer.connected = False
         peer.worker_wake = math.inf
-        del self._by_port[port]
-        self.server.link_down(now, port, cause)
+        del self._by_link[link]
+        self.server.link_down(now, link, cause)
         if not peer.killed:
             peer.node.link_down(now, cause)
         if back_s is not None:
@@ -141,9 +141,9 @@ class Engine(Generic[P]):
             peer.back_at = None
             self.connect(peer)
 
-    def _hang_up(self, peer: P, port: Port, cause: str) -> None:
-        """One end has said its last word on ``port``."""
-        if peer.connected and peer.server_port is port and peer.node.phase is not Phase.DONE:
+    def _hang_up(self, peer: P, link: Link, cause: str) -> None:
+        """One end has said its last word on ``link``."""
+        if peer.connected and peer.server_link is link and peer.node.phase is not Phase.DONE:
             self.disconnect(peer, cause)
 
     # -- the worker ------------------------------------------------------------------------------------------------
@@ -166,8 +166,8 @@ class Engine(Generic[P]):
         message = node.poll(now)
         if message is not None:
             peer.up.carry(now, message)
-        elif peer.worker_port.closing:
-            self.clock.at(now + peer.delay_s, self._hang_up, peer, peer.server_port, "closed by the worker")
+        elif peer.worker_link.closing:
+            self.clock.at(now + peer.delay_s, self._hang_up, peer, peer.server_link, "closed by the worker")
 
     def _wake_worker(self, peer: P, due: float) -> None:
         if due != peer.worker_wake or peer.killed:
@@ -190,10 +190,10 @@ class Engine(Generic[P]):
 
     def serve(self) -> None:
         """Send what the server has got to say, and set its timer."""
-        server, by_port = self.server, self._by_port
+        server, by_link = self.server, self._by_link
         while ready := server.take_ready():  # what one robot is sent may let another one go on
-            for port in ready:
-                peer = by_port.get(port)
+            for link in ready:
+                peer = by_link.get(link)
                 if peer is not None and peer.down.takes(self.clock.now):
                     self.send_down(peer)
         due = server.next_wake()
@@ -203,19 +203,19 @@ class Engine(Generic[P]):
 
     def send_down(self, peer: P) -> None:
         """Hand the server's next message for ``peer`` to its link, which takes it."""
-        now, port = self.clock.now, peer.server_port
-        message = self.server.poll(now, port)
+        now, link = self.clock.now, peer.server_link
+        message = self.server.poll(now, link)
         if message is not None:
             peer.down.carry(now, message)
-        elif port.closing:
-            self.clock.at(now + peer.delay_s, self._hang_up, peer, port, "closed by the server")
+        elif link.closing:
+            self.clock.at(now + peer.delay_s, self._hang_up, peer, link, "closed by the server")
 
     def _wake_server(self, due: float) -> None:
         if due != self._server_wake:
             return
         self._server_wake = math.inf
-        for port, cause in self.server.on_timer(self.clock.now):
-            peer = self._by_port.get(port)
+        for link, cause in self.server.on_timer(self.clock.now):
+            peer = self._by_link.get(link)
             if peer is not None:
                 self.disconnect(peer, cause)
         self.serve()

@@ -16,7 +16,7 @@ from rowcast.drivers.virtual.engine import Engine, Peer
 from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
-from rowcast.session import Port
+from rowcast.session import Link
 from rowcast.training import Phase, ServerNode, WorkerNode
 from rowcast.wire import Message, Rows
 from rowcast.wire.frames import message_bytes
@@ -43,7 +43,7 @@ class _Lane:
     def __init__(self, simulation: Simulation, key: int, trace: Trace) -> None:
         self.key = key
         self.trace = trace
-        self.connection: Port | None = None
+        self.connection: Link | None = None
         self.robot: Robot | None = None
         self.carrying: Message | None = None
         self.held_until = 0.0
@@ -300,34 +300,34 @@ class Simulation(Engine[Robot]):
             robot.served_until = lane.held_until = max(self.clock.now, robot.served_until) + work_s
             self.clock.at(lane.held_until, self._pump, lane)
 
-    def _arrived(self, lane: _Lane, connection: Port, message: Message) -> None:
+    def _arrived(self, lane: _Lane, connection: Link, message: Message) -> None:
         """A message comes out of the link, unless it was cut meanwhile."""
         if lane.connection is connection:
             lane.deliver(message)
 
     def _to_server(self, robot: Robot, message: Message) -> None:
-        now, port = self.clock.now, robot.server_port
+        now, link = self.clock.now, robot.server_link
         work = self.server.push_work(message) if self._costs.push_s and self.started else None
         if work is None or (work == 0 and now >= robot.served_until):
-            self._server_hears(robot, port, message)
+            self._server_hears(robot, link, message)
             return
         robot.served_until = max(now, robot.served_until) + work * self._costs.push_s
-        self.clock.at(robot.served_until, self._server_hears, robot, port, message)
+        self.clock.at(robot.served_until, self._server_hears, robot, link, message)
 
-    def _server_hears(self, robot: Robot, port: Port, message: Message) -> None:
-        if robot.up.connection is not port:
+    def _server_hears(self, robot: Robot, link: Link, message: Message) -> None:
+        if robot.up.connection is not link:
             return
         self.messages += 1
         if isinstance(message, Rows) and self.started:
             robot.bytes_up += message_bytes(message)
         server, now = self.server, self.clock.now
-        server.heard(now, port)
+        server.heard(now, link)
         try:
-            server.receive(now, port, message)
+            server.receive(now, link, message)
         except LinkLost as error:
             self.disconnect(robot, str(error))
         except RowcastError as error:
-            server.blame(now, port, error)
+            server.blame(now, link, error)
         self.serve()
 
     def _to_worker(self, robot: Robot, message: Message) -> None:
@@ -351,8 +351,8 @@ class Simulation(Engine[Robot]):
         self.disconnect(self.robots[name], "cut", down_s)
 
     def _opened(self, robot: Robot) -> None:
-        robot.worker_port.shaped_by = robot.server_port.shaped_by = robot.up.trace.name
-        robot.up.connection = robot.down.connection = robot.server_port
+        robot.worker_link.shaped_by = robot.server_link.shaped_by = robot.up.trace.name
+        robot.up.connection = robot.down.connection = robot.server_link
 
     def _closing(self, robot: Robot, now: float) -> None:
         for lane in (robot.up, robot.down):

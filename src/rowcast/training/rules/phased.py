@@ -69,8 +69,8 @@ class PhasedRule(ServerRule):
     def _cancel_extras(self) -> None:
         """Tell those to stop whose rows beyond the quota only delay the next iteration."""
         for member in self.team.gate.superfluous():
-            if member.port is not None:
-                self.team.board.say(member.port, Cancel(member.quota_iteration))
+            if member.link is not None:
+                self.team.board.say(member.link, Cancel(member.quota_iteration))
 
     # -- the gate and the pull ---------------------------------------------------------------------------------
 
@@ -85,14 +85,14 @@ class PhasedRule(ServerRule):
     def begin_pull(self, now: float, member: Member) -> None:
         """``member`` may go on: it is sent what it is owed."""
         team, gate, ledger = self.team, self.team.gate, self.team.model.ledger
-        assert ledger is not None and member.port is not None
+        assert ledger is not None and member.link is not None
         ledger.bring_up(member)
         newest = max(gate.newest(), member.iteration)
         held_s = now - member.waiting_since
         mta_time_s, pull_limit_s = gate.limits_s(member)
         member.stage = Stage.PULLING
         team.board.say(
-            member.port,
+            member.link,
             Go(
                 iteration=member.iteration,
                 mta_time_s=mta_time_s,

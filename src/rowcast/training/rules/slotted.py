@@ -211,8 +211,8 @@ class SlottedRule(PhasedRule):
             member = admission.member
             if admission.direction is Direction.PULL:
                 self.begin_pull(now, member)
-            elif member.port is not None:
-                self.team.board.say(member.port, Grant(admission.iteration, admission.waited_s))
+            elif member.link is not None:
+                self.team.board.say(member.link, Grant(admission.iteration, admission.waited_s))
 
     def reason(self, now: float, member: Member) -> str:
         return self.slots.reason() if member.stage is Stage.QUEUED else super().reason(now, member)

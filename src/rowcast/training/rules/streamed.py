@@ -139,8 +139,8 @@ class StreamedRule(ServerRule):
             return
         for name in self.stream.take_woken():
             member = self.team.members.get(name)
-            if member is not None and member.port is not None:
-                self.team.board.wake(member.port)
+            if member is not None and member.link is not None:
+                self.team.board.wake(member.link)
 
     def count(self, member: Member, counted: bool) -> None:
         """Whether the gate counts ``member`` has changed."""
@@ -218,10 +218,10 @@ class StreamedRule(ServerRule):
         """Wake those to whom there was nothing to send; there will be. Who has something to take in is awake."""
         for name in [] if self.team.model.arrivals is None else self.team.model.arrivals.current():
             other = (self.team.members if self.stream is None else self._apart).get(name)
-            if other is None or other.port is None or other.name not in self._standings:
+            if other is None or other.link is None or other.name not in self._standings:
                 continue
             if not lacks(other).changed.any():
-                self.team.board.wake(other.port)
+                self.team.board.wake(other.link)
 
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
         """Contributions to ``rows`` are about to be added to what everybody is owed."""
@@ -242,8 +242,8 @@ class StreamedRule(ServerRule):
         member.next_notice = now + team.settings.patience_s
         team.journal.record(now, "push", peer=member.name, iteration=told.iteration, **member.take_push(), quota_s=None)
         self._slack.look(now, self.floor.lowest)
-        assert member.port is not None
-        team.board.wake(member.port)
+        assert member.link is not None
+        team.board.wake(member.link)
         if self._is_beyond(member):
             team.departures.leave_gate(now, member, self.outages.silent_s(now, member))
         team.departures.let_go(now)
@@ -257,7 +257,7 @@ class StreamedRule(ServerRule):
         if message.compute_s < 0:
             raise RemoteProtocolError(f"expected a gradient of 0 s or more of {member.name}, got {message.compute_s}")
         seat = self.seat(member)
-        most = seat.own + 1 if member.port is None or member.port.opened_at < seat.heard_at else seat.own + self.ahead
+        most = seat.own + 1 if member.link is None or member.link.opened_at < seat.heard_at else seat.own + self.ahead
         if not seat.own <= message.iteration <= most:
             raise RemoteProtocolError(
                 f"expected iteration {seat.own} .. {most} of {member.name}, got {message.iteration}"
