@@ -35,7 +35,7 @@ from common import SHARED, Figure, arguments, finish, reference_layout
 from rowcast.codecs import codec_by_name
 from rowcast.drivers.virtual import Device
 from rowcast.experiment import MeasuredRun, read_runs
-from rowcast.experiment.hollow_team import hollow_team
+from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.report import Timeline, draw_timeline, state_shares, timeline_table
@@ -86,7 +86,7 @@ def hour(
 ) -> list[list[dict[str, Any]]]:
     """The steps of each robot."""
     journals = [Journal(f"robot-{index}") for index in range(len(links))]
-    simulation = hollow_team(policy, layout, devices, [(link, link) for link in links], journals)
+    simulation = timing_team(policy, layout, devices, [(link, link) for link in links], journals)
     simulation.run(seconds)
     return [[record for record in journal.records if record["event"] == "step"] for journal in journals]
 

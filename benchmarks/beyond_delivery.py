@@ -21,7 +21,7 @@ import numpy as np
 from beyond_parts import OWN_WRITES, alone, oldest_first, without
 from beyond_training import WORKERS, summary
 from common import Figure
-from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
 from rowcast.errors import NonFiniteGradient
 from rowcast.experiment.demo import DemoSettings
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
@@ -83,18 +83,18 @@ def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[st
     simulation = Simulation(server)
     found: list[dict[str, float]] = []
 
-    def robot(own: CrudaWorker, seat: VirtualSeat) -> None:
-        optimizer = Optimizer(own.optimizer, own.model, seat, nonfinite="skip")
+    def robot(own: CrudaWorker, worker: VirtualWorker) -> None:
+        optimizer = Optimizer(own.optimizer, own.model, worker, nonfinite="skip")
         early = None
-        while seat.now < demo.seconds:
-            if early is None and seat.iteration >= EARLY * demo.seconds / demo.pace_s:
+        while worker.now < demo.seconds:
+            if early is None and worker.iteration >= EARLY * demo.seconds / demo.pace_s:
                 with optimizer.evaluating():
                     early = own.accuracy()
             own.compute()
             with contextlib.suppress(NonFiniteGradient):
                 optimizer.step()
         with optimizer.evaluating():
-            before, steps = own.accuracy(), seat.iteration
+            before, steps = own.accuracy(), worker.iteration
         optimizer.close()
         found.append({"early": early or before, "before": before, "after": own.accuracy(), "steps": steps})
 
@@ -103,7 +103,7 @@ def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[st
             poor_until(shaped_trace(ShapeSettings(demo.trace, best_bps, seed), index, way), demo.seconds)
             for way in (0, 1)
         )
-        seat = VirtualSeat(
+        worker = VirtualWorker(
             simulation,
             f"robot-{index}",
             Device(demo.pace_s),
@@ -112,7 +112,7 @@ def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[st
             settings=CALM_WORKER,
             link_settings=demo.link,
         )
-        seat.train(functools.partial(robot, own, seat))
+        worker.train(functools.partial(robot, own, worker))
     simulation.run(demo.seconds + DELIVERY_S)
     if len(found) < WORKERS:
         raise SystemExit(

@@ -24,7 +24,7 @@ from rowcast.energy import smoothed, time_to_metric, worker_energy
 from rowcast.energy.reaching import HOLD
 from rowcast.experiment import Comparison, MeasuredRun, run_comparison
 from rowcast.experiment.devices import place_in_recording
-from rowcast.experiment.hollow_team import hollow_team
+from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.links import Trace, load_team, save_csv
 from rowcast.report import Curve, Run, interval, joules_at, metric_over, read_experiment
@@ -146,7 +146,7 @@ def bsp_on(layout: Layout, devices: list[Device], links: Path, seed: int) -> lis
         for trace in load_team(links)
     ]
     journals = [Journal(f"robot-{index}") for index in range(len(traces))]
-    hollow_team("bsp", layout, devices, [(trace, trace) for trace in traces], journals).run(BSP_S)
+    timing_team("bsp", layout, devices, [(trace, trace) for trace in traces], journals).run(BSP_S)
     return [[record for record in journal.records if record["event"] == "step"] for journal in journals]
 
 

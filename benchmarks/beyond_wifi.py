@@ -20,7 +20,7 @@ from rowcast.drivers.virtual import Device
 from rowcast.energy import smoothed
 from rowcast.experiment import run_comparison
 from rowcast.experiment.devices import place_in_recording
-from rowcast.experiment.hollow_team import hollow_team
+from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.links import Trace, load_trace
 from rowcast.rows import Layout
@@ -71,7 +71,7 @@ def time_for(policy: str, iterations: float, layout: Layout, devices: list[Devic
     while True:
         journals = [Journal(f"robot-{index}") for index in range(len(devices))]
         links = list(zip(ways[::2], ways[1::2], strict=True))
-        hollow_team(policy, layout, devices, links, journals).run(seconds)
+        timing_team(policy, layout, devices, links, journals).run(seconds)
         ends = [[record["t"] for record in journal.records if record["event"] == "step"] for journal in journals]
         if min(map(len, ends)) >= iterations:
             return max(float(np.interp(iterations, np.arange(1, len(own) + 1), own)) for own in ends)

@@ -18,7 +18,7 @@ from rowcast.drivers.sockets.tcp import tuned
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Link
-from rowcast.training import Phase, WorkerNode
+from rowcast.training import WorkerNode, WorkerState
 from rowcast.wire import Message
 
 __all__ = ["Crowd", "Light"]
@@ -55,7 +55,7 @@ class Light:
 
     async def live(self, host: str, port: int) -> None:
         """Connect, and connect again, until the work is done; raises what went wrong in this process."""
-        while self.node.phase is not Phase.DONE:
+        while self.node.state is not WorkerState.DONE:
             if self.node.failure is not None:
                 raise self.node.failure
             self.node.connecting(self._loop.time(), f"{host}:{port}")
@@ -67,7 +67,7 @@ class Light:
                 self.node.connect_failed(self._loop.time(), str(error))
             if self._error is not None:
                 raise self._error
-            if self.node.phase is not Phase.DONE:
+            if self.node.state is not WorkerState.DONE:
                 await asyncio.sleep(PAUSE_S)
 
     def attend(self) -> None:
@@ -76,10 +76,10 @@ class Light:
         self._crowd.train(self)
         if connection is not None:
             connection.pump()
-            if node.phase is Phase.DONE and not connection.link.closing:
+            if node.state is WorkerState.DONE and not connection.link.closing:
                 connection.link.closing = True
                 connection.pump()
-        if node.phase is Phase.DONE and self.done_at is None:
+        if node.state is WorkerState.DONE and self.done_at is None:
             self.done_at = self._loop.time()
         due = node.next_wake() if connection is not None else None
         if self._timer is not None and self._timer.when() != due:
@@ -132,7 +132,7 @@ class Light:
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         self._connection = None
-        if self.node.phase is not Phase.DONE:
+        if self.node.state is not WorkerState.DONE:
             self.lost.append(cause)
         self.node.link_down(self._loop.time(), cause)
         self._closed.set()
@@ -188,9 +188,9 @@ class Crowd:
     def train(self, worker: Light) -> None:
         """Let ``worker`` go on, if it is between two steps."""
         node = worker.node
-        while node.phase is Phase.COMPUTING and node.iteration < self.steps:
+        while node.state is WorkerState.COMPUTING and node.iteration < self.steps:
             worker.propose()
-        if node.phase is Phase.COMPUTING and self.finished_at is None and worker not in self._at_end:
+        if node.state is WorkerState.COMPUTING and self.finished_at is None and worker not in self._at_end:
             self._at_end.add(worker)
             if len(self._at_end) == len(self.workers):
                 self.finished_at = self._loop.time()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from common import Figure, arguments, finish
 from rowcast.config import ServerSettings
-from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
 from rowcast.errors import NonFiniteGradient
 from rowcast.links import Trace
 from rowcast.optim import Optimizer
@@ -179,9 +179,9 @@ def team(name: str, policy: str, data: Data, steps: int, seed: int) -> float:
     simulation = Simulation(server)
     ends: list[float] = []
 
-    def robot(index: int, seat: VirtualSeat) -> None:
+    def robot(index: int, worker: VirtualWorker) -> None:
         model = model_for(name)
-        optimizer = Optimizer(MAKERS[name](list(model.parameters())), model, seat, nonfinite="skip")
+        optimizer = Optimizer(MAKERS[name](list(model.parameters())), model, worker, nonfinite="skip")
         stream = batches(data.parts[index], name, seed + index)
         for _ in range(steps):
             try:
@@ -193,10 +193,10 @@ def team(name: str, policy: str, data: Data, steps: int, seed: int) -> float:
 
     trace = Trace.constant(RATE_BPS)
     for index in range(ROBOTS):
-        seat = VirtualSeat(
+        worker = VirtualWorker(
             simulation, f"robot-{index}", Device(COMPUTE_S, 0.2, seed=index), (trace, trace), entropy=entropy.randbytes
         )
-        seat.train(functools.partial(robot, index, seat))
+        worker.train(functools.partial(robot, index, worker))
     simulation.run(math.inf)
     return statistics.fmean(ends)
 

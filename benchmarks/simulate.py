@@ -12,8 +12,8 @@ import time
 from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device
-from rowcast.experiment.hollow_team import hollow_team
 from rowcast.experiment.runners.virtual import REFERENCE_BYTES, model_bytes
+from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal, Record
 from rowcast.links import PROFILES, synthesise
 from rowcast.rows import Layout
@@ -39,7 +39,7 @@ def simulate(policy: str, workers: int, layout: Layout, seconds: float, frame_s:
 
     journals = [Journal(f"robot-{index}", count) for index in range(workers)]
     pairs = [tuple(traces[(2 * index + way) % len(traces)] for way in (0, 1)) for index in range(workers)]
-    simulation = hollow_team(policy, layout, [Device(COMPUTE_S)] * workers, pairs, journals, link_settings=links)
+    simulation = timing_team(policy, layout, [Device(COMPUTE_S)] * workers, pairs, journals, link_settings=links)
     began = time.perf_counter()
     simulation.run(seconds)
     return time.perf_counter() - began, simulation.messages, steps / workers

@@ -64,7 +64,7 @@ def team_of(policy, *, cut=True):
 def check(team):
     """Everybody has finished, and all that was computed was delivered, once."""
     assert not team.failures, team.failures
-    assert team.finished, {name: (one.node.phase, one.node.iteration) for name, one in team.workers.items()}
+    assert team.finished, {name: (one.node.state, one.node.iteration) for name, one in team.workers.items()}
     expected = np.arange(LAYOUT.elements) - STEPS * sum(UPDATES.values())
     assert np.array_equal(team.server.parameters, expected), team.server.parameters
     for name, one in team.workers.items():

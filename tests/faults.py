@@ -30,7 +30,7 @@ from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Endpoint
 from rowcast.links import Trace
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase
+from rowcast.training import WorkerState
 from teams import CODECS, LAYOUT, POLICIES, Books, finished, worker
 
 SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)
@@ -109,7 +109,7 @@ class Schedule:
 
     def _strike(self, kind: str, name: str, down_s: float) -> None:
         team, one = self.team, self.team.workers[name]
-        if one.killed or one.node.failure is not None or one.node.phase is Phase.DONE:
+        if one.killed or one.node.failure is not None or one.node.state is WorkerState.DONE:
             return
         if kind == "cut":
             team.cut(name, down_s)
@@ -166,7 +166,7 @@ class Schedule:
         """Let it happen; raises AssertionError where something is lost or doubled, or somebody hangs."""
         finished(self.team, until=3000.0)
         for one in self.team.workers.values():
-            if one.node.phase is Phase.DONE and not one.killed and "leave" in self.struck:
+            if one.node.state is WorkerState.DONE and not one.killed and "leave" in self.struck:
                 last = self.team.journals[one.node.name].records[-1]
                 if last.get("cause") == "asked to":
                     self._gone(one)

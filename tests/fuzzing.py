@@ -37,7 +37,7 @@ from rowcast.rows import Layout
 from rowcast.session import Link
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, LayoutTable, RowLimits, Rows, encode
 from rowcast.wire.messages import CONTROL
 
@@ -299,7 +299,7 @@ class Mutator:
                 shapes = [(f"t{i}", (chance.randrange(1, 40), chance.randrange(1, 9))) for i in range(3)]
                 return Layout.from_shapes(shapes, small_tensor=1).to_table()
             case 1:
-                return LAYOUT.hollow().to_table()
+                return LAYOUT.timing_only().to_table()
             case 2:
                 return table.replace(b"8", str(chance.randrange(30)).encode(), 1)
             case 3:
@@ -551,13 +551,13 @@ class Couple:
     def _round(self):
         self.now += self.chance.choice((0.001, 0.01, 0.1, 1.0))
         worker = self.worker
-        if worker.phase is Phase.DONE or worker.failure is not None or self.now > self._begun_at + 600.0:
+        if worker.state is WorkerState.DONE or worker.failure is not None or self.now > self._begun_at + 600.0:
             self._part("the worker has ended")
             self.now += self.chance.choice((1.0, 30.0, 100.0))
             self._newcomer()
         if not self._heard_by:
             self._meet()
-        elif worker.phase is Phase.COMPUTING:
+        elif worker.state is WorkerState.COMPUTING:
             self._step()
         for side in ("server", "worker") * 2:
             self._deliver(side)

@@ -185,7 +185,7 @@ class Robot(threading.Thread):
     def done(self, limit_s=LIMIT_S):
         """Wait for its end; raises what went wrong."""
         self.join(limit_s)
-        assert not self.is_alive(), f"{self.name} hangs: {self.team.node.phase}"
+        assert not self.is_alive(), f"{self.name} hangs: {self.team.node.state}"
         if self.error is not None:
             raise self.error
         return self

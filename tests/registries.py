@@ -19,6 +19,6 @@ def forget_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
         monkeypatch.setattr(registry, "_plugins", None)
         monkeypatch.setattr(registry, "_broken", {})
-    for table in ("_BY_ID", "_HOLLOW", "_FINE"):
+    for table in ("_BY_ID", "_TIMING_ONLY", "_FINE"):
         monkeypatch.setattr(rowcast.codecs, table, dict(getattr(rowcast.codecs, table)))
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))

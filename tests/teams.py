@@ -9,7 +9,7 @@ from rowcast.codecs import codec_by_id
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker
-from rowcast.training.member import Stage
+from rowcast.training.member import MemberState
 from rowcast.wire import StateEnd
 
 #: 27 rows and 63 elements: a tensor of several rows, a bias, a scalar.
@@ -126,7 +126,9 @@ class Books:
         receive = team.server.receive
 
         def watch(now, link, message):
-            seeding = [one for one in team.server.members.values() if one.link is link and one.stage is Stage.SEEDING]
+            seeding = [
+                one for one in team.server.members.values() if one.link is link and one.state is MemberState.SEEDING
+            ]
             receive(now, link, message)
             if seeding and isinstance(message, StateEnd):
                 self.initial = team.workers[seeding[0].name].node.replica.astype(np.float64)
@@ -170,7 +172,7 @@ def finished(team, until=2000.0):
     """Run to the end; everybody must get there without a complaint."""
     team.run(until)
     assert not team.failures, team.failures
-    assert team.finished, (team.now, {name: (w.node.phase, w.node.iteration) for name, w in team.workers.items()})
+    assert team.finished, (team.now, {name: (w.node.state, w.node.iteration) for name, w in team.workers.items()})
 
 
 def replicas_agree(team, atol=2e-4):

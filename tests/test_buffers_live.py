@@ -96,7 +96,7 @@ class Trainer(threading.Thread):
 def replicas_of(policy: str, rule: str | None) -> list[nn.Module]:
     with LiveServer(policy, expected_workers=len(SHIFTS)) as server:
         first = Trainer(server, 0, rule)
-        eventually(lambda: server.member("robot-0", "stage"))  # it brings the model, and is the first
+        eventually(lambda: server.member("robot-0", "state"))  # it brings the model, and is the first
         return [robot.done() for robot in [first, Trainer(server, 1, rule), Trainer(server, 2, rule)]]
 
 

@@ -390,14 +390,16 @@ def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
 EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
-    "rowcast.codecs": "Codec Half Hollow OneBit REGISTRY Raw Sparse Zero codec_by_id codec_by_name codec_for register",
+    "rowcast.codecs": """
+        Codec Half OneBit REGISTRY Raw Sparse TimingOnly Zero codec_by_id codec_by_name codec_for register
+    """,
     "rowcast.config": """
         Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
         load_values read_file read_secret save_tables setting
     """,
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Endpoint Security Server Shaper Team",
-    "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualSeat",
+    "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualWorker",
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
         PowerMeter PowerStates REGISTRY Rapl StateSeconds WorkerEnergy any_censored change_load check_alive
@@ -417,7 +419,7 @@ EXPORTED: dict[str, str] = {
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.session": "JoinRequest Link record_start",
-    "rowcast.training": "Phase ServerNode WorkerNode",
+    "rowcast.training": "ServerNode WorkerNode WorkerState",
     "rowcast.training.proposal": "",
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",
     "rowcast.delivery": "",
@@ -430,8 +432,8 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
     "rowcast.sync": """
-        ArtifactTime Family Levels MtaTime Policy Punctuality REGISTRY RateMeter RowsToSend SlackChange SlackTuner
-        VersionTable minimum_share parse_policy policy_forms register
+        ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
+        UsualInterval VersionTable minimum_share parse_policy policy_forms register
     """,
     "rowcast.sync.families": "ASP BSP DILOCO FLOWN LOCALSGD REGISTRY ROG ROWCAST SSP",
     "rowcast.tasks": """
@@ -442,7 +444,7 @@ EXPORTED: dict[str, str] = {
         DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
         load_dataset
     """,
-    "rowcast.testing": "ScriptedWorker Seat VirtualTeam check_codec check_driver check_task",
+    "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task",
     "rowcast.wire": """
         Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
         Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal RowLimits Rows Start

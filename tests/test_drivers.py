@@ -11,13 +11,13 @@ import pytest
 from greenlet import greenlet
 
 from live import IMPATIENT, LIMIT_S
-from rowcast.drivers.seat import NodeView
+from rowcast.drivers.node_view import NodeView
 from rowcast.drivers.sockets import Endpoint, Server, Team
-from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker, VirtualTeam, check_driver
-from rowcast.training import Phase
+from rowcast.training import WorkerState
 
 
 def over_sockets(node, links, loops):
@@ -58,18 +58,18 @@ def over_sockets(node, links, loops):
 
 
 def in_virtual_time(node, links, loops, delay_s=0.0):
-    """Each worker in a virtual seat, with a device and a rate of its own."""
+    """Each worker in a virtual worker, with a device and a rate of its own."""
     simulation = Simulation(node, delay_s=delay_s)
     entropy = random.Random(0).randbytes
     for index, (name, train) in enumerate(loops.items()):
         rate = Trace.constant(2e5 * (index + 1))
         device = Device(0.5 + index, spread=0.3, seed=index)
-        seat = VirtualSeat(
+        worker = VirtualWorker(
             simulation, name, device, (rate, rate), entropy=entropy, settings=IMPATIENT, link_settings=links
         )
-        seat.train(lambda train=train, seat=seat: train(seat))
+        worker.train(lambda train=train, worker=worker: train(worker))
     simulation.run(10_000.0)
-    assert simulation.finished, {name: robot.node.phase for name, robot in simulation.robots.items()}
+    assert simulation.finished, {name: robot.node.state for name, robot in simulation.robots.items()}
 
 
 def with_delay(node, links, loops):
@@ -93,7 +93,7 @@ class ScriptedSeat(NodeView):
         self.team.start(ScriptedWorker(self.name, None, 0, rate_bps=self.rate_bps, delay_s=0.01, initial=parameters))
         self.worker = self.team.workers[self.name]
         self._node = self.worker.node
-        self._wait(lambda: self.node.phase is not Phase.JOINING)
+        self._wait(lambda: self.node.state is not WorkerState.JOINING)
 
     @contextlib.contextmanager
     def hold(self):
@@ -115,7 +115,7 @@ class ScriptedSeat(NodeView):
     def finish(self):
         self.node.finish(self.team.now)
         self.team.attend(self.worker)
-        self._wait(lambda: self.node.phase is Phase.DONE)
+        self._wait(lambda: self.node.state is WorkerState.DONE)
 
     def leave(self):
         self.node.leave(self.team.now, "left")
@@ -123,7 +123,7 @@ class ScriptedSeat(NodeView):
 
 
 class LoopedTeam(VirtualTeam):
-    """A virtual team around a given server; its workers do what their seats have them do."""
+    """A virtual team around a given server; its workers do what their workers have them do."""
 
     def __init__(self, node, links):
         self._given = node
@@ -140,13 +140,13 @@ class LoopedTeam(VirtualTeam):
 def in_the_scripted_team(node, links, loops):
     """The engine with real bytes; the last bytes may still be on their way when the loops have ended."""
     team = LoopedTeam(node, links)
-    seats = [ScriptedSeat(team, name, train, 2e5 * (k + 1)) for k, (name, train) in enumerate(loops.items())]
-    while running := [seat for seat in seats if not seat.loop.dead]:
-        if ready := [seat for seat in running if seat.reached()]:
-            for seat in ready:
-                seat.loop.switch()
+    workers = [ScriptedSeat(team, name, train, 2e5 * (k + 1)) for k, (name, train) in enumerate(loops.items())]
+    while running := [worker for worker in workers if not worker.loop.dead]:
+        if ready := [worker for worker in running if worker.reached()]:
+            for worker in ready:
+                worker.loop.switch()
         else:
-            assert team.clock.next < 10_000.0, {seat.name: seat.node.phase for seat in running}
+            assert team.clock.next < 10_000.0, {worker.name: worker.node.state for worker in running}
             team.clock.step()
     ends = team.now + 1.0
     while team.clock.next <= ends:

@@ -15,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loops import run_team
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import VirtualSeat
+from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.links import Trace
@@ -25,9 +26,8 @@ from rowcast.rows import Layout
 from rowcast.session import Link
 from rowcast.sync import RowsToSend, SlackTuner, VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import Ack, Ask, Cancel, Finish, Go, Message, PushEnd, Rows
-from seats import run_team
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 #: 40 rows of 100 elements: 400 bytes each in the raw code, and no frame holds more than two or three.
@@ -112,12 +112,12 @@ def test_an_outer_step_is_taken_once_for_all_parts_of_an_iteration() -> None:
     model.register_parameter("weight", parameter)
     parts = [(1.0, 0.5, 0.25), (0.5, 0.25, 0.125), (2.0, 1.0, 0.5)]
 
-    def loop(index: int, seat: VirtualSeat) -> None:
+    def loop(index: int, worker: VirtualWorker) -> None:
         def train(amount: float) -> None:
             parameter.grad = torch.full_like(parameter, amount)
             optimizer.step()
 
-        with Optimizer(torch.optim.SGD([parameter], lr=1.0), model, seat) as optimizer:
+        with Optimizer(torch.optim.SGD([parameter], lr=1.0), model, worker) as optimizer:
             for *before, last in parts:
                 with optimizer.no_sync():
                     for amount in before:
@@ -178,7 +178,7 @@ def test_an_iteration_after_the_next_one_is_refused(kind: str) -> None:
     for time in (1.0, 2.0):
         line.step(time)
         line.pass_on(time)
-    assert line.worker.phase is Phase.COMPUTING and line.worker.iteration == 2
+    assert line.worker.state is WorkerState.COMPUTING and line.worker.iteration == 2
     member = line.server.members["robot"]
 
     def said(iteration: int) -> Message:
@@ -295,7 +295,7 @@ def test_the_server_knows_who_waits_at_a_gate_that_workers_open_themselves() -> 
     def look() -> None:
         node = team.workers["quick"].node
         (state,) = (line.state for line in team.server.status(team.now) if line.name == "quick")
-        seen.append((node.iteration, node.phase.value, state))
+        seen.append((node.iteration, node.state.value, state))
 
     for time in (0.15, 0.25, 0.35, 5.0):
         team.at(time, look)
@@ -381,7 +381,7 @@ def test_a_push_that_was_given_up_is_not_booked_for_another_iteration() -> None:
 
     def cut_in_a_push() -> None:
         node = team.workers["robot1"].node
-        if node.phase is Phase.PUSHING and node.outbox.delivered > 20:
+        if node.state is WorkerState.PUSHING and node.outbox.delivered > 20:
             cut.append(node.iteration)
             team.cut("robot1", 3.0)
         else:

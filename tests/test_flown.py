@@ -15,10 +15,10 @@ from rowcast.sync.flown import (
     GRAIN_S,
     MEMORY_S,
     TRANSFERS,
+    Candidate,
     Direction,
     FlownScheduler,
     Request,
-    Standing,
     choose,
     lag_threshold,
     late_share,
@@ -33,16 +33,21 @@ def wait(worker: str, since: float = 0.0, direction: Direction = Direction.PUSH)
 
 
 def chosen(
-    standings: dict[str, Standing], *, waiting: str | None = None, taken: int = 0, limit_s: float = 2.0, slack: int = 4
+    candidates: dict[str, Candidate],
+    *,
+    waiting: str | None = None,
+    taken: int = 0,
+    limit_s: float = 2.0,
+    slack: int = 4,
 ) -> str:
     """The initials of those who may begin, best first; everybody waits unless said otherwise."""
-    requests = [wait(worker, since) for since, worker in enumerate(standings if waiting is None else waiting)]
-    found = choose(requests, standings, taken=taken, size_bytes=SIZE, limit_s=limit_s, slack=slack, longest=16)
+    requests = [wait(worker, since) for since, worker in enumerate(candidates if waiting is None else waiting)]
+    found = choose(requests, candidates, taken=taken, size_bytes=SIZE, limit_s=limit_s, slack=slack, longest=16)
     return "".join(request.worker for request in found)
 
 
-def at(*mbps: float, iteration: int = 10, samples: float = 1.0) -> Standing:
-    return Standing(iteration, samples, tuple(1e6 * rate for rate in mbps))
+def at(*mbps: float, iteration: int = 10, samples: float = 1.0) -> Candidate:
+    return Candidate(iteration, samples, tuple(1e6 * rate for rate in mbps))
 
 
 # -- the probability of being late -------------------------------------------------------------------------------

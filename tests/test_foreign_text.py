@@ -76,8 +76,8 @@ def test_what_a_server_says_reaches_no_terminal_raw(policy, caplog):
 
         def say(node):
             link = node.members["robot"].link
-            node.team.board.say(link, Waiting(2, "\x1b]0;owned\x07 [/x]"))
-            node.team.board.say(link, Leave("\x1b[2J goodbye"))
+            node.team.notifier.say(link, Waiting(2, "\x1b]0;owned\x07 [/x]"))
+            node.team.notifier.say(link, Leave("\x1b[2J goodbye"))
             server.server._pump()
 
         server.ask(say)

@@ -43,7 +43,7 @@ def ended(process):
     return out
 
 
-# -- a seat belongs to the process that took it ------------------------------------------------------------------------
+# -- a place in a team belongs to the process that took it ------------------------------------------------------------
 
 
 @pytest.mark.system
@@ -77,7 +77,7 @@ def train_and_fork(port):
 
 
 def sweep(parents, port):
-    """What the child does: it may not use its parent's seat, may leave it, and takes one of its own."""
+    """What the child does: it may not use its parent's place in the team, may leave it, and takes one of its own."""
     for use in (lambda: propose(parents, 1), parents.exchange, parents.finish, lambda: parents.report(loss=1.0)):
         with pytest.raises(LocalProtocolError, match="spawn"):
             use()
@@ -134,7 +134,7 @@ def fork_and_wait(port, shaped):
 def test_a_child_of_the_server_does_not_keep_its_port():
     """Another server can listen there, and nobody connects to one that is gone."""
     with LiveServer() as other:
-        port = int(ended(part("serve_and_fork", other.link)))
+        port = int(ended(part("serve_and_fork", other.port)))
     assert port
 
 

@@ -234,7 +234,7 @@ def test_who_leaves_takes_only_what_he_had_not_delivered(text, tenths, again):
     books = Books(team)
 
     def leave():
-        if team.server.parameters is None or team.workers["robot1"].node.phase.value in ("done", "joining"):
+        if team.server.parameters is None or team.workers["robot1"].node.state.value in ("done", "joining"):
             return
         team.leave("robot1")
         team.at(team.now + 0.05, gone)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.links.channel import CHANNELS
@@ -48,7 +48,7 @@ POLICIES = (
 )
 
 #: First 16 digits of the SHA-256 of all journals of a run.
-HOLLOW: dict[str, str] = {
+TIMING_ONLY: dict[str, str] = {
     "bsp": "b6d28da6641be4a5",
     "ssp:3": "a71986ee5c31ad7f",
     "asp": "441fd9d79e734062",
@@ -119,10 +119,10 @@ def team_of(policy, journal, **options):
     return Simulation(server, channel=CHANNELS["airtime"](), **options), entropy
 
 
-def hollow_run(policy, journal, *, cut=False):
+def timing_run(policy, journal, *, cut=False):
     """40 s of three robots of which only the time matters."""
     simulation, entropy = team_of(policy, journal)
-    layout = LAYOUT.hollow()
+    layout = LAYOUT.timing_only()
     amounts = (1 + np.arange(layout.rows) % 5).astype(np.float32)
     for index, trace in enumerate(traces()):
         name = f"robot-{index}"
@@ -136,7 +136,7 @@ def hollow_run(policy, journal, *, cut=False):
             entropy=entropy,
         )
         device = Device(0.4 + 0.2 * index, spread=0.2, seed=index)
-        simulation.add_hollow(node, device, trace, trace, amounts=amounts)
+        simulation.add_timing_only(node, device, trace, trace, amounts=amounts)
     if cut:
         simulation.clock.at(9.0, partial(simulation.cut, "robot-0", 3.0))
         simulation.clock.at(21.5, partial(simulation.cut, "robot-1", 0.7))
@@ -148,18 +148,18 @@ def content_run(policy, journal):
     code = "&codec=raw" if "?" in policy else "?codec=raw"
     simulation, entropy = team_of(policy + code, journal)
 
-    def train(seat, amount):
-        seat.start(LAYOUT, LAYOUT.zeros())
+    def train(worker, amount):
+        worker.start(LAYOUT, LAYOUT.zeros())
         for _ in range(8):
-            with seat.hold():
-                proposed = seat.replica - np.float32(amount)
-                seat.accumulate([proposed[spec.start : spec.stop] for spec in LAYOUT.tensors], 1.0)
-            seat.exchange()
-        seat.finish()
+            with worker.hold():
+                proposed = worker.replica - np.float32(amount)
+                worker.accumulate([proposed[spec.start : spec.stop] for spec in LAYOUT.tensors], 1.0)
+            worker.exchange()
+        worker.finish()
 
     for index, trace in enumerate(traces()):
         name = f"robot-{index}"
-        seat = VirtualSeat(
+        worker = VirtualWorker(
             simulation,
             name,
             Device(0.4 + 0.2 * index, spread=0.2, seed=index),
@@ -169,7 +169,7 @@ def content_run(policy, journal):
             link_settings=LINKS,
             journal=journal(name),
         )
-        seat.train(partial(train, seat, 2**index))
+        worker.train(partial(train, worker, 2**index))
     simulation.run(math.inf)
     assert simulation.finished
 
@@ -187,9 +187,9 @@ def digest(run, policy):
 
 
 RUNS = {
-    "HOLLOW": (hollow_run, HOLLOW),
+    "TIMING_ONLY": (timing_run, TIMING_ONLY),
     "CONTENT": (content_run, CONTENT),
-    "CUTS": (partial(hollow_run, cut=True), CUTS),
+    "CUTS": (partial(timing_run, cut=True), CUTS),
 }
 
 

@@ -25,7 +25,7 @@ from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import ServerNode, WorkerNode
 from rowcast.training.gate import MOST_NAMED
-from rowcast.training.member import Member, Stage
+from rowcast.training.member import Member, MemberState
 from rowcast.wire import Heartbeat, LayoutTable, Rows, Waiting, encode
 from rowcast.wire.frames import MAX_CONTROL_BYTES
 from teams import events, finished, replicas_agree, worker
@@ -136,13 +136,13 @@ def test_pieces_make_one_table():
         TableParts(len(content) - 1).add(parts[0])
 
 
-@pytest.mark.parametrize("hollow", [False, True])
-def test_an_outline_counts_what_the_layout_has(hollow):
+@pytest.mark.parametrize("timing", [False, True])
+def test_an_outline_counts_what_the_layout_has(timing):
     shapes = [("a", (7, 300)), ("b", ()), ('quote"\\', (5, 70_000)), ("ü\udc80", (2, 3, 4)), ("c", (1001,))]
     layout = Layout.from_shapes(shapes)
-    layout = layout.hollow() if hollow else layout
+    layout = layout.timing_only() if timing else layout
     outline = Outline.read(layout.to_table())
-    assert (outline.rows, outline.digest, outline.is_hollow) == (layout.rows, layout.digest, hollow)
+    assert (outline.rows, outline.digest, outline.is_timing_only) == (layout.rows, layout.digest, timing)
     assert outline.elements == int(layout.lengths.sum())
     assert outline.tensors == tuple((spec.name, spec.shape) for spec in layout.tensors)
     layout.check_equal(outline, ours="a", theirs="b")
@@ -196,7 +196,7 @@ def test_who_is_waited_for_is_named_up_to_a_few():
     gate.versions = VersionTable(3)
     for index in range(500):
         name = f"robot{index}{'x' * 190}"
-        members[name] = Member(name, b"", None, None, Stage.COMPUTING)
+        members[name] = Member(name, b"", None, None, MemberState.COMPUTING)
         gate.admit(members[name])
     waiting = members[name]
     waiting.iteration = 1

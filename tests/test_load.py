@@ -318,7 +318,7 @@ def test_who_reads_nothing_is_cut_with_a_line():
     node, member = team.server, team.server.members["robot0"]
     with pytest.raises(LinkLost, match="reads nothing"):
         for k in range(100_000):
-            node.team.board.say(member.link, Waiting(k, "somebody"))
+            node.team.notifier.say(member.link, Waiting(k, "somebody"))
             node.receive(1.0, member.link, Heartbeat())
     assert member.link.closing and not member.link.control
     (dropped,) = events(team, "server", "dropped")

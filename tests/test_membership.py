@@ -12,8 +12,8 @@ from rowcast.rows import Layout
 from rowcast.session import JoinRequest, Link
 from rowcast.sync import VersionTable, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase, ServerNode, WorkerNode
-from rowcast.training.member import Member, Stage
+from rowcast.training import ServerNode, WorkerNode, WorkerState
+from rowcast.training.member import Member, MemberState
 from rowcast.wire import Cancel, Heartbeat, Proof, PushEnd, Refusal, Rows, Welcome
 from teams import LAYOUT, Books, events, finished, noise, replicas_agree, start_of, worker
 
@@ -54,7 +54,7 @@ def test_the_first_iteration_begins_at_the_same_parameters_whoever_comes_first()
     )
     team.at(2.0, lambda: team.start(worker("robot1", iterations=3)))
     team.run(1.9)
-    assert team.workers["robot0"].node.phase is Phase.JOINING
+    assert team.workers["robot0"].node.state is WorkerState.JOINING
     assert np.array_equal(team.server.parameters, start_of())
     finished(team)
     assert joins(team)["robot1"] == "equal"
@@ -148,13 +148,13 @@ def test_a_newcomer_starts_where_the_gate_has_let_others_pass():
     gate, members = server.gate, server.members
     gate.versions = VersionTable(3)
     for name in ("robot0", "robot1"):
-        members[name] = Member(name, b"", None, None, Stage.COMPUTING)
+        members[name] = Member(name, b"", None, None, MemberState.COMPUTING)
         gate.admit(members[name])
     for name in members:
         gate.versions.advance(name, np.arange(3), 1)
     members["robot0"].iteration = 1
     assert members["robot1"].iteration == 0
-    members["robot2"] = Member("robot2", b"", None, None, Stage.READY)
+    members["robot2"] = Member("robot2", b"", None, None, MemberState.READY)
     gate.admit(members["robot2"])
     assert members["robot2"].iteration == 1
     assert gate.versions.oldest() == 1
@@ -171,10 +171,10 @@ def test_a_name_is_taken_as_long_as_its_owner_is_connected():
     refusals = [record for record in events(team, "server", "error") if record["error"] == "refused: name"]
     assert refusals
     assert "robot0" in refusals[0]["message"]
-    assert first.node.phase is not Phase.JOINING
+    assert first.node.state is not WorkerState.JOINING
     team.run(60)
-    assert first.node.phase is Phase.DONE
-    assert team.workers["robot0"].node.phase is Phase.DONE
+    assert first.node.state is WorkerState.DONE
+    assert team.workers["robot0"].node.state is WorkerState.DONE
 
 
 @pytest.mark.parametrize(("secret", "worker_secret"), [(b"one", b"two"), (b"one", b"")])
@@ -184,7 +184,7 @@ def test_a_wrong_secret_is_refused(secret, worker_secret):
     node = team.workers["robot0"].node
     team.run(25)
     assert "robot0" not in team.failures
-    assert node.phase is Phase.JOINING and not node.joined
+    assert node.state is WorkerState.JOINING and not node.joined
     assert "did not prove that it knows the shared secret" in node.unproven
     assert "the worker's proof does not fit the server's shared secret; give both the same" in node.unproven
     assert 3 <= len(node.notices) <= 8, node.notices
@@ -463,7 +463,7 @@ def test_an_exchange_without_an_update_is_booked_as_skipped():
 
     def skip():
         one = team.workers["robot1"]
-        assert one.node.phase is Phase.COMPUTING
+        assert one.node.state is WorkerState.COMPUTING
         one.node.exchange(team.now)
         team.attend(one)
 

@@ -72,7 +72,7 @@ def test_running_statistics_are_the_last_rows_and_a_model_without_buffers_is_lai
     assert [spec.name for spec in team.layout.tensors][-2:] == ["1.running_mean", "1.running_var"]
     assert team.layout.buffers == 2 and team.layout.parameter_rows == team.layout.rows - 2
     assert Layout.from_outline(Outline.read(team.layout.to_table())).digest == team.layout.digest
-    assert team.layout.hollow().buffers == 2 and "2 buffers in 8 tensors" in repr(team.layout)
+    assert team.layout.timing_only().buffers == 2 and "2 buffers in 8 tensors" in repr(team.layout)
     Optimizer(sgd(model := small_model()), model, plain := EchoTeam())
     assert plain.layout.buffers == 0
     table = b'{"small_tensor":1000,"max_row":65536,"tensors":[["0.weight",[6,4]],["0.bias",[6]],'
@@ -148,8 +148,8 @@ def test_running_statistics_move_by_the_average_of_what_the_workers_move_them_by
 ) -> None:
     hub = Hub(2)
     models = [norm_model(momentum=momentum).to(kind) for _ in range(2)]
-    seats = [hub.seat() for _ in models]
-    optimizers = [Optimizer(sgd(m, 0.0), m, t) for m, t in zip(models, seats, strict=True)]
+    teams = [hub.member() for _ in models]
+    optimizers = [Optimizer(sgd(m, 0.0), m, t) for m, t in zip(models, teams, strict=True)]
     team = [value.double() for value in statistics(models[0])]
     mine = [team, team]
     for step in range(4):
@@ -162,10 +162,10 @@ def test_running_statistics_move_by_the_average_of_what_the_workers_move_them_by
             share = momentum or 1 / (step + 1)
             team = [value + 0.5 * share * (new - old) for value, new, old in zip(team, batch, mine[i], strict=True)]
             mine[i] = team
-    for seat, optimizer in zip(seats, optimizers, strict=True):
-        seat.deliver()
+    for member, optimizer in zip(teams, optimizers, strict=True):
+        member.deliver()
         optimizer.close()
-    np.testing.assert_allclose(seats[0].replica, seats[1].replica, atol=1e-6)
+    np.testing.assert_allclose(teams[0].replica, teams[1].replica, atol=1e-6)
     within = 0.1 if kind is torch.bfloat16 else 1e-5
     for model in models:
         for found, value in zip(statistics(model), team, strict=True):
@@ -176,9 +176,9 @@ def test_running_statistics_move_by_the_average_of_what_the_workers_move_them_by
 def test_the_first_worker_s_buffers_are_the_team_s() -> None:
     hub = Hub(2)
     models = [Codebook(), Codebook(assign=True)]
-    seats = [hub.seat() for _ in models]
-    optimizers = [Optimizer(sgd(m), m, t, buffers="first") for m, t in zip(models, seats, strict=True)]
-    seats[1].leads = True
+    teams = [hub.member() for _ in models]
+    optimizers = [Optimizer(sgd(m), m, t, buffers="first") for m, t in zip(models, teams, strict=True)]
+    teams[1].leads = True
 
     def step() -> list[Tensor]:
         made = []
@@ -186,13 +186,13 @@ def test_the_first_worker_s_buffers_are_the_team_s() -> None:
             model(torch.full((2, 4), float(i + 1))).sum().backward()
             made.append(model.codes.clone())
             optimizers[i].step()
-        for seat, optimizer in zip(seats, optimizers, strict=True):
-            seat.exchange()
+        for member, optimizer in zip(teams, optimizers, strict=True):
+            member.exchange()
             optimizer._take_view()
         return made
 
     for leader in (1, 1, 0):
-        seats[leader].leads, seats[1 - leader].leads = True, False
+        teams[leader].leads, teams[1 - leader].leads = True, False
         made = step()
         assert not torch.allclose(made[0], made[1])
         for model in models:

@@ -38,14 +38,14 @@ class Hub:
         self.initial: np.ndarray | None = None
         self.members: list[HubTeam] = []
 
-    def seat(self) -> HubTeam:
+    def member(self) -> HubTeam:
         team = HubTeam(self)
         self.members.append(team)
         return team
 
 
 class HubTeam:
-    """One member's seat; everything pushed is delivered at the next exchange of each member."""
+    """One member; everything pushed is delivered at the next exchange of each member."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from loops import run_team
 from rowcast.errors import ConfigError
 from rowcast.optim import Optimizer
 from rowcast.optim.projection import Projection
@@ -18,7 +19,6 @@ from rowcast.optim.shared import Shared
 from rowcast.optim.tensors import to_host
 from rowcast.optim.view import View
 from rowcast.rows import Layout
-from seats import run_team
 from test_optim_fakes import EchoTeam, HubTeam, backward, flat, small_model
 
 
@@ -316,9 +316,9 @@ def test_a_projected_model_obeys_at_all_times_and_is_the_same_everywhere(policy:
     def loss_of(model: nn.Module, points: torch.Tensor) -> torch.Tensor:
         return (model(points) - points @ wanted.t()).square().mean()
 
-    def loop(index: int, seat: Any) -> None:
+    def loop(index: int, worker: Any) -> None:
         model = linear()
-        optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.02), model, seat, project=nonnegative)
+        optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.02), model, worker, project=nonnegative)
 
         def obeys() -> None:
             assert model.weight.min() >= 0.0

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from loops import run_team
 from rowcast.optim import Optimizer
 from rowcast.sync import parse_policy
-from seats import run_team
 from test_optim_fakes import EchoTeam, Hub, backward, small_model
 
 ROBOTS, STEPS = 3, 40
@@ -85,9 +85,9 @@ def test_lbfgs_learns_in_a_team_as_alone(policy: str, search: dict[str, Any]) ->
     )
     ends: list[float] = []
 
-    def loop(index: int, seat: Any) -> None:
+    def loop(index: int, worker: Any) -> None:
         model = classifier()
-        optimizer = Optimizer(torch.optim.LBFGS(model.parameters(), **search), model, seat)
+        optimizer = Optimizer(torch.optim.LBFGS(model.parameters(), **search), model, worker)
         train(model, optimizer, parts[index])
         optimizer.close()
         ends.append(held_out(model))
@@ -207,13 +207,13 @@ def test_others_are_not_warned_of() -> None:
 
 
 def test_both_teams_tell_the_policy() -> None:
-    def loop(index: int, seat: Any) -> None:
+    def loop(index: int, worker: Any) -> None:
         model = small_model()
-        optimizer = Optimizer(torch.optim.Rprop(model.parameters()), model, seat)
+        optimizer = Optimizer(torch.optim.Rprop(model.parameters()), model, worker)
         backward(model, index)
         with pytest.warns(UserWarning, match="Rprop does not go well with the team's policy 'bsp'"):
             optimizer.step()
         optimizer.close()
 
     run_team("bsp", 2, loop)
-    assert not hasattr(Hub(2).seat(), "policy") and math.isfinite(held_out(classifier()))
+    assert not hasattr(Hub(2).member(), "policy") and math.isfinite(held_out(classifier()))

@@ -17,7 +17,7 @@ def test_the_layout_follows_the_model_and_the_team_s_values_come_in() -> None:
     first, second = small_model(1), small_model(2)
     for model in (first, second):
         order = reversed(list(model.parameters()))
-        Optimizer(torch.optim.SGD(order, lr=0.1), model, hub.seat())
+        Optimizer(torch.optim.SGD(order, lr=0.1), model, hub.member())
     assert [spec.name for spec in hub.members[0].layout.tensors] == ["0.weight", "0.bias", "2.weight", "2.bias"]
     np.testing.assert_array_equal(flat(second), flat(first))
     np.testing.assert_array_equal(hub.members[1].replica, flat(first))

@@ -28,7 +28,7 @@ class Meeting(Hub):
         self.local_steps = local_steps
         self.barrier = threading.Barrier(members)
 
-    def seat(self) -> HubTeam:
+    def member(self) -> HubTeam:
         team = MeetingTeam(self)
         team.local_steps = self.local_steps
         self.members.append(team)
@@ -50,7 +50,7 @@ def train_together(members: int, local_steps: int, steps: int) -> list[np.ndarra
     """Every member makes so many steps, and closes; the parameters of each."""
     meeting = Meeting(members, local_steps)
     models = [small_model() for _ in range(members)]
-    optimizers = [Optimizer(torch.optim.SGD(m.parameters(), lr=0.1), m, meeting.seat()) for m in models]
+    optimizers = [Optimizer(torch.optim.SGD(m.parameters(), lr=0.1), m, meeting.member()) for m in models]
 
     def train(who: int) -> None:
         with optimizers[who] as optimizer:

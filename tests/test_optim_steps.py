@@ -209,9 +209,9 @@ def test_no_sync_accumulates_steps_without_moving_or_exchanging() -> None:
 def test_two_members_stepping_in_turn_move_by_the_same_sum() -> None:
     hub = Hub(2)
     models = [small_model(1), small_model(2)]
-    seats = [hub.seat(), hub.seat()]
+    workers = [hub.member(), hub.member()]
     inners = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in models]
-    optimizers = [Optimizer(i, m, s) for i, m, s in zip(inners, models, seats, strict=True)]
+    optimizers = [Optimizer(i, m, s) for i, m, s in zip(inners, models, workers, strict=True)]
     rates = [torch.optim.lr_scheduler.ExponentialLR(o, g) for o, g in zip(optimizers, (0.5, 0.9), strict=True)]
     for step, who in enumerate([0, 1, 1, 0, 1, 0, 0, 0, 1]):
         optimizers[who].zero_grad()
@@ -227,7 +227,7 @@ def test_two_members_stepping_in_turn_move_by_the_same_sum() -> None:
 def test_two_members_in_step_are_serial_training_on_the_union_batch() -> None:
     hub = Hub(2)
     models = [small_model(), small_model()]
-    optimizers = [Optimizer(torch.optim.SGD(m.parameters(), lr=0.1), m, hub.seat()) for m in models]
+    optimizers = [Optimizer(torch.optim.SGD(m.parameters(), lr=0.1), m, hub.member()) for m in models]
     serial = small_model()
     bare = torch.optim.SGD(serial.parameters(), lr=0.1)
     for step in range(6):
@@ -236,8 +236,8 @@ def test_two_members_in_step_are_serial_training_on_the_union_batch() -> None:
             with optimizer.no_sync():
                 backward(model, 2 * step + who)
                 optimizer.step()
-        for seat in hub.members:
-            seat.deliver()
+        for worker in hub.members:
+            worker.deliver()
         for optimizer in optimizers:
             optimizer.zero_grad()
             optimizer.step()  # takes what the other sent; nothing of its own

@@ -14,7 +14,7 @@ from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 
 POLICY = "rowcast:3?codec=raw&ahead=7"
 AHEAD = 7
@@ -31,9 +31,9 @@ def over_sockets():
         other = Robot(server, "other", steps=100, pause_at=HELD_AT)
         robot = Robot(server, "robot", steps=100, settings=AWAY)
         assert other.at_pause.wait(LIMIT_S)
-        eventually(lambda: robot.iteration == WAITS_AT and robot.team.node.phase is Phase.WAITING)
+        eventually(lambda: robot.iteration == WAITS_AT and robot.team.node.state is WorkerState.WAITING)
         eventually(lambda: server.cut("robot"))
-        eventually(lambda: robot.iteration == WAITS_AT + AHEAD and robot.team.node.phase is Phase.WAITING)
+        eventually(lambda: robot.iteration == WAITS_AT + AHEAD and robot.team.node.state is WorkerState.WAITING)
         robot.team.leave()
         other.team.leave()
         other.go_on.set()
@@ -48,17 +48,17 @@ def in_the_simulation():
         parse_policy(POLICY), settings=ServerSettings(expected_workers=2, gather_s=0.0), entropy=entropy
     )
     simulation = Simulation(server)
-    layout, trace = LAYOUT.hollow(), Trace.constant(1e6)
+    layout, trace = LAYOUT.timing_only(), Trace.constant(1e6)
     computing = {"robot": 0.1, "other": [0.1] * HELD_AT + [60.0]}
     for name, compute_s in computing.items():
         node = WorkerNode(name, layout, layout.zeros(), settings=AWAY, entropy=entropy)
-        simulation.add_hollow(node, Device(compute_s), trace, trace)
+        simulation.add_timing_only(node, Device(compute_s), trace, trace)
     node = simulation.robots["robot"].node
     simulation.run(1.5)
-    assert (node.iteration, node.phase) == (WAITS_AT, Phase.WAITING)
+    assert (node.iteration, node.state) == (WAITS_AT, WorkerState.WAITING)
     simulation.cut("robot", 60.0)
     simulation.run(3.0)
-    assert (node.iteration, node.phase) == (WAITS_AT + AHEAD, Phase.WAITING)
+    assert (node.iteration, node.state) == (WAITS_AT + AHEAD, WorkerState.WAITING)
 
 
 def in_the_scripted_team():
@@ -72,10 +72,10 @@ def in_the_scripted_team():
         team.run(team.now + 0.01)
     other.script.compute_s = 60.0
     team.run(team.now + 1.5)
-    assert (node.iteration, node.phase) == (WAITS_AT, Phase.WAITING)
+    assert (node.iteration, node.state) == (WAITS_AT, WorkerState.WAITING)
     team.cut("robot", 60.0)
     team.run(team.now + 3.0)
-    assert (node.iteration, node.phase) == (WAITS_AT + AHEAD, Phase.WAITING)
+    assert (node.iteration, node.state) == (WAITS_AT + AHEAD, WorkerState.WAITING)
 
 
 @pytest.mark.parametrize("engine", [over_sockets, in_the_simulation, in_the_scripted_team])

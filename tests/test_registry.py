@@ -167,10 +167,10 @@ def test_a_registered_codec_carries_a_team() -> None:
 
 
 @pytest.mark.usefixtures("undone")
-def test_a_registered_codec_has_its_form_for_hollow_layouts_and_for_buffers() -> None:
+def test_a_registered_codec_has_its_form_for_timing_only_layouts_and_for_buffers() -> None:
     twin = rowcast.codecs.register(Twin())
-    hollow = codec_for(LAYOUT.hollow(), twin)
-    assert hollow.name == "hollow-twin" and codec_by_id(hollow.wire_id) is hollow
+    timing = codec_for(LAYOUT.timing_only(), twin)
+    assert timing.name == "timing-twin" and codec_by_id(timing.wire_id) is timing
     assert codec_for(LAYOUT, twin) is twin
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from live import LAYOUT as LIVE_LAYOUT
 from live import LiveServer, Robot, eventually, parts_of, start_of
+from loops import run_team
 from rowcast.codecs import codec_by_name
 from rowcast.errors import ConfigError
 from rowcast.experiment.audit import ServerAudit, WorkerAudit, prove
@@ -18,7 +19,6 @@ from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training.proposal.row_weights import WINDOW, RowWeights
 from rowcast.wire import Rows
-from seats import run_team
 from teams import LAYOUT, Books, finished, replicas_agree, worker
 
 TEAM = ("a", "b", "c")
@@ -245,9 +245,9 @@ def embedding_loss(policy, *, own, robots=3, steps=50):
         with torch.no_grad():
             return float(np.mean([float(nn.functional.cross_entropy(model(bag), target)) for bag, target in some]))
 
-    def loop(index, seat):
+    def loop(index, worker):
         model = model_of()
-        optimizer = Optimizer(torch.optim.SparseAdam([model[0].weight], lr=0.02), model, seat)
+        optimizer = Optimizer(torch.optim.SparseAdam([model[0].weight], lr=0.02), model, worker)
         train(model, optimizer, parts[index])
         optimizer.close()
         ends.append((loss(model, tests), model[0].weight.detach().numpy()))

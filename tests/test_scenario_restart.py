@@ -15,8 +15,8 @@ from live import IMPATIENT, LAYOUT, LiveServer, Robot, eventually, propose, pyth
 from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import LayoutMismatch, LocalProtocolError, ParametersConflict
 from rowcast.rows import Layout
-from rowcast.training import Phase
-from rowcast.training.member import Stage
+from rowcast.training import WorkerState
+from rowcast.training.member import MemberState
 
 #: In whole numbers float32 sums are exact; an outer momentum would make them fractions.
 POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off"]
@@ -122,7 +122,7 @@ def test_finish_waits_for_a_worker_that_has_joined_and_not_begun(policy):
         assert first.at_pause.wait(20)
         late = Robot(server, "late", steps=3, update=5, model=(LAYOUT, FRESH), link=4e5)
         eventually(lambda: server.events("join", peer="late"))
-        assert server.member("late", "stage").value == "receiving"
+        assert server.member("late", "state").value == "receiving"
         first.go_on.set()
         first.done()
         late.done()
@@ -155,7 +155,7 @@ def held_by(server, name, other):
         member = node.members.get(name)
         return (
             member is not None
-            and member.stage is Stage.WAITING
+            and member.state is MemberState.WAITING
             and node.gate.reason(0.0, member, 0.0).startswith(f"{other} (")
         )
 
@@ -169,7 +169,7 @@ def test_an_interrupted_joining_leaves_nothing_behind_and_may_be_tried_again(pol
         team = Team(Endpoint("127.0.0.1", server.port), name="me", settings=IMPATIENT)
         inner = torch.optim.SGD(model.parameters(), lr=0.1)
         watching = interrupt_when(
-            lambda: server.member("me", "stage") and server.member("me", "stage").value == "ready"
+            lambda: server.member("me", "state") and server.member("me", "state").value == "ready"
         )
         with pytest.raises(KeyboardInterrupt):
             rowcast.Optimizer(inner, model, team)
@@ -244,12 +244,12 @@ def test_a_step_that_was_interrupted_may_be_tried_again(policy):
         propose(team, 2, computed)
         team.exchange()
         assert team.iteration == done + 1
-        finishing = interrupt_when(lambda: team.node.phase is Phase.FINISHING)
+        finishing = interrupt_when(lambda: team.node.state is WorkerState.FINISHING)
         with pytest.raises(KeyboardInterrupt):
             team.finish()
             finishing.join()
         finishing.join()
-        assert team.node.phase is Phase.FINISHING
+        assert team.node.state is WorkerState.FINISHING
         other.go_on.set()
         team.finish()
         other.done()

@@ -12,7 +12,7 @@ from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.session.seeding import Seeding, Verdict
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase
+from rowcast.training import WorkerState
 from rowcast.wire import Hello
 from teams import LAYOUT, events, finished, replicas_agree, worker
 
@@ -95,17 +95,17 @@ def test_the_gate_does_not_wait_for_who_had_finished_before_the_restart():
 
         def finish_alone(team=team):
             node = team.workers["robot2"].node
-            if node.phase is Phase.FINISHING:
+            if node.state is WorkerState.FINISHING:
                 node._finish_wait = False
 
         team.at(0.0, finish_alone)
         begin = team.workers["robot2"].node.finish
         team.workers["robot2"].node.finish = lambda now, wait=True, begin=begin: begin(now, wait=False)
         team.run(2.0)
-        assert team.workers["robot2"].node.phase is Phase.DONE, policy
+        assert team.workers["robot2"].node.state is WorkerState.DONE, policy
         team.restart_server()
         finished(team, until=60.0)
-        assert {team.workers[f"robot{i}"].node.phase for i in range(2)} == {Phase.DONE}
+        assert {team.workers[f"robot{i}"].node.state for i in range(2)} == {WorkerState.DONE}
         assert np.array_equal(
             np.round(team.workers["robot0"].node.replica, 3), np.round(team.workers["robot1"].node.replica, 3)
         )
@@ -293,7 +293,7 @@ def test_who_finishes_waits_for_a_worker_that_is_still_receiving_the_parameters(
     team.run(2.0)
     assert all(team.workers[f"robot{i}"].node.iteration == 6 for i in range(2))
     assert not team.workers["late"].node.joined
-    assert all(team.workers[f"robot{i}"].node.phase is Phase.FINISHING for i in range(2))
+    assert all(team.workers[f"robot{i}"].node.state is WorkerState.FINISHING for i in range(2))
     finished(team)
     replicas_agree(team)
     assert len(events(team, "late", "step")) == 3

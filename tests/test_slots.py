@@ -20,8 +20,8 @@ from rowcast.session import Link
 from rowcast.sync import parse_policy
 from rowcast.sync.flown import SLOTS, FlownScheduler
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase, ServerNode, WorkerNode
-from rowcast.training.member import Stage
+from rowcast.training import ServerNode, WorkerNode, WorkerState
+from rowcast.training.member import MemberState
 from rowcast.training.rules.slotted import HIGHEST_BPS
 from rowcast.wire import Ask, Grant, Heartbeat, PushEnd
 from teams import LAYOUT, Books, events, finished, links, noise, outages, replicas_agree, worker
@@ -47,14 +47,16 @@ def team_of(policy, scripts, layout=LAYOUT, **more):
         active = {request.worker for request in scheduler.active}
         assert len(active) <= SLOTS
         members = team.server.members
-        pulling = {name for name, member in members.items() if member.stage is Stage.PULLING and member.link}
-        pushing = {name for name, one in team.workers.items() if one.connected and one.node.phase is Phase.PUSHING}
+        pulling = {name for name, member in members.items() if member.state is MemberState.PULLING and member.link}
+        pushing = {
+            name for name, one in team.workers.items() if one.connected and one.node.state is WorkerState.PUSHING
+        }
         living = {name for name in pushing if team.workers[name].node.client.welcomed and members[name].link}
         assert pulling | living <= active
         waiting = {request.worker for request in scheduler.waiting}
         assert not waiting & active
         assert active or not waiting
-        assert all(members[name].stage in (Stage.COMPUTING, Stage.QUEUED) for name in waiting)
+        assert all(members[name].state in (MemberState.COMPUTING, MemberState.QUEUED) for name in waiting)
 
     team.serve = watched
     return team
@@ -146,7 +148,7 @@ def test_a_cut_a_kill_and_a_goodbye_free_the_slot_at_once(how):
     team = slow_start()
     team.run(2.0)
     assert [record["peer"] for record in events(team, "server", "slot")] == ["robot0", "robot1"]
-    assert team.workers["robot2"].node.phase is Phase.ASKING
+    assert team.workers["robot2"].node.state is WorkerState.ASKING
     books = Books(team)
     act = {
         "cut": lambda: team.cut("robot0", 0.5),
@@ -167,13 +169,13 @@ def test_after_a_cut_the_worker_asks_again_and_the_rest_of_the_push_waits():
     team.at(2.0, lambda: team.cut("robot0", 0.1))
     team.run(2.3)
     node = team.workers["robot0"].node
-    assert node.phase is Phase.ASKING
+    assert node.state is WorkerState.ASKING
     sent = node.outbox.sent_frames
     assert sent > 0
     asked = next(request for request in team.server.rule.slots._scheduler.waiting if request.worker == "robot0")
     assert asked.since > 2.1
     team.run(asked.since + 0.5)
-    assert node.phase is Phase.ASKING
+    assert node.state is WorkerState.ASKING
     assert node.outbox.sent_frames == sent
     finished(team)
     assert [record["iteration"] for record in slots_of(team, "robot0", "push")] == [1, 1, 2, 3]
@@ -185,7 +187,7 @@ def test_a_lost_grant_is_asked_for_again():
     team = team_of("flown:2", [worker("robot0", iterations=2, delay_s=0.1), worker("robot1", iterations=2)])
 
     def lose():
-        assert team.workers["robot0"].node.phase is Phase.ASKING
+        assert team.workers["robot0"].node.state is WorkerState.ASKING
         assert team.server.rule.slots.pushes(team.server.members["robot0"])
         team.cut("robot0", 0.2)
         assert not team.server.rule.slots.pushes(team.server.members["robot0"])
@@ -252,8 +254,8 @@ def test_draining_needs_no_slot():
     team.run(2.5)
     assert len(team.server.rule.slots._scheduler.active) == SLOTS
     one = team.workers["robot3"]
-    assert one.node.phase is Phase.FINISHING
-    assert team.server.members["robot3"].stage is Stage.DRAINING
+    assert one.node.state is WorkerState.FINISHING
+    assert team.server.members["robot3"].state is MemberState.DRAINING
     one.node.pending[:] = 1  # something is left to be delivered
     one.node._drain(team.now)
     before = one.node.outbox.sent_frames
@@ -297,7 +299,7 @@ def test_what_the_server_refuses():
     for iteration in (2, 1 << 40):
         refused(team, "robot0", Ask(iteration, 1.0, 1e6), "expected iteration 0 or 1 of robot0")
     refused(team, "robot0", PushEnd(1, 0.1, 0.1, 1e6, False), "a request for a slot before a push")
-    while team.server.members["robot0"].stage not in (Stage.QUEUED, Stage.PULLING):
+    while team.server.members["robot0"].state not in (MemberState.QUEUED, MemberState.PULLING):
         team.run(team.now + 0.05)
     refused(team, "robot0", Ask(2, 1.0, 1e6), "no request for a slot while")
 
@@ -332,13 +334,13 @@ def test_no_rate_that_a_worker_reports_does_harm():
 
 
 def test_slots_in_a_simulation():
-    layout = Layout.from_shapes([("weight", (100, 400))]).hollow()
+    layout = Layout.from_shapes([("weight", (100, 400))]).timing_only()
     server = ServerNode(parse_policy("flown:2"), settings=ServerSettings(expected_workers=4), entropy=bytes)
     simulation = Simulation(server)
     for index, mbps in enumerate([1.0, 1.0, 0.2, 0.05]):
         node = WorkerNode(f"robot{index}", layout, layout.zeros(), entropy=bytes)
         trace = Trace.constant(mbps * 1e6)
-        simulation.add_hollow(node, Device(0.05), trace, trace)
+        simulation.add_timing_only(node, Device(0.05), trace, trace)
     simulation.run(30.0)
     rounds = [robot.rounds for robot in simulation.robots.values()]
     assert min(rounds) > 5
@@ -362,7 +364,7 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
     server._connections[released] = Mock()
     connection = Connection(server)
     # The end of somebody's pull is handed out: that frees a slot.
-    with patch.object(connection, "pump", lambda: server.node.team.board.wake(released)):
+    with patch.object(connection, "pump", lambda: server.node.team.notifier.wake(released)):
         connection.resume_writing()
     server._connections[released].pump.assert_called_once_with()
 
@@ -370,5 +372,5 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
 def test_a_long_wait_for_a_slot_is_said():
     node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros())
     node.link_up(0.0, Link("server"))
-    node.welcomed_at, node.phase = 1.0, Phase.ASKING
+    node.welcomed_at, node.state = 1.0, WorkerState.ASKING
     assert "waiting for a slot" in node.waits_for(5.0)

@@ -28,7 +28,7 @@ from rowcast.session import JoinRequest, Link
 from rowcast.session.tables import table_parts
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import (
     Challenge,
     Computed,
@@ -287,7 +287,7 @@ def test_what_a_rogue_server_says_costs_no_memory(kind):
     finally:
         tracemalloc.stop()
     assert node.failure is None
-    assert node.phase is Phase.JOINING and not node.joined
+    assert node.state is WorkerState.JOINING and not node.joined
     assert len(node.notices) <= 1
     assert all(len(notice) < 600 and notice.isprintable() for notice in node.notices), node.notices
 
@@ -458,7 +458,7 @@ def test_a_server_says_how_large_a_model_may_be():
     assert needed == 4 * LAYOUT.elements + ROW_BYTES * LAYOUT.rows
     with LiveServer(model_limit_bytes=needed, secret=SECRET) as server:
         large = Layout.from_shapes([("weight", (200, 64)), ("bias", (51,))])
-        team = Team(Endpoint("127.0.0.1", server.link, security=Security(SECRET)), name="large", settings=IMPATIENT)
+        team = Team(Endpoint("127.0.0.1", server.port, security=Security(SECRET)), name="large", settings=IMPATIENT)
         with pytest.raises(RemoteProtocolError, match=rf"{needed + 4} bytes.* takes {needed}; raise model_limit"):
             team.start(large, large.zeros())
         assert not server.ask(lambda node: dict(node.members))

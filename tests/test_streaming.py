@@ -17,10 +17,10 @@ from rowcast.delivery.window import Window
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.rows import Layout
-from rowcast.sync import Punctuality, SlackTuner, parse_policy
+from rowcast.sync import SlackTuner, UsualInterval, parse_policy
 from rowcast.testing import VirtualTeam
-from rowcast.training import Phase
-from rowcast.training.member import Stage
+from rowcast.training import WorkerState
+from rowcast.training.member import MemberState
 from rowcast.training.proposal.row_ages import RowAges
 from rowcast.wire import Computed, Horizon, PushEnd
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
@@ -224,10 +224,10 @@ def test_nobody_waits_for_a_robot_in_an_outage_and_nothing_is_lost():
     assert [record["peer"] for record in absent] == ["robot2"]
     assert [record["peer"] for record in back] == ["robot2"]
     # Its usual interval is a step of 0.2 s; four iterations of slack and the grace later it does not count.
-    assert 8.0 < absent[0]["t"] < 8.0 + 4 * 0.2 + Punctuality.GRACE_S + 1.0
+    assert 8.0 < absent[0]["t"] < 8.0 + 4 * 0.2 + UsualInterval.GRACE_S + 1.0
     assert 24.0 < back[0]["t"] < 31.0
     stalled = sum(record["stall_s"] for record in steps(team, "robot0"))
-    assert stalled < Punctuality.GRACE_S + 0.5
+    assert stalled < UsualInterval.GRACE_S + 0.5
 
 
 def test_a_robot_in_an_outage_keeps_its_share_until_it_is_given_up():
@@ -260,7 +260,7 @@ def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_add
 
     node.accumulate = record
     team.run(23.0)
-    assert node.phase is Phase.WAITING
+    assert node.state is WorkerState.WAITING
     begun = min(n for n, weight in weights.items() if weight < 0.99 / 3 and n > 30)
     faded = [weights[n] * node.members for n in range(begun, node.iteration + 1)]
     assert faded == sorted(faded, reverse=True)
@@ -329,7 +329,7 @@ def test_a_robot_whose_link_is_gone_does_not_hold_the_others_until_the_absence_l
     team.at(6.0, lambda: team.cut("robot1", 8.0))
     finished(team)
     replicas_agree(team)
-    assert sum(record["stall_s"] for record in steps(team, "robot0")) < Punctuality.GRACE_S + 0.5
+    assert sum(record["stall_s"] for record in steps(team, "robot0")) < UsualInterval.GRACE_S + 0.5
 
 
 def test_a_robot_whose_count_differs_is_cut_while_it_delivers_the_rest():
@@ -340,8 +340,8 @@ def test_a_robot_whose_count_differs_is_cut_while_it_delivers_the_rest():
 
     def look():
         member = team.server.members["robot1"]
-        if member.stage is Stage.DRAINING:
-            cuts.append(team.server.rule.seat(member).shift)
+        if member.state is MemberState.DRAINING:
+            cuts.append(team.server.rule.streamed(member).shift)
             team.cut("robot1", 0.3)
         else:
             team.at(team.now + 0.05, look)
@@ -467,15 +467,15 @@ def test_a_gradient_is_computed_beyond_the_replica_by_what_is_pending():
 
 
 def test_what_is_usual_is_learnt():
-    one = Punctuality(0.0)
-    assert one.overdue_at() == Punctuality.UNKNOWN_S
+    one = UsualInterval(0.0)
+    assert one.overdue_at() == UsualInterval.UNKNOWN_S
     for k in range(1, 21):
         one.advanced(k * 3.0)
-    assert one.limit_s == pytest.approx(3.0 + Punctuality.GRACE_S)
-    assert one.overdue_at() == pytest.approx(60.0 + 3.0 + Punctuality.GRACE_S)
+    assert one.limit_s == pytest.approx(3.0 + UsualInterval.GRACE_S)
+    assert one.overdue_at() == pytest.approx(60.0 + 3.0 + UsualInterval.GRACE_S)
     one.advanced(160.0)  # one long silence in twenty is not usual
-    assert one.limit_s == pytest.approx(3.0 + Punctuality.GRACE_S)
-    for k in range(Punctuality.MEMORY):
+    assert one.limit_s == pytest.approx(3.0 + UsualInterval.GRACE_S)
+    for k in range(UsualInterval.MEMORY):
         one.advanced(160.0 + k)
     assert one.limit_s == pytest.approx(1.0 + 1.0)  # as much again, where that is less than the grace
 

@@ -1,4 +1,4 @@
-"""The virtual driver: closed forms, lower bounds, repetition, bytes, seats and cuts; nothing here waits."""
+"""The virtual driver: closed forms, lower bounds, repetition, bytes, workers and cuts; nothing here waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import Clock, Device, ServerCosts, Simulation, VirtualSeat
+from rowcast.drivers.virtual import Clock, Device, ServerCosts, Simulation, VirtualWorker
 from rowcast.drivers.virtual.simulation import _starting_at
 from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, LocalProtocolError
 from rowcast.journal import open_journal, read_journal
@@ -24,13 +24,13 @@ from rowcast.links.channel import CHANNELS, Independent
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import Ack, Go, PullEnd, PushEnd, Rows
 from rowcast.wire.frames import message_bytes
 
 #: 201 rows and 12,850 elements: 51 kB in the raw code.
 LAYOUT = Layout.from_shapes([("weight", (200, 64)), ("bias", (50,))])
-HOLLOW = LAYOUT.hollow()
+TIMING_ONLY = LAYOUT.timing_only()
 
 #: No heartbeats and no notices: control bytes are those of the exchange.
 CALM = {"heartbeat_s": 3600.0, "silence_limit_s": 3600.0, "patience_s": 3600.0}
@@ -47,21 +47,21 @@ def server_of(policy, workers, entropy, **more):
     )
 
 
-def hollow_team(policy, robots, *, seed=0, amounts=None, **options):
-    """A simulation of hollow robots: (device, up, down) each, rates in bit/s or traces."""
+def timing_team(policy, robots, *, seed=0, amounts=None, **options):
+    """A simulation of timing-only robots: (device, up, down) each, rates in bit/s or traces."""
     entropy = random.Random(seed).randbytes
     simulation = Simulation(server_of(policy, len(robots), entropy), **options)
     for index, (device, *ways) in enumerate(robots):
         up, down = (way if isinstance(way, Trace) else Trace.constant(way) for way in ways)
         node = WorkerNode(
             f"robot-{index}",
-            HOLLOW,
-            HOLLOW.zeros(),
+            TIMING_ONLY,
+            TIMING_ONLY.zeros(),
             settings=WorkerSettings(**CALM),
             link_settings=LINKS,
             entropy=entropy,
         )
-        simulation.add_hollow(node, device, up, down, amounts=amounts)
+        simulation.add_timing_only(node, device, up, down, amounts=amounts)
     return simulation
 
 
@@ -106,7 +106,7 @@ def near(value, expected, tolerance=0.005):
 @pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:2?codec=raw", "bsp"])
 def test_one_worker_never_stalls_and_its_period_is_the_sum(policy):
     up_bps, down_bps, compute_s = 1e6, 4e5, 1.5
-    simulation = hollow_team(policy, [(Device(compute_s), up_bps, down_bps)])
+    simulation = timing_team(policy, [(Device(compute_s), up_bps, down_bps)])
     up, down = listen(simulation)
     simulation.run(60.0)
     steps = steps_of(simulation)
@@ -120,8 +120,8 @@ def test_one_worker_never_stalls_and_its_period_is_the_sum(policy):
 
 
 def test_encoding_decoding_and_the_servers_work_take_their_time():
-    plain = hollow_team("bsp?codec=raw", [(Device(1.0), 1e6, 1e6)])
-    costly = hollow_team(
+    plain = timing_team("bsp?codec=raw", [(Device(1.0), 1e6, 1e6)])
+    costly = timing_team(
         "bsp?codec=raw",
         [(Device(1.0, encode_s=0.25, decode_s=0.125), 1e6, 1e6)],
         costs=ServerCosts(push_s=0.5, pull_s=0.0625),
@@ -137,7 +137,7 @@ def test_encoding_decoding_and_the_servers_work_take_their_time():
 
 def test_the_servers_work_on_a_pull_comes_before_its_first_row():
     for delay_s in (0.0, 0.05):
-        simulation = hollow_team(
+        simulation = timing_team(
             "bsp?codec=raw", [(Device(1.0), 1e6, 1e6)], costs=ServerCosts(pull_s=0.25), delay_s=delay_s
         )
         _, down = listen(simulation)
@@ -156,7 +156,7 @@ def test_the_servers_work_slows_every_policy(policy):
     robots = [(Device(0.5, spread=0.1, seed=index), 1e6, 1e6) for index in range(3)]
     found = []
     for costs in (ServerCosts(), ServerCosts(push_s=1.0, pull_s=1.0)):
-        simulation = hollow_team(policy, robots, costs=costs)
+        simulation = timing_team(policy, robots, costs=costs)
         simulation.run(60.0)
         found.append(min(robot.node.iteration for robot in simulation.robots.values()))
     assert found == pytest.approx(WORK[policy], abs=1)
@@ -164,18 +164,18 @@ def test_the_servers_work_slows_every_policy(policy):
 
 @pytest.mark.parametrize("policy", ["rowcast:1", "rowcast", "rowcast:4?pulls=common"])
 def test_the_server_takes_in_and_sends_streamed_rows_no_faster_than_it_works(policy):
-    simulation = hollow_team(policy, [(Device(0.2), 2e6, 2e6)] * 2, costs=ServerCosts(push_s=0.5, pull_s=0.25))
+    simulation = timing_team(policy, [(Device(0.2), 2e6, 2e6)] * 2, costs=ServerCosts(push_s=0.5, pull_s=0.25))
     worked_s = dict.fromkeys(simulation.robots, 0.0)
     receive, begin = simulation.server.receive, simulation.begin
 
     def taken(now, link, message):
         if isinstance(message, Rows) and not message.absolute:
-            worked_s[link.peer] += 0.5 * len(message.rows) / HOLLOW.rows
+            worked_s[link.peer] += 0.5 * len(message.rows) / TIMING_ONLY.rows
         receive(now, link, message)
 
     def sent(now, lane, message):
         if lane.robot is not None and isinstance(message, Rows) and not message.absolute:
-            worked_s[lane.robot.node.name] += 0.25 * len(message.rows) / HOLLOW.rows
+            worked_s[lane.robot.node.name] += 0.25 * len(message.rows) / TIMING_ONLY.rows
         begin(now, lane, message)
 
     simulation.server.receive, simulation.begin = taken, sent
@@ -187,10 +187,10 @@ def test_the_server_takes_in_and_sends_streamed_rows_no_faster_than_it_works(pol
 def test_two_workers_under_bsp_go_at_the_pace_of_the_slower():
     alone = []
     for device, rate in ((Device(1.0), 2e6), (Device(1.5), 5e5)):
-        simulation = hollow_team("bsp?codec=raw", [(device, rate, rate)])
+        simulation = timing_team("bsp?codec=raw", [(device, rate, rate)])
         simulation.run(60.0)
         alone.append(steps_of(simulation)[10]["t"] - steps_of(simulation)[9]["t"])
-    simulation = hollow_team("bsp?codec=raw", [(Device(1.0), 2e6, 2e6), (Device(1.5), 5e5, 5e5)])
+    simulation = timing_team("bsp?codec=raw", [(Device(1.0), 2e6, 2e6), (Device(1.5), 5e5, 5e5)])
     simulation.run(60.0)
     fast, slow = steps_of(simulation, 0), steps_of(simulation, 1)
     assert len(slow) > 10 and abs(len(fast) - len(slow)) <= 1
@@ -203,7 +203,7 @@ def test_two_workers_under_bsp_go_at_the_pace_of_the_slower():
 
 @pytest.mark.parametrize("slack", [0, 1, 3])
 def test_ssp_holds_the_fast_one_at_its_slack(slack):
-    simulation = hollow_team(f"ssp:{slack}?codec=raw", [(Device(0.5), 2e6, 2e6), (Device(2.0), 2e6, 2e6)])
+    simulation = timing_team(f"ssp:{slack}?codec=raw", [(Device(0.5), 2e6, 2e6), (Device(2.0), 2e6, 2e6)])
     simulation.run(100.0)
     gates = [gate for gate in events(simulation, "server", "gate") if gate["peer"] == "robot-0"]
     leads = [gate["iteration"] - gate["oldest"] for gate in gates]
@@ -215,7 +215,7 @@ def test_ssp_holds_the_fast_one_at_its_slack(slack):
 
 
 def test_asp_never_stalls():
-    simulation = hollow_team("asp?codec=raw", [(Device(0.5), 2e6, 2e6), (Device(2.0), 2e6, 2e6)])
+    simulation = timing_team("asp?codec=raw", [(Device(0.5), 2e6, 2e6), (Device(2.0), 2e6, 2e6)])
     simulation.run(30.0)
     assert all(step["stall_s"] == 0 for index in (0, 1) for step in steps_of(simulation, index))
     assert len(steps_of(simulation, 0)) > 2 * len(steps_of(simulation, 1))
@@ -233,7 +233,7 @@ RATES = st.floats(2e5, 5e6)
 def test_no_policy_beats_the_medium(robots, policy, channel):
     """The lower bounds of algorithms.md 10.5: each worker by itself, and the airtime of all."""
     team = [(Device(compute_s), up, down) for compute_s, up, down in robots]
-    simulation = hollow_team(policy, team, channel=CHANNELS[channel]())
+    simulation = timing_team(policy, team, channel=CHANNELS[channel]())
     simulation.run(25.0)
     airtime_s = 0.0
     for index, (compute_s, up, down) in enumerate(robots):
@@ -266,7 +266,7 @@ def outdoor_team(policy, channel, seed, cuts=()):
         )
         for index in range(3)
     ]
-    simulation = hollow_team(policy, robots, seed=seed, channel=CHANNELS[channel](), delay_s=0.003)
+    simulation = timing_team(policy, robots, seed=seed, channel=CHANNELS[channel](), delay_s=0.003)
     for time in cuts:
         simulation.clock.at(time, simulation.cut, "robot-1", 0.7)
     simulation.run(60.0)
@@ -310,7 +310,7 @@ class Counted(Independent):
 @pytest.mark.parametrize("cuts", [(), (3.3, 7.1, 7.2)])
 def test_robots_journals_and_channel_tell_the_same_bytes(policy, cuts):
     channel = Counted()
-    simulation = hollow_team(policy, [(Device(0.7), 3e5, 4e5), (Device(1.1), 5e5, 2e5)], channel=channel)
+    simulation = timing_team(policy, [(Device(0.7), 3e5, 4e5), (Device(1.1), 5e5, 2e5)], channel=channel)
     for time in cuts:
         simulation.clock.at(time, simulation.cut, "robot-0", 0.5)
     ears = [listen(simulation, index) for index in (0, 1)]
@@ -352,17 +352,17 @@ def test_a_team_that_is_not_complete_does_not_run_for_ever():
     simulation = Simulation(
         ServerNode(parse_policy("bsp"), settings=ServerSettings(expected_workers=2), entropy=entropy)
     )
-    node = WorkerNode("robot-0", HOLLOW, HOLLOW.zeros(), entropy=entropy)
-    simulation.add_hollow(node, Device(1.0), Trace.constant(1e6), Trace.constant(1e6))
+    node = WorkerNode("robot-0", TIMING_ONLY, TIMING_ONLY.zeros(), entropy=entropy)
+    simulation.add_timing_only(node, Device(1.0), Trace.constant(1e6), Trace.constant(1e6))
     simulation.run(100.0)
     assert not simulation.started and simulation.now == 0.0
-    assert node.phase is Phase.JOINING and not steps_of(simulation)
+    assert node.state is WorkerState.JOINING and not steps_of(simulation)
 
 
 def test_time_stands_still_when_nothing_is_left_to_happen():
     simulation = Simulation(server_of("bsp", 1, random.Random(0).randbytes))
-    seat = seat_in(simulation, "robot-0", Device(2.0))
-    seat.train(lambda: train(seat, 3))
+    worker = worker_in(simulation, "robot-0", Device(2.0))
+    worker.train(lambda: train(worker, 3))
     simulation.run(math.inf)
     assert simulation.finished and simulation.now < math.inf
     simulation.run(1e6)
@@ -371,24 +371,24 @@ def test_time_stands_still_when_nothing_is_left_to_happen():
 
 def test_progress_is_told_in_virtual_seconds():
     told = []
-    simulation = hollow_team("bsp", [(Device(1.0), 1e6, 1e6)])
+    simulation = timing_team("bsp", [(Device(1.0), 1e6, 1e6)])
     simulation.run(50.0, progress=told.append, every_s=10.0)
     assert 4 <= len(told) <= 6 and told == sorted(told)
     assert simulation.now == 50.0
 
 
 def test_a_name_is_there_once():
-    simulation = hollow_team("bsp", [(Device(1.0), 1e6, 1e6)])
-    node = WorkerNode("robot-0", HOLLOW, HOLLOW.zeros())
+    simulation = timing_team("bsp", [(Device(1.0), 1e6, 1e6)])
+    node = WorkerNode("robot-0", TIMING_ONLY, TIMING_ONLY.zeros())
     with pytest.raises(LocalProtocolError, match="'robot-0' is there already"):
-        simulation.add_hollow(node, Device(1.0), Trace.constant(1e6), Trace.constant(1e6))
+        simulation.add_timing_only(node, Device(1.0), Trace.constant(1e6), Trace.constant(1e6))
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.05, 0.2])
 @pytest.mark.parametrize("rate_bps", [2e6, 2e7, 1e8])
 def test_a_link_with_a_delay_is_filled(rate_bps, delay_s):
     """The window follows the round trip: push and pull take what their bytes take, and four ways of a message."""
-    simulation = hollow_team("bsp?codec=raw", [(Device(1.0), rate_bps, rate_bps)], delay_s=delay_s)
+    simulation = timing_team("bsp?codec=raw", [(Device(1.0), rate_bps, rate_bps)], delay_s=delay_s)
     simulation.run(90.0)
     late = [record for record in steps_of(simulation, 0) if record["t"] > 20.0]
     took_s = np.mean([record["communicate_s"] for record in late])
@@ -398,7 +398,7 @@ def test_a_link_with_a_delay_is_filled(rate_bps, delay_s):
 
 def test_what_a_cut_overtakes_does_not_arrive_on_the_next_connection():
     """The link is back before the delay of the old connection has passed."""
-    simulation = hollow_team("bsp?codec=raw", [(Device(0.5), 1e6, 1e6), (Device(0.5), 1e6, 1e6)], delay_s=0.2)
+    simulation = timing_team("bsp?codec=raw", [(Device(0.5), 1e6, 1e6), (Device(0.5), 1e6, 1e6)], delay_s=0.2)
     for step in range(25):
         simulation.clock.at(0.6 + 1.07 * step, simulation.cut, "robot-0", 0.01)
     simulation.run(60.0)
@@ -411,7 +411,7 @@ def test_what_a_cut_overtakes_does_not_arrive_on_the_next_connection():
 def test_a_robot_that_refuses_the_layout_ends_the_run():
     entropy = random.Random(0).randbytes
     simulation = Simulation(server_of("bsp", 2, entropy))
-    for name, layout in (("robot-0", LAYOUT), ("robot-1", HOLLOW)):
+    for name, layout in (("robot-0", LAYOUT), ("robot-1", TIMING_ONLY)):
         node = WorkerNode(name, layout, layout.zeros(), entropy=entropy)
         simulation.add(node, Device(1.0), Trace.constant(1e6), Trace.constant(1e6), lambda: None)
     with pytest.raises(LayoutMismatch):
@@ -454,11 +454,11 @@ def test_a_team_whose_last_robot_comes_late_does_the_same_later(trace):
 
     def ends(late_s):
         simulation = Simulation(server_of("bsp?codec=raw", 2, random.Random(0).randbytes))
-        seats = [seat_in(simulation, f"robot-{index}", Device(1.0), trace) for index in range(3)]
-        for seat, at in zip(seats, (0.0, late_s, late_s + 8.5), strict=True):
-            simulation.clock.at(at, seat.train, lambda seat=seat: train(seat, 8))
+        workers = [worker_in(simulation, f"robot-{index}", Device(1.0), trace) for index in range(3)]
+        for worker, at in zip(workers, (0.0, late_s, late_s + 8.5), strict=True):
+            simulation.clock.at(at, worker.train, lambda worker=worker: train(worker, 8))
         simulation.run(500.0)
-        return [[step["t"] - late_s for step in steps_in(seat)] for seat in seats]
+        return [[step["t"] - late_s for step in steps_in(worker)] for worker in workers]
 
     on_time, late = ends(0.0), ends(7.25)
     assert all(on_time)
@@ -467,13 +467,13 @@ def test_a_team_whose_last_robot_comes_late_does_the_same_later(trace):
         assert theirs == pytest.approx(own, abs=2e-2)
 
 
-# -- seats -------------------------------------------------------------------------------------------------------------
+# -- workers ------------------------------------------------------------------------------------------------------
 
 
-def seat_in(simulation, name, device, rate=1e6, **options):
+def worker_in(simulation, name, device, rate=1e6, **options):
     trace = rate if isinstance(rate, Trace) else Trace.constant(rate)
     options.setdefault("settings", WorkerSettings(**CALM))
-    return VirtualSeat(
+    return VirtualWorker(
         simulation,
         name,
         device,
@@ -488,91 +488,91 @@ def start_of():
     return np.arange(LAYOUT.elements, dtype=np.float32) % 100
 
 
-def propose(seat, amount=1):
-    with seat.hold():
-        proposed = seat.replica - np.float32(amount)
-        seat.accumulate([proposed[spec.start : spec.stop] for spec in LAYOUT.tensors], 1.0)
+def propose(worker, amount=1):
+    with worker.hold():
+        proposed = worker.replica - np.float32(amount)
+        worker.accumulate([proposed[spec.start : spec.stop] for spec in LAYOUT.tensors], 1.0)
 
 
-def train(seat, iterations, amount=1, **finish):
-    seat.start(LAYOUT, start_of())
-    while seat.iteration < iterations:
-        propose(seat, amount)
-        seat.exchange()
-    seat.finish(**finish)
+def train(worker, iterations, amount=1, **finish):
+    worker.start(LAYOUT, start_of())
+    while worker.iteration < iterations:
+        propose(worker, amount)
+        worker.exchange()
+    worker.finish(**finish)
 
 
-def steps_in(seat):
-    return [record for record in seat.journal.records if record["event"] == "step"]
+def steps_in(worker):
+    return [record for record in worker.journal.records if record["event"] == "step"]
 
 
 @pytest.mark.parametrize("after", [0, 3])
 def test_what_a_training_loop_raises_comes_out_of_run(after):
     simulation = Simulation(server_of("bsp", 1, random.Random(0).randbytes))
-    seat = seat_in(simulation, "robot-0", Device(1.0))
+    worker = worker_in(simulation, "robot-0", Device(1.0))
 
     def loop():
-        seat.start(LAYOUT, start_of())
-        while seat.iteration < after:
-            propose(seat)
-            seat.exchange()
+        worker.start(LAYOUT, start_of())
+        while worker.iteration < after:
+            propose(worker)
+            worker.exchange()
         raise ZeroDivisionError("in the loop")
 
-    seat.train(loop)
+    worker.train(loop)
     with pytest.raises(ZeroDivisionError, match="in the loop"):
         simulation.run(100.0)
     assert simulation.now >= after
-    assert len(steps_in(seat)) == after
+    assert len(steps_in(worker)) == after
 
 
 def test_figures_are_journaled_at_the_time_of_the_call():
     simulation = Simulation(server_of("bsp", 1, random.Random(0).randbytes))
-    seat = seat_in(simulation, "robot-0", Device((1.0, 2.5)))
+    worker = worker_in(simulation, "robot-0", Device((1.0, 2.5)))
     called = []
 
     def loop():
-        seat.start(LAYOUT, start_of())
-        assert seat.now == 0.0 and seat.members == 1 and seat.local_steps == 1
+        worker.start(LAYOUT, start_of())
+        assert worker.now == 0.0 and worker.members == 1 and worker.local_steps == 1
         for index in range(4):
-            called.append(seat.now)
-            with seat.hold():  # as rowcast.Optimizer does when it takes what arrived: no time passes
+            called.append(worker.now)
+            with worker.hold():  # as rowcast.Optimizer does when it takes what arrived: no time passes
                 pass
-            seat.report(loss=index)
-            propose(seat)
-            assert seat.now == pytest.approx(called[-1] + (1.0, 2.5)[index % 2])
-            seat.exchange()
-        seat.finish()
+            worker.report(loss=index)
+            propose(worker)
+            assert worker.now == pytest.approx(called[-1] + (1.0, 2.5)[index % 2])
+            worker.exchange()
+        worker.finish()
 
-    seat.train(loop)
+    worker.train(loop)
     simulation.run(100.0)
-    metrics = [record for record in seat.journal.records if record["event"] == "metric"]
+    metrics = [record for record in worker.journal.records if record["event"] == "metric"]
     assert [metric["t"] for metric in metrics] == pytest.approx(called, abs=1e-6)
     assert [metric["value"] for metric in metrics] == [0, 1, 2, 3]
-    assert called[1:] == pytest.approx([step["t"] for step in steps_in(seat)[:3]], abs=1e-6)
+    assert called[1:] == pytest.approx([step["t"] for step in steps_in(worker)[:3]], abs=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:3", "rog:4?codec=raw"])
 def test_finishing_with_the_others_drains_everything(policy):
     simulation = Simulation(server_of(policy, 3, random.Random(0).randbytes))
-    seats = [seat_in(simulation, f"robot-{index}", Device(0.5 + index), 2e5) for index in range(3)]
-    for index, seat in enumerate(seats):
-        seat.train(lambda index=index, seat=seat: train(seat, 4 + index, 10**index))
+    workers = [worker_in(simulation, f"robot-{index}", Device(0.5 + index), 2e5) for index in range(3)]
+    for index, worker in enumerate(workers):
+        worker.train(lambda index=index, worker=worker: train(worker, 4 + index, 10**index))
     simulation.run(1000.0)
     assert simulation.finished and not simulation.server.members
     moved = start_of() - simulation.server.parameters
     np.testing.assert_allclose(moved, 4 + 50 + 600, atol=1e-3)
-    for seat in seats:
-        np.testing.assert_allclose(seat.replica, simulation.server.parameters, atol=1e-3)
-        assert [record["cause"] for record in seat.journal.records if record["event"] == "end"] == ["finished"]
-        with seat.hold():  # still usable, from anywhere
+    for worker in workers:
+        np.testing.assert_allclose(worker.replica, simulation.server.parameters, atol=1e-3)
+        assert [record["cause"] for record in worker.journal.records if record["event"] == "end"] == ["finished"]
+        with worker.hold():  # still usable, from anywhere
             pass
-        seat.finish()
-        seat.leave()
+        worker.finish()
+        worker.leave()
 
 
 def test_finishing_without_the_others_does_not_wait():
     simulation = Simulation(server_of("bsp?codec=raw", 2, random.Random(0).randbytes))
-    early, late = seat_in(simulation, "early", Device(1.0)), seat_in(simulation, "late", Device(50.0))
+    early, late = worker_in(simulation, "early", Device(1.0)), worker_in(simulation, "late", Device(50.0))
     ended = []
     early.train(lambda: (train(early, 1, wait=False), ended.append(early.now)))
     late.train(lambda: (train(late, 3), ended.append(late.now)))
@@ -583,7 +583,7 @@ def test_finishing_without_the_others_does_not_wait():
 
 def test_finishing_gives_up_when_its_time_is_over():
     simulation = Simulation(server_of("asp?codec=raw", 2, random.Random(0).randbytes))
-    early, late = seat_in(simulation, "early", Device(1.0)), seat_in(simulation, "late", Device(50.0))
+    early, late = worker_in(simulation, "early", Device(1.0)), worker_in(simulation, "late", Device(50.0))
     gave_up = []
 
     def hurry():
@@ -605,16 +605,16 @@ def test_a_time_limit_that_is_kept_changes_nothing():
     ends = []
     for limit in ({}, {"timeout_s": 500.0}):
         simulation = Simulation(server_of("bsp?codec=raw", 1, random.Random(0).randbytes))
-        seat = seat_in(simulation, "robot-0", Device(1.0))
-        seat.train(lambda seat=seat, limit=limit: train(seat, 2, **limit))
+        worker = worker_in(simulation, "robot-0", Device(1.0))
+        worker.train(lambda worker=worker, limit=limit: train(worker, 2, **limit))
         simulation.run(1000.0)
-        ends.append(seat.journal.records)
+        ends.append(worker.journal.records)
     assert ends[0] == ends[1]
 
 
 def test_leaving_does_not_hold_the_others():
     simulation = Simulation(server_of("bsp?codec=raw", 2, random.Random(0).randbytes))
-    stays, goes = seat_in(simulation, "stays", Device(1.0)), seat_in(simulation, "goes", Device(1.0))
+    stays, goes = worker_in(simulation, "stays", Device(1.0)), worker_in(simulation, "goes", Device(1.0))
 
     def go():
         goes.start(LAYOUT, start_of())
@@ -632,27 +632,27 @@ def test_leaving_does_not_hold_the_others():
 
 def test_a_seat_is_refused_outside_its_training_loop():
     simulation = Simulation(server_of("bsp", 1, random.Random(0).randbytes))
-    seat = seat_in(simulation, "robot-0", Device(1.0))
+    worker = worker_in(simulation, "robot-0", Device(1.0))
     with pytest.raises(LocalProtocolError, match="not started"):
-        _ = seat.replica
+        _ = worker.replica
     with pytest.raises(LocalProtocolError, match=r"inside train\(\) only"):
-        seat.start(LAYOUT, start_of())
+        worker.start(LAYOUT, start_of())
     assert not simulation.robots
-    seat.train(lambda: train(seat, 100))
-    with pytest.raises(LocalProtocolError, match="runs in this seat already"):
-        seat.train(lambda: None)
+    worker.train(lambda: train(worker, 100))
+    with pytest.raises(LocalProtocolError, match="runs in this worker already"):
+        worker.train(lambda: None)
     simulation.run(10.5)
-    count = len(steps_in(seat))
-    for outside in (seat.exchange, seat.finish, lambda: seat.accumulate([], 1.0)):
+    count = len(steps_in(worker))
+    for outside in (worker.exchange, worker.finish, lambda: worker.accumulate([], 1.0)):
         with pytest.raises(LocalProtocolError, match=r"inside train\(\) only"):
             outside()
     simulation.run(20.0)
-    assert len(steps_in(seat)) > count  # nothing was broken by asking
+    assert len(steps_in(worker)) > count  # nothing was broken by asking
 
 
 def test_a_training_loop_may_start_another():
     simulation = Simulation(server_of("bsp?codec=raw", 1, random.Random(0).randbytes))
-    first, second = seat_in(simulation, "first", Device(1.0)), seat_in(simulation, "second", Device(1.0))
+    first, second = worker_in(simulation, "first", Device(1.0)), worker_in(simulation, "second", Device(1.0))
 
     def loop():
         first.start(LAYOUT, start_of())
@@ -682,11 +682,11 @@ def test_a_training_loop_may_start_another():
 )
 def test_compute_time_is_what_the_device_says(device, expected):
     simulation = Simulation(server_of("bsp", 2, random.Random(0).randbytes))
-    seats = [seat_in(simulation, "robot-0", device), seat_in(simulation, "robot-1", Device(0.1))]
-    for seat in seats:
-        seat.train(lambda seat=seat: train(seat, 5))
+    workers = [worker_in(simulation, "robot-0", device), worker_in(simulation, "robot-1", Device(0.1))]
+    for worker in workers:
+        worker.train(lambda worker=worker: train(worker, 5))
     simulation.run(100.0)
-    assert [step["compute_s"] for step in steps_in(seats[0])] == pytest.approx(expected, abs=2e-6)
+    assert [step["compute_s"] for step in steps_in(workers[0])] == pytest.approx(expected, abs=2e-6)
     assert len(set(expected)) > 1 or device.spread == 0
 
 
@@ -699,33 +699,33 @@ def test_drawn_times_are_around_the_median():
 
 def test_local_steps_compute_as_many_gradients_for_each_exchange():
     simulation = Simulation(server_of("localsgd:2", 2, random.Random(0).randbytes))
-    seats = [seat_in(simulation, f"robot-{index}", Device((1.0, 2.0, 4.0))) for index in range(2)]
+    workers = [worker_in(simulation, f"robot-{index}", Device((1.0, 2.0, 4.0))) for index in range(2)]
     gradients = [0, 0]
 
     def loop(index):
         torch.manual_seed(0)
         model = torch.nn.Linear(16, 8)
-        with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, seats[index]) as optimizer:
+        with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, workers[index]) as optimizer:
             for _ in range(10):
                 optimizer.zero_grad()
                 model(torch.ones(4, 16)).square().mean().backward()
                 gradients[index] += 1
                 optimizer.step()
 
-    for index, seat in enumerate(seats):
-        seat.train(lambda index=index: loop(index))
+    for index, worker in enumerate(workers):
+        worker.train(lambda index=index: loop(index))
     simulation.run(1000.0)
     assert simulation.finished and gradients == [10, 10]
-    for seat in seats:
-        assert [step["compute_s"] for step in steps_in(seat)] == pytest.approx([3.0, 5.0, 6.0, 3.0, 5.0])
+    for worker in workers:
+        assert [step["compute_s"] for step in steps_in(worker)] == pytest.approx([3.0, 5.0, 6.0, 3.0, 5.0])
 
 
 def test_loops_under_way_are_left_where_they_are(tmp_path):
     """Also those that would say goodbye when they are thrown away."""
 
-    def loop(seat):
+    def loop(worker):
         model = torch.nn.Linear(16, 8)
-        with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, seat) as optimizer:
+        with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, worker) as optimizer:
             while True:
                 optimizer.zero_grad()
                 model(torch.ones(4, 16)).square().mean().backward()
@@ -734,8 +734,8 @@ def test_loops_under_way_are_left_where_they_are(tmp_path):
     def run():
         simulation = Simulation(server_of("bsp", 1, random.Random(0).randbytes))
         with open_journal("robot-0", tmp_path / "robot-0.jsonl") as journal:
-            seat = seat_in(simulation, "robot-0", Device(1.0), journal=journal)
-            seat.train(lambda: loop(seat))
+            worker = worker_in(simulation, "robot-0", Device(1.0), journal=journal)
+            worker.train(lambda: loop(worker))
             simulation.run(10.0)
 
     run()
@@ -759,34 +759,34 @@ def test_cuts_at_any_moment_keep_replicas_in_agreement(policy, cuts, delay_s, ch
     simulation = Simulation(
         server_of(policy, 2, random.Random(0).randbytes), channel=CHANNELS[channel](), delay_s=delay_s
     )
-    seats = [seat_in(simulation, f"robot-{index}", Device(0.6 + index), 3e5) for index in range(2)]
-    for index, seat in enumerate(seats):
-        seat.train(lambda index=index, seat=seat: train(seat, 5, 10**index))
+    workers = [worker_in(simulation, f"robot-{index}", Device(0.6 + index), 3e5) for index in range(2)]
+    for index, worker in enumerate(workers):
+        worker.train(lambda index=index, worker=worker: train(worker, 5, 10**index))
     for time, index, down_s in cuts:
         simulation.clock.at(time, lambda name=f"robot-{index}", down_s=down_s: simulation.cut(name, down_s))
     simulation.run(2000.0)
-    assert simulation.finished, {name: robot.node.phase for name, robot in simulation.robots.items()}
+    assert simulation.finished, {name: robot.node.state for name, robot in simulation.robots.items()}
     np.testing.assert_array_equal(start_of() - simulation.server.parameters, 5 + 50)
-    for seat in seats:
-        np.testing.assert_array_equal(seat.replica, simulation.server.parameters)
+    for worker in workers:
+        np.testing.assert_array_equal(worker.replica, simulation.server.parameters)
     assert not [record for record in simulation.server.journal.records if record["event"] == "error"]
 
 
 def test_who_is_away_for_too_long_is_not_waited_for():
     simulation = Simulation(server_of("bsp?codec=raw", 2, random.Random(0).randbytes, absence_limit_s=4.0))
-    seats = [seat_in(simulation, f"robot-{index}", Device(1.0)) for index in range(2)]
-    for seat in seats:
-        seat.train(lambda seat=seat: train(seat, 12))
+    workers = [worker_in(simulation, f"robot-{index}", Device(1.0)) for index in range(2)]
+    for worker in workers:
+        worker.train(lambda worker=worker: train(worker, 12))
     simulation.clock.at(5.2, simulation.cut, "robot-1", 9.0)
     simulation.run(200.0)
     assert simulation.finished
     (absent,) = events(simulation, "server", "absent")
     assert absent["peer"] == "robot-1" and absent["t"] == pytest.approx(9.2)
-    np.testing.assert_array_equal(seats[0].replica, seats[1].replica)
+    np.testing.assert_array_equal(workers[0].replica, workers[1].replica)
 
 
 def test_an_acknowledgement_takes_link_time_too():
-    simulation = hollow_team("bsp?codec=raw", [(Device(1.0), 1e6, 1e6)])
+    simulation = timing_team("bsp?codec=raw", [(Device(1.0), 1e6, 1e6)])
     up, down = listen(simulation)
     simulation.run(20.0)
     frames = sum(isinstance(message, Rows) for _, message in up)

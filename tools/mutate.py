@@ -36,7 +36,7 @@ PACKAGES = ("sync", "delivery", "training")
 #: A test file concerns the core when it imports one of these ...
 CORE = re.compile(
     r"^(?:from|import) "
-    r"(?:rowcast\.(?:sync|delivery|training|session|testing|drivers\.virtual)|teams|seats|live)\b",
+    r"(?:rowcast\.(?:sync|delivery|training|session|testing|drivers\.virtual)|teams|loops|live)\b",
     re.M,
 )
 #: ... and none of these: whole comparisons, thousands of schedules.

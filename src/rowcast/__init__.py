@@ -40,7 +40,7 @@ def join(
     insecure: bool = False,
     parameters: str | None = None,
 ) -> Team:
-    """A seat in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
+    """A place in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
 
     Args:
         address: ``host:port`` of ``rowcast serve``.

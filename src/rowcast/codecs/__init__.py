@@ -9,10 +9,10 @@ from __future__ import annotations
 from rowcast.codecs.base import Codec
 from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
-from rowcast.codecs.hollow import Hollow
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
 from rowcast.codecs.sparse import Sparse
+from rowcast.codecs.timing_only import TimingOnly
 from rowcast.codecs.zero import Zero
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.registry import Registry
@@ -22,10 +22,10 @@ __all__ = [
     "REGISTRY",
     "Codec",
     "Half",
-    "Hollow",
     "OneBit",
     "Raw",
     "Sparse",
+    "TimingOnly",
     "Zero",
     "codec_by_id",
     "codec_by_name",
@@ -33,7 +33,7 @@ __all__ = [
     "register",
 ]
 
-#: Numbers that a codec may have; those above belong to the forms of codecs for buffers and for hollow layouts.
+#: Numbers that a codec may have; those above belong to the forms of codecs for buffers and for timing-only layouts.
 WIRE_IDS = range(64)
 
 
@@ -54,8 +54,8 @@ def _checked(name: str, value: object) -> Codec:
         raise ConfigError(f"codec {name!r}: wire_id {number} is that of {_BY_ID[number].name!r}; choose another")
     _BY_ID[number] = codec
     if not isinstance(codec, Zero):
-        _HOLLOW[name] = hollow = Hollow(codec)
-        _BY_ID[hollow.wire_id] = hollow
+        _TIMING_ONLY[name] = timing = TimingOnly(codec)
+        _BY_ID[timing.wire_id] = timing
     if getattr(codec, "coarse", True):
         _FINE[name] = fine = Fine(codec, _HALF)
         _BY_ID[fine.wire_id] = fine
@@ -67,8 +67,8 @@ _HALF = Half()
 
 #: Every code and form of a code, by the number that a frame carries.
 _BY_ID: dict[int, Codec] = {}
-#: The hollow form of each code that has content.
-_HOLLOW: dict[str, Codec] = {}
+#: The timing-only form of each code that has content.
+_TIMING_ONLY: dict[str, Codec] = {}
 #: The form of each code that is too coarse for buffers.
 _FINE: dict[str, Codec] = {}
 
@@ -106,9 +106,9 @@ def codec_by_name(name: str) -> Codec:
 
 
 def codec_for(layout: Layout, codec: Codec) -> Codec:
-    """``codec``, or its form for a layout that is hollow or has buffers."""
-    if layout.is_hollow:
-        return _HOLLOW.get(codec.name, codec)
+    """``codec``, or its form for a layout that is timing-only or has buffers."""
+    if layout.is_timing_only:
+        return _TIMING_ONLY.get(codec.name, codec)
     return _FINE.get(codec.name, codec) if layout.buffers else codec
 
 

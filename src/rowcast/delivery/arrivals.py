@@ -125,7 +125,7 @@ class Arrivals:
         floor, self._touched = self._touched, None
         if not self._shares:
             return
-        if values is None and len(message.payload) and not self._layout.is_hollow:
+        if values is None and len(message.payload) and not self._layout.is_timing_only:
             self._flush()
             for share in self._shares.values():
                 if message.iteration <= share.limit:
@@ -207,7 +207,7 @@ class Arrivals:
 
 def decode_small(layout: Layout, codec: Codec, message: Rows) -> npt.NDArray[np.float32] | None:
     """The rows of an update, one behind the other; ``None`` when there is nothing in them, or very much."""
-    if len(message.payload) == 0 or layout.is_hollow or layout.lengths[message.rows].sum() > LARGE_ELEMENTS:
+    if len(message.payload) == 0 or layout.is_timing_only or layout.lengths[message.rows].sum() > LARGE_ELEMENTS:
         return None
     return decode(layout, codec, message)
 

@@ -28,7 +28,7 @@ from rowcast.delivery.floored import Floored
 from rowcast.delivery.transfer import Request, Transfer
 from rowcast.delivery.window import Window
 from rowcast.rows import Layout
-from rowcast.sync import Levels, Policy
+from rowcast.sync import MinimumTracker, Policy
 from rowcast.wire import Rows
 from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
 
@@ -130,7 +130,7 @@ class SharedLog:
         self._limit = int(codec_for(layout, policy().row_codec).row_bytes(layout).sum())
         self._lows: deque[tuple[int, int]] = deque()  # places and stamps, both rising: the lowest from there on
         self._readers: dict[str, Reader] = {}
-        self._paces = Levels()
+        self._paces = MinimumTracker()
         self._waiting: dict[str, None] = {}
         self._woken: dict[str, None] = {}
         self._frame_bytes = 0.0

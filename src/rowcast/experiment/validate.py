@@ -19,8 +19,8 @@ from typing import Any
 
 from rowcast.drivers.virtual import Device, ServerCosts
 from rowcast.errors import ConfigError, DataError
-from rowcast.experiment.hollow_team import hollow_team
 from rowcast.experiment.measured import MeasuredRun
+from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.sync import parse_policy
 
@@ -130,7 +130,7 @@ def validate_run(
     devices = [_device(run, worker) for worker in run.workers]
     links = [(run.traces[worker], run.traces[worker]) for worker in run.workers]
     journals = [Journal(worker, _step_sink(steps[worker])) for worker in run.workers]
-    simulation = hollow_team(text, run.layout, devices, links, journals, costs=costs, seed=seed)
+    simulation = timing_team(text, run.layout, devices, links, journals, costs=costs, seed=seed)
     simulation.run(moments[-1])
 
     def simulated(field: str) -> float:

@@ -20,7 +20,7 @@ Update = tuple[Sequence[Vector], float, Vector | None]
 
 
 class TeamLike(Protocol):
-    """A worker's seat in a team, as the optimizer sees it.
+    """A worker's place in a team, as the optimizer sees it.
 
     The socket driver's ``Team`` is one; a test may bring its own of thirty lines. All vectors are flat
     float32 in layout order. A step meets the team twice: in ``exchange`` (or ``accumulate``), and in ``still``, which

@@ -112,6 +112,6 @@ class LiveWrapper(torch.optim.Optimizer):
 
     def __getstate__(self) -> NoReturn:
         raise LocalProtocolError(
-            "an Optimizer holds its seat in a team and can be neither copied nor pickled; save state_dict() and "
+            "an Optimizer holds its place in a team and can be neither copied nor pickled; save state_dict() and "
             "model.state_dict(), and make a new Optimizer where you load them"
         )

@@ -244,7 +244,7 @@ def row_abs_sums(
 ) -> None:
     """Write sum |element| of each row into ``abs_sums`` (float32 [rows])."""
     if len(vector) == len(abs_sums):
-        # One element a row, as in a hollow layout: no sum, and calling a kernel costs more than the work.
+        # One element a row, as in a timing-only layout: no sum, and calling a kernel costs more than the work.
         np.abs(vector, out=abs_sums)
         return
     in_parts(lambda part, edges: _row_abs_sums(vector, offsets[edges], abs_sums[part]), len(abs_sums), vector.size)

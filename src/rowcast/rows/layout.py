@@ -51,7 +51,7 @@ class Layout:
         lengths: int64 [rows], elements of each row.
         rows, elements: their numbers.
         digest: 16 bytes that agree between two nodes exactly when their layouts do.
-        is_hollow: vectors of this layout hold one number for each row, see :meth:`hollow`.
+        is_timing_only: vectors of this layout hold one number for each row, see :meth:`timing_only`.
         buffers: so many of the tensors, the last ones, are buffers of the model and not parameters: running statistics
             and the like. They are values, not steps of an optimizer: no factor, momentum or sign code is for them.
         buffer_rule: one of :data:`BUFFER_RULES`.
@@ -65,7 +65,7 @@ class Layout:
         small_tensor: int,
         max_row: int,
         *,
-        hollow: bool = False,
+        timing_only: bool = False,
         buffers: int = 0,
         buffer_rule: str = "average",
     ) -> None:
@@ -74,13 +74,13 @@ class Layout:
         self.buffer_rule = buffer_rule
         self.lengths = np.diff(offsets)
         self.rows = len(self.lengths)
-        self.offsets = np.arange(self.rows + 1, dtype=np.int64) if hollow else offsets
+        self.offsets = np.arange(self.rows + 1, dtype=np.int64) if timing_only else offsets
         self.offsets.setflags(write=False)
         self.elements = int(self.offsets[-1])
         self.small_tensor = small_tensor
         self.max_row = max_row
         self.parameter_rows = self.tensors[-buffers].first_row if buffers else self.rows
-        self.is_hollow = hollow
+        self.is_timing_only = timing_only
         self._true_offsets = offsets
         self._known: dict[str, npt.NDArray[np.int64]] = {}
 
@@ -143,18 +143,18 @@ class Layout:
         offsets = np.concatenate(pieces)
         return cls(tensors, offsets, small_tensor, max_row, buffers=buffers, buffer_rule=buffer_rule)
 
-    def hollow(self) -> Layout:
+    def timing_only(self) -> Layout:
         """The same rows for a study of time only: a vector holds one number for each row, not its elements.
 
-        Lengths, and so the bytes on the wire, stay those of the real rows. Only hollow codes
-        (:class:`rowcast.codecs.Hollow`) work on it.
+        Lengths, and so the bytes on the wire, stay those of the real rows. Only timing-only codes
+        (:class:`rowcast.codecs.TimingOnly`) work on it.
         """
         return Layout(
             self.tensors,
             self._true_offsets,
             self.small_tensor,
             self.max_row,
-            hollow=True,
+            timing_only=True,
             buffers=self.buffers,
             buffer_rule=self.buffer_rule,
         )
@@ -208,7 +208,7 @@ class Layout:
                 "max_row": self.max_row,
                 "tensors": [[spec.name, list(spec.shape)] for spec in self.tensors],
                 **({"buffers": [self.buffers, self.buffer_rule]} if self.buffers else {}),
-                **({"hollow": True} if self.is_hollow else {}),
+                **({"timing": True} if self.is_timing_only else {}),
             },
             separators=(",", ":"),
         ).encode()
@@ -234,7 +234,7 @@ class Layout:
                 buffers=outline.buffers,
                 buffer_rule=outline.buffer_rule,
             )
-            return layout.hollow() if outline.is_hollow else layout
+            return layout.timing_only() if outline.is_timing_only else layout
         except (ConfigError, MemoryError) as error:
             raise RemoteProtocolError(f"layout table: expected rows that fit in memory: {error}") from error
 
@@ -277,7 +277,7 @@ class Layout:
         return np.zeros(self.elements, dtype=np.float32)
 
     def __repr__(self) -> str:
-        kind = "hollow, " if self.is_hollow else ""
+        kind = "timing only, " if self.is_timing_only else ""
         kind += f"{self.buffers} buffers in " if self.buffers else ""
         return f"Layout({kind}{len(self.tensors)} tensors, {self.rows} rows, {int(self._true_offsets[-1])} elements)"
 

@@ -32,7 +32,7 @@ BUFFER_RULES = ("average", "first")
 _HEAD = re.compile(r'\{"small_tensor": ?(\d{1,13}), ?"max_row": ?(\d{1,13}), ?"tensors": ?\[')
 _NAME = re.compile(r'\[(?=")')
 _SHAPE = re.compile(r", ?\[((?:\d{1,13}(?:, ?\d{1,13}){0,63})?)\]\]")
-_TAIL = re.compile(r'\](?:, ?"buffers": ?\[(\d{1,6}), ?"([a-z]{1,20})"\])?(?:, ?"hollow": ?(true))?\}')
+_TAIL = re.compile(r'\](?:, ?"buffers": ?\[(\d{1,6}), ?"([a-z]{1,20})"\])?(?:, ?"timing": ?(true))?\}')
 _STRINGS = json.JSONDecoder()
 
 
@@ -49,7 +49,7 @@ class Outline:
 
     Attributes:
         tensors: names and shapes in parameter order.
-        small_tensor, max_row, is_hollow, buffers, buffer_rule: as in :class:`~rowcast.rows.Layout`.
+        small_tensor, max_row, is_timing_only, buffers, buffer_rule: as in :class:`~rowcast.rows.Layout`.
         rows, elements: how many the layout will have.
         digest: that of the table as it came.
     """
@@ -57,7 +57,7 @@ class Outline:
     tensors: tuple[NamedShape, ...]
     small_tensor: int
     max_row: int
-    is_hollow: bool
+    is_timing_only: bool
     buffers: int
     buffer_rule: str
     rows: int
@@ -67,7 +67,7 @@ class Outline:
     @property
     def cost_bytes(self) -> int:
         """Memory that one copy of the model takes: float32 parameters, and :data:`ROW_BYTES` for each row."""
-        return 4 * (self.rows if self.is_hollow else self.elements) + ROW_BYTES * self.rows
+        return 4 * (self.rows if self.is_timing_only else self.elements) + ROW_BYTES * self.rows
 
     @classmethod
     def read(cls, table: bytes) -> Outline:

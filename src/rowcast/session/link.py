@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from rowcast.errors import RemoteProtocolError
-from rowcast.session.overdue import Overdue
+from rowcast.session.timeout import ConfirmedTimeout
 from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
 __all__ = ["MOST_WAITING", "Link", "acknowledged"]
@@ -60,7 +60,7 @@ class Link:
     reported_at: float = 0.0
     arrived_at: float = 0.0
     occupied_at: float = 0.0
-    _silence: Overdue = field(default_factory=Overdue)
+    _silence: ConfirmedTimeout = field(default_factory=ConfirmedTimeout)
     _begun_at: float = 0.0
     _frames: int = 0
     _told: int = 0
@@ -107,7 +107,7 @@ class Link:
         return self._silence.due_at(self.heard_at + limit_s)
 
     def is_silent(self, now: float, limit_s: float, heartbeat_s: float) -> bool:
-        """Whether nothing has arrived for ``limit_s``; asked twice (:class:`~rowcast.session.overdue.Overdue`)."""
+        """Whether nothing has arrived for ``limit_s``; asked twice, see :class:`.ConfirmedTimeout`."""
         return self._silence.is_over(now, self.heard_at + limit_s, heartbeat_s)
 
     def say(self, message: Message) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Hashable
 
 from rowcast.delivery.outbox import Outbox
 from rowcast.session.link import Link
-from rowcast.session.overdue import Overdue
+from rowcast.session.timeout import ConfirmedTimeout
 
 __all__ = ["Progress", "Streak"]
 
@@ -53,8 +53,8 @@ class Progress:
     The limit doubles with each cut that it causes, until something is delivered: a link so slow that one frame takes
     longer than the limit gets that frame through in the end.
 
-    Before it cuts, :class:`~rowcast.session.overdue.Overdue` asks twice: what tells of progress may have arrived and
-    not been read yet.
+    Before it cuts, :class:`~rowcast.session.timeout.ConfirmedTimeout` asks twice: what tells of progress may have
+    arrived and not been read yet.
 
     Args:
         limit_s: ``stuck_limit_s`` of the settings; ``inf``: there is no limit.
@@ -64,7 +64,7 @@ class Progress:
     def __init__(self, limit_s: float = math.inf, heartbeat_s: float = 0.0) -> None:
         self._limit_s = limit_s
         self._heartbeat_s = heartbeat_s
-        self._overdue = Overdue()
+        self._timeout = ConfirmedTimeout()
         self._cuts = Streak()
 
     def due_at(self, link: Link, outbox: Outbox, received: int) -> float:
@@ -75,7 +75,7 @@ class Progress:
             outbox: what is sent to the peer.
             received: number of the last row frame that came from it.
         """
-        return self._overdue.due_at(self._over_at(link, outbox, received))
+        return self._timeout.due_at(self._over_at(link, outbox, received))
 
     def _over_at(self, link: Link, outbox: Outbox, received: int) -> float:
         """When the limit is over (s)."""
@@ -86,9 +86,9 @@ class Progress:
 
     def cut(self, now: float, link: Link, outbox: Outbox, received: int) -> str | None:
         """Why the connection must be closed, or ``None``; see :meth:`due_at`."""
-        if not self._overdue.is_over(now, self._over_at(link, outbox, received), self._heartbeat_s):
+        if not self._timeout.is_over(now, self._over_at(link, outbox, received), self._heartbeat_s):
             return None
-        self._overdue.clear()
+        self._timeout.clear()
         limit_s = self._patience_s(outbox, received)
         self._cuts.add((outbox.delivered, received))
         if (since := link.unfinished_since) is not None and now >= _unfinished_at(link, limit_s):

@@ -3,11 +3,11 @@
 from rowcast.sync.artifact import ArtifactTime
 from rowcast.sync.families import REGISTRY
 from rowcast.sync.family import Family, parse_policy, policy_forms, register
-from rowcast.sync.levels import Levels
+from rowcast.sync.interval import UsualInterval
+from rowcast.sync.minimum import MinimumTracker
 from rowcast.sync.mta import MtaTime, minimum_share
 from rowcast.sync.order import RowsToSend
 from rowcast.sync.policy import Policy
-from rowcast.sync.punctuality import Punctuality
 from rowcast.sync.rate import RateMeter
 from rowcast.sync.slack import SlackChange, SlackTuner
 from rowcast.sync.versions import VersionTable
@@ -16,14 +16,14 @@ __all__ = [
     "REGISTRY",
     "ArtifactTime",
     "Family",
-    "Levels",
+    "MinimumTracker",
     "MtaTime",
     "Policy",
-    "Punctuality",
     "RateMeter",
     "RowsToSend",
     "SlackChange",
     "SlackTuner",
+    "UsualInterval",
     "VersionTable",
     "minimum_share",
     "parse_policy",

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows import Selection
-from rowcast.sync.levels import Levels
+from rowcast.sync.minimum import MinimumTracker
 from rowcast.sync.mta import minimum_share
 
 __all__ = ["ArtifactTime", "artifact_share", "select_groups"]
@@ -91,7 +91,7 @@ class ArtifactTime:
     """
 
     def __init__(self, race: float = 0.0) -> None:
-        self._transfers = Levels()
+        self._transfers = MinimumTracker()
         self._race = race
         self._lost = 0.0
         self._minimum: set[str] = set()

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from rowcast.errors import ConfigError
 
-__all__ = ["Direction", "FlownScheduler", "Request", "Standing", "choose", "lag_threshold", "late_share"]
+__all__ = ["Candidate", "Direction", "FlownScheduler", "Request", "choose", "lag_threshold", "late_share"]
 
 SLOTS = 2
 MEMORY_S = 10.0
@@ -63,7 +63,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Candidate:
     """What is known of a worker when slots are given.
 
     Attributes:
@@ -108,7 +108,7 @@ def lag_threshold(slack: int, rate_bps: float | None, median_bps: float | None, 
 
 def choose(
     requests: Sequence[Request],
-    standings: Mapping[str, Standing],
+    candidates: Mapping[str, Candidate],
     *,
     taken: int,
     size_bytes: float,
@@ -120,8 +120,8 @@ def choose(
     """Who of those that wait may begin now, best first.
 
     Args:
-        requests: who waits; each worker once, and each has a standing.
-        standings: every worker that counts.
+        requests: who waits; each worker once, and each has a candidate.
+        candidates: every worker that counts.
         taken: slots in use.
         size_bytes: bytes of a transfer (B).
         limit_s: gamma_T; infinite before the first transfer.
@@ -132,24 +132,24 @@ def choose(
     free = slots - taken
     if free <= 0 or not requests:
         return []
-    newest = max(standing.iteration for standing in standings.values())
-    known = [standing.rate_bps for standing in standings.values() if standing.rate_bps is not None]
+    newest = max(candidate.iteration for candidate in candidates.values())
+    known = [candidate.rate_bps for candidate in candidates.values() if candidate.rate_bps is not None]
     median = statistics.median(known) if known else None
 
     def lag(request: Request) -> int:
-        return newest - standings[request.worker].iteration
+        return newest - candidates[request.worker].iteration
 
     def overdue(request: Request) -> bool:
-        return lag(request) >= lag_threshold(slack, standings[request.worker].rate_bps, median, longest)
+        return lag(request) >= lag_threshold(slack, candidates[request.worker].rate_bps, median, longest)
 
     def in_time(request: Request) -> bool:
-        rate = standings[request.worker].rate_bps
+        rate = candidates[request.worker].rate_bps
         return rate is None or 8 * size_bytes <= rate * limit_s
 
     def rank(request: Request) -> tuple[float, float, float, str]:
-        standing = standings[request.worker]
-        score = standing.samples * (1 - late_share(standing.rates_bps, size_bytes, limit_s))
-        rate = math.inf if standing.rate_bps is None else standing.rate_bps
+        candidate = candidates[request.worker]
+        score = candidate.samples * (1 - late_share(candidate.rates_bps, size_bytes, limit_s))
+        rate = math.inf if candidate.rate_bps is None else candidate.rate_bps
         return -score, -rate, request.since, request.worker
 
     first = sorted((request for request in requests if overdue(request)), key=lambda r: (-lag(r), *rank(r)))
@@ -233,14 +233,14 @@ class FlownScheduler:
         requests = [request for worker, request in self._waiting.items() if worker in team]
         if len(self._active) >= self.slots or not requests:
             return []
-        standings = {}
+        candidates = {}
         for worker, (iteration, samples) in team.items():
             asked = self._waiting.get(worker)
             direction = Direction.PUSH if asked is None else asked.direction
-            standings[worker] = Standing(iteration, samples, self._recent(now, worker, direction))
+            candidates[worker] = Candidate(iteration, samples, self._recent(now, worker, direction))
         chosen = choose(
             requests,
-            standings,
+            candidates,
             taken=len(self._active),
             size_bytes=size_bytes,
             limit_s=self.limit_s,

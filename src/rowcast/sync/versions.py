@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.sync.levels import Levels
+from rowcast.sync.minimum import MinimumTracker
 
 __all__ = ["VersionTable"]
 
@@ -20,7 +20,7 @@ class VersionTable:
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self._versions: dict[str, npt.NDArray[np.int32]] = {}
-        self._oldest = Levels()
+        self._oldest = MinimumTracker()
         #: By the lowest version that was last seen of them: workers of whom something has arrived since.
         self._stale: dict[int, dict[str, None]] = {}
 

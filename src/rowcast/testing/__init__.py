@@ -1,15 +1,15 @@
 """What a third party needs to test a codec, a policy, a driver or a job against Rowcast's rules.
 
 * :func:`check_codec`: the conformance suite of codecs.
-* :func:`check_driver`: the conformance suite of drivers; :class:`Seat` is what it needs of a worker's seat.
+* :func:`check_driver`: the conformance suite of drivers; :class:`DriverTeam` is what it needs of a worker.
 * :func:`check_task`: the conformance suite of tasks.
 * :class:`VirtualTeam`: real nodes joined by scripted links in virtual time: no sockets, no threads, no sleeps; a
   fault happens at the byte that the script names, and the same script gives the same journal.
 """
 
 from rowcast.testing.codecs import check_codec
-from rowcast.testing.drivers import Seat, check_driver
+from rowcast.testing.drivers import DriverTeam, check_driver
 from rowcast.testing.tasks import check_task
 from rowcast.testing.virtual import ScriptedWorker, VirtualTeam
 
-__all__ = ["ScriptedWorker", "Seat", "VirtualTeam", "check_codec", "check_driver", "check_task"]
+__all__ = ["DriverTeam", "ScriptedWorker", "VirtualTeam", "check_codec", "check_driver", "check_task"]

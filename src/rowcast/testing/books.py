@@ -10,7 +10,7 @@ from rowcast.delivery.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import Policy
 from rowcast.training import ServerNode, WorkerNode
-from rowcast.training.member import Stage
+from rowcast.training.member import MemberState
 from rowcast.training.rules.outage import STREAMED
 from rowcast.training.rules.streamed import StreamedRule
 
@@ -45,7 +45,7 @@ def imbalance(server: ServerNode, node: WorkerNode) -> float:
         return 0.0
     if member.life != node.server_life:
         return 0.0  # it was forgotten, and has not heard yet that it joins anew
-    if member.stage is Stage.DRAINING and not member.finish_wait:
+    if member.state is MemberState.DRAINING and not member.finish_wait:
         return 0.0
     missing = member.owed.source.total() + in_flight(member.owed, node.layout, node.inbox.received)
     missing += ledger.kept_back(member)
@@ -116,7 +116,7 @@ class Staleness:
         owed = member.owed
         streaming = server.rule if isinstance(server.rule, StreamedRule) else None
         assert oldest is not None
-        iteration = node.iteration if streaming is None else node.iteration + streaming.seat(member).shift
+        iteration = node.iteration if streaming is None else node.iteration + streaming.streamed(member).shift
         self.gaps.append(iteration - oldest)
         self.push_ages.append(iteration - server.versions.oldest_of(node.name))
         if streaming is None:
@@ -132,7 +132,7 @@ class Staleness:
         streaming, member = server.rule, server.members.get(node.name)
         if not isinstance(streaming, StreamedRule) or member is None:
             return
-        if member.life != node.server_life or member.stage not in STREAMED:
+        if member.life != node.server_life or member.state not in STREAMED:
             return  # this server does not know it, or not as one that computes
         held = min(streaming.horizon_of(member), member.owed.horizon_in_flight(node.inbox.received))
-        self.outage_ages.append(node.iteration + streaming.seat(member).shift - held)
+        self.outage_ages.append(node.iteration + streaming.streamed(member).shift - held)

@@ -18,7 +18,7 @@ from rowcast.training import ServerNode
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.wire import Ack, Computed, Message, PullEnd, Rows
 
-__all__ = ["Seat", "check_driver"]
+__all__ = ["DriverTeam", "check_driver"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -40,8 +40,8 @@ _POLICIES = (
 _STEPS = 5
 
 
-class Seat(Protocol):
-    """What the checks use of a worker's seat: a part of :class:`rowcast.optim.TeamLike`."""
+class DriverTeam(Protocol):
+    """What the checks use of a worker's team: a part of :class:`rowcast.optim.TeamLike`."""
 
     @property
     def replica(self) -> Vector:
@@ -70,8 +70,8 @@ class Seat(Protocol):
         """Go now."""
 
 
-#: A training loop. It runs in its worker's seat, at the same time as those of the others.
-Loop = Callable[[Seat], None]
+#: A training loop. It runs in its worker's team, at the same time as those of the others.
+Loop = Callable[[DriverTeam], None]
 
 #: What a driver brings along: run the server, one worker for each name with these link settings and its loop, until
 #: all loops have ended; raise what a loop raised. Workers reconnect when they lose their link.
@@ -146,7 +146,7 @@ class _Watched(ServerNode):
         oldest, rule = self.versions.oldest(), self.rule
         member = next((one for one in self.members.values() if one.link is link), None)
         if member is not None and member.gated and oldest is not None and isinstance(rule, StreamedRule):
-            self.gaps.append(message.iteration - 1 + rule.seat(member).shift - oldest)
+            self.gaps.append(message.iteration - 1 + rule.streamed(member).shift - oldest)
 
     def _hang_up_now(self) -> None:
         self.hung_up += 1
@@ -159,13 +159,13 @@ def _check_training(run_team: RunTeam, policy: str, *, workers: int, cuts: bool)
     amounts = {f"worker-{index}": 10**index for index in range(workers)}
 
     def loop(name: str, amount: int) -> Loop:
-        def train(seat: Seat) -> None:
-            seat.start(_LAYOUT, _start())
-            while seat.iteration < _STEPS:
-                _propose(seat, amount)
-                seat.exchange()
-            seat.finish()
-            ends[name] = seat.replica.copy()
+        def train(team: DriverTeam) -> None:
+            team.start(_LAYOUT, _start())
+            while team.iteration < _STEPS:
+                _propose(team, amount)
+                team.exchange()
+            team.finish()
+            ends[name] = team.replica.copy()
 
         return train
 
@@ -186,23 +186,23 @@ def _check_leaving(run_team: RunTeam, policy: str) -> None:
     ends: dict[str, Vector] = {}
 
     def stay(name: str) -> Loop:
-        def train(seat: Seat) -> None:
-            seat.start(_LAYOUT, _start())
-            while seat.iteration < 2 * _STEPS:
-                _propose(seat, 1)
-                seat.exchange()
-            seat.finish()
-            ends[name] = seat.replica.copy()
+        def train(team: DriverTeam) -> None:
+            team.start(_LAYOUT, _start())
+            while team.iteration < 2 * _STEPS:
+                _propose(team, 1)
+                team.exchange()
+            team.finish()
+            ends[name] = team.replica.copy()
 
         return train
 
-    def leave(seat: Seat) -> None:
-        seat.start(_LAYOUT, _start())
-        while seat.iteration < 2:
-            _propose(seat, 1000)
-            seat.exchange()
-        _propose(seat, 1000)
-        seat.leave()
+    def leave(team: DriverTeam) -> None:
+        team.start(_LAYOUT, _start())
+        while team.iteration < 2:
+            _propose(team, 1000)
+            team.exchange()
+        _propose(team, 1000)
+        team.leave()
 
     run_team(server, _LINKS, {"stays": stay("stays"), "leaves": leave, "stays-too": stay("stays-too")})
     assert server.parameters is not None and set(ends) == {"stays", "stays-too"}, f"{policy}: somebody was held"
@@ -243,7 +243,7 @@ def _start() -> Vector:
     return np.arange(_LAYOUT.elements, dtype=np.float32) % 100
 
 
-def _propose(seat: Seat, amount: int) -> None:
-    with seat.hold():
-        proposed = seat.replica - np.float32(amount)
-        seat.accumulate([proposed[spec.start : spec.stop] for spec in _LAYOUT.tensors], 1.0)
+def _propose(team: DriverTeam, amount: int) -> None:
+    with team.hold():
+        proposed = team.replica - np.float32(amount)
+        team.accumulate([proposed[spec.start : spec.stop] for spec in _LAYOUT.tensors], 1.0)

@@ -26,7 +26,7 @@ from rowcast.session import JoinRequest
 from rowcast.sync import parse_policy
 from rowcast.testing.books import Staleness, imbalance, outer_step, undelivered
 from rowcast.testing.pipes import Connection, Pipe
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 
 __all__ = ["ScriptedWorker", "VirtualTeam"]
 
@@ -258,7 +258,7 @@ class VirtualTeam(Engine[_Worker]):
         """Every worker that was not killed is done."""
         living = [worker for worker in self.workers.values() if not worker.killed]
         return bool(living) and all(
-            worker.node.phase is Phase.DONE or worker.node.failure is not None for worker in living
+            worker.node.state is WorkerState.DONE or worker.node.failure is not None for worker in living
         )
 
     # -- the books -------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ class VirtualTeam(Engine[_Worker]):
         node = worker.node
         if node.failure is not None:
             self.failures[node.name] = node.failure
-        if node.phase is not Phase.COMPUTING or worker.computing:
+        if node.state is not WorkerState.COMPUTING or worker.computing:
             return
         if worker.computed >= worker.script.iterations:
             node.finish(self.now)
@@ -345,7 +345,7 @@ class VirtualTeam(Engine[_Worker]):
             return
         node = worker.node
         worker.computing = False
-        if node.phase is not Phase.COMPUTING:
+        if node.state is not WorkerState.COMPUTING:
             return
         node.hold()
         seen = node.replica

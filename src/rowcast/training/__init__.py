@@ -6,6 +6,6 @@ monotonic), ``poll`` hands out the next message to send, ``next_wake`` says when
 """
 
 from rowcast.training.server import ServerNode
-from rowcast.training.worker import Phase, WorkerNode
+from rowcast.training.worker import WorkerNode, WorkerState
 
-__all__ = ["Phase", "ServerNode", "WorkerNode"]
+__all__ = ["ServerNode", "WorkerNode", "WorkerState"]

@@ -17,7 +17,7 @@ from rowcast.session.recurring import Recurring
 from rowcast.session.seeding import Provenance, Seeding, Verdict
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
-from rowcast.training.member import Member, Stage
+from rowcast.training.member import Member, MemberState
 from rowcast.wire import Hello, Leave, RowLimits, Start, Waiting, Welcome
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class Admission:
             self._recurring.tell(now, refused[0], link.peer, refused[1])
             raise LinkLost(refused[1])
         link.opened(now)
-        self._team.board.say(link, self.newcomers.enter(link))
+        self._team.notifier.say(link, self.newcomers.enter(link))
 
     def disconnected(self, now: float, link: Link, cause: str) -> None:
         """A connection ended."""
         if self.newcomers.lost(now, link) and not link.closing:
             self._recurring.tell(now, "no hello", link.peer, f"no introduction before it ended: {cause}")
-        self._team.board.forget(link)
+        self._team.notifier.forget(link)
         member = self.by_link.pop(link, None)
         if member is None or member.link is not link:
             return
@@ -100,7 +100,7 @@ class Admission:
             self.refuse(now, link, link.peer, "secret", str(error))
             return
         if (proof := self.newcomers.prove(link, hello)) is not None:
-            self._team.board.say(link, proof)
+            self._team.notifier.say(link, proof)
         self.newcomers.check_form(hello)
         member = self._team.members.get(hello.name)
         # A worker that knows no server at all lost its welcome with the link.
@@ -124,7 +124,7 @@ class Admission:
             self.newcomers.queue[link] = hello
             left_s = self.seeding.gathers_until - now
             reason = f"workers that trained before the server was started, for {left_s:.1f} s at most (gather_s)"
-            self._team.board.say(link, Waiting(0, reason))
+            self._team.notifier.say(link, Waiting(0, reason))
             if self.newcomers.trained() >= self._team.gate.expected:
                 self.seeding.complete()
                 self.choose_seed(now)
@@ -134,7 +134,7 @@ class Admission:
             self._admit(now, link, hello)
         elif self._team.model.ledger is None:
             self.newcomers.queue[link] = hello
-            self._team.board.say(link, Waiting(0, "the first worker, which is sending the parameters"))
+            self._team.notifier.say(link, Waiting(0, "the first worker, which is sending the parameters"))
         else:
             self._admit(now, link, hello)
 
@@ -155,7 +155,7 @@ class Admission:
         layout = self._team.model.layout
         if verdict is Verdict.JOIN and layout is not None and hello.layout != layout.digest:
             for part in table_parts(layout.to_table()):
-                self._team.board.say(link, part)
+                self._team.notifier.say(link, part)
             self.refuse(now, link, hello.name, "layout", "its model has another layout than the team's")
             return None
         return verdict
@@ -179,7 +179,7 @@ class Admission:
         for member in list(self._team.members.values()):
             if (link := member.link) is not None:
                 self.by_link.pop(link, None)
-                self._team.board.say(link, Leave(cause))
+                self._team.notifier.say(link, Leave(cause))
                 link.closing = True
                 member.link = None
             self._team.departures.drop(now, member, cause)
@@ -192,24 +192,24 @@ class Admission:
         text = shorten(text)
         link.introduced = code != "secret"
         self._recurring.tell(now, f"refused: {code}", peer, text)
-        self._team.board.refuse(link, code, text)
+        self._team.notifier.refuse(link, code, text)
 
     def _admit(self, now: float, link: Link, hello: Hello) -> None:
         """A worker (or a new life of one) that this server does not know yet."""
         if self._team.model.ledger is None:
-            how, stage = "seed", Stage.SEEDING
+            how, state = "seed", MemberState.SEEDING
             self.seeding.chosen(hello)
         elif self._team.model.suffices(hello.state):
-            how, stage = "equal", Stage.RECEIVING
+            how, state = "equal", MemberState.RECEIVING
         else:
-            how, stage = "receive", Stage.RECEIVING
+            how, state = "receive", MemberState.RECEIVING
         layout = self._team.model.layout or Layout.from_shapes([("unknown", (1,))])
         member = Member(
             hello.name,
             hello.session,
             self._team.model.outbox_for(hello.name, layout),
             Inbox(layout),
-            stage,
+            state,
             link=link,
             progress=Progress(self._team.settings.stuck_limit_s, self._team.settings.heartbeat_s),
         )
@@ -232,12 +232,16 @@ class Admission:
         member.link = link
         member.given_up = False
         iteration = hello.iteration
-        if member.stage in (Stage.WAITING, Stage.QUEUED, Stage.PULLING):
-            member.stage = Stage.COMPUTING
-        if not hello.joined and member.stage in (Stage.READY, Stage.COMPUTING):
+        if member.state in (MemberState.WAITING, MemberState.QUEUED, MemberState.PULLING):
+            member.state = MemberState.COMPUTING
+        if not hello.joined and member.state in (MemberState.READY, MemberState.COMPUTING):
             # The permission to start was lost with the link: once more. It keeps its place at the gate.
-            member.stage = Stage.RECEIVING
-        elif self._team.rule.recounts and member.stage is Stage.COMPUTING and (not member.gated or member.recounted):
+            member.state = MemberState.RECEIVING
+        elif (
+            self._team.rule.recounts
+            and member.state is MemberState.COMPUTING
+            and (not member.gated or member.recounted)
+        ):
             # It counts from elsewhere now; and it must hear so again if the link was lost before it could.
             if not member.gated:
                 self._count(now, member)
@@ -248,7 +252,7 @@ class Admission:
             member.owed.renumber(iteration)
         member.dirty = True
         self._team.journal.record(now, "resume", peer=member.name, delivered=delivered, restored=restored)
-        how = "seed" if member.stage is Stage.SEEDING and not hello.server else "resume"
+        how = "seed" if member.state is MemberState.SEEDING and not hello.server else "resume"
         self._connect(now, link, member, hello, how, iteration)
 
     def _hang_up(self, now: float, member: Member) -> None:
@@ -257,7 +261,7 @@ class Admission:
         if old is not None:
             self.by_link.pop(old, None)
             old.closing = True
-            self._team.board.wake(old)
+            self._team.notifier.wake(old)
             member.owed.link_lost()
             self._team.rule.link_lost(now, member)
 
@@ -286,7 +290,7 @@ class Admission:
             congestion_control=link.congestion_control,
             shaped_by=link.shaped_by,
         )
-        self._team.board.say(
+        self._team.notifier.say(
             link,
             Welcome(
                 how=how,
@@ -316,17 +320,17 @@ class Admission:
     def is_ready(self, now: float, member: Member) -> None:
         """It holds the team's parameters: it starts with the others, or at once if they have started."""
         if member.gated:
-            member.stage = Stage.COMPUTING
+            member.state = MemberState.COMPUTING
             self._say_start(member)
             return
-        member.stage = Stage.READY
+        member.state = MemberState.READY
         member.waiting_since = now
         member.next_notice = now + self._team.settings.patience_s
         self.begin_if_complete(now)
 
     def begin_if_complete(self, now: float) -> None:
         """Those who are ready begin: the team is complete, or was once and nobody else may be on the way."""
-        ready = [other for other in self._team.members.values() if other.stage is Stage.READY]
+        ready = [other for other in self._team.members.values() if other.state is MemberState.READY]
         resumes = bool(ready) and self.seeding.resumed and now >= self.seeding.gathers_until
         self._team.gate.opened = self._team.gate.opened or resumes or len(ready) >= self._team.gate.expected
         if not self._team.gate.opened:
@@ -334,7 +338,7 @@ class Admission:
         for other in ready:
             self._count(now, other)
             other.owed.renumber(other.iteration)
-            other.stage = Stage.COMPUTING
+            other.state = MemberState.COMPUTING
         for other in ready:
             self._say_start(other)
         self._team.rule.open_gate(now)
@@ -342,7 +346,7 @@ class Admission:
     def _say_start(self, member: Member) -> None:
         gate = self._team.gate
         if member.link is not None:
-            self._team.board.say(member.link, Start(member.iteration, len(gate.versions), gate.epoch))
+            self._team.notifier.say(member.link, Start(member.iteration, len(gate.versions), gate.epoch))
 
     def _count(self, now: float, member: Member) -> None:
         """Let the gate count a worker from now on."""
@@ -375,7 +379,7 @@ class Admission:
         if member.link is not None:
             self.by_link.pop(member.link, None)
         self._team.departures.drop(now, member, cause)
-        if member.stage is Stage.SEEDING and self._team.model.ledger is None:
+        if member.state is MemberState.SEEDING and self._team.model.ledger is None:
             self._team.model.forget()
             self.seeding.forget()
             self.choose_seed(now)

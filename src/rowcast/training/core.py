@@ -21,15 +21,15 @@ from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
 from rowcast.session.link import Link, acknowledged
 from rowcast.session.reconnect import Reconnect
-from rowcast.sync import Policy, Punctuality
+from rowcast.sync import Policy, UsualInterval
 from rowcast.training.joining import Joining
-from rowcast.training.phase import EXCHANGING, Phase
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.replica import Replica
 from rowcast.training.proposal.row_ages import RowAges
 from rowcast.training.rules import worker_rule
 from rowcast.training.rules.base import WorkerHandler, WorkerRule
 from rowcast.training.steps import Step
+from rowcast.training.worker_state import EXCHANGING, WorkerState
 from rowcast.training.worker_watch import WorkerWatch
 from rowcast.wire import (
     Ack,
@@ -50,7 +50,7 @@ class WorkerCore:
     Attributes:
         pending: flat float32, what was computed and not delivered.
         computed: float64 [rows], the signed sum of everything ever added to each row (the audit).
-        phase: what the worker is doing.
+        state: what the worker is doing.
         iteration: iterations finished.
         members: among how many workers the update of an iteration is shared.
         leads: it is the first worker: what it makes of the buffers is the team's. Only where their rule is "first".
@@ -90,7 +90,7 @@ class WorkerCore:
         self.computed = self._replica.computed
         self.settings = settings or WorkerSettings()
         self.journal = journal or Journal(name)
-        self.phase = Phase.JOINING
+        self.state = WorkerState.JOINING
         self.iteration = 0
         self.members = 1
         self.leads = False
@@ -114,7 +114,7 @@ class WorkerCore:
         self.done_step: Step | None = None
         self.row_ages = RowAges(layout.rows)
         self.contribution = Contribution(self._replica, self.residual, self.row_ages)
-        self.acknowledgements = Punctuality(0.0)
+        self.acknowledgements = UsualInterval(0.0)
         self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
         self.woken_at = 0.0
         self.started_at = 0
@@ -146,7 +146,7 @@ class WorkerCore:
     @property
     def exchanging(self) -> bool:
         """An iteration is finished here, and its exchange with the team is not."""
-        return self.phase in EXCHANGING
+        return self.state in EXCHANGING
 
     @property
     def proven(self) -> bool:
@@ -159,7 +159,7 @@ class WorkerCore:
 
         It says so with :meth:`connecting`, and what came of it with :meth:`link_up` or :meth:`connect_failed`.
         """
-        over = self.link is not None or self.phase is Phase.DONE or self.failure is not None
+        over = self.link is not None or self.state is WorkerState.DONE or self.failure is not None
         return None if over else self.search.connect_at
 
     @property
@@ -193,8 +193,8 @@ class WorkerCore:
 
     def start(self, now: float) -> None:
         """The parameters are the team's: compute, or go on where the work was left."""
-        if self.phase is Phase.JOINING:
-            self.phase = Phase.COMPUTING
+        if self.state is WorkerState.JOINING:
+            self.state = WorkerState.COMPUTING
             self.step = Step(started=now)
             return
         if self.exchanging:
@@ -202,18 +202,18 @@ class WorkerCore:
             self.rule.begin_again(now)
         else:
             self.rule.carry_on(now)
-        if self.phase is Phase.FINISHING:
+        if self.state is WorkerState.FINISHING:
             self._drain(now)
 
     def carry_on(self, now: float) -> None:
         """It is let in again: go on where the link was lost."""
         self.rule.carry_on(now)
-        if self.phase is Phase.FINISHING:
+        if self.state is WorkerState.FINISHING:
             self._drain(now)
 
     def compute(self, now: float) -> None:
         """The exchange of an iteration is over: the training loop may compute the next one."""
-        self.phase = Phase.COMPUTING
+        self.state = WorkerState.COMPUTING
         step = self.step
         step.record(now, self.journal, self.layout, self.iteration, self.outbox.meter.rate_bps(now))
         self.metrics["share"] = step.share(self.layout)
@@ -264,9 +264,9 @@ class WorkerCore:
         self.outbox.send_everything(now, self.iteration)
 
     def _on_farewell(self, now: float, message: Message) -> None:
-        if self.phase is not Phase.FINISHING:
+        if self.state is not WorkerState.FINISHING:
             raise RemoteProtocolError("expected a farewell after a finish, got one out of turn")
-        self.phase = Phase.DONE
+        self.state = WorkerState.DONE
         self.journal.record(
             now,
             "drained",

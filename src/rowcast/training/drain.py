@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rowcast.training.member import NOT_STARTED, Member, Stage
+from rowcast.training.member import NOT_STARTED, Member, MemberState
 from rowcast.wire import Farewell, Finish, Message
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Departures:
 
     def is_awaited(self, member: Member) -> bool:
         """Whether who has finished waits for a worker: it computes, or has joined and not begun yet."""
-        return self.computes(member) or member.stage in NOT_STARTED
+        return self.computes(member) or member.state in NOT_STARTED
 
     # -- who is waited for no longer ---------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Departures:
         away = [
             one
             for one in self._team.members.values()
-            if one.link is None and now >= one.lost_at + limit_s and one.stage not in NOT_STARTED
+            if one.link is None and now >= one.lost_at + limit_s and one.state not in NOT_STARTED
         ]
         if len(away) <= most:
             return []
@@ -109,7 +109,7 @@ class Departures:
 
     def finish(self, now: float, member: Member, message: Finish) -> None:
         """A worker has finished: it counts no longer, and is sent what it is owed."""
-        member.stage = Stage.DRAINING
+        member.state = MemberState.DRAINING
         self.draining[member.name] = member
         member.finish_wait = message.wait
         member.iteration = max(member.iteration, message.iteration)
@@ -122,7 +122,7 @@ class Departures:
             # It is owed what is there now. Were it owed what comes, it would never have everything on a slow link.
             ledger.dismiss(member)
         if member.link is not None:
-            self._team.board.wake(member.link)
+            self._team.notifier.wake(member.link)
         self.wake_draining()
 
     def next_message(self, now: float, member: Member) -> Message | None:
@@ -175,4 +175,4 @@ class Departures:
     def wake_draining(self) -> None:
         """Those that have finished may go, if nothing more is to come."""
         if self.draining and not self._anybody_computes():
-            self._team.board.wake_all(self.draining.values())
+            self._team.notifier.wake_all(self.draining.values())

@@ -27,7 +27,7 @@ def explain(now: float, team: Team, member: Member) -> None:
         **{"for": reason},
     )
     if member.link is not None:
-        team.board.say(member.link, Waiting(member.iteration, reason))
+        team.notifier.say(member.link, Waiting(member.iteration, reason))
 
 
 def status(now: float, team: Team) -> list[MemberStatus]:
@@ -35,8 +35,8 @@ def status(now: float, team: Team) -> list[MemberStatus]:
     newest = max((member.iteration for member in team.members.values()), default=0)
     lines = []
     for member in team.members.values():
-        waited_s = now - member.waiting_since if member.stage in HELD else 0.0
-        state = member.stage.value if member.link else f"link lost {now - member.lost_at:.0f} s ago"
+        waited_s = now - member.waiting_since if member.state in HELD else 0.0
+        state = member.state.value if member.link else f"link lost {now - member.lost_at:.0f} s ago"
         lines.append(
             MemberStatus(
                 member.name, state, member.iteration, newest - member.iteration, waited_s, dict(member.metrics)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rowcast.delivery.inbox import Inbox
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.training.member import Member, Stage
+from rowcast.training.member import Member, MemberState
 from rowcast.wire import Ack, LayoutTable, RowLimits, Rows
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class FirstParameters:
             RemoteProtocolError: it is not the first worker's, or no layout.
         """
         link = member.link
-        if member.stage is not Stage.SEEDING or link is None:
+        if member.state is not MemberState.SEEDING or link is None:
             raise RemoteProtocolError("expected a layout from the first worker only")
         outline = member.seed.read(message)
         if outline is None:
@@ -68,13 +68,13 @@ class FirstParameters:
         Raises:
             RemoteProtocolError: they are not the first worker's.
         """
-        if member.stage is not Stage.SEEDING or member.link is None:
+        if member.state is not MemberState.SEEDING or member.link is None:
             raise RemoteProtocolError("expected the layout first, got rows")
         seed, before = member.seed, member.seed.rows
         seed.keep(message)
         new = seed.rows > before
         member.inbox.received = len(seed.frames)
-        self._team.board.say(member.link, Ack(member.inbox.received))
+        self._team.notifier.say(member.link, Ack(member.inbox.received))
         self._lay_out(member)
         return new
 
@@ -99,7 +99,7 @@ class FirstParameters:
         Raises:
             RemoteProtocolError: some are missing.
         """
-        if member.stage is not Stage.SEEDING:
+        if member.state is not MemberState.SEEDING:
             return
         layout = self._team.model.layout
         if layout is None or not member.seed.whole:

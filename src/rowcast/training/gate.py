@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.sync import ArtifactTime, Levels, MtaTime, VersionTable
-from rowcast.training.member import Member, Stage
+from rowcast.sync import ArtifactTime, MinimumTracker, MtaTime, VersionTable
+from rowcast.training.member import Member, MemberState
 from rowcast.wire import PushEnd
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Gate:
         self._artifact = ArtifactTime(team.policy.race) if team.policy.mta == "artifact" else None
         self.waiting: dict[str, Member] = {}
         self._members = team.members
-        self._quotas = Levels()
+        self._quotas = MinimumTracker()
         self._newest = 0
         self._passed_at: int | None = None
         self._cancelled_at: int | None = None
@@ -137,7 +137,7 @@ class Gate:
         if self._artifact is not None:
             self._artifact.pushed(member.name, now - member.pushing_since)
         self._newest = max(self._newest, member.iteration)
-        member.stage = Stage.WAITING
+        member.state = MemberState.WAITING
         member.waiting_since = now
         self.waiting[member.name] = member
 
@@ -170,7 +170,7 @@ class Gate:
         passing = [
             member
             for member in held
-            if member.stage is Stage.WAITING
+            if member.state is MemberState.WAITING
             and member.link is not None
             and self._team.policy.may_start(member.iteration, oldest)
         ]
@@ -189,7 +189,7 @@ class Gate:
         self._cancelled_at = lowest
         found = []
         for member in self.counted():
-            sending = member.stage is Stage.COMPUTING and member.iteration < member.quota_iteration <= lowest
+            sending = member.state is MemberState.COMPUTING and member.iteration < member.quota_iteration <= lowest
             if sending and member.cancelled_iteration < member.quota_iteration:
                 member.cancelled_iteration = member.quota_iteration
                 found.append(member)
@@ -198,7 +198,7 @@ class Gate:
     def reason(self, now: float, member: Member, absence_limit_s: float) -> str:
         """For whom a member waits, and why, in words; empty where nobody is behind."""
         if not self.opened:
-            ready = sum(other.stage is Stage.READY for other in self._members.values())
+            ready = sum(other.state is MemberState.READY for other in self._members.values())
             return f"the team: {ready} of {self.expected} workers have joined"
         reasons = []
         behind = self.versions.behind(member.iteration - (self._team.policy.slack or 0))
@@ -208,7 +208,7 @@ class Gate:
                 left_s = max(other.lost_at + absence_limit_s - now, 0.0)
                 why = f"link lost {now - other.lost_at:.0f} s ago, given up in {left_s:.0f} s"
             else:
-                why = f"{other.stage.value} at iteration {other.iteration + 1}"
+                why = f"{other.state.value} at iteration {other.iteration + 1}"
             reasons.append(f"{name} ({why})")
         if len(behind) > MOST_NAMED:
             reasons.append(f"and {len(behind) - MOST_NAMED} more")

@@ -11,7 +11,7 @@ from rowcast.session.figures import LONGEST_NAME, MOST_NAMES, keep
 from rowcast.session.link import acknowledged
 from rowcast.session.recurring import Recurring
 from rowcast.training.first import FirstParameters
-from rowcast.training.member import Member, Stage
+from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.base import Handler
 from rowcast.wire import Ack, Finish, Heartbeat, LayoutTable, Leave, Message, Refusal, Rows, StateEnd
 from rowcast.wire.frames import frame_bytes
@@ -82,14 +82,14 @@ class Incoming:
         if codec is not None:
             self._count_frame(member)
             if rows.absolute:
-                if member.stage is not Stage.SEEDING:
+                if member.state is not MemberState.SEEDING:
                     raise RemoteProtocolError("expected parameters from the first worker only, and only once")
                 member.seed.count(rows)
                 member.owed.snapshot.apply(codec, rows)
             else:
                 self._apply(now, member, codec, rows)
             self._team.departures.wake_draining()
-        self._team.board.say(member.link, Ack(member.inbox.received))
+        self._team.notifier.say(member.link, Ack(member.inbox.received))
 
     def _count_frame(self, member: Member) -> None:
         self.frames_applied[member.name] = self.frames_applied.get(member.name, 0) + 1
@@ -114,7 +114,7 @@ class Incoming:
         member.owed.acknowledged(now, acknowledged(message))
         self._team.rule.acknowledged(now, member)
         assert member.link is not None
-        self._team.board.ready[member.link] = None  # wakes it without a call: this is for every frame
+        self._team.notifier.ready[member.link] = None  # wakes it without a call: this is for every frame
 
     def _on_heartbeat(self, now: float, member: Member, message: Message) -> None:
         heartbeat = cast(Heartbeat, message)
@@ -136,8 +136,8 @@ class Incoming:
 
     def _on_finish(self, now: float, member: Member, message: Message) -> None:
         finish = cast(Finish, message)
-        if member.stage not in self._team.rule.between_steps and member.stage is not Stage.DRAINING:
-            raise RemoteProtocolError(f"expected no finish while {member.stage.value}, got one")
+        if member.state not in self._team.rule.between_steps and member.state is not MemberState.DRAINING:
+            raise RemoteProtocolError(f"expected no finish while {member.state.value}, got one")
         self._team.rule.expect(member, finish.iteration)
         self._team.finished.add(member.name)
         self._team.departures.finish(now, member, finish)

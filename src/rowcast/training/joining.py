@@ -24,9 +24,9 @@ from rowcast.session.states import CLIENT, ClientState
 from rowcast.session.tables import TableParts, table_parts
 from rowcast.session.texts import shorten
 from rowcast.sync import parse_policy
-from rowcast.training.phase import EXCHANGING, Phase
 from rowcast.training.proposal.replica import first_nonfinite
 from rowcast.training.rules.base import WorkerHandler
+from rowcast.training.worker_state import EXCHANGING, WorkerState
 from rowcast.wire import (
     Challenge,
     Heartbeat,
@@ -95,7 +95,7 @@ class Joining:
     def lost(self, now: float, cause: str, *, was_in: bool) -> None:
         """The connection is gone; the worker had been let in on it, or not."""
         node = self._node
-        if node.phase is not Phase.DONE and self.client.joined and was_in and self._lost_at is None:
+        if node.state is not WorkerState.DONE and self.client.joined and was_in and self._lost_at is None:
             self._lost_at = now
             node.notices.append(f"{node.name}: link to the server lost ({cause}); reconnecting")
 
@@ -245,7 +245,7 @@ class Joining:
         """The server counts so many iterations more than it was told."""
         if more:
             self._node.iteration += more
-            exchanged = self._node.iteration - (1 if self._node.phase in EXCHANGING else 0)
+            exchanged = self._node.iteration - (1 if self._node.state in EXCHANGING else 0)
             self._node.outbox.renumber(exchanged)
 
     def _on_start(self, now: float, message: Message) -> None:

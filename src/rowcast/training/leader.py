@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rowcast.rows import Layout
-from rowcast.session.board import Board
 from rowcast.session.link import Link
+from rowcast.session.notifier import Notifier
 from rowcast.training.member import Member
 from rowcast.wire import Lead
 
@@ -21,12 +21,12 @@ class Leader:
 
     Args:
         members: the server's members, by name, in the order in which they came; read, never changed.
-        board: takes what is said.
+        notifier: takes what is said.
     """
 
-    def __init__(self, members: Mapping[str, Member], board: Board) -> None:
+    def __init__(self, members: Mapping[str, Member], notifier: Notifier) -> None:
         self._members = members
-        self._board = board
+        self._notifier = notifier
         self._told: Link | None = None
 
     def tell(self, layout: Layout | None) -> None:
@@ -38,5 +38,5 @@ class Leader:
             return
         before, self._told = self._told, link
         if before is not None and any(member.link is before for member in self._members.values()):
-            self._board.say(before, Lead(False))
-        self._board.say(link, Lead(True))
+            self._notifier.say(before, Lead(False))
+        self._notifier.say(link, Lead(True))

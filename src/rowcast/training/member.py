@@ -11,10 +11,10 @@ from rowcast.session.link import Link
 from rowcast.session.liveness import Progress
 from rowcast.training.seed import Seed
 
-__all__ = ["HELD", "NOT_STARTED", "Member", "MemberStatus", "Stage"]
+__all__ = ["HELD", "NOT_STARTED", "Member", "MemberState", "MemberStatus"]
 
 
-class Stage(enum.Enum):
+class MemberState(enum.Enum):
     """What the server does for a member."""
 
     SEEDING = "seeding"  #: it sends the first parameters
@@ -27,11 +27,11 @@ class Stage(enum.Enum):
     DRAINING = "draining"  #: it has finished and is sent everything
 
 
-#: Stages of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
-NOT_STARTED = (Stage.SEEDING, Stage.RECEIVING, Stage.READY)
+#: States of a worker that has not computed yet: forgotten when it goes away, there is nothing to come back to.
+NOT_STARTED = (MemberState.SEEDING, MemberState.RECEIVING, MemberState.READY)
 
-#: Stages of a worker that is told for whom it waits.
-HELD = (Stage.READY, Stage.WAITING, Stage.QUEUED)
+#: States of a worker that is told for whom it waits.
+HELD = (MemberState.READY, MemberState.WAITING, MemberState.QUEUED)
 
 
 @dataclass(eq=False)
@@ -65,7 +65,7 @@ class Member:
     session: bytes
     owed: Outbox
     inbox: Inbox
-    stage: Stage
+    state: MemberState
     progress: Progress = field(default_factory=Progress)
     iteration: int = 0
     quota_iteration: int = 0

@@ -13,10 +13,10 @@ from rowcast.delivery.outbox import Outbox
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.sync import VersionTable
-from rowcast.training.hollow_ledger import HollowLedger
 from rowcast.training.ledger import Ledger
 from rowcast.training.member import Member
 from rowcast.training.proposal.row_weights import RowWeights
+from rowcast.training.timing_ledger import TimingLedger
 from rowcast.wire import Rows
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Model:
     def complete(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> Ledger:
         """The first worker has sent all parameters: flat float32, taken over."""
         policy, common = self._team.policy, self._team.rule.common
-        if layout.is_hollow:
-            self.ledger = HollowLedger(layout, parameters, common=common, arrivals=self.arrivals)
+        if layout.is_timing_only:
+            self.ledger = TimingLedger(layout, parameters, common=common, arrivals=self.arrivals)
         else:
             strict = policy.slack == 0
             self.ledger = Ledger(layout, parameters, strict=strict, common=common, arrivals=self.arrivals)

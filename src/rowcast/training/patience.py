@@ -8,7 +8,7 @@ import numpy as np
 
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError, RowcastError, ServerUnavailable
 from rowcast.rows.kernels import row_abs_sums
-from rowcast.training.phase import Phase
+from rowcast.training.worker_state import WorkerState
 
 if TYPE_CHECKING:
     from rowcast.training.core import WorkerCore
@@ -19,9 +19,9 @@ __all__ = ["limit_of", "out_of_time", "waits_for"]
 def limit_of(node: WorkerCore) -> float:
     """Seconds without a server after which this worker gives up, whatever it is doing now."""
     settings = node.settings
-    if node.phase is Phase.JOINING:
+    if node.state is WorkerState.JOINING:
         return settings.join_limit_s
-    return settings.finish_limit_s if node.phase is Phase.FINISHING else settings.reconnect_limit_s
+    return settings.finish_limit_s if node.state is WorkerState.FINISHING else settings.reconnect_limit_s
 
 
 def out_of_time(node: WorkerCore) -> RowcastError:
@@ -34,7 +34,7 @@ def out_of_time(node: WorkerCore) -> RowcastError:
             f"{node.name}: {node.unproven}; this worker tried again for {limit_s:g} s. Give both the same "
             "--secret-file, and check the address"
         )
-    if node.phase is Phase.FINISHING:
+    if node.state is WorkerState.FINISHING:
         return ServerUnavailable(
             f"{node.name}: had finished, and expected the server at {search.address} back within {limit_s:g} s, got: "
             f"{search.cause}; {_left(node)} is lost to the team; raise finish_limit_s where the server or the link "
@@ -48,8 +48,8 @@ def out_of_time(node: WorkerCore) -> RowcastError:
 
 def waits_for(node: WorkerCore, now: float) -> str | None:
     """What a long wait is for, for people; ``None``: who is held at the gate is told by the server."""
-    search, phase = node.search, node.phase
-    if phase is Phase.FINISHING and not node.connected:
+    search, state = node.search, node.state
+    if state is WorkerState.FINISHING and not node.connected:
         return (
             f"finished, and waiting for the server at {search.address} ({search.cause}) for at most "
             f"{node.settings.finish_limit_s:g} s; without it {_left(node)} is lost to the team"
@@ -58,11 +58,11 @@ def waits_for(node: WorkerCore, now: float) -> str | None:
         return f"waiting for {node.awaited}"
     if not node.connected or node.welcomed_at is None:
         return f"waiting for the server at {search.address}: {search.cause}"
-    if phase is Phase.ASKING:
+    if state is WorkerState.ASKING:
         return "waiting for a slot: the policy lets only a few workers transfer at once"
-    if phase in (Phase.PUSHING, Phase.PULLING):
-        return f"still {phase.value}; the link gives about {node.outbox.meter.rate_bps(now) / 1e6:.3g} Mbit/s"
-    return "finished, and waiting for the others to finish too" if phase is Phase.FINISHING else None
+    if state in (WorkerState.PUSHING, WorkerState.PULLING):
+        return f"still {state.value}; the link gives about {node.outbox.meter.rate_bps(now) / 1e6:.3g} Mbit/s"
+    return "finished, and waiting for the others to finish too" if state is WorkerState.FINISHING else None
 
 
 def _left(node: WorkerCore) -> str:

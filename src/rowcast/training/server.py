@@ -31,7 +31,7 @@ from rowcast.training.gate import Gate
 from rowcast.training.incoming import Incoming
 from rowcast.training.leader import Leader
 from rowcast.training.ledger import Ledger
-from rowcast.training.member import Member, MemberStatus, Stage
+from rowcast.training.member import Member, MemberState, MemberStatus
 from rowcast.training.model import Model
 from rowcast.training.rules import server_rule
 from rowcast.training.rules.base import ServerRule
@@ -48,8 +48,8 @@ from rowcast.wire import (
 
 __all__ = ["ServerNode"]
 
-#: Stages in which something follows the last row frame, or may; see :attr:`ServerRule.stages` for others.
-_SENDING = (Stage.RECEIVING, Stage.DRAINING)
+#: States in which something follows the last row frame, or may; see :attr:`ServerRule.states` for others.
+_SENDING = (MemberState.RECEIVING, MemberState.DRAINING)
 
 
 class ServerNode:
@@ -97,7 +97,7 @@ class ServerNode:
         self.notices = self._recurring.notices
         self._admission = Admission(team, secret, entropy, self._recurring)
         self._watch = Watch(team, self._admission, self._recurring)
-        self._leader = Leader(self.members, team.board)
+        self._leader = Leader(self.members, team.notifier)
         self._incoming = Incoming(team, self._admission, self._recurring)
         self.frames_applied = self._incoming.frames_applied
 
@@ -200,7 +200,7 @@ class ServerNode:
         if isinstance(error, VersionMismatch):
             code = "version"
         link.control.clear()
-        self.team.board.refuse(link, code, text)
+        self.team.notifier.refuse(link, code, text)
 
     def receive(self, now: float, link: Link, message: Message) -> None:
         """Handle one message.
@@ -241,9 +241,9 @@ class ServerNode:
         member = self._admission.by_link.get(link)
         if member is None:
             return None
-        if member.stage in self._rule.stages:
+        if member.state in self._rule.states:
             message = self._rule.next_message(now, member)
-        elif member.owed.idle and member.stage not in _SENDING:
+        elif member.owed.idle and member.state not in _SENDING:
             return None
         else:
             message = member.owed.next_frame(now) or self._after_rows(now, member)
@@ -275,17 +275,17 @@ class ServerNode:
     def farewell(self, link: Link, cause: str) -> None:
         """The server stops: tell the peer, then close."""
         link.control.clear()
-        self.team.board.say(link, Leave(shorten(cause)))
+        self.team.notifier.say(link, Leave(shorten(cause)))
         link.closing = True
 
     def take_ready(self) -> list[Link]:
         """The links on which something may be sent since the last call."""
         self._rule.wake_all_ready()
         self._leader.tell(self.layout)
-        board = self.team.board
-        if not board.ready:
+        notifier = self.team.notifier
+        if not notifier.ready:
             return []
-        ready = board.take()
+        ready = notifier.take()
         for link in ready:
             self._watch.touch(link)
         return ready
@@ -307,10 +307,10 @@ class ServerNode:
     def _after_rows(self, now: float, member: Member) -> Message | None:
         """What follows the last row frame to a worker that has come, or that goes."""
         owed = member.owed
-        if member.stage is Stage.RECEIVING and owed.settled and not owed.snapshot.left:
+        if member.state is MemberState.RECEIVING and owed.settled and not owed.snapshot.left:
             self._admission.is_ready(now, member)
             return member.link.next_control(now) if member.link is not None else None
-        if member.stage is not Stage.DRAINING:
+        if member.state is not MemberState.DRAINING:
             return None
         message = self.team.departures.next_message(now, member)
         if isinstance(message, Farewell) and (link := member.link) is not None:

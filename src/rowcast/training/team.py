@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.journal import Journal
-from rowcast.session.board import Board
+from rowcast.session.notifier import Notifier
 from rowcast.sync import Policy
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Team:
         journal: where events are recorded.
         members: every worker that was not told goodbye, by name.
         finished: names of the workers that have finished.
-        board: where workers are told something, and woken to whom something may be sent.
+        notifier: where workers are told something, and woken to whom something may be sent.
         gate: whom the gate counts.
         model: the parameters and what members are owed.
         rule: who may go on, and when rows travel.
@@ -43,7 +43,7 @@ class Team:
     journal: Journal
     members: dict[str, Member] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
-    board: Board = field(default_factory=Board)
+    notifier: Notifier = field(default_factory=Notifier)
     gate: Gate = field(init=False)
     model: Model = field(init=False)
     rule: ServerRule = field(init=False)

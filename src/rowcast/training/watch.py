@@ -73,7 +73,7 @@ class Watch:
             due = min(due, link.heartbeat_due_at(settings.heartbeat_s, self._report_s))
             due = min(due, member.progress.due_at(link, member.owed, member.inbox.received))
         due = min(due, self._team.rule.wake_at(member))
-        return min(due, member.next_notice) if member.stage in HELD else due
+        return min(due, member.next_notice) if member.state in HELD else due
 
     # -- what then ---------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Watch:
             cause = self._tick_newcomer(now, key) if member is None else self._tick(now, member, key)
             if cause is not None:
                 dead.append((key, cause))
-            elif member is not None and not looked and member.stage in self._team.rule.stages:
+            elif member is not None and not looked and member.state in self._team.rule.states:
                 looked = True
                 self._team.departures.let_go(now)
         return dead
@@ -111,7 +111,7 @@ class Watch:
         member.woken_at = now
         if self._team.members.get(member.name) is not member:
             return
-        if member.stage in NOT_STARTED:
+        if member.state in NOT_STARTED:
             self._admission.drop(now, member, "went away before the start")
         else:
             self._team.departures.give_up(now, member)
@@ -134,16 +134,16 @@ class Watch:
         if (cause := member.progress.cut(now, link, member.owed, member.inbox.received)) is not None:
             return cause
         self._keep_alive(now, link)
-        if member.stage in HELD and now >= member.next_notice:
+        if member.state in HELD and now >= member.next_notice:
             explain(now, self._team, member)
         if self._team.rule.wakes(member):
-            self._team.board.wake(link)
+            self._team.notifier.wake(link)
         return None
 
     def _keep_alive(self, now: float, link: Link) -> None:
         if now >= link.heartbeat_due_at(self._team.settings.heartbeat_s, self._report_s):
             link.spoke_at = link.reported_at = now
-            self._team.board.say(link, Heartbeat(arrived=link.decoder.arrived))
+            self._team.notifier.say(link, Heartbeat(arrived=link.decoder.arrived))
 
     def overrun(self, now: float, link: Link) -> str | None:
         """Why ``link`` must be closed, if its worker reads nothing of what it is told."""

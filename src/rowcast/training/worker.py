@@ -21,7 +21,7 @@ from rowcast.session.states import expect
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
 from rowcast.training.patience import limit_of, out_of_time, waits_for
-from rowcast.training.phase import Phase
+from rowcast.training.worker_state import WorkerState
 from rowcast.wire import (
     Finish,
     Leave,
@@ -29,7 +29,7 @@ from rowcast.wire import (
     StateEnd,
 )
 
-__all__ = ["Phase", "WorkerNode"]
+__all__ = ["WorkerNode", "WorkerState"]
 
 
 class WorkerNode(WorkerCore):
@@ -64,7 +64,7 @@ class WorkerNode(WorkerCore):
         averaging weight), never less than once. ``None`` where the policy has gradients computed from the replica,
         and when the work is done.
         """
-        if self.policy is None or self.policy.anticipate == "off" or self.phase is Phase.DONE:
+        if self.policy is None or self.policy.anticipate == "off" or self.state is WorkerState.DONE:
             return None
         return self.pending, 1.0 if self.policy.anticipate == "own" else max(1.0, 1.0 / self.contribution.weight)
 
@@ -113,7 +113,7 @@ class WorkerNode(WorkerCore):
         return None
 
     def accumulate_rows(self, amounts: npt.NDArray[np.float32]) -> None:
-        """Add an amount to each row of a hollow layout: an update of which only the sizes matter.
+        """Add an amount to each row of a timing-only layout: an update of which only the sizes matter.
 
         Args:
             amounts: importance of what was computed, float32 [rows], >= 0; a row with 0 has nothing to send.
@@ -124,7 +124,7 @@ class WorkerNode(WorkerCore):
         self.contribution.add_rows(amounts, 1 / self.members)
 
     def exchange(self, now: float) -> None:
-        """Finish the iteration: push, then wait at the gate, then pull. :attr:`phase` is COMPUTING when done.
+        """Finish the iteration: push, then wait at the gate, then pull. :attr:`state` is COMPUTING when done.
 
         Where the policy gives slots, both push and pull wait for one.
 
@@ -133,23 +133,23 @@ class WorkerNode(WorkerCore):
         Raises:
             LocalProtocolError: an exchange is under way, or the worker has not joined.
         """
-        if self.phase is not Phase.COMPUTING:
-            raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.phase.value}")
+        if self.state is not WorkerState.COMPUTING:
+            raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.state.value}")
         self.iteration += 1
         self.step.proposed = now
         self.step.skipped = not self.contribution.end(self.policy, self.iteration)
         self.rule.exchange(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:
-        """Deliver everything, receive everything, say goodbye. :attr:`phase` is DONE when done.
+        """Deliver everything, receive everything, say goodbye. :attr:`state` is DONE when done.
 
         Args:
             now: time (s).
             wait: stay until the others have finished too, so that all end with the same parameters.
         """
-        if self.phase is not Phase.COMPUTING:
-            raise LocalProtocolError(f"finish: expected a worker between two steps, it is {self.phase.value}")
-        self.phase = Phase.FINISHING
+        if self.state is not WorkerState.COMPUTING:
+            raise LocalProtocolError(f"finish: expected a worker between two steps, it is {self.state.value}")
+        self.state = WorkerState.FINISHING
         self.search.again_from(now)  # it looks for the server anew, however long that was gone before
         self._finish_wait = wait
         self._drain(now)
@@ -159,7 +159,7 @@ class WorkerNode(WorkerCore):
         if self.link is not None:
             self.link.say(Leave(shorten(cause)))
             self.link.closing = True
-        self.phase = Phase.DONE
+        self.state = WorkerState.DONE
         self.journal.record(now, "end", cause=cause)
 
     def report(self, now: float, metrics: dict[str, float]) -> None:
@@ -209,7 +209,7 @@ class WorkerNode(WorkerCore):
         self.outbox.link_lost()
         if was_in:
             self.search.welcomed(now, self.setbacks)
-        if self.phase is not Phase.DONE and self.failure is None:
+        if self.state is not WorkerState.DONE and self.failure is None:
             self.connect_failed(now, cause)
         self.rule.link_lost(now)
         self._joining.lost(now, cause, was_in=was_in)
@@ -275,13 +275,13 @@ class WorkerNode(WorkerCore):
         if not (self.client.joined or self.client.seeding):
             return None
         frame = self.outbox.next_frame(now)
-        if frame is None and self.phase is not Phase.FINISHING and self.rule.refine(now):
+        if frame is None and self.state is not WorkerState.FINISHING and self.rule.refine(now):
             frame = self.outbox.next_frame(now)
         return frame or self._after_rows(now)
 
     def _after_rows(self, now: float) -> Message | None:
         """What follows the last row frame."""
-        if self.phase is not Phase.FINISHING:
+        if self.state is not WorkerState.FINISHING:
             return self.rule.after_rows(now)
         transfer = self.outbox.transfer
         if self._finish_said or transfer is None or not self.outbox.settled or not transfer.finished(now):

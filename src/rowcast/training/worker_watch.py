@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rowcast.errors import LinkLost
 from rowcast.session.liveness import Progress
 from rowcast.training.joining import Joining
-from rowcast.training.phase import Phase
+from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Heartbeat
 from rowcast.wire.frames import message_bytes
 
@@ -33,7 +33,7 @@ class WorkerWatch:
     def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         node, link = self._node, self._node.link
-        if link is None or node.phase is Phase.DONE:
+        if link is None or node.state is WorkerState.DONE:
             return node.connect_at
         # A byte now and then is no proof.
         silence_s = node.settings.silence_limit_s

@@ -18,7 +18,7 @@ from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.tcp import tuned
 from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.session import Link
-from rowcast.training import Phase, WorkerNode
+from rowcast.training import WorkerNode, WorkerState
 from rowcast.wire import Message
 
 __all__ = ["NetworkThread"]
@@ -90,8 +90,8 @@ class NetworkThread:
         if not self.here():
             raise LocalProtocolError(
                 f"team: process {self._process} joined as {self.node.name!r}, and this is process {os.getpid()}, "
-                "forked from it: a seat cannot be shared; join in the child under a name of its own, or start "
-                "processes with multiprocessing.get_context('spawn')"
+                "forked from it: a place in a team cannot be shared; join in the child under a name of its own, or "
+                "start processes with multiprocessing.get_context('spawn')"
             )
 
     def call(self, function: Callable[[], T]) -> T:
@@ -173,7 +173,7 @@ class NetworkThread:
         if not self._thread.is_alive():
             return
         try:
-            if self.node.phase is not Phase.DONE:
+            if self.node.state is not WorkerState.DONE:
                 self.run(lambda: self.node.leave(self.loop.time(), "left"))
             self._thread.join(LEAVE_LIMIT_S)
         finally:  # also where a second Ctrl-C ends the goodbye
@@ -185,7 +185,7 @@ class NetworkThread:
     def _raise_if_dead(self) -> None:
         if self._error is not None:
             raise self._error
-        if self._ended and self.node.phase is not Phase.DONE:
+        if self._ended and self.node.state is not WorkerState.DONE:
             raise LinkLost(f"{self.node.name}: the connection to {self._endpoint} was closed")
 
     # -- the thread ------------------------------------------------------------------------------------------------
@@ -311,10 +311,10 @@ class NetworkThread:
         connection, node = self.connection, self.node
         if connection is not None:
             connection.pump()
-            if node.phase is Phase.DONE and connection.link.closing is False:
+            if node.state is WorkerState.DONE and connection.link.closing is False:
                 connection.link.closing = True
                 connection.pump()
-        elif node.phase is Phase.DONE or node.failure is not None:
+        elif node.state is WorkerState.DONE or node.failure is not None:
             self._over.set()
         elif self._ended:
             pass  # nobody waits for another connection

@@ -1,4 +1,4 @@
-"""A worker's seat in a team, over TCP."""
+"""A worker of a team, over TCP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.crew import lend_threads
-from rowcast.drivers.seat import NodeView
+from rowcast.drivers.node_view import NodeView
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.network import NetworkThread
 from rowcast.drivers.sockets.tcp import check_congestion_control
@@ -22,7 +22,7 @@ from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session import JoinRequest
 from rowcast.session.proof import check_name
-from rowcast.training import Phase, WorkerNode
+from rowcast.training import WorkerNode, WorkerState
 
 __all__ = ["Team"]
 
@@ -119,7 +119,7 @@ class Team(NodeView):
             )
             self._network = NetworkThread(self._node, self._endpoint, self._link_settings)
             self._network.start()
-            self._wait(lambda: self.node.phase is not Phase.JOINING)
+            self._wait(lambda: self.node.state is not WorkerState.JOINING)
         except BaseException:
             self._failed = True
             self.leave()
@@ -186,13 +186,13 @@ class Team(NodeView):
         Raises:
             LinkLost: time ran out, or the server was gone for ``finish_limit_s``; the message says what is lost.
         """
-        if self._network is None or self.node.phase is Phase.DONE:
+        if self._network is None or self.node.state is WorkerState.DONE:
             return
         self._network.check_process()
-        if self.node.phase is not Phase.FINISHING:  # a call that was interrupted goes on
+        if self.node.state is not WorkerState.FINISHING:  # a call that was interrupted goes on
             self._end_exchange()
             self._call(lambda now: self.node.finish(now, wait=wait))
-        if not self._wait(lambda: self.node.phase is Phase.DONE, timeout_s):
+        if not self._wait(lambda: self.node.state is WorkerState.DONE, timeout_s):
             self.leave()
             raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
         self._network.join()
@@ -204,7 +204,7 @@ class Team(NodeView):
 
     def abandon(self) -> None:
         """The same for an optimizer that was dropped without ``close()``: called by the garbage collector."""
-        if self._network is None or not self._network.here() or self.node.phase is Phase.DONE:
+        if self._network is None or not self._network.here() or self.node.state is WorkerState.DONE:
             return
         log.warning(
             "%s: its Optimizer was dropped without close(); it leaves the team, and what was pending is lost", self.name

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.errors import LinkLost
 from rowcast.session import Link
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import Message
 
 __all__ = ["Direction", "Engine", "Peer"]
@@ -98,7 +98,7 @@ class Engine(Generic[P]):
     def connect(self, peer: P) -> None:
         """Try to connect now: the server is there, so it succeeds."""
         node, now = peer.node, self.clock.now
-        if peer.connected or peer.killed or node.phase is Phase.DONE or node.failure is not None:
+        if peer.connected or peer.killed or node.state is WorkerState.DONE or node.failure is not None:
             return
         peer.connected = True
         peer.worker_link, peer.server_link = Link("server"), Link(node.name)
@@ -143,7 +143,7 @@ class Engine(Generic[P]):
 
     def _hang_up(self, peer: P, link: Link, cause: str) -> None:
         """One end has said its last word on ``link``."""
-        if peer.connected and peer.server_link is link and peer.node.phase is not Phase.DONE:
+        if peer.connected and peer.server_link is link and peer.node.state is not WorkerState.DONE:
             self.disconnect(peer, cause)
 
     # -- the worker ------------------------------------------------------------------------------------------------

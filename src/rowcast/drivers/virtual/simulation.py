@@ -17,7 +17,7 @@ from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, Ro
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
 from rowcast.session import Link
-from rowcast.training import Phase, ServerNode, WorkerNode
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import Message, Rows
 from rowcast.wire.frames import message_bytes
 
@@ -145,7 +145,7 @@ class Simulation(Engine[Robot]):
         self.clock.at(self.clock.now, self.connect, robot)
         return robot
 
-    def add_hollow(
+    def add_timing_only(
         self,
         node: WorkerNode,
         device: Device,
@@ -154,7 +154,7 @@ class Simulation(Engine[Robot]):
         *,
         amounts: npt.NDArray[np.float32] | None = None,
     ) -> Robot:
-        """A robot of which only the time matters: ``node`` has a hollow layout.
+        """A robot of which only the time matters: ``node`` has a timing-only layout.
 
         Args:
             amounts: how much each gradient adds to each row, float32 [rows]; ``None``: 1 everywhere.
@@ -162,7 +162,7 @@ class Simulation(Engine[Robot]):
         update = np.ones(node.layout.rows, dtype=np.float32) if amounts is None else amounts
 
         def resume() -> None:
-            if node.phase is not Phase.COMPUTING:
+            if node.state is not WorkerState.COMPUTING:
                 return
             self.clock.at(self.clock.now + self.gradient_s(robot), hand_in, priority=_COMPUTE)
 
@@ -215,7 +215,7 @@ class Simulation(Engine[Robot]):
     @property
     def finished(self) -> bool:
         """Every robot is done."""
-        return all(robot.node.phase is Phase.DONE for robot in self.robots.values())
+        return all(robot.node.state is WorkerState.DONE for robot in self.robots.values())
 
     # -- computing ---------------------------------------------------------------------------------------------
 
@@ -239,13 +239,13 @@ class Simulation(Engine[Robot]):
         node.notices.clear()
         if node.failure is not None:
             raise node.failure
-        if node.phase is Phase.COMPUTING and not robot.computing:
+        if node.state is WorkerState.COMPUTING and not robot.computing:
             robot.computing = True
             if self.started:
                 robot.resume()
-            elif all(other.node.phase is Phase.COMPUTING for other in self.robots.values()):
+            elif all(other.node.state is WorkerState.COMPUTING for other in self.robots.values()):
                 self._begin()
-        elif node.phase is Phase.DONE and not robot.done:
+        elif node.state is WorkerState.DONE and not robot.done:
             robot.done = True
             robot.resume()
 

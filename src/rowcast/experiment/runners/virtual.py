@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualSeat
+from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.experiment.cell import Cell
 from rowcast.experiment.devices import parse_devices, place_in_recording
@@ -106,7 +106,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
             journals.append(journal)
             record_start(journal, 0.0, "worker", cell.policy)
-            seat = VirtualSeat(
+            worker = VirtualWorker(
                 simulation,
                 name,
                 devices[index],
@@ -116,7 +116,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
                 link_settings=VIRTUAL_LINKS,
                 journal=journal,
             )
-            seat.train(functools.partial(_train, robot, seat, cell.eval_every_s))
+            worker.train(functools.partial(_train, robot, worker, cell.eval_every_s))
         simulation.run(cell.seconds, progress=progress)
         # Figures are made from the journals: a run that lacks a part of them does not count.
         if missed := sum(each.missed for each in journals):
@@ -161,16 +161,16 @@ def model_bytes(layout: Layout) -> int:
     return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
 
 
-def _train(robot: TaskWorker, seat: VirtualSeat, eval_every_s: float) -> None:
+def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float) -> None:
     """What a robot does until the simulation ends."""
-    optimizer = robot.wrap(seat, nonfinite="skip")
+    optimizer = robot.wrap(worker, nonfinite="skip")
     look_at = 0.0
     while True:
-        if seat.now >= look_at:
+        if worker.now >= look_at:
             with optimizer.evaluating():
                 values = robot.evaluate()
             optimizer.report(**values)
-            look_at = (seat.now // eval_every_s + 1) * eval_every_s
+            look_at = (worker.now // eval_every_s + 1) * eval_every_s
         loss = robot.compute()
         optimizer.report(loss=loss)
         with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution

@@ -86,7 +86,7 @@ class Contribution:
         return weights
 
     def add_rows(self, amounts: npt.NDArray[np.float32], weight: float) -> None:
-        """Add an amount to each row of a hollow layout.
+        """Add an amount to each row of a timing-only layout.
 
         Args:
             amounts: float32 [rows], >= 0.
@@ -95,8 +95,8 @@ class Contribution:
         Raises:
             LocalProtocolError: the layout has content.
         """
-        if not self._replica.layout.is_hollow:
-            raise LocalProtocolError("accumulate_rows: expected a hollow layout; call accumulate with the updates")
+        if not self._replica.layout.is_timing_only:
+            raise LocalProtocolError("accumulate_rows: expected a timing-only layout; call accumulate with the updates")
         self._residual.vector += amounts
         self._residual.measured = False
         self._book(float(amounts.sum()), weight)

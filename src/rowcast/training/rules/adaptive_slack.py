@@ -69,4 +69,4 @@ class AdaptiveSlack:
             usual=round(change.usual, 6),
             progress=round(change.progress, 6),
         )
-        team.board.wake_all(team.members.values())
+        team.notifier.wake_all(team.members.values())

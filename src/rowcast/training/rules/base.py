@@ -22,7 +22,7 @@ from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.sync import Policy
-from rowcast.training.member import Member, Stage
+from rowcast.training.member import Member, MemberState
 from rowcast.wire import Message, Rows
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class ServerRule:
 
     Attributes:
         handlers: the messages that only this rule knows, and what takes them.
-        stages: stages of a worker whose next message is for the rule to say.
-        between_steps: stages in which a worker may finish.
+        states: states of a worker whose next message is for the rule to say.
+        between_steps: states in which a worker may finish.
         recounts: a worker that comes back after it was given up counts at once, from where the gate says.
     """
 
-    stages: frozenset[Stage] = frozenset()
-    between_steps: frozenset[Stage] = frozenset({Stage.COMPUTING})
+    states: frozenset[MemberState] = frozenset()
+    between_steps: frozenset[MemberState] = frozenset({MemberState.COMPUTING})
     recounts = True
 
     def __init__(self, team: Team) -> None:
@@ -171,7 +171,7 @@ class ServerRule:
         """
 
     def next_message(self, now: float, member: Member) -> Message | None:
-        """The next message to a worker in one of the :attr:`stages`, if any."""
+        """The next message to a worker in one of the :attr:`states`, if any."""
         return None
 
     def wake_all_ready(self) -> None:
@@ -184,7 +184,7 @@ class ServerRule:
     # -- time --------------------------------------------------------------------------------------------------
 
     def wake_at(self, member: Member) -> float:
-        """When something may have to be done for ``member`` that nothing else is the occasion for (s); in any stage."""
+        """When something may have to be done for ``member`` that nothing else is the occasion for (s); in any state."""
         return math.inf
 
     def wakes(self, member: Member) -> bool:

@@ -8,8 +8,8 @@ from rowcast.codecs import codec_by_name
 from rowcast.delivery.cursor import Cursor
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.transfer import Request
-from rowcast.training.member import Member, Stage
-from rowcast.training.rules.outage import Standing
+from rowcast.training.member import Member, MemberState
+from rowcast.training.rules.outage import StreamedMember
 from rowcast.training.team import Team
 
 __all__ = ["CHOOSE_FRAMES", "choose", "due_at", "lacks", "refine"]
@@ -25,25 +25,25 @@ def lacks(member: Member) -> Floored | Cursor:
     return source
 
 
-def choose(now: float, team: Team, member: Member, standing: Standing) -> None:
+def choose(now: float, team: Team, member: Member, streamed: StreamedMember) -> None:
     """Choose the rows that ``member`` is sent next."""
     owed, policy = member.owed, team.policy
-    code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), standing.step_s)
+    code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), streamed.step_s)
     owed.begin(now, Request(member.iteration, code, policy.choose_pull, announce_zeros=False))
-    frames = 1 if member.stage is Stage.WAITING else CHOOSE_FRAMES
-    standing.choose_at = now + frames * team.links.frame_s
-    standing.outdated = False
+    frames = 1 if member.state is MemberState.WAITING else CHOOSE_FRAMES
+    streamed.choose_at = now + frames * team.links.frame_s
+    streamed.outdated = False
 
 
-def due_at(now: float, member: Member, standing: Standing) -> float:
+def due_at(now: float, member: Member, streamed: StreamedMember) -> float:
     """When rows for ``member`` are to be chosen (s); ``inf`` when there is nothing to choose, or enough is."""
     owed = member.owed
     if not lacks(member).changed.any():
         return math.inf
-    if standing.outdated:
+    if streamed.outdated:
         return now
     done = owed.transfer is None or owed.transfer.refining or owed.transfer.finished(now)
-    return max(standing.choose_at, now) if done else math.inf
+    return max(streamed.choose_at, now) if done else math.inf
 
 
 def refine(now: float, team: Team, member: Member) -> None:

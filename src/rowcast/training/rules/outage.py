@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.sync import Punctuality
-from rowcast.training.member import Member, Stage
+from rowcast.sync import UsualInterval
+from rowcast.training.member import Member, MemberState
 from rowcast.wire import Horizon
 
 if TYPE_CHECKING:
     from rowcast.training.rules.streamed import StreamedRule
 
-__all__ = ["STREAMED", "Outages", "Standing"]
+__all__ = ["STREAMED", "Outages", "StreamedMember"]
 
-#: Stages of a worker that is sent rows all the time.
-STREAMED = frozenset({Stage.COMPUTING, Stage.WAITING})
+#: States of a worker that is sent rows all the time.
+STREAMED = frozenset({MemberState.COMPUTING, MemberState.WAITING})
 
 #: A worker counts again when it lacks at most this share of the slack, for so long (s), doubled with each absence of
 #: the last :data:`FORGIVEN_S` seconds: a link that comes and goes is damped.
@@ -33,7 +33,7 @@ FORGIVEN_S = 300.0
 
 
 @dataclass(eq=False)
-class Standing:
+class StreamedMember:
     """What the server keeps for a worker of a streaming policy.
 
     Attributes:
@@ -51,7 +51,7 @@ class Standing:
     """
 
     versions: npt.NDArray[np.int32]
-    punctuality: Punctuality
+    interval: UsualInterval
     own: int = 0
     shift: int = 0
     told: Horizon | None = None
@@ -83,7 +83,7 @@ class Outages:
 
     def sharing(self) -> list[Member]:
         """Those of whom more will come."""
-        return [member for member in self._away.values() if member.stage in STREAMED and not member.given_up]
+        return [member for member in self._away.values() if member.state in STREAMED and not member.given_up]
 
     # -- who leaves --------------------------------------------------------------------------------------------
 
@@ -91,19 +91,19 @@ class Outages:
         """When :meth:`leavers` may have an answer (s)."""
         if not self._team.policy.elastic:
             return math.inf
-        return min((self._rule.seat(member).punctuality.overdue_at() for member in self._blockers()), default=math.inf)
+        return min((self._rule.streamed(member).interval.overdue_at() for member in self._blockers()), default=math.inf)
 
     def leavers(self, now: float) -> list[tuple[Member, float]]:
         """Workers that others wait for and that are in an outage, and for how long each has been silent (s)."""
         if not self._team.policy.elastic:
             return []
         blockers = self._blockers()
-        overdue = [member for member in blockers if now >= self._rule.seat(member).punctuality.overdue_at()]
+        overdue = [member for member in blockers if now >= self._rule.streamed(member).interval.overdue_at()]
         return [(member, self.silent_s(now, member)) for member in overdue]
 
     def silent_s(self, now: float, member: Member) -> float:
         """For how long nothing has come of ``member`` that others wait for (s)."""
-        return now - self._rule.seat(member).punctuality.since
+        return now - self._rule.streamed(member).interval.since
 
     def _blockers(self) -> list[Member]:
         """Members without whose oldest row somebody would go on."""
@@ -111,20 +111,20 @@ class Outages:
         waiting = [
             member.iteration - slack
             for member in team.members.values()
-            if member.stage is Stage.WAITING and member.gated
+            if member.state is MemberState.WAITING and member.gated
         ]
         if not waiting or len(team.gate.versions) < 2:
             return []
         return [team.members[name] for name in team.gate.versions.behind(min(waiting))]
 
-    def left(self, now: float, member: Member, standing: Standing) -> None:
+    def left(self, now: float, member: Member, streamed: StreamedMember) -> None:
         """``member`` does not count any longer."""
-        if now - standing.left_at > FORGIVEN_S:
-            standing.absences = 0
-        standing.absences += 1
-        standing.left_at = now
-        standing.steady_since = None
-        if member.stage in STREAMED:  # otherwise it has finished
+        if now - streamed.left_at > FORGIVEN_S:
+            streamed.absences = 0
+        streamed.absences += 1
+        streamed.left_at = now
+        streamed.steady_since = None
+        if member.state in STREAMED:  # otherwise it has finished
             self._away[member.name] = member
 
     # -- who comes back ----------------------------------------------------------------------------------------
@@ -132,26 +132,26 @@ class Outages:
     def ends(self, now: float, member: Member) -> bool:
         """Whether ``member``, which does not count, may count again; if so, it does."""
         rule = self._rule
-        standing = rule.seat(member)
-        oldest = int(standing.versions.min())
+        streamed = rule.streamed(member)
+        oldest = int(streamed.versions.min())
         lacks = rule.floor.lowest - rule.horizon_of(member)
         lag = math.ceil(CAUGHT_UP * rule.slack)
         # Its oldest row will count as the oldest of all: what it holds must not be older than its own first iteration.
-        if max(standing.own - oldest, lacks) > lag or oldest < lacks:
-            standing.steady_since = None
+        if max(streamed.own - oldest, lacks) > lag or oldest < lacks:
+            streamed.steady_since = None
             return False
-        if standing.steady_since is None:
-            standing.steady_since = now
-        if now < standing.steady_since + self.proof_s(standing):
+        if streamed.steady_since is None:
+            streamed.steady_since = now
+        if now < streamed.steady_since + self.proof_s(streamed):
             return False
-        standing.shift = rule.floor.lowest - oldest
-        standing.punctuality.since = now
+        streamed.shift = rule.floor.lowest - oldest
+        streamed.interval.since = now
         self._away.pop(member.name, None)
-        self._team.gate.readmit(member, standing.own + standing.shift, standing.versions + np.int32(standing.shift))
+        self._team.gate.readmit(member, streamed.own + streamed.shift, streamed.versions + np.int32(streamed.shift))
         rule.floor.renew()
         rule.count(member, True)
         return True
 
-    def proof_s(self, standing: Standing) -> float:
+    def proof_s(self, streamed: StreamedMember) -> float:
         """For how long a worker must have caught up (s)."""
-        return min(STEADY_S * 2.0 ** (standing.absences - 1), STEADY_CAP_S)
+        return min(STEADY_S * 2.0 ** (streamed.absences - 1), STEADY_CAP_S)

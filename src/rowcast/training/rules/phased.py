@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 from rowcast.delivery.transfer import Request, Transfer
 from rowcast.errors import RemoteProtocolError
-from rowcast.training.member import Member, Stage
-from rowcast.training.phase import Phase
+from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.base import ServerRule, WorkerRule
+from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Cancel, Go, Message, PullEnd, PushEnd, Rows
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["PhasedRule", "PhasedWorker"]
 class PhasedRule(ServerRule):
     """Takes members from their push to the end of their pull."""
 
-    stages = frozenset({Stage.COMPUTING, Stage.WAITING, Stage.QUEUED, Stage.PULLING})
+    states = frozenset({MemberState.COMPUTING, MemberState.WAITING, MemberState.QUEUED, MemberState.PULLING})
 
     def __init__(self, team: Team) -> None:
         super().__init__(team)
@@ -41,8 +41,8 @@ class PhasedRule(ServerRule):
             self.open_gate(now)
 
     def _on_push_end(self, now: float, member: Member, message: Message) -> None:
-        if member.stage is not Stage.COMPUTING:
-            raise RemoteProtocolError(f"expected no end of a push while {member.stage.value}, got one")
+        if member.state is not MemberState.COMPUTING:
+            raise RemoteProtocolError(f"expected no end of a push while {member.state.value}, got one")
         end = cast(PushEnd, message)
         self.expect(member, end.iteration)
         self.pushed(now, member, end)
@@ -70,7 +70,7 @@ class PhasedRule(ServerRule):
         """Tell those to stop whose rows beyond the quota only delay the next iteration."""
         for member in self.team.gate.superfluous():
             if member.link is not None:
-                self.team.board.say(member.link, Cancel(member.quota_iteration))
+                self.team.notifier.say(member.link, Cancel(member.quota_iteration))
 
     # -- the gate and the pull ---------------------------------------------------------------------------------
 
@@ -90,8 +90,8 @@ class PhasedRule(ServerRule):
         newest = max(gate.newest(), member.iteration)
         held_s = now - member.waiting_since
         mta_time_s, pull_limit_s = gate.limits_s(member)
-        member.stage = Stage.PULLING
-        team.board.say(
+        member.state = MemberState.PULLING
+        team.notifier.say(
             member.link,
             Go(
                 iteration=member.iteration,
@@ -118,10 +118,10 @@ class PhasedRule(ServerRule):
 
     def next_message(self, now: float, member: Member) -> Message | None:
         owed = member.owed
-        if owed.idle and member.stage is not Stage.PULLING:
+        if owed.idle and member.state is not MemberState.PULLING:
             return None
         frame = owed.next_frame(now)
-        if frame is not None or member.stage is not Stage.PULLING:
+        if frame is not None or member.state is not MemberState.PULLING:
             return frame
         transfer = owed.transfer
         if transfer is None or not transfer.finished(now):
@@ -134,7 +134,7 @@ class PhasedRule(ServerRule):
         Returns:
             What it is told.
         """
-        member.stage = Stage.COMPUTING
+        member.state = MemberState.COMPUTING
         self.team.gate.pulled(now, member, transfer.started, member.owed.quota_s(now))
         member.owed.transfer = None
         return PullEnd(member.iteration)
@@ -151,12 +151,12 @@ class PhasedRule(ServerRule):
 
     def wake_at(self, member: Member) -> float:
         transfer = member.owed.transfer
-        if member.stage is Stage.PULLING and transfer is not None and transfer.waits_beyond(member.woken_at):
+        if member.state is MemberState.PULLING and transfer is not None and transfer.waits_beyond(member.woken_at):
             return transfer.deadline
         return math.inf
 
     def wakes(self, member: Member) -> bool:
-        return member.stage is Stage.PULLING
+        return member.state is MemberState.PULLING
 
 
 class PhasedWorker(WorkerRule):
@@ -178,7 +178,7 @@ class PhasedWorker(WorkerRule):
         """Choose the rows of a push, and send them."""
         node, policy = self.node, self.node.policy
         assert policy is not None
-        node.phase = Phase.PUSHING
+        node.state = WorkerState.PUSHING
         mta_time_s = node.step.compute_s if self._mta_time_s is None else self._mta_time_s
         node.step.mta_time_s = mta_time_s
         limit_s = max(node.step.proposed + mta_time_s - now, 0.0) if policy.speculative else 0.0
@@ -188,11 +188,11 @@ class PhasedWorker(WorkerRule):
     def after_rows(self, now: float) -> Message | None:
         node = self.node
         outbox, transfer = node.outbox, node.outbox.transfer
-        if node.phase is not Phase.PUSHING or transfer is None or not transfer.finished(now):
+        if node.state is not WorkerState.PUSHING or transfer is None or not transfer.finished(now):
             return None
         node.step.quota_s = outbox.quota_s(now)
         self.forget_transfer()
-        node.phase = Phase.WAITING
+        node.state = WorkerState.WAITING
         return PushEnd(
             iteration=node.iteration,
             quota_s=node.step.quota_s,
@@ -204,27 +204,27 @@ class PhasedWorker(WorkerRule):
     def _on_cancel(self, now: float, message: Message) -> None:
         transfer = self.node.outbox.transfer
         iteration = cast(Cancel, message).iteration
-        if self.node.phase is Phase.PUSHING and transfer is not None and transfer.iteration == iteration:
+        if self.node.state is WorkerState.PUSHING and transfer is not None and transfer.iteration == iteration:
             transfer.cancelled = True
 
     def _on_go(self, now: float, message: Message) -> None:
         node, go = self.node, cast(Go, message)
-        if node.phase is not Phase.WAITING or go.iteration != node.iteration:
-            raise RemoteProtocolError(f"expected no permission while {node.phase.value}, got one")
-        node.phase = Phase.PULLING
+        if node.state is not WorkerState.WAITING or go.iteration != node.iteration:
+            raise RemoteProtocolError(f"expected no permission while {node.state.value}, got one")
+        node.state = WorkerState.PULLING
         node.members = max(go.members, 1)
         self._mta_time_s = go.mta_time_s
         node.step.permitted(go)
 
     def _on_pull_end(self, now: float, message: Message) -> None:
         node = self.node
-        if node.phase is not Phase.PULLING or cast(PullEnd, message).iteration != node.iteration:
-            raise RemoteProtocolError(f"expected no end of a pull while {node.phase.value}, got one")
+        if node.state is not WorkerState.PULLING or cast(PullEnd, message).iteration != node.iteration:
+            raise RemoteProtocolError(f"expected no end of a pull while {node.state.value}, got one")
         node.compute(now)
 
     def wake_at(self) -> float:
         node = self.node
         transfer = node.outbox.transfer
-        if transfer is not None and node.phase is Phase.PUSHING and transfer.waits_beyond(node.woken_at):
+        if transfer is not None and node.state is WorkerState.PUSHING and transfer.waits_beyond(node.woken_at):
             return transfer.deadline
         return math.inf

@@ -14,9 +14,9 @@ from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.sync import Policy
 from rowcast.sync.flown import Direction, FlownScheduler
-from rowcast.training.member import Member, Stage
-from rowcast.training.phase import Phase
+from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.phased import PhasedRule, PhasedWorker
+from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Ask, Grant, Message, PullEnd, PushEnd
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ class SlottedRule(PhasedRule):
 
     def _on_ask(self, now: float, member: Member, message: Message) -> None:
         ask = cast(Ask, message)
-        if member.stage is not Stage.COMPUTING:
-            raise RemoteProtocolError(f"expected no request for a slot while {member.stage.value}, got one")
+        if member.state is not MemberState.COMPUTING:
+            raise RemoteProtocolError(f"expected no request for a slot while {member.state.value}, got one")
         self.expect(member, ask.iteration)
         if ask.weight <= 0:
             raise RemoteProtocolError(f"expected a weight above 0 with a request for a slot, got {ask.weight}")
@@ -192,7 +192,7 @@ class SlottedRule(PhasedRule):
 
     def open_gate(self, now: float, newcomer: Member | None = None) -> None:
         for member in self.team.gate.may_pass(newcomer):
-            member.stage = Stage.QUEUED
+            member.state = MemberState.QUEUED
             self.slots.ask(now, member, Direction.PULL, member.iteration)
         self._schedule(now)
 
@@ -212,10 +212,10 @@ class SlottedRule(PhasedRule):
             if admission.direction is Direction.PULL:
                 self.begin_pull(now, member)
             elif member.link is not None:
-                self.team.board.say(member.link, Grant(admission.iteration, admission.waited_s))
+                self.team.notifier.say(member.link, Grant(admission.iteration, admission.waited_s))
 
     def reason(self, now: float, member: Member) -> str:
-        return self.slots.reason() if member.stage is Stage.QUEUED else super().reason(now, member)
+        return self.slots.reason() if member.state is MemberState.QUEUED else super().reason(now, member)
 
 
 class SlottedWorker(PhasedWorker):
@@ -227,14 +227,14 @@ class SlottedWorker(PhasedWorker):
 
     def exchange(self, now: float) -> None:
         node = self.node
-        node.phase = Phase.ASKING
+        node.state = WorkerState.ASKING
         self.forget_transfer()
         if node.let_in:
             node.say(Ask(node.iteration, node.contribution.weight, node.outbox.meter.rate_bps(now)))
 
     def _on_grant(self, now: float, message: Message) -> None:
         node, grant = self.node, cast(Grant, message)
-        if node.phase is not Phase.ASKING or grant.iteration != node.iteration:
-            raise RemoteProtocolError(f"expected no slot while {node.phase.value}, got one")
+        if node.state is not WorkerState.ASKING or grant.iteration != node.iteration:
+            raise RemoteProtocolError(f"expected no slot while {node.state.value}, got one")
         node.step.granted(grant)
         self.begin_push(now)

@@ -1,6 +1,6 @@
 """The server's side of a policy that streams: rows flow all the time, and each worker is told how fresh it is.
 
-There is no push phase and no pull phase, so there is no permission either. A worker starts its next iteration when
+There is no push state and no pull state, so there is no permission either. A worker starts its next iteration when
 it holds everybody's contributions up to ``iteration - slack``: its *horizon*, end to end (algorithms.md 1.4). The
 server knows for each row how far everybody's contribution has come (the *floor*), and for each worker which rows have
 changed since it was sent them; the horizon follows, and travels to the worker between its rows.
@@ -27,13 +27,13 @@ from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.sync import Policy, Punctuality
-from rowcast.training.member import Member, Stage
+from rowcast.sync import Policy, UsualInterval
+from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.adaptive_slack import AdaptiveSlack
 from rowcast.training.rules.base import ServerRule
 from rowcast.training.rules.downstream import CHOOSE_FRAMES, choose, due_at, lacks, refine
 from rowcast.training.rules.floor import Floor
-from rowcast.training.rules.outage import STREAMED, Outages, Standing
+from rowcast.training.rules.outage import STREAMED, Outages, StreamedMember
 from rowcast.wire import Computed, Horizon, Message, Rows
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class StreamedRule(ServerRule):
         outages: who has left the gate although it is a member, and when it counts again.
     """
 
-    stages = between_steps = STREAMED
+    states = between_steps = STREAMED
     recounts = False
 
     def __init__(self, team: Team) -> None:
@@ -64,7 +64,7 @@ class StreamedRule(ServerRule):
         """A model of so many rows, of which nobody has anything yet."""
         self.floor = Floor(rows, self.team.gate)
         self._slack = AdaptiveSlack(self.team, self._policy)
-        self._standings: dict[str, Standing] = {}
+        self._streamed: dict[str, StreamedMember] = {}
         self.stream: SharedLog | None = None
         self._apart: dict[str, Member] = {}  # who is sent rows of its own although there is a common stream
         self.outages = Outages(self)
@@ -119,14 +119,14 @@ class StreamedRule(ServerRule):
         """Iterations that a worker may finish while its link is down."""
         return (self._policy.slack or 0) + self._policy.ahead + 1
 
-    def seat(self, member: Member) -> Standing:
+    def streamed(self, member: Member) -> StreamedMember:
         """What is kept for ``member``."""
-        return self._standings[member.name]
+        return self._streamed[member.name]
 
     # -- one stream for all ------------------------------------------------------------------------------------
 
     def _usual_step_s(self) -> float:
-        steps = sorted(seat.step_s for seat in self._standings.values())
+        steps = sorted(streamed.step_s for streamed in self._streamed.values())
         return steps[len(steps) // 2] if steps else 1.0
 
     def finishing(self, member: Member, wait: bool) -> None:
@@ -140,7 +140,7 @@ class StreamedRule(ServerRule):
         for name in self.stream.take_woken():
             member = self.team.members.get(name)
             if member is not None and member.link is not None:
-                self.team.board.wake(member.link)
+                self.team.notifier.wake(member.link)
 
     def count(self, member: Member, counted: bool) -> None:
         """Whether the gate counts ``member`` has changed."""
@@ -150,11 +150,11 @@ class StreamedRule(ServerRule):
     # -- who takes part ------------------------------------------------------------------------------------------
 
     def admit(self, now: float, member: Member) -> None:
-        seat = Standing(
-            np.full(len(self.floor.levels), member.iteration, dtype=np.int32), Punctuality(now), member.iteration
+        streamed = StreamedMember(
+            np.full(len(self.floor.levels), member.iteration, dtype=np.int32), UsualInterval(now), member.iteration
         )
-        seat.oldest = member.iteration
-        self._standings[member.name] = seat
+        streamed.oldest = member.iteration
+        self._streamed[member.name] = streamed
         self.floor.renew()
         self.count(member, True)
 
@@ -164,20 +164,20 @@ class StreamedRule(ServerRule):
     def remove(self, member: Member) -> None:
         if not len(self.floor.levels):
             return  # the model is not there yet, or not any more
-        self._standings.pop(member.name, None)
+        self._streamed.pop(member.name, None)
         self.outages.forget(member)
         self.floor.renew()
         member.owed.close()
         self._apart.pop(member.name, None)
 
     def left(self, now: float, member: Member) -> None:
-        self.outages.left(now, member, self.seat(member))
+        self.outages.left(now, member, self.streamed(member))
         self.floor.renew()
         self.count(member, False)
-        self.team.board.wake_all(self.team.members.values())
+        self.team.notifier.wake_all(self.team.members.values())
 
     def returns(self, member: Member) -> bool:
-        return member.stage in STREAMED and not member.given_up and member.name in self._standings
+        return member.state in STREAMED and not member.given_up and member.name in self._streamed
 
     # -- what arrives --------------------------------------------------------------------------------------------
 
@@ -187,41 +187,41 @@ class StreamedRule(ServerRule):
         Raises:
             RemoteProtocolError: it is another one.
         """
-        if member.stage not in STREAMED and member.stage is not Stage.DRAINING:
+        if member.state not in STREAMED and member.state is not MemberState.DRAINING:
             super().expect(member, iteration)
             return
-        own = self.seat(member).own
+        own = self.streamed(member).own
         if iteration != own:
             raise RemoteProtocolError(f"expected iteration {own} of {member.name}, got {iteration}")
 
     def arriving(self, now: float, member: Member, message: Rows) -> None:
         """Rows of ``member`` are whole up to an iteration (in its own count)."""
         rows = message.rows
-        if member.stage not in STREAMED:
+        if member.state not in STREAMED:
             self._touch(rows)
             return
         self._wake_unserved()
-        seat = self.seat(member)
+        streamed = self.streamed(member)
         if len(message.payload):
             self._touch(rows)
-        seat.versions[rows] = message.iteration
-        oldest = int(seat.versions.min())
-        if oldest > seat.oldest:
-            seat.oldest = oldest
-            seat.punctuality.advanced(now)
+        streamed.versions[rows] = message.iteration
+        oldest = int(streamed.versions.min())
+        if oldest > streamed.oldest:
+            streamed.oldest = oldest
+            streamed.interval.advanced(now)
         if not member.gated:
             return
-        if self.floor.advance(member.name, rows, message.iteration + seat.shift):
-            self.team.board.wake_all(self.team.members.values())
+        if self.floor.advance(member.name, rows, message.iteration + streamed.shift):
+            self.team.notifier.wake_all(self.team.members.values())
 
     def _wake_unserved(self) -> None:
         """Wake those to whom there was nothing to send; there will be. Who has something to take in is awake."""
         for name in [] if self.team.model.arrivals is None else self.team.model.arrivals.current():
             other = (self.team.members if self.stream is None else self._apart).get(name)
-            if other is None or other.link is None or other.name not in self._standings:
+            if other is None or other.link is None or other.name not in self._streamed:
                 continue
             if not lacks(other).changed.any():
-                self.team.board.wake(other.link)
+                self.team.notifier.wake(other.link)
 
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
         """Contributions to ``rows`` are about to be added to what everybody is owed."""
@@ -231,10 +231,10 @@ class StreamedRule(ServerRule):
             self.stream.touch(rows)
 
     def _on_computed(self, now: float, member: Member, message: Message) -> None:
-        if member.stage is Stage.DRAINING:
+        if member.state is MemberState.DRAINING:
             return  # said again after a cut
-        if member.stage not in STREAMED:
-            raise RemoteProtocolError(f"expected no finished iteration while {member.stage.value}, got one")
+        if member.state not in STREAMED:
+            raise RemoteProtocolError(f"expected no finished iteration while {member.state.value}, got one")
         told = cast(Computed, message)
         self._computed(now, member, told)
         team = self.team
@@ -243,7 +243,7 @@ class StreamedRule(ServerRule):
         team.journal.record(now, "push", peer=member.name, iteration=told.iteration, **member.take_push(), quota_s=None)
         self._slack.look(now, self.floor.lowest)
         assert member.link is not None
-        team.board.wake(member.link)
+        team.notifier.wake(member.link)
         if self._is_beyond(member):
             team.departures.leave_gate(now, member, self.outages.silent_s(now, member))
         team.departures.let_go(now)
@@ -256,29 +256,37 @@ class StreamedRule(ServerRule):
         """
         if message.compute_s < 0:
             raise RemoteProtocolError(f"expected a gradient of 0 s or more of {member.name}, got {message.compute_s}")
-        seat = self.seat(member)
-        most = seat.own + 1 if member.link is None or member.link.opened_at < seat.heard_at else seat.own + self.ahead
-        if not seat.own <= message.iteration <= most:
+        streamed = self.streamed(member)
+        most = (
+            streamed.own + 1
+            if member.link is None or member.link.opened_at < streamed.heard_at
+            else streamed.own + self.ahead
+        )
+        if not streamed.own <= message.iteration <= most:
             raise RemoteProtocolError(
-                f"expected iteration {seat.own} .. {most} of {member.name}, got {message.iteration}"
+                f"expected iteration {streamed.own} .. {most} of {member.name}, got {message.iteration}"
             )
-        if member.gated and message.iteration > seat.own:
+        if member.gated and message.iteration > streamed.own:
             self._slack.computed(message.size, lacks(member).magnitude)
-        seat.heard_at = now
-        seat.own = message.iteration
-        seat.step_s = message.compute_s
-        self.team.gate.finished(member, message.iteration + seat.shift)
-        seat.outdated = True
+        streamed.heard_at = now
+        streamed.own = message.iteration
+        streamed.step_s = message.compute_s
+        self.team.gate.finished(member, message.iteration + streamed.shift)
+        streamed.outdated = True
         if self.stream is not None:
             self.stream.wake_one()
-        if seat.told is None or not self._may_start(seat, seat.told):
-            member.stage = Stage.WAITING
+        if streamed.told is None or not self._may_start(streamed, streamed.told):
+            member.state = MemberState.WAITING
             member.waiting_since = now
 
     def _is_beyond(self, member: Member) -> bool:
         """Whether a worker that counts has gone on although the gate was shut: it is in an outage, and knows it."""
-        seat = self.seat(member)
-        return member.gated and seat.told is not None and seat.own - seat.told.horizon > seat.told.slack + 1
+        streamed = self.streamed(member)
+        return (
+            member.gated
+            and streamed.told is not None
+            and streamed.own - streamed.told.horizon > streamed.told.slack + 1
+        )
 
     # -- horizons ------------------------------------------------------------------------------------------------
 
@@ -288,10 +296,10 @@ class StreamedRule(ServerRule):
 
     def _tell(self, now: float, member: Member) -> Horizon | None:
         """What a worker must be told of its horizon before its next rows, if anything."""
-        seat = self.seat(member)
-        horizon = max(self.horizon_of(member) - seat.shift, 0)
+        streamed = self.streamed(member)
+        horizon = max(self.horizon_of(member) - streamed.shift, 0)
         members = self._sharing()
-        told = seat.told
+        told = streamed.told
         if told is not None and (told.horizon, told.slack, told.members, told.counted) == (
             horizon,
             self.slack,
@@ -299,11 +307,11 @@ class StreamedRule(ServerRule):
             member.gated,
         ):
             return None
-        newest = max(self.team.gate.newest() - seat.shift, 0)
+        newest = max(self.team.gate.newest() - streamed.shift, 0)
         message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, member.gated)
-        seat.told = message
-        if member.stage is Stage.WAITING and self._may_start(seat, message):
-            member.stage = Stage.COMPUTING
+        streamed.told = message
+        if member.state is MemberState.WAITING and self._may_start(streamed, message):
+            member.state = MemberState.COMPUTING
             if member.gated:
                 self._slack.stalled(now - member.waiting_since)
         return message
@@ -319,12 +327,12 @@ class StreamedRule(ServerRule):
     def sharing(self) -> list[str]:
         return [member.name for member in (*self.team.gate.counted(), *self.outages.sharing())]
 
-    def _may_start(self, seat: Standing, told: Horizon) -> bool:
-        return seat.own - told.horizon <= told.slack
+    def _may_start(self, streamed: StreamedMember, told: Horizon) -> bool:
+        return streamed.own - told.horizon <= told.slack
 
     def resumed(self, member: Member) -> None:
-        if member.name in self._standings:
-            self.seat(member).told = None
+        if member.name in self._streamed:
+            self.streamed(member).told = None
 
     # -- what is sent --------------------------------------------------------------------------------------------
 
@@ -341,15 +349,15 @@ class StreamedRule(ServerRule):
                 iteration=member.iteration,
                 members=len(team.gate.versions),
             )
-            team.board.wake_all(team.members.values())
+            team.notifier.wake_all(team.members.values())
         told = self._tell(now, member)
         if told is not None:
             return told
         owed = member.owed
-        standing = self.seat(member)
-        if due_at(now, member, standing) <= now:
+        streamed = self.streamed(member)
+        if due_at(now, member, streamed) <= now:
             ledger.bring_up(member)
-            choose(now, team, member, standing)
+            choose(now, team, member, streamed)
         else:
             refine(now, team, member)
         return owed.next_frame(now) or owed.follow(now)
@@ -359,20 +367,20 @@ class StreamedRule(ServerRule):
 
         What was due when it was last woken waits for its link, or for what arrives.
         """
-        if member.stage not in STREAMED:
+        if member.state not in STREAMED:
             return math.inf
-        seat = self.seat(member)
-        times = [due_at(member.woken_at, member, seat)]
+        streamed = self.streamed(member)
+        times = [due_at(member.woken_at, member, streamed)]
         if self.stream is not None:
             times.append(self.stream.due_at(member.name))
-        if member.stage is Stage.WAITING:
+        if member.state is MemberState.WAITING:
             times.append(self.outages.check_at())
-        if not member.gated and seat.steady_since is not None:
-            times.append(seat.steady_since + self.outages.proof_s(seat))
+        if not member.gated and streamed.steady_since is not None:
+            times.append(streamed.steady_since + self.outages.proof_s(streamed))
         return min((time for time in times if time > member.woken_at), default=math.inf)
 
     def wakes(self, member: Member) -> bool:
-        return member.stage in STREAMED
+        return member.state in STREAMED
 
     def reason(self, now: float, member: Member) -> str:
         behind = self.team.gate.reason(now, member, self.team.settings.absence_limit_s)

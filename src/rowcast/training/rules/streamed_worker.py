@@ -15,9 +15,9 @@ from rowcast.delivery.transfer import Request
 from rowcast.errors import RemoteProtocolError
 from rowcast.session.proof import expect_countable
 from rowcast.sync import Policy
-from rowcast.training.phase import Phase
 from rowcast.training.rules.base import WorkerRule
 from rowcast.training.steps import Step
+from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Computed, Horizon, Message
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ class StreamedWorker(WorkerRule):
 
     def carry_on(self, now: float) -> None:
         node = self.node
-        if node.phase is not Phase.JOINING:
+        if node.state is not WorkerState.JOINING:
             self._stream(now, node.step if node.exchanging else node.done_step)
 
     def begin_again(self, now: float) -> None:
-        self.node.phase = Phase.WAITING  # whatever the rule was before
+        self.node.state = WorkerState.WAITING  # whatever the rule was before
         self.carry_on(now)
 
     def link_lost(self, now: float) -> None:
-        if self.node.phase is Phase.WAITING:
+        if self.node.state is WorkerState.WAITING:
             self._pass_gate(now)
 
     # -- an iteration ------------------------------------------------------------------------------------------
@@ -122,14 +122,14 @@ class StreamedWorker(WorkerRule):
         self.told = told
         node.policy = self._policy.at_slack(told.slack)
         node.members = max(told.members, 1)
-        if node.phase is Phase.WAITING:
+        if node.state is WorkerState.WAITING:
             self._pass_gate(now)
 
     def _pass_gate(self, now: float) -> None:
         """Compute on, if the parameters are fresh enough for that."""
         node = self.node
         if not self._may_compute(now):
-            node.phase = Phase.WAITING
+            node.state = WorkerState.WAITING
             return
         node.row_ages.begin(node.iteration, node.iteration - self._lag())
         node.step.passed(now, 0 if self.told is None else max(self.told.newest - node.iteration, 0))
@@ -172,9 +172,9 @@ class StreamedWorker(WorkerRule):
     # -- time --------------------------------------------------------------------------------------------------
 
     def wake_at(self) -> float:
-        overdue_at = self._overdue_at() if self.node.phase is Phase.WAITING else math.inf
+        overdue_at = self._overdue_at() if self.node.state is WorkerState.WAITING else math.inf
         return overdue_at if overdue_at > self.node.woken_at else math.inf
 
     def on_timer(self, now: float) -> None:
-        if self.node.phase is Phase.WAITING:
+        if self.node.state is WorkerState.WAITING:
             self._pass_gate(now)

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 
 from rowcast.config import ServerSettings
-from rowcast.drivers.virtual import Device, Simulation, VirtualSeat
+from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
 from rowcast.links import Trace
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
@@ -17,21 +17,21 @@ from rowcast.training import ServerNode
 def run_team(
     policy: str,
     robots: int,
-    loop: Callable[[int, VirtualSeat], None],
+    loop: Callable[[int, VirtualWorker], None],
     *,
     rate_bps: float = 2e4,
     compute_s: float = 1.0,
     spread: float = 0.2,
-) -> tuple[ServerNode, list[VirtualSeat]]:
-    """Run a training loop in each of so many seats to the end.
+) -> tuple[ServerNode, list[VirtualWorker]]:
+    """Run a training loop in each of so many workers to the end.
 
     Args:
-        loop: the training loop of a robot: its index and its seat.
+        loop: the training loop of a robot: its index and its worker.
         rate_bps: of each link, both directions.
         compute_s, spread: see :class:`Device`.
 
     Returns:
-        The server and the seats.
+        The server and the workers.
     """
     entropy = random.Random(0)
     server = ServerNode(
@@ -39,17 +39,17 @@ def run_team(
     )
     simulation = Simulation(server)
     trace, ended = Trace.constant(rate_bps), []
-    seats = []
+    workers = []
 
-    def whole(index: int, seat: VirtualSeat) -> None:
-        loop(index, seat)
+    def whole(index: int, worker: VirtualWorker) -> None:
+        loop(index, worker)
         ended.append(index)
 
     for index in range(robots):
         device = Device(compute_s, spread, seed=index)
-        seat = VirtualSeat(simulation, f"robot-{index}", device, (trace, trace), entropy=entropy.randbytes)
-        seat.train(functools.partial(whole, index, seat))
-        seats.append(seat)
+        worker = VirtualWorker(simulation, f"robot-{index}", device, (trace, trace), entropy=entropy.randbytes)
+        worker.train(functools.partial(whole, index, worker))
+        workers.append(worker)
     simulation.run(math.inf)
     assert sorted(ended) == list(range(robots)), "not everybody finished"
-    return server, seats
+    return server, workers

@@ -1,4 +1,4 @@
-"""The server's memory of a hollow team: how often each row was updated, and how far each worker was told."""
+"""The server's memory of a timing-only team: how often each row was updated, and how far each worker was told."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rowcast.training.ledger import Ledger
 from rowcast.training.member import Member
 from rowcast.wire import Rows
 
-__all__ = ["HollowLedger"]
+__all__ = ["TimingLedger"]
 
 
-class HollowLedger(Ledger):
-    """A :class:`Ledger` for hollow layouts: an update is counted once, not added to what each worker is owed.
+class TimingLedger(Ledger):
+    """A :class:`Ledger` for timing-only layouts: an update is counted once, not added to what each worker is owed.
 
     What a worker is owed is brought up to date when its pull begins, so an update costs the same in a team of four
     and of a thousand. That works for counts only: what a lossy code has not expressed of an update is a matter

@@ -1,4 +1,4 @@
-"""Hollow layouts and what serves them: codes, the tally, levels, and the rules of the MTA time, against plain ones."""
+"""Timing-only layouts and what serves them: codes, minima, and the rules of the MTA time, against plain ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowcast.codecs import REGISTRY, Hollow, codec_by_id, codec_by_name, codec_for
+from rowcast.codecs import REGISTRY, TimingOnly, codec_by_id, codec_by_name, codec_for
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
@@ -23,19 +23,19 @@ from rowcast.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.rows.outline import Outline
-from rowcast.sync import ArtifactTime, Levels, MtaTime, parse_policy
+from rowcast.sync import ArtifactTime, MinimumTracker, MtaTime, parse_policy
 from rowcast.sync.artifact import GROUP_ROWS, artifact_share, select_groups
 from rowcast.sync.mta import MAX_AGE, T_LOW_S, minimum_share
 from rowcast.testing import ScriptedWorker, VirtualTeam
-from rowcast.training import Phase, ServerNode, WorkerNode
-from rowcast.training.hollow_ledger import HollowLedger
+from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.training.ledger import Ledger
-from rowcast.training.member import Member, Stage
+from rowcast.training.member import Member, MemberState
+from rowcast.training.timing_ledger import TimingLedger
 from rowcast.wire import Rows
 
 #: 26 rows and 63 elements.
 LAYOUT = Layout.from_shapes([("weight", (24, 2)), ("bias", (14,)), ("scale", ())], small_tensor=1)
-HOLLOW = LAYOUT.hollow()
+TIMING_ONLY = LAYOUT.timing_only()
 quick = settings(deadline=None, derandomize=True)
 CODES = [name for name in REGISTRY if name != "zero"]
 
@@ -44,29 +44,29 @@ CODES = [name for name in REGISTRY if name != "zero"]
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_a_hollow_code_has_the_sizes_of_the_real_one(name):
+def test_a_timing_only_code_has_the_sizes_of_the_real_one(name):
     real = codec_by_name(name)
-    hollow = codec_for(HOLLOW, real)
-    assert isinstance(hollow, Hollow) and codec_for(LAYOUT, real) is real
-    assert codec_by_id(hollow.wire_id) is hollow and hollow.wire_id != real.wire_id
-    np.testing.assert_array_equal(hollow.row_bytes(HOLLOW), real.row_bytes(LAYOUT))
+    timing = codec_for(TIMING_ONLY, real)
+    assert isinstance(timing, TimingOnly) and codec_for(LAYOUT, real) is real
+    assert codec_by_id(timing.wire_id) is timing and timing.wire_id != real.wire_id
+    np.testing.assert_array_equal(timing.row_bytes(TIMING_ONLY), real.row_bytes(LAYOUT))
     rows = np.array([0, 5, 24, 25])
-    amounts = np.arange(1, HOLLOW.rows + 1, dtype=np.float32)
-    payload = hollow.encode(HOLLOW, amounts, rows)
+    amounts = np.arange(1, TIMING_ONLY.rows + 1, dtype=np.float32)
+    payload = timing.encode(TIMING_ONLY, amounts, rows)
     assert len(payload) == real.row_bytes(LAYOUT)[rows].sum()
-    hollow.check(HOLLOW, payload, rows)
+    timing.check(TIMING_ONLY, payload, rows)
     assert np.flatnonzero(amounts == 0).tolist() == rows.tolist()
-    hollow.add(HOLLOW, payload, rows, amounts, 1.0)
+    timing.add(TIMING_ONLY, payload, rows, amounts, 1.0)
     assert (amounts[rows] == 1).all()
     with pytest.raises(RemoteProtocolError, match="payload"):
-        hollow.check(HOLLOW, payload[1:], rows)
+        timing.check(TIMING_ONLY, payload[1:], rows)
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_a_server_with_content_refuses_a_hollow_frame(name):
-    code = codec_for(HOLLOW, codec_by_name(name))
+def test_a_server_with_content_refuses_a_timing_only_frame(name):
+    code = codec_for(TIMING_ONLY, codec_by_name(name))
     rows = np.arange(LAYOUT.rows)
-    payload = np.zeros(int(code.row_bytes(HOLLOW).sum()), dtype=np.uint8)
+    payload = np.zeros(int(code.row_bytes(TIMING_ONLY).sum()), dtype=np.uint8)
     frame = Rows(1, 1, code.wire_id, False, True, rows, payload)
     inbox = Inbox(LAYOUT)
     with pytest.raises(RemoteProtocolError, match="sizes only"):
@@ -83,20 +83,20 @@ def test_a_server_with_content_refuses_a_hollow_frame(name):
     np.testing.assert_array_equal(team.server.parameters, before)
 
 
-def test_a_hollow_code_is_no_setting():
+def test_a_timing_only_code_is_no_setting():
     with pytest.raises(ConfigError, match="unknown codec"):
-        parse_policy("bsp?codec=hollow-raw")
+        parse_policy("bsp?codec=timing-raw")
 
 
-def test_a_hollow_layout_is_another_layout():
-    assert HOLLOW.digest != LAYOUT.digest
-    assert HOLLOW.rows == HOLLOW.elements == LAYOUT.rows and len(HOLLOW.zeros()) == LAYOUT.rows
-    np.testing.assert_array_equal(HOLLOW.lengths, LAYOUT.lengths)
-    again = Layout.from_outline(Outline.read(HOLLOW.to_table()))
-    assert again.is_hollow and again.digest == HOLLOW.digest
-    assert not Layout.from_outline(Outline.read(LAYOUT.to_table())).is_hollow
+def test_a_timing_only_layout_is_another_layout():
+    assert TIMING_ONLY.digest != LAYOUT.digest
+    assert TIMING_ONLY.rows == TIMING_ONLY.elements == LAYOUT.rows and len(TIMING_ONLY.zeros()) == LAYOUT.rows
+    np.testing.assert_array_equal(TIMING_ONLY.lengths, LAYOUT.lengths)
+    again = Layout.from_outline(Outline.read(TIMING_ONLY.to_table()))
+    assert again.is_timing_only and again.digest == TIMING_ONLY.digest
+    assert not Layout.from_outline(Outline.read(LAYOUT.to_table())).is_timing_only
     node = WorkerNode("robot", LAYOUT, LAYOUT.zeros())
-    with pytest.raises(LocalProtocolError, match="hollow"):
+    with pytest.raises(LocalProtocolError, match="timing-only"):
         node.accumulate_rows(np.ones(LAYOUT.rows, dtype=np.float32))
 
 
@@ -114,7 +114,7 @@ class _Books:
     def admit(self, name):
         snapshot = Snapshot(self.layout, self.ledger.parameters, settles=True)
         outbox = Outbox(Residual(self.layout, self.layout.zeros()), Window(LinkSettings()), snapshot)
-        member = Member(name, b"", outbox, Inbox(self.layout), Stage.COMPUTING, gated=True)
+        member = Member(name, b"", outbox, Inbox(self.layout), MemberState.COMPUTING, gated=True)
         self.members[name] = member
         self.ledger.admit(member)
 
@@ -149,7 +149,7 @@ ACTIONS = st.one_of(
 def test_a_tally_owes_the_rows_that_a_ledger_owes(actions):
     both = [
         _Books(LAYOUT, Ledger(LAYOUT, LAYOUT.zeros(), strict=False)),
-        _Books(HOLLOW, HollowLedger(HOLLOW, HOLLOW.zeros())),
+        _Books(TIMING_ONLY, TimingLedger(TIMING_ONLY, TIMING_ONLY.zeros())),
     ]
     for books in both:
         books.admit("0")
@@ -162,16 +162,16 @@ def test_a_tally_owes_the_rows_that_a_ledger_owes(actions):
             for books in both:
                 books.push(rows)
         elif action == "send" and name in both[0].members:
-            real, hollow = (books.send(name, rows) for books in both)
-            assert real == hollow
+            real, timing = (books.send(name, rows) for books in both)
+            assert real == timing
     nothing = np.empty(0, dtype=np.int64)
     for name in both[0].members:
-        real, hollow = (books.send(name, nothing) for books in both)
-        assert real == hollow
+        real, timing = (books.send(name, nothing) for books in both)
+        assert real == timing
 
 
 def journals_of_a_run(layout, policy, rates, computes, cuts):
-    """The journals of a small team; updates are 1 everywhere, real or hollow."""
+    """The journals of a small team; updates are 1 everywhere, real or timing only."""
     entropy = random.Random(0).randbytes
     calm = {"heartbeat_s": 3600.0, "silence_limit_s": 3600.0, "patience_s": 3600.0}
     server = ServerNode(
@@ -181,21 +181,21 @@ def journals_of_a_run(layout, policy, rates, computes, cuts):
     for index, (rate, compute_s) in enumerate(zip(rates, computes, strict=True)):
         node = WorkerNode(f"robot-{index}", layout, layout.zeros(), settings=WorkerSettings(**calm), entropy=entropy)
         trace, device = Trace.constant(rate), Device(compute_s)
-        if layout.is_hollow:
-            simulation.add_hollow(node, device, trace, trace)
+        if layout.is_timing_only:
+            simulation.add_timing_only(node, device, trace, trace)
         else:
             simulation.add(node, device, trace, trace, _ones(simulation, node))
     for time, index in cuts:
         simulation.clock.at(time, simulation.cut, f"robot-{index}", 0.3)
     simulation.run(20.0)
     nodes = [server, *(robot.node for robot in simulation.robots.values())]
-    # How the parameters came is another matter: those of a hollow team do not.
+    # How the parameters came is another matter: those of a timing-only team do not.
     wanted = ("push", "gate", "step", "link_down", "resume")
     return [[json.dumps(record) for record in node.journal.records if record["event"] in wanted] for node in nodes]
 
 
 def _ones(simulation, node):
-    """What :meth:`Simulation.add_hollow` does, with real elements."""
+    """What :meth:`Simulation.add_timing_only` does, with real elements."""
 
     def hand_in():
         proposed = node.replica - np.float32(1)
@@ -203,7 +203,7 @@ def _ones(simulation, node):
         simulation.computed(simulation.robots[node.name])
 
     def resume():
-        if node.phase is Phase.COMPUTING:
+        if node.state is WorkerState.COMPUTING:
             wait_s = simulation.gradient_s(simulation.robots[node.name])
             simulation.clock.at(simulation.clock.now + wait_s, hand_in, priority=1)
 
@@ -217,22 +217,22 @@ def _ones(simulation, node):
     st.lists(st.floats(0.1, 1.5), min_size=2, max_size=2),
     st.lists(st.tuples(st.floats(0.1, 15.0), st.integers(0, 1)), max_size=2),
 )
-def test_a_hollow_run_takes_the_time_of_a_real_one(policy, rates, computes, cuts):
+def test_a_timing_only_run_takes_the_time_of_a_real_one(policy, rates, computes, cuts):
     """The same events with the same bytes at the same moments."""
-    real, hollow = (journals_of_a_run(layout, policy, rates, computes, cuts) for layout in (LAYOUT, HOLLOW))
+    real, timing = (journals_of_a_run(layout, policy, rates, computes, cuts) for layout in (LAYOUT, TIMING_ONLY))
     assert len(real[1]) > 3
     if cuts and policy.startswith("bsp"):
         return  # what a ledger keeps back from a pull that is begun again, a tally does not
-    for ours, theirs in zip(real, hollow, strict=True):
+    for ours, theirs in zip(real, timing, strict=True):
         assert ours == theirs
 
 
 @pytest.mark.parametrize("cuts", [[], [(6.0, 0), (9.0, 1)]])
-def test_a_hollow_team_shares_a_stream(cuts):
+def test_a_timing_only_team_shares_a_stream(cuts):
     """As many steps as with rows of each worker's own."""
     steps = {}
     for pulls in ("own", "common"):
-        journals = journals_of_a_run(HOLLOW, f"rowcast:4?pulls={pulls}", [1e5] * 3, [0.2] * 3, cuts)
+        journals = journals_of_a_run(TIMING_ONLY, f"rowcast:4?pulls={pulls}", [1e5] * 3, [0.2] * 3, cuts)
         steps[pulls] = [sum('"step"' in line for line in journal) for journal in journals[1:]]
     assert min(steps["own"]) > 50
     np.testing.assert_allclose(steps["common"], steps["own"], atol=3)
@@ -244,7 +244,7 @@ def test_a_hollow_team_shares_a_stream(cuts):
 @quick
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.one_of(st.none(), st.integers(-2, 4))), max_size=60))
 def test_levels_know_the_lowest(changes):
-    levels, plain = Levels(), {}
+    levels, plain = MinimumTracker(), {}
     assert levels.lowest() is None
     for name, number in changes:
         if number is None:

@@ -16,10 +16,10 @@ from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode, WorkerNode
 
-__all__ = ["hollow_team"]
+__all__ = ["timing_team"]
 
 
-def hollow_team(
+def timing_team(
     policy: str,
     layout: Layout,
     devices: Sequence[Device],
@@ -42,7 +42,7 @@ def hollow_team(
         costs: the server's own work.
         seed: of what is random (nonces).
     """
-    hollow = layout.hollow()
+    timing = layout.timing_only()
     entropy = random.Random(seed)
     server = ServerNode(
         parse_policy(policy),
@@ -55,13 +55,13 @@ def hollow_team(
     for index, (device, (up, down), journal) in enumerate(zip(devices, links, journals, strict=True)):
         node = WorkerNode(
             f"robot-{index}",
-            hollow,
+            timing,
             # What the server holds once it was seeded: the others need not be sent it.
-            hollow.zeros() + np.float32(1),
+            timing.zeros() + np.float32(1),
             settings=CALM_WORKER,
             link_settings=link_settings,
             journal=journal,
             entropy=entropy.randbytes,
         )
-        simulation.add_hollow(node, device, up, down)
+        simulation.add_timing_only(node, device, up, down)
     return simulation

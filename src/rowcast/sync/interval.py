@@ -6,10 +6,10 @@ import math
 from bisect import insort
 from collections import deque
 
-__all__ = ["Punctuality"]
+__all__ = ["UsualInterval"]
 
 
-class Punctuality:
+class UsualInterval:
     """How regularly something goes on, and for how long its silence is nothing unusual.
 
     No fixed time-out fits both a link that carries a model in a second and one that needs a minute: what is usual is

@@ -1,8 +1,9 @@
 """Codes without content: the bytes of a real code, and one number for each row where its elements would be.
 
-For experiments in virtual time that ask how long things take and not what is learnt. A hollow layout
-(:meth:`rowcast.rows.Layout.hollow`) keeps one number for each row: how much is pending or owed. Encoding takes it out,
-decoding adds 1. So rows, frames, quotas and ages are those of the real code, and nothing has the size of the model.
+For experiments in virtual time that ask how long things take and not what is learnt. A timing-only layout
+(:meth:`rowcast.rows.Layout.timing_only`) keeps one number for each row: how much is pending or owed. Encoding takes it
+out, decoding adds 1. So rows, frames, quotas and ages are those of the real code, and nothing has the size of the
+model.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
-__all__ = ["Hollow"]
+__all__ = ["TimingOnly"]
 
 #: Added to the number of the real code.
-HOLLOW = 128
+TIMING_ONLY = 128
 
 
-class Hollow:
-    """The hollow form of a codec.
+class TimingOnly:
+    """The timing-only form of a codec.
 
     Args:
         codec: the code whose sizes count.
     """
 
     def __init__(self, codec: Codec) -> None:
-        self.name = f"hollow-{codec.name}"
-        self.wire_id = HOLLOW + codec.wire_id
+        self.name = f"timing-{codec.name}"
+        self.wire_id = TIMING_ONLY + codec.wire_id
         self._codec = codec
         self._nothing = np.zeros(1 << 16, dtype=np.uint8)
         self._nothing.setflags(write=False)
@@ -49,7 +50,7 @@ class Hollow:
         vector[rows] += np.float32(sign)
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
-        if not layout.is_hollow:
+        if not layout.is_timing_only:
             raise RemoteProtocolError(f"{self.name} payload: expected the content of rows, got sizes only")
         expect_bytes(self.name, payload, self._size(layout, rows))
 

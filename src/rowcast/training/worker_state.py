@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["EXCHANGING", "Phase"]
+__all__ = ["EXCHANGING", "WorkerState"]
 
 
-class Phase(enum.Enum):
+class WorkerState(enum.Enum):
     """What the worker is doing, whether its link is up or not."""
 
     JOINING = "joining"
@@ -21,4 +21,4 @@ class Phase(enum.Enum):
 
 
 #: An exchange is under way: the training loop is blocked in ``step()``.
-EXCHANGING = (Phase.ASKING, Phase.PUSHING, Phase.WAITING, Phase.PULLING)
+EXCHANGING = (WorkerState.ASKING, WorkerState.PUSHING, WorkerState.WAITING, WorkerState.PULLING)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Levels"]
+__all__ = ["MinimumTracker"]
 
 
-class Levels:
+class MinimumTracker:
     """A number for each name, and the lowest of all at hand.
 
     A team's numbers lie within a few steps of each other, so what is searched when the lowest goes is the handful

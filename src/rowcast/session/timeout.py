@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Overdue"]
+__all__ = ["ConfirmedTimeout"]
 
 
-class Overdue:
+class ConfirmedTimeout:
     """Whether a limit is really over, or only looks like it.
 
     The first time that a limit is found to be over it is a doubt only. The driver reads what there is before it asks

@@ -1,4 +1,4 @@
-"""A worker's seat in a team in virtual time: an ordinary training loop, interleaved with the others."""
+"""A worker's worker in a team in virtual time: an ordinary training loop, interleaved with the others."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy.typing as npt
 from greenlet import getcurrent, greenlet
 
 from rowcast.config import LinkSettings, WorkerSettings
-from rowcast.drivers.seat import NodeView
+from rowcast.drivers.node_view import NodeView
 from rowcast.drivers.virtual.device import Device
 from rowcast.drivers.virtual.simulation import Robot, Simulation
 from rowcast.errors import LinkLost, LocalProtocolError
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout
-from rowcast.training import Phase, WorkerNode
+from rowcast.training import WorkerNode, WorkerState
 
-__all__ = ["VirtualSeat"]
+__all__ = ["VirtualWorker"]
 
 Vector = npt.NDArray[np.float32]
 
 
-class VirtualSeat(NodeView):
+class VirtualWorker(NodeView):
     """What :class:`rowcast.Optimizer` needs from a team, in virtual time.
 
     The training loop is a plain function. It runs as a coroutine (greenlet) on the thread of the simulation: whenever
@@ -43,8 +43,8 @@ class VirtualSeat(NodeView):
 
     Example::
 
-        seat = VirtualSeat(simulation, "robot-0", Device(2.0), (up, down), entropy=random.Random(0).randbytes)
-        seat.train(lambda: training_loop(seat))
+        worker = VirtualWorker(simulation, "robot-0", Device(2.0), (up, down), entropy=random.Random(0).randbytes)
+        worker.train(lambda: training_loop(worker))
         simulation.run(3600)
     """
 
@@ -73,13 +73,13 @@ class VirtualSeat(NodeView):
         self._ready_at: float | None = None
 
     def train(self, function: Callable[[], None]) -> None:
-        """Run a training loop in this seat, from the next event of the simulation on.
+        """Run a training loop in this worker, from the next event of the simulation on.
 
         What it raises comes out of :meth:`Simulation.run`. A loop that is still under way when the simulation ends is
         left where it is.
         """
         if self._loop is not None:
-            raise LocalProtocolError(f"{self.name}: a training loop runs in this seat already")
+            raise LocalProtocolError(f"{self.name}: a training loop runs in this worker already")
         self._loop = greenlet(function, parent=getcurrent())
         self._simulation.clock.at(self._simulation.clock.now, self._switch)
 
@@ -151,7 +151,7 @@ class VirtualSeat(NodeView):
         Raises:
             LinkLost: that took longer than ``timeout_s`` seconds.
         """
-        if self._node is None or self.node.phase is Phase.DONE:
+        if self._node is None or self.node.state is WorkerState.DONE:
             return
         self._check_inside()
         clock = self._simulation.clock
@@ -167,23 +167,23 @@ class VirtualSeat(NodeView):
 
     def leave(self) -> None:
         """Go now; what is pending is dropped."""
-        if self._node is not None and self.node.phase is not Phase.DONE:
+        if self._node is not None and self.node.state is not WorkerState.DONE:
             self.node.leave(self._simulation.clock.now, "left")
             self._simulation.attend(self._robot)
 
     def abandon(self) -> None:
-        """Nothing is to be done: a simulation that is dropped takes all of its seats along."""
+        """Nothing is to be done: a simulation that is dropped takes all of its workers along."""
 
     @property
     def _done(self) -> bool:
-        return self.node.phase is Phase.DONE
+        return self.node.state is WorkerState.DONE
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def _compute(self) -> None:
         """Let the time of this iteration's gradient pass, once."""
         self._check_inside()
-        if self._ready_at is None or self.node.phase is not Phase.COMPUTING:
+        if self._ready_at is None or self.node.state is not WorkerState.COMPUTING:
             return
         ready_at, self._ready_at = self._ready_at, None
         self._simulation.clock.at(ready_at, self._switch, priority=1)
@@ -192,7 +192,7 @@ class VirtualSeat(NodeView):
     def _may_compute(self) -> None:
         """The simulation lets this worker go on (or it is done)."""
         clock = self._simulation.clock
-        if self.node.phase is Phase.COMPUTING:
+        if self.node.state is WorkerState.COMPUTING:
             self._ready_at = clock.now + self._simulation.gradient_s(self._robot)
         clock.at(clock.now, self._switch)
 
@@ -203,7 +203,7 @@ class VirtualSeat(NodeView):
 
     def _check_inside(self) -> None:
         if self._loop is None or getcurrent() is not self._loop:
-            raise LocalProtocolError(f"{self.name}: a virtual seat works inside train() only")
+            raise LocalProtocolError(f"{self.name}: a virtual worker works inside train() only")
 
     def _switch(self) -> None:
         if self._loop is not None and not self._loop.dead:
@@ -211,5 +211,5 @@ class VirtualSeat(NodeView):
             self._loop.switch()
 
     def _switch_if_waiting(self) -> None:
-        if self.node.phase is Phase.FINISHING:
+        if self.node.state is WorkerState.FINISHING:
             self._switch()

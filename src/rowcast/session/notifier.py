@@ -8,7 +8,7 @@ from typing import Protocol
 from rowcast.session.link import Link
 from rowcast.wire import Message
 
-__all__ = ["Board"]
+__all__ = ["Notifier"]
 
 
 class Peer(Protocol):
@@ -18,7 +18,7 @@ class Peer(Protocol):
     def link(self) -> Link | None: ...
 
 
-class Board:
+class Notifier:
     """Takes control messages for the connections of the server, and remembers which of them a driver must look at.
 
     Attributes:
