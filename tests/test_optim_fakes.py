@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -95,7 +95,7 @@ class HubTeam:
             self.pending[rows] += np.float32(weight) * (origin[rows] - source)
         self.contributions += 1
 
-    def exchange(self, update: Update | None = None) -> None:
+    def exchange(self, update: Update | None = None, then: Callable[[], None] | None = None) -> None:
         assert not self.held
         refused: NonFiniteGradient | None = None
         try:
@@ -110,6 +110,9 @@ class HubTeam:
         self.deliver()
         if refused is not None:
             raise refused
+        if then is not None:
+            with self.still():
+                then()
 
     def deliver(self) -> None:
         for member in self.hub.members:

@@ -23,8 +23,8 @@ __all__ = ["SharedModel"]
 class SharedModel:
     """The parameters and buffers of a model that travel, between the model and the team.
 
-    In a step of one iteration the model is written once, in :meth:`take`, and the team is met twice: in :meth:`give`,
-    and for that write.
+    In a step of one iteration the model is written once: in :meth:`give`, as soon as the team lets this worker go on,
+    or, where nothing could be given, in :meth:`take`.
 
     Args:
         model, optimizer: whose parameters travel.
@@ -55,6 +55,7 @@ class SharedModel:
         self.layout = self.buffers.join(self.shared)
         self._team = team
         self._view = View(self.shared, self.layout, self._projection)
+        self._filled = False  # what arrived was written in give()
 
     def join(self) -> None:
         """Join the team with what the model holds; blocks."""
@@ -83,35 +84,49 @@ class SharedModel:
         origin = self._view.origin()
         buffers = self.buffers.proposal(origin, weight, leads=self._leads)
         update = self._view.proposal(buffers), weight, origin
-        told = True
+        told = self._filled = False
+
+        def given() -> None:
+            """The team has taken it, and nothing changes for the moment."""
+            nonlocal told
+            told = True
+            self.buffers.proposed()
+            self._fill(ahead=True, everything=False)
+            self._filled = True
+
         try:
             if finish:
-                self._team.exchange(update)
+                self._team.exchange(update, given)
             else:
                 self._team.accumulate(*update)
         except NonFiniteGradient:
-            told = False
+            told = True  # that there is nothing to tell
             raise
         finally:
-            if told:  # also where a Ctrl-C has ended the wait for the others
+            if not told:  # also where a Ctrl-C has ended the wait for the others
                 self.buffers.proposed()
 
     # -- what the model is given -----------------------------------------------------------------------------------
 
     def take(self, *, ahead: bool = True, everything: bool = False) -> None:
-        """Write what arrived into the model, for the next gradient.
+        """Write what arrived into the model, for the next gradient, if :meth:`give` has not done so.
 
         Args:
             ahead: the parameters as far from the replica as the policy has it, and the buffers as far as something
                 arrived for them; otherwise the replica itself, and the buffers as they are.
             everything: the buffers whether or not anything arrived for them.
         """
-        with self._team.still():
-            beyond = self._team.anticipated if ahead else None
-            self._view.fill(self._team.replica, beyond)
-            if ahead:
-                self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything)
+        if not self._filled or not ahead or everything:
+            with self._team.still():
+                self._fill(ahead=ahead, everything=everything)
+        self._filled = False
         self._view.project()
+
+    def _fill(self, *, ahead: bool, everything: bool) -> None:
+        beyond = self._team.anticipated if ahead else None
+        self._view.fill(self._team.replica, beyond)
+        if ahead:
+            self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything)
 
     def refresh(self) -> None:
         """Write into the parameters what arrived since :meth:`take`, if anything did: a closure computes from there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -23,8 +23,9 @@ class TeamLike(Protocol):
     """A worker's place in a team, as the optimizer sees it.
 
     The socket driver's ``Team`` is one; a test may bring its own of thirty lines. All vectors are flat
-    float32 in layout order. A step meets the team twice: in ``exchange`` (or ``accumulate``), and in ``still``, which
-    may be entered at any time, also after an error or after ``finish``.
+    float32 in layout order. A step meets the team once, in ``exchange``, where it may go on at once, and otherwise
+    twice: in ``exchange`` (or ``accumulate``), and in ``still``, which may be entered at any time, also after an error
+    or after ``finish``.
 
     A team may also have ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one
     does not go with the code of the updates.
@@ -83,11 +84,13 @@ class TeamLike(Protocol):
             NonFiniteGradient: a source holds NaN or Inf; nothing was added. The message names the tensor.
         """
 
-    def exchange(self, update: Update | None = None) -> None:
+    def exchange(self, update: Update | None = None, then: Callable[[], None] | None = None) -> None:
         """Finish the iteration: push, gate, pull. Blocks; afterwards ``replica`` holds what arrived.
 
         Args:
             update: accumulated before.
+            then: called on this thread as soon as the iteration is finished, as if in ``still``; not called where the
+                update was refused, or the wait ended with an error.
 
         Raises:
             NonFiniteGradient: the update was refused, as by ``accumulate``; the iteration is finished without it.

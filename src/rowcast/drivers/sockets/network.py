@@ -106,39 +106,30 @@ class NetworkThread:
         Once that thread has ended the node is nobody else's, and ``function`` runs here.
         """
         self.check_process()
+        with self.resting(function) as result:
+            return result
+
+    @contextlib.contextmanager
+    def resting(self, function: Callable[[], T]) -> Iterator[T]:
+        """The same, and what is entered gets the result; until it is left the thread does nothing else."""
+        self.check_process()
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        over = threading.Event()
 
         def answer() -> None:
             try:
                 future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
-            self._attend()  # what goes wrong here is no answer to the caller; it ends his next wait
-
-        with self._ending:
-            ended = self._ended
-            if not ended:
-                self.loop.call_soon_threadsafe(answer)
-        return function() if ended else future.result()
-
-    @contextlib.contextmanager
-    def resting(self) -> Iterator[None]:
-        """While entered, the thread does nothing."""
-        self.check_process()
-        resting, over = threading.Event(), threading.Event()
-
-        def rest() -> None:
-            resting.set()
             over.wait()
+            self._attend()  # what goes wrong here is no answer to the caller; it ends his next wait
 
         try:  # an interrupt at any of these lines must let the thread go on
             with self._ending:
                 ended = self._ended
                 if not ended:
-                    self.loop.call_soon_threadsafe(rest)
-            if not ended:
-                resting.wait()
-            yield
+                    self.loop.call_soon_threadsafe(answer)
+            yield function() if ended else future.result()
         finally:
             over.set()
 

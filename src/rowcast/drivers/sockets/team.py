@@ -137,26 +137,40 @@ class Team(NodeView):
 
     def still(self) -> contextlib.AbstractContextManager[None]:
         """While entered the network thread rests: neither :attr:`replica` nor :attr:`anticipated` changes."""
-        return self._running.resting()
+        return self._running.resting(lambda: None)
 
     def accumulate(self, sources: Sequence[Vector], weight: float, origin: Vector | None = None) -> None:
         """Add ``weight * (origin - sources)`` to what is pending; see :meth:`WorkerNode.accumulate`."""
         self._end_exchange()
         self._call(lambda now: self.node.accumulate(sources, weight, origin))
 
-    def exchange(self, update: tuple[Sequence[Vector], float, Vector | None] | None = None) -> None:
+    def exchange(
+        self,
+        update: tuple[Sequence[Vector], float, Vector | None] | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
         """Finish the iteration: push, gate, pull.
 
         Args:
             update: accumulated before, in the same call of the network thread; as :meth:`accumulate` takes it.
+            then: called as soon as the iteration is finished, while the network thread rests. Where the worker may go
+                on at once it has not begun to send by then, so that nobody waits for a frame that is being encoded.
 
         Raises:
             NonFiniteGradient: the update holds NaN or Inf; nothing of it was added, and the iteration is finished.
             LinkLost: the server did not come back within ``reconnect_limit_s``.
         """
         self._end_exchange()
-        refused = self._call(lambda now: self._finish_iteration(now, update))
-        self._end_exchange()
+        thread = self._running
+        with thread.resting(lambda: self._finish_iteration(thread.loop.time(), update)) as refused:
+            at_once = not self.node.exchanging
+            if at_once and refused is None and then is not None:
+                then()
+        if not at_once:
+            self._end_exchange()
+            if refused is None and then is not None:
+                with self.still():
+                    then()
         if refused is not None:
             raise refused
 

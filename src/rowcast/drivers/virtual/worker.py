@@ -125,11 +125,16 @@ class VirtualWorker(NodeView):
         self._compute()
         self.node.accumulate(sources, weight, origin)
 
-    def exchange(self, update: tuple[Sequence[Vector], float, Vector | None] | None = None) -> None:
+    def exchange(
+        self,
+        update: tuple[Sequence[Vector], float, Vector | None] | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
         """Finish the iteration: push, gate, pull.
 
         Args:
             update: accumulated before; as :meth:`accumulate` takes it.
+            then: called as soon as the iteration is finished.
 
         Raises:
             NonFiniteGradient: the update holds NaN or Inf; nothing of it was added, and the iteration is finished.
@@ -140,6 +145,8 @@ class VirtualWorker(NodeView):
         self._wait()
         if refused is not None:
             raise refused
+        if then is not None:
+            then()
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal."""
