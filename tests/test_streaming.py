@@ -22,7 +22,7 @@ from rowcast.testing import VirtualTeam
 from rowcast.training import WorkerState
 from rowcast.training.member import MemberState
 from rowcast.training.proposal.row_ages import RowAges
-from rowcast.wire import Computed, Horizon, PushEnd
+from rowcast.wire import Computed, Horizon, PushEnd, Start
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 #: One whole model in either direction takes 0.1 s at 24 kbit/s: 63 float32 and some headers.
@@ -585,6 +585,42 @@ def test_a_newcomer_starts_no_further_ahead_than_the_slack(after_s):
     replicas_agree(team)
     assert len(begun) == 1 and events(team, "robot9", "step")
     assert max(team.gaps) <= 1
+
+
+@pytest.mark.parametrize("joins_s", [1.96, 1.97, 1.98, 1.99])
+def test_the_first_iteration_of_a_newcomer_is_no_older_than_the_slack(joins_s):
+    """It counts from the slowest's iteration, and what it is given lacks more than two: it waits for rows."""
+    team = team_of("rowcast:2?ahead=1", [9e3, 27e3], iterations=60, compute_s=0.1)
+    team.at(joins_s, lambda: team.start(worker("robot9", iterations=30, rate_bps=1e5, compute_s=0.1)))
+    team.run(4.0)
+    assert len(steps(team, "robot9")) > 2
+    assert max(team.gaps) <= 2 and max(team.pull_ages) <= 2 and not team.outage_ages
+
+
+def test_a_newcomer_that_is_cut_before_its_first_horizon_does_not_compute_meanwhile():
+    """Nobody has told it how old its parameters are: an outage is no reason to begin."""
+    team = team_of("rowcast:4?ahead=3", [9e3, 9e3], iterations=60, compute_s=0.1)
+    seen = []
+
+    def join():
+        team.start(worker("robot9", iterations=30, rate_bps=1e5, compute_s=0.1))
+        node = team.workers["robot9"].node
+        receive = node.receive
+
+        def cut(now, message):
+            receive(now, message)
+            if isinstance(message, Start) and not seen:
+                seen.append(node.iteration)
+                team.at(now, lambda: team.cut("robot9", 3.0))
+                team.at(now + 2.9, lambda: seen.append((node.state, node.iteration)))
+
+        node.receive = cut
+
+    team.at(2.0, join)
+    team.run(9.0)
+    assert seen[1] == (WorkerState.JOINING, seen[0])
+    assert len(steps(team, "robot9")) > 2
+    assert max(team.gaps) <= 4 and max(team.pull_ages) <= 4 and not team.outage_ages
 
 
 def test_a_newcomer_to_an_emptied_gate_does_not_take_back_what_an_absent_robot_holds():

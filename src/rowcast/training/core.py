@@ -65,7 +65,6 @@ class WorkerCore:
         contribution, row_ages: what it adds, and from how old parameters.
         acknowledgements: how regularly the server acknowledges rows.
         step, done_step: the step that is under way, and the one before.
-        started_at: the iteration from which it counts since it last joined.
         woken_at: when :meth:`on_timer` was last called (s).
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
@@ -117,7 +116,6 @@ class WorkerCore:
         self.acknowledgements = UsualInterval(0.0)
         self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
         self.woken_at = 0.0
-        self.started_at = 0
         self.rule = WorkerRule(self)
         self._joining = Joining(self, self.client)
         self._watch = WorkerWatch(self, self._joining)
@@ -194,8 +192,7 @@ class WorkerCore:
     def start(self, now: float) -> None:
         """The parameters are the team's: compute, or go on where the work was left."""
         if self.state is WorkerState.JOINING:
-            self.state = WorkerState.COMPUTING
-            self.step = Step(started=now)
+            self.rule.begin(now)
             return
         if self.exchanging:
             self.iteration += 1
@@ -204,6 +201,11 @@ class WorkerCore:
             self.rule.carry_on(now)
         if self.state is WorkerState.FINISHING:
             self._drain(now)
+
+    def begin(self, now: float) -> None:
+        """The training loop may compute its first iteration."""
+        self.state = WorkerState.COMPUTING
+        self.step = Step(started=now)
 
     def carry_on(self, now: float) -> None:
         """It is let in again: go on where the link was lost."""

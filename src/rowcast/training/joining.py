@@ -255,9 +255,8 @@ class Joining:
         self._node.members = max(start.members, 1)
         self._node.iteration = start.iteration
         self._node.notices.append(self._whose_parameters(start))
-        self._node.started_at = start.iteration
         self._node.row_ages.restart(start.iteration)
-        self._node.rule.start(start.iteration)
+        self._node.rule.start()
         self._node.outbox.renumber(start.iteration)
         self._node.start(now)
 

@@ -210,8 +210,12 @@ class WorkerRule:
         """The server let the worker in, with this policy; returns the one in force."""
         return policy
 
-    def start(self, iteration: int) -> None:
-        """The parameters are the team's, and the worker counts from ``iteration``."""
+    def start(self) -> None:
+        """The parameters are the team's, and the worker counts as the team does."""
+
+    def begin(self, now: float) -> None:
+        """The worker has joined, and has not computed yet: :meth:`WorkerCore.begin` when it may."""
+        self.node.begin(now)
 
     def exchange(self, now: float) -> None:
         """An iteration is finished: exchange it with the team; :meth:`WorkerCore.compute` when that is done."""

@@ -310,7 +310,11 @@ class StreamedRule(ServerRule):
         newest = max(self.team.gate.newest() - streamed.shift, 0)
         message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, member.gated)
         streamed.told = message
-        if member.state is MemberState.WAITING and self._may_start(streamed, message):
+        if not self._may_start(streamed, message):
+            if told is None and streamed.heard_at == -math.inf:  # its first iteration: it has not begun
+                member.state = MemberState.WAITING
+                member.waiting_since = now
+        elif member.state is MemberState.WAITING:
             member.state = MemberState.COMPUTING
             if member.gated:
                 self._slack.stalled(now - member.waiting_since)

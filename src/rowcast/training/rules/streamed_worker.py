@@ -30,7 +30,8 @@ class StreamedWorker(WorkerRule):
     """Streams rows, and keeps the gate for the training loop.
 
     Attributes:
-        told: the horizon as the server told it last; ``None`` before it did since the worker has started.
+        told: the horizon as the server told it last; ``None`` before it did since the worker has started. Until then
+            nobody knows how fresh what it was given was, since others may be behind it: it does not compute.
     """
 
     def __init__(self, node: WorkerCore) -> None:
@@ -38,7 +39,6 @@ class StreamedWorker(WorkerRule):
         self.told: Horizon | None = None
         self.handlers = {Horizon: self._on_horizon}
         self._most_slack = 0
-        self._started_at = node.started_at
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -47,9 +47,11 @@ class StreamedWorker(WorkerRule):
         self._most_slack = policy.slack or 0
         return policy if self.told is None else policy.at_slack(min(self.told.slack, self._most_slack))
 
-    def start(self, iteration: int) -> None:
-        self._started_at = iteration
+    def start(self) -> None:
         self.told = None
+
+    def begin(self, now: float) -> None:
+        """Its first horizon follows; it joins until that lets it compute."""
 
     def carry_on(self, now: float) -> None:
         node = self.node
@@ -124,6 +126,8 @@ class StreamedWorker(WorkerRule):
         node.members = max(told.members, 1)
         if node.state is WorkerState.WAITING:
             self._pass_gate(now)
+        elif node.state is WorkerState.JOINING and self._may_compute(now):
+            node.begin(now)
 
     def _pass_gate(self, now: float) -> None:
         """Compute on, if the parameters are fresh enough for that."""
@@ -131,23 +135,22 @@ class StreamedWorker(WorkerRule):
         if not self._may_compute(now):
             node.state = WorkerState.WAITING
             return
-        node.row_ages.begin(node.iteration, node.iteration - self._lag())
-        node.step.passed(now, 0 if self.told is None else max(self.told.newest - node.iteration, 0))
+        assert self.told is not None
+        node.row_ages.begin(node.iteration, self.told.horizon)
+        node.step.passed(now, max(self.told.newest - node.iteration, 0))
         node.compute(now)
 
     def _may_compute(self, now: float) -> bool:
         """Whether the parameters are fresh enough to compute on."""
-        policy, lag = self._policy, self._lag()
+        if self.told is None:
+            return False
+        policy, lag = self._policy, self.node.iteration - self.told.horizon
         slack = policy.slack or 0
-        if self.told is not None and lag <= slack:
-            return True
-        # Before it was told, nobody knows how fresh what it was given was: others may be behind it.
-        return lag <= slack + policy.ahead and policy.elastic and self._in_outage(now)
+        return lag <= slack or (lag <= slack + policy.ahead and policy.elastic and self._in_outage(now, self.told))
 
-    def _in_outage(self, now: float) -> bool:
+    def _in_outage(self, now: float, told: Horizon) -> bool:
         """Nobody waits for this worker, as far as it can know: its own link is at fault."""
-        left_out = self.told is not None and not self.told.counted
-        return left_out or not self.node.welcomed or now >= self._overdue_at()
+        return not told.counted or not self.node.welcomed or now >= self._overdue_at()
 
     def _overdue_at(self) -> float:
         """When it becomes an outage that nothing is acknowledged although there is something to send (s)."""
@@ -155,13 +158,9 @@ class StreamedWorker(WorkerRule):
         all_sent = outbox.transfer is None or outbox.transfer.all_sent()
         return math.inf if all_sent and outbox.settled else self.node.acknowledgements.overdue_at()
 
-    def _lag(self) -> int:
-        """Iterations of which the replica may lack contributions."""
-        return self.node.iteration - (self._started_at if self.told is None else self.told.horizon)
-
     @property
     def beyond(self) -> bool:
-        return self._lag() > (self._policy.slack or 0)
+        return self.told is not None and self.node.iteration - self.told.horizon > (self._policy.slack or 0)
 
     @property
     def _policy(self) -> Policy:
