@@ -70,7 +70,7 @@ OPTIONS = {
 #: Values that are tried of each option, to see what each family makes of it; they cover every family's default.
 TRIED = {
     "codec": ("raw",),
-    "granularity": ("row", "model"),
+    "granularity": ("row", "tensor", "model"),
     "order": ("age",),
     "share": ("0.5",),
     "pull_share": ("0.4",),
@@ -92,8 +92,8 @@ TRIED = {
     "race": ("0.5",),
     "compat": ("artifact",),
 }
-#: With this an option may be taken that is refused alone.
-COMPAT = "compat=artifact"
+#: With one of these an option may be taken that is refused alone.
+COMPANIONS = {"with tensor": "granularity=tensor", "with compat": "compat=artifact"}
 
 
 def bullet(head: str, text: str) -> str:
@@ -215,9 +215,9 @@ def orders_rows_alike(one: Policy, other: Policy) -> bool:
 
 
 def verdict(family: sync.Family, option: str) -> str:
-    """What a family makes of an option: 'yes', 'no effect', 'with compat' or 'refused'; found out by trying."""
+    """What a family makes of an option: 'yes', 'no effect', the companion that it needs or 'refused'; found by trying."""
     text = family.example
-    plain, compatible = parsed(text), parsed(f"{text}?{COMPAT}")
+    plain = parsed(text)
     assert plain is not None
     answers = {"refused"}
     for value in TRIED[option]:
@@ -226,9 +226,10 @@ def verdict(family: sync.Family, option: str) -> str:
             changed = {f.name for f in dataclasses.fields(Policy) if getattr(policy, f.name) != getattr(plain, f.name)}
             orders = changed <= {"name", "f1", "f2", "order"} and orders_rows_alike(policy, plain)
             answers.add("same" if changed <= {"name"} else "no effect" if orders else "yes")
-        elif compatible is not None and parsed(f"{text}?{COMPAT}&{option}={value}") is not None:
-            answers.add("with compat")
-    return next(answer for answer in ("yes", "no effect", "with compat", "refused") if answer in answers)
+        for word, companion in COMPANIONS.items() if policy is None else ():
+            if parsed(f"{text}?{companion}") and parsed(f"{text}?{companion}&{option}={value}"):
+                answers.add(word)
+    return next(answer for answer in ("yes", "no effect", *COMPANIONS, "refused") if answer in answers)
 
 
 def option_table() -> str:

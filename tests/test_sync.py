@@ -152,6 +152,10 @@ def test_every_option_is_read() -> None:
         ("rog:4?compat=artifact&counts=group", "did you mean 'groups'"),
         ("rog:4?compat=artifact&race=1.5", "expected race in 0 .. 1"),
         ("rog:4?share=much", "share: expected a number, got 'much'"),
+        *(
+            (text, "granularity=model sends all rows together; take share=1")
+            for text in ("bsp?share=0.5", "ssp:4?pull_share=0.5", "rog:4?granularity=model", "diloco:8?share=0.9")
+        ),
         *((f"rog:4?share={value}", "expected a share in") for value in ("0", "-1", "1.01", "nan", "inf", "1e-320")),
         *((f"rog:4?f1={value}", "expected f1 >= 0") for value in ("-0.1", "nan", "inf")),
         ("rog:4?f2=-1", "expected f2 >= 0"),

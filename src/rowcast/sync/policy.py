@@ -143,6 +143,9 @@ class Policy:
             yield "counts and race go with compat=artifact only"
         if self.mta == "artifact" and self.order != "value":
             yield "the order of the artifact is its own; leave order or compat out"
+        if self.granularity == "model" and (self.share, self.share_of_pull) != (1, 1):
+            # What a cut has left of a transfer would be beyond the quota.
+            yield "granularity=model sends all rows together; take share=1 (and pull_share=1)"
         anticipates, common = self.anticipate != "off", self.pulls != "own"
         own = (self.elastic, self.ahead, anticipates, self.fade, self.adapt, self.refine, self.auto, common)
         if self.rule != "streamed" and any(own):
