@@ -215,7 +215,7 @@ def orders_rows_alike(one: Policy, other: Policy) -> bool:
 
 
 def verdict(family: sync.Family, option: str) -> str:
-    """What a family makes of an option: 'yes', 'no effect', the companion that it needs or 'refused'; found by trying."""
+    """What a family makes of an option: 'yes', 'no effect', what it needs beside it, or 'refused'; found by trying."""
     text = family.example
     plain = parsed(text)
     assert plain is not None
