@@ -55,5 +55,7 @@ class Notifier:
 
     def take(self) -> list[Link]:
         """The connections that are ready; they are ready no longer."""
+        if not self.ready:
+            return []
         ready, self.ready = list(self.ready), {}
         return ready

@@ -89,6 +89,8 @@ class Recurring:
 
     def due(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
+        if not self._windows:
+            return None
         return min((window.since + EVERY_S for window in self._windows.values() if window.count), default=None)
 
     def on_timer(self, now: float, *, ending: bool = False) -> None:

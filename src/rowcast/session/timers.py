@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
@@ -32,6 +32,10 @@ class Timers(Generic[K]):
         """Something has changed that the moment of ``key`` may depend on."""
         self._touched[key] = None
 
+    def touch_all(self, keys: Iterable[K]) -> None:
+        """The same for several keys."""
+        self._touched.update(dict.fromkeys(keys))
+
     def forget(self, key: K) -> None:
         """``key`` is not to be looked at any more."""
         self._touched.pop(key, None)
@@ -39,7 +43,8 @@ class Timers(Generic[K]):
 
     def next(self) -> float | None:
         """When :meth:`take` has something (s), at the latest; ``None``: not before something is touched."""
-        self._ask_touched()
+        if self._touched:
+            self._ask_touched()
         queue, wake = self._queue, self._wake
         while queue and wake.get(queue[0][2]) != queue[0][0]:
             heappop(queue)

@@ -170,20 +170,20 @@ class ServerNode:
             LinkLost: there are too many strangers, or this address failed too often; close the connection.
         """
         self._admission.connected(now, link)
-        self._watch.touch(link)
+        self._watch.timers.touch(link)
 
     def link_down(self, now: float, link: Link, cause: str) -> None:
         """A connection ended."""
         member = self._admission.by_link.get(link)
-        self._watch.forget(link)
+        self._watch.timers.forget(link)
         self._admission.disconnected(now, link, cause)
         if member is not None:
-            self._watch.touch(member)
+            self._watch.timers.touch(member)
 
     def heard(self, now: float, link: Link) -> None:
         """Bytes arrived, whole message or not: the link lives."""
         link.heard(now)
-        self._watch.touch(link)
+        self._watch.timers.touch(link)
 
     def blame(self, now: float, link: Link, error: RowcastError) -> None:
         """What came on ``link`` was wrong: tell the peer why and close; everybody else goes on.
@@ -281,13 +281,10 @@ class ServerNode:
     def take_ready(self) -> list[Link]:
         """The links on which something may be sent since the last call."""
         self._rule.wake_all_ready()
-        self._leader.tell(self.layout)
-        notifier = self.team.notifier
-        if not notifier.ready:
-            return []
-        ready = notifier.take()
-        for link in ready:
-            self._watch.touch(link)
+        self._leader.tell(self.team.model.layout)
+        ready = self.team.notifier.take()
+        if ready:
+            self._watch.timers.touch_all(ready)
         return ready
 
     def next_wake(self) -> float | None:

@@ -26,6 +26,10 @@ class Watch:
         team: the team.
         admission: who comes, and who is forgotten.
         recurring: tells what strangers do again and again.
+
+    Attributes:
+        timers: of connections, and of members that have none. A key is touched when anything has happened to it. What
+            only a poll brings nearer is seen when the connection is next heard of or spoken on: at the next heartbeat.
     """
 
     def __init__(self, team: Team, admission: Admission, recurring: Recurring) -> None:
@@ -34,30 +38,21 @@ class Watch:
         self._recurring = recurring
         self._report_s = team.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._woken_at = -math.inf
-        self._timers: Timers[Link | Member] = Timers(self._due_of)
+        self.timers: Timers[Link | Member] = Timers(self._due_of)
 
     # -- when --------------------------------------------------------------------------------------------------
 
-    def touch(self, key: Link | Member) -> None:
-        """Something has happened on a connection, or to a member without one.
-
-        What only a poll brings nearer is seen when the connection is next heard of or spoken on: at the next heartbeat.
-        """
-        self._timers.touch(key)
-
-    def forget(self, link: Link) -> None:
-        """A connection has ended."""
-        self._timers.forget(link)
-
     def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``. Looks only at what was touched since the last call."""
-        admission = self._admission
-        times = [self._timers.next(), self._recurring.due(), admission.fresh_at()]
-        gathers_until = admission.seeding.gathers_until
-        waits = not self._team.gate.opened and (admission.newcomers.queue or self._team.members)
-        if waits and gathers_until > self._woken_at:
-            times.append(gathers_until)
-        return min((time for time in times if time is not None), default=None)
+        due = _sooner(self.timers.next(), self._recurring.due())
+        due = _sooner(due, self._admission.fresh_at())
+        return due if self._team.gate.opened else _sooner(due, self._gathered_at())
+
+    def _gathered_at(self) -> float | None:
+        """When those who wait for workers that trained before are not kept waiting any longer (s), or ``None``."""
+        gathers_until = self._admission.seeding.gathers_until
+        waits = self._admission.newcomers.queue or self._team.members
+        return gathers_until if waits and gathers_until > self._woken_at else None
 
     def _due_of(self, key: Link | Member) -> float | None:
         """When something must be done for a connection, or for a member that has none (s)."""
@@ -93,7 +88,7 @@ class Watch:
             limit_s = self._team.settings.fresh_after_s
             self._admission.begin_anew(now, f"no worker was there for {limit_s:g} s (fresh_after_s)")
         dead, looked = [], False
-        for key in self._timers.take(now):
+        for key in self.timers.take(now):
             if isinstance(key, Member):
                 self._miss(now, key)
                 continue
@@ -154,3 +149,10 @@ class Watch:
             link.control.clear()
             link.closing = True
         return cause
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    """The earlier of two times, where ``None`` is never."""
+    if one is None or (other is not None and other < one):
+        return other
+    return one

@@ -119,7 +119,8 @@ class Simulation(Engine[Robot]):
         self.messages = 0
         self._channel = channel or Independent()
         self._delay_s = delay_s
-        self._costs = costs or ServerCosts()
+        costs = costs or ServerCosts()
+        self._push_s, self._pull_s = costs.push_s, costs.pull_s
         self._lanes: list[_Lane] = []
         self._zero = 0.0
 
@@ -195,12 +196,13 @@ class Simulation(Engine[Robot]):
         tell_at = 0.0
         with _rare_collections():
             while True:
-                due = channel.next_finish()
-                time = min(due, clock.next)
+                due, event = channel.next_finish(), clock.next
+                # What the channel delivers goes before what happens at the same moment: it left earlier.
+                delivers = due <= event
+                time = due if delivers else event
                 if time == math.inf or time - self._zero > until_s:
                     break
-                # What the channel delivers goes before what happens at the same moment: it left earlier.
-                if due <= clock.next:
+                if delivers:
                     clock.now = due
                     for key in channel.finished(due):
                         self._passed(self._lanes[key])
@@ -285,14 +287,15 @@ class Simulation(Engine[Robot]):
         message, lane.carrying = lane.carrying, None
         if message is None:
             return
-        if self._costs.pull_s and self.started and lane.robot is not None:
-            self._hold(lane, lane.robot, self.server.pull_work(message) * self._costs.pull_s)
+        if self._pull_s and self.started and lane.robot is not None:
+            self._hold(lane, lane.robot, self.server.pull_work(message) * self._pull_s)
         if self._delay_s and self.started:
             self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.connection, message)
         else:
             lane.deliver(message)
         self._pump(lane)
-        self.serve()
+        if lane.robot is not None:  # the server has spoken; what it hears it is served for when it hears it
+            self.serve()
 
     def _hold(self, lane: _Lane, robot: Robot, work_s: float) -> None:
         """The server works before it sends more to ``robot``."""
@@ -307,11 +310,11 @@ class Simulation(Engine[Robot]):
 
     def _to_server(self, robot: Robot, message: Message) -> None:
         now, link = self.clock.now, robot.server_link
-        work = self.server.push_work(message) if self._costs.push_s and self.started else None
+        work = self.server.push_work(message) if self._push_s and self.started else None
         if work is None or (work == 0 and now >= robot.served_until):
             self._server_hears(robot, link, message)
             return
-        robot.served_until = max(now, robot.served_until) + work * self._costs.push_s
+        robot.served_until = max(now, robot.served_until) + work * self._push_s
         self.clock.at(robot.served_until, self._server_hears, robot, link, message)
 
     def _server_hears(self, robot: Robot, link: Link, message: Message) -> None:
