@@ -103,6 +103,13 @@ class Outbox:
         """Everything that was sent is acknowledged."""
         return not self._flight
 
+    def may_be_stuck_before(self, time: float, limit_s: float) -> bool:
+        """Whether something is on its way of which nothing may have been acknowledged for ``limit_s`` at ``time`` (s).
+
+        What a node is asked after each message: :class:`~rowcast.session.liveness.Progress` says it exactly.
+        """
+        return self._flight_bytes > 0 and self.moved_at + limit_s < time
+
     @property
     def follows(self) -> bool:
         """Whether the peer is sent frames of a shared log as well."""

@@ -30,9 +30,11 @@ class Window:
 
     def target_bytes(self, now: float) -> float:
         """The size of a frame that suits the link."""
+        return self._target_bytes(self.meter.peak_bps(now))
+
+    def _target_bytes(self, peak_bps: float) -> float:
         settings = self._settings
-        target = self.meter.peak_bps(now) / 8 * settings.frame_s
-        return min(max(target, settings.frame_min_bytes), settings.frame_max_bytes)
+        return min(max(peak_bps / 8 * settings.frame_s, settings.frame_min_bytes), settings.frame_max_bytes)
 
     def room(self, now: float, in_flight: int) -> float:
         """Bytes that the rows of the next frame may take, 0 or less when no frame may be sent.
@@ -44,12 +46,12 @@ class Window:
             now: time (s).
             in_flight: bytes that are sent and not acknowledged.
         """
-        settings = self._settings
-        target = self.target_bytes(now)
+        settings, peak_bps = self._settings, self.meter.peak_bps(now)
+        target = self._target_bytes(peak_bps)
         probing = self.meter.wants_probe(now)
         if in_flight:
             window = max(
-                self.meter.peak_bps(now) / 8 * (settings.window_s + 2 * self.meter.round_trip_s),
+                peak_bps / 8 * (settings.window_s + 2 * self.meter.round_trip_s),
                 settings.window_min_bytes,
                 2 * settings.frame_min_bytes,
             )

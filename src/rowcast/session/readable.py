@@ -6,11 +6,12 @@ import msgspec
 
 from rowcast.errors import visible
 from rowcast.wire import Leave, Message, Refusal, Waiting
+from rowcast.wire.fields import Control
 
 __all__ = ["readable"]
 
 #: Fields that people read; all else in a message is compared, not shown.
-_SENTENCES: dict[type[Leave | Refusal | Waiting], tuple[str, ...]] = {
+_SENTENCES: dict[type[Message], tuple[str, ...]] = {
     Leave: ("cause",),
     Refusal: ("code", "text"),
     Waiting: ("reason",),
@@ -19,7 +20,8 @@ _SENTENCES: dict[type[Leave | Refusal | Waiting], tuple[str, ...]] = {
 
 def readable(message: Message) -> Message:
     """The message, its sentences made :func:`~rowcast.errors.visible`: they end in logs, errors and displays."""
-    if not isinstance(message, Leave | Refusal | Waiting):
+    names = _SENTENCES.get(type(message))
+    if names is None:
         return message
-    names = _SENTENCES[type(message)]
+    assert isinstance(message, Control)
     return msgspec.structs.replace(message, **{name: visible(getattr(message, name)) for name in names})

@@ -29,7 +29,13 @@ from rowcast.wire import (
 __all__ = ["CLIENT", "HOST", "ClientState", "HostState", "Rights", "expect"]
 
 
-class ClientState(enum.Enum):
+class _State(enum.Enum):
+    """A member is looked up for every message: by its identity, and not by a call for its name."""
+
+    __hash__ = object.__hash__
+
+
+class ClientState(_State):
     """What a worker knows of the server at the other end."""
 
     UNPROVEN = "the server has not proved that it knows the secret"
@@ -38,7 +44,7 @@ class ClientState(enum.Enum):
     JOINED = "this worker has joined"
 
 
-class HostState(enum.Enum):
+class HostState(_State):
     """What the server knows of who has connected."""
 
     STRANGER = "nobody has introduced himself"
@@ -76,8 +82,10 @@ HOST: Mapping[HostState, Rights] = {
     HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal}), work=True),
 }
 
+_RIGHTS: Mapping[ClientState | HostState, Rights] = dict([*CLIENT.items(), *HOST.items()])
+
 #: What some table names.
-_SESSION = frozenset().union(*(rights.session for table in (CLIENT, HOST) for rights in table.values()))
+_SESSION = frozenset().union(*(rights.session for rights in _RIGHTS.values()))
 
 
 def expect(state: ClientState | HostState, message: Message) -> None:
@@ -86,7 +94,7 @@ def expect(state: ClientState | HostState, message: Message) -> None:
     Raises:
         RemoteProtocolError: it has none in this state.
     """
-    rights = CLIENT[state] if isinstance(state, ClientState) else HOST[state]
+    rights = _RIGHTS[state]
     kind = type(message)
     if kind in rights.session or (rights.work and kind not in _SESSION):
         return

@@ -116,8 +116,11 @@ class RateMeter:
         if samples and samples[0][0] < now - MEMORY_S:
             self._forget(now)
         if ordered:
-            average = max(average, ordered[int(QUANTILE * (len(ordered) - 1))])
-        return max(8 * average, LOWEST_BPS)
+            usual = ordered[int(QUANTILE * (len(ordered) - 1))]
+            if usual > average:
+                average = usual
+        bps = 8 * average
+        return bps if bps > LOWEST_BPS else LOWEST_BPS
 
     @property
     def usual_bps(self) -> float:

@@ -63,11 +63,13 @@ class Watch:
         link, member = key, self._admission.by_link.get(key)
         if member is None:
             return self._admission.newcomers.wake_at(link, settings.handshake_limit_s, settings.heartbeat_s)
-        due = min(link.silent_at(settings.silence_limit_s), link.spoke_at + settings.heartbeat_s)
-        if link.decoder.begun or member.owed.moved_at + settings.stuck_limit_s < due:  # else it is not stuck so soon
-            due = min(due, link.heartbeat_due_at(settings.heartbeat_s, self._report_s))
+        due = min(
+            link.silent_at(settings.silence_limit_s),
+            link.heartbeat_due_at(settings.heartbeat_s, self._report_s),
+            self._team.rule.wake_at(member),
+        )
+        if link.decoder.begun or member.owed.may_be_stuck_before(due, settings.stuck_limit_s):
             due = min(due, member.progress.due_at(link, member.owed, member.inbox.received))
-        due = min(due, self._team.rule.wake_at(member))
         return min(due, member.next_notice) if member.state in HELD else due
 
     # -- what then ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from rowcast.errors import LocalProtocolError, NonFiniteGradient, RemoteProtocol
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
-from rowcast.session.states import expect
+from rowcast.session.states import ClientState, expect
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
 from rowcast.training.patience import limit_of, out_of_time, waits_for
@@ -241,10 +241,11 @@ class WorkerNode(WorkerCore):
         """
         if self.link is None:
             raise RemoteProtocolError(f"expected nothing without a connection, got {type(message).__name__}")
-        if not self.proven:
+        state = self.client.state
+        if state is ClientState.UNPROVEN:
             self._joining.hear_stranger(now, self.link, message)
             return
-        expect(self.client.state, message)
+        expect(state, message)
         kind = type(message)
         handler = self._handlers.get(kind) or self.rule.handlers.get(kind)
         if handler is None:

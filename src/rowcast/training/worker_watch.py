@@ -36,13 +36,14 @@ class WorkerWatch:
         if link is None or node.state is WorkerState.DONE:
             return node.connect_at
         # A byte now and then is no proof.
-        silence_s = node.settings.silence_limit_s
-        due = link.silent_at(silence_s) if node.proven else link.opened_at + silence_s
-        if self._joining.introduced:
-            due = min(due, self._joining.heartbeat_due)
-        if link.decoder.begun or node.outbox.moved_at + node.settings.stuck_limit_s < due:
-            due = min(due, self._progress.due_at(link, node.outbox, node.inbox.received))
-        return min(due, node.rule.wake_at()) if node.welcomed else due
+        settings, client, outbox = node.settings, node.client, node.outbox
+        silence_s = settings.silence_limit_s
+        due = link.silent_at(silence_s) if client.proven else link.opened_at + silence_s
+        if self._joining.introduced and self._joining.heartbeat_due < due:
+            due = self._joining.heartbeat_due
+        if link.decoder.begun or outbox.may_be_stuck_before(due, settings.stuck_limit_s):
+            due = min(due, self._progress.due_at(link, outbox, node.inbox.received))
+        return min(due, node.rule.wake_at()) if client.welcomed else due
 
     def on_timer(self, now: float) -> None:
         """Time passed.

@@ -38,7 +38,7 @@ class _Lane:
         held_until: the sender works on what comes next (s).
     """
 
-    __slots__ = ("_simulation", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace")
+    __slots__ = ("_begin", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace")
 
     def __init__(self, simulation: Simulation, key: int, trace: Trace) -> None:
         self.key = key
@@ -49,14 +49,14 @@ class _Lane:
         self.held_until = 0.0
         self.deliver: Callable[[Message], None]
         self.next: Callable[[], None]
-        self._simulation = simulation
+        self._begin = simulation.begin
 
     def takes(self, now: float) -> bool:
         return self.carrying is None and self.connection is not None and now >= self.held_until
 
     def carry(self, now: float, message: Message) -> None:
         self.carrying = message
-        self._simulation.begin(now, self, message)
+        self._begin(now, self, message)
 
 
 class Robot(Peer):
