@@ -204,6 +204,8 @@ def orders_rows_alike(one: Policy, other: Policy) -> bool:
             stamps=random.integers(7, 10, layout.rows, dtype=np.int32),
             abs_sums=random.random(layout.rows, dtype=np.float32),
             row_bytes=row_bytes,
+            total_bytes=int(row_bytes.sum()),
+            largest_bytes=int(row_bytes.max()),
             iteration=10,
             travelled_bytes=travelled,
         )

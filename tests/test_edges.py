@@ -360,6 +360,8 @@ def test_what_is_owed_goes_in_the_last_pull_that_keeps_the_bound(stamp: int, quo
         stamps=stamps,
         abs_sums=np.ones(ROWS.rows, dtype=np.float32),
         row_bytes=ROWS.lengths * 4,
+        total_bytes=ROWS.elements * 4,
+        largest_bytes=int(ROWS.lengths.max()) * 4,
         iteration=9,
         travelled_bytes=0,
     )

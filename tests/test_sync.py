@@ -445,11 +445,14 @@ def test_before_any_measurement_the_time_is_one_computation_or_the_least() -> No
 
 def view(layout: Layout = LAYOUT, *, travelled: int = 0, iteration: int = 9, **changes: object) -> RowsToSend:
     random = np.random.default_rng(7)
+    row_bytes = np.asarray(changes.get("row_bytes", layout.lengths * 4))
     fields = {
         "eligible": np.arange(layout.rows),
         "stamps": np.full(layout.rows, iteration - 1, dtype=np.int32),
         "abs_sums": random.random(layout.rows).astype(np.float32),
-        "row_bytes": layout.lengths * 4,
+        "row_bytes": row_bytes,
+        "total_bytes": int(row_bytes.sum()),
+        "largest_bytes": int(row_bytes.max()),
         **changes,
     }
     return RowsToSend(**fields, iteration=iteration, travelled_bytes=travelled)

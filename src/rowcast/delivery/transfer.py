@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,7 @@ Chooser = Callable[[Layout, RowsToSend], Selection]
 _INDEX_BYTES = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is asked of a push or pull.
 
     Attributes:
@@ -96,6 +96,7 @@ class Transfer:
         layout, iteration = source.layout, request.iteration
         codec = codec_for(layout, request.codec)
         row_bytes = codec.row_bytes(layout)
+        sizes = layout.once(f"{codec.name}, all rows", lambda: np.array([row_bytes.sum(), row_bytes.max()]))
         due = source.due(iteration, refine=request.refine)
         zeros = due.zeros
         if not request.announce_zeros:
@@ -106,6 +107,8 @@ class Transfer:
             stamps=due.stamps,
             abs_sums=usual_buffers(layout, due.abs_sums),
             row_bytes=row_bytes,
+            total_bytes=int(sizes[0]),
+            largest_bytes=int(sizes[1]),
             iteration=iteration,
             travelled_bytes=int(row_bytes[due.travelled].sum()) if len(due.travelled) else 0,
         )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RowsToSend", "choose", "choose_refinement"]
 
 
-@dataclass(frozen=True)
-class RowsToSend:
+class RowsToSend(NamedTuple):
     """What a policy sees when it chooses rows: one direction of one worker.
 
     Attributes:
@@ -28,6 +26,7 @@ class RowsToSend:
         stamps: iteration at which each row was last sent, int32 [rows].
         abs_sums: sum |pending or owed| of each row, float32 [rows].
         row_bytes: encoded bytes of each row, int64 [rows].
+        total_bytes, largest_bytes: of all rows together, and of the largest one.
         iteration: the iteration that is being pushed or pulled.
         travelled_bytes: encoded bytes of the rows that already travelled in this iteration (before a cut).
     """
@@ -36,6 +35,8 @@ class RowsToSend:
     stamps: npt.NDArray[np.int32]
     abs_sums: npt.NDArray[np.float32]
     row_bytes: npt.NDArray[np.int64]
+    total_bytes: int
+    largest_bytes: int
     iteration: int
     travelled_bytes: int
 
@@ -50,7 +51,7 @@ def choose(policy: Policy, layout: Layout, view: RowsToSend, *, overdue_before: 
         overdue_before: rows that were last sent before this iteration must travel.
         share: the quota, as a share of the model's bytes.
     """
-    total = int(view.row_bytes.sum())
+    total = view.total_bytes
     if policy.mta == "artifact":
         return select_groups(
             view.eligible,
@@ -60,7 +61,7 @@ def choose(policy: Policy, layout: Layout, view: RowsToSend, *, overdue_before: 
             quota_bytes=share * total,
             quota_rows=share * layout.rows if policy.counts == "groups" else None,
         )
-    quota = share * total + (int(view.row_bytes.max()) if share < 1 else 0)
+    quota = share * total + (view.largest_bytes if share < 1 else 0)
     return select(
         view.eligible,
         view.stamps,

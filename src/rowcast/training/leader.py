@@ -29,9 +29,9 @@ class Leader:
         self._notifier = notifier
         self._told: Link | None = None
 
-    def tell(self, layout: Layout | None) -> None:
+    def tell(self, layout: Layout) -> None:
         """Tell the first worker that it is, on each new connection, and the one before that it is no longer."""
-        if layout is None or not layout.buffers or layout.buffer_rule != "first":
+        if not layout.buffers or layout.buffer_rule != "first":
             return
         link = next((member.link for member in self._members.values() if member.gated), None)
         if link is None or link is self._told:

@@ -281,7 +281,9 @@ class ServerNode:
     def take_ready(self) -> list[Link]:
         """The links on which something may be sent since the last call."""
         self._rule.wake_all_ready()
-        self._leader.tell(self.team.model.layout)
+        layout = self.team.model.layout
+        if layout is not None and layout.buffers:
+            self._leader.tell(layout)
         ready = self.team.notifier.take()
         if ready:
             self._watch.timers.touch_all(ready)

@@ -19,7 +19,7 @@ from rowcast.links.channel import Channel, Independent
 from rowcast.session import Link
 from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import Message, Rows
-from rowcast.wire.frames import message_bytes
+from rowcast.wire.frames import frame_bytes, message_bytes
 
 __all__ = ["Robot", "Simulation"]
 
@@ -293,7 +293,8 @@ class Simulation(Engine[Robot]):
             self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.connection, message)
         else:
             lane.deliver(message)
-        self._pump(lane)
+        if lane.takes(self.clock.now):
+            lane.next()
         if lane.robot is not None:  # the server has spoken; what it hears it is served for when it hears it
             self.serve()
 
@@ -321,8 +322,8 @@ class Simulation(Engine[Robot]):
         if robot.up.connection is not link:
             return
         self.messages += 1
-        if isinstance(message, Rows) and self.started:
-            robot.bytes_up += message_bytes(message)
+        if self.started and isinstance(message, Rows):
+            robot.bytes_up += frame_bytes(message)
         server, now = self.server, self.clock.now
         server.heard(now, link)
         try:
@@ -335,8 +336,8 @@ class Simulation(Engine[Robot]):
 
     def _to_worker(self, robot: Robot, message: Message) -> None:
         self.messages += 1
-        if isinstance(message, Rows) and self.started:
-            robot.bytes_down += message_bytes(message)
+        if self.started and isinstance(message, Rows):
+            robot.bytes_down += frame_bytes(message)
         node, now = robot.node, self.clock.now
         node.heard(now)
         try:
