@@ -34,7 +34,10 @@ class Window:
 
     def _target_bytes(self, peak_bps: float) -> float:
         settings = self._settings
-        return min(max(peak_bps / 8 * settings.frame_s, settings.frame_min_bytes), settings.frame_max_bytes)
+        target = peak_bps / 8 * settings.frame_s
+        if target < settings.frame_min_bytes:
+            return settings.frame_min_bytes
+        return target if target < settings.frame_max_bytes else settings.frame_max_bytes
 
     def room(self, now: float, in_flight: int) -> float:
         """Bytes that the rows of the next frame may take, 0 or less when no frame may be sent.

@@ -126,12 +126,14 @@ class Trace:
         """
         if not bits >= 0:
             raise LocalProtocolError(f"trace {self.name!r}: finish of {bits} bits; expected 0 or more")
-        lap, inside = self._place(t)
+        # Every message of a simulation comes here: what _place, _step, _end and _bits_within would say is written out.
+        if not 0 <= t < math.inf:
+            raise self._no_time(t)
+        lap, inside = divmod(t, self.duration_s) if self.loop else (0.0, t)
         if bits == 0:
             return t
         if bits == math.inf:
             return math.inf
-        # Every message of a simulation comes here: what _step, _end and _bits_within would say is written out.
         times, passed = self._times, self._passed
         after = bisect_right(times, inside)
         step = after - 1
@@ -244,8 +246,11 @@ class Trace:
     def _place(self, t: float) -> tuple[float, float]:
         """The lap in which ``t`` lies and the time inside it."""
         if not 0 <= t < math.inf:
-            raise LocalProtocolError(f"trace {self.name!r}: time {t} s; expected a finite time, 0 or later")
+            raise self._no_time(t)
         return divmod(t, self.duration_s) if self.loop else (0.0, t)
+
+    def _no_time(self, t: float) -> LocalProtocolError:
+        return LocalProtocolError(f"trace {self.name!r}: time {t} s; expected a finite time, 0 or later")
 
     def _step(self, inside: float) -> int:
         return bisect_right(self._times, inside) - 1

@@ -71,14 +71,13 @@ class Link:
 
     def heard(self, now: float) -> None:
         """Bytes arrived; they are not in the decoder yet."""
-        since = self.unfinished_since
-        if since is None:
-            self._begun_at = now
-        else:
-            self._begun_at = since
+        decoder, since = self.decoder, now
+        if decoder.begun:
+            since = self._begun_at if decoder.frames == self._frames else self.heard_at
             if now >= since + LONG_S:
                 self.occupied_at = now
-        self._frames = self.decoder.frames
+        self._begun_at = since
+        self._frames = decoder.frames
         self.heard_at = now
         self._silence.clear()
 

@@ -43,9 +43,15 @@ class Timers(Generic[K]):
 
     def next(self) -> float | None:
         """When :meth:`take` has something (s), at the latest; ``None``: not before something is touched."""
-        if self._touched:
-            self._ask_touched()
-        queue, wake = self._queue, self._wake
+        queue, wake, due_of = self._queue, self._wake, self._due_of
+        while self._touched:
+            touched, self._touched = self._touched, {}
+            for key in touched:
+                due = due_of(key)
+                if due is None:
+                    wake.pop(key, None)
+                elif due < wake.get(key, math.inf):
+                    self._push(key, due)
         while queue and wake.get(queue[0][2]) != queue[0][0]:
             heappop(queue)
         return queue[0][0] if queue else None
@@ -64,16 +70,6 @@ class Timers(Generic[K]):
         for key in taken:
             self.touch(key)
         return taken
-
-    def _ask_touched(self) -> None:
-        while self._touched:
-            touched, self._touched = self._touched, {}
-            for key in touched:
-                due = self._due_of(key)
-                if due is None:
-                    self._wake.pop(key, None)
-                elif due < self._wake.get(key, math.inf):
-                    self._push(key, due)
 
     def _push(self, key: K, due: float) -> None:
         self._order += 1

@@ -93,13 +93,16 @@ def _speculation(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArra
     """
     if len(view.eligible) == 0:
         return None
-    means = view.abs_sums / layout.float_lengths
-    chosen = means if len(view.eligible) == len(means) else means[view.eligible]
-    typical = float(chosen.sum() / np.float32(len(chosen)))
+    importance = view.abs_sums / layout.float_lengths
+    chosen = importance if len(view.eligible) == len(importance) else importance[view.eligible]
+    typical = float(np.add.reduce(chosen) / np.float32(len(chosen)))
     scale = policy.f1 / typical if typical > 0 and math.isfinite(typical) else 0.0
+    importance *= scale
     ages = (view.iteration - view.stamps).astype(np.float32)
-    importance = means * np.float32(scale) + np.maximum(ages, 0) * np.float32(policy.f2)
-    return importance.astype(np.float32, copy=False)
+    np.maximum(ages, 0, out=ages)
+    ages *= policy.f2
+    importance += ages
+    return importance
 
 
 def _values(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32]:

@@ -67,7 +67,7 @@ class RateMeter:
 
     def acknowledged(self, now: float, size: int, sent_at: float) -> None:
         """``size`` bytes, handed over at ``sent_at``, were acknowledged."""
-        self._unacked = max(self._unacked - size, 0)
+        self._unacked = self._unacked - size if self._unacked > size else 0
         self._gathered += size
         elapsed = now - self._since
         if elapsed >= GRAIN_S:
@@ -82,7 +82,8 @@ class RateMeter:
             self._since, self._gathered, self._busy = now, 0, 0.0
         else:
             self._busy = elapsed
-        self._forget(now)
+        if self._samples and self._samples[0][0] < now - MEMORY_S:
+            self._forget(now)
         if sent_at == self._alone_at:
             # Nothing of ours was before it in any queue.
             self._alone_at = -math.inf
@@ -137,10 +138,10 @@ class RateMeter:
         if self._recent_rate is None:
             if not self._recent:
                 return rate_bps
-            self._recent_rate = sum([sample[1] for sample in self._recent]) / sum(
-                [sample[0] for sample in self._recent]
-            )
-        return max(rate_bps, 8 * self._recent_rate)
+            seconds, sizes = zip(*self._recent, strict=True)
+            self._recent_rate = sum(sizes) / sum(seconds)
+        recent_bps = 8 * self._recent_rate
+        return recent_bps if recent_bps > rate_bps else rate_bps
 
     def _forget(self, now: float) -> None:
         """Drop the samples that are too old."""

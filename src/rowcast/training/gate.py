@@ -72,13 +72,11 @@ class Gate:
             member: the newcomer.
             least: where nobody counts it starts no earlier.
         """
-        others = [
-            max(other.iteration, self.versions.oldest_of(other.name)) for other in self.counted() if other is not member
-        ]
-        member.iteration = min(others, default=max(member.iteration, least))
         oldest = self.versions.oldest()
-        if self._team.policy.slack is not None and oldest is not None and others:
-            member.iteration = min(member.iteration, oldest + self._team.policy.slack)
+        if oldest is not None and oldest == self._newest and member.name not in self.versions:
+            member.iteration = oldest  # nobody is ahead, as while a whole team is counted at its start
+        else:
+            self._count_from_slowest(member, least, oldest)
         member.begun_iteration = member.iteration
         member.gated = True
         self.quota_arrived(member, member.iteration)
@@ -87,6 +85,14 @@ class Gate:
         if self._artifact is not None:
             self._artifact.admit(member.name)
         self.epoch += 1
+
+    def _count_from_slowest(self, member: Member, least: int, oldest: int | None) -> None:
+        others = [
+            max(other.iteration, self.versions.oldest_of(other.name)) for other in self.counted() if other is not member
+        ]
+        member.iteration = min(others, default=max(member.iteration, least))
+        if self._team.policy.slack is not None and oldest is not None and others:
+            member.iteration = min(member.iteration, oldest + self._team.policy.slack)
 
     def readmit(self, member: Member, iteration: int, versions: npt.NDArray[np.int32]) -> None:
         """Count ``member`` again, with the iteration and the versions that it has."""

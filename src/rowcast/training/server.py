@@ -218,7 +218,7 @@ class ServerNode:
         if member is None:
             self._hear_stranger(now, link, message)
             return
-        if (cause := self._watch.overrun(now, link)) is not None:
+        if link.control and (cause := self._watch.overrun(now, link)) is not None:
             raise LinkLost(cause)
         member.recounted = False  # only who was welcomed says anything
         expect(HostState.MEMBER, message)

@@ -44,12 +44,16 @@ class Watch:
 
     def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``. Looks only at what was touched since the last call."""
-        due = _sooner(self.timers.next(), self._recurring.due())
-        due = _sooner(due, self._admission.fresh_at())
-        return due if self._team.gate.opened else _sooner(due, self._gathered_at())
+        due = self.timers.next()
+        for other in (self._recurring.due(), self._admission.fresh_at(), self._gathered_at()):
+            if other is not None and (due is None or other < due):
+                due = other
+        return due
 
     def _gathered_at(self) -> float | None:
         """When those who wait for workers that trained before are not kept waiting any longer (s), or ``None``."""
+        if self._team.gate.opened:
+            return None
         gathers_until = self._admission.seeding.gathers_until
         waits = self._admission.newcomers.queue or self._team.members
         return gathers_until if waits and gathers_until > self._woken_at else None
@@ -151,10 +155,3 @@ class Watch:
             link.control.clear()
             link.closing = True
         return cause
-
-
-def _sooner(one: float | None, other: float | None) -> float | None:
-    """The earlier of two times, where ``None`` is never."""
-    if one is None or (other is not None and other < one):
-        return other
-    return one

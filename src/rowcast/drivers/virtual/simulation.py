@@ -245,7 +245,8 @@ class Simulation(Engine[Robot]):
             robot.computing = True
             if self.started:
                 robot.resume()
-            elif all(other.node.state is WorkerState.COMPUTING for other in self.robots.values()):
+            # From behind: those who came last are told last, and nobody who is told first looks at a whole team.
+            elif all(other.node.state is WorkerState.COMPUTING for other in reversed(self.robots.values())):
                 self._begin()
         elif node.state is WorkerState.DONE and not robot.done:
             robot.done = True
