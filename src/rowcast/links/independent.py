@@ -55,7 +55,8 @@ class Independent(Channel):
         return math.inf
 
     def finished(self, now: float) -> list[int]:
-        self._check(now)
+        if now != self._now:
+            self._check(now)
         keys = []
         heap, active = self._heap, self._active
         while heap and heap[0][0] <= now:

@@ -178,9 +178,10 @@ class Layout:
 
     def once(self, key: str, make: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
         """What ``make()`` gives for this layout, worked out the first time only (sizes of rows in a code)."""
-        if key not in self._known:
-            self._known[key] = make()
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = make()
+        return known
 
     @cached_property
     def digest(self) -> bytes:

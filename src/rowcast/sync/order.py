@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows import Layout, Selection, select
+from rowcast.rows.kernels import compiled_serial
 from rowcast.rows.select import descending, value_per_byte
 from rowcast.sync.artifact import select_groups
 
@@ -97,12 +98,22 @@ def _speculation(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArra
     chosen = importance if len(view.eligible) == len(importance) else importance[view.eligible]
     typical = float(np.add.reduce(chosen) / np.float32(len(chosen)))
     scale = policy.f1 / typical if typical > 0 and math.isfinite(typical) else 0.0
-    importance *= scale
-    ages = (view.iteration - view.stamps).astype(np.float32)
-    np.maximum(ages, 0, out=ages)
-    ages *= policy.f2
-    importance += ages
+    _weigh_with_age(importance, np.float32(scale), view.stamps, view.iteration, np.float32(policy.f2))
     return importance
+
+
+@compiled_serial
+def _weigh_with_age(
+    magnitudes: npt.NDArray[np.float32],
+    scale: np.float32,
+    stamps: npt.NDArray[np.int32],
+    iteration: int,
+    factor: np.float32,
+) -> None:
+    """Make ``magnitudes`` of rows, in place, ``scale * magnitude + factor * age``."""
+    for row in range(len(magnitudes)):
+        age = np.float32(max(iteration - stamps[row], 0))
+        magnitudes[row] = magnitudes[row] * scale + age * factor
 
 
 def _values(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32]:

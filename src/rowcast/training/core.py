@@ -246,7 +246,7 @@ class WorkerCore:
 
     def _on_ack(self, now: float, message: Message) -> None:
         self.outbox.acknowledged(now, acknowledged(message))
-        self.acknowledgements.advanced(now)
+        self.rule.acknowledged(now)
 
     def _on_heartbeat(self, now: float, message: Message) -> None:
         assert self.link is not None

@@ -228,6 +228,9 @@ class WorkerRule:
         """The team starts anew while an iteration is exchanged, perhaps under another rule: exchange it."""
         self.carry_on(now)
 
+    def acknowledged(self, now: float) -> None:
+        """The server has acknowledged rows."""
+
     def link_lost(self, now: float) -> None:
         """The connection ended."""
 

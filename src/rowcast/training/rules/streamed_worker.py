@@ -168,6 +168,9 @@ class StreamedWorker(WorkerRule):
         assert policy is not None
         return policy
 
+    def acknowledged(self, now: float) -> None:
+        self.node.acknowledgements.advanced(now)
+
     # -- time --------------------------------------------------------------------------------------------------
 
     def wake_at(self) -> float:
