@@ -79,10 +79,12 @@ class Progress:
 
     def _over_at(self, link: Link, outbox: Outbox, received: int) -> float:
         """When the limit is over (s)."""
-        if outbox.settled and link.unfinished_since is None:
+        settled, begun = outbox.settled, link.decoder.begun
+        if settled and not begun:
             return math.inf
         limit_s = self._patience_s(outbox, received)
-        return min(_unacknowledged_at(link, outbox, limit_s), _unfinished_at(link, limit_s))
+        over_at = math.inf if settled else _unacknowledged_at(link, outbox, limit_s)
+        return min(over_at, _unfinished_at(link, limit_s)) if begun else over_at
 
     def cut(self, now: float, link: Link, outbox: Outbox, received: int) -> str | None:
         """Why the connection must be closed, or ``None``; see :meth:`due_at`."""
@@ -98,13 +100,11 @@ class Progress:
 
     def _patience_s(self, outbox: Outbox, received: int) -> float:
         cuts = self._cuts.length((outbox.delivered, received))
-        return self._limit_s * min(2.0 ** min(cuts, 60), MOST_PATIENCE)
+        return self._limit_s * min(2.0 ** min(cuts, 60), MOST_PATIENCE) if cuts else self._limit_s
 
 
 def _unacknowledged_at(link: Link, outbox: Outbox, limit_s: float) -> float:
-    """When it has taken too long that nothing is acknowledged (s)."""
-    if outbox.settled:
-        return math.inf
+    """When it has taken too long that nothing is acknowledged of what is on its way (s)."""
     usual_s = outbox.in_flight * 8 / outbox.meter.usual_bps + outbox.meter.round_trip_s
     return max(outbox.moved_at, link.arrived_at, link.occupied_at) + max(limit_s, MARGIN * usual_s)
 

@@ -43,7 +43,10 @@ class WorkerWatch:
             due = self._joining.heartbeat_due
         if link.decoder.begun or outbox.may_be_stuck_before(due, settings.stuck_limit_s):
             due = min(due, self._progress.due_at(link, outbox, node.inbox.received))
-        return min(due, node.rule.wake_at()) if client.welcomed else due
+        if not client.welcomed:
+            return due
+        wake_at = node.rule.wake_at()
+        return wake_at if wake_at < due else due
 
     def on_timer(self, now: float) -> None:
         """Time passed.
