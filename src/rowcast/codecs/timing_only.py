@@ -13,6 +13,7 @@ import numpy as np
 from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.kernels import compiled_serial
 
 __all__ = ["TimingOnly"]
 
@@ -56,4 +57,13 @@ class TimingOnly:
 
     def _size(self, layout: Layout, rows: IntArray) -> int:
         """Bytes of these rows."""
-        return int(np.add.reduce(self.row_bytes(layout)[rows]))
+        return _sum_of(self.row_bytes(layout), rows)
+
+
+@compiled_serial
+def _sum_of(sizes: IntArray, rows: IntArray) -> int:
+    """The sizes of ``rows`` together."""
+    total = 0
+    for row in rows:
+        total += sizes[row]
+    return total

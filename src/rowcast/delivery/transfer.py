@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rowcast.codecs import Codec, codec_by_name, codec_for
 from rowcast.delivery.source import RowSource
 from rowcast.rows import Layout, Selection
+from rowcast.rows.kernels import compiled_serial
 from rowcast.rows.select import usual_buffers
 from rowcast.sync.order import RowsToSend
 
@@ -119,7 +120,7 @@ class Transfer:
             started=now,
             deadline=now + request.limit_s,
             order=chosen.order,
-            ends=(row_bytes[chosen.order] + _INDEX_BYTES).cumsum(),
+            ends=_planned_ends(row_bytes, chosen.order),
             quota=chosen.quota,
             zeros=zeros,
             refining=request.refine,
@@ -131,7 +132,7 @@ class Transfer:
         layout = source.layout
         codec = codec_for(layout, codec_by_name("raw"))
         order = source.remaining()
-        ends = np.cumsum(codec.row_bytes(layout)[order] + _INDEX_BYTES)
+        ends = _planned_ends(codec.row_bytes(layout), order)
         return cls(iteration, codec, now, now, order, ends, len(order), order[:0])
 
     # -- how far it got ----------------------------------------------------------------------------------------
@@ -176,3 +177,14 @@ class Transfer:
         self.place = until
         self.rows += 0 if self.refining else len(rows)
         return rows
+
+
+@compiled_serial
+def _planned_ends(row_bytes: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bytes of each row of ``order`` and of all before it, with what its index is assumed to take; int64 [k]."""
+    ends = np.empty(len(order), dtype=np.int64)
+    end = 0
+    for k in range(len(order)):
+        end += row_bytes[order[k]] + _INDEX_BYTES
+        ends[k] = end
+    return ends
