@@ -258,8 +258,9 @@ class Outbox:
         """
         if number > self.sent_frames:
             raise RemoteProtocolError(f"acknowledgement: expected a number up to {self.sent_frames}, got {number}")
-        while self._flight and self._flight[0].message.number <= number:
-            flight = self._flight.popleft()
+        on_their_way = self._flight
+        while on_their_way and on_their_way[0].message.number <= number:
+            flight = on_their_way.popleft()
             self._flight_bytes -= flight.size
             self.delivered += 1
             self.moved_at = now

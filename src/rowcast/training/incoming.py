@@ -111,10 +111,11 @@ class Incoming:
         self._team.rule.arrived(now, member, rows)
 
     def _on_ack(self, now: float, member: Member, message: Message) -> None:
+        team = self._team
         member.owed.acknowledged(now, acknowledged(message))
-        self._team.rule.acknowledged(now, member)
+        team.rule.acknowledged(now, member)
         assert member.link is not None
-        self._team.notifier.ready[member.link] = None  # wakes it without a call: this is for every frame
+        team.notifier.ready[member.link] = None  # wakes it without a call: this is for every frame
 
     def _on_heartbeat(self, now: float, member: Member, message: Message) -> None:
         heartbeat = cast(Heartbeat, message)

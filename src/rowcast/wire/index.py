@@ -60,12 +60,14 @@ def _shortest(rows: IntArray) -> tuple[int, int]:
     count = len(rows) - 1
     if span == count + 1:
         return _RUN, 4
+    bitmap_bytes = 4 + (span + 7) // 8
+    if bitmap_bytes < count:  # a gap takes a byte at least: no need to look at them
+        return _BITMAP, 4 + bitmap_bytes
     gaps = rows[1:] - rows[:-1]
     widest = int(np.maximum.reduce(gaps))
     gaps8_bytes = count
     if widest >= _ESCAPE:
         gaps8_bytes = count + 2 * int(np.count_nonzero(gaps >= _ESCAPE)) if widest < 1 << 16 else 1 << 62
-    bitmap_bytes = 4 + (span + 7) // 8
     if bitmap_bytes < min(gaps8_bytes, 4 * count):
         return _BITMAP, 4 + bitmap_bytes
     if gaps8_bytes <= 4 * count:

@@ -38,7 +38,7 @@ class _Lane:
         held_until: the sender works on what comes next (s).
     """
 
-    __slots__ = ("_begin", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace")
+    __slots__ = ("_simulation", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace")
 
     def __init__(self, simulation: Simulation, key: int, trace: Trace) -> None:
         self.key = key
@@ -49,14 +49,14 @@ class _Lane:
         self.held_until = 0.0
         self.deliver: Callable[[Message], None]
         self.next: Callable[[], None]
-        self._begin = simulation.begin
+        self._simulation = simulation
 
     def takes(self, now: float) -> bool:
         return self.carrying is None and self.connection is not None and now >= self.held_until
 
     def carry(self, now: float, message: Message) -> None:
         self.carrying = message
-        self._begin(now, self, message)
+        self._simulation.begin(now, self, message)
 
 
 class Robot(Peer):
@@ -311,8 +311,11 @@ class Simulation(Engine[Robot]):
             lane.deliver(message)
 
     def _to_server(self, robot: Robot, message: Message) -> None:
-        now, link = self.clock.now, robot.server_link
-        work = self.server.push_work(message) if self._push_s and self.started else None
+        link = robot.server_link
+        if not (self._push_s and self.started):
+            self._server_hears(robot, link, message)
+            return
+        now, work = self.clock.now, self.server.push_work(message)
         if work is None or (work == 0 and now >= robot.served_until):
             self._server_hears(robot, link, message)
             return
