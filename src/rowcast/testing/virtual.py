@@ -256,10 +256,13 @@ class VirtualTeam(Engine[_Worker]):
     @property
     def finished(self) -> bool:
         """Every worker that was not killed is done."""
-        living = [worker for worker in self.workers.values() if not worker.killed]
-        return bool(living) and all(
-            worker.node.state is WorkerState.DONE or worker.node.failure is not None for worker in living
-        )
+        living = False
+        for worker in self.workers.values():  # asked before every event
+            if not worker.killed:
+                if worker.node.state is not WorkerState.DONE and worker.node.failure is None:
+                    return False
+                living = True
+        return living
 
     # -- the books -------------------------------------------------------------------------------------------
 
