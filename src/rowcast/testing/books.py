@@ -11,8 +11,8 @@ from rowcast.rows import Layout
 from rowcast.sync import Policy
 from rowcast.training import ServerNode, WorkerNode
 from rowcast.training.member import MemberState
-from rowcast.training.rules.outage import STREAMED
 from rowcast.training.rules.streamed import StreamedRule
+from rowcast.training.rules.streamed_member import STREAMED
 
 __all__ = ["Staleness", "imbalance", "in_flight", "outer_step", "undelivered"]
 

@@ -9,7 +9,7 @@ from rowcast.delivery.cursor import Cursor
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.transfer import Request
 from rowcast.training.member import Member, MemberState
-from rowcast.training.rules.outage import StreamedMember
+from rowcast.training.rules.streamed_member import StreamedMember
 from rowcast.training.team import Team
 
 __all__ = ["CHOOSE_FRAMES", "choose", "due_at", "lacks", "refine"]

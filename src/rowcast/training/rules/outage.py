@@ -6,23 +6,18 @@ It is sent what it is owed and its rows are taken as before; when both have caug
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from rowcast.sync import UsualInterval
 from rowcast.training.member import Member, MemberState
-from rowcast.wire import Horizon
+from rowcast.training.rules.streamed_member import STREAMED, StreamedMember
 
 if TYPE_CHECKING:
     from rowcast.training.rules.streamed import StreamedRule
 
-__all__ = ["STREAMED", "Outages", "StreamedMember"]
+__all__ = ["Outages"]
 
-#: States of a worker that is sent rows all the time.
-STREAMED = frozenset({MemberState.COMPUTING, MemberState.WAITING})
 
 #: A worker counts again when it lacks at most this share of the slack, for so long (s), doubled with each absence of
 #: the last :data:`FORGIVEN_S` seconds: a link that comes and goes is damped.
@@ -30,39 +25,6 @@ CAUGHT_UP = 0.5
 STEADY_S = 2.0
 STEADY_CAP_S = 60.0
 FORGIVEN_S = 300.0
-
-
-@dataclass(eq=False)
-class StreamedMember:
-    """What the server keeps for a worker of a streaming policy.
-
-    Attributes:
-        versions: int32 [rows], newest iteration whose contribution to each row is here, in the worker's own count.
-        own: newest iteration it has finished, in its own count.
-        shift: add it to the worker's count to get the gate's.
-        told: the last horizon it was told, or ``None``.
-        choose_at: its rows are not chosen anew before (s).
-        outdated: the order of its rows is that of an iteration before.
-        steady_since: since when it has caught up, while it does not count (s).
-        left_at, absences: when it last left the gate (s), and how often it did lately.
-        oldest: the oldest of ``versions``.
-        step_s: what its last gradient took (s).
-        heard_at: when it last told of an iteration (s).
-    """
-
-    versions: npt.NDArray[np.int32]
-    interval: UsualInterval
-    own: int = 0
-    shift: int = 0
-    told: Horizon | None = None
-    choose_at: float = 0.0
-    outdated: bool = False
-    steady_since: float | None = None
-    left_at: float = 0.0
-    absences: int = 0
-    oldest: int = 0
-    step_s: float = 1.0
-    heard_at: float = -math.inf
 
 
 class Outages:

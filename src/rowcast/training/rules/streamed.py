@@ -33,7 +33,8 @@ from rowcast.training.rules.adaptive_slack import AdaptiveSlack
 from rowcast.training.rules.base import ServerRule
 from rowcast.training.rules.downstream import CHOOSE_FRAMES, choose, due_at, lacks, refine
 from rowcast.training.rules.floor import Floor
-from rowcast.training.rules.outage import STREAMED, Outages, StreamedMember
+from rowcast.training.rules.outage import Outages
+from rowcast.training.rules.streamed_member import STREAMED, StreamedMember
 from rowcast.wire import Computed, Horizon, Message, Rows
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class StreamedRule(ServerRule):
         self._slack.look(now, self.floor.lowest)
         assert member.link is not None
         team.notifier.wake(member.link)
-        if self._is_beyond(member):
+        if member.gated and self.streamed(member).beyond:  # it is in an outage, and knows it
             team.departures.leave_gate(now, member, self.outages.silent_s(now, member))
         team.departures.let_go(now)
 
@@ -257,11 +258,8 @@ class StreamedRule(ServerRule):
         if message.compute_s < 0:
             raise RemoteProtocolError(f"expected a gradient of 0 s or more of {member.name}, got {message.compute_s}")
         streamed = self.streamed(member)
-        most = (
-            streamed.own + 1
-            if member.link is None or member.link.opened_at < streamed.heard_at
-            else streamed.own + self.ahead
-        )
+        told_here = member.link is None or member.link.opened_at < streamed.heard_at
+        most = streamed.own + (1 if told_here else self.ahead)
         if not streamed.own <= message.iteration <= most:
             raise RemoteProtocolError(
                 f"expected iteration {streamed.own} .. {most} of {member.name}, got {message.iteration}"
@@ -275,18 +273,9 @@ class StreamedRule(ServerRule):
         streamed.outdated = True
         if self.stream is not None:
             self.stream.wake_one()
-        if streamed.told is None or not self._may_start(streamed, streamed.told):
+        if not streamed.may_start:
             member.state = MemberState.WAITING
             member.waiting_since = now
-
-    def _is_beyond(self, member: Member) -> bool:
-        """Whether a worker that counts has gone on although the gate was shut: it is in an outage, and knows it."""
-        streamed = self.streamed(member)
-        return (
-            member.gated
-            and streamed.told is not None
-            and streamed.own - streamed.told.horizon > streamed.told.slack + 1
-        )
 
     # -- horizons ------------------------------------------------------------------------------------------------
 
@@ -310,8 +299,8 @@ class StreamedRule(ServerRule):
         newest = max(self.team.gate.newest() - streamed.shift, 0)
         message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, member.gated)
         streamed.told = message
-        if not self._may_start(streamed, message):
-            if told is None and streamed.heard_at == -math.inf:  # its first iteration: it has not begun
+        if not streamed.may_start:
+            if told is None and not streamed.begun:
                 member.state = MemberState.WAITING
                 member.waiting_since = now
         elif member.state is MemberState.WAITING:
@@ -330,9 +319,6 @@ class StreamedRule(ServerRule):
 
     def sharing(self) -> list[str]:
         return [member.name for member in (*self.team.gate.counted(), *self.outages.sharing())]
-
-    def _may_start(self, streamed: StreamedMember, told: Horizon) -> bool:
-        return streamed.own - told.horizon <= told.slack
 
     def resumed(self, member: Member) -> None:
         if member.name in self._streamed:
