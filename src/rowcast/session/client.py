@@ -12,7 +12,7 @@ from rowcast.errors import RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.rows.digest import digest_of
 from rowcast.session.proof import WorkerHandshake, expect_countable
-from rowcast.session.states import ClientState
+from rowcast.session.states import ClientState, Conversation, Event
 from rowcast.wire import Challenge, Hello, Message, Proof, Start, Welcome
 
 __all__ = ["Client", "JoinRequest"]
@@ -37,6 +37,10 @@ class JoinRequest:
             object.__setattr__(self, "secret", Secret(self.secret))  # shown nowhere
 
 
+#: States in which the server has let the worker in.
+_LET_IN = (ClientState.WELCOMED, ClientState.JOINED)
+
+
 class Client:
     """Introduces a worker on each connection, and takes its place: a new one, or the one that it had.
 
@@ -49,7 +53,7 @@ class Client:
         entropy: source of random bytes.
 
     Attributes:
-        welcomed: the server has let the worker in, on the connection that stands.
+        conversation: that on the connection that stands, or on the last one.
         server: the life of the server that let the worker in last; empty before one did.
         joined: the server knows it, and its parameters are the team's.
         seeding: it brings the parameters of the team, and has not said that these were all.
@@ -75,7 +79,7 @@ class Client:
         self.goes_on = False
         self._joining = b""  # the training of the team that it is about to join
         self._wish = request.wish
-        self.welcomed = False
+        self.conversation = Conversation(ClientState.APART)
         self.joined = False
         self.seeding = False
         self._name = name
@@ -91,28 +95,25 @@ class Client:
 
     # -- the handshake -----------------------------------------------------------------------------------------
 
-    def connect(self) -> None:
-        """A connection stands; nothing was said on it."""
+    def connect(self) -> Conversation:
+        """A connection stands, and nothing was said on it: the conversation begins."""
         self._handshake = WorkerHandshake(self._secret, self._entropy)
-        self.welcomed = False
+        self.conversation = Conversation(ClientState.UNPROVEN if self._secret is not None else ClientState.PROVEN)
+        return self.conversation
 
     def disconnect(self) -> None:
         """The connection is gone; the place stays."""
-        self.welcomed = False
-
-    @property
-    def state(self) -> ClientState:
-        """Where the conversation is, on the connection that stands."""
-        if not self.proven:
-            return ClientState.UNPROVEN
-        if not self.welcomed:
-            return ClientState.PROVEN
-        return ClientState.JOINED if self.joined else ClientState.WELCOMED
+        self.conversation.move(Event.LOST)
 
     @property
     def proven(self) -> bool:
         """On this connection the server has proved that it knows the secret, or there is none."""
         return self._handshake.proven
+
+    @property
+    def welcomed(self) -> bool:
+        """The server has let the worker in, on the connection that stands."""
+        return self.conversation.state in _LET_IN
 
     def introduce(self, message: Message, iteration: int, trained: int) -> Hello | None:
         """Handle a message of a server that has not proved anything yet.
@@ -128,6 +129,7 @@ class Client:
         if not isinstance(message, Proof):
             raise RemoteProtocolError(f"expected its proof first, got {type(message).__name__}")
         self._handshake.verify(message)
+        self.conversation.move(Event.PROVED)
         return None
 
     def hello(self, challenge: Challenge, iteration: int, trained: int) -> Hello:
@@ -174,7 +176,8 @@ class Client:
         """The server that said so has let the worker in."""
         self.server = welcome.server
         self._joining, self.origin = welcome.training, welcome.origin
-        self.welcomed = True
+        resumes = welcome.how == "resume" and self.joined
+        self.conversation.move(Event.RESUMED if resumes else Event.LET_IN)
 
     def join(self, now: float, welcome: Welcome) -> None:
         """The server does not know this session: start its numbers afresh; what is pending stays pending.
@@ -224,6 +227,7 @@ class Client:
             RemoteProtocolError: the count cannot be.
         """
         expect_countable(message.iteration)
+        self.conversation.move(Event.STARTED)
         self.joined = True
         self.training = self._joining
         if self._wish == "mine":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from rowcast.errors import RemoteProtocolError
+from rowcast.session.states import Conversation, HostState
 from rowcast.session.timeout import ConfirmedTimeout
 from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
@@ -43,6 +44,7 @@ class Link:
         occupied_at: when bytes last came of a frame that takes long (s).
         address: where from, without the link: what a server's limits for strangers count by; ``None`` has none.
         introduced: a worker that is refused for another reason than who it is: no stranger.
+        conversation: what may be said on it; a server's begins with a stranger, a worker sets its own.
     """
 
     peer: str
@@ -57,6 +59,7 @@ class Link:
     spoke_at: float = 0.0
     address: str | None = None
     introduced: bool = False
+    conversation: Conversation = field(default_factory=lambda: Conversation(HostState.STRANGER))
     reported_at: float = 0.0
     arrived_at: float = 0.0
     occupied_at: float = 0.0

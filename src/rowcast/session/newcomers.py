@@ -9,7 +9,7 @@ from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Link
 from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
 from rowcast.session.seeding import WISHES, Seeding
-from rowcast.session.states import HostState
+from rowcast.session.states import Event, HostState
 from rowcast.wire import Challenge, Hello, Proof
 
 __all__ = ["Newcomers"]
@@ -46,6 +46,11 @@ class Newcomers:
         self._handshakes[link] = ServerHandshake(self._life, self._secret, self._entropy)
         return self._handshakes[link].challenge
 
+    def wait(self, link: Link, hello: Hello) -> None:
+        """A worker that has introduced itself waits until it is let in."""
+        link.conversation.move(Event.QUEUED)
+        self.queue[link] = hello
+
     def leave(self, link: Link) -> None:
         """It is gone, or a member now."""
         self._handshakes.pop(link, None)
@@ -53,7 +58,7 @@ class Newcomers:
 
     def lost(self, now: float, link: Link) -> bool:
         """The connection ended; whether it was a stranger's to the end."""
-        stranger = link in self._handshakes and link not in self.queue and not link.introduced
+        stranger = self.is_stranger(link) and not link.introduced
         if stranger and link.address is not None:
             self._door.failed(now, link.address)
         self.leave(link)
@@ -61,7 +66,7 @@ class Newcomers:
 
     def strangers(self) -> list[Link]:
         """Connections that have not introduced themselves."""
-        return [link for link in self._handshakes if link not in self.queue]
+        return [link for link in self._handshakes if link.conversation.state is HostState.STRANGER]
 
     def links(self) -> list[Link]:
         """All connections that are no members'. They are sent heartbeats: so each side notices what got lost."""
@@ -69,7 +74,7 @@ class Newcomers:
 
     def is_stranger(self, link: Link) -> bool:
         """Whether a connection has not introduced itself."""
-        return link in self._handshakes and link not in self.queue
+        return link in self._handshakes and link.conversation.state is HostState.STRANGER
 
     def wake_at(self, link: Link, handshake_limit_s: float, heartbeat_s: float) -> float | None:
         """When a connection must be looked at (s), or ``None`` where it is no newcomer's."""
@@ -77,10 +82,6 @@ class Newcomers:
             return None
         due = link.spoke_at + heartbeat_s
         return min(due, link.opened_at + handshake_limit_s) if self.is_stranger(link) else due
-
-    def state(self, link: Link) -> HostState:
-        """Where the conversation on a connection is that is no member's."""
-        return HostState.QUEUED if link in self.queue else HostState.STRANGER
 
     def check(self, link: Link, hello: Hello) -> None:
         """Check that a hello comes from who knows the secret.

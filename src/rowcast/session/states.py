@@ -1,8 +1,10 @@
-"""The states of a conversation, on both sides, and what may be said to each in which of them.
+"""The states of a conversation, on both sides: what may be said in which of them, and what leads from one to another.
 
-What is not in the table is refused here, and nowhere else. A conversation begins anew with each connection; only
-that a worker has joined is kept. Messages that no table names are about the work: who may say them when is the business
-of those who work.
+What is not in the tables is refused here, and nowhere else. A conversation begins anew with each connection; only that
+a worker has joined is kept, by the worker. Messages that no table names are about the work: who may say them when is
+the business of those who work.
+
+The form, tables of states and what moves between them, is that of h11 (https://h11.readthedocs.io).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rowcast.errors import RemoteProtocolError
+from rowcast.errors import LocalProtocolError, RemoteProtocolError
 from rowcast.wire import (
     Challenge,
     Heartbeat,
@@ -26,7 +28,7 @@ from rowcast.wire import (
     Welcome,
 )
 
-__all__ = ["CLIENT", "HOST", "ClientState", "HostState", "Rights", "expect"]
+__all__ = ["CLIENT", "HOST", "MOVES", "ClientState", "Conversation", "Event", "HostState", "Rights"]
 
 
 class _State(enum.Enum):
@@ -42,6 +44,7 @@ class ClientState(_State):
     PROVEN = "the server has not let this worker in yet"
     WELCOMED = "this worker is let in, and has not started"
     JOINED = "this worker has joined"
+    APART = "there is no connection"
 
 
 class HostState(_State):
@@ -50,6 +53,17 @@ class HostState(_State):
     STRANGER = "nobody has introduced himself"
     QUEUED = "the worker waits until it is let in"
     MEMBER = "the worker is a member"
+
+
+class Event(_State):
+    """What moves a conversation on: something that was said, and was right."""
+
+    PROVED = "the server has proved that it knows the secret"
+    QUEUED = "the worker must wait"
+    LET_IN = "the worker is let in, and starts afresh or goes on starting"
+    RESUMED = "the worker that has joined before is let in again"
+    STARTED = "the parameters are the team's"
+    LOST = "the connection is gone"
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,7 @@ CLIENT: Mapping[ClientState, Rights] = {
     ClientState.PROVEN: Rights(frozenset({Challenge, Welcome, LayoutTable, *_LIVING})),
     ClientState.WELCOMED: Rights(frozenset({Start, *_LIVING}), work=True),
     ClientState.JOINED: Rights(frozenset(_LIVING), work=True),
+    ClientState.APART: Rights(frozenset()),
 }
 
 #: What may be said to a server.
@@ -82,22 +97,64 @@ HOST: Mapping[HostState, Rights] = {
     HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal}), work=True),
 }
 
+#: What leads from a state to which other one.
+MOVES: Mapping[ClientState | HostState, Mapping[Event, ClientState | HostState]] = {
+    ClientState.UNPROVEN: {Event.PROVED: ClientState.PROVEN, Event.LOST: ClientState.APART},
+    ClientState.PROVEN: {
+        Event.LET_IN: ClientState.WELCOMED,
+        Event.RESUMED: ClientState.JOINED,
+        Event.LOST: ClientState.APART,
+    },
+    ClientState.WELCOMED: {Event.STARTED: ClientState.JOINED, Event.LOST: ClientState.APART},
+    ClientState.JOINED: {Event.LOST: ClientState.APART},
+    ClientState.APART: {},
+    HostState.STRANGER: {Event.QUEUED: HostState.QUEUED, Event.LET_IN: HostState.MEMBER},
+    HostState.QUEUED: {Event.QUEUED: HostState.QUEUED, Event.LET_IN: HostState.MEMBER},
+    HostState.MEMBER: {},
+}
+
 _RIGHTS: Mapping[ClientState | HostState, Rights] = dict([*CLIENT.items(), *HOST.items()])
 
 #: What some table names.
 _SESSION = frozenset().union(*(rights.session for rights in _RIGHTS.values()))
 
 
-def expect(state: ClientState | HostState, message: Message) -> None:
-    """Check that a message has a place in the conversation.
+class Conversation:
+    """The conversation on one connection, as one side sees it.
 
-    Raises:
-        RemoteProtocolError: it has none in this state.
+    Args:
+        state: where it begins.
+
+    Attributes:
+        state: where it is.
     """
-    rights = _RIGHTS[state]
-    kind = type(message)
-    if kind in rights.session or (rights.work and kind not in _SESSION):
-        return
-    names = ", ".join(sorted(one.__name__ for one in rights.session))
-    more = ", or a message about the work" if rights.work else ""
-    raise RemoteProtocolError(f"expected {names}{more}, because {state.value}; got {kind.__name__}")
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: ClientState | HostState) -> None:
+        self.state = state
+
+    def expect(self, message: Message) -> None:
+        """Check that a message has a place in the conversation.
+
+        Raises:
+            RemoteProtocolError: it has none in this state.
+        """
+        rights = _RIGHTS[self.state]
+        kind = type(message)
+        if kind in rights.session or (rights.work and kind not in _SESSION):
+            return
+        names = ", ".join(sorted(one.__name__ for one in rights.session)) or "nothing"
+        more = ", or a message about the work" if rights.work else ""
+        raise RemoteProtocolError(f"expected {names}{more}, because {self.state.value}; got {kind.__name__}")
+
+    def move(self, event: Event) -> None:
+        """Go on to the state that ``event`` leads to.
+
+        Raises:
+            LocalProtocolError: it leads nowhere from here; this side has confused its own turns.
+        """
+        state = MOVES[self.state].get(event)
+        if state is None:
+            raise LocalProtocolError(f"conversation: {event.value}, which cannot be: {self.state.value}")
+        self.state = state

@@ -15,6 +15,7 @@ from rowcast.session.memory import Memory
 from rowcast.session.newcomers import Newcomers
 from rowcast.session.recurring import Recurring
 from rowcast.session.seeding import Provenance, Seeding, Verdict
+from rowcast.session.states import Event
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, MemberState
@@ -121,7 +122,7 @@ class Admission:
         if verdict is None:
             return
         if verdict is Verdict.WAIT:
-            self.newcomers.queue[link] = hello
+            self.newcomers.wait(link, hello)
             left_s = self.seeding.gathers_until - now
             reason = f"workers that trained before the server was started, for {left_s:.1f} s at most (gather_s)"
             self._team.notifier.say(link, Waiting(0, reason))
@@ -133,7 +134,7 @@ class Admission:
                 self.begin_anew(now, f"{hello.name} brings other parameters")
             self._admit(now, link, hello)
         elif self._team.model.ledger is None:
-            self.newcomers.queue[link] = hello
+            self.newcomers.wait(link, hello)
             self._team.notifier.say(link, Waiting(0, "the first worker, which is sending the parameters"))
         else:
             self._admit(now, link, hello)
@@ -276,6 +277,7 @@ class Admission:
         received: int = 0,
     ) -> None:
         self.newcomers.leave(link)
+        link.conversation.move(Event.LET_IN)
         member.seed.connect()
         self.by_link[link] = member
         link.decoder.trusted = True

@@ -87,7 +87,7 @@ class Joining:
 
     def connected(self, link: Link) -> None:
         """A connection to the server stands."""
-        self.client.connect()
+        link.conversation = self.client.connect()
         self.introduced = False
         self._table = TableParts(2 * len(self._node.layout.to_table()) + TABLE_ROOM_BYTES)
         link.decoder.trusted = self.client.proven

@@ -13,7 +13,6 @@ from rowcast.errors import LinkLost, RowcastError, StreamDamaged, VersionMismatc
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE
-from rowcast.session.states import HostState, expect
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, MemberState
 from rowcast.training.server_core import ServerCore
@@ -102,12 +101,12 @@ class ServerNode(ServerCore):
         if link.control and (cause := self._watch.overrun(now, link)) is not None:
             raise LinkLost(cause)
         member.recounted = False  # only who was welcomed says anything
-        expect(HostState.MEMBER, message)
+        link.conversation.expect(message)
         self._incoming.take(now, member, message)
 
     def _hear_stranger(self, now: float, link: Link, message: Message) -> None:
         """Handle a message of somebody that is no member."""
-        expect(self._admission.newcomers.state(link), message)
+        link.conversation.expect(message)
         if isinstance(message, Leave):
             link.closing = True  # it says goodbye before it has introduced itself: nothing to complain of
             raise LinkLost(message.cause)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from rowcast.errors import RemoteProtocolError
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
-from rowcast.session.states import ClientState, expect
+from rowcast.session.states import ClientState
 from rowcast.session.texts import shorten
 from rowcast.training.patience import limit_of, out_of_time
 from rowcast.training.worker_loop import WorkerLoop
@@ -101,11 +101,11 @@ class WorkerNode(WorkerLoop):
         """
         if self.link is None:
             raise RemoteProtocolError(f"expected nothing without a connection, got {type(message).__name__}")
-        state = self.client.state
-        if state is ClientState.UNPROVEN:
+        conversation = self.link.conversation
+        if conversation.state is ClientState.UNPROVEN:
             self._joining.hear_stranger(now, self.link, message)
             return
-        expect(state, message)
+        conversation.expect(message)
         kind = type(message)
         handler = self._handlers.get(kind) or self.rule.handlers.get(kind)
         if handler is None:
