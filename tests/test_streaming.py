@@ -22,7 +22,7 @@ from rowcast.testing import VirtualTeam
 from rowcast.training import WorkerState
 from rowcast.training.member import MemberState
 from rowcast.training.proposal.row_ages import RowAges
-from rowcast.wire import Computed, Horizon, PushEnd, Start
+from rowcast.wire import Computed, Horizon, PushEnd, Rows, Start
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
 #: One whole model in either direction takes 0.1 s at 24 kbit/s: 63 float32 and some headers.
@@ -397,6 +397,39 @@ def test_a_link_that_comes_and_goes_is_believed_later_each_time():
     assert waits[0] < waits[1] < waits[2]
 
 
+def test_absences_of_the_last_five_minutes_count():
+    team = team_of("rowcast:4", [1e5, 1e5])
+    team.run(2.0)
+    outages, member = team.server.rule.outages, team.server.members["robot1"]
+    streamed = team.server.rule.streamed(member)
+    proofs_s = []
+    for left_at in (100.0, 400.0, 700.0, 1000.5):
+        outages.left(left_at, member, streamed)
+        proofs_s.append(outages.proof_s(streamed))
+    assert proofs_s == [2.0, 4.0, 8.0, 2.0]
+
+
+def test_a_robot_goes_on_when_its_oldest_row_becomes_newer():
+    """All rows but one arrive, again and again: whoever waits for that one waits as long as if nothing came."""
+    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
+    team.run(5.0)
+    member = team.server.members["robot1"]
+    streamed = team.server.rule.streamed(member)
+    streamed.versions[:] = streamed.oldest = newest = streamed.own
+    since = streamed.interval.since
+    rows = np.arange(LAYOUT.rows, dtype=np.int64)
+
+    def arrive(now, rows):
+        message = Rows(0, newest + 1, codec_by_name("onebit").wire_id, False, False, rows, b"")
+        team.server.rule.arriving(now, member, message)
+
+    for now in (5.1, 5.2):
+        arrive(now, rows[1:])
+        assert (streamed.oldest, streamed.interval.since) == (newest, since)
+    arrive(5.3, rows[:1])
+    assert (streamed.oldest, streamed.interval.since) == (newest + 1, 5.3)
+
+
 def test_a_return_is_no_jump():
     """What comes in at once after an outage is bounded: the parameters of the others move on as usual."""
     team = team_of("rowcast:4?codec=raw", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=170)
@@ -470,6 +503,7 @@ def test_what_is_usual_is_learnt():
     one = UsualInterval(0.0)
     assert one.overdue_at() == UsualInterval.UNKNOWN_S
     for k in range(1, 21):
+        assert (one.limit_s == UsualInterval.UNKNOWN_S) == (k <= 8)  # eight are enough
         one.advanced(k * 3.0)
     assert one.limit_s == pytest.approx(3.0 + UsualInterval.GRACE_S)
     assert one.overdue_at() == pytest.approx(60.0 + 3.0 + UsualInterval.GRACE_S)
