@@ -141,6 +141,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("admit"), st.integers(0, 3), st.none()),
     st.tuples(st.just("push"), st.none(), ROWS),
     st.tuples(st.just("send"), st.integers(0, 3), ROWS),
+    st.tuples(st.just("dismiss"), st.integers(0, 3), st.none()),
 )
 
 
@@ -164,6 +165,10 @@ def test_a_tally_owes_the_rows_that_a_ledger_owes(actions):
         elif action == "send" and name in both[0].members:
             real, timing = (books.send(name, rows) for books in both)
             assert real == timing
+        elif action == "dismiss" and name in both[0].members:
+            for books in both:
+                books.ledger.dismiss(books.members[name])
+                assert name not in books.ledger.arrivals.current()
     nothing = np.empty(0, dtype=np.int64)
     for name in both[0].members:
         real, timing = (books.send(name, nothing) for books in both)
@@ -225,6 +230,17 @@ def test_a_timing_only_run_takes_the_time_of_a_real_one(policy, rates, computes,
         return  # what a ledger keeps back from a pull that is begun again, a tally does not
     for ours, theirs in zip(real, timing, strict=True):
         assert ours == theirs
+
+
+def test_a_timing_only_update_counts_for_its_share_of_the_team():
+    """By which the slots of FLOWN are given; a real update says it itself."""
+    server, entropy = ServerNode(parse_policy("flown:2"), settings=ServerSettings(expected_workers=4)), random.Random(0)
+    simulation, trace = Simulation(server), Trace.constant(1e6)
+    for index in range(4):
+        node = WorkerNode(f"robot-{index}", TIMING_ONLY, TIMING_ONLY.zeros(), entropy=entropy.randbytes)
+        simulation.add_timing_only(node, Device(0.5), trace, trace)
+    simulation.run(10.0)
+    assert [member.samples for member in server.members.values()] == [1 / 4] * 4
 
 
 @pytest.mark.parametrize("cuts", [[], [(6.0, 0), (9.0, 1)]])
