@@ -191,6 +191,21 @@ def test_who_does_not_count_waits_until_it_does() -> None:
     assert names(scheduler.admit(1.0, {**TEAM, "z": (0, 1.0)}, SIZE)) == "z"
 
 
+@pytest.mark.parametrize(
+    ("slack", "behind", "first"), [(0, 0, "a"), (0, 1, "b"), (2, 7, "a"), (2, 8, "b"), (3, 11, "a"), (3, 12, "b")]
+)
+def test_who_is_four_times_the_slack_behind_goes_first_though_its_link_carries_nothing(
+    slack: int, behind: int, first: str
+) -> None:
+    """And at least one iteration."""
+    scheduler = FlownScheduler(slack, slots=1)
+    for worker, rate_bps in (("a", 1e6), ("b", 0.0)):
+        scheduler.observe(0.0, worker, Direction.PUSH, rate_bps)
+        scheduler.ask(0.0, worker, Direction.PUSH)
+    team = {"a": (20, 1.0), "b": (20 - behind, 1.0)}
+    assert names(scheduler.admit(0.0, team, SIZE)) == first
+
+
 def test_gamma_is_twice_the_median_of_the_last_complete_transfers() -> None:
     scheduler = FlownScheduler(4, slots=3)
     assert scheduler.limit_s == math.inf

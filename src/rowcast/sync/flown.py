@@ -95,7 +95,7 @@ def lag_threshold(slack: int, rate_bps: float | None, median_bps: float | None, 
     Args:
         slack: S.
         rate_bps, median_bps: its own mean rate and the median of the team, bit/s; ``None``: not known, and S holds.
-        longest: S_max, the largest result.
+        longest: S_max, the largest result; but the result is never below 1.
     """
     if rate_bps is None or median_bps is None:
         wanted = float(slack)
@@ -187,7 +187,7 @@ class FlownScheduler:
             raise ConfigError(f"flown: expected a slack of 0 or more and 1 slot or more, got {slack} and {slots}")
         self.slack = slack
         self.slots = slots
-        self.longest = max(LONGEST * slack, 1)
+        self.longest = LONGEST * slack
         self._waiting: dict[str, Request] = {}
         self._active: dict[str, tuple[Request, float]] = {}
         self._rates: dict[tuple[str, Direction], deque[tuple[float, float]]] = {}
