@@ -22,6 +22,7 @@ from rowcast.delivery.window import Window
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.wire import Rows
+from rowcast.wire.frames import frame_bytes
 
 LAYOUT = Layout.from_shapes([("weight", (60, 16)), ("bias", (30,))], small_tensor=1)
 LINK = LinkSettings(frame_min_bytes=64, window_min_bytes=1 << 20, frame_s=0.002)
@@ -147,6 +148,17 @@ def test_readers_are_sent_the_same_frames_under_their_own_numbers():
     assert (fast.cursor.place, slow.cursor.place, team.log.head) == (2, 1, 2)
     for peer in team.peers:
         team.check(peer)
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [((2000, 1000), 1000), ((2000, 100), 2000 // 8)])
+def test_frames_are_as_short_as_the_slowest_link_wants_but_not_below_an_eighth_of_the_longest(sizes, expected):
+    team = Team(2, "rowcast:4?pulls=common&codec=raw&adapt=off")
+    for peer, size in zip(team.peers, sizes, strict=True):
+        peer.outbox.window.target_bytes = lambda now, size=size: size
+    team.add()
+    assert team.send(team.peers[0])
+    row_bytes = frame_bytes(team.peers[0].wire[0]) / len(team.peers[0].wire[0].rows)
+    assert expected - row_bytes < frame_bytes(team.peers[0].wire[0]) <= expected
 
 
 def test_the_log_keeps_what_somebody_may_have_to_be_sent_again():

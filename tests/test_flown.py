@@ -268,6 +268,7 @@ def test_rates_are_those_of_the_direction_and_of_the_last_ten_seconds() -> None:
     scheduler.observe(1000.0 + GRAIN_S / 2, "a", Direction.PUSH, 1e4)  # the same moment: the newest
     assert first(1001.0, Direction.PUSH) == "b"
     scheduler.observe(1001.0, "a", Direction.PUSH, 9e6)
+    assert first(1001.5, Direction.PUSH) == "b"  # late in one of two
     assert first(1000.0 + MEMORY_S + 0.5, Direction.PUSH) == "a"
     scheduler.remove("a")
     assert first(1012.0, Direction.PUSH) == "a"  # unknown again: tried

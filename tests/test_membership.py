@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rowcast.codecs import codec_by_name
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import AuthenticationFailed, LayoutMismatch, LinkLost, RemoteProtocolError
 from rowcast.links import Trace
@@ -158,6 +159,21 @@ def test_a_newcomer_starts_where_the_gate_has_let_others_pass():
     gate.admit(members["robot2"])
     assert members["robot2"].iteration == 1
     assert gate.versions.oldest() == 1
+
+
+def test_the_first_quota_of_a_newcomer_is_waited_for_before_the_others_are_told_to_stop():
+    server = ServerNode(parse_policy("rog:4"), settings=ServerSettings(expected_workers=2))
+    gate, members = server.gate, server.members
+    gate.versions = VersionTable(3)
+    for name in ("robot0", "robot1", "late"):
+        members[name] = Member(name, b"", None, None, MemberState.COMPUTING)
+        gate.admit(members[name])
+    for name in ("robot0", "robot1"):
+        gate.quota_arrived(members[name], 1)
+    assert gate.superfluous() == []
+    gate.quota_arrived(members["late"], 1)
+    assert gate.superfluous() == list(members.values())
+    assert gate.superfluous() == [], "once for an iteration"
 
 
 # -- who may not come in ---------------------------------------------------------------------------------------
@@ -532,6 +548,32 @@ def test_a_member_that_misbehaves_is_told_and_shown_out(evil):
     before = team.workers["robot0"].node.iteration
     team.run(1.5)
     assert team.workers["robot0"].node.iteration > before
+
+
+def test_an_update_before_the_start_is_refused():
+    scripts = [worker("robot0"), worker("robot1")]
+    team = team_of("asp", scripts, server_settings=ServerSettings(expected_workers=3))
+    team.run(1.0)
+    member = team.server.members["robot1"]
+    assert member.state is MemberState.READY
+    before = team.server.parameters.copy()
+    codec, rows = codec_by_name("raw"), np.arange(1)
+    update = Rows(1, 1, codec.wire_id, False, False, rows, codec.encode(LAYOUT, np.ones_like(before), rows))
+    with pytest.raises(RemoteProtocolError, match="expected no update before the start"):
+        team.server.receive(team.now, member.link, update)
+    np.testing.assert_array_equal(team.server.parameters, before)
+
+
+def test_what_was_wrong_with_the_servers_messages_is_in_the_journal_of_the_worker():
+    team = team_of("bsp", [worker("robot0", iterations=20)])
+    team.run(0.3)
+    assert team.workers["robot0"].node.blame(team.now, RemoteProtocolError("expected a, got b")) == "expected a, got b"
+    (record,) = events(team, "robot0", "error")
+    assert (record["peer"], record["error"], record["message"]) == (
+        "server",
+        "RemoteProtocolError",
+        "expected a, got b",
+    )
 
 
 def test_the_balance_of_a_team_of_one_is_its_own():

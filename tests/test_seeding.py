@@ -266,6 +266,7 @@ def test_a_server_that_nobody_visits_begins_anew():
     assert team.server._admission.fresh_at() is None, "somebody is there"
     finished(team)
     fresh_at = team.server._admission.fresh_at()
+    assert fresh_at == pytest.approx(events(team, "server", "leave")[-1]["t"] + 60.0, abs=1e-3)
     team.server.on_timer(fresh_at - 0.1)
     assert team.server.parameters is not None and team.server.next_wake() <= fresh_at
     team.server.on_timer(fresh_at)

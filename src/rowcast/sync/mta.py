@@ -26,12 +26,10 @@ def minimum_share(threshold: int) -> float:
     Returns:
         P in (0, 1]; 1 for S of 0 and 1.
     """
-    if threshold <= 1:
-        return 1.0
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        if (1.0 - middle) ** (threshold - 1) > middle:
+        if (1.0 - middle) ** max(threshold - 1, 0) > middle:
             low = middle
         else:
             high = middle
@@ -86,7 +84,7 @@ class MtaTime:
         for place in range(bisect_left(self._quotas, (high, _LAST)) - 1, -1, -1):
             quota_s, worker = self._quotas[place]
             if newest - self._iteration[worker] <= MAX_AGE:
-                return min(max(quota_s, T_LOW_S), high)
+                return max(quota_s, T_LOW_S)
         return high
 
     def _median_compute_s(self) -> float:

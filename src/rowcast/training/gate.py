@@ -103,11 +103,9 @@ class Gate:
         self.epoch += 1
 
     def reset(self) -> None:
-        """Nobody is a member any longer, and the team begins anew."""
+        """Nobody is a member any longer (each was removed), and the team begins anew."""
         self.opened = False
         self.versions = VersionTable(0)
-        self._newest = 0
-        self._passed_at = self._cancelled_at = None
 
     def finished(self, member: Member, iteration: int) -> None:
         """A member has finished ``iteration``, in the gate's count."""
