@@ -474,6 +474,18 @@ def test_a_skipped_iteration_blocks_nobody(policy):
     replicas_agree(team)
 
 
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "rog:4"])
+def test_the_server_books_of_each_push_what_the_worker_books(policy):
+    team = team_of(policy, [worker("robot0", iterations=5), worker("robot1", iterations=8, compute_s=0.3)])
+    finished(team)
+    for name in ("robot0", "robot1"):
+        pushes = [record for record in events(team, "server", "push") if record["peer"] == name]
+        steps = events(team, name, "step")
+        assert [record["rows"] for record in pushes] == [record["push_rows"] for record in steps]
+        assert [record["bytes"] for record in pushes] == [record["push_bytes"] for record in steps]
+        assert all(0 < record["rows"] <= LAYOUT.rows and record["zero_rows"] == 0 for record in pushes)
+
+
 def test_an_exchange_without_an_update_is_booked_as_skipped():
     team = team_of("bsp", [worker("robot0", iterations=30), worker("robot1", iterations=30)])
 

@@ -369,8 +369,20 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
     server._connections[released].pump.assert_called_once_with()
 
 
-def test_a_long_wait_for_a_slot_is_said():
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (WorkerState.ASKING, "waiting for a slot: the policy lets only a few workers transfer at once"),
+        (WorkerState.PUSHING, "still pushing; the link gives about 2 Mbit/s"),
+        (WorkerState.PULLING, "still pulling; the link gives about 2 Mbit/s"),
+        (WorkerState.FINISHING, "finished, and waiting for the others to finish too"),
+        (WorkerState.WAITING, None),  # at the gate: the server says for whom
+    ],
+)
+def test_a_long_wait_is_said(state, text):
     node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros())
     node.link_up(0.0, Link("server"))
-    node.welcomed_at, node.state = 1.0, WorkerState.ASKING
-    assert "waiting for a slot" in node.waits_for(5.0)
+    node.welcomed_at, node.state = 1.0, state
+    node.outbox.meter.sent(1.0, 250_000)
+    node.outbox.meter.acknowledged(2.0, 250_000, 1.0)
+    assert node.waits_for(5.0) == text
