@@ -439,6 +439,22 @@ def test_a_new_server_takes_over_what_the_workers_hold(policy, at):
     assert max(team.gaps) <= team.server.policy.slack
 
 
+@pytest.mark.parametrize("policy", ["bsp", "rog:4"])
+def test_a_new_server_counts_on_from_the_iteration_that_is_exchanged(policy):
+    """The link is so slow that the iteration is always on its way."""
+    team = team_of(policy, [worker("robot0", iterations=8, rate_bps=1e4, compute_s=0.01)])
+    exchanging = []
+
+    def restart():
+        exchanging.append(team.workers["robot0"].node.exchanging)
+        team.restart_server()
+
+    team.at(1.5, restart)
+    finished(team)
+    assert exchanging == [True]
+    assert [record["iteration"] for record in events(team, "robot0", "step")] == list(range(1, 9))
+
+
 def test_two_deaths_of_the_server_in_a_row_leave_nobody_behind():
     for gap in (0.51, 0.52, 0.55, 0.6):
         team = team_of("bsp", [worker(f"robot{i}", iterations=12, rate_bps=3e4) for i in range(2)])
