@@ -409,6 +409,17 @@ def test_absences_of_the_last_five_minutes_count():
     assert proofs_s == [2.0, 4.0, 8.0, 2.0]
 
 
+def test_a_robot_that_has_caught_up_counts_again_though_nothing_else_happens():
+    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
+    team.run(5.0)
+    rule, member = team.server.rule, team.server.members["robot1"]
+    rule.team.departures.leave_gate(team.now, member, 1.0)
+    streamed = rule.streamed(member)
+    streamed.steady_since = team.now
+    member.woken_at = streamed.choose_at = team.now  # what was due has been done
+    assert rule.wake_at(member) == team.now + 2.0
+
+
 def test_a_robot_goes_on_when_its_oldest_row_becomes_newer():
     """All rows but one arrive, again and again: whoever waits for that one waits as long as if nothing came."""
     team = team_of("rowcast:4", [1e5, 1e5], iterations=400)

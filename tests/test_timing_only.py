@@ -175,6 +175,21 @@ def test_a_tally_owes_the_rows_that_a_ledger_owes(actions):
         assert real == timing
 
 
+@pytest.mark.parametrize(("layout", "kind"), [(LAYOUT, Ledger), (TIMING_ONLY, TimingLedger)])
+def test_who_is_owed_more_since_is_known_once(layout, kind):
+    books = _Books(
+        layout, kind(layout, layout.zeros(), strict=False) if kind is Ledger else kind(layout, layout.zeros())
+    )
+    books.admit("0")
+    member = books.members["0"]
+    for owes_more in (False, True, False):
+        if owes_more:
+            books.push(np.arange(2))
+        member.dirty = False
+        books.ledger.bring_up(member)
+        assert member.dirty is owes_more
+
+
 def journals_of_a_run(layout, policy, rates, computes, cuts):
     """The journals of a small team; updates are 1 everywhere, real or timing only."""
     entropy = random.Random(0).randbytes
