@@ -175,11 +175,13 @@ def test_a_tally_owes_the_rows_that_a_ledger_owes(actions):
         assert real == timing
 
 
-@pytest.mark.parametrize(("layout", "kind"), [(LAYOUT, Ledger), (TIMING_ONLY, TimingLedger)])
-def test_who_is_owed_more_since_is_known_once(layout, kind):
-    books = _Books(
-        layout, kind(layout, layout.zeros(), strict=False) if kind is Ledger else kind(layout, layout.zeros())
-    )
+@pytest.mark.parametrize(
+    "ledger",
+    [Ledger(LAYOUT, LAYOUT.zeros(), strict=False), TimingLedger(TIMING_ONLY, TIMING_ONLY.zeros())],
+    ids=["real", "timing only"],
+)
+def test_who_is_owed_more_since_is_known_once(ledger):
+    books = _Books(ledger.layout, ledger)
     books.admit("0")
     member = books.members["0"]
     for owes_more in (False, True, False):

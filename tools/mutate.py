@@ -58,8 +58,8 @@ LEAST_S = 30.0
 TEST_S = 60.0
 #: Memory that a run may take (bytes): a fault may collect without end.
 MEMORY_BYTES = 8 << 30
-#: Loaded before the tests: a failing example is not made smaller, for which nobody waits here, and a test whose examples
-#: come slowly because the machine is busy does not fail.
+#: Loaded before the tests: a failing example is not made smaller, for which nobody waits here; and a test whose
+#: examples come slowly because the machine is busy does not fail.
 PLUGIN = """from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
