@@ -240,10 +240,10 @@ class SocketSchedule:
             np.testing.assert_array_equal(server.node.parameters, start_of(LIVE_LAYOUT) - total)
 
     def _fast(self, way: float | Trace | None) -> Trace | None:
-        """Links are a hundred times as fast as those in virtual time: real seconds pass here."""
+        """Links are four hundred times as fast as those in virtual time: real seconds pass here."""
         if way is None:
             return None
-        return (way if isinstance(way, Trace) else Trace.constant(way)).scaled(100.0)
+        return (way if isinstance(way, Trace) else Trace.constant(way)).scaled(400.0)
 
     def _harm(self, direction: str, connection: int, offset: int, data: bytes) -> bytes:
         key = direction, connection

@@ -106,9 +106,8 @@ def test_a_name_that_cannot_be_shown_is_refused(name):
 def test_a_server_on_a_terminal_shows_every_name_as_it_is(tmp_path):
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": "200", "LINES": "60", "TERM": "xterm-256color", "PYTHONUTF8": "1"}
-    process = python(
-        "-m", "rowcast", "serve", "--port=0", "--journal", tmp_path / "j", stdout=theirs, stderr=theirs, env=environment
-    )
+    words = ("serve", "--port=0", "--set", "gather_s=0", "--journal", tmp_path / "j")
+    process = python("-m", "rowcast", *words, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     seen = bytearray()
 

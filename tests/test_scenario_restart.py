@@ -116,14 +116,17 @@ def test_the_others_go_on_when_one_had_finished_before_the_restart(policy):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_finish_waits_for_a_worker_that_has_joined_and_not_begun(policy):
-    """A newcomer has been let in and is sent the parameters when all others finish."""
+    """A newcomer has been let in and is sent the parameters, slowly, until all others wait for their end."""
     with LiveServer(policy, expected_workers=1) as server:
         first = Robot(server, "first", steps=4, update=3, pause_at=2)
         assert first.at_pause.wait(20)
         late = Robot(server, "late", steps=3, update=5, model=(LAYOUT, FRESH), link=4e5)
         eventually(lambda: server.events("join", peer="late"))
-        assert server.member("late", "state").value == "receiving"
+        assert server.member("late", "state") is MemberState.RECEIVING
         first.go_on.set()
+        eventually(lambda: first.team.node.state is WorkerState.FINISHING)
+        assert server.member("late", "state") is MemberState.RECEIVING
+        late.link.lift()
         first.done()
         late.done()
         all_equal([first, late], start_of())
