@@ -301,7 +301,21 @@ def _is_connected(sock):
 def test_a_server_without_descriptors_says_so_once_and_recovers():
     serve = 'ulimit -n 48; exec "$@"'
     process = subprocess.Popen(
-        ["sh", "-c", serve, "sh", sys.executable, "-m", "rowcast", "serve", "--port=0", "--once", "--policy=rog:4", "--set", "gather_s=0"],
+        [
+            "sh",
+            "-c",
+            serve,
+            "sh",
+            sys.executable,
+            "-m",
+            "rowcast",
+            "serve",
+            "--port=0",
+            "--once",
+            "--policy=rog:4",
+            "--set",
+            "gather_s=0",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

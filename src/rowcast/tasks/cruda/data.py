@@ -16,6 +16,7 @@ Nothing that is read here is unpickled or executed.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ _FASHION_CLASSES = (
 _OTHER_SET = "another set in this format is the data set 'idx' (task cruda-idx)"
 _CIFAR_JPEG_FILES = ("cifar10_train_jpeg.npz", "cifar10_test_a_jpeg.npz")
 _CIFAR_SMALL_FILE = "cifar10_small_uint8.npz"
+_DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"
 _DIGITS_TEST = 500
 _DIGITS_SPLIT_SEED = 1797
 
@@ -98,16 +100,10 @@ def load_digits(
     Raises:
         DataError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits as sklearn_digits
-    except ImportError as error:
-        raise DataError(
-            "the data set 'digits' comes with scikit-learn, which is not installed; pip install 'rowcast[demo]'"
-        ) from error
-    images, labels = sklearn_digits(return_X_y=True)
+    images, labels = _packed_digits()
     order = np.random.default_rng(_DIGITS_SPLIT_SEED).permutation(len(images))
     pixels = np.rint(images[order] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    numbers = labels[order].astype(np.int64)
+    numbers = labels[order]
     train, test = slice(_DIGITS_TEST, None), slice(None, _DIGITS_TEST)
     return Dataset(
         "digits",
@@ -118,6 +114,30 @@ def load_digits(
         tuple(str(digit) for digit in range(10)),
         (len(numbers[train]), len(numbers[test])),
     )
+
+
+def _packed_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Pixels ``(n, 64)`` from 0 to 16, and labels ``(n,)``, in the order of scikit-learn.
+
+    Its file is read without it where the list of its installed files names that: to import it takes 0.6 s, which each
+    robot would spend.
+    """
+    try:
+        listed = importlib.metadata.files("scikit-learn") or ()
+    except importlib.metadata.PackageNotFoundError:
+        listed = ()
+    for path in (Path(each.locate()) for each in listed if each.match(_DIGITS_FILE)):
+        if path.is_file():
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1], table[:, -1].astype(np.int64)
+    try:
+        from sklearn.datasets import load_digits as sklearn_digits
+    except ImportError as error:
+        raise DataError(
+            "the data set 'digits' comes with scikit-learn, which is not installed; pip install 'rowcast[demo]'"
+        ) from error
+    images, labels = sklearn_digits(return_X_y=True)
+    return images, labels.astype(np.int64)
 
 
 def load_fashion_mnist(
