@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import logging
 import signal
@@ -105,6 +106,13 @@ def train(state, port=1, *more):
 
 
 # -- what it says about itself -----------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_command_looks_for_nothing_that_could_be_freed(rowcast, monkeypatch):
+    """Python would do so for half a second with the objects of PyTorch."""
+    at_end = []
+    monkeypatch.setattr("rowcast.cli.app.atexit.register", at_end.append)
+    assert rowcast("version")[0] == 0 and at_end == [gc.freeze]
 
 
 def test_version(rowcast):

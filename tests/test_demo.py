@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -18,6 +20,7 @@ from live import LAYOUT, LIMIT_S, eventually, python, start_of
 from rowcast.errors import ConfigError, DataError, WorkerFailed
 from rowcast.experiment import DemoSettings, ServerAudit, ShapeSettings, WorkerAudit, prove, run_demo, shaped_trace
 from rowcast.experiment.claim import claimed
+from rowcast.experiment.loading import loading
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.starting import state_file
 from rowcast.journal import read_journal
@@ -74,7 +77,7 @@ def test_demo_loses_nothing(demo_out):
 @pytest.mark.system
 def test_interrupted_demo_leaves_no_process(tmp_path):
     pretend_pretrained(tmp_path)
-    demo = python("-m", "rowcast", "demo", "--workers=2", "--out", tmp_path)
+    demo = python("-m", "rowcast", "demo", "--workers=2", "--pace=0.1", "--out", tmp_path)
     try:
         # Both robots are there and train.
         journals = [tmp_path / "bsp" / f"robot-{index}.jsonl" for index in range(2)]
@@ -95,6 +98,23 @@ def test_interrupted_demo_leaves_no_process(tmp_path):
 
 def _children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_loading_looks_for_nothing_that_could_be_freed():
+    """Whatever happens meanwhile; and who does so himself is left alone."""
+    with loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with contextlib.suppress(ImportError), loading():
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with loading():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 # -- processes that go wrong -------------------------------------------------------------------------------------------

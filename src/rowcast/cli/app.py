@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import logging
 import signal
 import sys
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # The flag may stand anywhere; the parser wants it in front.
     words = ["--debug"] * debug + [word for word in words if word != "--debug"]
     _show_log()
+    # At its end Python looks for what could be freed: half a second for the objects of PyTorch, which end anyhow.
+    atexit.register(gc.freeze)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with steady_output() as output:
         code = _run(words, debug)

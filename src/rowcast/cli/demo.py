@@ -11,6 +11,7 @@ import typer
 
 from rowcast.cli.options import limit_threads, options_from
 from rowcast.cli.streams import PlainConsole
+from rowcast.experiment.loading import loading
 from rowcast.experiment.settings import DemoSettings
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ def demo(
 
     The links are scaled so that sending the whole encoded model at the best rate takes 0.67 of the computing time.
     """
-    from rowcast.cli.display import TeamDisplay
-    from rowcast.cli.results import finish
-    from rowcast.experiment import run_demo
-    from rowcast.tasks import find_task
+    with loading():
+        from rowcast.cli.display import TeamDisplay
+        from rowcast.cli.results import finish
+        from rowcast.experiment import run_demo
+        from rowcast.tasks import find_task
 
     # The server's kernels are small; the processors belong to the workers.
     limit_threads(1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rowcast.cli.options import limit_threads, options_from
+from rowcast.experiment.loading import loading
 from rowcast.experiment.settings import RobotSettings
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ REPORT_EVERY_S = 5.0
 
 def _task_options(settings: Mapping[str, Any]) -> type:
     """The options of the task that was named."""
-    from rowcast.tasks import load_task
+    with loading():
+        from rowcast.tasks import load_task
 
     return load_task(settings["robot"].task).options_type()
 
@@ -48,7 +50,8 @@ def train(
 ) -> None:
     """Train a task as a worker of a team. Without --seconds and --steps: until Ctrl-C."""
     limit_threads(robot.threads)
-    from rowcast.experiment import run_robot
+    with loading():
+        from rowcast.experiment import run_robot
     from rowcast.tasks import load_task
 
     settings = replace(robot, task_options=task.given)

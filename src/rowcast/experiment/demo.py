@@ -20,6 +20,7 @@ from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError
 from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
 from rowcast.experiment.claim import claimed
+from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.robot import shaped_trace
@@ -130,7 +131,8 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
 
 def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: Task, code: str) -> list[PolicyRun]:
     state = _starting_model(task, out, observer, code)
-    robot = task.worker(0, settings.workers)
+    with loading():
+        robot = task.worker(0, settings.workers)
     shared = shared_parameters(robot.model, robot.optimizer)
     initial = shared.layout.zeros()
     read_into(initial, shared.layout, shared.tensors)

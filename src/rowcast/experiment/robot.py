@@ -17,6 +17,7 @@ from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.drivers.sockets.tcp import split_address
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.experiment.audit import WorkerAudit
+from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
 from rowcast.journal import open_journal
@@ -104,8 +105,9 @@ def run_robot(
     else:
         log.info("%s: making the starting model", settings.name)
         task.pretrain(now_and_then(lambda text: log.info("%s: %s", settings.name, text)))
-    robot = task.worker(settings.index, settings.workers)
-    _warm_up(robot)
+    with loading():  # the first optimizer loads a good part of PyTorch
+        robot = task.worker(settings.index, settings.workers)
+        _warm_up(robot)
     if ready is not None:
         ready()
     with contextlib.ExitStack() as stack:
