@@ -8,10 +8,12 @@ import functools
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -22,9 +24,10 @@ from rowcast.cli import ExitCode, main
 from rowcast.cli import train as train_command
 from rowcast.cli.app import app
 from rowcast.cli.exits import MEANINGS
+from rowcast.config import save_tables
 from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import ConfigError
-from rowcast.experiment import WorkerAudit
+from rowcast.experiment import RobotSettings, WorkerAudit
 from rowcast.journal import read_journal
 from rowcast.sync import REGISTRY
 from rowcast.tasks import build_task
@@ -346,6 +349,44 @@ class _Trainer:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGINT)
         self.out, self.err = self.process.communicate(timeout=LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "says"), [(2, ExitCode.FINE, ""), (0, ExitCode.INTERRUPTED, "rowcast: interrupted\n")]
+)
+def test_a_robot_of_a_demo_trains_as_often_as_it_is_told(rowcast, state, monkeypatch, tmp_path, files, code, says):
+    """Each line names its settings; without any it was interrupted."""
+    ran, todo = [], [tmp_path / f"{number}.json" for number in range(files)]
+    for file in todo:
+        save_tables(file, {"robot": RobotSettings(name=file.stem, state=Path(state))})
+    theirs, ours = os.pipe()
+    with os.fdopen(theirs, "rb"), os.fdopen(ours, "wb", buffering=0) as told:
+
+        class Orders(train_command._Orders):
+            def next(self):
+                if todo:
+                    told.write(f"{todo.pop(0)}\n".encode())
+                else:
+                    told.close()
+                return super().next()
+
+        monkeypatch.setattr(train_command, "_Orders", lambda: Orders(theirs))
+        monkeypatch.setattr("rowcast.experiment.run_robot", ran.append, raising=False)
+        assert rowcast("train", "--await-start", "--state", state) == (code, "ready\n" + "finished\n" * files, says)
+    assert [settings.name for settings in ran] == [str(number) for number in range(files)]
+
+
+def test_a_robot_of_a_demo_stops_when_whoever_started_it_is_gone():
+    theirs, ours = os.pipe()
+    with os.fdopen(theirs, "rb"), os.fdopen(ours, "wb", buffering=0) as told:
+        orders = train_command._Orders(theirs)
+        orders.start()
+        told.write(b"settings.json\n")
+        assert orders.next() == "settings.json"
+        with pytest.raises(KeyboardInterrupt):
+            told.close()
+            eventually(lambda: not orders.is_alive() and None)
+        orders.join(LIMIT_S)
 
 
 @pytest.mark.parametrize("version", [1, 99])

@@ -39,10 +39,12 @@ def pretend_pretrained(out):
 
 @pytest.fixture(scope="module")
 def demo_out(tmp_path_factory):
-    """What a demo of two robots and two seconds left behind, and what it printed."""
+    """What a demo of two robots and a second for each policy left behind, and what it printed."""
     out = tmp_path_factory.mktemp("demo")
     pretend_pretrained(out)
-    process = python("-m", "rowcast", "demo", "--workers=2", "--seconds=2", "--pace=0.1", "--out", out)
+    process = python(
+        "-m", "rowcast", "demo", "--workers=2", "--seconds=1", "--pace=0.1", "--set", "ratio=0.2", "--out", out
+    )
     printed, err = process.communicate(timeout=6 * LIMIT_S)
     assert process.returncode == 0, printed + err
     assert "starting model: " in printed and "% right on clean images" in printed
@@ -71,13 +73,13 @@ def test_demo_loses_nothing(demo_out):
         assert (numbers["updates_lost"], numbers["updates_doubled"]) == (0, 0)
         assert numbers["audit"]["clean"]
     assert summary["policies"]["bsp"]["steps_ratio"] == 1.0
-    assert summary["best_bps"] == pytest.approx(8 * summary["model_bytes"] / (0.67 * 0.1))
+    assert summary["best_bps"] == pytest.approx(8 * summary["model_bytes"] / (0.2 * 0.1))
 
 
 @pytest.mark.system
 def test_interrupted_demo_leaves_no_process(tmp_path):
     pretend_pretrained(tmp_path)
-    demo = python("-m", "rowcast", "demo", "--workers=2", "--pace=0.1", "--out", tmp_path)
+    demo = python("-m", "rowcast", "demo", "--workers=2", "--pace=0.1", "--set", "ratio=0.05", "--out", tmp_path)
     try:
         # Both robots are there and train.
         journals = [tmp_path / "bsp" / f"robot-{index}.jsonl" for index in range(2)]
@@ -120,7 +122,7 @@ def test_loading_looks_for_nothing_that_could_be_freed():
 # -- processes that go wrong -------------------------------------------------------------------------------------------
 
 
-def run_group(tmp_path, scripts, ready_s=LIMIT_S, finish_s=LIMIT_S):
+def run_group(tmp_path, scripts, ready_s=LIMIT_S, finish_s=LIMIT_S, end_s=LIMIT_S):
     """Run small scripts as worker processes; returns their ids when all ended well."""
 
     async def run():
@@ -129,8 +131,10 @@ def run_group(tmp_path, scripts, ready_s=LIMIT_S, finish_s=LIMIT_S):
                 await group.start(f"robot-{index}", [sys.executable, "-c", script], tmp_path / f"{index}.log")
             pids.extend(worker.process.pid for worker in group.workers)
             await group.wait_ready(ready_s)
-            group.go()
-            await group.wait_finished(finish_s)
+            for _ in range(2):
+                group.go(["go"] * len(scripts))
+                await group.wait_finished(finish_s)
+            await group.wait_ended(end_s)
 
     pids: list[int] = []
     try:
@@ -141,7 +145,7 @@ def run_group(tmp_path, scripts, ready_s=LIMIT_S, finish_s=LIMIT_S):
                 os.kill(pid, 0)
 
 
-GOOD = "print('ready', flush=True); input()"
+GOOD = "print('ready', flush=True); import sys; [print('finished', flush=True) for _ in sys.stdin]"
 PATIENT = "print('ready', flush=True); input(); import time; time.sleep(1000)"
 
 
@@ -155,6 +159,11 @@ def test_a_process_that_dies_is_named_with_its_last_words(tmp_path):
         run_group(tmp_path, [PATIENT, dying])
 
 
+def test_a_process_that_ends_badly_when_nothing_more_comes(tmp_path):
+    with pytest.raises(WorkerFailed, match=r"robot-1 \(process \d+\) ended with code 1; .*no more paper"):
+        run_group(tmp_path, [GOOD, GOOD + "; raise SystemExit('rowcast: no more paper')"])
+
+
 def test_a_process_that_dies_before_it_is_ready(tmp_path):
     with pytest.raises(WorkerFailed, match=r"robot-0 .* ended with code 1 before it was ready.*no data"):
         run_group(tmp_path, ["raise SystemExit('rowcast: no data')", PATIENT])
@@ -163,6 +172,8 @@ def test_a_process_that_dies_before_it_is_ready(tmp_path):
 def test_processes_that_hang(tmp_path):
     with pytest.raises(WorkerFailed, match=r"robot-1 .* has not finished after 0.5 s"):
         run_group(tmp_path, [GOOD, PATIENT], finish_s=0.5)
+    with pytest.raises(WorkerFailed, match=r"robot-1 .* has not ended after 0.5 s"):
+        run_group(tmp_path, [GOOD, GOOD + "; import time; time.sleep(1000)"], end_s=0.5)
     with pytest.raises(WorkerFailed, match=r"robot-0 .* was not ready after 0.2 s"):
         run_group(tmp_path, ["import time; time.sleep(1000)"], ready_s=0.2)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import itertools
+import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rowcast.cli.options import limit_threads, options_from
+from rowcast.config import load_tables
 from rowcast.experiment.loading import loading
 from rowcast.experiment.settings import RobotSettings
 
@@ -43,7 +45,8 @@ def train(
     await_start: Annotated[
         bool,
         typer.Option(
-            help="Load everything, print 'ready', begin with the first line of standard input, leave when it ends."
+            help="Load everything and print 'ready'. Each line of standard input names a settings file: train as it "
+            "says, and print 'finished'. Leave when standard input ends."
         ),
     ] = False,
     quiet: Annotated[bool, typer.Option(help="No progress lines.")] = False,
@@ -56,9 +59,10 @@ def train(
 
     settings = replace(robot, task_options=task.given)
     talk = _Talk(quiet)
-    result = run_robot(
-        settings, ready=_await_start if await_start else None, joined=talk.joined, progress=talk.progress
-    )
+    if await_start:
+        _train_as_told(settings)
+        return
+    result = run_robot(settings, joined=talk.joined, progress=talk.progress)
     metrics = load_task(robot.task).metrics
     values = ", ".join(f"{each.name} {each.written(result.metrics.get(each.name))}" for each in metrics)
     talk.says(f"{robot.name}: finished after {result.iterations} steps, {values}")
@@ -92,15 +96,56 @@ class _Talk:
         )
 
 
-def _await_start() -> None:
-    """Say that all is loaded, wait for a line, and leave when whoever started us is gone."""
+def _train_as_told(settings: RobotSettings) -> None:
+    """Load everything, then train once for each settings file that standard input names, until it ends.
+
+    Raises:
+        KeyboardInterrupt: it ended before anything was trained, or while this robot trained.
+    """
+    from rowcast.experiment import run_robot
+    from rowcast.experiment.robot import load_robot
+
+    load_robot(settings)
     print("ready", flush=True)
-    if not sys.stdin.readline():
+    orders = _Orders()
+    orders.start()
+    first = orders.next()
+    if first is None:
         raise KeyboardInterrupt
-    threading.Thread(target=_leave_with_parent, name="rowcast-stdin", daemon=True).start()
+    for path in itertools.chain([first], iter(orders.next, None)):
+        run_robot(load_tables({"robot": RobotSettings}, Path(path))["robot"])
+        orders.idle.set()
+        print("finished", flush=True)
 
 
-def _leave_with_parent() -> None:
-    while os.read(0, 4096):
-        pass
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+class _Orders(threading.Thread):
+    """Reads lines of standard input; interrupts the main thread when that ends while it trains.
+
+    Args:
+        source: descriptor of the file to read.
+
+    Attributes:
+        idle: set while the main thread has no order.
+    """
+
+    def __init__(self, source: int = 0) -> None:
+        super().__init__(name="rowcast-stdin", daemon=True)
+        self._source = source
+        self.idle = threading.Event()
+        self.idle.set()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def next(self) -> str | None:
+        """The next line; ``None``: there is none."""
+        return self._lines.get()
+
+    def run(self) -> None:
+        # Not by a buffered reader: the end of the process would wait for its lock.
+        with open(self._source, "rb", buffering=0, closefd=False) as stdin:
+            for line in stdin:
+                self.idle.clear()
+                self._lines.put(line.decode().rstrip("\n"))
+        if self.idle.is_set():
+            self._lines.put(None)
+        else:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

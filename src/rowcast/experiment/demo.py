@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +44,8 @@ log = logging.getLogger("rowcast")
 READY_LIMIT_S = 120.0
 #: Delivering the rest over unhindered loopback, and a last look at the test images (s).
 FINISH_LIMIT_S = 45.0
+#: The end of a worker process that has nothing more to do (s).
+END_LIMIT_S = 20.0
 #: How often the observer is told where everybody is (s).
 TICK_S = 0.5
 
@@ -104,8 +106,8 @@ class _Job:
 def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[PolicyRun]:
     """Run each policy on the same data, model and links, and prove that nothing was lost.
 
-    Writes the starting model to ``OUT/states`` (kept for the next time) and for each policy a folder with the journals,
-    the logs of the workers and their audits.
+    Writes the starting model to ``OUT/states`` (kept for the next time), the logs of the worker processes, and for each
+    policy a folder with the journals of the workers and their audits.
 
     Raises:
         ConfigError, DataError: settings, data or the folder cannot be used.
@@ -140,7 +142,7 @@ def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: Ta
     model_bytes = int(parse_policy(settings.policies[0]).row_codec.row_bytes(shared.layout).sum())
     best_bps = 8 * model_bytes / (settings.ratio * settings.pace_s)
     job = _Job(settings, task.metrics, out, shared.layout, initial, model_bytes, best_bps)
-    return [asyncio.run(_run_policy(job, policy, state, observer)) for policy in settings.policies]
+    return asyncio.run(_run_policies(job, state, observer))
 
 
 def _starting_model(task: Task, out: Path, observer: DemoObserver, code: str) -> Path:
@@ -157,28 +159,48 @@ def _starting_model(task: Task, out: Path, observer: DemoObserver, code: str) ->
     return path
 
 
-async def _run_policy(job: _Job, text: str, state: Path, observer: DemoObserver) -> PolicyRun:
+async def _run_policies(job: _Job, state: Path, observer: DemoObserver) -> list[PolicyRun]:
+    """One policy after the other, with the same worker processes: to load PyTorch takes seconds of each."""
     settings = job.settings
+    names = [f"robot-{index}" for index in range(settings.workers)]
+    async with ProcessGroup() as group:
+        runs = []
+        for text in settings.policies:
+            observer.says(f"{text}: starting {settings.workers} workers")
+            runs.append(await _run_policy(job, text, state, group, names, observer))
+        await group.wait_ended(END_LIMIT_S)
+    return runs
+
+
+def _emptied_folder(job: _Job, text: str) -> Path:
+    """The folder of a policy, without what an earlier demo has left in it."""
     folder = job.out / text.replace(":", "-")
     try:
         folder.mkdir(exist_ok=True)
-        for stale in [path for kind in ("jsonl", "npz", "log", "json") for path in folder.glob(f"*.{kind}")]:
+        for stale in [path for kind in ("jsonl", "npz", "json") for path in folder.glob(f"*.{kind}")]:
             stale.unlink()
     except OSError as error:
         raise ConfigError(f"out {folder}: cannot be used: {error.strerror}") from error
-    names = [f"robot-{index}" for index in range(settings.workers)]
-    observer.says(f"{text}: starting {settings.workers} workers")
-    async with _server(job, text, folder) as (node, server), ProcessGroup() as group:
-        for index, name in enumerate(names):
-            robot = _robot(job, folder, state, f"127.0.0.1:{server.port}", index)
-            file = folder / f"{name}.json"
-            save_tables(file, {"robot": robot})
-            command = [sys.executable, "-m", "rowcast", "train", "--config", str(file), "--quiet", "--await-start"]
-            await group.start(name, command, folder / f"{name}.log")
-        await group.wait_ready(READY_LIMIT_S)
+    return folder
+
+
+async def _run_policy(
+    job: _Job, text: str, state: Path, group: ProcessGroup, names: Sequence[str], observer: DemoObserver
+) -> PolicyRun:
+    """Run one policy; the processes are started for the first."""
+    settings, folder = job.settings, _emptied_folder(job, text)
+    files = [folder / f"{name}.json" for name in names]
+    async with _server(job, text, folder) as (node, server):
+        for index, file in enumerate(files):
+            save_tables(file, {"robot": _robot(job, folder, state, f"127.0.0.1:{server.port}", index)})
+        if not group.workers:
+            for name, file in zip(names, files, strict=True):
+                command = [sys.executable, "-m", "rowcast", "train", "--config", str(file), "--quiet", "--await-start"]
+                await group.start(name, command, job.out / f"{name}.log")
+            await group.wait_ready(READY_LIMIT_S)
         watcher = asyncio.ensure_future(_watch(node, text, settings.seconds, observer))
         try:
-            group.go()
+            group.go(map(str, files))
             await group.wait_finished(settings.seconds + FINISH_LIMIT_S)
         finally:
             watcher.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,10 +51,12 @@ class ProcessGroup:
     Example::
 
         async with ProcessGroup() as group:
-            await group.start("robot-0", [sys.executable, "-m", "rowcast", "train", ...], log)
+            await group.start("robot-0", [sys.executable, "-m", "rowcast", "train", "--await-start", ...], log)
             await group.wait_ready(60)
-            group.go()
-            await group.wait_finished(60)
+            for files in runs:  # of settings, one for each process
+                group.go(files)
+                await group.wait_finished(60)
+            await group.wait_ended(10)
     """
 
     def __init__(self) -> None:
@@ -85,21 +87,32 @@ class ProcessGroup:
         Raises:
             WorkerFailed: one ended, or took too long.
         """
-        await self._each(self._ready_line, limit_s, f"was not ready after {limit_s:g} s")
+        await self._each(self._line("before it was ready"), limit_s, f"was not ready after {limit_s:g} s")
 
-    def go(self) -> None:
-        """Let all processes begin: a line on their standard input."""
-        for worker in self.workers:
+    def go(self, orders: Iterable[str]) -> None:
+        """Let all processes begin: a line for each, on its standard input."""
+        for worker, order in zip(self.workers, orders, strict=True):
             assert worker.process.stdin is not None
-            worker.process.stdin.write(b"go\n")
+            worker.process.stdin.write(f"{order}\n".encode())
 
     async def wait_finished(self, limit_s: float) -> None:
-        """Wait until each process has ended well.
+        """Wait until each process has written another line: it has done what it was told.
+
+        Raises:
+            WorkerFailed: one ended (noticed at once, not when the others have finished), or took too long.
+        """
+        await self._each(self._line("before it had finished"), limit_s, f"has not finished after {limit_s:g} s")
+
+    async def wait_ended(self, limit_s: float) -> None:
+        """Tell each process that nothing more comes, and wait until it has ended well.
 
         Raises:
             WorkerFailed: one ended badly (noticed at once, not when the others have ended), or took too long.
         """
-        await self._each(self._good_end, limit_s, f"has not finished after {limit_s:g} s")
+        for worker in self.workers:
+            assert worker.process.stdin is not None
+            worker.process.stdin.close()
+        await self._each(self._good_end, limit_s, f"has not ended after {limit_s:g} s")
 
     async def __aenter__(self) -> ProcessGroup:
         return self
@@ -120,9 +133,7 @@ class ProcessGroup:
             if worker.process.stdin is not None:
                 worker.process.stdin.close()
 
-    async def _each(
-        self, watch: Callable[[WorkerProcess], Coroutine[Any, Any, None]], limit_s: float, late: str
-    ) -> None:
+    async def _each(self, watch: _Watch, limit_s: float, late: str) -> None:
         tasks = {asyncio.create_task(watch(worker)): worker for worker in self.workers}
         try:
             done, pending = await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
@@ -135,10 +146,16 @@ class ProcessGroup:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ready_line(self, worker: WorkerProcess) -> None:
-        assert worker.process.stdout is not None
-        if not await worker.process.stdout.readline():
-            raise worker.failure(f"ended with code {await worker.process.wait()} before it was ready")
+    @staticmethod
+    def _line(when: str) -> _Watch:
+        """Waits for a line of a process; ``when`` says what its end comes before."""
+
+        async def wait(worker: WorkerProcess) -> None:
+            assert worker.process.stdout is not None
+            if not await worker.process.stdout.readline():
+                raise worker.failure(f"ended with code {await worker.process.wait()} {when}")
+
+        return wait
 
     async def _good_end(self, worker: WorkerProcess) -> None:
         assert worker.process.stdout is not None

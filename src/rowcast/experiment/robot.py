@@ -29,7 +29,7 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import Metric, Task, TaskWorker, find_task
 from rowcast.training import WorkerNode
 
-__all__ = ["Progress", "run_robot", "shaped_trace"]
+__all__ = ["Progress", "load_robot", "run_robot", "shaped_trace"]
 
 log = logging.getLogger("rowcast")
 
@@ -75,10 +75,27 @@ def shaped_trace(shape: ShapeSettings, index: int, direction: int) -> Trace:
     return trace.scaled(shape.best_bps / best_bps)
 
 
+def load_robot(settings: RobotSettings) -> TaskWorker:
+    """The robot with its data and its starting model; what is slow the first time has then happened.
+
+    Raises:
+        RowcastError: as the task and the files have it.
+    """
+    task = _task_of(settings)
+    if settings.state is not None:
+        task.load_state(settings.state)
+    else:
+        log.info("%s: making the starting model", settings.name)
+        task.pretrain(now_and_then(lambda text: log.info("%s: %s", settings.name, text)))
+    with loading():  # the first optimizer loads a good part of PyTorch
+        robot = task.worker(settings.index, settings.workers)
+        _warm_up(robot)
+    return robot
+
+
 def run_robot(
     settings: RobotSettings,
     *,
-    ready: Callable[[], None] | None = None,
     joined: Callable[[Team], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WorkerAudit:
@@ -86,7 +103,6 @@ def run_robot(
 
     Args:
         settings: what to do.
-        ready: called when all is loaded, before joining; joining begins when it returns.
         joined: called when the team has let this robot in.
         progress: called after each step.
 
@@ -99,17 +115,7 @@ def run_robot(
     endpoint.security.check_join(host)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
-    task = _task_of(settings)
-    if settings.state is not None:
-        task.load_state(settings.state)
-    else:
-        log.info("%s: making the starting model", settings.name)
-        task.pretrain(now_and_then(lambda text: log.info("%s: %s", settings.name, text)))
-    with loading():  # the first optimizer loads a good part of PyTorch
-        robot = task.worker(settings.index, settings.workers)
-        _warm_up(robot)
-    if ready is not None:
-        ready()
+    robot = load_robot(settings)
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
         record_start(journal, time.monotonic(), "worker", None, settings.worker_settings, settings.link_settings)
