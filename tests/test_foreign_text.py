@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import pty
 import re
 import threading
+import warnings
 
 import pytest
 
@@ -154,7 +156,11 @@ def test_tables_and_lines_show_names_as_they_are():
         assert visible(name)[:40] in plain("title", [line])
 
 
-def test_a_complaint_is_one_line_that_a_terminal_does_not_obey(capsys):
+def test_a_complaint_is_one_line_that_a_terminal_does_not_obey(capsys, monkeypatch):
+    log = logging.getLogger("rowcast")  # the command changes it for good, and how warnings are shown
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(log, name, getattr(log, name))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with pytest.raises(SystemExit) as ended:
         main(["train", "--task", "\x1b[2J[/x]\n\u202e"])
     assert ended.value.code == 2
