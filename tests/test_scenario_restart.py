@@ -120,7 +120,7 @@ def test_finish_waits_for_a_worker_that_has_joined_and_not_begun(policy):
     with LiveServer(policy, expected_workers=1) as server:
         first = Robot(server, "first", steps=4, update=3, pause_at=2)
         assert first.at_pause.wait(20)
-        late = Robot(server, "late", steps=3, update=5, model=(LAYOUT, FRESH), link=4e5)
+        late = Robot(server, "late", steps=3, update=5, model=(LAYOUT, FRESH), link=1e5)
         eventually(lambda: server.events("join", peer="late"))
         assert server.member("late", "state") is MemberState.RECEIVING
         first.go_on.set()
