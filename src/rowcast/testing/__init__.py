@@ -2,6 +2,7 @@
 
 * :func:`check_codec`: the conformance suite of codecs.
 * :func:`check_driver`: the conformance suite of drivers; :class:`DriverTeam` is what it needs of a worker.
+* :func:`check_tensor_codec`: the conformance suite of codes for tensors.
 * :func:`check_task`: the conformance suite of tasks.
 * :class:`VirtualTeam`: real nodes joined by scripted links in virtual time: no sockets, no threads, no sleeps; a
   fault happens at the byte that the script names, and the same script gives the same journal.
@@ -10,6 +11,15 @@
 from rowcast.testing.codecs import check_codec
 from rowcast.testing.drivers import DriverTeam, check_driver
 from rowcast.testing.tasks import check_task
+from rowcast.testing.tensor_codecs import check_tensor_codec
 from rowcast.testing.virtual import ScriptedWorker, VirtualTeam
 
-__all__ = ["DriverTeam", "ScriptedWorker", "VirtualTeam", "check_codec", "check_driver", "check_task"]
+__all__ = [
+    "DriverTeam",
+    "ScriptedWorker",
+    "VirtualTeam",
+    "check_codec",
+    "check_driver",
+    "check_task",
+    "check_tensor_codec",
+]
