@@ -43,6 +43,7 @@ mutate: $(STAMP)  ## 60 small faults in the core: does a test notice each?
 bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/step_cost.py --check
 	$(BIN)/python benchmarks/wire_size.py --check
+	$(BIN)/python benchmarks/tensor_codecs.py --check
 	$(BIN)/python benchmarks/memory.py --check
 	$(BIN)/python benchmarks/pulls.py --check
 	$(BIN)/python benchmarks/finish_together.py --check

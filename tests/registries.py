@@ -5,12 +5,19 @@ from __future__ import annotations
 import pytest
 
 import rowcast.codecs
+import rowcast.codecs.tensors
 import rowcast.energy
 import rowcast.sync
 import rowcast.tasks
 from rowcast.training import rules
 
-REGISTRIES = (rowcast.codecs.REGISTRY, rowcast.energy.REGISTRY, rowcast.sync.REGISTRY, rowcast.tasks.TASKS)
+REGISTRIES = (
+    rowcast.codecs.REGISTRY,
+    rowcast.energy.REGISTRY,
+    rowcast.sync.REGISTRY,
+    rowcast.tasks.TASKS,
+    rowcast.codecs.tensors.REGISTRY,
+)
 
 
 def forget_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,4 +28,5 @@ def forget_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_broken", {})
     for table in ("_BY_ID", "_TIMING_ONLY", "_FINE"):
         monkeypatch.setattr(rowcast.codecs, table, dict(getattr(rowcast.codecs, table)))
+    monkeypatch.setattr(rowcast.codecs.tensors, "_BY_ID", dict(rowcast.codecs.tensors._BY_ID))
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))

@@ -393,6 +393,10 @@ EXPORTED: dict[str, str] = {
     "rowcast.codecs": """
         Codec Half OneBit REGISTRY Raw Sparse TimingOnly Zero codec_by_id codec_by_name codec_for register
     """,
+    "rowcast.codecs.tensors": """
+        DeflateTensor HalfTensor Int8Tensor REGISTRY RawTensor TensorCodec TensorType register tensor_codec_by_id
+        tensor_codec_by_name
+    """,
     "rowcast.config": """
         Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
         load_values read_file read_secret save_tables setting
@@ -444,7 +448,7 @@ EXPORTED: dict[str, str] = {
         DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
         load_dataset
     """,
-    "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task",
+    "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task check_tensor_codec",
     "rowcast.wire": """
         Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
         Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal RowLimits Rows Start
