@@ -1,4 +1,4 @@
-"""Bytes and time of the codes for tensors: camera images and an activation, whole and in eight slabs of rows."""
+"""Bytes and time of the tensor codecs: camera images and an activation, whole and in eight slabs of rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Content:
 
     Attributes:
         size: of one, for the title.
-        most_bytes, most_ms: bounds of a lossless code: share of the bytes, and ms to encode and decode one.
+        most_bytes, most_ms: bounds of `deflate`: share of the bytes, and ms to encode and decode one.
     """
 
     name: str
@@ -124,7 +124,7 @@ def main() -> None:
         for slabs in (1, SLABS)
         for figure in figures_of(codec, content, slabs, repeat=1 if options.tiny else 5)
     ]
-    finish(f"Codes for tensors: {', '.join(f'{each.name} {each.size}' for each in measured)}", figures, options)
+    finish(f"Tensor codecs: {', '.join(f'{each.name} {each.size}' for each in measured)}", figures, options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Codes for tensors: bits that arrive, errors that are bounded, bytes that no correct peer sends."""
+"""Tensor codecs: bits that arrive, errors that are bounded, bytes that no correct peer sends."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def floats(draw: st.DrawFn, tensor: TensorType) -> np.ndarray:
     return values.astype(np.float32)
 
 
-# -- every code ------------------------------------------------------------------------------------------------------
+# -- every codec ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
@@ -157,7 +157,7 @@ def test_every_shorter_and_every_longer_payload_is_refused(codec: TensorCodec) -
 
 
 def test_elements_that_a_code_does_not_carry_and_slabs_of_another_type_are_named() -> None:
-    with pytest.raises(ConfigError, match="half: carries float32, not uint8; choose another code"):
+    with pytest.raises(ConfigError, match="half: carries float32, not uint8; choose another codec"):
         HalfTensor().encode(smooth_image(), IMAGE)
     with pytest.raises(ConfigError, match="int8: carries float32, not uint8"):
         Int8Tensor().decode(np.zeros(9, dtype=np.uint8), IMAGE)
@@ -441,7 +441,7 @@ def test_a_type_that_cannot_be_is_refused(arguments: tuple, says: str) -> None:
 
 
 class Twin(RawTensor):
-    """A code of a third party."""
+    """A codec of a third party."""
 
     name = "twin"
     wire_id = 41
@@ -547,7 +547,7 @@ class InMemoryOrder(Twin):
     ("broken", "says"),
     [
         (Aliasing, "lies in the memory of the slab"),
-        (Lossy, "an exact code changed a bit"),
+        (Lossy, "an exact codec changed a bit"),
         (Coarse, "a value is off by"),
         (Long, "longer than most_bytes says"),
         (Silent, "bytes was taken; most_bytes says"),

@@ -2,7 +2,7 @@
 
 * :func:`check_codec`: the conformance suite of codecs.
 * :func:`check_driver`: the conformance suite of drivers; :class:`DriverTeam` is what it needs of a worker.
-* :func:`check_tensor_codec`: the conformance suite of codes for tensors.
+* :func:`check_tensor_codec`: the conformance suite of tensor codecs.
 * :func:`check_task`: the conformance suite of tasks.
 * :class:`VirtualTeam`: real nodes joined by scripted links in virtual time: no sockets, no threads, no sleeps; a
   fault happens at the byte that the script names, and the same script gives the same journal.

@@ -1,4 +1,4 @@
-"""The conformance suite of codes for tensors."""
+"""The conformance suite of tensor codecs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_TIMES, _MOST_MORE = 16, 1 << 20
 
 
 def check_tensor_codec(codec: TensorCodec, *, seed: int = 0, tolerance: float = 0.01) -> None:
-    """Check that a code for tensors keeps its promises; raises AssertionError at the first that it breaks.
+    """Check that a tensor codec keeps its promises; raises AssertionError at the first that it breaks.
 
     * A payload is uint8, at most as long as ``most_bytes`` says, and shares no memory with the slab, which stays as it
       is; how the slab lies in memory makes no difference.
@@ -38,7 +38,7 @@ def check_tensor_codec(codec: TensorCodec, *, seed: int = 0, tolerance: float = 
     * Slabs decode by themselves, in any order.
     * ``exact``: every bit arrives, those of NaN included. Otherwise no finite value is off by more than ``tolerance``
       times the largest of its slab.
-    * A slab of another type raises ``LocalProtocolError``, elements that the code does not carry ``ConfigError``.
+    * A slab of another type raises ``LocalProtocolError``, elements that the codec does not carry ``ConfigError``.
     * Whatever bytes arrive, ``decode`` returns an array of the type or raises ``RemoteProtocolError``, allocates
       according to the type, and refuses what is longer than ``most_bytes``.
     """
@@ -67,7 +67,7 @@ def _tensors(codec: TensorCodec) -> Iterator[TensorType]:
 
 
 def _contents(codec: TensorCodec, tensor: TensorType, random: np.random.Generator) -> Iterator[Array]:
-    """Tensors of different content: smooth, zeros, and for an exact code any bits."""
+    """Tensors of different content: smooth, zeros, and for an exact codec any bits."""
     smooth = np.cumsum(random.integers(-2, 3, tensor.shape), axis=tensor.row_axis)
     yield (smooth > 0 if tensor.dtype == np.bool_ else smooth).astype(tensor.dtype)
     yield np.zeros(tensor.shape, dtype=tensor.dtype)
@@ -109,7 +109,7 @@ def _check_type(found: Array, slab: TensorType) -> None:
 
 def _compare(codec: TensorCodec, sent: Array, found: Array, tolerance: float) -> None:
     if codec.exact:
-        assert found.tobytes() == sent.tobytes(), "an exact code changed a bit"
+        assert found.tobytes() == sent.tobytes(), "an exact codec changed a bit"
         return
     real = sent.astype(np.float64)
     error = np.abs(found.astype(np.float64) - real).max()
@@ -135,7 +135,7 @@ def _check_misuse(codec: TensorCodec, tensor: TensorType) -> None:
                 call()
             except ConfigError:
                 continue
-            raise AssertionError(f"{name} is not among the dtypes of the code, and was taken")
+            raise AssertionError(f"{name} is not among the dtypes of the codec, and was taken")
 
 
 def _check_garbage(codec: TensorCodec, payload: Bytes, slab: TensorType, random: np.random.Generator) -> None:

@@ -1,7 +1,7 @@
-"""Codes for typed tensors that travel in slabs of rows: images, activations, answers of a model.
+"""Codecs for typed tensors that travel in slabs of rows: images, activations, answers of a model.
 
-A code is one small class behind :class:`TensorCodec`, made known by :func:`register`, plus the shared conformance suite
-``rowcast.testing.check_tensor_codec``. It has nothing to do with the codes of updates in :mod:`rowcast.codecs`: what it
+A codec is one small class behind :class:`TensorCodec`, made known by :func:`register`, plus the shared conformance suite
+``rowcast.testing.check_tensor_codec``. It has nothing to do with the codecs of updates in :mod:`rowcast.codecs`: what it
 cannot express is lost and not sent later.
 
 ===========  =====  =============================================================================
@@ -37,12 +37,12 @@ __all__ = [
     "tensor_codec_by_name",
 ]
 
-#: Numbers that a code may have.
+#: Numbers that a codec may have.
 WIRE_IDS = range(64)
 
 
 def _checked(name: str, value: object) -> TensorCodec:
-    """A code that can be used, or an error that says what it lacks; a class is called."""
+    """A codec that can be used, or an error that says what it lacks; a class is called."""
     codec = value() if isinstance(value, type) else value
     if not isinstance(codec, TensorCodec):
         raise ConfigError(
@@ -69,15 +69,15 @@ def _checked(name: str, value: object) -> TensorCodec:
     return codec
 
 
-#: Every code by the number that a frame carries.
+#: Every codec by the number that a frame carries.
 _BY_ID: dict[int, TensorCodec] = {}
 
-#: Every code by its name. The ``wire_id`` of a code never changes and is never given to another.
+#: Every codec by its name. The ``wire_id`` of a code never changes and is never given to another.
 REGISTRY: Registry[TensorCodec] = Registry("tensor codec", "rowcast.tensor_codecs", _checked)
 
 
 def register(codec: TensorCodec) -> TensorCodec:
-    """Make a code known under its name, and to frames that arrive under its number.
+    """Make a codec known under its name, and to frames that arrive under its number.
 
     Both ends have to register it; an entry point in the group ``rowcast.tensor_codecs`` does so everywhere.
 
@@ -85,7 +85,7 @@ def register(codec: TensorCodec) -> TensorCodec:
         codec: an object of a class as :class:`TensorCodec` describes it.
 
     Raises:
-        ConfigError: no such code, a name or a number that is taken, or a number out of 0 .. 63.
+        ConfigError: no such codec, a name or a number that is taken, or a number out of 0 .. 63.
     """
     return REGISTRY.register(getattr(codec, "name", ""), codec)
 
@@ -96,7 +96,7 @@ for _codec in _BUILT_IN:
 
 
 def tensor_codec_by_name(name: str) -> TensorCodec:
-    """The code of that name.
+    """The codec of that name.
 
     Raises:
         ConfigError: there is none; the nearest name is in the message.
@@ -105,7 +105,7 @@ def tensor_codec_by_name(name: str) -> TensorCodec:
 
 
 def tensor_codec_by_id(wire_id: int) -> TensorCodec:
-    """The code with the number that a frame carries.
+    """The codec with the number that a frame carries.
 
     Raises:
         RemoteProtocolError: there is none.

@@ -1,4 +1,4 @@
-"""What a code for tensors promises, and the type of a tensor that both sides know before a byte of it travels."""
+"""What a tensor codec promises, and the type of a tensor that both sides know before a byte of it travels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TensorType:
         shape: sizes, each >= 1, at least one.
         row_axis: the axis along which the tensor is cut into slabs: 1 for images ``[batch, row, column, colour]``, 2
             for activations ``[batch, channel, row, column]``.
-        channel_axis: the axis of channels, 3 and 1 in these two; None where there is none. Codes use it: elements of
+        channel_axis: the axis of channels, 3 and 1 in these two; None where there is none. Codecs use it: elements of
             one channel are of one size and resemble their neighbours.
 
     Raises:
@@ -75,9 +75,13 @@ class TensorType:
 
     def _axis(self, name: str, axis: int) -> int:
         """An axis counted from the first one."""
-        if not isinstance(axis, int) or not -len(self.shape) <= axis < len(self.shape):
+        try:
+            found = operator.index(axis)
+        except TypeError:
+            found = len(self.shape)
+        if not -len(self.shape) <= found < len(self.shape):
             raise ConfigError(f"tensor: {name}: expected an axis of {list(self.shape)}, got {axis!r}")
-        return axis % len(self.shape)
+        return found % len(self.shape)
 
     @property
     def rows(self) -> int:
@@ -139,8 +143,8 @@ class TensorCodec(Protocol):
             The payload, uint8 [payload bytes]; it shares no memory with the slab.
 
         Raises:
-            ConfigError: the code does not carry this type of elements.
-            LocalProtocolError: the slab is not of the type, or has values that the code cannot express.
+            ConfigError: the codec does not carry this type of elements.
+            LocalProtocolError: the slab is not of the type, or has values that the codec cannot express.
         """
         ...
 
@@ -151,20 +155,20 @@ class TensorCodec(Protocol):
             An array of this type, contiguous, writable, that shares no memory with the payload.
 
         Raises:
-            ConfigError: the code does not carry this type of elements.
+            ConfigError: the codec does not carry this type of elements.
             RemoteProtocolError: a payload that no correct peer sends for this type.
         """
         ...
 
 
 def expect_carried(codec: TensorCodec, tensor: TensorType) -> None:
-    """Raise :class:`ConfigError` unless the code carries elements of this type."""
+    """Raise :class:`ConfigError` unless the codec carries elements of this type."""
     if tensor.dtype.name not in codec.dtypes:
-        raise ConfigError(f"{codec.name}: carries {', '.join(codec.dtypes)}, not {tensor.dtype}; choose another code")
+        raise ConfigError(f"{codec.name}: carries {', '.join(codec.dtypes)}, not {tensor.dtype}; choose another codec")
 
 
 def expect_slab(codec: TensorCodec, slab: Array, tensor: TensorType) -> None:
-    """Raise an error unless the slab is of the type, and the code carries it."""
+    """Raise an error unless the slab is of the type, and the codec carries it."""
     expect_carried(codec, tensor)
     if not isinstance(slab, np.ndarray) or slab.dtype != tensor.dtype or slab.shape != tensor.shape:
         found = f"{slab.dtype} {list(slab.shape)}" if isinstance(slab, np.ndarray) else repr(type(slab).__name__)
