@@ -82,7 +82,7 @@ def floats(draw: st.DrawFn, tensor: TensorType) -> np.ndarray:
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_code_keeps_its_promises(name: str, seed: int) -> None:
+def test_every_codec_keeps_its_promises(name: str, seed: int) -> None:
     check_tensor_codec(REGISTRY[name], seed=seed)
 
 
@@ -98,7 +98,7 @@ def test_names_and_numbers_never_change() -> None:
 @pytest.mark.parametrize("codec", EXACT, ids=lambda codec: codec.name)
 @given(data=st.data())
 @quick
-def test_exact_codes_carry_every_bit_in_slabs_of_any_order(codec: TensorCodec, data: st.DataObject) -> None:
+def test_exact_codecs_carry_every_bit_in_slabs_of_any_order(codec: TensorCodec, data: st.DataObject) -> None:
     tensor = data.draw(types())
     sent = any_bits(data.draw, tensor)
     found = np.empty(tensor.shape, tensor.dtype)
@@ -156,7 +156,7 @@ def test_every_shorter_and_every_longer_payload_is_refused(codec: TensorCodec) -
         codec.decode(np.append(payload, np.uint8(0)), tensor)
 
 
-def test_elements_that_a_code_does_not_carry_and_slabs_of_another_type_are_named() -> None:
+def test_elements_that_a_codec_does_not_carry_and_slabs_of_another_type_are_named() -> None:
     with pytest.raises(ConfigError, match="half: carries float32, not uint8; choose another codec"):
         HalfTensor().encode(smooth_image(), IMAGE)
     with pytest.raises(ConfigError, match="int8: carries float32, not uint8"):
@@ -454,7 +454,7 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("undone")
-def test_a_registered_code_is_found_by_name_and_number() -> None:
+def test_a_registered_codec_is_found_by_name_and_number() -> None:
     with pytest.raises(RemoteProtocolError, match=r"expected the number of a tensor codec in \[1, 2, 3, 4\], got 41"):
         tensor_codec_by_id(41)
     twin = tensors.register(Twin())
@@ -477,7 +477,7 @@ def test_a_registered_code_is_found_by_name_and_number() -> None:
         ({"dtypes": "uint8"}, "dtypes: expected a tuple of some of bool"),
     ],
 )
-def test_a_code_that_cannot_be_registered_changes_nothing(attributes: dict[str, object], says: str) -> None:
+def test_a_codec_that_cannot_be_registered_changes_nothing(attributes: dict[str, object], says: str) -> None:
     before = dict(tensors._BY_ID)
     with pytest.raises(ConfigError, match=re.escape(says)):
         tensors.register(type("Other", (Twin,), attributes)())

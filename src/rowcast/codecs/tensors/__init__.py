@@ -1,8 +1,8 @@
 """Codecs for typed tensors that travel in slabs of rows: images, activations, answers of a model.
 
-A codec is one small class behind :class:`TensorCodec`, made known by :func:`register`, plus the shared conformance suite
-``rowcast.testing.check_tensor_codec``. It has nothing to do with the codecs of updates in :mod:`rowcast.codecs`: what it
-cannot express is lost and not sent later.
+A codec is one small class behind :class:`TensorCodec`, made known by :func:`register`, plus the shared conformance
+suite ``rowcast.testing.check_tensor_codec``. It has nothing to do with the codecs of updates in :mod:`rowcast.codecs`:
+what it cannot express is lost and not sent later.
 
 ===========  =====  =============================================================================
 name         exact  an element takes
@@ -72,7 +72,7 @@ def _checked(name: str, value: object) -> TensorCodec:
 #: Every codec by the number that a frame carries.
 _BY_ID: dict[int, TensorCodec] = {}
 
-#: Every codec by its name. The ``wire_id`` of a code never changes and is never given to another.
+#: Every codec by its name. The ``wire_id`` of a codec never changes and is never given to another.
 REGISTRY: Registry[TensorCodec] = Registry("tensor codec", "rowcast.tensor_codecs", _checked)
 
 
