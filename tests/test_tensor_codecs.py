@@ -266,6 +266,14 @@ def test_int8_has_a_scale_for_each_channel(tensor: TensorType) -> None:
     assert Int8Tensor().most_bytes(tensor) == 4 * tensor.shape[axis] + tensor.elements
 
 
+def test_int8_writes_the_documented_scales_and_steps() -> None:
+    tensor = TensorType(np.dtype("float32"), (2, 2), 0, 1)
+    scale = 1 + 2.0**-17
+    payload = Int8Tensor().encode(np.array([[127, -1.5], [-63.5, 127 * scale]], dtype=np.float32), tensor)
+    assert payload[:8].view("<f4").tolist() == [1, scale]
+    assert payload[8:].view(np.int8).tolist() == [127, -1, -64, 127]
+
+
 def test_int8_carries_the_largest_numbers_and_drops_the_smallest() -> None:
     largest, tiny = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
     tensor = TensorType(np.dtype("float32"), (2, 3), 0, 1)
@@ -347,6 +355,15 @@ def test_deflate_uses_the_channels_wherever_they_are() -> None:
     assert np.array_equal(DeflateTensor().decode(turned, first), sent.transpose(2, 0, 1))
 
 
+def test_deflate_takes_green_from_red_and_blue_beside_an_alpha_too() -> None:
+    """Three channels that change together cost one; without a channel axis nothing is known of them."""
+    grey = np.random.default_rng(0).integers(0, 256, (24, 32, 1)).astype(np.uint8)
+    image = np.concatenate([grey, grey, grey, np.full_like(grey, 255)], axis=2)
+    tensor = TensorType(np.dtype("uint8"), image.shape, 0, 2)
+    assert len(DeflateTensor().encode(image, tensor)) < 0.5 * tensor.nbytes
+    assert len(DeflateTensor().encode(image, replace(tensor, channel_axis=None))) > 0.6 * tensor.nbytes
+
+
 def test_deflate_stores_what_it_cannot_make_smaller() -> None:
     sent = np.random.default_rng(0).integers(0, 256, IMAGE.shape).astype(np.uint8)
     payload = DeflateTensor().encode(sent, IMAGE)
@@ -403,6 +420,8 @@ def test_streams_that_no_correct_peer_sends_are_refused() -> None:
 def test_a_slab_is_the_type_of_its_rows() -> None:
     tensor = TensorType(np.dtype(">f4"), (2, 5, 6, 7), -2, 1)
     assert tensor == FLOATS and tensor.dtype.isnative
+    from_list = TensorType(np.dtype("float32"), [np.int64(2), 5, 6, 7], np.int64(2), 1)  # type: ignore[arg-type]
+    assert from_list == FLOATS and hash(from_list) == hash(FLOATS)
     assert (tensor.rows, tensor.elements, tensor.nbytes) == (6, 420, 1680)
     slab = tensor.slab(1, 4)
     assert slab.shape == (2, 5, 3, 7) and (slab.row_axis, slab.channel_axis) == (2, 1)
