@@ -114,7 +114,10 @@ class ServerNode(ServerCore):
             self._admission.greet(now, link, message)
 
     def poll(self, now: float, link: Link) -> Message | None:
-        """The next message to send on ``link``, or ``None``. Control overtakes rows."""
+        """The next message to send on ``link``, or ``None``: then nothing has changed for anybody else.
+
+        Control overtakes rows.
+        """
         message = link.next_control(now) if link.control else None
         if message is not None or link.closing:
             return message

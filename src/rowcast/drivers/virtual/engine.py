@@ -160,14 +160,16 @@ class Engine(Generic[P]):
             peer.worker_wake = due
             self.clock.at(due, self._wake_worker, peer, due, priority=TIMER)
 
-    def send_up(self, peer: P) -> None:
-        """Hand the worker's next message to its link, which takes it."""
+    def send_up(self, peer: P) -> bool:
+        """Hand the worker's next message to its link, which takes it; whether there was one."""
         now, node = self.clock.now, peer.node
         message = node.poll(now)
         if message is not None:
             peer.up.carry(now, message)
-        elif peer.worker_link.closing:
+            return True
+        if peer.worker_link.closing:
             self.clock.at(now + peer.delay_s, self._hang_up, peer, peer.server_link, "closed by the worker")
+        return False
 
     def _wake_worker(self, peer: P, due: float) -> None:
         if due != peer.worker_wake or peer.killed:
@@ -201,14 +203,16 @@ class Engine(Generic[P]):
             self._server_wake = due
             self.clock.at(due, self._wake_server, due, priority=TIMER)
 
-    def send_down(self, peer: P) -> None:
-        """Hand the server's next message for ``peer`` to its link, which takes it."""
+    def send_down(self, peer: P) -> bool:
+        """Hand the server's next message for ``peer`` to its link, which takes it; whether there was one."""
         now, link = self.clock.now, peer.server_link
         message = self.server.poll(now, link)
         if message is not None:
             peer.down.carry(now, message)
-        elif link.closing:
+            return True
+        if link.closing:
             self.clock.at(now + peer.delay_s, self._hang_up, peer, link, "closed by the server")
+        return False
 
     def _wake_server(self, due: float) -> None:
         if due != self._server_wake:

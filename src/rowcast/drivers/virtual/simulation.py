@@ -48,7 +48,7 @@ class _Lane:
         self.carrying: Message | None = None
         self.held_until = 0.0
         self.deliver: Callable[[Message], None]
-        self.next: Callable[[], None]
+        self.next: Callable[[], bool]
         self._simulation = simulation
 
     def takes(self, now: float) -> bool:
@@ -273,8 +273,8 @@ class Simulation(Engine[Robot]):
 
     def _pump(self, lane: _Lane) -> None:
         """Hand the next message to a link, if it is free."""
-        if lane.takes(self.clock.now):
-            lane.next()
+        if lane.takes(self.clock.now) and lane.next() and lane.robot is not None:
+            self.serve()  # the server has spoken; what it hears it is served for when it hears it
 
     def begin(self, now: float, lane: _Lane, message: Message) -> None:
         """The first bit of a message enters the link."""
@@ -294,10 +294,7 @@ class Simulation(Engine[Robot]):
             self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.connection, message)
         else:
             lane.deliver(message)
-        if lane.takes(self.clock.now):
-            lane.next()
-        if lane.robot is not None:  # the server has spoken; what it hears it is served for when it hears it
-            self.serve()
+        self._pump(lane)
 
     def _hold(self, lane: _Lane, robot: Robot, work_s: float) -> None:
         """The server works before it sends more to ``robot``."""
