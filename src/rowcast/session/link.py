@@ -108,6 +108,10 @@ class Link:
         """When :meth:`is_silent` must be asked (s)."""
         return self._silence.due_at(self.heard_at + limit_s)
 
+    def may_be_silent_before(self, time: float, limit_s: float) -> bool:
+        """Whether :meth:`silent_at` may be before ``time`` (s): what a node is asked after each message."""
+        return self.heard_at + limit_s < time
+
     def is_silent(self, now: float, limit_s: float, heartbeat_s: float) -> bool:
         """Whether nothing has arrived for ``limit_s``; asked twice, see :class:`.ConfirmedTimeout`."""
         return self._silence.is_over(now, self.heard_at + limit_s, heartbeat_s)

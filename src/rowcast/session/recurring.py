@@ -87,6 +87,11 @@ class Recurring:
         self._journal.record(now, "dropped", peer=peer, what=what, why=why)
         self.notices.append(f"{peer}: dropped {what}: {why}")
 
+    @property
+    def counts(self) -> bool:
+        """Something was told less than a minute ago, so that it is counted: :meth:`due` may say when it is told."""
+        return bool(self._windows)
+
     def due(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``."""
         if not self._windows:

@@ -36,6 +36,7 @@ class Watch:
         self._team = team
         self._admission = admission
         self._recurring = recurring
+        self._begins_anew = team.settings.fresh_after_s is not None
         self._report_s = team.settings.silence_limit_s / 2  # a frame that takes longer is slow, and its sender waits
         self._woken_at = -math.inf
         self.timers: Timers[Link | Member] = Timers(self._due_of)
@@ -45,10 +46,10 @@ class Watch:
     def next_wake(self) -> float | None:
         """When :meth:`on_timer` must be called (s), or ``None``. Looks only at what was touched since the last call."""
         due = self.timers.next()
-        for other in (self._recurring.due(), self._admission.fresh_at(), self._gathered_at()):
-            if other is not None and (due is None or other < due):
-                due = other
-        return due
+        if self._team.gate.opened and not (self._recurring.counts or self._begins_anew):
+            return due
+        others = (due, self._recurring.due(), self._admission.fresh_at(), self._gathered_at())
+        return min((other for other in others if other is not None), default=None)
 
     def _gathered_at(self) -> float | None:
         """When those who wait for workers that trained before are not kept waiting any longer (s), or ``None``."""
@@ -67,11 +68,10 @@ class Watch:
         link, member = key, self._admission.by_link.get(key)
         if member is None:
             return self._admission.newcomers.wake_at(link, settings.handshake_limit_s, settings.heartbeat_s)
-        due = min(
-            link.silent_at(settings.silence_limit_s),
-            link.heartbeat_due_at(settings.heartbeat_s, self._report_s),
-            self._team.rule.wake_at(member),
-        )
+        due = link.heartbeat_due_at(settings.heartbeat_s, self._report_s)
+        if link.may_be_silent_before(due, settings.silence_limit_s):
+            due = min(due, link.silent_at(settings.silence_limit_s))
+        due = min(due, self._team.rule.wake_at(member))
         if link.decoder.begun or member.owed.may_be_stuck_before(due, settings.stuck_limit_s):
             due = min(due, member.progress.due_at(link, member.owed, member.inbox.received))
         return min(due, member.next_notice) if member.state in HELD else due

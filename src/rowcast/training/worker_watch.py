@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rowcast.errors import LinkLost
@@ -37,10 +38,11 @@ class WorkerWatch:
             return node.connect_at
         # A byte now and then is no proof.
         settings, client, outbox = node.settings, node.client, node.outbox
-        silence_s = settings.silence_limit_s
-        due = link.silent_at(silence_s) if client.proven else link.opened_at + silence_s
-        if self._joining.introduced and self._joining.heartbeat_due < due:
-            due = self._joining.heartbeat_due
+        due = self._joining.heartbeat_due if self._joining.introduced else math.inf
+        if not client.proven:
+            due = min(due, link.opened_at + settings.silence_limit_s)
+        elif link.may_be_silent_before(due, settings.silence_limit_s):
+            due = min(due, link.silent_at(settings.silence_limit_s))
         if link.decoder.begun or outbox.may_be_stuck_before(due, settings.stuck_limit_s):
             due = min(due, self._progress.due_at(link, outbox, node.inbox.received))
         if not client.welcomed:

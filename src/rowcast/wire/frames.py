@@ -179,9 +179,10 @@ class FrameDecoder:
             their header has come.
         frames: whole frames that have arrived.
         arrived: bytes that have arrived.
+        begun: a frame has begun that is not whole.
     """
 
-    __slots__ = ("_data", "_end", "_start", "arrived", "frames", "streams", "trusted")
+    __slots__ = ("_data", "_end", "_start", "arrived", "begun", "frames", "streams", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
@@ -189,6 +190,7 @@ class FrameDecoder:
         self.frames = self.arrived = 0
         self._data = bytearray(1 << 14)
         self._start = self._end = 0
+        self.begun = False
 
     def buffer(self, hint: int = 1) -> memoryview:
         """Where the next bytes of the stream are to be written: at least ``hint`` bytes long."""
@@ -214,6 +216,7 @@ class FrameDecoder:
         """
         self._end += count
         self.arrived += count
+        self.begun = self._end != self._start
         while True:
             message = self._next()
             if message is None:
@@ -225,11 +228,6 @@ class FrameDecoder:
         place = self.buffer(len(data))
         place[: len(data)] = data
         return self.filled(len(data))
-
-    @property
-    def begun(self) -> bool:
-        """A frame has begun that is not whole."""
-        return self._end != self._start
 
     @property
     def unfinished(self) -> tuple[int, int]:
@@ -264,6 +262,7 @@ class FrameDecoder:
         if version != PROTOCOL_VERSION:
             raise _mismatch(version)
         self._start += end
+        self.begun = self._end != self._start
         self.frames += 1
         if limits is not None:
             return _rows_message(stream, limits, body)
