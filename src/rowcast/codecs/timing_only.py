@@ -36,12 +36,11 @@ class TimingOnly:
         self._nothing.setflags(write=False)
 
     def row_bytes(self, layout: Layout) -> IntArray:
-        return layout.once(self.name, lambda: self._codec.row_bytes(layout))
+        known = layout.known(self.name)
+        return layout.once(self.name, lambda: self._codec.row_bytes(layout)) if known is None else known
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
-        if consume:
-            vector[rows] = 0
-        size = self._size(layout, rows)
+        size = _taken(vector, self.row_bytes(layout), rows, consume)
         if size > len(self._nothing):
             self._nothing = np.zeros(2 * size, dtype=np.uint8)
             self._nothing.setflags(write=False)
@@ -53,11 +52,18 @@ class TimingOnly:
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         if not layout.is_timing_only:
             raise RemoteProtocolError(f"{self.name} payload: expected the content of rows, got sizes only")
-        expect_bytes(self.name, payload, self._size(layout, rows))
+        expect_bytes(self.name, payload, _sum_of(self.row_bytes(layout), rows))
 
-    def _size(self, layout: Layout, rows: IntArray) -> int:
-        """Bytes of these rows."""
-        return _sum_of(self.row_bytes(layout), rows)
+
+@compiled_serial
+def _taken(vector: Vector, sizes: IntArray, rows: IntArray, consume: bool) -> int:
+    """The sizes of ``rows`` together; with ``consume`` these rows, of an element each, are 0 afterwards."""
+    total = 0
+    for row in rows:
+        total += sizes[row]
+        if consume:
+            vector[row] = 0
+    return total
 
 
 @compiled_serial

@@ -17,6 +17,8 @@ IntArray = npt.NDArray[np.int64]
 #: Stamps that lie within so many iterations of each other are sorted by counting how often each occurs.
 _COUNTED = 1 << 10
 
+_NO_VALUES = np.zeros(0, dtype=np.uint32)
+
 
 class Selection(NamedTuple):
     """Rows in the order in which they should travel.
@@ -67,9 +69,14 @@ def descending(units: IntArray, values: npt.NDArray[np.float32]) -> IntArray:
     """
     order = np.empty(len(units), dtype=np.int64)
     _value_keys(units, values.view(np.uint32), order)
-    order.sort()
-    order &= 0xFFFFFFFF
+    _sort_keys(order)
     return order
+
+
+def _sort_keys(keys: IntArray) -> None:
+    """Put units in the place of their keys, in place, the lowest key first."""
+    keys.sort()
+    keys &= 0xFFFFFFFF
 
 
 @compiled_serial
@@ -166,12 +173,40 @@ def select(
         return Selection(eligible, 0)
     if units is not None:
         return _select_units(eligible, stamps, values, row_bytes, quota_bytes, overdue_before, units)
-    oldest = oldest_first(eligible, stamps)
-    quota = _quota(oldest, stamps, row_bytes, float(quota_bytes), overdue_before)
-    if values is None or quota == len(oldest):
-        return Selection(oldest, quota)
-    oldest[quota:] = descending(oldest[quota:], values)
-    return Selection(oldest, quota)
+    order = np.empty(len(eligible), dtype=np.int64)
+    patterns = _NO_VALUES if values is None else values.view(np.uint32)
+    quota = _rank(eligible, stamps, patterns, row_bytes, float(quota_bytes), overdue_before, order)
+    if quota < 0:  # the stamps lie too far apart to be counted
+        order = oldest_first(eligible, stamps)
+        quota = _quota(order, stamps, row_bytes, float(quota_bytes), overdue_before)
+        if values is not None:
+            _value_keys(order[quota:], patterns, order[quota:])
+    if values is not None and quota < len(order):
+        _sort_keys(order[quota:])
+    return Selection(order, quota)
+
+
+@compiled_serial
+def _rank(
+    eligible: IntArray,
+    stamps: npt.NDArray[np.int32],
+    patterns: npt.NDArray[np.uint32],
+    row_bytes: IntArray,
+    quota_bytes: float,
+    overdue_before: int,
+    order: IntArray,
+) -> int:
+    """Write ``eligible`` into ``order``, oldest first, and beyond the quota the keys of their values, if there are any.
+
+    Returns:
+        How many are the quota; -1 where stamps lie too far apart to be counted, and nothing was written.
+    """
+    if not _count_stamps(eligible, stamps, order):
+        return -1
+    quota = _quota(order, stamps, row_bytes, quota_bytes, overdue_before)
+    if len(patterns):
+        _value_keys(order[quota:], patterns, order[quota:])
+    return quota
 
 
 @compiled_serial

@@ -12,9 +12,9 @@ change of a message needs another ``PROTOCOL_VERSION``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import msgspec
 import numpy as np
@@ -112,6 +112,32 @@ class Welcome(Control, frozen=True):
     origin: str = ""  #: the worker that brought the team's parameters
 
 
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """A property that is worked out when it is first asked for; each frame has some.
+
+    ``functools.cached_property`` takes a lock before Python 3.12, which costs more than what is worked out here.
+    """
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self._function = function
+        self._name = function.__name__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> _Once[T]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: object | None, owner: type) -> _Once[T] | T:
+        if instance is None:
+            return self
+        value = vars(instance)[self._name] = self._function(instance)
+        return value
+
+
 @dataclass(frozen=True, eq=False)
 class Rows(Message):
     """<> Some rows. The only message whose size matters, and the only one that is acknowledged.
@@ -138,12 +164,12 @@ class Rows(Message):
     payload: npt.NDArray[np.uint8]
     stream: int = 0
 
-    @cached_property
+    @_Once
     def index(self) -> tuple[int, bytes]:
         """The index block: the number of its form, and its content; made once."""
         return encode_index(self.rows)
 
-    @cached_property
+    @_Once
     def content_bytes(self) -> int:
         """Bytes of index block and payload; counted once, and without making the block."""
         return index_bytes(self.rows) + len(self.payload)
