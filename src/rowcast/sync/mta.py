@@ -59,9 +59,11 @@ class MtaTime:
         insort(self._quotas, (quota_s, worker))
         if compute_s is not None:
             known = self._compute_s.get(worker)
-            self._forget_compute(worker)
-            self._compute_s[worker] = compute_s if known is None else 0.8 * known + 0.2 * compute_s
-            insort(self._computes, self._compute_s[worker])
+            average = compute_s if known is None else 0.8 * known + 0.2 * compute_s
+            if average != known:
+                self._forget_compute(worker)
+                self._compute_s[worker] = average
+                insort(self._computes, average)
 
     def remove(self, worker: str) -> None:
         """Forget ``worker``."""

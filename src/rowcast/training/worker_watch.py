@@ -39,7 +39,7 @@ class WorkerWatch:
         # A byte now and then is no proof.
         settings, client, outbox = node.settings, node.client, node.outbox
         due = self._joining.heartbeat_due if self._joining.introduced else math.inf
-        if not client.proven:
+        if not (client.welcomed or client.proven):
             due = min(due, link.opened_at + settings.silence_limit_s)
         elif link.may_be_silent_before(due, settings.silence_limit_s):
             due = min(due, link.silent_at(settings.silence_limit_s))

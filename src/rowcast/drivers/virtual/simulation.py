@@ -139,7 +139,8 @@ class Simulation(Engine[Robot]):
             raise LocalProtocolError(f"simulation: a robot named {node.name!r} is there already")
         robot = Robot(node, device, resume, self._lane(up), self._lane(down))
         self.robots[node.name] = robot
-        robot.up.deliver, robot.up.next = partial(self._to_server, robot), partial(self.send_up, robot)
+        hear = self._to_server if self._push_s else self._server_hears
+        robot.up.deliver, robot.up.next = partial(hear, robot), partial(self.send_up, robot)
         robot.down.deliver, robot.down.next = partial(self._to_worker, robot), partial(self.send_down, robot)
         robot.down.robot = robot
         robot.delay_s = self._delay_s
@@ -192,7 +193,7 @@ class Simulation(Engine[Robot]):
         Raises:
             RowcastError: a worker gave up.
         """
-        clock, channel = self.clock, self._channel
+        clock, channel, lanes, passed = self.clock, self._channel, self._lanes, self._passed
         tell_at = 0.0
         with _rare_collections():
             while True:
@@ -205,7 +206,7 @@ class Simulation(Engine[Robot]):
                 if delivers:
                     clock.now = due
                     for key in channel.finished(due):
-                        self._passed(self._lanes[key])
+                        passed(lanes[key])
                 else:
                     clock.step()
                 if progress is not None and self.now >= tell_at:
@@ -308,22 +309,23 @@ class Simulation(Engine[Robot]):
             lane.deliver(message)
 
     def _to_server(self, robot: Robot, message: Message) -> None:
-        link = robot.server_link
-        if not (self._push_s and self.started):
-            self._server_hears(robot, link, message)
-            return
-        now, work = self.clock.now, self.server.push_work(message)
+        """The server works on a message before it hears it."""
+        now, work = self.clock.now, self.server.push_work(message) if self.started else None
         if work is None or (work == 0 and now >= robot.served_until):
-            self._server_hears(robot, link, message)
+            self._server_hears(robot, message)
             return
         robot.served_until = max(now, robot.served_until) + work * self._push_s
-        self.clock.at(robot.served_until, self._server_hears, robot, link, message)
+        self.clock.at(robot.served_until, self._worked_on, robot, robot.server_link, message)
 
-    def _server_hears(self, robot: Robot, link: Link, message: Message) -> None:
-        if robot.up.connection is not link:
-            return
+    def _worked_on(self, robot: Robot, connection: Link, message: Message) -> None:
+        """The server hears a message, unless the link was cut meanwhile."""
+        if robot.up.connection is connection:
+            self._server_hears(robot, message)
+
+    def _server_hears(self, robot: Robot, message: Message) -> None:
+        link = robot.server_link
         self.messages += 1
-        if self.started and isinstance(message, Rows):
+        if self.started and type(message) is Rows:
             robot.bytes_up += frame_bytes(message)
         server, now = self.server, self.clock.now
         server.heard(now, link)
@@ -337,7 +339,7 @@ class Simulation(Engine[Robot]):
 
     def _to_worker(self, robot: Robot, message: Message) -> None:
         self.messages += 1
-        if self.started and isinstance(message, Rows):
+        if self.started and type(message) is Rows:
             robot.bytes_down += frame_bytes(message)
         node, now = robot.node, self.clock.now
         node.heard(now)
