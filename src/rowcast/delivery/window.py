@@ -27,6 +27,7 @@ class Window:
     def __init__(self, settings: LinkSettings) -> None:
         self.meter = RateMeter(settings.initial_rate_bps)
         self._settings = settings
+        self._least_window = max(settings.window_min_bytes, 2 * settings.frame_min_bytes)
 
     def target_bytes(self, now: float) -> float:
         """The size of a frame that suits the link."""
@@ -49,18 +50,16 @@ class Window:
             now: time (s).
             in_flight: bytes that are sent and not acknowledged.
         """
-        settings, peak_bps = self._settings, self.meter.peak_bps(now)
+        meter, settings = self.meter, self._settings
+        peak_bps = meter.peak_bps(now)
         target = self._target_bytes(peak_bps)
-        probing = self.meter.wants_probe(now)
-        if in_flight:
-            window = max(
-                peak_bps / 8 * (settings.window_s + 2 * self.meter.round_trip_s),
-                settings.window_min_bytes,
-                2 * settings.frame_min_bytes,
-            )
-            if probing or in_flight + target > window:
+        wanted = in_flight + target
+        fits = wanted <= self._least_window or wanted <= peak_bps / 8 * (settings.window_s + 2 * meter.round_trip_s)
+        if in_flight and not fits:
+            return 0.0
+        if meter.wants_probe(now):
+            if in_flight:
                 return 0.0
-        if probing:
             target = settings.frame_min_bytes
         return target - ROWS_OVERHEAD_BYTES
 
