@@ -24,6 +24,9 @@ Chooser = Callable[[Layout, RowsToSend], Selection]
 #: Assumed bytes of index for each row when the size of a frame is planned.
 _INDEX_BYTES = 2
 
+#: Rows of which not even every so many-th is sent are sorted.
+_SPARSE = 8
+
 
 class Request(NamedTuple):
     """What is asked of a push or pull.
@@ -169,14 +172,43 @@ class Transfer:
         A frame holds rows of the quota or rows beyond it.
         """
         limit = len(self.order) if self.place >= self.quota else self.quota
-        base = int(self.ends[self.place - 1]) if self.place else 0
-        until = int(self.ends.searchsorted(base + int(room), side="right"))
-        until = min(max(until, self.place + 1), limit)
-        rows = self.order[self.place : until].copy()
-        rows.sort()
-        self.place = until
+        rows, ascending = _next_rows(self.order, self.ends, self.place, limit, int(room))
+        if not ascending:
+            rows.sort()
+        self.place += len(rows)
         self.rows += 0 if self.refining else len(rows)
         return rows
+
+
+@compiled_serial
+def _next_rows(
+    order: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], place: int, limit: int, room: int
+) -> tuple[npt.NDArray[np.int64], bool]:
+    """The rows of ``order`` from ``place`` on that fit into ``room`` bytes, at least one and none from ``limit`` on.
+
+    Returns:
+        The rows, int64 [k], and whether they are in ascending order: so they are where they lie close together, for
+        then it costs less to mark each and to collect them than to sort them.
+    """
+    base = ends[place - 1] if place else 0
+    until = np.searchsorted(ends[place:], base + room, side="right") + place
+    chosen = order[place : min(max(until, place + 1), limit)]
+    low = high = chosen[0]
+    for row in chosen:
+        low, high = min(low, row), max(high, row)
+    span = high - low + 1
+    if span > _SPARSE * len(chosen):
+        return chosen.copy(), False
+    marks = np.zeros(span, dtype=np.bool_)
+    for row in chosen:
+        marks[row - low] = True
+    rows = np.empty(len(chosen), dtype=np.int64)
+    k = 0
+    for gap in range(span):
+        if marks[gap]:
+            rows[k] = low + gap
+            k += 1
+    return rows, True
 
 
 @compiled_serial
