@@ -18,10 +18,11 @@ class Timers(Generic[K]):
     What moves a moment nearer must touch its key. One that moves away need not: it is asked again when it comes.
 
     Args:
-        due_of: when a key is to be looked at (s); ``None``: not at all, until it is touched.
+        due_of: when a key is to be looked at (s); ``None``: not at all, until it is touched. Its second argument is
+            when the key is looked at anyhow (s): what it answers beyond that may be any time beyond that.
     """
 
-    def __init__(self, due_of: Callable[[K], float | None]) -> None:
+    def __init__(self, due_of: Callable[[K, float], float | None]) -> None:
         self._due_of = due_of
         self._touched: dict[K, None] = {}
         self._wake: dict[K, float] = {}
@@ -47,10 +48,11 @@ class Timers(Generic[K]):
         while self._touched:
             touched, self._touched = self._touched, {}
             for key in touched:
-                due = due_of(key)
+                before = wake.get(key, math.inf)
+                due = due_of(key, before)
                 if due is None:
                     wake.pop(key, None)
-                elif due < wake.get(key, math.inf):
+                elif due < before:
                     self._push(key, due)
         while queue and wake.get(queue[0][2]) != queue[0][0]:
             heappop(queue)
@@ -62,7 +64,7 @@ class Timers(Generic[K]):
         while (due := self.next()) is not None and due <= now:
             _, _, key = heappop(self._queue)
             del self._wake[key]
-            wanted = self._due_of(key)
+            wanted = self._due_of(key, math.inf)
             if wanted is not None and wanted <= now:
                 taken.append(key)
             elif wanted is not None:

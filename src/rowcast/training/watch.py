@@ -59,8 +59,11 @@ class Watch:
         waits = self._admission.newcomers.queue or self._team.members
         return gathers_until if waits and gathers_until > self._woken_at else None
 
-    def _due_of(self, key: Link | Member) -> float | None:
-        """When something must be done for a connection, or for a member that has none (s)."""
+    def _due_of(self, key: Link | Member, before: float) -> float | None:
+        """When something must be done for a connection, or for a member that has none (s).
+
+        Not before ``before`` (s) where that is the answer.
+        """
         settings = self._team.settings
         if isinstance(key, Member):
             given_up_at = key.lost_at + settings.absence_limit_s
@@ -68,7 +71,7 @@ class Watch:
         link, member = key, self._admission.by_link.get(key)
         if member is None:
             return self._admission.newcomers.wake_at(link, settings.handshake_limit_s, settings.heartbeat_s)
-        due = link.heartbeat_due_at(settings.heartbeat_s, self._report_s)
+        due = min(before, link.heartbeat_due_at(settings.heartbeat_s, self._report_s))
         if link.may_be_silent_before(due, settings.silence_limit_s):
             due = min(due, link.silent_at(settings.silence_limit_s))
         due = min(due, self._team.rule.wake_at(member))

@@ -8,6 +8,8 @@ the team (:mod:`~rowcast.training.joining`), what it adds (:mod:`~rowcast.traini
 
 from __future__ import annotations
 
+import math
+
 from rowcast.errors import RemoteProtocolError
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
@@ -150,9 +152,12 @@ class WorkerNode(WorkerLoop):
         self._finish_said = True
         return Finish(self.iteration, self._finish_wait)
 
-    def next_wake(self) -> float | None:
-        """When :meth:`on_timer` must be called (s), or ``None``; without a connection, :attr:`connect_at`."""
-        return self._watch.next_wake()
+    def next_wake(self, before: float = math.inf) -> float | None:
+        """When :meth:`on_timer` must be called (s); ``None``: not at all, or not before the time ``before``.
+
+        Without a connection it is :attr:`connect_at`.
+        """
+        return self._watch.next_wake(before)
 
     def on_timer(self, now: float) -> None:
         """Time passed.

@@ -31,24 +31,28 @@ class WorkerWatch:
         self._joining = joining
         self._progress = Progress(node.settings.stuck_limit_s, node.settings.heartbeat_s)
 
-    def next_wake(self) -> float | None:
-        """When :meth:`on_timer` must be called (s), or ``None``."""
+    def next_wake(self, before: float = math.inf) -> float | None:
+        """When :meth:`on_timer` must be called (s); ``None``: not before the time ``before``.
+
+        Who has a timer already asks whether there must be an earlier one: that is answered with less work.
+        """
         node, link = self._node, self._node.link
         if link is None or node.state is WorkerState.DONE:
             return node.connect_at
         # A byte now and then is no proof.
         settings, client, outbox = node.settings, node.client, node.outbox
-        due = self._joining.heartbeat_due if self._joining.introduced else math.inf
+        due = before
+        if self._joining.introduced and self._joining.heartbeat_due < due:
+            due = self._joining.heartbeat_due
         if not (client.welcomed or client.proven):
             due = min(due, link.opened_at + settings.silence_limit_s)
         elif link.may_be_silent_before(due, settings.silence_limit_s):
             due = min(due, link.silent_at(settings.silence_limit_s))
         if link.decoder.begun or outbox.may_be_stuck_before(due, settings.stuck_limit_s):
             due = min(due, self._progress.due_at(link, outbox, node.inbox.received))
-        if not client.welcomed:
-            return due
-        wake_at = node.rule.wake_at()
-        return wake_at if wake_at < due else due
+        if client.welcomed and (wake_at := node.rule.wake_at()) < due:
+            due = wake_at
+        return due if due < before else None
 
     def on_timer(self, now: float) -> None:
         """Time passed.

@@ -155,7 +155,7 @@ class Engine(Generic[P]):
         if peer.connected and peer.up.takes(self.clock.now):
             self.send_up(peer)
         self._changed(peer)
-        due = peer.node.next_wake()
+        due = peer.node.next_wake(peer.worker_wake)
         if due is not None and due < peer.worker_wake:
             peer.worker_wake = due
             self.clock.at(due, self._wake_worker, peer, due, priority=TIMER)
