@@ -415,6 +415,9 @@ EXPORTED: dict[str, str] = {
         run_comparison run_demo run_robot run_settings shaped_trace validate_run
     """,
     "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
+    "rowcast.graphs": """
+        Barrier Graph Identity Op Profile RULES Resize RowRule RunningSum Transposed Window load_profile save_profile
+    """,
     "rowcast.journal": """
         EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
     """,

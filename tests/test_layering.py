@@ -17,7 +17,7 @@ SOURCE = Path(rowcast.__file__).parent
 FLOORS = {
     **dict.fromkeys(("errors", "config", "journal", "metric", "version"), 0),
     "registry": 0,
-    **dict.fromkeys(("rows", "codecs", "links", "energy"), 1),
+    **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs"), 1),
     **dict.fromkeys(("sync", "wire"), 2),
     "delivery": 3,
     "session": 4,
