@@ -425,6 +425,10 @@ EXPORTED: dict[str, str] = {
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
+    "rowcast.planning": """
+        CostModel ENERGY LATENCY LateStart LinkCosts Objective PLANNERS Plan PlanTable SLABS chain data heavy_load local
+        offload pipeline plan_table streamed streamed_plan tensor
+    """,
     "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "ServerNode WorkerNode WorkerState",
     "rowcast.training.proposal": "",

@@ -18,7 +18,7 @@ FLOORS = {
     **dict.fromkeys(("errors", "config", "journal", "metric", "version"), 0),
     "registry": 0,
     **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs"), 1),
-    **dict.fromkeys(("sync", "wire"), 2),
+    **dict.fromkeys(("sync", "wire", "planning"), 2),
     "delivery": 3,
     "session": 4,
     "training": 5,

@@ -155,8 +155,11 @@ class Graph:
             )
         if op.bytes < 0:
             raise ConfigError(f"operator {self.label(index)}: expected a size of 0 bytes or more, got {op.bytes}")
-        if op.joined and not op.inputs:
-            raise ConfigError(f"operator {self.label(index)}: it is joined to its first input, and has none")
+        if op.joined and not (op.inputs and self.ops[op.inputs[0]].inputs):
+            raise ConfigError(
+                f"operator {self.label(index)}: it is joined to its first input; expected that to be an operator, "
+                "not an input of the model"
+            )
         if op.in_place is None:
             return
         if op.in_place not in op.inputs:

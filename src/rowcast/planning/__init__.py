@@ -1,0 +1,50 @@
+"""Where to compute an inference: on the robot, on the server, or on both, and what that is predicted to take.
+
+All planners calculate with one :class:`CostModel` and give a :class:`Plan`, so that they can be compared. Every plan is
+exact: the answer is that of the undivided model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rowcast.planning.costs import ENERGY, LATENCY, CostModel, LinkCosts, Objective, Plan
+from rowcast.planning.layers import chain, heavy_load, local, offload, pipeline
+from rowcast.planning.parallel import data, tensor
+from rowcast.planning.streamed import SLABS, streamed, streamed_plan
+from rowcast.planning.table import LateStart, PlanTable, plan_table
+
+__all__ = [
+    "ENERGY",
+    "LATENCY",
+    "PLANNERS",
+    "SLABS",
+    "CostModel",
+    "LateStart",
+    "LinkCosts",
+    "Objective",
+    "Plan",
+    "PlanTable",
+    "chain",
+    "data",
+    "heavy_load",
+    "local",
+    "offload",
+    "pipeline",
+    "plan_table",
+    "streamed",
+    "streamed_plan",
+    "tensor",
+]
+
+#: Name of a method -> its planner, for one input.
+PLANNERS: Mapping[str, Callable[[CostModel, Objective], Plan]] = {
+    "local": local,
+    "offload": offload,
+    "data": data,
+    "tensor": tensor,
+    "chain": chain,
+    "pipeline": pipeline,
+    "heavy load": heavy_load,
+    "streamed": streamed,
+}

@@ -1,0 +1,277 @@
+"""What a plan costs: one model of time and energy for all planners.
+
+Robot, link and server work one after the other (a serial plan), so that with the sets R and S of operators on the two
+sides, and the tensors U and D that cross up and down, each once however many operators read it::
+
+    latency = sum(robot_s[R]) + sum(server_s[S]) + sum(up_s[U]) + sum(down_s[D])
+    energy  = stall_w * latency + (compute_w - stall_w) * robot + (communicate_w - stall_w) * (up + down)
+
+Energy is that of the robot; the server's is excluded. The second line holds for plans that overlap as well: the board
+draws ``stall_w`` all the time, and each kind of work what it takes on top. Sources: Neurosurgeon (Kang et
+al., ASPLOS 2017); DADS (Hu et al., INFOCOM 2019), corrected: backward crossings are priced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.config import Checked, as_number, setting
+from rowcast.energy import PowerStates
+from rowcast.errors import ConfigError, LocalProtocolError
+from rowcast.graphs import Graph, Profile
+
+__all__ = ["ENERGY", "LATENCY", "CostModel", "LinkCosts", "Objective", "Plan", "ServerMask"]
+
+Floats = npt.NDArray[np.float64]
+#: bool [ops]: which operators are computed on the server.
+ServerMask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LinkCosts(Checked):
+    """What it takes to send tensors, in each direction.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    up_bps: float = setting(dataclasses.MISSING, "Rate of the link from robot to server.", unit="bit/s", low=1.0)
+    down_bps: float = setting(dataclasses.MISSING, "Rate of the link from server to robot.", unit="bit/s", low=1.0)
+    message_s: float = setting(
+        0.0025,
+        "What each tensor costs whatever its size: half of a round trip, and the work of sending it.",
+        unit="s",
+        low=0.0,
+    )
+    goodput: float = setting(
+        0.944, "Share of the rate that carries bytes of tensors: headers and gaps take the rest.", low=0.01, high=1.0
+    )
+    frame_s: float = setting(
+        12e-6, "What each further frame of a tensor costs that is sent in slabs of rows.", unit="s", low=0.0
+    )
+
+    @staticmethod
+    def symmetric(rate_bps: float, round_trip_s: float = 0.005, goodput: float = 0.944) -> LinkCosts:
+        """Both directions alike; each message costs half of a round trip."""
+        return LinkCosts(rate_bps, rate_bps, round_trip_s / 2, goodput)
+
+    def at_rate(self, up_bps: float) -> LinkCosts:
+        """The same link at another rate up; the rate down changes in proportion."""
+        return dataclasses.replace(self, up_bps=float(up_bps), down_bps=self.down_bps * up_bps / self.up_bps)
+
+    def up_s_per_byte(self) -> float:
+        """Seconds that a byte takes up."""
+        return 8.0 / (self.up_bps * self.goodput)
+
+    def down_s_per_byte(self) -> float:
+        """Seconds that a byte takes down."""
+        return 8.0 / (self.down_bps * self.goodput)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a planner minimises: ``latency`` times seconds plus ``energy`` times joules.
+
+    Raises:
+        ConfigError: a weight that is negative or not a number, or both 0.
+    """
+
+    latency: float = 1.0
+    energy: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = (self.latency, self.energy)
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise ConfigError(
+                f"objective: expected weights of 0 or more, one of them above 0, got latency {self.latency} "
+                f"and energy {self.energy}"
+            )
+
+    @staticmethod
+    def named(text: str) -> Objective:
+        """``"latency"``, ``"energy"``, or both as in ``"latency+0.05*energy"`` (s, and s for each J).
+
+        Raises:
+            ConfigError: none of the three.
+        """
+        if text in ("latency", "energy"):
+            return LATENCY if text == "latency" else ENERGY
+        head, star, tail = text.removeprefix("latency+").partition("*")
+        weight = as_number(head)
+        if not text.startswith("latency+") or not star or tail != "energy" or weight is None:
+            raise ConfigError(f"objective: expected 'latency', 'energy' or 'latency+0.05*energy', got {text!r}")
+        return Objective(1.0, weight)
+
+    def value(self, seconds: Floats, joules: Floats) -> Floats:
+        """What seconds and joules are worth together."""
+        total: Floats = self.latency * seconds + self.energy * joules
+        return total
+
+    def of(self, plan: Plan) -> float:
+        """What a plan is worth; less is better."""
+        return self.latency * plan.latency_s + self.energy * plan.energy_j
+
+
+LATENCY = Objective(1.0, 0.0)
+ENERGY = Objective(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each operator is computed, what travels, and what that is predicted to take.
+
+    Attributes:
+        method: the planner.
+        on_server: operators that the server computes; the robot computes the rest.
+        up: operators whose tensors travel from robot to server.
+        down: operators whose tensors travel from server to robot.
+        latency_s: from the input to the answer (s).
+        interval_s: time between two answers where inputs never run out (s): that of the busiest of robot, link and
+            server, up and down on one channel.
+        energy_j: what the robot spends (J); the server's energy is excluded.
+        robot_s, server_s: computation on each side (s).
+        up_s, down_s: transfers in each direction, messages included (s).
+        up_bytes, down_bytes: of the tensors that travel.
+        exact: whether the answer is that of the undivided model, but for the order of floating-point sums.
+        slabs: into how many groups of rows the input is cut; 1: each tensor travels whole.
+        inputs: how many inputs the plan answers at once; energy, seconds and bytes are those of all.
+    """
+
+    method: str
+    on_server: frozenset[int]
+    up: tuple[int, ...]
+    down: tuple[int, ...]
+    latency_s: float
+    interval_s: float
+    energy_j: float
+    robot_s: float
+    server_s: float
+    up_s: float
+    down_s: float
+    up_bytes: int
+    down_bytes: int
+    exact: bool = True
+    slabs: int = 1
+    inputs: int = 1
+
+    @property
+    def where(self) -> str:
+        """``"robot"``, ``"server"`` or ``"both"``: who computes."""
+        if not self.on_server:
+            return "robot"
+        return "both" if self.robot_s > 0 else "server"
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """A graph, its times, a link and the robot's power: what all planners calculate with.
+
+    Inputs are on the robot, and the answer is wanted there.
+
+    Raises:
+        ConfigError: the profile is that of another graph.
+    """
+
+    graph: Graph
+    profile: Profile
+    link: LinkCosts
+    power: PowerStates = field(default_factory=PowerStates)
+
+    def __post_init__(self) -> None:
+        self.profile.check(self.graph)
+
+    def at_rate(self, up_bps: float) -> CostModel:
+        """The same at another rate of the link up; down in proportion."""
+        return dataclasses.replace(self, link=self.link.at_rate(up_bps))
+
+    @cached_property
+    def bytes(self) -> Floats:
+        """float64 [ops]: sizes of the tensors."""
+        return np.array([op.bytes for op in self.graph.ops], dtype=np.float64)
+
+    @cached_property
+    def up_s(self) -> Floats:
+        """float64 [ops]: seconds that each tensor takes from robot to server."""
+        times: Floats = self.link.message_s + self.bytes * self.link.up_s_per_byte()
+        return times
+
+    @cached_property
+    def down_s(self) -> Floats:
+        """float64 [ops]: seconds that each tensor takes from server to robot."""
+        times: Floats = self.link.message_s + self.bytes * self.link.down_s_per_byte()
+        return times
+
+    @cached_property
+    def edges(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """intp [edges] twice: the operator that makes a tensor, and one that reads it."""
+        pairs = [(source, reader) for reader, reads in enumerate(self.graph.reads) for source in reads]
+        made, read = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+        return made, read
+
+    def mask(self, on_server: Iterable[int]) -> ServerMask:
+        """bool [ops] with the named operators on the server.
+
+        Raises:
+            LocalProtocolError: an operator that there is not, an input of the model, or an operator without the one
+                that it is joined to.
+        """
+        mask = np.zeros(len(self.graph), dtype=bool)
+        for index in on_server:
+            if not 0 <= index < len(self.graph):
+                raise LocalProtocolError(f"plan: expected operators in 0 .. {len(self.graph) - 1}, got {index}")
+            mask[index] = True
+        wrong = [index for index in self.graph.inputs if mask[index]]
+        if wrong:
+            raise LocalProtocolError(f"plan: operator {self.graph.label(wrong[0])} is an input, which is on the robot")
+        for index, op in enumerate(self.graph.ops):
+            if op.joined and mask[index] != mask[op.inputs[0]]:
+                raise LocalProtocolError(
+                    f"plan: operator {self.graph.label(index)} is computed where {op.inputs[0]} is; move both"
+                )
+        return mask
+
+    def crossings(self, mask: ServerMask) -> tuple[ServerMask, ServerMask]:
+        """bool [ops] twice: the tensors that travel up, and those that travel down."""
+        made, read = self.edges
+        up, down = np.zeros_like(mask), np.zeros_like(mask)
+        up[made[~mask[made] & mask[read]]] = True
+        down[made[mask[made] & ~mask[read]]] = True
+        outputs = list(self.graph.outputs)
+        down[outputs] |= mask[outputs]
+        return up, down
+
+    def joules(self, latency_s: float, robot_s: float, link_s: float) -> float:
+        """What the robot spends in ``latency_s``, of which it computes and sends for so long (J)."""
+        power = self.power
+        above = (power.compute_w - power.stall_w) * robot_s + (power.communicate_w - power.stall_w) * link_s
+        return power.stall_w * latency_s + above
+
+    def plan(self, method: str, on_server: ServerMask) -> Plan:
+        """The serial plan with these operators (bool [ops]) on the server, priced."""
+        up, down = self.crossings(on_server)
+        robot_s = float(self.profile.robot_s[~on_server].sum())
+        server_s = float(self.profile.server_s[on_server].sum())
+        up_s, down_s = float(self.up_s[up].sum()), float(self.down_s[down].sum())
+        latency_s = robot_s + server_s + up_s + down_s
+        return Plan(
+            method,
+            frozenset(np.flatnonzero(on_server).tolist()),
+            tuple(np.flatnonzero(up).tolist()),
+            tuple(np.flatnonzero(down).tolist()),
+            latency_s=latency_s,
+            interval_s=max(robot_s, server_s, up_s + down_s),
+            energy_j=self.joules(latency_s, robot_s, up_s + down_s),
+            robot_s=robot_s,
+            server_s=server_s,
+            up_s=up_s,
+            down_s=down_s,
+            up_bytes=int(self.bytes[up].sum()),
+            down_bytes=int(self.bytes[down].sum()),
+        )
