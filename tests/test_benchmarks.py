@@ -23,6 +23,7 @@ TINY = {
     "optimizers": ["--steps", "3", "--only", "Adam"],
     "pulls": ["--tiny"],
     "simulate": ["--tiny"],
+    "split": ["--tiny"],
     "step_cost": ["--tiny"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],

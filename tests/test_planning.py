@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from lopinfer import ARTIFACT, MODELS, read_model
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, LocalProtocolError
 from rowcast.graphs import Graph, Op, Profile
@@ -32,6 +34,18 @@ from rowcast.planning import (
     tensor,
 )
 
+
+def reader() -> ModuleType:
+    """``benchmarks/lopinfer.py``, which reads the shared measurements."""
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "lopinfer.py"
+    spec = importlib.util.spec_from_file_location("lopinfer", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LOPINFER = reader()
 OBJECTIVES = (LATENCY, ENERGY, Objective(1.0, 0.3))
 #: Times and rates of the random graphs, so that robot, link and server are all of the same order.
 MBPS = 80.0
@@ -239,7 +253,7 @@ def test_a_link_keeps_the_proportion_of_its_directions() -> None:
 
 def bounds(model: str) -> list[dict[str, str]]:
     """The shared lower bounds of a model, one row for each rate."""
-    path = ARTIFACT / "bounds_by_bandwidth.csv"
+    path = LOPINFER.ARTIFACT / "bounds_by_bandwidth.csv"
     if not path.exists():
         pytest.skip("the measurements of the LOPInfer artifact are not on this machine")
     with path.open(encoding="utf-8", newline="") as stream:
@@ -249,11 +263,11 @@ def bounds(model: str) -> list[dict[str, str]]:
 def at_rate(model: str, row: dict[str, str], planner: Callable[[CostModel], Plan]) -> float:
     """Milliseconds of a planner's plan at the rate of a row, without any overhead."""
     rate = float(row["bw_MBps"]) * 8e6
-    graph, profile = read_model(ARTIFACT / "profiles" / f"{model}.csv")
+    graph, profile = LOPINFER.read_model(LOPINFER.ARTIFACT / "profiles" / f"{model}.csv")
     return 1e3 * planner(CostModel(graph, profile, LinkCosts(rate, rate, 0.0, 1.0, 0.0))).latency_s
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", LOPINFER.MODELS)
 def test_plans_at_every_rate_are_the_shared_bounds(model: str) -> None:
     """All three serial bounds, to the digit that they are rounded to.
 
@@ -266,7 +280,7 @@ def test_plans_at_every_rate_are_the_shared_bounds(model: str) -> None:
         best = float(row["best_layer_cut_ms"])
         assert at_rate(model, row, local) == pytest.approx(float(row["local_ms"]), abs=0.051)
         assert at_rate(model, row, offload) == pytest.approx(float(row["all_offload_ms"]), abs=0.051)
-        assert at_rate(model, row, chain) == pytest.approx(best, abs=0.11)
+        assert at_rate(model, row, chain) == pytest.approx(best, abs=0.051)
         cut = at_rate(model, row, pipeline)
         assert best - (1.1 if model == "kapao" else 0.051) <= cut <= best + 0.051
 
