@@ -21,10 +21,15 @@ from rowcast.cli.options import options_from
 from rowcast.config import Checked, LinkSettings, WorkerSettings, load, load_tables, load_values, save_tables, setting
 from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, DemoSettings, RobotSettings, RunSettings, ShapeSettings
+from rowcast.planning import LinkCosts
 from rowcast.tasks.cruda import ConvMLPConfig
 
 #: Values of fields without which an instance cannot be made.
-NEEDED: dict[str, dict[str, Any]] = {ShapeSettings.__name__: {"link": "outdoor"}, RunSettings.__name__: {"name": "bsp"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    ShapeSettings.__name__: {"link": "outdoor"},
+    RunSettings.__name__: {"name": "bsp"},
+    LinkCosts.__name__: {"up_bps": 1e6, "down_bps": 1e6},
+}
 
 
 def type_of(kind: type, field: dataclasses.Field[Any]) -> Any:
