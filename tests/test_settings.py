@@ -113,7 +113,8 @@ FLOATS = [
 @pytest.mark.parametrize(("kind", "field"), FLOATS, ids=lambda value: getattr(value, "name", None))
 def test_a_whole_number_stands_for_a_number(kind: type, field: dataclasses.Field[Any]) -> None:
     low, high = field.metadata["low"], field.metadata["high"]
-    whole = math.ceil(low) if field.default is None or math.ceil(field.default) > high else math.ceil(field.default)
+    chosen = field.default not in (None, dataclasses.MISSING) and math.ceil(field.default) <= high
+    whole = math.ceil(field.default if chosen else low)
     needed = NEEDED.get(kind.__name__, {})
     if whole <= high:
         assert getattr(kind(**{**needed, field.name: whole}), field.name) == whole

@@ -42,19 +42,24 @@ class LinkCosts(Checked):
         ConfigError: a value out of range.
     """
 
-    up_bps: float = setting(dataclasses.MISSING, "Rate of the link from robot to server.", unit="bit/s", low=1.0)
-    down_bps: float = setting(dataclasses.MISSING, "Rate of the link from server to robot.", unit="bit/s", low=1.0)
+    up_bps: float = setting(
+        dataclasses.MISSING, "Rate of the link from robot to server.", unit="bit/s", low=1.0, high=1e12
+    )
+    down_bps: float = setting(
+        dataclasses.MISSING, "Rate of the link from server to robot.", unit="bit/s", low=1.0, high=1e12
+    )
     message_s: float = setting(
         0.0025,
         "What each tensor costs whatever its size: half of a round trip, and the work of sending it.",
         unit="s",
         low=0.0,
+        high=60.0,
     )
     goodput: float = setting(
         0.944, "Share of the rate that carries bytes of tensors: headers and gaps take the rest.", low=0.01, high=1.0
     )
     frame_s: float = setting(
-        12e-6, "What each further frame of a tensor costs that is sent in slabs of rows.", unit="s", low=0.0
+        12e-6, "What each further frame of a tensor costs that is sent in slabs of rows.", unit="s", low=0.0, high=1.0
     )
 
     @staticmethod
