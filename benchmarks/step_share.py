@@ -40,7 +40,7 @@ class Share:
 
     Attributes:
         step_s: of the whole step.
-        team_s: of that, in :meth:`Team.exchange`: accumulating, and what the policy waits for.
+        team_s: of that, in :meth:`Team.exchange`: accumulating, what the policy waits for, and writing the model.
         copy_s: a copy of a model-sized vector, measured between the steps.
     """
 
