@@ -23,6 +23,7 @@ rule                  operators
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
-class RowRule:
+class RowRule(ABC):
     """What all rules share.
 
     Attributes:
@@ -68,13 +69,13 @@ class RowRule:
             raise ConfigError(f"{self}: expected at least one output row, got {self.out_rows}; is the input too low?")
 
     @property
+    @abstractmethod
     def out_rows(self) -> int:
         """Rows of the output."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reads(self) -> Iterator[Span]:
         """For each output row the first input row that it reads, and the one behind the last."""
-        raise NotImplementedError
 
     def can(self, h: int) -> int:
         """How many output rows, from the first on, are computable from the first ``h`` input rows.

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ from rowcast.graphs import Graph, Profile
 __all__ = ["ENERGY", "LATENCY", "CostModel", "LinkCosts", "Objective", "Plan", "ServerMask"]
 
 Floats = npt.NDArray[np.float64]
+#: Of one plan, or float64 [plans].
+Seconds = TypeVar("Seconds", float, Floats)
 #: bool [ops]: which operators are computed on the server.
 ServerMask = npt.NDArray[np.bool_]
 
@@ -252,7 +255,7 @@ class CostModel:
         down[outputs] |= mask[outputs]
         return up, down
 
-    def joules(self, latency_s: float, robot_s: float, link_s: float) -> float:
+    def joules(self, latency_s: Seconds, robot_s: Seconds, link_s: Seconds) -> Seconds:
         """What the robot spends in ``latency_s``, of which it computes and sends for so long (J)."""
         power = self.power
         above = (power.compute_w - power.stall_w) * robot_s + (power.communicate_w - power.stall_w) * link_s

@@ -31,7 +31,7 @@ def local(costs: CostModel, objective: Objective = LATENCY) -> Plan:
 
 def offload(costs: CostModel, objective: Objective = LATENCY) -> Plan:
     """The input goes up, the server computes everything, the answer comes down. ``objective`` changes nothing."""
-    return costs.plan("offload", _from(costs.graph, 0))
+    return costs.plan("offload", from_cut(costs.graph, 0))
 
 
 def pipeline(costs: CostModel, objective: Objective = LATENCY) -> Plan:
@@ -72,7 +72,7 @@ def chain(costs: CostModel, objective: Objective = LATENCY) -> Plan:
     """
     prefixes = Prefixes.of(costs)
     best = prefixes.best(objective.value(prefixes.latency_s, prefixes.joules(costs)))
-    return costs.plan("chain", _from(costs.graph, best))
+    return costs.plan("chain", from_cut(costs.graph, best))
 
 
 def heavy_load(costs: CostModel, objective: Objective = LATENCY) -> Plan:
@@ -86,7 +86,7 @@ def heavy_load(costs: CostModel, objective: Objective = LATENCY) -> Plan:
     busiest[~prefixes.allowed] = np.inf
     value = objective.value(prefixes.latency_s, prefixes.joules(costs))
     value[busiest > busiest.min()] = np.inf
-    return costs.plan("heavy load", _from(costs.graph, prefixes.best(value)))
+    return costs.plan("heavy load", from_cut(costs.graph, prefixes.best(value)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,10 +134,7 @@ class Prefixes:
 
     def joules(self, costs: CostModel) -> Floats:
         """float64 [ops + 1]: what the robot spends."""
-        power = costs.power
-        link_s = self.up_s + self.down_s
-        total: Floats = power.compute_w * self.robot_s + power.stall_w * self.server_s + power.communicate_w * link_s
-        return total
+        return costs.joules(self.latency_s, self.robot_s, self.up_s + self.down_s)
 
     def best(self, value: Floats) -> int:
         """The allowed cut with the least value; of equal ones the one with most on the robot."""
@@ -165,7 +162,7 @@ def crossing_down(graph: Graph, amount: Floats) -> Floats:
     return total
 
 
-def _from(graph: Graph, cut: int) -> npt.NDArray[np.bool_]:
+def from_cut(graph: Graph, cut: int) -> npt.NDArray[np.bool_]:
     """bool [ops]: operators from ``cut`` on, but for the inputs of the model."""
     mask = np.arange(len(graph)) >= cut
     mask[list(graph.inputs)] = False

@@ -22,7 +22,7 @@ import numpy as np
 from rowcast.errors import ConfigError
 from rowcast.graphs import Graph
 from rowcast.planning.costs import LATENCY, CostModel, Floats, Objective, Plan, ServerMask
-from rowcast.planning.layers import Prefixes, crossing_down, crossing_up, pipeline
+from rowcast.planning.layers import Prefixes, crossing_down, crossing_up, from_cut, pipeline
 
 __all__ = ["SLABS", "streamed", "streamed_plan"]
 
@@ -50,10 +50,7 @@ def streamed(costs: CostModel, objective: Objective = LATENCY, slabs: Sequence[i
         work = _Slabs.of(costs, count)
         clocks = _prefix_clocks(costs, work)
         value = objective.value(clocks.latency_s, clocks.joules(costs))
-        cut = allowed.best(value)
-        on_server = np.arange(len(costs.graph)) >= cut
-        on_server[list(costs.graph.inputs)] = False
-        plans = [_priced(costs, on_server, work)]
+        plans = [_priced(costs, from_cut(costs.graph, allowed.best(value)), work)]
         if not _returns(costs, mask):
             plans.append(_priced(costs, mask, work))
         best = min([best, *plans], key=objective.of)
@@ -149,11 +146,7 @@ class _Clocks:
     down_s: Floats
 
     def joules(self, costs: CostModel) -> Floats:
-        power = costs.power
-        above = (power.compute_w - power.stall_w) * self.robot_s
-        above = above + (power.communicate_w - power.stall_w) * (self.up_s + self.down_s)
-        total: Floats = power.stall_w * self.latency_s + above
-        return total
+        return costs.joules(self.latency_s, self.robot_s, self.up_s + self.down_s)
 
 
 @dataclass(frozen=True, eq=False)
