@@ -9,6 +9,7 @@ from __future__ import annotations
 from rowcast.codecs.base import Codec
 from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
+from rowcast.codecs.numbers import check_number
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
 from rowcast.codecs.sparse import Sparse
@@ -33,9 +34,6 @@ __all__ = [
     "register",
 ]
 
-#: Numbers that a codec may have; those above belong to the forms of codecs for buffers and for timing-only layouts.
-WIRE_IDS = range(64)
-
 
 def _checked(name: str, value: object) -> Codec:
     """A codec that can be used, or an error that says what it lacks; a class is called."""
@@ -45,14 +43,8 @@ def _checked(name: str, value: object) -> Codec:
             f"codec {name!r}: expected an object with the methods of rowcast.codecs.Codec, got {value!r}; see "
             "docs/extending.md"
         )
-    if codec.name != name:
-        raise ConfigError(f"codec {name!r}: its attribute 'name' is {codec.name!r}; both have to be the same")
-    number = codec.wire_id
-    if type(number) is not int or number not in WIRE_IDS:
-        raise ConfigError(f"codec {name!r}: wire_id: expected a whole number in 0 .. {WIRE_IDS[-1]}, got {number!r}")
-    if number in _BY_ID:
-        raise ConfigError(f"codec {name!r}: wire_id {number} is that of {_BY_ID[number].name!r}; choose another")
-    _BY_ID[number] = codec
+    check_number("codec", name, codec, _BY_ID)
+    _BY_ID[codec.wire_id] = codec
     if not isinstance(codec, Zero):
         _TIMING_ONLY[name] = timing = TimingOnly(codec)
         _BY_ID[timing.wire_id] = timing

@@ -16,6 +16,7 @@ name         exact  an element takes
 
 from __future__ import annotations
 
+from rowcast.codecs.numbers import check_number
 from rowcast.codecs.tensors.base import DTYPES, TensorCodec, TensorType
 from rowcast.codecs.tensors.deflate import DeflateTensor
 from rowcast.codecs.tensors.half import HalfTensor
@@ -37,9 +38,6 @@ __all__ = [
     "tensor_codec_by_name",
 ]
 
-#: Numbers that a codec may have.
-WIRE_IDS = range(64)
-
 
 def _checked(name: str, value: object) -> TensorCodec:
     """A codec that can be used, or an error that says what it lacks; a class is called."""
@@ -49,15 +47,7 @@ def _checked(name: str, value: object) -> TensorCodec:
             f"tensor codec {name!r}: expected an object with the attributes of rowcast.codecs.tensors.TensorCodec, got "
             f"{value!r}; see docs/extending.md"
         )
-    if codec.name != name:
-        raise ConfigError(f"tensor codec {name!r}: its attribute 'name' is {codec.name!r}; both have to be the same")
-    number = codec.wire_id
-    if type(number) is not int or number not in WIRE_IDS:
-        raise ConfigError(
-            f"tensor codec {name!r}: wire_id: expected a whole number in 0 .. {WIRE_IDS[-1]}, got {number!r}"
-        )
-    if number in _BY_ID:
-        raise ConfigError(f"tensor codec {name!r}: wire_id {number} is that of {_BY_ID[number].name!r}; choose another")
+    check_number("tensor codec", name, codec, _BY_ID)
     if type(codec.exact) is not bool:
         raise ConfigError(f"tensor codec {name!r}: exact: expected True or False, got {codec.exact!r}")
     dtypes: object = codec.dtypes
@@ -65,7 +55,7 @@ def _checked(name: str, value: object) -> TensorCodec:
         raise ConfigError(
             f"tensor codec {name!r}: dtypes: expected a tuple of some of {', '.join(DTYPES)}, got {dtypes!r}"
         )
-    _BY_ID[number] = codec
+    _BY_ID[codec.wire_id] = codec
     return codec
 
 
