@@ -36,7 +36,7 @@ class Fine:
         self._careful = careful
 
     def row_bytes(self, layout: Layout) -> IntArray:
-        return layout.once(self.name, lambda: self._row_bytes(layout))
+        return layout.once(self.name, self._row_bytes)
 
     def _row_bytes(self, layout: Layout) -> IntArray:
         sizes = self._codec.row_bytes(layout).copy()

@@ -36,8 +36,7 @@ class TimingOnly:
         self._nothing.setflags(write=False)
 
     def row_bytes(self, layout: Layout) -> IntArray:
-        known = layout.known(self.name)
-        return layout.once(self.name, lambda: self._codec.row_bytes(layout)) if known is None else known
+        return layout.once(self.name, self._codec.row_bytes)
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         size = _taken(vector, self.row_bytes(layout), rows, consume)

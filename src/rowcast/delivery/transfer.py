@@ -100,7 +100,7 @@ class Transfer:
         layout, iteration = source.layout, request.iteration
         codec = codec_for(layout, request.codec)
         row_bytes = codec.row_bytes(layout)
-        sizes = layout.once(f"{codec.name}, all rows", lambda: np.array([row_bytes.sum(), row_bytes.max()]))
+        sizes = layout.once(f"{codec.name}, all rows", lambda _: np.array([row_bytes.sum(), row_bytes.max()]))
         due = source.due(iteration, refine=request.refine)
         zeros = due.zeros
         if not request.announce_zeros:

@@ -176,15 +176,11 @@ class Layout:
         alone.parameter_rows = int(np.searchsorted(rows, self.parameter_rows))
         return alone
 
-    def known(self, key: str) -> npt.NDArray[np.int64] | None:
-        """What :meth:`once` has worked out under this name; ``None``: nothing yet."""
-        return self._known.get(key)
-
-    def once(self, key: str, make: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-        """What ``make()`` gives for this layout, worked out the first time only (sizes of rows in a code)."""
+    def once(self, key: str, make: Callable[[Layout], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """What ``make`` gives for this layout, worked out the first time only (sizes of rows in a code)."""
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = make()
+            known = self._known[key] = make(self)
         return known
 
     @cached_property
