@@ -164,10 +164,7 @@ async def _run_policies(job: _Job, state: Path, observer: DemoObserver) -> list[
     settings = job.settings
     names = [f"robot-{index}" for index in range(settings.workers)]
     async with ProcessGroup() as group:
-        runs = []
-        for text in settings.policies:
-            observer.says(f"{text}: starting {settings.workers} workers")
-            runs.append(await _run_policy(job, text, state, group, names, observer))
+        runs = [await _run_policy(job, text, state, group, names, observer) for text in settings.policies]
         await group.wait_ended(END_LIMIT_S)
     return runs
 
@@ -194,6 +191,7 @@ async def _run_policy(
         for index, file in enumerate(files):
             save_tables(file, {"robot": _robot(job, folder, state, f"127.0.0.1:{server.port}", index)})
         if not group.workers:
+            observer.says(f"{text}: starting {settings.workers} workers")
             for name, file in zip(names, files, strict=True):
                 command = [sys.executable, "-m", "rowcast", "train", "--config", str(file), "--quiet", "--await-start"]
                 await group.start(name, command, job.out / f"{name}.log")
