@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows import Layout
+from rowcast.training.proposal.contribution import Update
 
 __all__ = ["TeamLike", "Update"]
 
 Vector = npt.NDArray[np.float32]
-
-#: What ``accumulate`` takes: sources, weight and origin.
-Update = tuple[Sequence[Vector], float, Vector | None]
 
 
 class TeamLike(Protocol):

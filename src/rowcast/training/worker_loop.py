@@ -12,6 +12,7 @@ from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
 from rowcast.training.patience import waits_for
+from rowcast.training.proposal.contribution import Update
 from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Leave
 
@@ -74,9 +75,7 @@ class WorkerLoop(WorkerCore):
         """
         return self.contribution.add(self.policy, self.iteration, sources, weight, origin)
 
-    def offer(
-        self, update: tuple[Sequence[npt.NDArray[np.float32]], float, npt.NDArray[np.float32] | None] | None
-    ) -> NonFiniteGradient | None:
+    def offer(self, update: Update | None) -> NonFiniteGradient | None:
         """:meth:`accumulate` an update, if there is one; why it was refused, or ``None``."""
         try:
             if update is not None:

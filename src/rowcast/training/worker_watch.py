@@ -38,7 +38,8 @@ class WorkerWatch:
         """
         node, link = self._node, self._node.link
         if link is None or node.state is WorkerState.DONE:
-            return node.connect_at
+            connect_at = node.connect_at
+            return connect_at if connect_at is not None and connect_at < before else None
         # A byte now and then is no proof.
         settings, client, outbox = node.settings, node.client, node.outbox
         due = before

@@ -23,6 +23,7 @@ from rowcast.rows import Layout
 from rowcast.session import JoinRequest
 from rowcast.session.proof import check_name
 from rowcast.training import WorkerNode, WorkerState
+from rowcast.training.proposal.contribution import Update
 
 __all__ = ["Team"]
 
@@ -144,11 +145,7 @@ class Team(NodeView):
         self._end_exchange()
         self._call(lambda now: self.node.accumulate(sources, weight, origin))
 
-    def exchange(
-        self,
-        update: tuple[Sequence[Vector], float, Vector | None] | None = None,
-        then: Callable[[], None] | None = None,
-    ) -> None:
+    def exchange(self, update: Update | None = None, then: Callable[[], None] | None = None) -> None:
         """Finish the iteration: push, gate, pull.
 
         Args:
@@ -174,9 +171,7 @@ class Team(NodeView):
         if refused is not None:
             raise refused
 
-    def _finish_iteration(
-        self, now: float, update: tuple[Sequence[Vector], float, Vector | None] | None
-    ) -> NonFiniteGradient | None:
+    def _finish_iteration(self, now: float, update: Update | None) -> NonFiniteGradient | None:
         """On the network thread; why the update was refused, or ``None``."""
         refused = self.node.offer(update)
         self.node.exchange(now)

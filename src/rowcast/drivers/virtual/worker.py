@@ -18,6 +18,7 @@ from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.training import WorkerNode, WorkerState
+from rowcast.training.proposal.contribution import Update
 
 __all__ = ["VirtualWorker"]
 
@@ -125,11 +126,7 @@ class VirtualWorker(NodeView):
         self._compute()
         self.node.accumulate(sources, weight, origin)
 
-    def exchange(
-        self,
-        update: tuple[Sequence[Vector], float, Vector | None] | None = None,
-        then: Callable[[], None] | None = None,
-    ) -> None:
+    def exchange(self, update: Update | None = None, then: Callable[[], None] | None = None) -> None:
         """Finish the iteration: push, gate, pull.
 
         Args:

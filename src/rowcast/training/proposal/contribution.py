@@ -14,7 +14,10 @@ from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.replica import Replica
 from rowcast.training.proposal.row_ages import RowAges
 
-__all__ = ["Contribution"]
+__all__ = ["Contribution", "Update"]
+
+#: What is contributed at once: sources, averaging weight and origin, as :meth:`Contribution.add` takes them.
+Update = tuple[Sequence[npt.NDArray[np.float32]], float, npt.NDArray[np.float32] | None]
 
 
 class Contribution:
