@@ -457,9 +457,9 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task check_tensor_codec",
     "rowcast.wire": """
-        Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
-        Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal RowLimits Rows Start
-        StateEnd Waiting Welcome encode
+        Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
+        HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd
+        Refusal Request RowLimits Rows Served Start StateEnd Waiting Welcome encode
     """,
 }
 
