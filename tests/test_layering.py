@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("sync", "wire", "planning"), 2),
     "delivery": 3,
     "session": 4,
-    "training": 5,
+    **dict.fromkeys(("training", "inference"), 5),
     **dict.fromkeys(("drivers", "testing"), 6),
     "optim": 7,
     **dict.fromkeys(("tasks", "experiment"), 8),

@@ -1,0 +1,31 @@
+"""Inferences shared by a robot and a server, as state machines without clock, sockets or PyTorch.
+
+The robot (:class:`AskerNode`) decides where to compute, sends tensors row by row, and answers itself where the link
+does not let the server do so in time. The server (:class:`AnswererNode`) computes what it is asked for. What computing
+is, an :class:`Engine` knows: PyTorch, or a profile in virtual time.
+"""
+
+from __future__ import annotations
+
+from rowcast.inference.answerer import AnswererNode
+from rowcast.inference.asker import AskerNode
+from rowcast.inference.chooser import Chooser
+from rowcast.inference.course import LANES
+from rowcast.inference.model import ModelSpec, Side
+from rowcast.inference.outcome import Outcome, Spent
+from rowcast.inference.work import Engine, Made, Piece, Work
+
+__all__ = [
+    "LANES",
+    "AnswererNode",
+    "AskerNode",
+    "Chooser",
+    "Engine",
+    "Made",
+    "ModelSpec",
+    "Outcome",
+    "Piece",
+    "Side",
+    "Spent",
+    "Work",
+]
