@@ -1,13 +1,14 @@
 """Where to compute an inference: on the robot, on the server, or on both, and what that is predicted to take.
 
-All planners calculate with one :class:`CostModel` and give a :class:`Plan`, so that they can be compared. Every plan is
-exact: the answer is that of the undivided model.
+All planners calculate with one :class:`CostModel` and give a :class:`Plan`, so that they can be compared. The answer of
+a plan is that of the undivided model, unless a codec that is not exact was allowed and chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from rowcast.planning.coding import TensorCosts, carried
 from rowcast.planning.costs import ENERGY, LATENCY, CostModel, LinkCosts, Objective, Plan
 from rowcast.planning.layers import chain, heavy_load, local, offload, pipeline
 from rowcast.planning.parallel import data, tensor
@@ -25,6 +26,8 @@ __all__ = [
     "Objective",
     "Plan",
     "PlanTable",
+    "TensorCosts",
+    "carried",
     "chain",
     "data",
     "heavy_load",

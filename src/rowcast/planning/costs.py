@@ -3,8 +3,11 @@
 Robot, link and server work one after the other (a serial plan), so that with the sets R and S of operators on the two
 sides, and the tensors U and D that cross up and down, each once however many operators read it::
 
-    latency = sum(robot_s[R]) + sum(server_s[S]) + sum(up_s[U]) + sum(down_s[D])
+    latency = sum(robot_s[R]) + sum(server_s[S]) + sum(elapsed_up_s[U]) + sum(elapsed_down_s[D])
     energy  = stall_w * latency + (compute_w - stall_w) * robot + (communicate_w - stall_w) * (up + down)
+
+What elapses while a tensor travels is the time of the link, where it travels as it is, and where it travels coded what
+:mod:`rowcast.planning.coding` says. ``robot`` is all that the robot computes, coding included.
 
 Energy is that of the robot; the server's is excluded. The second line holds for plans that overlap as well: the board
 draws ``stall_w`` all the time, and each kind of work what it takes on top. Sources: Neurosurgeon (Kang et
@@ -27,8 +30,9 @@ from rowcast.config import Checked, as_number, setting
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, LocalProtocolError
 from rowcast.graphs import Graph, Profile
+from rowcast.planning.coding import PIECES, RAW, Coding, Sizes, TensorCosts, Way, Worth, cheapest
 
-__all__ = ["ENERGY", "LATENCY", "CostModel", "LinkCosts", "Objective", "Plan", "ServerMask"]
+__all__ = ["ENERGY", "LATENCY", "Codings", "CostModel", "LinkCosts", "Objective", "Plan", "ServerMask"]
 
 Floats = npt.NDArray[np.float64]
 #: Of one plan, or float64 [plans].
@@ -144,12 +148,14 @@ class Plan:
         interval_s: time between two answers where inputs never run out (s): that of the busiest of robot, link and
             server, up and down on one channel.
         energy_j: what the robot spends (J); the server's energy is excluded.
-        robot_s, server_s: computation on each side (s).
+        robot_s, server_s: computation on each side, coding of tensors included (s).
         up_s, down_s: transfers in each direction, messages included (s).
-        up_bytes, down_bytes: of the tensors that travel.
+        up_bytes, down_bytes: of the tensors that travel, as they travel.
         exact: whether the answer is that of the undivided model, but for the order of floating-point sums.
         slabs: into how many groups of rows the input is cut; 1: each tensor travels whole.
         inputs: how many inputs the plan answers at once; energy, seconds and bytes are those of all.
+        up_codecs, down_codecs: how each tensor of ``up`` and ``down`` travels; empty: all as they are.
+        coding_s: the part of ``robot_s`` in which tensors are coded (s).
     """
 
     method: str
@@ -168,13 +174,29 @@ class Plan:
     exact: bool = True
     slabs: int = 1
     inputs: int = 1
+    up_codecs: tuple[str, ...] = ()
+    down_codecs: tuple[str, ...] = ()
+    coding_s: float = 0.0
 
     @property
     def where(self) -> str:
-        """``"robot"``, ``"server"`` or ``"both"``: who computes."""
+        """``"robot"``, ``"server"`` or ``"both"``: who computes the model."""
         if not self.on_server:
             return "robot"
-        return "both" if self.robot_s > 0 else "server"
+        return "both" if self.robot_s > self.coding_s else "server"
+
+    def same_work(self, other: Plan) -> bool:
+        """Whether both do the same, whatever they predict."""
+        mine, its = ((p.on_server, p.slabs, p.inputs, p.up_codecs, p.down_codecs) for p in (self, other))
+        return mine == its
+
+
+@dataclass(frozen=True, eq=False)
+class Codings:
+    """How tensors travel in each direction."""
+
+    up: Coding
+    down: Coding
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +204,9 @@ class CostModel:
     """A graph, its times, a link and the robot's power: what all planners calculate with.
 
     Inputs are on the robot, and the answer is wanted there.
+
+    Attributes:
+        tensors: ways of coding tensors that may be used; a tensor that none makes cheaper travels as it is.
 
     Raises:
         ConfigError: the profile is that of another graph.
@@ -191,9 +216,16 @@ class CostModel:
     profile: Profile
     link: LinkCosts
     power: PowerStates = field(default_factory=PowerStates)
+    tensors: tuple[TensorCosts, ...] = ()
 
     def __post_init__(self) -> None:
         self.profile.check(self.graph)
+        for costs in self.tensors:
+            wrong = [index for index in sorted(costs.ops or ()) if not 0 <= index < len(self.graph)]
+            if wrong:
+                raise ConfigError(
+                    f"codec {costs.codec}: ops: expected operators in 0 .. {len(self.graph) - 1}, got {wrong[0]}"
+                )
 
     def at_rate(self, up_bps: float) -> CostModel:
         """The same at another rate of the link up; down in proportion."""
@@ -205,16 +237,41 @@ class CostModel:
         return np.array([op.bytes for op in self.graph.ops], dtype=np.float64)
 
     @cached_property
-    def up_s(self) -> Floats:
-        """float64 [ops]: seconds that each tensor takes from robot to server."""
-        times: Floats = self.link.message_s + self.bytes * self.link.up_s_per_byte()
-        return times
+    def pieces(self) -> Floats:
+        """float64 [ops]: groups of rows in which each tensor is coded."""
+        return np.array([max(1, min(PIECES, op.rows)) for op in self.graph.ops], dtype=np.float64)
+
+    def codings(self, objective: Objective) -> Codings:
+        """How each tensor travels in a serial plan that is best for an objective."""
+        known = self._codings
+        if objective not in known:
+            known[objective] = self._cheapest(self.worth(objective))
+        return known[objective]
+
+    def worth(self, objective: Objective) -> Worth:
+        """What seconds elapsed, of coding on the robot and of the link are worth to an objective."""
+
+        def worth(elapsed_s: Floats, robot_s: Floats, link_s: Floats) -> Floats:
+            return objective.value(elapsed_s, self.joules(elapsed_s, robot_s, link_s))
+
+        return worth
 
     @cached_property
-    def down_s(self) -> Floats:
-        """float64 [ops]: seconds that each tensor takes from server to robot."""
-        times: Floats = self.link.message_s + self.bytes * self.link.down_s_per_byte()
-        return times
+    def least_link(self) -> Codings:
+        """How each tensor travels where the link is busy for the shortest time."""
+        return self._cheapest(lambda elapsed_s, robot_s, link_s: link_s)
+
+    @cached_property
+    def _codings(self) -> dict[Objective, Codings]:
+        return {}
+
+    def _cheapest(self, worth: Worth) -> Codings:
+        link, sizes = self.link, Sizes(self.bytes, self.pieces)
+        up, down = (
+            cheapest(sizes, Way(is_up, s_per_byte, link.message_s, link.frame_s), self.tensors, worth)
+            for is_up, s_per_byte in ((True, link.up_s_per_byte()), (False, link.down_s_per_byte()))
+        )
+        return Codings(up, down)
 
     @cached_property
     def edges(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -261,13 +318,22 @@ class CostModel:
         above = (power.compute_w - power.stall_w) * robot_s + (power.communicate_w - power.stall_w) * link_s
         return power.stall_w * latency_s + above
 
-    def plan(self, method: str, on_server: ServerMask) -> Plan:
-        """The serial plan with these operators (bool [ops]) on the server, priced."""
+    def plan(self, method: str, on_server: ServerMask, codings: Codings | None = None) -> Plan:
+        """The serial plan with these operators (bool [ops]) on the server, priced.
+
+        Args:
+            codings: how tensors travel; those that are best for latency if not given.
+        """
+        ways = codings or self.codings(LATENCY)
         up, down = self.crossings(on_server)
+        coding_s = float(ways.up.robot_s[up].sum() + ways.down.robot_s[down].sum())
         robot_s = float(self.profile.robot_s[~on_server].sum())
         server_s = float(self.profile.server_s[on_server].sum())
-        up_s, down_s = float(self.up_s[up].sum()), float(self.down_s[down].sum())
-        latency_s = robot_s + server_s + up_s + down_s
+        latency_s = robot_s + server_s + float(ways.up.elapsed_s[up].sum() + ways.down.elapsed_s[down].sum())
+        robot_s += coding_s
+        server_s += float(ways.up.server_s[up].sum() + ways.down.server_s[down].sum())
+        up_s, down_s = float(ways.up.link_s[up].sum()), float(ways.down.link_s[down].sum())
+        codecs = [self.codecs_of(way, crosses) for way, crosses in ((ways.up, up), (ways.down, down))]
         return Plan(
             method,
             frozenset(np.flatnonzero(on_server).tolist()),
@@ -280,6 +346,23 @@ class CostModel:
             server_s=server_s,
             up_s=up_s,
             down_s=down_s,
-            up_bytes=int(self.bytes[up].sum()),
-            down_bytes=int(self.bytes[down].sum()),
+            up_bytes=self.travelling_bytes(ways.up, up),
+            down_bytes=self.travelling_bytes(ways.down, down),
+            exact=self.exact(ways.up, up) and self.exact(ways.down, down),
+            up_codecs=codecs[0],
+            down_codecs=codecs[1],
+            coding_s=coding_s,
         )
+
+    def travelling_bytes(self, way: Coding, crosses: ServerMask) -> int:
+        """Bytes of the tensors that cross (bool [ops]), as they travel."""
+        return round(float((self.bytes * way.ratio)[crosses].sum()))
+
+    def codecs_of(self, way: Coding, crosses: ServerMask) -> tuple[str, ...]:
+        """The codec of each tensor that crosses (bool [ops]); empty where all travel as they are."""
+        chosen = way.chosen[crosses].tolist()
+        return tuple(self.tensors[n - 1].codec if n else RAW for n in chosen) if any(chosen) else ()
+
+    def exact(self, way: Coding, crosses: ServerMask) -> bool:
+        """Whether all tensors that cross (bool [ops]) arrive as they were."""
+        return all(self.tensors[n - 1].exact for n in set(way.chosen[crosses].tolist()) if n)

@@ -66,7 +66,7 @@ def plan_table(
     found = [(low_bps, planner(costs.at_rate(low_bps)))]
     for below, rate in itertools.pairwise(rates):
         plan = planner(costs.at_rate(rate))
-        while not _same(found[-1][1], plan):
+        while not found[-1][1].same_work(plan):
             rate_at, plan_at = _change(planner, costs, found[-1][1], below, (rate, plan))
             found.append((rate_at, plan_at))
             below = rate_at
@@ -80,16 +80,11 @@ def _change(
     while above[0] > below * (1 + PRECISION):
         middle = math.sqrt(below * above[0])
         plan = planner(costs.at_rate(middle))
-        if _same(old, plan):
+        if old.same_work(plan):
             below = middle
         else:
             above = middle, plan
     return above
-
-
-def _same(one: Plan, other: Plan) -> bool:
-    """Whether two plans do the same, whatever they predict."""
-    return (one.on_server, one.slabs) == (other.on_server, other.slabs)
 
 
 @dataclass(frozen=True)
