@@ -21,7 +21,7 @@ import numpy.typing as npt
 from rowcast.codecs.tensors import TensorType, tensor_codec_by_name
 from rowcast.errors import ConfigError
 
-__all__ = ["PIECES", "RAW", "Coding", "Sizes", "TensorCosts", "Way", "carried", "cheapest", "select"]
+__all__ = ["PIECES", "RAW", "Coding", "Sizes", "TensorCosts", "Way", "carried", "cheapest", "given", "select"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -143,7 +143,15 @@ def select(options: Sequence[Coding], codecs: Sequence[TensorCosts], worth: Wort
     for costs, value in zip(codecs, values[1:], strict=True):
         if costs.ops is not None:
             value[~np.isin(np.arange(len(value)), list(costs.ops))] = np.inf
-    chosen = np.argmin(values, axis=0)
+    return _take(options, np.argmin(values, axis=0))
+
+
+def given(sizes: Sizes, way: Way, codecs: Sequence[TensorCosts], chosen: npt.NDArray[np.intp]) -> Coding:
+    """Each tensor in the way that is chosen for it (intp [ops]): 0 as it is, ``n`` with the n-th codec."""
+    return _take([_raw(sizes, way), *(_coded(sizes, way, costs) for costs in codecs)], chosen)
+
+
+def _take(options: Sequence[Coding], chosen: npt.NDArray[np.intp]) -> Coding:
     each_op = np.arange(len(chosen))
 
     def of(name: str) -> Floats:

@@ -17,7 +17,6 @@ al., ASPLOS 2017); DADS (Hu et al., INFOCOM 2019), corrected: backward crossings
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,13 +25,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.config import Checked, as_number, setting
+from rowcast.config import Checked, setting
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, LocalProtocolError
 from rowcast.graphs import Graph, Profile
-from rowcast.planning.coding import PIECES, RAW, Coding, Sizes, TensorCosts, Way, Worth, cheapest
+from rowcast.planning.coding import PIECES, RAW, Coding, Sizes, TensorCosts, Way, Worth, cheapest, given
+from rowcast.planning.plan import LATENCY, Objective, Plan
 
-__all__ = ["ENERGY", "LATENCY", "Codings", "CostModel", "LinkCosts", "Objective", "Plan", "ServerMask"]
+__all__ = ["Codings", "CostModel", "LinkCosts", "ServerMask"]
 
 Floats = npt.NDArray[np.float64]
 #: Of one plan, or float64 [plans].
@@ -85,110 +85,6 @@ class LinkCosts(Checked):
     def down_s_per_byte(self) -> float:
         """Seconds that a byte takes down."""
         return 8.0 / (self.down_bps * self.goodput)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a planner minimises: ``latency`` times seconds plus ``energy`` times joules.
-
-    Raises:
-        ConfigError: a weight that is negative or not a number, or both 0.
-    """
-
-    latency: float = 1.0
-    energy: float = 0.0
-
-    def __post_init__(self) -> None:
-        weights = (self.latency, self.energy)
-        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-            raise ConfigError(
-                f"objective: expected weights of 0 or more, one of them above 0, got latency {self.latency} "
-                f"and energy {self.energy}"
-            )
-
-    @staticmethod
-    def named(text: str) -> Objective:
-        """``"latency"``, ``"energy"``, or both as in ``"latency+0.05*energy"`` (s, and s for each J).
-
-        Raises:
-            ConfigError: none of the three.
-        """
-        if text in ("latency", "energy"):
-            return LATENCY if text == "latency" else ENERGY
-        head, star, tail = text.removeprefix("latency+").partition("*")
-        weight = as_number(head)
-        if not text.startswith("latency+") or not star or tail != "energy" or weight is None:
-            raise ConfigError(f"objective: expected 'latency', 'energy' or 'latency+0.05*energy', got {text!r}")
-        return Objective(1.0, weight)
-
-    def value(self, seconds: Floats, joules: Floats) -> Floats:
-        """What seconds and joules are worth together."""
-        total: Floats = self.latency * seconds + self.energy * joules
-        return total
-
-    def of(self, plan: Plan) -> float:
-        """What a plan is worth; less is better."""
-        return self.latency * plan.latency_s + self.energy * plan.energy_j
-
-
-LATENCY = Objective(1.0, 0.0)
-ENERGY = Objective(0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where each operator is computed, what travels, and what that is predicted to take.
-
-    Attributes:
-        method: the planner.
-        on_server: operators that the server computes; the robot computes the rest.
-        up: operators whose tensors travel from robot to server.
-        down: operators whose tensors travel from server to robot.
-        latency_s: from the input to the answer (s).
-        interval_s: time between two answers where inputs never run out (s): that of the busiest of robot, link and
-            server, up and down on one channel.
-        energy_j: what the robot spends (J); the server's energy is excluded.
-        robot_s, server_s: computation on each side, coding of tensors included (s).
-        up_s, down_s: transfers in each direction, messages included (s).
-        up_bytes, down_bytes: of the tensors that travel, as they travel.
-        exact: whether the answer is that of the undivided model, but for the order of floating-point sums.
-        slabs: into how many groups of rows the input is cut; 1: each tensor travels whole.
-        inputs: how many inputs the plan answers at once; energy, seconds and bytes are those of all.
-        up_codecs, down_codecs: how each tensor of ``up`` and ``down`` travels; empty: all as they are.
-        coding_s: the part of ``robot_s`` in which tensors are coded (s).
-    """
-
-    method: str
-    on_server: frozenset[int]
-    up: tuple[int, ...]
-    down: tuple[int, ...]
-    latency_s: float
-    interval_s: float
-    energy_j: float
-    robot_s: float
-    server_s: float
-    up_s: float
-    down_s: float
-    up_bytes: int
-    down_bytes: int
-    exact: bool = True
-    slabs: int = 1
-    inputs: int = 1
-    up_codecs: tuple[str, ...] = ()
-    down_codecs: tuple[str, ...] = ()
-    coding_s: float = 0.0
-
-    @property
-    def where(self) -> str:
-        """``"robot"``, ``"server"`` or ``"both"``: who computes the model."""
-        if not self.on_server:
-            return "robot"
-        return "both" if self.robot_s > self.coding_s else "server"
-
-    def same_work(self, other: Plan) -> bool:
-        """Whether both do the same, whatever they predict."""
-        mine, its = ((p.on_server, p.slabs, p.inputs, p.up_codecs, p.down_codecs) for p in (self, other))
-        return mine == its
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,12 +162,39 @@ class CostModel:
         return {}
 
     def _cheapest(self, worth: Worth) -> Codings:
-        link, sizes = self.link, Sizes(self.bytes, self.pieces)
-        up, down = (
-            cheapest(sizes, Way(is_up, s_per_byte, link.message_s, link.frame_s), self.tensors, worth)
-            for is_up, s_per_byte in ((True, link.up_s_per_byte()), (False, link.down_s_per_byte()))
-        )
+        sizes = Sizes(self.bytes, self.pieces)
+        up, down = (cheapest(sizes, way, self.tensors, worth) for way in self._ways)
         return Codings(up, down)
+
+    def codings_of(self, plan: Plan) -> Codings:
+        """How each tensor travels in a plan; what does not travel in it counts as not coded."""
+        sizes = Sizes(self.bytes, self.pieces)
+        found = []
+        for way, tensors, names in zip(
+            self._ways, (plan.up, plan.down), (plan.up_codecs, plan.down_codecs), strict=True
+        ):
+            chosen = np.zeros(len(self.graph), dtype=np.intp)
+            for index, name in zip(tensors, names or (RAW,) * len(tensors), strict=True):
+                chosen[index] = self._place_of(name, index)
+            found.append(given(sizes, way, self.tensors, chosen))
+        return Codings(*found)
+
+    def _place_of(self, codec: str, index: int) -> int:
+        """The first of the ways of coding with this name that may be used for a tensor, from 1; 0: as it is."""
+        for place, costs in enumerate(self.tensors, 1):
+            if costs.codec == codec and (costs.ops is None or index in costs.ops):
+                return place
+        if codec != RAW:
+            raise LocalProtocolError(f"plan: operator {self.graph.label(index)}: no costs of the codec {codec!r}")
+        return 0
+
+    @property
+    def _ways(self) -> tuple[Way, Way]:
+        link = self.link
+        return (
+            Way(True, link.up_s_per_byte(), link.message_s, link.frame_s),
+            Way(False, link.down_s_per_byte(), link.message_s, link.frame_s),
+        )
 
     @cached_property
     def edges(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.graphs import Graph
-from rowcast.planning.costs import LATENCY, CostModel, Floats, Objective, Plan
+from rowcast.planning.costs import CostModel, Floats
 from rowcast.planning.flow import SINK, SOURCE, Arcs, Ints, minimum_cut
+from rowcast.planning.plan import LATENCY, Objective, Plan
 
 __all__ = ["Prefixes", "chain", "heavy_load", "local", "offload", "pipeline"]
 

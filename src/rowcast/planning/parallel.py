@@ -9,8 +9,9 @@ import numpy as np
 
 from rowcast.errors import ConfigError
 from rowcast.planning.coding import RAW, Coding, select
-from rowcast.planning.costs import LATENCY, CostModel, Objective, Plan
+from rowcast.planning.costs import CostModel
 from rowcast.planning.layers import local, offload
+from rowcast.planning.plan import LATENCY, Objective, Plan
 
 __all__ = ["data", "tensor"]
 

@@ -23,10 +23,11 @@ import numpy as np
 from rowcast.errors import ConfigError
 from rowcast.graphs import Graph
 from rowcast.planning.coding import Coding
-from rowcast.planning.costs import LATENCY, Codings, CostModel, Floats, Objective, Plan, ServerMask
+from rowcast.planning.costs import Codings, CostModel, Floats, LinkCosts, ServerMask
 from rowcast.planning.layers import Prefixes, crossing_down, crossing_up, from_cut, pipeline
+from rowcast.planning.plan import LATENCY, Objective, Plan
 
-__all__ = ["SLABS", "streamed", "streamed_plan"]
+__all__ = ["SLABS", "Amounts", "slab_amounts", "streamed", "streamed_plan"]
 
 #: Numbers of slabs that :func:`streamed` tries.
 SLABS = (2, 4, 8, 16)
@@ -159,13 +160,13 @@ class _Clocks:
         return costs.joules(self.latency_s, self.robot_s, self.up_s + self.down_s)
 
 
-#: Places in the last axis of what tensors that cross take: seconds of robot, link and server, tensors with new rows,
-#: and seconds of messages (counted in the first slab).
-ROBOT, LINK, SERVER, ROWS, MESSAGES = range(5)
+#: Places in the last axis of what tensors that cross take: seconds of coding on the robot, bytes, seconds of frames and
+#: of coding on the server, tensors with new rows, and seconds of messages (counted in the first slab).
+ROBOT, BYTES, FRAMES, SERVER, ROWS, MESSAGES = range(6)
 
 
-def _per_tensor(costs: CostModel, new: Floats, coding: Coding, s_per_byte: float) -> Floats:
-    """float64 [ops, slabs, 5]: what the new rows of each tensor take in one direction.
+def _per_tensor(costs: CostModel, new: Floats, coding: Coding) -> Floats:
+    """float64 [ops, slabs, 6]: what the new rows of each tensor take in one direction.
 
     A message's own cost (half of a round trip) is paid once for each tensor, however many slabs it travels in: the
     slabs follow each other at once.
@@ -178,7 +179,8 @@ def _per_tensor(costs: CostModel, new: Floats, coding: Coding, s_per_byte: float
     return np.stack(
         [
             coding.robot_s[:, None] * new,
-            (costs.bytes * coding.ratio * s_per_byte)[:, None] * new + costs.link.frame_s * frames,
+            (costs.bytes * coding.ratio)[:, None] * new,
+            costs.link.frame_s * frames,
             coding.server_s[:, None] * new,
             rows.astype(np.float64),
             messages,
@@ -187,11 +189,27 @@ def _per_tensor(costs: CostModel, new: Floats, coding: Coding, s_per_byte: float
     )
 
 
-def _crossing(costs: CostModel, new: Floats, codings: Codings) -> tuple[Floats, Floats]:
-    """What tensors take up and down, float64 [ops, slabs, 5] each."""
-    link = costs.link
-    up = _per_tensor(costs, new, codings.up, link.up_s_per_byte())
-    return up, _per_tensor(costs, new, codings.down, link.down_s_per_byte())
+@dataclass(frozen=True, eq=False)
+class Amounts:
+    """What each slab of a plan takes: float64 [slabs], and [slabs, 6] of the tensors that cross."""
+
+    robot_s: Floats
+    server_s: Floats
+    up: Floats
+    down: Floats
+
+
+def slab_amounts(costs: CostModel, on_server: ServerMask, slabs: int, codings: Codings) -> Amounts:
+    """Those of a plan."""
+    return _amounts(costs, on_server, _Slabs.of(costs, slabs), codings)
+
+
+def _amounts(costs: CostModel, on_server: ServerMask, work: _Slabs, codings: Codings) -> Amounts:
+    up, down = (
+        _per_tensor(costs, work.new, coding)[crosses].sum(axis=0)
+        for coding, crosses in zip((codings.up, codings.down), costs.crossings(on_server), strict=True)
+    )
+    return Amounts(work.robot_s[~on_server].sum(axis=0), work.server_s[on_server].sum(axis=0), up, down)
 
 
 def _prefix_clocks(costs: CostModel, work: _Slabs, codings: Codings) -> _Clocks:
@@ -202,50 +220,43 @@ def _prefix_clocks(costs: CostModel, work: _Slabs, codings: Codings) -> _Clocks:
     always = robot_s[inputs].sum(axis=0)
     robot_s[inputs] = server_s[inputs] = 0.0
     zero = np.zeros((1, robot_s.shape[1]))
-    up, down = _crossing(costs, work.new, codings)
     return _advance(
+        costs.link,
         np.concatenate([zero, np.cumsum(robot_s, axis=0)]) + always,
         np.concatenate([np.cumsum(server_s[::-1], axis=0)[::-1], zero]),
-        crossing_up(graph, up),
-        crossing_down(graph, down),
+        crossing_up(graph, _per_tensor(costs, work.new, codings.up)),
+        crossing_down(graph, _per_tensor(costs, work.new, codings.down)),
     )
 
 
 def _mask_clocks(costs: CostModel, on_server: ServerMask, work: _Slabs, codings: Codings) -> _Clocks:
     """Those of one plan, [1]."""
-    crosses = costs.crossings(on_server)
-    up, down = (
-        amount[mask].sum(axis=0, keepdims=True)
-        for amount, mask in zip(_crossing(costs, work.new, codings), crosses, strict=True)
-    )
-    return _advance(
-        work.robot_s[~on_server].sum(axis=0, keepdims=True),
-        work.server_s[on_server].sum(axis=0, keepdims=True),
-        up,
-        down,
-    )
+    amounts = _amounts(costs, on_server, work, codings)
+    return _advance(costs.link, *(each[None] for each in (amounts.robot_s, amounts.server_s, amounts.up, amounts.down)))
 
 
-def _advance(robot_s: Floats, server_s: Floats, up: Floats, down: Floats) -> _Clocks:
-    """The clocks slab by slab; float64 [plans, slabs], and [plans, slabs, 5] of the tensors that cross."""
+def _advance(link: LinkCosts, robot_s: Floats, server_s: Floats, up: Floats, down: Floats) -> _Clocks:
+    """The clocks slab by slab; float64 [plans, slabs], and [plans, slabs, 6] of the tensors that cross."""
     plans, slabs = robot_s.shape
     robot_s = robot_s + up[..., ROBOT]
     server_s = server_s + up[..., SERVER] + down[..., SERVER]
     up_message_s, down_message_s = up[:, 0, MESSAGES], down[:, 0, MESSAGES]
+    up_s = up[..., BYTES] * link.up_s_per_byte() + up[..., FRAMES]
+    down_s = down[..., BYTES] * link.down_s_per_byte() + down[..., FRAMES]
     robot, sent, server, returned, there = (np.zeros(plans) for _ in range(5))
     for slab in range(slabs):
         robot = robot + robot_s[:, slab]
         goes, comes = up[:, slab, ROWS] > 0.5, down[:, slab, ROWS] > 0.5
-        sent = np.where(goes, np.maximum(sent, robot) + up[:, slab, LINK], sent)
+        sent = np.where(goes, np.maximum(sent, robot) + up_s[:, slab], sent)
         server = np.where(goes, np.maximum(server, sent + up_message_s), server) + server_s[:, slab]
-        returned = np.where(comes, np.maximum(returned, server) + down[:, slab, LINK], returned)
+        returned = np.where(comes, np.maximum(returned, server) + down_s[:, slab], returned)
         there = np.where(comes, np.maximum(there, returned + down_message_s) + down[:, slab, ROBOT], there)
     return _Clocks(
         np.maximum(np.maximum(robot, server), there),
         robot + down[..., ROBOT].sum(axis=1),
         server_s.sum(axis=1),
-        up[..., LINK].sum(axis=1) + up_message_s,
-        down[..., LINK].sum(axis=1) + down_message_s,
+        up_s.sum(axis=1) + up_message_s,
+        down_s.sum(axis=1) + down_message_s,
     )
 
 
