@@ -3,8 +3,11 @@
 Robot, link and server work one after the other (a serial plan), so that with the sets R and S of operators on the two
 sides, and the tensors U and D that cross up and down, each once however many operators read it::
 
-    latency = sum(robot_s[R]) + sum(server_s[S]) + sum(up_s[U]) + sum(down_s[D])
+    latency = sum(robot_s[R]) + sum(server_s[S]) + sum(elapsed_up_s[U]) + sum(elapsed_down_s[D])
     energy  = stall_w * latency + (compute_w - stall_w) * robot + (communicate_w - stall_w) * (up + down)
+
+What elapses while a tensor travels is the time of the link, where it travels as it is, and where it travels coded what
+:mod:`rowcast.planning.coding` says. ``robot`` is all that the robot computes, coding included.
 
 Energy is that of the robot; the server's is excluded. The second line holds for plans that overlap as well: the board
 draws ``stall_w`` all the time, and each kind of work what it takes on top. Sources: Neurosurgeon (Kang et
@@ -14,7 +17,6 @@ al., ASPLOS 2017); DADS (Hu et al., INFOCOM 2019), corrected: backward crossings
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,12 +25,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.config import Checked, as_number, setting
+from rowcast.config import Checked, setting
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, LocalProtocolError
 from rowcast.graphs import Graph, Profile
+from rowcast.planning.coding import PIECES, RAW, Coding, Sizes, TensorCosts, Way, Worth, cheapest, given
+from rowcast.planning.plan import LATENCY, Objective, Plan
 
-__all__ = ["ENERGY", "LATENCY", "CostModel", "LinkCosts", "Objective", "Plan", "ServerMask"]
+__all__ = ["Codings", "CostModel", "LinkCosts", "ServerMask"]
 
 Floats = npt.NDArray[np.float64]
 #: Of one plan, or float64 [plans].
@@ -83,98 +87,12 @@ class LinkCosts(Checked):
         return 8.0 / (self.down_bps * self.goodput)
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What a planner minimises: ``latency`` times seconds plus ``energy`` times joules.
+@dataclass(frozen=True, eq=False)
+class Codings:
+    """How tensors travel in each direction."""
 
-    Raises:
-        ConfigError: a weight that is negative or not a number, or both 0.
-    """
-
-    latency: float = 1.0
-    energy: float = 0.0
-
-    def __post_init__(self) -> None:
-        weights = (self.latency, self.energy)
-        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-            raise ConfigError(
-                f"objective: expected weights of 0 or more, one of them above 0, got latency {self.latency} "
-                f"and energy {self.energy}"
-            )
-
-    @staticmethod
-    def named(text: str) -> Objective:
-        """``"latency"``, ``"energy"``, or both as in ``"latency+0.05*energy"`` (s, and s for each J).
-
-        Raises:
-            ConfigError: none of the three.
-        """
-        if text in ("latency", "energy"):
-            return LATENCY if text == "latency" else ENERGY
-        head, star, tail = text.removeprefix("latency+").partition("*")
-        weight = as_number(head)
-        if not text.startswith("latency+") or not star or tail != "energy" or weight is None:
-            raise ConfigError(f"objective: expected 'latency', 'energy' or 'latency+0.05*energy', got {text!r}")
-        return Objective(1.0, weight)
-
-    def value(self, seconds: Floats, joules: Floats) -> Floats:
-        """What seconds and joules are worth together."""
-        total: Floats = self.latency * seconds + self.energy * joules
-        return total
-
-    def of(self, plan: Plan) -> float:
-        """What a plan is worth; less is better."""
-        return self.latency * plan.latency_s + self.energy * plan.energy_j
-
-
-LATENCY = Objective(1.0, 0.0)
-ENERGY = Objective(0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where each operator is computed, what travels, and what that is predicted to take.
-
-    Attributes:
-        method: the planner.
-        on_server: operators that the server computes; the robot computes the rest.
-        up: operators whose tensors travel from robot to server.
-        down: operators whose tensors travel from server to robot.
-        latency_s: from the input to the answer (s).
-        interval_s: time between two answers where inputs never run out (s): that of the busiest of robot, link and
-            server, up and down on one channel.
-        energy_j: what the robot spends (J); the server's energy is excluded.
-        robot_s, server_s: computation on each side (s).
-        up_s, down_s: transfers in each direction, messages included (s).
-        up_bytes, down_bytes: of the tensors that travel.
-        exact: whether the answer is that of the undivided model, but for the order of floating-point sums.
-        slabs: into how many groups of rows the input is cut; 1: each tensor travels whole.
-        inputs: how many inputs the plan answers at once; energy, seconds and bytes are those of all.
-    """
-
-    method: str
-    on_server: frozenset[int]
-    up: tuple[int, ...]
-    down: tuple[int, ...]
-    latency_s: float
-    interval_s: float
-    energy_j: float
-    robot_s: float
-    server_s: float
-    up_s: float
-    down_s: float
-    up_bytes: int
-    down_bytes: int
-    exact: bool = True
-    slabs: int = 1
-    inputs: int = 1
-
-    @property
-    def where(self) -> str:
-        """``"robot"``, ``"server"`` or ``"both"``: who computes."""
-        if not self.on_server:
-            return "robot"
-        return "both" if self.robot_s > 0 else "server"
+    up: Coding
+    down: Coding
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +100,9 @@ class CostModel:
     """A graph, its times, a link and the robot's power: what all planners calculate with.
 
     Inputs are on the robot, and the answer is wanted there.
+
+    Attributes:
+        tensors: ways of coding tensors that may be used; a tensor that none makes cheaper travels as it is.
 
     Raises:
         ConfigError: the profile is that of another graph.
@@ -191,9 +112,16 @@ class CostModel:
     profile: Profile
     link: LinkCosts
     power: PowerStates = field(default_factory=PowerStates)
+    tensors: tuple[TensorCosts, ...] = ()
 
     def __post_init__(self) -> None:
         self.profile.check(self.graph)
+        for costs in self.tensors:
+            wrong = [index for index in sorted(costs.ops or ()) if not 0 <= index < len(self.graph)]
+            if wrong:
+                raise ConfigError(
+                    f"codec {costs.codec}: ops: expected operators in 0 .. {len(self.graph) - 1}, got {wrong[0]}"
+                )
 
     def at_rate(self, up_bps: float) -> CostModel:
         """The same at another rate of the link up; down in proportion."""
@@ -205,16 +133,68 @@ class CostModel:
         return np.array([op.bytes for op in self.graph.ops], dtype=np.float64)
 
     @cached_property
-    def up_s(self) -> Floats:
-        """float64 [ops]: seconds that each tensor takes from robot to server."""
-        times: Floats = self.link.message_s + self.bytes * self.link.up_s_per_byte()
-        return times
+    def pieces(self) -> Floats:
+        """float64 [ops]: groups of rows in which each tensor is coded."""
+        return np.array([max(1, min(PIECES, op.rows)) for op in self.graph.ops], dtype=np.float64)
+
+    def codings(self, objective: Objective) -> Codings:
+        """How each tensor travels in a serial plan that is best for an objective."""
+        known = self._codings
+        if objective not in known:
+            known[objective] = self._cheapest(self.worth(objective))
+        return known[objective]
+
+    def worth(self, objective: Objective) -> Worth:
+        """What seconds elapsed, of coding on the robot and of the link are worth to an objective."""
+
+        def worth(elapsed_s: Floats, robot_s: Floats, link_s: Floats) -> Floats:
+            return objective.value(elapsed_s, self.joules(elapsed_s, robot_s, link_s))
+
+        return worth
 
     @cached_property
-    def down_s(self) -> Floats:
-        """float64 [ops]: seconds that each tensor takes from server to robot."""
-        times: Floats = self.link.message_s + self.bytes * self.link.down_s_per_byte()
-        return times
+    def least_link(self) -> Codings:
+        """How each tensor travels where the link is busy for the shortest time."""
+        return self._cheapest(lambda elapsed_s, robot_s, link_s: link_s)
+
+    @cached_property
+    def _codings(self) -> dict[Objective, Codings]:
+        return {}
+
+    def _cheapest(self, worth: Worth) -> Codings:
+        sizes = Sizes(self.bytes, self.pieces)
+        up, down = (cheapest(sizes, way, self.tensors, worth) for way in self._ways)
+        return Codings(up, down)
+
+    def codings_of(self, plan: Plan) -> Codings:
+        """How each tensor travels in a plan; what does not travel in it counts as not coded."""
+        sizes = Sizes(self.bytes, self.pieces)
+        found = []
+        for way, tensors, names in zip(
+            self._ways, (plan.up, plan.down), (plan.up_codecs, plan.down_codecs), strict=True
+        ):
+            chosen = np.zeros(len(self.graph), dtype=np.intp)
+            for index, name in zip(tensors, names or (RAW,) * len(tensors), strict=True):
+                chosen[index] = self._place_of(name, index)
+            found.append(given(sizes, way, self.tensors, chosen))
+        return Codings(*found)
+
+    def _place_of(self, codec: str, index: int) -> int:
+        """The first of the ways of coding with this name that may be used for a tensor, from 1; 0: as it is."""
+        for place, costs in enumerate(self.tensors, 1):
+            if costs.codec == codec and (costs.ops is None or index in costs.ops):
+                return place
+        if codec != RAW:
+            raise LocalProtocolError(f"plan: operator {self.graph.label(index)}: no costs of the codec {codec!r}")
+        return 0
+
+    @property
+    def _ways(self) -> tuple[Way, Way]:
+        link = self.link
+        return (
+            Way(True, link.up_s_per_byte(), link.message_s, link.frame_s),
+            Way(False, link.down_s_per_byte(), link.message_s, link.frame_s),
+        )
 
     @cached_property
     def edges(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -261,13 +241,22 @@ class CostModel:
         above = (power.compute_w - power.stall_w) * robot_s + (power.communicate_w - power.stall_w) * link_s
         return power.stall_w * latency_s + above
 
-    def plan(self, method: str, on_server: ServerMask) -> Plan:
-        """The serial plan with these operators (bool [ops]) on the server, priced."""
+    def plan(self, method: str, on_server: ServerMask, codings: Codings | None = None) -> Plan:
+        """The serial plan with these operators (bool [ops]) on the server, priced.
+
+        Args:
+            codings: how tensors travel; those that are best for latency if not given.
+        """
+        ways = codings or self.codings(LATENCY)
         up, down = self.crossings(on_server)
+        coding_s = float(ways.up.robot_s[up].sum() + ways.down.robot_s[down].sum())
         robot_s = float(self.profile.robot_s[~on_server].sum())
         server_s = float(self.profile.server_s[on_server].sum())
-        up_s, down_s = float(self.up_s[up].sum()), float(self.down_s[down].sum())
-        latency_s = robot_s + server_s + up_s + down_s
+        latency_s = robot_s + server_s + float(ways.up.elapsed_s[up].sum() + ways.down.elapsed_s[down].sum())
+        robot_s += coding_s
+        server_s += float(ways.up.server_s[up].sum() + ways.down.server_s[down].sum())
+        up_s, down_s = float(ways.up.link_s[up].sum()), float(ways.down.link_s[down].sum())
+        codecs = [self.codecs_of(way, crosses) for way, crosses in ((ways.up, up), (ways.down, down))]
         return Plan(
             method,
             frozenset(np.flatnonzero(on_server).tolist()),
@@ -280,6 +269,23 @@ class CostModel:
             server_s=server_s,
             up_s=up_s,
             down_s=down_s,
-            up_bytes=int(self.bytes[up].sum()),
-            down_bytes=int(self.bytes[down].sum()),
+            up_bytes=self.travelling_bytes(ways.up, up),
+            down_bytes=self.travelling_bytes(ways.down, down),
+            exact=self.exact(ways.up, up) and self.exact(ways.down, down),
+            up_codecs=codecs[0],
+            down_codecs=codecs[1],
+            coding_s=coding_s,
         )
+
+    def travelling_bytes(self, way: Coding, crosses: ServerMask) -> int:
+        """Bytes of the tensors that cross (bool [ops]), as they travel."""
+        return round(float((self.bytes * way.ratio)[crosses].sum()))
+
+    def codecs_of(self, way: Coding, crosses: ServerMask) -> tuple[str, ...]:
+        """The codec of each tensor that crosses (bool [ops]); empty where all travel as they are."""
+        chosen = way.chosen[crosses].tolist()
+        return tuple(self.tensors[n - 1].codec if n else RAW for n in chosen) if any(chosen) else ()
+
+    def exact(self, way: Coding, crosses: ServerMask) -> bool:
+        """Whether all tensors that cross (bool [ops]) arrive as they were."""
+        return all(self.tensors[n - 1].exact for n in set(way.chosen[crosses].tolist()) if n)

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.graphs import Graph
-from rowcast.planning.costs import LATENCY, CostModel, Floats, Objective, Plan
+from rowcast.planning.costs import CostModel, Floats
 from rowcast.planning.flow import SINK, SOURCE, Arcs, Ints, minimum_cut
+from rowcast.planning.plan import LATENCY, Objective, Plan
 
 __all__ = ["Prefixes", "chain", "heavy_load", "local", "offload", "pipeline"]
 
@@ -30,8 +31,8 @@ def local(costs: CostModel, objective: Objective = LATENCY) -> Plan:
 
 
 def offload(costs: CostModel, objective: Objective = LATENCY) -> Plan:
-    """The input goes up, the server computes everything, the answer comes down. ``objective`` changes nothing."""
-    return costs.plan("offload", from_cut(costs.graph, 0))
+    """The input goes up, the server computes, the answer comes down; ``objective`` decides on codecs only."""
+    return costs.plan("offload", from_cut(costs.graph, 0), costs.codings(objective))
 
 
 def pipeline(costs: CostModel, objective: Objective = LATENCY) -> Plan:
@@ -40,29 +41,30 @@ def pipeline(costs: CostModel, objective: Objective = LATENCY) -> Plan:
     Source: DADS (Hu et al., INFOCOM 2019), corrected: an operator on the server costs its time there, one on the
     robot its time there, a tensor that crosses its transfer, up or down. Equal costs: the robot computes.
     """
-    power = costs.power
     network = _network(costs.graph)
+    codings = costs.codings(objective)
 
-    def priced(seconds: Floats, watts: float) -> Ints:
-        return np.rint(objective.value(seconds, seconds * watts) / UNIT).astype(np.int64)
+    def priced(elapsed_s: Floats, robot_s: Floats, link_s: Floats) -> Ints:
+        joules = costs.joules(elapsed_s, robot_s, link_s)
+        return np.rint(objective.value(elapsed_s, joules) / UNIT).astype(np.int64)
 
-    robot = priced(costs.profile.robot_s, power.compute_w)
-    server = priced(costs.profile.server_s, power.stall_w)
+    profile, nothing = costs.profile, np.zeros(len(costs.graph))
+    robot = priced(profile.robot_s, profile.robot_s, nothing)
+    server = priced(profile.server_s, nothing, nothing)
     # What an operator costs on either side decides nothing: only the rest has to flow.
     both = np.minimum(robot, server)
     prices = np.stack(
         [
             server - both,
             robot - both,
-            priced(costs.up_s, power.communicate_w),
-            priced(costs.down_s, power.communicate_w),
+            *(priced(way.elapsed_s, way.robot_s, way.link_s) for way in (codings.up, codings.down)),
         ]
     )
     capacities = np.full(len(network.kinds), INFINITE, dtype=np.int64)
     finite = network.kinds < len(prices)
     capacities[finite] = prices[network.kinds[finite], network.of[finite]]
     _, beyond = minimum_cut(network.arcs, capacities)
-    return costs.plan("pipeline", beyond[2 : 2 + len(costs.graph)])
+    return costs.plan("pipeline", beyond[2 : 2 + len(costs.graph)], codings)
 
 
 def chain(costs: CostModel, objective: Objective = LATENCY) -> Plan:
@@ -70,9 +72,9 @@ def chain(costs: CostModel, objective: Objective = LATENCY) -> Plan:
 
     Source: Neurosurgeon (Kang et al., ASPLOS 2017). On a graph that is no chain it can miss the best split.
     """
-    prefixes = Prefixes.of(costs)
+    prefixes = Prefixes.of(costs, objective)
     best = prefixes.best(objective.value(prefixes.latency_s, prefixes.joules(costs)))
-    return costs.plan("chain", from_cut(costs.graph, best))
+    return costs.plan("chain", from_cut(costs.graph, best), costs.codings(objective))
 
 
 def heavy_load(costs: CostModel, objective: Objective = LATENCY) -> Plan:
@@ -81,12 +83,12 @@ def heavy_load(costs: CostModel, objective: Objective = LATENCY) -> Plan:
     It minimises ``max(robot, link, server)``, up and down on one channel; of equal ones the first that the objective
     prefers. Finding the best cut of any graph is NP-hard (DADS); this looks at cuts of the order only.
     """
-    prefixes = Prefixes.of(costs)
-    busiest = np.maximum(np.maximum(prefixes.robot_s, prefixes.server_s), prefixes.up_s + prefixes.down_s)
+    prefixes = Prefixes.of(costs, objective)
+    busiest = np.maximum(np.maximum(prefixes.robot_s, prefixes.server_s), prefixes.link_s)
     busiest[~prefixes.allowed] = np.inf
     value = objective.value(prefixes.latency_s, prefixes.joules(costs))
     value[busiest > busiest.min()] = np.inf
-    return costs.plan("heavy load", from_cut(costs.graph, prefixes.best(value)))
+    return costs.plan("heavy load", from_cut(costs.graph, prefixes.best(value)), costs.codings(objective))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,44 +99,45 @@ class Prefixes:
 
     Attributes:
         allowed: bool [ops + 1], not between operators that are joined.
-        robot_s, server_s, up_s, down_s: float64 [ops + 1].
+        latency_s: float64 [ops + 1], of the serial plans.
+        robot_s, server_s: float64 [ops + 1], computation on each side, coding included.
+        link_s: float64 [ops + 1], transfers in both directions.
     """
 
     allowed: npt.NDArray[np.bool_]
+    latency_s: Floats
     robot_s: Floats
     server_s: Floats
-    up_s: Floats
-    down_s: Floats
+    link_s: Floats
 
     @staticmethod
-    def of(costs: CostModel) -> Prefixes:
+    def of(costs: CostModel, objective: Objective) -> Prefixes:
         """Those of a cost model; O(operators + edges)."""
         graph, profile = costs.graph, costs.profile
         inputs = list(graph.inputs)
         at_robot = np.concatenate([[0.0], np.cumsum(profile.robot_s)])
         at_server = np.concatenate([np.cumsum(profile.server_s[::-1])[::-1], [0.0]])
         # Inputs are computed on the robot wherever the cut is.
-        behind = np.zeros((2, len(graph) + 1))
         for index in inputs:
-            behind[0, : index + 1] += profile.robot_s[index]
-            behind[1, : index + 1] += profile.server_s[index]
+            at_robot[: index + 1] += profile.robot_s[index]
+            at_server[: index + 1] -= profile.server_s[index]
+        codings = costs.codings(objective)
+        up, down = (
+            np.stack([way.elapsed_s, way.robot_s, way.server_s, way.link_s], axis=1)
+            for way in (codings.up, codings.down)
+        )
+        elapsed_s, robot_s, server_s, link_s = (crossing_up(graph, up) + crossing_down(graph, down)).T
         return Prefixes(
             _allowed(graph),
-            at_robot + behind[0],
-            at_server - behind[1],
-            crossing_up(graph, costs.up_s),
-            crossing_down(graph, costs.down_s),
+            at_robot + at_server + elapsed_s,
+            at_robot + robot_s,
+            at_server + server_s,
+            link_s,
         )
-
-    @property
-    def latency_s(self) -> Floats:
-        """float64 [ops + 1]: of the serial plans."""
-        total: Floats = self.robot_s + self.server_s + self.up_s + self.down_s
-        return total
 
     def joules(self, costs: CostModel) -> Floats:
         """float64 [ops + 1]: what the robot spends."""
-        return costs.joules(self.latency_s, self.robot_s, self.up_s + self.down_s)
+        return costs.joules(self.latency_s, self.robot_s, self.link_s)
 
     def best(self, value: Floats) -> int:
         """The allowed cut with the least value; of equal ones the one with most on the robot."""

@@ -6,7 +6,8 @@ down are advanced slab by slab::
 
     robot += own work;  up = max(up, robot) + transfer;  server = max(server, up + messages) + its work;  down likewise
 
-An operator takes ``t(rows) = max(t * share, min(t, floor))`` for a share of its rows: not less than the launch of a
+Work includes coding: each slab is coded and decoded by itself; the robot decodes an answer beside its other work. An
+operator takes ``t(rows) = max(t * share, min(t, floor))`` for a share of its rows: not less than the launch of a
 kernel, and not more than all rows at once take. One slab is the serial plan.
 """
 
@@ -21,10 +22,12 @@ import numpy as np
 
 from rowcast.errors import ConfigError
 from rowcast.graphs import Graph
-from rowcast.planning.costs import LATENCY, CostModel, Floats, Objective, Plan, ServerMask
+from rowcast.planning.coding import Coding
+from rowcast.planning.costs import Codings, CostModel, Floats, LinkCosts, ServerMask
 from rowcast.planning.layers import Prefixes, crossing_down, crossing_up, from_cut, pipeline
+from rowcast.planning.plan import LATENCY, Objective, Plan
 
-__all__ = ["SLABS", "streamed", "streamed_plan"]
+__all__ = ["SLABS", "Amounts", "slab_amounts", "streamed", "streamed_plan"]
 
 #: Numbers of slabs that :func:`streamed` tries.
 SLABS = (2, 4, 8, 16)
@@ -45,29 +48,37 @@ def streamed(costs: CostModel, objective: Objective = LATENCY, slabs: Sequence[i
     serial = pipeline(costs, objective)
     mask = costs.mask(serial.on_server)
     best = dataclasses.replace(serial, method="streamed")
-    allowed = Prefixes.of(costs)
+    allowed = Prefixes.of(costs, objective)
+    streams = not _returns(costs, mask)
+    # A codec that costs more than it saves while nothing else is done may be free beside the transfer.
+    ways = [costs.codings(objective), costs.least_link] if costs.tensors else [costs.codings(objective)]
     for count in slabs:
         work = _Slabs.of(costs, count)
-        clocks = _prefix_clocks(costs, work)
-        value = objective.value(clocks.latency_s, clocks.joules(costs))
-        plans = [_priced(costs, from_cut(costs.graph, allowed.best(value)), work)]
-        if not _returns(costs, mask):
-            plans.append(_priced(costs, mask, work))
-        best = min([best, *plans], key=objective.of)
+        for codings in ways:
+            clocks = _prefix_clocks(costs, work, codings)
+            value = objective.value(clocks.latency_s, clocks.joules(costs))
+            plans = [_priced(costs, from_cut(costs.graph, allowed.best(value)), work, codings)]
+            if streams:
+                plans.append(_priced(costs, mask, work, codings))
+            best = min([best, *plans], key=objective.of)
     return best
 
 
-def streamed_plan(costs: CostModel, on_server: ServerMask, slabs: int) -> Plan:
+def streamed_plan(costs: CostModel, on_server: ServerMask, slabs: int, objective: Objective = LATENCY) -> Plan:
     """The plan with these operators (bool [ops]) on the server and so many slabs, priced; 1 slab: the serial plan.
+
+    Args:
+        objective: what the codecs are chosen for.
 
     Raises:
         ConfigError: fewer than one slab, or several and the robot would go on with what the server made.
     """
+    codings = costs.codings(objective)
+    if slabs == 1:
+        return costs.plan("streamed", on_server, codings)
     if _returns(costs, on_server):
-        if slabs == 1:
-            return costs.plan("streamed", on_server)
         raise ConfigError("streamed: the robot would compute on what comes back from the server; use a serial plan")
-    return _priced(costs, on_server, _Slabs.of(costs, slabs))
+    return _priced(costs, on_server, _Slabs.of(costs, slabs), codings)
 
 
 def _returns(costs: CostModel, on_server: ServerMask) -> bool:
@@ -149,39 +160,59 @@ class _Clocks:
         return costs.joules(self.latency_s, self.robot_s, self.up_s + self.down_s)
 
 
-@dataclass(frozen=True, eq=False)
-class _Transfers:
-    """What travels in one direction.
+#: Places in the last axis of what tensors that cross take: seconds of coding on the robot, bytes, seconds of frames and
+#: of coding on the server, tensors with new rows, and seconds of messages (counted in the first slab).
+ROBOT, BYTES, FRAMES, SERVER, ROWS, MESSAGES = range(6)
+
+
+def _per_tensor(costs: CostModel, new: Floats, coding: Coding) -> Floats:
+    """float64 [ops, slabs, 6]: what the new rows of each tensor take in one direction.
 
     A message's own cost (half of a round trip) is paid once for each tensor, however many slabs it travels in: the
     slabs follow each other at once.
-
-    Attributes:
-        link_s: float64 [plans, slabs]: how long the link is busy.
-        rows: float64 [plans, slabs]: tensors of which new rows travel.
-        message_s: float64 [plans]: of all tensors.
     """
-
-    link_s: Floats
-    rows: Floats
-    message_s: Floats
-
-    def arrive(self, clock: Floats, ready: Floats, slab: int) -> tuple[Floats, Floats]:
-        """The link's clock behind a slab that is ready then, and when the slab is there."""
-        sends = self.rows[:, slab] > 0.5
-        after = np.where(sends, np.maximum(clock, ready) + self.link_s[:, slab], clock)
-        return after, np.where(sends, after + self.message_s, 0.0)
-
-
-def _per_tensor(costs: CostModel, new: Floats, s_per_byte: float) -> Floats:
-    """float64 [ops, slabs]: how long the link is busy with the new rows of each tensor."""
-    frames = new > 0
+    rows = new > 0
+    frames = rows.copy()
     frames[np.arange(len(new)), frames.argmax(axis=1)] = False  # its first frame is the message that is paid anyway
-    times: Floats = costs.bytes[:, None] * new * s_per_byte + costs.link.frame_s * frames
-    return times
+    messages = np.zeros_like(new)
+    messages[:, 0] = costs.link.message_s
+    return np.stack(
+        [
+            coding.robot_s[:, None] * new,
+            (costs.bytes * coding.ratio)[:, None] * new,
+            costs.link.frame_s * frames,
+            coding.server_s[:, None] * new,
+            rows.astype(np.float64),
+            messages,
+        ],
+        axis=-1,
+    )
 
 
-def _prefix_clocks(costs: CostModel, work: _Slabs) -> _Clocks:
+@dataclass(frozen=True, eq=False)
+class Amounts:
+    """What each slab of a plan takes: float64 [slabs], and [slabs, 6] of the tensors that cross."""
+
+    robot_s: Floats
+    server_s: Floats
+    up: Floats
+    down: Floats
+
+
+def slab_amounts(costs: CostModel, on_server: ServerMask, slabs: int, codings: Codings) -> Amounts:
+    """Those of a plan."""
+    return _amounts(costs, on_server, _Slabs.of(costs, slabs), codings)
+
+
+def _amounts(costs: CostModel, on_server: ServerMask, work: _Slabs, codings: Codings) -> Amounts:
+    up, down = (
+        _per_tensor(costs, work.new, coding)[crosses].sum(axis=0)
+        for coding, crosses in zip((codings.up, codings.down), costs.crossings(on_server), strict=True)
+    )
+    return Amounts(work.robot_s[~on_server].sum(axis=0), work.server_s[on_server].sum(axis=0), up, down)
+
+
+def _prefix_clocks(costs: CostModel, work: _Slabs, codings: Codings) -> _Clocks:
     """Those of all cuts of the order, [ops + 1]."""
     graph = costs.graph
     robot_s, server_s = np.array(work.robot_s), np.array(work.server_s)
@@ -189,58 +220,53 @@ def _prefix_clocks(costs: CostModel, work: _Slabs) -> _Clocks:
     always = robot_s[inputs].sum(axis=0)
     robot_s[inputs] = server_s[inputs] = 0.0
     zero = np.zeros((1, robot_s.shape[1]))
-    messages = np.full(len(graph), costs.link.message_s)
-    rows = (work.new > 0).astype(np.float64)
-    up = _per_tensor(costs, work.new, costs.link.up_s_per_byte())
-    down = _per_tensor(costs, work.new, costs.link.down_s_per_byte())
     return _advance(
+        costs.link,
         np.concatenate([zero, np.cumsum(robot_s, axis=0)]) + always,
         np.concatenate([np.cumsum(server_s[::-1], axis=0)[::-1], zero]),
-        _Transfers(crossing_up(graph, up), crossing_up(graph, rows), crossing_up(graph, messages)),
-        _Transfers(crossing_down(graph, down), crossing_down(graph, rows), crossing_down(graph, messages)),
+        crossing_up(graph, _per_tensor(costs, work.new, codings.up)),
+        crossing_down(graph, _per_tensor(costs, work.new, codings.down)),
     )
 
 
-def _mask_clocks(costs: CostModel, on_server: ServerMask, work: _Slabs) -> _Clocks:
+def _mask_clocks(costs: CostModel, on_server: ServerMask, work: _Slabs, codings: Codings) -> _Clocks:
     """Those of one plan, [1]."""
-    up, down = costs.crossings(on_server)
-    link, new, rows = costs.link, work.new, (work.new > 0).astype(np.float64)
-    up_s = _per_tensor(costs, new, link.up_s_per_byte())[up].sum(axis=0, keepdims=True)
-    down_s = _per_tensor(costs, new, link.down_s_per_byte())[down].sum(axis=0, keepdims=True)
-    return _advance(
-        work.robot_s[~on_server].sum(axis=0, keepdims=True),
-        work.server_s[on_server].sum(axis=0, keepdims=True),
-        _Transfers(up_s, rows[up].sum(axis=0, keepdims=True), link.message_s * up.sum(keepdims=True)),
-        _Transfers(down_s, rows[down].sum(axis=0, keepdims=True), link.message_s * down.sum(keepdims=True)),
-    )
+    amounts = _amounts(costs, on_server, work, codings)
+    return _advance(costs.link, *(each[None] for each in (amounts.robot_s, amounts.server_s, amounts.up, amounts.down)))
 
 
-def _advance(robot_s: Floats, server_s: Floats, up: _Transfers, down: _Transfers) -> _Clocks:
-    """The clocks slab by slab; float64 [plans, slabs] each."""
+def _advance(link: LinkCosts, robot_s: Floats, server_s: Floats, up: Floats, down: Floats) -> _Clocks:
+    """The clocks slab by slab; float64 [plans, slabs], and [plans, slabs, 6] of the tensors that cross."""
     plans, slabs = robot_s.shape
+    robot_s = robot_s + up[..., ROBOT]
+    server_s = server_s + up[..., SERVER] + down[..., SERVER]
+    up_message_s, down_message_s = up[:, 0, MESSAGES], down[:, 0, MESSAGES]
+    up_s = up[..., BYTES] * link.up_s_per_byte() + up[..., FRAMES]
+    down_s = down[..., BYTES] * link.down_s_per_byte() + down[..., FRAMES]
     robot, sent, server, returned, there = (np.zeros(plans) for _ in range(5))
     for slab in range(slabs):
         robot = robot + robot_s[:, slab]
-        sent, arrived = up.arrive(sent, robot, slab)
-        server = np.maximum(server, arrived) + server_s[:, slab]
-        returned, answered = down.arrive(returned, server, slab)
-        there = np.maximum(there, answered)
+        goes, comes = up[:, slab, ROWS] > 0.5, down[:, slab, ROWS] > 0.5
+        sent = np.where(goes, np.maximum(sent, robot) + up_s[:, slab], sent)
+        server = np.where(goes, np.maximum(server, sent + up_message_s), server) + server_s[:, slab]
+        returned = np.where(comes, np.maximum(returned, server) + down_s[:, slab], returned)
+        there = np.where(comes, np.maximum(there, returned + down_message_s) + down[:, slab, ROBOT], there)
     return _Clocks(
         np.maximum(np.maximum(robot, server), there),
-        robot,
+        robot + down[..., ROBOT].sum(axis=1),
         server_s.sum(axis=1),
-        up.link_s.sum(axis=1) + up.message_s,
-        down.link_s.sum(axis=1) + down.message_s,
+        up_s.sum(axis=1) + up_message_s,
+        down_s.sum(axis=1) + down_message_s,
     )
 
 
-def _priced(costs: CostModel, on_server: ServerMask, work: _Slabs) -> Plan:
-    clocks = _mask_clocks(costs, on_server, work)
+def _priced(costs: CostModel, on_server: ServerMask, work: _Slabs, codings: Codings) -> Plan:
+    clocks = _mask_clocks(costs, on_server, work, codings)
     robot_s, server_s, up_s, down_s = (
         float(part[0]) for part in (clocks.robot_s, clocks.server_s, clocks.up_s, clocks.down_s)
     )
     return dataclasses.replace(
-        costs.plan("streamed", on_server),
+        costs.plan("streamed", on_server, codings),
         latency_s=float(clocks.latency_s[0]),
         interval_s=max(robot_s, server_s, up_s + down_s),
         energy_j=float(clocks.joules(costs)[0]),

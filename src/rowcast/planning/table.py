@@ -1,4 +1,4 @@
-"""Plans by the rate of the link, computed once, and the robot's own answer when the deadline comes near."""
+"""Plans by the rate of the link, computed once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rowcast.errors import ConfigError
-from rowcast.graphs import Profile
-from rowcast.planning.costs import CostModel, Floats, Plan
+from rowcast.planning.costs import CostModel
+from rowcast.planning.plan import Plan
 
-__all__ = ["LateStart", "PlanTable", "plan_table"]
+__all__ = ["PlanTable", "plan_table"]
 
 #: Boundaries between plans are found to this share of the rate.
 PRECISION = 1e-3
@@ -66,7 +66,7 @@ def plan_table(
     found = [(low_bps, planner(costs.at_rate(low_bps)))]
     for below, rate in itertools.pairwise(rates):
         plan = planner(costs.at_rate(rate))
-        while not _same(found[-1][1], plan):
+        while not found[-1][1].same_work(plan):
             rate_at, plan_at = _change(planner, costs, found[-1][1], below, (rate, plan))
             found.append((rate_at, plan_at))
             below = rate_at
@@ -80,66 +80,8 @@ def _change(
     while above[0] > below * (1 + PRECISION):
         middle = math.sqrt(below * above[0])
         plan = planner(costs.at_rate(middle))
-        if _same(old, plan):
+        if old.same_work(plan):
             below = middle
         else:
             above = middle, plan
     return above
-
-
-def _same(one: Plan, other: Plan) -> bool:
-    """Whether two plans do the same, whatever they predict."""
-    return (one.on_server, one.slabs) == (other.on_server, other.slabs)
-
-
-@dataclass(frozen=True)
-class LateStart:
-    """The robot computes the answer itself where the server's is not there in time.
-
-    It begins at ``deadline_s - local_s``, so that its own answer is there at the deadline, and not before: most answers
-    of the server come earlier and cost the robot nothing.
-
-    Attributes:
-        deadline_s: from the input to the answer (s).
-        local_s: the whole model on the robot, 99th percentile of a long run (s): :attr:`Profile.sustained_s`.
-
-    Raises:
-        ConfigError: the robot cannot keep the deadline alone.
-    """
-
-    deadline_s: float
-    local_s: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.local_s <= self.deadline_s < math.inf:
-            raise ConfigError(
-                f"deadline: expected at least {self.local_s:g} s, which the robot alone takes (99th percentile of a "
-                f"long run), got {self.deadline_s:g} s; without the link it would be missed: allow more time or take "
-                "a smaller model"
-            )
-
-    @staticmethod
-    def of(profile: Profile, deadline_s: float) -> LateStart:
-        """For a profile.
-
-        Raises:
-            ConfigError: the robot cannot keep the deadline alone.
-        """
-        return LateStart(deadline_s, profile.sustained_s)
-
-    @property
-    def start_s(self) -> float:
-        """When the robot begins, from the input on (s)."""
-        return self.deadline_s - self.local_s
-
-    def latency_s(self, remote_s: Floats) -> Floats:
-        """When there is an answer (s): the server's, or the robot's own at the deadline.
-
-        Args:
-            remote_s: float64 [...]: when the server's answers come; infinite where they do not.
-        """
-        return np.minimum(remote_s, self.deadline_s)
-
-    def computing_s(self, remote_s: Floats) -> Floats:
-        """How long the robot computes until there is an answer (s); as :meth:`latency_s`."""
-        return np.clip(remote_s - self.start_s, 0.0, self.local_s)
