@@ -23,7 +23,7 @@ FLOORS = {
     "session": 4,
     **dict.fromkeys(("training", "inference"), 5),
     **dict.fromkeys(("drivers", "testing"), 6),
-    "optim": 7,
+    **dict.fromkeys(("optim", "split"), 7),
     **dict.fromkeys(("tasks", "experiment"), 8),
     **dict.fromkeys(("cli", "report"), 9),
 }

@@ -4,6 +4,7 @@
 
     RowcastError
      +-- ConfigError              a setting, a policy name, a file that the user gave
+     |    +-- CaptureError        a model whose operators cannot be captured: file, line and what to do
      |    +-- TraceError          a bandwidth trace file: file, line and reason
      |    +-- DataError           a data folder or data file
      +-- ProtocolError
@@ -33,6 +34,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AuthenticationFailed",
+    "CaptureError",
     "ConfigError",
     "DataError",
     "DeadlineMissed",
@@ -63,6 +65,10 @@ class RowcastError(Exception):
 
 class ConfigError(RowcastError):
     """A setting, a name or a file that the user gave cannot be used."""
+
+
+class CaptureError(ConfigError):
+    """A model cannot be captured as a graph of operators; the message names file and line of its code."""
 
 
 class TraceError(ConfigError):
