@@ -40,7 +40,7 @@ VERSION_3 = {
     "Start": "iteration members epoch",
     "Lead": "leads",
     "Served": "server live version requests forward_s",
-    "Request": "number up down codec slabs deadline_s",
+    "Request": "number up down codecs slabs deadline_s",
     "Drop": "number",
     "Answer": "number version compute_s queued_s",
     "Busy": "number wait_s cause",

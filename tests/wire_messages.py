@@ -40,7 +40,7 @@ def control_messages(draw, kinds=KINDS):
     if kind is Ack:
         forms["stream"] = STREAMS
     if kind is Request:
-        forms["up"] = forms["down"] = TENSORS
+        forms["up"] = forms["down"] = forms["codecs"] = TENSORS
     return kind(**{name: draw(form) for name, form in forms.items()})
 
 

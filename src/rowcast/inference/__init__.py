@@ -9,22 +9,20 @@ from __future__ import annotations
 
 from rowcast.inference.answerer import AnswererNode
 from rowcast.inference.asker import AskerNode
-from rowcast.inference.chooser import Chooser
-from rowcast.inference.course import LANES
 from rowcast.inference.model import ModelSpec, Side
 from rowcast.inference.outcome import Outcome, Spent
+from rowcast.inference.plans import Planning
 from rowcast.inference.work import Engine, Made, Piece, Work
 
 __all__ = [
-    "LANES",
     "AnswererNode",
     "AskerNode",
-    "Chooser",
     "Engine",
     "Made",
     "ModelSpec",
     "Outcome",
     "Piece",
+    "Planning",
     "Side",
     "Spent",
     "Work",

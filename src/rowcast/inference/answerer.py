@@ -16,7 +16,7 @@ from rowcast.inference.batches import Batches
 from rowcast.inference.hosting import Hosting, Robot, Task
 from rowcast.inference.model import ModelSpec
 from rowcast.inference.tensor_rows import frame_of
-from rowcast.inference.work import Made, Work
+from rowcast.inference.work import SERVE, Made, Work
 from rowcast.journal import Journal
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
@@ -26,8 +26,6 @@ from rowcast.wire import Ack, Answer, Busy, Drop, Heartbeat, Hello, Leave, Messa
 
 __all__ = ["AnswererNode"]
 
-#: What the server computes, one after the other.
-LANES = ("serve",)
 #: Whose request the engine could not compute is told to ask again after so long (s).
 FAILURE_WAIT_S = 1.0
 
@@ -47,9 +45,12 @@ class AnswererNode:
     Attributes:
         has_secret: robots must prove that they know a secret.
         notices: sentences for the user, oldest first; the driver shows and removes them.
+        lanes: what is computed side by side.
         answered: requests that were answered.
         turned_away: requests that were told to come later.
     """
+
+    lanes = (SERVE,)
 
     def __init__(
         self,
@@ -262,7 +263,7 @@ class AnswererNode:
 
     # -- the engine's side -------------------------------------------------------------------------------------
 
-    def take_work(self, now: float, lane: str = LANES[0]) -> Sequence[Work]:
+    def take_work(self, now: float, lane: str = SERVE) -> Sequence[Work]:
         """What the engine is to do next; empty: nothing. It reports with :meth:`work_done`."""
         for task in self._batches.overdue(now):
             self._turn_away(now, task, 0.0, "its deadline was over before its turn came")

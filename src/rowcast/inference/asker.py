@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 
 from rowcast.config import AskerSettings
-from rowcast.energy import PowerStates
 from rowcast.errors import (
     AuthenticationFailed,
     LinkLost,
@@ -22,10 +21,10 @@ from rowcast.errors import (
     StreamDamaged,
     VersionMismatch,
 )
-from rowcast.inference.chooser import Chooser
 from rowcast.inference.course import Course
 from rowcast.inference.door import Door
 from rowcast.inference.model import ModelSpec
+from rowcast.inference.plans import Planning
 from rowcast.journal import Journal
 from rowcast.session.link import Link
 from rowcast.session.liveness import Streak
@@ -44,9 +43,8 @@ class AskerNode(Course):
     Args:
         name: stable name, unique among the robots of the server.
         model: what it has built.
-        chooser: which plan for which rate.
+        planning: what the robot decides with; another one can take its place at any time.
         settings: see :mod:`rowcast.config`.
-        power: what the robot draws in each state.
         secret: the shared secret, or ``None``.
         journal: where events are recorded.
         entropy: source of random bytes (replaced in tests).
@@ -61,16 +59,15 @@ class AskerNode(Course):
         self,
         name: str,
         model: ModelSpec,
-        chooser: Chooser,
+        planning: Planning,
         *,
         settings: AskerSettings | None = None,
-        power: PowerStates | None = None,
         secret: bytes | None = None,
         journal: Journal | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.settings = settings or AskerSettings()
-        super().__init__(name, model, chooser, self.settings, power or PowerStates(), journal or Journal(name))
+        super().__init__(name, model, planning, self.settings, journal or Journal(name))
         self.notices: list[str] = []
         self.failure: RowcastError | None = None
         self.over = False
@@ -186,7 +183,7 @@ class AskerNode(Course):
     def waits_for(self, now: float) -> str | None:
         """What a long wait is for, for people."""
         if self.served:
-            return f"waiting for an answer; the link gives about {self.chooser.rate_bps(now) / 1e6:.3g} Mbit/s"
+            return f"waiting for an answer; the link gives about {self.rate_bps / 1e6:.3g} Mbit/s"
         return f"waiting for the server at {self._search.address}: {self._search.cause}"
 
     # -- messages ----------------------------------------------------------------------------------------------
@@ -292,4 +289,4 @@ class AskerNode(Course):
             raise self._door.doubt(now, link.peer, f"no proof came for {settings.silence_limit_s:g} s")
         if self.served and now >= link.spoke_at + settings.heartbeat_s:
             link.spoke_at = now
-            link.say(Heartbeat({"rate_bps": self.chooser.rate_bps(now)}, link.decoder.arrived))
+            link.say(Heartbeat({"rate_bps": self.rate_bps}, link.decoder.arrived))

@@ -7,27 +7,22 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from rowcast.codecs.tensors import RawTensor
 from rowcast.config import AskerSettings
-from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DeadlineMissed, RemoteProtocolError, RowcastError, ServerBusy
-from rowcast.inference.chooser import Chooser
 from rowcast.inference.exchanges import Exchange, Exchanges
 from rowcast.inference.inference import Inference
 from rowcast.inference.model import ModelSpec, whole
 from rowcast.inference.outcome import Outcome
+from rowcast.inference.plans import Planning
 from rowcast.inference.record import record
 from rowcast.inference.uplink import Uplink
-from rowcast.inference.work import Made, Piece, Work
+from rowcast.inference.work import PART, WHOLE, Made, Piece, Work
 from rowcast.journal import Journal
 from rowcast.session.link import Link
 from rowcast.wire import Answer, Busy, Drop, Rows, Served
 from rowcast.wire.frames import frame_bytes
 
-__all__ = ["LANES", "Course"]
-
-#: What the robot computes side by side: its part of a plan (also taking in what comes back), and the whole model.
-LANES = ("part", "whole")
+__all__ = ["Course"]
 
 
 class Course:
@@ -36,44 +31,47 @@ class Course:
     Args:
         name: the robot.
         model: what it has built.
-        chooser: which plan for which rate.
+        planning: what the robot decides with; another one can take its place at any time.
         settings: see :mod:`rowcast.config`.
-        power: what the robot draws in each state.
         journal: where inferences are recorded.
 
     Attributes:
+        lanes: what is computed side by side.
         link: the connection to the server, or ``None``.
         uplink: what is on its way there.
         outcomes: inferences that are over; the driver takes them away.
         answers: how many the server has answered.
         active: inferences under way.
         waiting: those whose turn has not come.
+        rate_bps: rate up that was measured last (bit/s), 0 before the first time.
+        forward_s: what the server says that it takes for the whole model (s); ``None`` before one did.
     """
+
+    lanes = (PART, WHOLE)
 
     def __init__(
         self,
         name: str,
         model: ModelSpec,
-        chooser: Chooser,
+        planning: Planning,
         settings: AskerSettings,
-        power: PowerStates,
         journal: Journal,
     ) -> None:
         self.name = name
         self.model = model
-        self.chooser = chooser
+        self.planning = planning
         self.journal = journal
         self.link: Link | None = None
-        self.uplink = Uplink(chooser)
+        self.uplink = Uplink(self._delivered)
+        self.rate_bps = 0.0
+        self.forward_s: float | None = None
         self.outcomes: deque[Outcome] = deque()
         self.answers = 0
         self.active: dict[int, Inference] = {}
         self.waiting: deque[Inference] = deque()
         self._limits = settings
-        self._power = power
-        self._raw = RawTensor.wire_id
         self._tickets = 0
-        self._exchanges = Exchanges(model, self._raw)
+        self._exchanges = Exchanges(model)
         self._requests = 1
         self._busy_until = -math.inf
         self._whole: deque[tuple[Inference, Work]] = deque()
@@ -106,9 +104,9 @@ class Course:
             ConfigError: the robot cannot keep the deadline by itself.
         """
         limit_s = self._limits.deadline_s if deadline_s is None else deadline_s
-        if limit_s is not None and self.has_fallback and limit_s < self.chooser.local_s:
+        if limit_s is not None and self.has_fallback and limit_s < self.planning.local_s:
             raise ConfigError(
-                f"deadline_s: expected at least {self.chooser.local_s:.3g} s, which the robot takes for the model by "
+                f"deadline_s: expected at least {self.planning.local_s:.3g} s, which the robot takes for the model by "
                 f"itself, got {limit_s:g} s"
             )
         self._tickets += 1
@@ -141,7 +139,7 @@ class Course:
 
     def take_work(self, now: float, lane: str) -> Sequence[Work]:
         """What the engine is to do next in a lane; empty: nothing. It reports with :meth:`work_done`."""
-        if lane == LANES[0]:
+        if lane == PART:
             return self._exchanges.take_work()
         while self._whole:
             inference, one = self._whole.popleft()
@@ -153,7 +151,7 @@ class Course:
     def work_done(self, now: float, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float) -> None:
         """The engine has done some work, in ``seconds``."""
         for work, result in zip(works, made, strict=True):
-            if lane == LANES[0]:
+            if lane == PART:
                 self._part_made(now, work, result, seconds / len(works))
             else:
                 self._whole_made(now, work, result, seconds)
@@ -196,7 +194,7 @@ class Course:
         self._requests = served.requests
         self._exchanges.restart()
         self._busy_until = -math.inf
-        self.chooser.welcomed(served.forward_s)
+        self.forward_s = served.forward_s
         self._next(now)
 
     def abandon_all(self, now: float, why: RowcastError) -> None:
@@ -283,15 +281,14 @@ class Course:
         return min((self._due_of(inference) for inference in [*self.active.values(), *self.waiting]), default=math.inf)
 
     def _due_of(self, inference: Inference) -> float:
-        if inference.deadline_at is None:
-            return math.inf
-        if not self.has_fallback:
-            return inference.deadline_at
-        return math.inf if inference.local is not None else self._start_at(inference)
+        if self.has_fallback:
+            return math.inf if inference.local is not None else self._start_at(inference)
+        return math.inf if inference.deadline_at is None else inference.deadline_at
 
     def _start_at(self, inference: Inference) -> float:
-        """When the robot has to begin by itself, so that it keeps the deadline (s)."""
-        return math.inf if inference.deadline_at is None else inference.deadline_at - self.chooser.local_s
+        """When the robot has to begin by itself (s): as decided, or to keep the deadline."""
+        limit = math.inf if inference.deadline_at is None else inference.deadline_at - self.planning.local_s
+        return min(inference.local_at, limit)
 
     def pass_time(self, now: float) -> None:
         """What is late is computed here, or given up."""
@@ -324,30 +321,38 @@ class Course:
     def _begin(self, now: float, inference: Inference) -> None:
         late = not self.served or now < self._busy_until or now >= self._start_at(inference)
         if self.has_fallback and late:
-            inference.plan = self.chooser.local
+            inference.plan = self.planning.local
             self._compute_whole(inference)
         else:
             self._begin_remote(now, inference)
 
     def _begin_remote(self, now: float, inference: Inference) -> None:
         """Begin it as is best at the rate of now."""
-        inference.plan = plan = self.chooser.plan(now)
+        self.uplink.look(now)
+        decision = self.planning.chooser.decide(now)
+        inference.plan = plan = decision.plan
         if not plan.on_server:
             self._compute_whole(inference)
             return
         assert self.link is not None
-        codecs = self.chooser.codecs(plan)
-        exchange = self._exchanges.open(inference, plan, codecs)
+        exchange = self._exchanges.open(inference, plan)
         left_s = 0.0 if inference.deadline_at is None else max(inference.deadline_at - now, 1e-6)
-        down = {codecs.get(op, self._raw) for op in plan.down}
-        self.link.say(exchange.request(down.pop() if len(down) == 1 else self._raw, left_s))
+        self.link.say(exchange.request(left_s))
+        inference.local_at = inference.asked_at + decision.local_start_s
+        if self.has_fallback and now >= inference.local_at:
+            self._compute_whole(inference)
+
+    def _delivered(self, now: float, size: int, seconds: float) -> None:
+        """What the link has carried."""
+        self.rate_bps = 8 * size / seconds
+        self.planning.chooser.delivered(now, size, seconds)
 
     def _compute_whole(self, inference: Inference) -> None:
         """The robot computes the whole model."""
         graph = self.model.graph
         pieces = [Piece(op, 0, self.model.tensor(op).rows) for op in graph.inputs]
         inference.local = Work(("whole", inference.ticket), whole(graph), pieces, inputs=inference.inputs)
-        inference.plan = inference.plan or self.chooser.local
+        inference.plan = inference.plan or self.planning.local
         self._whole.append((inference, inference.local))
 
     def _check_done(self, now: float, exchange: Exchange) -> None:
@@ -372,7 +377,7 @@ class Course:
             self._exchanges.close(exchange)
             if not exchange.done and self.link is not None and not self.link.closing:
                 self.link.say(Drop(exchange.number))
-                self.uplink.interrupted(now)
+                self.uplink.look(now)
         if inference.local is not None:
             inference.local.cancelled = True
             begun = self._computing.pop(inference.ticket, None)
@@ -388,10 +393,10 @@ class Course:
             now,
             inference.deadline_at,
             version=0 if answer is None else answer.version,
-            joules=inference.spent.joules(now - inference.asked_at, self._power),
+            joules=inference.spent.joules(now - inference.asked_at, self.planning.power),
             spent=inference.spent,
             error=error,
             superseded=superseded,
         )
         self.outcomes.append(outcome)
-        record(self.journal, now, outcome, self.chooser.rate_bps(now))
+        record(self.journal, now, outcome, self.rate_bps)

@@ -6,12 +6,14 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from rowcast.codecs.tensors import tensor_codec_by_name
 from rowcast.errors import RemoteProtocolError
 from rowcast.inference.inference import Inference
 from rowcast.inference.model import ModelSpec, Side, robot_side
 from rowcast.inference.tensor_rows import TensorRows, frame_of
 from rowcast.inference.work import Piece, Work, cuts
 from rowcast.planning import Plan
+from rowcast.planning.coding import RAW
 from rowcast.wire import Answer, Request, Rows
 
 __all__ = ["Exchange", "Exchanges"]
@@ -28,8 +30,6 @@ class Exchange:
         number: names the request on this connection.
         inference: whose it is.
         plan: which tensors travel.
-        codecs: ``wire_id`` of the tensor codec of each tensor that travels; others as they are.
-        raw: ``wire_id`` of the codec that leaves them as they are.
 
     Attributes:
         number: of the request.
@@ -42,9 +42,7 @@ class Exchange:
         complete: the robot's side is, and ``value`` the model's answer.
     """
 
-    def __init__(
-        self, model: ModelSpec, number: int, inference: Inference, plan: Plan, codecs: dict[int, int], raw: int
-    ) -> None:
+    def __init__(self, model: ModelSpec, number: int, inference: Inference, plan: Plan) -> None:
         self.number = number
         self.inference = inference
         self.plan = plan
@@ -54,7 +52,8 @@ class Exchange:
         self.answer: Answer | None = None
         self.complete = False
         self.value: Any = None
-        self._codecs = {op: codecs.get(op, raw) for op in plan.up}
+        self._codecs = _codecs(plan.up, plan.up_codecs)
+        self._down = _codecs(plan.down, plan.down_codecs)
         self.work: deque[Work] = deque(self._inputs(model))
 
     @property
@@ -62,9 +61,10 @@ class Exchange:
         """The answer is here, and what the server says about it."""
         return self.complete and self.answer is not None
 
-    def request(self, codec: int, deadline_s: float) -> Request:
-        """The message that begins it."""
-        return Request(self.number, self.plan.up, self.plan.down, codec, self.plan.slabs, deadline_s)
+    def request(self, deadline_s: float) -> Request:
+        """The message that begins it; the answer is of use for so long (s), 0: always."""
+        plan = self.plan
+        return Request(self.number, plan.up, plan.down, tuple(self._down.values()), plan.slabs, deadline_s)
 
     def took(self, piece: Piece) -> None:
         """Rows came from the server."""
@@ -102,12 +102,10 @@ class Exchanges:
 
     Args:
         model: the model.
-        raw: ``wire_id`` of the tensor codec that leaves tensors as they are.
     """
 
-    def __init__(self, model: ModelSpec, raw: int) -> None:
+    def __init__(self, model: ModelSpec) -> None:
         self._model = model
-        self._raw = raw
         self._number = 0
         self._open: dict[int, Exchange] = {}
         self._dropped: set[int] = set()
@@ -121,10 +119,10 @@ class Exchanges:
         """Those under way, the oldest first."""
         return list(self._open.values())
 
-    def open(self, inference: Inference, plan: Plan, codecs: dict[int, int]) -> Exchange:
+    def open(self, inference: Inference, plan: Plan) -> Exchange:
         """Begin one."""
         self._number += 1
-        exchange = Exchange(self._model, self._number, inference, plan, codecs, self._raw)
+        exchange = Exchange(self._model, self._number, inference, plan)
         self._open[exchange.number] = inference.remote = exchange
         return exchange
 
@@ -171,3 +169,9 @@ class Exchanges:
         """Requests that the engine is to forget."""
         forgotten, self._to_forget = self._to_forget, []
         return forgotten
+
+
+def _codecs(ops: Sequence[int], names: Sequence[str]) -> dict[int, int]:
+    """``wire_id`` of the tensor codec of each tensor; without names all travel as they are."""
+    chosen = names or [RAW] * len(ops)
+    return {op: tensor_codec_by_name(name).wire_id for op, name in zip(ops, chosen, strict=True)}

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rowcast.codecs.tensors import tensor_codec_by_id
+from rowcast.codecs.tensors.base import expect_carried
 from rowcast.config import AnswererSettings
-from rowcast.errors import AuthenticationFailed, LinkLost, LocalProtocolError, RemoteProtocolError
+from rowcast.errors import AuthenticationFailed, ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError
 from rowcast.inference.door import ASKS
 from rowcast.inference.model import ModelSpec, Side, server_side
 from rowcast.inference.tensor_rows import TensorRows
@@ -279,11 +280,23 @@ class Hosting:
                 f"request: expected slabs in 1 .. {model.most_rows} and a deadline of 0 s or more, "
                 f"got {request.slabs} and {request.deadline_s:g} s"
             )
-        codec = tensor_codec_by_id(request.codec)
-        codecs = {op: codec.wire_id for op in request.down if model.tensor(op).dtype.name in codec.dtypes}
+        codecs = self._codecs(request)
         due_at = now + request.deadline_s if request.deadline_s else None
         inbox = TensorRows(model, request.up)
         task = Task(robot, request.number, side, request.slabs, request.down, codecs, inbox, due_at)
         robot.newest = request.number
         robot.tasks[request.number] = task
         return task
+
+    def _codecs(self, request: Request) -> dict[int, int]:
+        """The codec of each tensor that is sent back."""
+        if len(request.codecs) != len(request.down):
+            raise RemoteProtocolError(
+                f"request: expected a codec for each of {len(request.down)} tensors, got {len(request.codecs)}"
+            )
+        for op, number in zip(request.down, request.codecs, strict=True):
+            try:
+                expect_carried(tensor_codec_by_id(number), self._model.tensor(op))
+            except ConfigError as error:
+                raise RemoteProtocolError(f"request: {error}") from error
+        return dict(zip(request.down, request.codecs, strict=True))

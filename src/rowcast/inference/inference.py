@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class Inference:
         asked_at: when they came (s).
         deadline_at: when the answer is wanted (s), or ``None``.
         plan: how it was begun, or ``None``.
+        local_at: when the robot begins to compute the whole model, as was decided (s).
         remote: what is exchanged with the server, where the plan says so and the link stands.
         local: the robot's own answer that is computed, or was.
         spent: what the robot did for it.
@@ -37,6 +39,7 @@ class Inference:
     asked_at: float
     deadline_at: float | None
     plan: Plan | None = None
+    local_at: float = math.inf
     remote: Exchange | None = None
     local: Work | None = None
     spent: Spent = field(default_factory=Spent)

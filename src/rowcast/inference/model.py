@@ -42,6 +42,11 @@ class ModelSpec:
         for index in (*self.graph.inputs, *self.graph.outputs):
             if self.tensors[index] is None:
                 raise ConfigError(f"model: operator {self.graph.label(index)} is an input or output, and no tensor")
+        for index, (op, tensor) in enumerate(zip(self.graph.ops, self.tensors, strict=True)):
+            if tensor is not None and tensor.rows != op.rows:
+                raise ConfigError(
+                    f"model: operator {self.graph.label(index)} has {op.rows} rows, its tensor {tensor.rows}"
+                )
 
     def tensor(self, index: int) -> TensorType:
         """The type of a tensor that travels.

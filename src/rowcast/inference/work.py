@@ -13,7 +13,12 @@ import numpy.typing as npt
 from rowcast.codecs.tensors import TensorType
 from rowcast.inference.model import Side
 
-__all__ = ["PIECE_BYTES", "Engine", "Made", "Piece", "Work", "cuts"]
+__all__ = ["PART", "PIECE_BYTES", "SERVE", "WHOLE", "Engine", "Made", "Piece", "Work", "cuts"]
+
+#: What is computed side by side. At the robot: its part of a plan, also what comes back taken in; and the whole model.
+PART, WHOLE = "part", "whole"
+#: At the server: one after the other.
+SERVE = "serve"
 
 #: A tensor travels in pieces of about so many bytes: what is urgent waits behind one, and progress is seen.
 PIECE_BYTES = 20_000

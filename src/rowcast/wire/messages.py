@@ -328,7 +328,7 @@ class Request(Control, frozen=True):
     number: Count  #: counts up by one or more
     up: Tensors  #: operators whose tensors the worker sends, ascending
     down: Tensors  #: operators whose tensors the worker wants, ascending; on the stream ``1 + place`` back
-    codec: Count  #: ``wire_id`` of the tensor codec for what comes back, of those tensors that it carries
+    codecs: Tensors  #: ``wire_id`` of the tensor codec of each in ``down``
     slabs: Count  #: compute whenever a further ``1 / slabs`` of the rows are there, 1 or more
     deadline_s: Finite  #: the answer is of no use after so many seconds from now on; 0: always
 
