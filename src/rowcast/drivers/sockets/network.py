@@ -312,11 +312,15 @@ class NetworkThread:
         elif (connect_at := node.connect_at) is not None and connect_at <= (now := self.loop.time()):
             node.connecting(now, str(self._endpoint))
             self._attempt = self.loop.create_task(self._connect())
+        self._attended()
         self._set_timer(node.next_wake())
         while node.notices:
             log.warning("%s", node.notices.pop(0))
         with self._changed:
             self._changed.notify_all()
+
+    def _attended(self) -> None:
+        """What the node had to say is sent; for nodes that do more than that."""
 
     def _set_timer(self, due: float | None) -> None:
         if self._timer is not None and self._timer.when() != due:

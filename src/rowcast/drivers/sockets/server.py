@@ -202,6 +202,7 @@ class Server(Generic[H]):
         self._pumping = False
         try:
             self._send_ready(self._loop.time() + BREATH_S)
+            self._attended()
             if self._ready:
                 self._soon()
             self._arm()
@@ -209,6 +210,9 @@ class Server(Generic[H]):
         except Exception as error:  # it concerns nobody in particular, and the server goes on: asyncio must not see it
             self._log_fault(error, "its team")
             self._loop.call_later(FAULT_PAUSE_S, self._soon)
+
+    def _attended(self) -> None:
+        """The node has heard what there was, and what it had to say is sent; for servers that do more than that."""
 
     def _tell(self) -> None:
         while self.node.notices:
