@@ -13,12 +13,13 @@ from torch.utils import _pytree as pytree
 from rowcast.codecs.tensors import TensorType
 from rowcast.codecs.tensors.base import DTYPES
 from rowcast.errors import CaptureError, ConfigError
-from rowcast.graphs import Barrier, Graph, Identity, Op, RowRule
+from rowcast.graphs import Graph, Op
 from rowcast.split.captured import Captured
 from rowcast.split.checking import compare, doubled, same
 from rowcast.split.exporting import export, failure_of_its_own
 from rowcast.split.inputs import InputType, input_types
 from rowcast.split.lowering import PREFIX, Lowered, lower
+from rowcast.split.rowrules import default_axis, row_rules
 
 __all__ = ["UNSENDABLE_BYTES", "capture"]
 
@@ -193,18 +194,3 @@ def _name(node: torch.fx.Node) -> str:
     operator = str(getattr(node.target, "__name__", node.target)).split(".")[0]
     own = path.removeprefix(PREFIX.rstrip(".")).removeprefix(".")
     return f"{own}:{operator}" if own else operator
-
-
-def row_rules(nodes: Sequence[torch.fx.Node], axes: Sequence[int | None]) -> list[tuple[RowRule, int | None]]:
-    """Inputs have rows, everything else is computed whole."""
-    given = iter(axes)
-    found: list[tuple[RowRule, int | None]] = []
-    for node in nodes:
-        axis = next(given) if node.op == "placeholder" else None
-        found.append((Barrier(1), None) if axis is None else (Identity(int(node.meta["val"].shape[axis])), axis))
-    return found
-
-
-def default_axis(shape: Sequence[int]) -> int | None:
-    """The row axis of an input of which nothing else is known."""
-    return {3: 1, 4: 1 if shape[-1] in (1, 3, 4) else 2}.get(len(shape))
