@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import importlib.util
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,7 @@ def reader() -> ModuleType:
     spec = importlib.util.spec_from_file_location("lopinfer", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
 
