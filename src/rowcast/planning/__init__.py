@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from rowcast.planning.bounds import overlap_bound_s
 from rowcast.planning.choice import Always, ByRate, Chooser, Decision, LateStart
 from rowcast.planning.coding import PIECES, TensorCosts, carried
 from rowcast.planning.costs import CostModel, LinkCosts
@@ -51,6 +52,7 @@ __all__ = [
     "heavy_load",
     "local",
     "offload",
+    "overlap_bound_s",
     "pipeline",
     "plan_table",
     "replay",
