@@ -54,8 +54,8 @@ ASKED = {
 #: Models whose deadline is given (s); others get so many times what the robot alone takes (99th percentile).
 DEADLINES_S = {"VGG19_BN": 0.120, "kapao": 0.600}
 USUAL_DEADLINE = 1.4
-#: Before anything was measured (bit/s), and the rates between which plans are made.
-INITIAL_BPS, LOW_BPS, HIGH_BPS = 10e6, 0.5e6, 500e6
+#: The rates between which plans are made (bit/s).
+LOW_BPS, HIGH_BPS = 0.5e6, 500e6
 #: Outages: seconds from the end of one to the next, and of each.
 BETWEEN_S, OUTAGE_S = (12.5, 37.5), (0.5, 4.0)
 FRAMES_HZ = (10, 30)
@@ -82,7 +82,7 @@ class Case:
 
     def by_rate(self, late: LateStart | None = None) -> ByRate:
         """Plans chosen by the measured rate, of which nothing is known at first."""
-        return ByRate(self.table, RateEstimator(INITIAL_BPS), late, self.costs.link.goodput)
+        return ByRate(self.table, RateEstimator(), late, self.costs.link.goodput)
 
     def oracle(self, trace: Trace, late: LateStart | None = None) -> Oracle:
         return Oracle(self.table, trace, late)
