@@ -151,7 +151,7 @@ class Door:
             session=self._session,
             nonce=b"",
             proof=b"",
-            layout=self._model.graph.digest,
+            layout=self._model.digest,
             state=self._model.parameters,
             server=b"",
             joined=False,

@@ -209,10 +209,10 @@ class Hosting:
             text = "this server answers inferences and trains no team; connect with rowcast.split.Remote"
             self._refuse(now, link, hello.name, "model", text)
             return None
-        if hello.layout != self._model.graph.digest or not (self._live or hello.state == self._model.parameters):
+        if hello.layout != self._model.digest or not (self._live or hello.state == self._model.parameters):
             for part in table_parts("\n".join(self._model.describe()).encode()):
                 self.notifier.say(link, part)
-            what = "other operators" if hello.layout != self._model.graph.digest else "other parameters"
+            what = "other operators" if hello.layout != self._model.digest else "other parameters"
             self._refuse(now, link, hello.name, "model", f"the robot's model has {what} than the server's")
             return None
         before = next((robot for robot in self.robots.values() if robot.name == hello.name), None)

@@ -24,6 +24,7 @@ class ModelSpec:
     Attributes:
         graph: its operators.
         tensors: [ops] type of each operator's tensor for one input; ``None``: it cannot travel.
+        digest: two sides have built the same model where it is the same; by default that of the graph.
         parameters: digest of the values of its parameters.
         describe: a line for each operator and parameter, so that two sides can name their first difference.
 
@@ -33,10 +34,12 @@ class ModelSpec:
 
     graph: Graph
     tensors: tuple[TensorType | None, ...]
+    digest: bytes = b""
     parameters: bytes = b""
     describe: Callable[[], Sequence[str]] = _no_words
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", self.digest or self.graph.digest)
         if len(self.tensors) != len(self.graph):
             raise ConfigError(f"model: expected a type for each of {len(self.graph)} tensors, got {len(self.tensors)}")
         for index in (*self.graph.inputs, *self.graph.outputs):
