@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,7 @@ import torch
 from rowcast.errors import ConfigError
 from rowcast.split.lowering import PREFIX, Lowered, attribute
 
-__all__ = ["Code", "Function", "Step"]
-
-Function = Callable[..., tuple[Any, ...]]
+__all__ = ["Code", "Step"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Code:
 
     def function(
         self, steps: Iterable[str], given: Sequence[str], results: Sequence[str], kept: Sequence[str]
-    ) -> Function:
+    ) -> types.FunctionType:
         """A function of tensors.
 
         Args:
@@ -92,7 +91,7 @@ class Code:
         lines.append(f" return ({''.join(f'{text}, ' for text in results)})")
         space: dict[str, Any] = {}
         exec(compile("\n".join(lines), "<part of a captured model>", "exec"), self.objects, space)
-        function: Function = space["run"]
+        function: types.FunctionType = space["run"]
         return function
 
     def _with_helpers(self, steps: Iterable[str], kept: Iterable[str]) -> list[Step]:
