@@ -67,7 +67,13 @@ class Code:
         return self._render(value, uses), tuple(uses)
 
     def function(
-        self, steps: Iterable[str], given: Sequence[str], results: Sequence[str], kept: Sequence[str]
+        self,
+        steps: Iterable[str],
+        given: Sequence[str],
+        results: Sequence[str],
+        kept: Sequence[str],
+        *,
+        marked: bool = False,
     ) -> types.FunctionType:
         """A function of tensors.
 
@@ -76,10 +82,11 @@ class Code:
             given: names of its arguments.
             results: expressions that it gives.
             kept: names of the variables in them.
+            marked: its first argument is a function without arguments, which it calls behind each operator.
         """
         chosen = self._with_helpers(steps, kept)
         last = {name: place for place, step in enumerate(chosen) for name in (step.name, *step.uses)}
-        lines = [f"def run({', '.join(given)}):"]
+        lines = [f"def run({', '.join(['mark', *given] if marked else given)}):"]
         if any(step.batch for step in chosen):
             lines.append(f" batch = {self._batch(given)}")
         for place, step in enumerate(chosen):
@@ -88,6 +95,8 @@ class Code:
             gone = [name for name in gone if name not in kept]
             if gone:
                 lines.append(f" del {', '.join(gone)}")
+            if marked and step.name[0] == "t":
+                lines.append(" mark()")
         lines.append(f" return ({''.join(f'{text}, ' for text in results)})")
         space: dict[str, Any] = {}
         exec(compile("\n".join(lines), "<part of a captured model>", "exec"), self.objects, space)
