@@ -23,8 +23,9 @@ from rowcast.split.rowrules import default_axis, row_rules
 
 __all__ = ["UNSENDABLE_BYTES", "capture"]
 
-#: Size in the graph of a tensor that cannot travel: no plan lets it.
-UNSENDABLE_BYTES = 1 << 40
+#: Size in the graph of a tensor that cannot travel: no plan lets it, since it would take half a minute at 1 Gbit/s. Not
+#: more, since planners count nanoseconds as whole numbers.
+UNSENDABLE_BYTES = 1 << 32
 Axes = int | None | Sequence[int | None]
 
 
