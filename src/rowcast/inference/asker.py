@@ -211,7 +211,7 @@ class AskerNode(Course):
             message = readable(message)
         if isinstance(message, Heartbeat) and self._door.proven:
             link.told(now, message.arrived)
-        elif isinstance(message, Leave):
+        elif isinstance(message, Leave) and self._door.proven:
             raise LinkLost(f"the server said goodbye: {message.cause}")
         elif not self.served:
             self._hear_at_the_door(now, link, message)
