@@ -31,7 +31,7 @@ def spec_of(captured: Captured) -> ModelSpec:
     return ModelSpec(
         captured.graph,
         captured.tensors,
-        digest=captured.digest,
+        code=captured.digest,
         parameters=captured.parameters_digest(),
         describe=captured.description,
     )
@@ -120,7 +120,7 @@ class TorchEngine:
     def __init__(self, captured: Captured, versions: Versions | None = None, *, interruptible: bool = False) -> None:
         self._captured = captured
         self._graph = captured.graph
-        self._model = ModelSpec(captured.graph, captured.tensors, digest=captured.digest)
+        self._model = ModelSpec(captured.graph, captured.tensors)
         self._versions = versions
         self._device = captured.inputs[0].device
         self._interruptible = interruptible
