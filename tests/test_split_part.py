@@ -109,6 +109,14 @@ def stages(reads: Sequence[Sequence[int]], sides: dict[str, set[int]]) -> list[t
     return found
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("camera", "recurrent")])
+def test_tensors_may_lie_in_memory_in_any_order(name: str) -> None:
+    captured, (image,) = small(name)
+    turned = image.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert turned.stride() != image.stride()
+    assert_equal(captured.whole(turned), captured.whole(image))
+
+
 def test_a_part_is_made_once() -> None:
     captured, _ = small("detector")
     outputs = captured.graph.outputs
