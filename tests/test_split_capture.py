@@ -515,7 +515,7 @@ def test_an_input_that_is_not_a_number_is_named_where_that_is_asked_for() -> Non
     for bad in (float("nan"), float("inf")):
         damaged = signal.clone()
         damaged[0, 3, 2] = bad
-        with pytest.raises(ConfigError, match="input 'signal': expected numbers, got NaN or Inf in 1 of 100 elements"):
+        with pytest.raises(ConfigError, match="input 'signal': expected numbers, got NaN or Inf in 1 of 50 elements"):
             check_finite(captured.inputs, (damaged,))
     camera, (image,) = small("camera")
     check_finite(camera.inputs, (image,))
