@@ -22,6 +22,7 @@ from rowcast.errors import ConfigError
 from rowcast.graphs import Profile
 from rowcast.planning import LATENCY, CostModel, LinkCosts, pipeline
 from rowcast.split import Captured, CaptureError, capture
+from rowcast.split.capture import UNSENDABLE_BYTES
 from rowcast.split.inputs import check_finite
 
 
@@ -158,6 +159,48 @@ def test_an_argument_can_be_a_structure_of_tensors() -> None:
     assert torch.equal(captured({"b": X, "a": 3 * X}), 2 * X)
     with pytest.raises(ConfigError, match="expected the structure of the example"):
         captured({"a": X})
+
+
+def cut_by_values(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    positive = x[x > 0]
+    return net.linear(x) + positive.shape[0], positive.sum()
+
+
+def in_half(net: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return net.linear(x)
+
+
+def both_branches(net: nn.Module, x: Tensor) -> Tensor:
+    chosen: Tensor = torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+    return chosen
+
+
+def hooked(net: nn.Module, x: Tensor) -> Tensor:
+    handle = net.linear.register_forward_hook(lambda module, inputs, made: made * 2)
+    made: Tensor = net.linear(x)
+    handle.remove()
+    return made
+
+
+@pytest.mark.parametrize("function", [cut_by_values, in_half, both_branches, hooked], ids=lambda each: each.__name__)
+def test_two_parts_of_an_unusual_model_answer_as_it_does(function: Callable[..., Any]) -> None:
+    captured = capture(module_of(function), X)
+    outputs = captured.graph.outputs
+    for x in (X, -X):
+        for cut in range(1, len(captured.graph)):
+            later = captured.part(range(cut, len(captured.graph)), outputs)
+            earlier = captured.part(range(cut), later.reads)
+            made = later(*earlier(*(x for _ in earlier.reads)))
+            assert_equal_answers(captured.answer(made), answer_of(captured, (x,)))
+
+
+def test_elements_that_have_no_codec_stay_where_they_are() -> None:
+    captured = capture(module_of(in_half), X)
+    kind = {op.name: captured.tensors[index] for index, op in enumerate(captured.graph.ops)}
+    assert kind["x"] is not None
+    assert kind["linear"] is None
+    assert captured.graph.ops[-1].bytes == UNSENDABLE_BYTES
 
 
 MIXING: dict[str, Callable[..., Any]] = {
