@@ -153,7 +153,7 @@ class RowPlan:
         step = self._steps.get(key)
         if step is None:
             step = self._steps[key] = plan_step(self, layout, arrived, batch)
-            if len(self._steps) > KEPT_STEPS:
+            while len(self._steps) > KEPT_STEPS:
                 self._steps.popitem(last=False)
         else:
             self._steps.move_to_end(key)
