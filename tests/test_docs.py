@@ -457,6 +457,9 @@ EXPORTED: dict[str, str] = {
         load_dataset
     """,
     "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task check_tensor_codec",
+    "rowcast.testing.zoo": """
+        Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
+    """,
     "rowcast.wire": """
         Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
         Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal RowLimits Rows Start

@@ -15,7 +15,7 @@ from rowcast.codecs.tensors.base import DTYPES
 from rowcast.errors import CaptureError, ConfigError
 from rowcast.graphs import Graph, Op
 from rowcast.split.captured import Captured
-from rowcast.split.checking import compare, doubled
+from rowcast.split.checking import compare, doubled, same
 from rowcast.split.exporting import export, failure_of_its_own
 from rowcast.split.inputs import InputType, input_types
 from rowcast.split.lowering import PREFIX, Lowered, lower
@@ -64,8 +64,8 @@ def capture(net: torch.nn.Module, example: Any, *, row_axis: Axes = None) -> Cap
 def _check_net(net: object) -> None:
     if not isinstance(net, torch.nn.Module):
         raise CaptureError(f"capture: expected a torch.nn.Module, got {type(net).__name__}")
-    if isinstance(net, torch.fx.GraphModule | torch.jit.ScriptModule):
-        return
+    if isinstance(net, torch.jit.ScriptModule):
+        raise CaptureError("capture: expected a module in Python, got a script; give the module that it was made of")
     training = next((name for name, module in net.named_modules() if module.training), None)
     if training is not None:
         where = f"its module {training!r} is" if training else "it is"
@@ -84,22 +84,42 @@ def _captured(net: torch.nn.Module, inputs: tuple[Any, ...], row_axis: Axes, *, 
             return None
         _run(net, inputs)
         raise
-    if batched and not all(lowered.shapes[node].batch_axis is not None for node in lowered.tensor_ops):
+    if batched and not all(
+        node in lowered.shapes and lowered.shapes[node].batch_axis is not None for node in lowered.tensor_ops
+    ):
         return None
     types = input_types(net, inputs, batched)
     axes = _row_axes(types, row_axis)
-    answer, structure = pytree.tree_flatten(_run(net, inputs))
+    answer, structure = pytree.tree_flatten(_checked_run(net, inputs))
     found = compare(lowered, inputs, answer, batched=batched)
     if found.difference is not None:
         if batched:
             return None
         raise CaptureError(
-            f"capture: the operators answer otherwise than the model itself: {found.difference}; does forward keep "
-            "a state, read a clock or a file, or change with each call?"
+            f"capture: the operators answer otherwise than the model itself: {found.difference}; does forward read "
+            "a clock or a file, or change with each call?"
         )
     graph, tensors = _graph(lowered, types, axes)
     structures = (pytree.tree_structure(inputs), structure)
     return Captured(net, lowered, graph, tensors, types, structures, found.batch_axes)
+
+
+def _checked_run(net: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
+    """The answer of the model itself; an error where it remembers the call."""
+    before = {name: dict(vars(module)) for name, module in net.named_modules()}
+    answer = _run(net, inputs)
+    changed = [
+        f"{name}.{key}".removeprefix(".")
+        for name, module in net.named_modules()
+        for key, value in vars(module).items()
+        if before.get(name, {}).get(key) is not value
+    ]
+    if changed and not same(pytree.tree_leaves(answer), pytree.tree_leaves(_run(net, inputs))):
+        raise CaptureError(
+            f"capture: forward keeps a state in {changed[0]!r}: it answers the same input otherwise the second time. "
+            "An inference may be computed on either side, or on both: return the new state and give it back as an input"
+        )
+    return answer
 
 
 def _run(net: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:

@@ -113,7 +113,7 @@ class Captured:
 
     def answer(self, tensors: Sequence[torch.Tensor]) -> Any:
         """What ``forward`` gives, from the tensors of ``graph.outputs``."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return pytree.tree_unflatten(self._answer(*tensors), self._out)
 
     def part(self, ops: Iterable[int], wanted: Sequence[int]) -> Part:
