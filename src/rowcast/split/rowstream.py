@@ -45,6 +45,11 @@ class RowStream:
         return tuple(self._plan.outside)
 
     @property
+    def wanted(self) -> tuple[int, ...]:
+        """Operators whose rows are to be taken."""
+        return self._plan.wanted
+
+    @property
     def finished(self) -> bool:
         """Whether all rows of all wanted tensors are computed."""
         rules, rows = self._plan.rules, self._layout.rows
