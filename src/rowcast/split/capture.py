@@ -16,7 +16,7 @@ from rowcast.errors import CaptureError, ConfigError
 from rowcast.graphs import Graph, Op
 from rowcast.split.captured import Captured
 from rowcast.split.checking import compare, doubled, same
-from rowcast.split.exporting import export, failure_of_its_own
+from rowcast.split.exporting import NotFollowed, export, failure_of_its_own
 from rowcast.split.inputs import InputType, input_types
 from rowcast.split.lowering import PREFIX, Lowered, lower
 from rowcast.split.rowrules import default_axis, row_rules
@@ -79,12 +79,13 @@ def _check_net(net: object) -> None:
 def _captured(net: torch.nn.Module, inputs: tuple[Any, ...], row_axis: Axes, *, batched: bool) -> Captured | None:
     """The captured model; ``None`` where ``batched`` and it cannot be captured for any batch."""
     try:
-        lowered = lower(export(net, doubled(inputs) if batched else inputs, batched=batched))
-    except CaptureError:
+        program = export(net, doubled(inputs) if batched else inputs, batched=batched)
+    except NotFollowed:
         if batched:
             return None
         _run(net, inputs)
         raise
+    lowered = lower(program)
     if batched and not all(
         node in lowered.shapes and lowered.shapes[node].batch_axis is not None for node in lowered.tensor_ops
     ):

@@ -69,7 +69,7 @@ class Captured:
         self._parts: dict[tuple[tuple[int, ...], tuple[int, ...]], Part] = {}
         self._answer = self._answer_code()
         self._graph_lines = graph_lines(lowered, [op.name for op in graph.ops])
-        self.digest = digest_of([*self._graph_lines, *(line for line, _ in tensor_lines(lowered))])
+        self.digest = digest_of([*self._graph_lines, *(line for line, _ in tensor_lines(lowered, net))])
 
     def __call__(self, *inputs: Any) -> Any:
         """The answer to inputs as ``forward`` takes them, in the structure that ``forward`` gives.
@@ -140,12 +140,12 @@ class Captured:
         """
         return [
             *self._graph_lines,
-            *(f"{line} {tensor_digest(held).hex()}" for line, held in tensor_lines(self._lowered)),
+            *(f"{line} {tensor_digest(held).hex()}" for line, held in tensor_lines(self._lowered, self.net)),
         ]
 
     def parameters_digest(self) -> bytes:
         """16 bytes of the values of all parameters, buffers and constants that are read, as they are now."""
-        return digest_of([tensor_digest(held).hex() for _, held in tensor_lines(self._lowered)])
+        return digest_of([tensor_digest(held).hex() for _, held in tensor_lines(self._lowered, self.net)])
 
     def _answer_code(self) -> types.FunctionType:
         given = [f"t{index}" for index in self.graph.outputs]
