@@ -174,7 +174,7 @@ def oddities():
     found = []
     for kind in CONTROL.values():
         hints = get_type_hints(kind)
-        found.append(kind(**{name: plain.get(hints[name], {}) for name in kind.__struct_fields__}))
+        found.append(kind(**{name: plain.get(hints[name], ()) for name in kind.__struct_fields__ if name != "metrics"}))
     return found
 
 

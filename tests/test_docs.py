@@ -443,6 +443,7 @@ EXPORTED: dict[str, str] = {
         timeline_table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
+    "rowcast.split": "CaptureError Captured Part capture",
     "rowcast.sync": """
         ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
         UsualInterval VersionTable minimum_share parse_policy policy_forms register
@@ -457,10 +458,13 @@ EXPORTED: dict[str, str] = {
         load_dataset
     """,
     "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task check_tensor_codec",
+    "rowcast.testing.zoo": """
+        Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
+    """,
     "rowcast.wire": """
-        Ack Ask Cancel Challenge Computed Farewell Finish FrameDecoder FrameEncoder Go Grant HEADER_BYTES Heartbeat
-        Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd Refusal RowLimits Rows Start
-        StateEnd Waiting Welcome encode
+        Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
+        HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd
+        Refusal Request RowLimits Rows Served Start StateEnd Waiting Welcome encode
     """,
 }
 

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from rowcast.wire import FrameDecoder, FrameEncoder, RowLimits, Rows
-from rowcast.wire.messages import CONTROL, Ack
+from rowcast.wire.messages import CONTROL, Ack, Request
 
 ROWS = 5000
 KINDS = tuple(CONTROL.values())
@@ -25,6 +25,7 @@ FORMS = {
 }
 METRICS = st.dictionaries(FORMS[str], FORMS[float], max_size=4)
 STREAMS = st.integers(0, 255)
+TENSORS = st.lists(st.integers(0, 2000), max_size=6).map(tuple)
 
 
 def prove(examples):
@@ -38,6 +39,8 @@ def control_messages(draw, kinds=KINDS):
     forms = {name: FORMS.get(hints[name], METRICS) for name in kind.__struct_fields__}
     if kind is Ack:
         forms["stream"] = STREAMS
+    if kind is Request:
+        forms["up"] = forms["down"] = forms["codecs"] = TENSORS
     return kind(**{name: draw(form) for name, form in forms.items()})
 
 

@@ -4,6 +4,7 @@
 
     RowcastError
      +-- ConfigError              a setting, a policy name, a file that the user gave
+     |    +-- CaptureError        a model whose operators cannot be captured: file, line and what to do
      |    +-- TraceError          a bandwidth trace file: file, line and reason
      |    +-- DataError           a data folder or data file
      +-- ProtocolError
@@ -16,6 +17,9 @@
      +-- ParametersConflict       training would be overwritten, and nobody asked for that
      +-- LinkLost                 the connection ended; the cause is in the message
      |    +-- ServerUnavailable   nobody answers at the server's address
+     +-- ModelMismatch            robot and server have not built the same model
+     +-- DeadlineMissed           no answer in time, and nothing to fall back on
+     +-- ServerBusy               the server computes for others; it says when to ask again
      +-- NonFiniteGradient        NaN or Inf where an update was expected
      +-- WorkerFailed             a worker process of an experiment ended badly, or hangs
      +-- MeterError               a power sensor is missing, cannot be read, or is frozen
@@ -30,17 +34,21 @@ from collections.abc import Iterable
 
 __all__ = [
     "AuthenticationFailed",
+    "CaptureError",
     "ConfigError",
     "DataError",
+    "DeadlineMissed",
     "LayoutMismatch",
     "LinkLost",
     "LocalProtocolError",
     "MeterError",
+    "ModelMismatch",
     "NonFiniteGradient",
     "ParametersConflict",
     "ProtocolError",
     "RemoteProtocolError",
     "RowcastError",
+    "ServerBusy",
     "ServerUnavailable",
     "StreamDamaged",
     "TraceError",
@@ -57,6 +65,10 @@ class RowcastError(Exception):
 
 class ConfigError(RowcastError):
     """A setting, a name or a file that the user gave cannot be used."""
+
+
+class CaptureError(ConfigError):
+    """A model cannot be captured as a graph of operators; the message names file and line of its code."""
 
 
 class TraceError(ConfigError):
@@ -105,6 +117,26 @@ class LinkLost(RowcastError):
 
 class ServerUnavailable(LinkLost):
     """Nobody answered at the server's address within the time allowed."""
+
+
+class ModelMismatch(RowcastError):
+    """Robot and server have not built the same model; the message names the first difference."""
+
+
+class DeadlineMissed(RowcastError):
+    """The answer was not there at its deadline, and there was nothing to fall back on; the message says why."""
+
+
+class ServerBusy(RowcastError):
+    """The server has more to compute than it can in time.
+
+    Attributes:
+        wait_s: ask again after so many seconds.
+    """
+
+    def __init__(self, text: str, wait_s: float) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
 
 
 class NonFiniteGradient(RowcastError):

@@ -40,7 +40,9 @@ def run_server(serve: ServeSettings, settings: ServerSettings, link: LinkSetting
         return asyncio.run(_run(server, display, serve, begin))
 
 
-async def _run(server: Server, display: TeamDisplay, serve: ServeSettings, begin: Callable[[], None]) -> str:
+async def _run(
+    server: Server[ServerNode], display: TeamDisplay, serve: ServeSettings, begin: Callable[[], None]
+) -> str:
     """Serve until something ends it; returns what. ``begin`` is called as soon as the port is ours."""
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()

@@ -8,10 +8,10 @@ from typing import Any
 from rowcast.config.fields import Checked, setting
 from rowcast.errors import ConfigError
 
-__all__ = ["LinkSettings", "ServerSettings", "WorkerSettings"]
+__all__ = ["LinkSettings", "ServerSettings", "StrangerSettings", "WorkerSettings", "stuck_limit"]
 
 
-def _stuck_limit() -> Any:
+def stuck_limit() -> Any:
     """``stuck_limit_s``: servers and workers watch their links alike."""
     return setting(
         20.0,
@@ -65,7 +65,38 @@ class LinkSettings(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class ServerSettings(Checked):
+class StrangerSettings(Checked):
+    """What those may cost a node who connect to it and have not introduced themselves."""
+
+    strangers_limit: int = setting(
+        512,
+        "Connections at once that have not introduced themselves; further ones are closed at once. Each costs about "
+        "70 kB (measured once) and a file descriptor. Keep it well below the limit of descriptors (ulimit -n).",
+        unit="connections",
+        low=1,
+        high=100_000,
+    )
+    strangers_per_address: int = setting(
+        256,
+        "The same for one address (of IPv6, one network of 64 bits). Raise it when more robots than that share an "
+        "address and start at the same moment; those that are turned away try again.",
+        unit="connections",
+        low=1,
+        high=100_000,
+    )
+    failures_per_minute: int = setting(
+        300,
+        "Failed attempts of one address in a minute, such as a wrong secret, garbage or no hello; after that its "
+        "connections are closed at once until it has failed less. Who is let in costs nothing. Lower it where "
+        "strangers reach the port, raise it when many robots behind one address have poor links.",
+        unit="connections",
+        low=1,
+        high=1_000_000,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings(StrangerSettings):
     """Settings of the server node."""
 
     expected_workers: int = setting(
@@ -101,7 +132,7 @@ class ServerSettings(Checked):
         low=0.5,
         high=3600.0,
     )
-    stuck_limit_s: float = _stuck_limit()
+    stuck_limit_s: float = stuck_limit()
     heartbeat_s: float = setting(
         1.0, "A heartbeat is sent when nothing else was for this long.", unit="s", low=0.05, high=3600.0
     )
@@ -137,31 +168,6 @@ class ServerSettings(Checked):
         unit="byte",
         low=1 << 10,
         high=1 << 40,
-    )
-    strangers_limit: int = setting(
-        512,
-        "Connections at once that have not introduced themselves; further ones are closed at once. Each costs about "
-        "70 kB (measured once) and a file descriptor. Keep it well below the limit of descriptors (ulimit -n).",
-        unit="connections",
-        low=1,
-        high=100_000,
-    )
-    strangers_per_address: int = setting(
-        256,
-        "The same for one address (of IPv6, one network of 64 bits). Raise it when more robots than that share an "
-        "address and start at the same moment; those that are turned away try again.",
-        unit="connections",
-        low=1,
-        high=100_000,
-    )
-    failures_per_minute: int = setting(
-        300,
-        "Failed attempts of one address in a minute, such as a wrong secret, garbage or no hello; after that its "
-        "connections are closed at once until it has failed less. Who is let in costs nothing. Lower it where "
-        "strangers reach the port, raise it when many robots behind one address have poor links.",
-        unit="connections",
-        low=1,
-        high=1_000_000,
     )
 
 
@@ -201,7 +207,7 @@ class WorkerSettings(Checked):
     silence_limit_s: float = setting(
         10.0, "A link on which no byte arrives for this long is taken for lost.", unit="s", low=0.5, high=3600.0
     )
-    stuck_limit_s: float = _stuck_limit()
+    stuck_limit_s: float = stuck_limit()
     heartbeat_s: float = setting(
         1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=3600.0
     )

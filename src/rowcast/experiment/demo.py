@@ -225,7 +225,7 @@ async def _run_policy(
 
 
 @contextlib.asynccontextmanager
-async def _server(job: _Job, text: str, folder: Path) -> AsyncIterator[tuple[ServerNode, Server]]:
+async def _server(job: _Job, text: str, folder: Path) -> AsyncIterator[tuple[ServerNode, Server[ServerNode]]]:
     """The server of one policy, listening on loopback."""
     settings = job.settings
     with open_journal("server", folder / "server.jsonl") as journal:

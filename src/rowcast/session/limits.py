@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rowcast.config import ServerSettings
+from rowcast.config import StrangerSettings
 from rowcast.session.link import Link
 
 __all__ = ["StrangerLimits"]
@@ -23,7 +23,7 @@ class StrangerLimits:
         settings: ``strangers_limit``, ``strangers_per_address`` and ``failures_per_minute`` hold here.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: StrangerSettings) -> None:
         self._settings = settings
         self._buckets: dict[str, tuple[float, float]] = {}
 

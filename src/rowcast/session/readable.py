@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from rowcast.errors import visible
-from rowcast.wire import Leave, Message, Refusal, Waiting
+from rowcast.wire import Busy, Leave, Message, Refusal, Waiting
 from rowcast.wire.fields import Control
 
 __all__ = ["readable"]
@@ -15,6 +15,7 @@ _SENTENCES: dict[type[Message], tuple[str, ...]] = {
     Leave: ("cause",),
     Refusal: ("code", "text"),
     Waiting: ("reason",),
+    Busy: ("cause",),
 }
 
 

@@ -23,6 +23,7 @@ from rowcast.wire import (
     Message,
     Proof,
     Refusal,
+    Served,
     Start,
     Waiting,
     Welcome,
@@ -44,6 +45,7 @@ class ClientState(_State):
     PROVEN = "the server has not let this worker in yet"
     WELCOMED = "this worker is let in, and has not started"
     JOINED = "this worker has joined"
+    SERVED = "this worker may ask for inferences"
     APART = "there is no connection"
 
 
@@ -53,6 +55,7 @@ class HostState(_State):
     STRANGER = "nobody has introduced himself"
     QUEUED = "the worker waits until it is let in"
     MEMBER = "the worker is a member"
+    ASKER = "the worker asks for inferences"
 
 
 class Event(_State):
@@ -63,6 +66,7 @@ class Event(_State):
     LET_IN = "the worker is let in, and starts afresh or goes on starting"
     RESUMED = "the worker that has joined before is let in again"
     STARTED = "the parameters are the team's"
+    SERVED = "the worker is served"
     LOST = "the connection is gone"
 
 
@@ -84,9 +88,10 @@ _LIVING = (Heartbeat, Leave, Refusal, Waiting)
 #: What a server may say to a worker.
 CLIENT: Mapping[ClientState, Rights] = {
     ClientState.UNPROVEN: Rights(frozenset({Challenge, Proof, Heartbeat})),
-    ClientState.PROVEN: Rights(frozenset({Challenge, Welcome, LayoutTable, *_LIVING})),
+    ClientState.PROVEN: Rights(frozenset({Challenge, Welcome, Served, LayoutTable, *_LIVING})),
     ClientState.WELCOMED: Rights(frozenset({Start, *_LIVING}), work=True),
     ClientState.JOINED: Rights(frozenset(_LIVING), work=True),
+    ClientState.SERVED: Rights(frozenset(_LIVING), work=True),
     ClientState.APART: Rights(frozenset()),
 }
 
@@ -95,6 +100,7 @@ HOST: Mapping[HostState, Rights] = {
     HostState.STRANGER: Rights(frozenset({Hello, Leave})),
     HostState.QUEUED: Rights(frozenset({Heartbeat, Leave})),
     HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal}), work=True),
+    HostState.ASKER: Rights(frozenset({Heartbeat, Leave, Refusal}), work=True),
 }
 
 #: What leads from a state to which other one.
@@ -103,14 +109,21 @@ MOVES: Mapping[ClientState | HostState, Mapping[Event, ClientState | HostState]]
     ClientState.PROVEN: {
         Event.LET_IN: ClientState.WELCOMED,
         Event.RESUMED: ClientState.JOINED,
+        Event.SERVED: ClientState.SERVED,
         Event.LOST: ClientState.APART,
     },
     ClientState.WELCOMED: {Event.STARTED: ClientState.JOINED, Event.LOST: ClientState.APART},
     ClientState.JOINED: {Event.LOST: ClientState.APART},
+    ClientState.SERVED: {Event.LOST: ClientState.APART},
     ClientState.APART: {},
-    HostState.STRANGER: {Event.QUEUED: HostState.QUEUED, Event.LET_IN: HostState.MEMBER},
+    HostState.STRANGER: {
+        Event.QUEUED: HostState.QUEUED,
+        Event.LET_IN: HostState.MEMBER,
+        Event.SERVED: HostState.ASKER,
+    },
     HostState.QUEUED: {Event.QUEUED: HostState.QUEUED, Event.LET_IN: HostState.MEMBER},
     HostState.MEMBER: {},
+    HostState.ASKER: {},
 }
 
 _RIGHTS: Mapping[ClientState | HostState, Rights] = dict([*CLIENT.items(), *HOST.items()])

@@ -68,6 +68,7 @@ class ScriptedWorker:
 class _Worker(Peer):
     """One life of a scripted worker."""
 
+    node: WorkerNode
     up: Pipe
     down: Pipe
 
@@ -108,6 +109,8 @@ class VirtualTeam(Engine[_Worker]):
             :class:`~rowcast.testing.books.Staleness`.
         computed: float64 [elements], the sum of weight * update of everything ever computed, by worker.
     """
+
+    server: ServerNode
 
     def __init__(
         self,
@@ -259,7 +262,7 @@ class VirtualTeam(Engine[_Worker]):
         living = False
         for worker in self.workers.values():  # asked before every event
             if not worker.killed:
-                if worker.node.state is not WorkerState.DONE and worker.node.failure is None:
+                if not worker.node.over and worker.node.failure is None:
                     return False
                 living = True
         return living

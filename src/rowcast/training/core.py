@@ -147,6 +147,11 @@ class WorkerCore:
         return self.state in EXCHANGING
 
     @property
+    def over(self) -> bool:
+        """Its work is done: it wants no connection any more."""
+        return self.state is WorkerState.DONE
+
+    @property
     def proven(self) -> bool:
         """The server has proved that it knows the secret, on the connection that stands, or there is no secret."""
         return self.client.proven
@@ -157,8 +162,8 @@ class WorkerCore:
 
         It says so with :meth:`connecting`, and what came of it with :meth:`link_up` or :meth:`connect_failed`.
         """
-        over = self.link is not None or self.state is WorkerState.DONE or self.failure is not None
-        return None if over else self.search.connect_at
+        settled = self.over or self.link is not None or self.failure is not None
+        return None if settled else self.search.connect_at
 
     @property
     def unproven(self) -> str:

@@ -9,6 +9,7 @@ Finite   IEEE 754 double that is finite (an integer is read as one)
 bool     true or false
 bytes    bin
 str      str, UTF-8
+Tensors  array of at most 254 Counts
 Metrics  map of at most 64: name (str, at most 128 bytes) and value (Finite); others are left out
 ======== ===========================================================================================
 
@@ -33,6 +34,7 @@ __all__ = [
     "MAX_METRICS",
     "MAX_METRIC_NAME",
     "MAX_STREAM",
+    "MAX_TENSORS",
     "Claim",
     "Control",
     "Count",
@@ -40,6 +42,7 @@ __all__ = [
     "Message",
     "Metrics",
     "StreamId",
+    "Tensors",
     "emptied",
     "pack",
     "packed_bytes",
@@ -49,11 +52,13 @@ __all__ = [
 MAX_METRICS = 64
 MAX_METRIC_NAME = 128  #: bytes in UTF-8
 MAX_STREAM = 255
+MAX_TENSORS = 254  #: one stream each, beside that of training
 
 _MOST = sys.float_info.max
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 StreamId = Annotated[int, msgspec.Meta(ge=0, le=MAX_STREAM)]
+Tensors = Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_TENSORS)]
 Finite = Annotated[float, msgspec.Meta(ge=-_MOST, le=_MOST)]
 Metrics = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=MAX_METRIC_NAME)], Finite], msgspec.Meta(max_length=MAX_METRICS)

@@ -1,4 +1,4 @@
-"""The thread that runs a worker node over TCP: its event loop, its attempts to connect, its one connection."""
+"""The thread that runs a node which connects to a server: its event loop, its attempts to connect, its connection."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from rowcast.config import LinkSettings
+from rowcast.drivers.nodes import GuestNode
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.tcp import tuned
 from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.session import Link
-from rowcast.training import WorkerNode, WorkerState
 from rowcast.wire import Message
 
 __all__ = ["NetworkThread"]
@@ -36,7 +36,7 @@ class NetworkThread:
     """Carries what a node says, and tells it the time. What to do next, the node knows.
 
     Args:
-        node: the worker node; once :meth:`start` was called it belongs to the thread, until that has ended.
+        node: the node; once :meth:`start` was called it belongs to the thread, until that has ended.
         endpoint: the server.
         link_settings: see :mod:`rowcast.config`.
 
@@ -45,7 +45,7 @@ class NetworkThread:
         connection: the connection that stands, or ``None``.
     """
 
-    def __init__(self, node: WorkerNode, endpoint: Endpoint, link_settings: LinkSettings) -> None:
+    def __init__(self, node: GuestNode, endpoint: Endpoint, link_settings: LinkSettings) -> None:
         self.node = node
         self.connection: Connection | None = None
         self._endpoint = endpoint
@@ -164,7 +164,7 @@ class NetworkThread:
         if not self._thread.is_alive():
             return
         try:
-            if self.node.state is not WorkerState.DONE:
+            if not self.node.over:
                 self.run(lambda: self.node.leave(self.loop.time(), "left"))
             self._thread.join(LEAVE_LIMIT_S)
         finally:  # also where a second Ctrl-C ends the goodbye
@@ -176,7 +176,7 @@ class NetworkThread:
     def _raise_if_dead(self) -> None:
         if self._error is not None:
             raise self._error
-        if self._ended and self.node.state is not WorkerState.DONE:
+        if self._ended and not self.node.over:
             raise LinkLost(f"{self.node.name}: the connection to {self._endpoint} was closed")
 
     # -- the thread ------------------------------------------------------------------------------------------------
@@ -302,21 +302,25 @@ class NetworkThread:
         connection, node = self.connection, self.node
         if connection is not None:
             connection.pump()
-            if node.state is WorkerState.DONE and connection.link.closing is False:
+            if node.over and connection.link.closing is False:
                 connection.link.closing = True
                 connection.pump()
-        elif node.state is WorkerState.DONE or node.failure is not None:
+        elif node.over or node.failure is not None:
             self._over.set()
         elif self._ended:
             pass  # nobody waits for another connection
         elif (connect_at := node.connect_at) is not None and connect_at <= (now := self.loop.time()):
             node.connecting(now, str(self._endpoint))
             self._attempt = self.loop.create_task(self._connect())
+        self._attended()
         self._set_timer(node.next_wake())
         while node.notices:
             log.warning("%s", node.notices.pop(0))
         with self._changed:
             self._changed.notify_all()
+
+    def _attended(self) -> None:
+        """What the node had to say is sent; for nodes that do more than that."""
 
     def _set_timer(self, due: float | None) -> None:
         if self._timer is not None and self._timer.when() != due:

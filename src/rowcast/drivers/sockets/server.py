@@ -8,22 +8,23 @@ import logging
 import math
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.crew import lend_threads
+from rowcast.drivers.nodes import HostNode
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Security
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import check_congestion_control, source_of, tuned, unresolved
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.session import Link
-from rowcast.training import ServerNode
 from rowcast.wire import Message
 
 __all__ = ["Server"]
 
 log = logging.getLogger("rowcast")
+H = TypeVar("H", bound=HostNode)
 
 #: After a fault in a timer it is tried again so much later (s).
 FAULT_PAUSE_S = 1.0
@@ -35,8 +36,8 @@ BREATH_S = 0.02
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Server:
-    """Runs a :class:`~rowcast.training.ServerNode` on an event loop.
+class Server(Generic[H]):
+    """Runs a node that others connect to on an event loop, for example a :class:`~rowcast.training.ServerNode`.
 
     Args:
         node: the server node.
@@ -54,7 +55,7 @@ class Server:
 
     def __init__(
         self,
-        node: ServerNode,
+        node: H,
         host: str = "127.0.0.1",
         port: int = 7117,
         *,
@@ -201,6 +202,7 @@ class Server:
         self._pumping = False
         try:
             self._send_ready(self._loop.time() + BREATH_S)
+            self._attended()
             if self._ready:
                 self._soon()
             self._arm()
@@ -208,6 +210,9 @@ class Server:
         except Exception as error:  # it concerns nobody in particular, and the server goes on: asyncio must not see it
             self._log_fault(error, "its team")
             self._loop.call_later(FAULT_PAUSE_S, self._soon)
+
+    def _attended(self) -> None:
+        """The node has heard what there was, and what it had to say is sent; for servers that do more than that."""
 
     def _tell(self) -> None:
         while self.node.notices:

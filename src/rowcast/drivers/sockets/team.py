@@ -195,13 +195,13 @@ class Team(NodeView):
         Raises:
             LinkLost: time ran out, or the server was gone for ``finish_limit_s``; the message says what is lost.
         """
-        if self._network is None or self.node.state is WorkerState.DONE:
+        if self._network is None or self.node.over:
             return
         self._network.check_process()
         if self.node.state is not WorkerState.FINISHING:  # a call that was interrupted goes on
             self._end_exchange()
             self._call(lambda now: self.node.finish(now, wait=wait))
-        if not self._wait(lambda: self.node.state is WorkerState.DONE, timeout_s):
+        if not self._wait(lambda: self.node.over, timeout_s):
             self.leave()
             raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
         self._network.join()
@@ -213,7 +213,7 @@ class Team(NodeView):
 
     def abandon(self) -> None:
         """The same for an optimizer that was dropped without ``close()``: called by the garbage collector."""
-        if self._network is None or not self._network.here() or self.node.state is WorkerState.DONE:
+        if self._network is None or not self._network.here() or self.node.over:
             return
         log.warning(
             "%s: its Optimizer was dropped without close(); it leaves the team, and what was pending is lost", self.name

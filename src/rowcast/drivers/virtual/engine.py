@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import Generic, Protocol, TypeVar
 
+from rowcast.drivers.nodes import GuestNode, HostNode
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.errors import LinkLost
 from rowcast.session import Link
-from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import Message
 
 __all__ = ["Direction", "Engine", "Peer"]
@@ -51,7 +51,7 @@ class Peer:
     worker_link: Link
     server_link: Link
 
-    def __init__(self, node: WorkerNode, up: Direction, down: Direction, delay_s: float = 0.0) -> None:
+    def __init__(self, node: GuestNode, up: Direction, down: Direction, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.node = node
         self.up = up
@@ -76,7 +76,7 @@ class Engine(Generic[P]):
         clock: the time.
     """
 
-    def __init__(self, server: ServerNode, *, clock: Clock | None = None) -> None:
+    def __init__(self, server: HostNode, *, clock: Clock | None = None) -> None:
         self.server = server
         self.clock = clock or Clock()
         self._by_link: dict[Link, P] = {}
@@ -98,7 +98,7 @@ class Engine(Generic[P]):
     def connect(self, peer: P) -> None:
         """Try to connect now: the server is there, so it succeeds."""
         node, now = peer.node, self.clock.now
-        if peer.connected or peer.killed or node.state is WorkerState.DONE or node.failure is not None:
+        if peer.connected or peer.killed or node.over or node.failure is not None:
             return
         peer.connected = True
         peer.worker_link, peer.server_link = Link("server"), Link(node.name)
@@ -143,7 +143,7 @@ class Engine(Generic[P]):
 
     def _hang_up(self, peer: P, link: Link, cause: str) -> None:
         """One end has said its last word on ``link``."""
-        if peer.connected and peer.server_link is link and peer.node.state is not WorkerState.DONE:
+        if peer.connected and peer.server_link is link and not peer.node.over:
             self.disconnect(peer, cause)
 
     # -- the worker ------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Robot(Peer):
         bytes_up, bytes_down: of row frames that arrived since the start of the team.
     """
 
+    node: WorkerNode
     up: _Lane
     down: _Lane
 
@@ -104,6 +105,8 @@ class Simulation(Engine[Robot]):
         started: the team has started.
         messages: delivered so far.
     """
+
+    server: ServerNode
 
     def __init__(
         self,
@@ -218,7 +221,7 @@ class Simulation(Engine[Robot]):
     @property
     def finished(self) -> bool:
         """Every robot is done."""
-        return all(robot.node.state is WorkerState.DONE for robot in self.robots.values())
+        return all(robot.node.over for robot in self.robots.values())
 
     # -- computing ---------------------------------------------------------------------------------------------
 
@@ -249,7 +252,7 @@ class Simulation(Engine[Robot]):
             # From behind: those who came last are told last, and nobody who is told first looks at a whole team.
             elif all(other.node.state is WorkerState.COMPUTING for other in reversed(self.robots.values())):
                 self._begin()
-        elif node.state is WorkerState.DONE and not robot.done:
+        elif node.over and not robot.done:
             robot.done = True
             robot.resume()
 

@@ -155,7 +155,7 @@ class VirtualWorker(NodeView):
         Raises:
             LinkLost: that took longer than ``timeout_s`` seconds.
         """
-        if self._node is None or self.node.state is WorkerState.DONE:
+        if self._node is None or self.node.over:
             return
         self._check_inside()
         clock = self._simulation.clock
@@ -171,7 +171,7 @@ class VirtualWorker(NodeView):
 
     def leave(self) -> None:
         """Go now; what is pending is dropped."""
-        if self._node is not None and self.node.state is not WorkerState.DONE:
+        if self._node is not None and not self.node.over:
             self.node.leave(self._simulation.clock.now, "left")
             self._simulation.attend(self._robot)
 
@@ -180,7 +180,7 @@ class VirtualWorker(NodeView):
 
     @property
     def _done(self) -> bool:
-        return self.node.state is WorkerState.DONE
+        return self.node.over
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

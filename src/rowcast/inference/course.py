@@ -1,0 +1,402 @@
+"""How inferences go at the robot: which is sent, which waits, when the robot computes itself, which answer counts."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from rowcast.config import AskerSettings
+from rowcast.errors import ConfigError, DeadlineMissed, RemoteProtocolError, RowcastError, ServerBusy
+from rowcast.inference.exchanges import Exchange, Exchanges
+from rowcast.inference.inference import Inference
+from rowcast.inference.model import ModelSpec, whole
+from rowcast.inference.outcome import Outcome
+from rowcast.inference.plans import Planning
+from rowcast.inference.record import record
+from rowcast.inference.uplink import Uplink
+from rowcast.inference.work import PART, WHOLE, Made, Piece, Work
+from rowcast.journal import Journal
+from rowcast.session.link import Link
+from rowcast.wire import Answer, Busy, Drop, Rows, Served
+from rowcast.wire.frames import frame_bytes
+
+__all__ = ["Course"]
+
+
+class Course:
+    """The inferences of one robot.
+
+    Args:
+        name: the robot.
+        model: what it has built.
+        planning: what the robot decides with; another one can take its place at any time.
+        settings: see :mod:`rowcast.config`.
+        journal: where inferences are recorded.
+
+    Attributes:
+        lanes: what is computed side by side.
+        link: the connection to the server, or ``None``.
+        uplink: what is on its way there.
+        outcomes: inferences that are over; the driver takes them away.
+        answers: how many the server has answered.
+        active: inferences under way.
+        waiting: those whose turn has not come.
+        rate_bps: rate up that was measured last (bit/s), 0 before the first time.
+        forward_s: what the server says that it takes for the whole model (s); ``None`` before one did.
+    """
+
+    lanes = (PART, WHOLE)
+
+    def __init__(
+        self,
+        name: str,
+        model: ModelSpec,
+        planning: Planning,
+        settings: AskerSettings,
+        journal: Journal,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.planning = planning
+        self.journal = journal
+        self.link: Link | None = None
+        self.uplink = Uplink(self._delivered)
+        self.rate_bps = 0.0
+        self.forward_s: float | None = None
+        self.outcomes: deque[Outcome] = deque()
+        self.answers = 0
+        self.active: dict[int, Inference] = {}
+        self.waiting: deque[Inference] = deque()
+        self._limits = settings
+        self._tickets = 0
+        self._exchanges = Exchanges(model)
+        self._requests = 1
+        self._busy_until = -math.inf
+        self._whole: deque[tuple[Inference, Work]] = deque()
+        self._computing: dict[int, float] = {}  # by ticket: the robot computes the whole model since then (s)
+
+    @property
+    def served(self) -> bool:
+        """The server has let the robot in, on a connection that stands."""
+        raise NotImplementedError
+
+    @property
+    def has_fallback(self) -> bool:
+        """The robot computes the whole model where the server does not answer in time."""
+        return self._limits.fallback == "model"
+
+    # -- the user's side ---------------------------------------------------------------------------------------
+
+    def ask(self, now: float, inputs: Any, deadline_s: float | None = None) -> int:
+        """An input has come: compute it.
+
+        Args:
+            now: time (s).
+            inputs: the model's inputs, for the engine.
+            deadline_s: in place of that of the settings.
+
+        Returns:
+            A ticket: there will be one :class:`Outcome` with it in :attr:`outcomes`.
+
+        Raises:
+            ConfigError: the robot cannot keep the deadline by itself.
+        """
+        limit_s = self._limits.deadline_s if deadline_s is None else deadline_s
+        if limit_s is not None and self.has_fallback and limit_s < self.planning.local_s:
+            raise ConfigError(
+                f"deadline_s: expected at least {self.planning.local_s:.3g} s, which the robot takes for the model by "
+                f"itself, got {limit_s:g} s"
+            )
+        self._tickets += 1
+        inference = Inference(self._tickets, inputs, now, None if limit_s is None else now + limit_s)
+        if self._limits.newest_only:
+            while self.waiting:
+                self._over(now, self.waiting.popleft(), "", None, superseded=True)
+        self.waiting.append(inference)
+        self._next(now)
+        return inference.ticket
+
+    def give_up(self, now: float, ticket: int, error: RowcastError) -> None:
+        """Nobody waits for this one any more; its outcome has ``error``."""
+        for inference in [*self.waiting, *self.active.values()]:
+            if inference.ticket == ticket:
+                self._end(now, inference, error)
+        self._next(now)
+
+    def end_all(self, now: float, error: RowcastError) -> None:
+        """There will be no answer to anything."""
+        for inference in [*self.active.values(), *self.waiting]:
+            self._end(now, inference, error)
+
+    def _end(self, now: float, inference: Inference, error: RowcastError) -> None:
+        if inference in self.waiting:
+            self.waiting.remove(inference)
+        self._over(now, inference, "", None, error=error)
+
+    # -- the engine's side -------------------------------------------------------------------------------------
+
+    def take_work(self, now: float, lane: str) -> Sequence[Work]:
+        """What the engine is to do next in a lane; empty: nothing. It reports with :meth:`work_done`."""
+        if lane == PART:
+            return self._exchanges.take_work()
+        while self._whole:
+            inference, one = self._whole.popleft()
+            if not one.cancelled:
+                self._computing[inference.ticket] = now
+                return (one,)
+        return ()
+
+    def work_done(self, now: float, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float) -> None:
+        """The engine has done some work, in ``seconds``."""
+        for work, result in zip(works, made, strict=True):
+            if lane == PART:
+                self._part_made(now, work, result, seconds / len(works))
+            else:
+                self._whole_made(now, work, result, seconds)
+        self._next(now)
+
+    def work_failed(self, now: float, works: Sequence[Work], error: RowcastError) -> None:
+        """The engine could not do some work: whose it is gets no answer."""
+        for work in works:
+            for inference in list(self.active.values()):
+                exchange = inference.remote
+                if inference.local is work or (exchange is not None and exchange.number == work.key):
+                    self._over(now, inference, "", None, error=error)
+        self._next(now)
+
+    def take_forgotten(self) -> list[Hashable]:
+        """Requests that the engine is to forget, in the first lane."""
+        return self._exchanges.take_forgotten()
+
+    def _part_made(self, now: float, work: Work, result: Made, seconds: float) -> None:
+        exchange = self._exchanges.under_way(work.key)
+        if exchange is None:
+            return
+        exchange.inference.spent.robot_s += seconds
+        exchange.made(result.pieces)
+        if result.complete:
+            exchange.complete, exchange.value = True, result.value
+            self._check_done(now, exchange)
+
+    def _whole_made(self, now: float, work: Work, result: Made, seconds: float) -> None:
+        for inference in list(self.active.values()):
+            if inference.local is work and result.complete:
+                self._computing.pop(inference.ticket, None)
+                inference.spent.robot_s += seconds
+                self._over(now, inference, "robot", result.value)
+
+    # -- the server's side -------------------------------------------------------------------------------------
+
+    def welcomed(self, now: float, served: Served) -> None:
+        """The server has let the robot in."""
+        self._requests = served.requests
+        self._exchanges.restart()
+        self._busy_until = -math.inf
+        self.forward_s = served.forward_s
+        self._next(now)
+
+    def abandon_all(self, now: float, why: RowcastError) -> None:
+        """The link is gone: the robot computes itself, or waits for the link where it cannot."""
+        self.uplink.lost(now)
+        for exchange in reversed(self._exchanges.all()):
+            self._exchanges.close(exchange)
+            inference = exchange.inference
+            inference.trouble = why
+            if self.has_fallback:
+                if inference.local is None:
+                    self._compute_whole(inference)
+            elif self.waiting and self._limits.newest_only:
+                self._over(now, inference, "", None, superseded=True)
+            else:
+                del self.active[inference.ticket]
+                self.waiting.appendleft(inference)
+        self._next(now)
+
+    def rows_came(self, now: float, rows: Rows) -> None:
+        """Rows of a tensor that was asked for.
+
+        Raises:
+            RemoteProtocolError: of a request that was never made, or rows that were not asked for.
+        """
+        exchange = self._exchanges.find(rows.iteration)
+        if exchange is None:
+            return
+        exchange.inference.spent.down_bytes += frame_bytes(rows)
+        exchange.took(exchange.inbox.take(rows))
+
+    def answered(self, now: float, answer: Answer) -> None:
+        """The server has sent all rows of a request.
+
+        Raises:
+            RemoteProtocolError: it has not, or there is no such request.
+        """
+        exchange = self._exchanges.find(answer.number)
+        if exchange is None:
+            return
+        if not exchange.inbox.complete or exchange.answer is not None:
+            raise RemoteProtocolError(f"answer to request {answer.number}: expected all of its rows before, and once")
+        exchange.answer = answer
+        spent = exchange.inference.spent
+        spent.server_s, spent.queued_s = max(answer.compute_s, 0.0), max(answer.queued_s, 0.0)
+        self._check_done(now, exchange)
+        self._next(now)
+
+    def turned_away(self, now: float, busy: Busy) -> None:
+        """The server computes for others.
+
+        Raises:
+            RemoteProtocolError: a time below 0, or there is no such request.
+        """
+        if busy.wait_s < 0:
+            raise RemoteProtocolError(f"busy: expected seconds, 0 or more, got {busy.wait_s:g}")
+        exchange = self._exchanges.find(busy.number)
+        if exchange is None:
+            return
+        self._busy_until = max(self._busy_until, now + busy.wait_s)
+        inference = exchange.inference
+        inference.trouble = ServerBusy(
+            f"the server is busy: {busy.cause}; ask again in {busy.wait_s:.3g} s", busy.wait_s
+        )
+        self._exchanges.close(exchange)
+        if inference.local is None:
+            if self.has_fallback:
+                self._compute_whole(inference)
+            else:
+                self._over(now, inference, "", None, error=inference.trouble)
+        self._next(now)
+
+    def next_rows(self, now: float) -> Rows | None:
+        """The next row frame to send, or ``None``."""
+        exchange = self._exchanges.to_send()
+        if exchange is None:
+            return None
+        return self.uplink.send(now, exchange.frames.popleft(), exchange.inference.spent)
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def due_at(self) -> float:
+        """When :meth:`pass_time` has something to do (s)."""
+        return min((self._due_of(inference) for inference in [*self.active.values(), *self.waiting]), default=math.inf)
+
+    def _due_of(self, inference: Inference) -> float:
+        if self.has_fallback:
+            return math.inf if inference.local is not None else self._start_at(inference)
+        return math.inf if inference.deadline_at is None else inference.deadline_at
+
+    def _start_at(self, inference: Inference) -> float:
+        """When the robot has to begin by itself (s): as decided, or to keep the deadline."""
+        limit = math.inf if inference.deadline_at is None else inference.deadline_at - self.planning.local_s
+        return min(inference.local_at, limit)
+
+    def pass_time(self, now: float) -> None:
+        """What is late is computed here, or given up."""
+        for inference in [*self.active.values(), *self.waiting]:
+            if now < self._due_of(inference):
+                continue
+            if self.has_fallback:
+                if inference in self.waiting:
+                    self.waiting.remove(inference)
+                    self.active[inference.ticket] = inference
+                self._compute_whole(inference)
+            else:
+                why = inference.trouble or "the link, or the server, was too slow"
+                limit_s = inference.deadline_at - inference.asked_at if inference.deadline_at is not None else 0.0
+                self._end(now, inference, DeadlineMissed(f"no answer within {limit_s:g} s, and no fallback: {why}"))
+        self._next(now)
+
+    # -- what comes next ---------------------------------------------------------------------------------------
+
+    def _next(self, now: float) -> None:
+        """Begin what waits, if there is room."""
+        if not (self.served or self.has_fallback):
+            return
+        most = min(self._limits.in_flight, self._requests)
+        while self.waiting and len(self.active) < most:
+            inference = self.waiting.popleft()
+            self.active[inference.ticket] = inference
+            self._begin(now, inference)
+
+    def _begin(self, now: float, inference: Inference) -> None:
+        late = not self.served or now < self._busy_until or now >= self._start_at(inference)
+        if self.has_fallback and late:
+            inference.plan = self.planning.local
+            self._compute_whole(inference)
+        else:
+            self._begin_remote(now, inference)
+
+    def _begin_remote(self, now: float, inference: Inference) -> None:
+        """Begin it as is best at the rate of now."""
+        self.uplink.look(now)
+        decision = self.planning.chooser.decide(now)
+        inference.plan = plan = decision.plan
+        if not plan.on_server:
+            self._compute_whole(inference)
+            return
+        assert self.link is not None
+        exchange = self._exchanges.open(inference, plan)
+        left_s = 0.0 if inference.deadline_at is None else max(inference.deadline_at - now, 1e-6)
+        self.link.say(exchange.request(left_s))
+        inference.local_at = inference.asked_at + decision.local_start_s
+        if self.has_fallback and now >= inference.local_at:
+            self._compute_whole(inference)
+
+    def _delivered(self, now: float, size: int, seconds: float) -> None:
+        """What the link has carried."""
+        self.rate_bps = 8 * size / seconds
+        self.planning.chooser.delivered(now, size, seconds)
+
+    def _compute_whole(self, inference: Inference) -> None:
+        """The robot computes the whole model."""
+        graph = self.model.graph
+        pieces = [Piece(op, 0, self.model.tensor(op).rows) for op in graph.inputs]
+        inference.local = Work(("whole", inference.ticket), whole(graph), pieces, inputs=inference.inputs)
+        inference.plan = inference.plan or self.planning.local
+        self._whole.append((inference, inference.local))
+
+    def _check_done(self, now: float, exchange: Exchange) -> None:
+        if exchange.done:
+            self.answers += 1
+            inference, plan = exchange.inference, exchange.plan
+            self._over(now, inference, "both" if plan.where == "both" else "server", exchange.value)
+
+    def _over(
+        self,
+        now: float,
+        inference: Inference,
+        by: str,
+        value: Any,
+        *,
+        error: RowcastError | None = None,
+        superseded: bool = False,
+    ) -> None:
+        """It has its outcome."""
+        exchange = inference.remote
+        if exchange is not None:
+            self._exchanges.close(exchange)
+            if not exchange.done and self.link is not None and not self.link.closing:
+                self.link.say(Drop(exchange.number))
+                self.uplink.look(now)
+        if inference.local is not None:
+            inference.local.cancelled = True
+            begun = self._computing.pop(inference.ticket, None)
+            inference.spent.robot_s += 0.0 if begun is None else now - begun
+        self.active.pop(inference.ticket, None)
+        answer = exchange.answer if exchange is not None and by != "robot" else None
+        outcome = Outcome(
+            inference.ticket,
+            value,
+            by,
+            inference.plan,
+            inference.asked_at,
+            now,
+            inference.deadline_at,
+            version=0 if answer is None else answer.version,
+            joules=inference.spent.joules(now - inference.asked_at, self.planning.power),
+            spent=inference.spent,
+            error=error,
+            superseded=superseded,
+        )
+        self.outcomes.append(outcome)
+        record(self.journal, now, outcome, self.rate_bps)
