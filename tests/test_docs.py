@@ -398,11 +398,12 @@ EXPORTED: dict[str, str] = {
         tensor_codec_by_name
     """,
     "rowcast.config": """
+        AnswererSettings AskerSettings StrangerSettings
         Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
         load_values read_file read_secret save_tables setting
     """,
     "rowcast.drivers": "",
-    "rowcast.drivers.sockets": "Endpoint Security Server Shaper Team",
+    "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
     "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualWorker",
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
@@ -417,6 +418,9 @@ EXPORTED: dict[str, str] = {
     "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
     "rowcast.graphs": """
         Barrier Graph Identity Op Profile RULES Resize RowRule RunningSum Transposed Window load_profile save_profile
+    """,
+    "rowcast.inference": """
+        AnswererNode AskerNode Engine Made ModelSpec Outcome Piece Planning Side Spent Work
     """,
     "rowcast.journal": """
         EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
@@ -443,7 +447,7 @@ EXPORTED: dict[str, str] = {
         timeline_table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
-    "rowcast.split": "CaptureError Captured Part capture",
+    "rowcast.split": "Answer CaptureError Captured Part Remote RemoteOptions RowStream Serving capture serve",
     "rowcast.sync": """
         ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
         UsualInterval VersionTable minimum_share parse_policy policy_forms register

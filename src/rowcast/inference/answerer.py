@@ -69,7 +69,7 @@ class AnswererNode:
         self.answered = self.turned_away = 0
         self._hosting = Hosting(model, self.settings, secret, live=live, journal=self.journal, entropy=entropy)
         self._hosting.forward_s = forward_s
-        self._batches = Batches(self.settings)
+        self._batches = Batches(self.settings, forward_s)
         self._notifier, self._recurring = self._hosting.notifier, self._hosting.recurring
         self.notices = self._recurring.notices
         self._model = model
@@ -184,6 +184,8 @@ class AnswererNode:
         link.spoke_at = now
         following = robot.out.popleft()
         if not isinstance(following, Rows):
+            # Until then it counts as under way: who reads nothing cannot have more and more computed.
+            self._end(now, robot.tasks[following.number], dropped=False)
             return following
         number = robot.counts[following.stream] = robot.counts.get(following.stream, 0) + 1
         return following.numbered(number)
@@ -236,15 +238,17 @@ class AnswererNode:
             self._end(now, task, dropped=True)
 
     def _end(self, now: float, task: Task, *, dropped: bool) -> None:
-        task.over = True
         robot = task.robot
         robot.tasks.pop(task.number, None)
         if not dropped:
             self.answered += 1
+            if not task.inbox.complete:  # rows that nothing was computed of are on their way
+                robot.close(task.number)
         else:
             self._batches.remove(task)
-            if task.fed or task.work is not None:
+            if not task.over and (task.fed or task.work is not None):
                 self._to_forget.append(task.key)
+            task.over = True
             robot.out = type(robot.out)(
                 one for one in robot.out if (one.iteration if isinstance(one, Rows) else one.number) != task.number
             )
@@ -289,14 +293,21 @@ class AnswererNode:
             if result.complete:
                 self._hosting.version = result.version
                 robot.out.append(Answer(task.number, result.version, task.compute_s, task.queued_s))
-                self._end(now, task, dropped=False)
+                task.over = True
             self._notifier.wake(robot.link)
             self._batches.add(now, task)
 
     def work_failed(self, now: float, works: Sequence[Work], error: RowcastError) -> None:
-        """The engine could not do some work: whose it is gets no answer."""
-        for task in self._batches.done(works, 0.0):
-            if not task.over:
+        """The engine could not do some work: whose it is gets no answer. Of several each is tried by itself."""
+        for task, work in zip(self._batches.done(works, None), works, strict=True):
+            if task.over:
+                continue
+            self._to_forget.append(task.key)
+            if len(works) > 1:
+                self._batches.again(now, task, work)
+            elif isinstance(error, RemoteProtocolError):
+                self.blame(now, task.robot.link, error)
+            else:
                 self._turn_away(now, task, FAILURE_WAIT_S, f"the server failed: {error}")
 
     def take_forgotten(self) -> list[Hashable]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 from rowcast.config import AskerSettings
 from rowcast.errors import (
@@ -77,6 +78,13 @@ class AskerNode(Course):
         self._search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
         self._refusals = Streak()
         self._lost_at: float | None = None
+
+    def ask(self, now: float, inputs: Any, deadline_s: float | None = None) -> int:
+        """See :meth:`Course.ask`. Of a robot that has given up, or left, the outcome says why."""
+        ticket = super().ask(now, inputs, deadline_s)
+        if self.failure is not None or self.over:
+            self.end_all(now, self.failure or LinkLost(f"{self.name}: it has left"))
+        return ticket
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -203,7 +211,7 @@ class AskerNode(Course):
             message = readable(message)
         if isinstance(message, Heartbeat) and self._door.proven:
             link.told(now, message.arrived)
-        elif isinstance(message, Leave):
+        elif isinstance(message, Leave) and self._door.proven:
             raise LinkLost(f"the server said goodbye: {message.cause}")
         elif not self.served:
             self._hear_at_the_door(now, link, message)

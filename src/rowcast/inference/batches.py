@@ -22,16 +22,17 @@ class Batches:
 
     Args:
         settings: ``batch_limit`` and ``batch_wait_s`` hold here.
+        usual_s: what one computation takes, until it was measured (s).
 
     Attributes:
         computing: what the engine does now.
     """
 
-    def __init__(self, settings: AnswererSettings) -> None:
+    def __init__(self, settings: AnswererSettings, usual_s: float = 0.0) -> None:
         self.computing: dict[Work, Task] = {}
         self._settings = settings
         self._waiting: dict[Task, float] = {}  # since when (s)
-        self._usual_s = 0.0
+        self._usual_s = usual_s
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -91,12 +92,19 @@ class Batches:
             works.append(task.work)
         return works
 
-    def done(self, works: Sequence[Work], seconds: float) -> list[Task]:
-        """The engine has done some work; whose that was."""
-        self._usual_s += (seconds - self._usual_s) / MEMORY if self._usual_s else seconds
+    def done(self, works: Sequence[Work], seconds: float | None) -> list[Task]:
+        """The engine has done some work in ``seconds``, or could not (``None``); whose that was."""
+        if seconds is not None and not any(work.cancelled for work in works):
+            self._usual_s += (seconds - self._usual_s) / MEMORY if self._usual_s else seconds
         tasks = [self.computing.pop(work) for work in works]
         for task in tasks:
             task.work = None
-            task.compute_s += seconds
+            task.compute_s += seconds or 0.0
             task.batch = len(tasks)
         return tasks
+
+    def again(self, now: float, task: Task, work: Work) -> None:
+        """Compute a whole request anew, and by itself."""
+        task.pieces[:0] = work.pieces
+        task.fed, task.alone = 0, True
+        self.add(now, task)

@@ -11,12 +11,13 @@ from rowcast.config import AskerSettings
 from rowcast.errors import ConfigError, DeadlineMissed, RemoteProtocolError, RowcastError, ServerBusy
 from rowcast.inference.exchanges import Exchange, Exchanges
 from rowcast.inference.inference import Inference
-from rowcast.inference.model import ModelSpec, whole
+from rowcast.inference.model import ModelSpec
 from rowcast.inference.outcome import Outcome
+from rowcast.inference.own import OwnLane
 from rowcast.inference.plans import Planning
 from rowcast.inference.record import record
 from rowcast.inference.uplink import Uplink
-from rowcast.inference.work import PART, WHOLE, Made, Piece, Work
+from rowcast.inference.work import PART, WHOLE, Made, Work
 from rowcast.journal import Journal
 from rowcast.session.link import Link
 from rowcast.wire import Answer, Busy, Drop, Rows, Served
@@ -74,8 +75,7 @@ class Course:
         self._exchanges = Exchanges(model)
         self._requests = 1
         self._busy_until = -math.inf
-        self._whole: deque[tuple[Inference, Work]] = deque()
-        self._computing: dict[int, float] = {}  # by ticket: the robot computes the whole model since then (s)
+        self._own = OwnLane(model)
 
     @property
     def served(self) -> bool:
@@ -115,6 +115,7 @@ class Course:
             while self.waiting:
                 self._over(now, self.waiting.popleft(), "", None, superseded=True)
         self.waiting.append(inference)
+        self._make_room(now)
         self._next(now)
         return inference.ticket
 
@@ -139,31 +140,28 @@ class Course:
 
     def take_work(self, now: float, lane: str) -> Sequence[Work]:
         """What the engine is to do next in a lane; empty: nothing. It reports with :meth:`work_done`."""
-        if lane == PART:
-            return self._exchanges.take_work()
-        while self._whole:
-            inference, one = self._whole.popleft()
-            if not one.cancelled:
-                self._computing[inference.ticket] = now
-                return (one,)
-        return ()
+        return self._exchanges.take_work(now) if lane == PART else self._own.take_work(now)
 
     def work_done(self, now: float, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float) -> None:
         """The engine has done some work, in ``seconds``."""
+        if lane == PART:
+            self._exchanges.worked()
         for work, result in zip(works, made, strict=True):
             if lane == PART:
                 self._part_made(now, work, result, seconds / len(works))
-            else:
-                self._whole_made(now, work, result, seconds)
+            elif (inference := self._own.done(work, seconds)) is not None:
+                self._over(now, inference, "robot", result.value)
         self._next(now)
 
     def work_failed(self, now: float, works: Sequence[Work], error: RowcastError) -> None:
-        """The engine could not do some work: whose it is gets no answer."""
+        """The engine could not do some work: what was exchanged for it is given up, or there is no answer."""
+        if any(isinstance(work.key, int) for work in works):
+            self._exchanges.worked()
         for work in works:
-            for inference in list(self.active.values()):
-                exchange = inference.remote
-                if inference.local is work or (exchange is not None and exchange.number == work.key):
-                    self._over(now, inference, "", None, error=error)
+            if (exchange := self._exchanges.under_way(work.key)) is not None:
+                self._give_up_exchange(now, exchange, error)
+            elif (inference := self._own.done(work, 0.0)) is not None:
+                self._over(now, inference, "", None, error=error)
         self._next(now)
 
     def take_forgotten(self) -> list[Hashable]:
@@ -180,13 +178,6 @@ class Course:
             exchange.complete, exchange.value = True, result.value
             self._check_done(now, exchange)
 
-    def _whole_made(self, now: float, work: Work, result: Made, seconds: float) -> None:
-        for inference in list(self.active.values()):
-            if inference.local is work and result.complete:
-                self._computing.pop(inference.ticket, None)
-                inference.spent.robot_s += seconds
-                self._over(now, inference, "robot", result.value)
-
     # -- the server's side -------------------------------------------------------------------------------------
 
     def welcomed(self, now: float, served: Served) -> None:
@@ -201,12 +192,11 @@ class Course:
         """The link is gone: the robot computes itself, or waits for the link where it cannot."""
         self.uplink.lost(now)
         for exchange in reversed(self._exchanges.all()):
-            self._exchanges.close(exchange)
+            self._exchanges.close(now, exchange)
             inference = exchange.inference
             inference.trouble = why
-            if self.has_fallback:
-                if inference.local is None:
-                    self._compute_whole(inference)
+            if self.has_fallback or inference.local is not None:
+                inference.local_at = now
             elif self.waiting and self._limits.newest_only:
                 self._over(now, inference, "", None, superseded=True)
             else:
@@ -237,9 +227,14 @@ class Course:
             return
         if not exchange.inbox.complete or exchange.answer is not None:
             raise RemoteProtocolError(f"answer to request {answer.number}: expected all of its rows before, and once")
+        if answer.compute_s < 0 or answer.queued_s < 0:
+            raise RemoteProtocolError(
+                f"answer to request {answer.number}: expected seconds, 0 or more, got {answer.compute_s:g} and "
+                f"{answer.queued_s:g}"
+            )
         exchange.answer = answer
         spent = exchange.inference.spent
-        spent.server_s, spent.queued_s = max(answer.compute_s, 0.0), max(answer.queued_s, 0.0)
+        spent.server_s, spent.queued_s = answer.compute_s, answer.queued_s
         self._check_done(now, exchange)
         self._next(now)
 
@@ -255,17 +250,26 @@ class Course:
         if exchange is None:
             return
         self._busy_until = max(self._busy_until, now + busy.wait_s)
-        inference = exchange.inference
-        inference.trouble = ServerBusy(
-            f"the server is busy: {busy.cause}; ask again in {busy.wait_s:.3g} s", busy.wait_s
-        )
-        self._exchanges.close(exchange)
-        if inference.local is None:
-            if self.has_fallback:
-                self._compute_whole(inference)
-            else:
-                self._over(now, inference, "", None, error=inference.trouble)
+        why = ServerBusy(f"the server is busy: {busy.cause}; ask again in {busy.wait_s:.3g} s", busy.wait_s)
+        self._give_up_exchange(now, exchange, why, dropped=False)
         self._next(now)
+
+    def _give_up_exchange(self, now: float, exchange: Exchange, why: RowcastError, *, dropped: bool = True) -> None:
+        """Nothing comes of what was sent: the robot computes itself, or there is no answer."""
+        inference = exchange.inference
+        inference.trouble = why
+        self._close(now, exchange, dropped=dropped)
+        if self.has_fallback or inference.local is not None:
+            inference.local_at = now
+        else:
+            self._over(now, inference, "", None, error=why)
+
+    def _close(self, now: float, exchange: Exchange, *, dropped: bool = True) -> None:
+        """End an exchange; tell the server where it does not know."""
+        self._exchanges.close(now, exchange)
+        self.uplink.look(now)
+        if dropped and not exchange.done and self.link is not None and not self.link.closing:
+            self.link.say(Drop(exchange.number))
 
     def next_rows(self, now: float) -> Rows | None:
         """The next row frame to send, or ``None``."""
@@ -278,51 +282,49 @@ class Course:
 
     def due_at(self) -> float:
         """When :meth:`pass_time` has something to do (s)."""
-        return min((self._due_of(inference) for inference in [*self.active.values(), *self.waiting]), default=math.inf)
-
-    def _due_of(self, inference: Inference) -> float:
-        if self.has_fallback:
-            return math.inf if inference.local is not None else self._start_at(inference)
-        return math.inf if inference.deadline_at is None else inference.deadline_at
+        ones = [*self.active.values(), *self.waiting]
+        due = math.inf
+        if self._own.inference is None:
+            due = min((self._start_at(one) for one in ones), default=math.inf)
+        if not self.has_fallback:
+            due = min((one.deadline_at for one in ones if one.deadline_at is not None), default=due)
+        return due
 
     def _start_at(self, inference: Inference) -> float:
-        """When the robot has to begin by itself (s): as decided, or to keep the deadline."""
-        limit = math.inf if inference.deadline_at is None else inference.deadline_at - self.planning.local_s
-        return min(inference.local_at, limit)
+        return inference.start_at(self.planning.local_s if self.has_fallback else None)
+
+    def _make_room(self, now: float) -> None:
+        if self.has_fallback:
+            self._own.make_room(now, [*self.active.values(), *self.waiting], self.planning.local_s)
 
     def pass_time(self, now: float) -> None:
         """What is late is computed here, or given up."""
-        for inference in [*self.active.values(), *self.waiting]:
-            if now < self._due_of(inference):
-                continue
-            if self.has_fallback:
-                if inference in self.waiting:
-                    self.waiting.remove(inference)
-                    self.active[inference.ticket] = inference
-                self._compute_whole(inference)
-            else:
+        for inference in [] if self.has_fallback else [*self.active.values(), *self.waiting]:
+            if inference.deadline_at is not None and now >= inference.deadline_at:
                 why = inference.trouble or "the link, or the server, was too slow"
-                limit_s = inference.deadline_at - inference.asked_at if inference.deadline_at is not None else 0.0
+                limit_s = inference.deadline_at - inference.asked_at
                 self._end(now, inference, DeadlineMissed(f"no answer within {limit_s:g} s, and no fallback: {why}"))
         self._next(now)
 
     # -- what comes next ---------------------------------------------------------------------------------------
 
     def _next(self, now: float) -> None:
-        """Begin what waits, if there is room."""
-        if not (self.served or self.has_fallback):
-            return
-        most = min(self._limits.in_flight, self._requests)
+        """Begin what waits, if there is room; the robot begins what is late, if it is free."""
+        # Without a server one at a time: so of those that wait the newest is next.
+        most = min(self._limits.in_flight, self._requests) if self.served else int(self.has_fallback)
         while self.waiting and len(self.active) < most:
             inference = self.waiting.popleft()
             self.active[inference.ticket] = inference
             self._begin(now, inference)
+        late = [one for one in [*self.active.values(), *self.waiting] if self._start_at(one) <= now]
+        if late and self._own.inference is None:
+            self._compute_whole(min(late, key=Inference.urgency))
 
     def _begin(self, now: float, inference: Inference) -> None:
-        late = not self.served or now < self._busy_until or now >= self._start_at(inference)
-        if self.has_fallback and late:
-            inference.plan = self.planning.local
-            self._compute_whole(inference)
+        apart = not self.served or now < self._busy_until
+        late = self._own.inference is None and now >= self._start_at(inference)
+        if self.has_fallback and (apart or late):
+            inference.local_at = now
         else:
             self._begin_remote(now, inference)
 
@@ -331,16 +333,15 @@ class Course:
         self.uplink.look(now)
         decision = self.planning.chooser.decide(now)
         inference.plan = plan = decision.plan
-        if not plan.on_server:
-            self._compute_whole(inference)
+        if not plan.down:
+            inference.local_at = now
             return
         assert self.link is not None
         exchange = self._exchanges.open(inference, plan)
         left_s = 0.0 if inference.deadline_at is None else max(inference.deadline_at - now, 1e-6)
         self.link.say(exchange.request(left_s))
-        inference.local_at = inference.asked_at + decision.local_start_s
-        if self.has_fallback and now >= inference.local_at:
-            self._compute_whole(inference)
+        if self.has_fallback or decision.probe:
+            inference.local_at = min(inference.local_at, inference.asked_at + decision.local_start_s)
 
     def _delivered(self, now: float, size: int, seconds: float) -> None:
         """What the link has carried."""
@@ -349,11 +350,11 @@ class Course:
 
     def _compute_whole(self, inference: Inference) -> None:
         """The robot computes the whole model."""
-        graph = self.model.graph
-        pieces = [Piece(op, 0, self.model.tensor(op).rows) for op in graph.inputs]
-        inference.local = Work(("whole", inference.ticket), whole(graph), pieces, inputs=inference.inputs)
+        if inference in self.waiting:
+            self.waiting.remove(inference)
+            self.active[inference.ticket] = inference
         inference.plan = inference.plan or self.planning.local
-        self._whole.append((inference, inference.local))
+        self._own.begin(inference)
 
     def _check_done(self, now: float, exchange: Exchange) -> None:
         if exchange.done:
@@ -374,14 +375,8 @@ class Course:
         """It has its outcome."""
         exchange = inference.remote
         if exchange is not None:
-            self._exchanges.close(exchange)
-            if not exchange.done and self.link is not None and not self.link.closing:
-                self.link.say(Drop(exchange.number))
-                self.uplink.look(now)
-        if inference.local is not None:
-            inference.local.cancelled = True
-            begun = self._computing.pop(inference.ticket, None)
-            inference.spent.robot_s += 0.0 if begun is None else now - begun
+            self._close(now, exchange)
+        self._own.end(now, inference)
         self.active.pop(inference.ticket, None)
         answer = exchange.answer if exchange is not None and by != "robot" else None
         outcome = Outcome(

@@ -18,16 +18,15 @@ from rowcast.journal import Journal
 from rowcast.session.doubt import Doubt, said
 from rowcast.session.link import Link
 from rowcast.session.proof import WorkerHandshake
+from rowcast.session.seeding import ASKS
 from rowcast.session.states import CLIENT, ClientState, Conversation, Event
 from rowcast.session.tables import TableParts
 from rowcast.session.texts import shorten
-from rowcast.wire import Challenge, Heartbeat, Hello, LayoutTable, Message, Proof, Refusal, RowLimits, Served
+from rowcast.wire import Challenge, Heartbeat, Hello, LayoutTable, Message, Proof, Refusal, RowLimits, Served, Welcome
 from rowcast.wire.fields import MAX_STREAM
 
-__all__ = ["ASKS", "Door", "first_difference"]
+__all__ = ["Door", "first_difference"]
 
-#: What a hello wishes that wants inferences computed.
-ASKS = "infer"
 #: A description of the server's is read up to twice the length of our own and so much more.
 DESCRIPTION_ROOM_BYTES = 1 << 16
 #: Refusals with which a robot need not come back.
@@ -126,6 +125,8 @@ class Door:
                 self._difference = first_difference(self._model.describe(), table)
         elif isinstance(message, Refusal):
             return self._refused(now, message)
+        elif isinstance(message, Welcome):
+            raise RemoteProtocolError("expected a server that answers inferences, got the welcome of one that trains")
         return None
 
     def _hear_stranger(self, now: float, link: Link, message: Message) -> None:

@@ -110,6 +110,7 @@ class Exchanges:
         self._open: dict[int, Exchange] = {}
         self._dropped: set[int] = set()
         self._to_forget: list[Hashable] = []
+        self._worked: tuple[Exchange, Sequence[Work], float] | None = None  # what the engine does, and since when (s)
 
     def restart(self) -> None:
         """A new connection stands: nothing is on its way."""
@@ -141,13 +142,19 @@ class Exchanges:
             raise RemoteProtocolError(f"expected the number of a request that was made, got {number}")
         return exchange
 
-    def close(self, exchange: Exchange) -> None:
-        """Nothing more is sent or taken in for it."""
+    def close(self, now: float, exchange: Exchange) -> None:
+        """Nothing more is sent, taken in or computed for it."""
         del self._open[exchange.number]
-        self._dropped.add(exchange.number)
+        if not exchange.done:
+            self._dropped.add(exchange.number)
         if len(self._dropped) > MOST_DROPPED:
             self._dropped.remove(min(self._dropped))
         exchange.inference.remote = None
+        if self._worked is not None and self._worked[0] is exchange:
+            _, works, since = self._worked
+            for work in works:
+                work.cancelled = True
+            exchange.inference.spent.robot_s += now - since
         if not exchange.complete:
             self._to_forget.append(exchange.number)
 
@@ -155,15 +162,20 @@ class Exchanges:
         """The oldest that has row frames to be sent."""
         return next((exchange for exchange in self._open.values() if exchange.frames), None)
 
-    def take_work(self) -> Sequence[Work]:
+    def take_work(self, now: float) -> Sequence[Work]:
         """What the engine is to do next: all that came from the server, or the next slab to be sent."""
         for exchange in self._open.values():
             if exchange.work:
                 works = [exchange.work.popleft()]
                 while exchange.work and exchange.work[0].pieces[0].payload is not None:
                     works.append(exchange.work.popleft())
+                self._worked = exchange, works, now
                 return works
         return ()
+
+    def worked(self) -> None:
+        """The engine has done what it took, or could not."""
+        self._worked = None
 
     def take_forgotten(self) -> list[Hashable]:
         """Requests that the engine is to forget."""

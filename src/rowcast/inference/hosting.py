@@ -10,7 +10,6 @@ from rowcast.codecs.tensors import tensor_codec_by_id
 from rowcast.codecs.tensors.base import expect_carried
 from rowcast.config import AnswererSettings
 from rowcast.errors import AuthenticationFailed, ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError
-from rowcast.inference.door import ASKS
 from rowcast.inference.model import ModelSpec, Side, server_side
 from rowcast.inference.tensor_rows import TensorRows
 from rowcast.inference.work import Piece, Work
@@ -21,6 +20,7 @@ from rowcast.session.newcomers import Newcomers
 from rowcast.session.notifier import Notifier
 from rowcast.session.proof import is_name
 from rowcast.session.recurring import Recurring
+from rowcast.session.seeding import ASKS
 from rowcast.session.states import Event
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
@@ -51,7 +51,8 @@ class Task:
         work: what the engine does for it now, or ``None``.
         ready_at: when its last row came (s); ``None`` before.
         queued_s, compute_s, batch: see :class:`rowcast.wire.Answer`.
-        over: its answer was sent, or will not be.
+        alone: it is not computed together with others.
+        over: nothing more is computed for it: its answer waits to be sent, or there will be none.
     """
 
     robot: Robot
@@ -69,6 +70,7 @@ class Task:
     queued_s: float = 0.0
     compute_s: float = 0.0
     batch: int = 1
+    alone: bool = False
     over: bool = False
 
     @property
@@ -84,7 +86,7 @@ class Task:
     @property
     def whole(self) -> bool:
         """All of it is here, and nothing was computed: it can be computed together with others."""
-        return self.fed == 0 and self.inbox.complete
+        return self.fed == 0 and self.inbox.complete and not self.alone
 
 
 @dataclass(eq=False)
@@ -96,7 +98,7 @@ class Robot:
         session: 16 bytes, one value for each life of the robot.
         link: the connection.
         serial: counts connections.
-        tasks: its requests under way, by number.
+        tasks: its requests under way, by number: until the answer was handed out.
         newest: number of its newest request.
         closed: numbers of requests that the server has ended by itself: rows of them may still come.
         out: what is to be sent back, in order.

@@ -27,7 +27,7 @@ class Inference:
         asked_at: when they came (s).
         deadline_at: when the answer is wanted (s), or ``None``.
         plan: how it was begun, or ``None``.
-        local_at: when the robot begins to compute the whole model, as was decided (s).
+        local_at: when the robot begins to compute the whole model, unless it must begin earlier (s).
         remote: what is exchanged with the server, where the plan says so and the link stands.
         local: the robot's own answer that is computed, or was.
         spent: what the robot did for it.
@@ -44,3 +44,15 @@ class Inference:
     local: Work | None = None
     spent: Spent = field(default_factory=Spent)
     trouble: RowcastError | None = None
+
+    def urgency(self) -> float:
+        """The lower, the earlier it is wanted."""
+        return math.inf if self.deadline_at is None else self.deadline_at
+
+    def start_at(self, local_s: float | None) -> float:
+        """When the robot has to begin the whole model (s): as was decided, or to keep the deadline.
+
+        Args:
+            local_s: what that takes; ``None``: the robot need not keep the deadline by itself.
+        """
+        return self.local_at if local_s is None else min(self.local_at, self.urgency() - local_s)

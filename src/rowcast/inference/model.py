@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,10 +24,11 @@ class ModelSpec:
 
     Attributes:
         graph: its operators.
-        tensors: [ops] type of each operator's tensor for one input; ``None``: it cannot travel.
-        digest: two sides have built the same model where it is the same; by default that of the graph.
+        tensors: [ops] type of each operator's tensor for one input; ``None``: it cannot travel. It has as many rows as
+            the operator; where that has one, as many as one likes: it travels in pieces, and is used whole.
         parameters: digest of the values of its parameters.
         describe: a line for each operator and parameter, so that two sides can name their first difference.
+        code: digest of what else must be the same on both sides: names and shapes of parameters, for example.
 
     Raises:
         ConfigError: not one type for each operator, or an input or output that cannot travel.
@@ -34,19 +36,18 @@ class ModelSpec:
 
     graph: Graph
     tensors: tuple[TensorType | None, ...]
-    digest: bytes = b""
     parameters: bytes = b""
     describe: Callable[[], Sequence[str]] = _no_words
+    code: bytes = b""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", self.digest or self.graph.digest)
         if len(self.tensors) != len(self.graph):
             raise ConfigError(f"model: expected a type for each of {len(self.graph)} tensors, got {len(self.tensors)}")
         for index in (*self.graph.inputs, *self.graph.outputs):
             if self.tensors[index] is None:
                 raise ConfigError(f"model: operator {self.graph.label(index)} is an input or output, and no tensor")
         for index, (op, tensor) in enumerate(zip(self.graph.ops, self.tensors, strict=True)):
-            if tensor is not None and tensor.rows != op.rows:
+            if tensor is not None and op.rows not in (1, tensor.rows):
                 raise ConfigError(
                     f"model: operator {self.graph.label(index)} has {op.rows} rows, its tensor {tensor.rows}"
                 )
@@ -61,6 +62,12 @@ class ModelSpec:
         if found is None:
             raise LocalProtocolError(f"tensor of operator {self.graph.label(index)}: it cannot travel")
         return found
+
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that agree exactly when two models do, but for the values of their parameters."""
+        text = "\n".join([self.graph.digest.hex(), self.code.hex(), *map(repr, self.tensors)])
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
     @cached_property
     def most_rows(self) -> int:

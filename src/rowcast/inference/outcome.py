@@ -11,6 +11,9 @@ from rowcast.planning import Plan
 
 __all__ = ["Outcome", "Spent"]
 
+#: An answer that is later than its deadline by so much (s) is in time: it was begun at the deadline less what it takes.
+ROUNDING_S = 1e-9
+
 
 @dataclass
 class Spent:
@@ -18,7 +21,7 @@ class Spent:
 
     Attributes:
         robot_s: it computed (s).
-        sending_s: rows of it were on their way, in either direction (s).
+        sending_s: rows of it were on their way to the server, and no older ones (s).
         up_bytes, down_bytes: row frames of it, headers included.
         server_s, queued_s: what the server says that it computed, and that the request waited there (s).
     """
@@ -84,5 +87,5 @@ class Outcome:
     @property
     def missed(self) -> bool:
         """Whether it came after its deadline, or not at all."""
-        late = self.deadline_at is not None and self.done_at > self.deadline_at
+        late = self.deadline_at is not None and self.done_at > self.deadline_at + ROUNDING_S
         return (late or self.error is not None) and not self.superseded

@@ -22,6 +22,7 @@ TRIPS = 8
 @dataclass(frozen=True)
 class _Frame:
     number: int
+    order: int
     size: int
     spent: Spent
 
@@ -47,8 +48,8 @@ class Uplink:
         self._counts: dict[int, int] = {}
         self._flight: dict[int, deque[_Frame]] = {}
         self._in_flight = 0
-        self._busy_since = self._told_at = 0.0
-        self._untold = self._acked = 0
+        self._busy_since = self._told_at = self._charged_at = 0.0
+        self._untold = self._acked = self._sent = 0
         self._first: tuple[float, int] | None = None  # of this burst: when an acknowledgement came, bytes up to it
 
     def send(self, now: float, rows: Rows, spent: Spent) -> Rows:
@@ -57,11 +58,13 @@ class Uplink:
         size = frame_bytes(rows)
         if not self._in_flight:
             self._busy_since, self._told_at = now, now + self.round_trip_s
+            self._charged_at = now
             self._untold = self._acked = 0
             self._first = None
         self._in_flight += size
         spent.up_bytes += size
-        self._flight.setdefault(rows.stream, deque()).append(_Frame(number, size, spent))
+        self._sent += 1
+        self._flight.setdefault(rows.stream, deque()).append(_Frame(number, self._sent, size, spent))
         return rows.numbered(number)
 
     def acknowledged(self, now: float, number: int, stream: int) -> None:
@@ -75,14 +78,13 @@ class Uplink:
             raise RemoteProtocolError(
                 f"expected an acknowledgement of at most frame {sent} on stream {stream}, got one of {number}"
             )
+        self._charge(now)
         waiting = self._flight.get(stream, deque())
         while waiting and waiting[0].number <= number:
             frame = waiting.popleft()
             self._in_flight -= frame.size
             self._acked += frame.size
             self._untold += frame.size
-            if not self._in_flight:
-                frame.spent.sending_s += now - self._busy_since
         if not self._untold:
             return
         if self._first is None:
@@ -91,6 +93,13 @@ class Uplink:
             self._measure_trip(now)
         if now - self._told_at >= GRAIN_S or not self._in_flight:
             self._tell(now, max(now - self._told_at, GRAIN_S / 10))
+
+    def _charge(self, now: float) -> None:
+        """The link was busy until now for the oldest frame that is on its way."""
+        oldest = min((sent[0] for sent in self._flight.values() if sent), key=lambda frame: frame.order, default=None)
+        if oldest is not None:
+            oldest.spent.sending_s += now - self._charged_at
+            self._charged_at = now
 
     def _measure_trip(self, now: float) -> None:
         """The burst is over: what its first acknowledgement took beyond its bytes."""
@@ -106,7 +115,8 @@ class Uplink:
         self._untold, self._told_at = 0, now
 
     def look(self, now: float) -> None:
-        """Tell what there is to be told by now: also that bytes are on their way, and nothing arrives."""
+        """Count and tell what there is by now: also that bytes are on their way, and nothing arrives."""
+        self._charge(now)
         if self._in_flight and now - self._told_at >= GRAIN_S:
             self._tell(now, now - self._told_at)
 

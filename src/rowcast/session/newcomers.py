@@ -8,7 +8,7 @@ from rowcast.errors import AuthenticationFailed, RemoteProtocolError
 from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Link
 from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
-from rowcast.session.seeding import WISHES, Seeding
+from rowcast.session.seeding import ASKS, WISHES, Seeding
 from rowcast.session.states import Event, HostState
 from rowcast.wire import Challenge, Hello, Proof
 
@@ -100,6 +100,10 @@ class Newcomers:
         """
         if not is_name(hello.name) or len(hello.session) != 16:
             raise RemoteProtocolError(f"hello: expected a printable name of 1 .. {MAX_NAME} characters and a session")
+        if hello.wish == ASKS:
+            raise RemoteProtocolError(
+                "hello: this server trains a team and answers no inferences; start one with 'rowcast split serve'"
+            )
         if hello.wish not in WISHES or len(hello.training) not in (0, 16):
             raise RemoteProtocolError("hello: expected a known wish and a training of 16 bytes or none")
         expect_countable(hello.trained)

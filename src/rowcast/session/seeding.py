@@ -24,10 +24,12 @@ from dataclasses import dataclass
 from rowcast.errors import ParametersConflict
 from rowcast.wire import Hello
 
-__all__ = ["WISHES", "Provenance", "Seeding", "Verdict"]
+__all__ = ["ASKS", "WISHES", "Provenance", "Seeding", "Verdict"]
 
 #: What a worker may wish for: nothing in particular, the team's parameters in any case, or its own.
 WISHES = ("", "team", "mine")
+#: What a hello wishes that wants inferences computed.
+ASKS = "infer"
 
 
 class Verdict(enum.Enum):

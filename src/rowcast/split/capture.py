@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from rowcast.codecs.tensors import TensorType
 from rowcast.codecs.tensors.base import DTYPES
 from rowcast.errors import CaptureError, ConfigError
-from rowcast.graphs import Barrier, Graph, Op
+from rowcast.graphs import Graph, Op
 from rowcast.split.captured import Captured
 from rowcast.split.checking import compare, doubled, same
 from rowcast.split.exporting import export, failure_of_its_own
@@ -156,8 +156,6 @@ def _graph(
     ops, tensors = [], []
     for node, (rule, axis) in zip(nodes, row_rules(nodes, axes), strict=True):
         tensor = _tensor_type(lowered, node, axis)
-        if tensor is not None and tensor.rows != rule.out_rows:  # no axis of rows, and none that has a single element
-            rule = Barrier(rule.rows, tensor.rows)
         sources = lowered.sources[node]
         name = next(input_names) if node.op == "placeholder" else _name(node)
         several = not isinstance(node.meta["val"], torch.Tensor)

@@ -31,7 +31,7 @@ def spec_of(captured: Captured) -> ModelSpec:
     return ModelSpec(
         captured.graph,
         captured.tensors,
-        digest=captured.digest,
+        code=captured.digest,
         parameters=captured.parameters_digest(),
         describe=captured.description,
     )
@@ -120,7 +120,7 @@ class TorchEngine:
     def __init__(self, captured: Captured, versions: Versions | None = None, *, interruptible: bool = False) -> None:
         self._captured = captured
         self._graph = captured.graph
-        self._model = ModelSpec(captured.graph, captured.tensors, digest=captured.digest)
+        self._model = ModelSpec(captured.graph, captured.tensors)
         self._versions = versions
         self._device = captured.inputs[0].device
         self._interruptible = interruptible
@@ -211,11 +211,16 @@ class TorchEngine:
             return
         if request.stream is None:
             request.stream = RowStream(self._captured, request.side.ops, request.computed)
-        news = [op for op in request.stream.outside if request.outside[op].there > request.used[op]]
+        news = [op for op in request.stream.outside if self._has_news(request, op)]
         request.stream.push_all({op: self._new_rows(request, op) for op in news})
         for op in request.computed:
             if (rows := request.stream.take(op)) is not None:
                 self._keep(request, op, rows)
+
+    def _has_news(self, request: _Request, op: int) -> bool:
+        """Rows of a tensor have come that can be computed with; one that is read whole is used when all of it is."""
+        come = request.outside[op]
+        return come.there > request.used[op] and (come.complete or self._graph.ops[op].rows > 1)
 
     def _at_once(self, request: _Request, given: Tensors) -> dict[int, torch.Tensor]:
         """All that is to be computed, of whole tensors."""

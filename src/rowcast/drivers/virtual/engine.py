@@ -178,7 +178,7 @@ class Engine(Generic[P]):
         node, now = peer.node, self.clock.now
         wanted = node.next_wake()
         if wanted is not None and wanted <= now:
-            if not peer.connected:
+            if not peer.connected and (connect_at := node.connect_at) is not None and connect_at <= now:
                 if peer.back_at is None:
                     self.connect(peer)
                 return

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rowcast.drivers.virtual.engine import Engine, Peer
 from rowcast.drivers.virtual.profiled import ProfileEngine
-from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.inference import AnswererNode, AskerNode, Made, Outcome, Work
 from rowcast.links import Trace
 from rowcast.session import Link
@@ -30,6 +30,8 @@ class _Computes(Protocol):
     def take_work(self, now: float, lane: str) -> Sequence[Work]: ...
 
     def work_done(self, now: float, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float) -> None: ...
+
+    def work_failed(self, now: float, works: Sequence[Work], error: RowcastError) -> None: ...
 
     def take_forgotten(self) -> list[Hashable]: ...
 
@@ -65,6 +67,7 @@ class _Processor:
             works, since = self._doing.get(lane, ((), now))
             if works and all(work.cancelled for work in works):
                 self._doing[lane] = ((), now)
+                self.busy_s += now - since
                 self._node.work_done(now, lane, works, [Made()] * len(works), now - since)
                 works = ()
             if not works:
@@ -76,15 +79,26 @@ class _Processor:
         works = self._node.take_work(now, lane)
         self._doing[lane] = works, now
         if works:
-            made, seconds = self._engine.run(works)
-            self.busy_s += seconds
+            try:
+                made, seconds = self._engine.run(works)
+            except RowcastError as error:
+                self._simulation.clock.at(now, self._failed, lane, works, error, priority=_COMPUTE)
+                return
             self._simulation.clock.at(now + seconds, self._done, lane, works, made, seconds, priority=_COMPUTE)
+
+    def _failed(self, lane: str, works: Sequence[Work], error: RowcastError) -> None:
+        if self._doing[lane][0] is not works:
+            return  # it was ended before
+        self._doing[lane] = ((), self._simulation.clock.now)
+        self._node.work_failed(self._simulation.clock.now, works, error)
+        self._attend()
 
     def _done(self, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float) -> None:
         now = self._simulation.clock.now
         if self._doing[lane][0] is not works:
             return  # it was ended before
         self._doing[lane] = ((), now)
+        self.busy_s += seconds
         self._node.work_done(now, lane, works, made, seconds)
         self._attend()
 
@@ -182,6 +196,15 @@ class InferenceSimulation(Engine[VirtualRobot]):
             up, down: the rate of its link.
             inputs_s: when inputs come (s), ascending.
         """
+        robot = self._robot(node, up, down)
+        robot.processor = _Processor(self, node, engine, lambda: self.attend(robot))
+        self.robots[node.name] = robot
+        self.clock.at(self.clock.now, self.connect, robot)
+        self._ask_next(robot, iter(inputs_s))
+        return robot
+
+    def _robot(self, node: AskerNode, up: Trace, down: Trace) -> VirtualRobot:
+        """A robot with its link."""
         lines = _Line(self, up, self._goodput), _Line(self, down, self._goodput)
         robot = VirtualRobot(node, *lines, self._delay_s)
         robot.up.delay_s = robot.down.delay_s = self._delay_s
@@ -189,15 +212,11 @@ class InferenceSimulation(Engine[VirtualRobot]):
         robot.down.deliver = lambda message: self._to_robot(robot, message)
         robot.up.next = lambda: self.send_up(robot)
         robot.down.next = lambda: self.send_down(robot)
-        robot.processor = _Processor(self, node, engine, lambda: self.attend(robot))
-        self.robots[node.name] = robot
-        self.clock.at(self.clock.now, self.connect, robot)
-        self._ask_next(robot, iter(inputs_s))
         return robot
 
-    def ask(self, robot: VirtualRobot) -> int:
-        """An input comes to a robot now; the ticket of its inference."""
-        ticket = robot.node.ask(self.clock.now, None)
+    def ask(self, robot: VirtualRobot, inputs: Any = None, deadline_s: float | None = None) -> int:
+        """An input comes to a robot now; the ticket of its inference. See :meth:`rowcast.inference.AskerNode.ask`."""
+        ticket = robot.node.ask(self.clock.now, inputs, deadline_s)
         self.attend(robot)
         return ticket
 
@@ -206,9 +225,24 @@ class InferenceSimulation(Engine[VirtualRobot]):
         while self.clock.next <= until_s:
             self.clock.step()
 
+    def restart_server(self, server: AnswererNode, engine: ProfileEngine) -> None:
+        """The server dies, with all it had in memory, and another one is there at once."""
+        for robot in list(self._by_link.values()):
+            self.disconnect(robot, "the server died")
+        self.server = server
+        self._server_wake = math.inf
+        self._processor = _Processor(self, server, engine, self.serve)
+
     def cut(self, name: str, down_s: float) -> None:
         """A robot's link is gone for so long (s)."""
         self.disconnect(self.robots[name], "cut", down_s)
+
+    def disconnect(self, peer: VirtualRobot, cause: str, back_s: float | None = None) -> None:
+        """See :meth:`.Engine.disconnect`. Until the link is back the robot tries to connect; its time goes on."""
+        super().disconnect(peer, cause, back_s)
+        if peer.back_at is not None and not peer.connected:
+            peer.node.connecting(self.clock.now, "server")
+            self.attend(peer)
 
     def _ask_next(self, robot: VirtualRobot, inputs_s: Iterable[float]) -> None:
         times = iter(inputs_s)
