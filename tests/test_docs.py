@@ -430,8 +430,8 @@ EXPORTED: dict[str, str] = {
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.planning": """
-        Always ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES PLANNERS
-        Plan PlanTable RateEstimate RateEstimator Replay SLABS Span TensorCosts carried chain course data follow
+        Always Answers ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES
+        PLANNERS Plan PlanTable RateEstimate RateEstimator SLABS Span TensorCosts carried chain course data follow
         heavy_load local offload overlap_bound_s pipeline plan_table replay replay_newest streamed streamed_plan tensor
     """,
     "rowcast.session": "JoinRequest Link record_start",
