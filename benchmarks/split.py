@@ -1,13 +1,12 @@
-"""Split inference, what needs planners only: how long the minimum cut takes, and what serial plans take on the traces.
+"""Split inference, what needs planners only: how long the minimum cut takes, and what plans come to on recorded links.
 
 Times of operators, and the rates of the link, are those measured by the LOPInfer artifact, where they are on this
-machine. The latencies are predictions: the rate is known at the start of each inference, the round trip takes 5 ms, and
-0.944 of the rate carries bytes of tensors.
+machine. The round trip takes 5 ms, and 0.944 of the rate carries bytes of tensors. First come predictions, which know
+the rate of each inference, then replays, in which it is measured (``split_replay.py``).
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from common import Figure, arguments, best_s, finish
-from lopinfer import ARTIFACT, MODELS, read_model
+from lopinfer import DATA, ENVIRONMENTS, read_model, read_trace, rows_of, value_bytes
 from rowcast.graphs import Graph, Op, Profile
+from rowcast.links import Trace
 from rowcast.planning import CostModel, LinkCosts, Plan, chain, local, offload, pipeline
-
-#: Mean latency asked of images of one byte a value: ms indoors and outdoors. kapao's image is one already; what is
-#: asked of it needs a lossless code for images, which is no part of planning.
-ASKED = {"VGG19_BN": (36.0, 50.0), "ResNet152": (43.0, 51.0), "DenseNet121": (39.0, 45.0)}
-#: What a rate of 0 in a trace stands for (bit/s): they are rounded to 8 Mbit/s, and this is the middle of 0 .. 4.
-ROUNDED_DOWN_BPS = 2e6
-ENVIRONMENTS = ("indoors", "outdoors")
+from split_replay import lossless, made_up, newest_only, with_deadline, without_deadline
 
 
 @dataclass(frozen=True)
@@ -35,16 +29,12 @@ class Rates:
     shares: list[float]
 
     @staticmethod
-    def read(path: Path) -> Rates:
-        """From ``time_s,mbps``; each rate counts until the next line."""
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = [
-                (float(row["time_s"]), float(row["mbps"]) * 1e6 or ROUNDED_DOWN_BPS) for row in csv.DictReader(stream)
-            ]
-        times, rates = np.array(rows).T
-        known = np.unique(rates[:-1])
-        lasted = np.array([np.diff(times)[rates[:-1] == rate].sum() for rate in known])
-        return Rates(known.tolist(), (lasted / lasted.sum()).tolist())
+    def of(trace: Trace) -> Rates:
+        """Those of one pass through a trace."""
+        lasted = np.diff(np.append(trace.times_s, trace.duration_s))
+        known, which = np.unique(trace.rates_bps, return_inverse=True)
+        shares = np.bincount(which, lasted) / trace.duration_s
+        return Rates(known.tolist(), shares.tolist())
 
     def mean_ms(self, costs: CostModel, planner: Callable[[CostModel], Plan]) -> float:
         """The mean latency over the time of the trace where the plan is made for each rate."""
@@ -79,10 +69,11 @@ def anew(costs: CostModel) -> CostModel:
     return CostModel(Graph(costs.graph.ops, costs.graph.outputs), costs.profile, costs.link)
 
 
-def against_the_bounds(model: str, graph: Graph, profile: Profile) -> list[Figure]:
+def against_the_bounds(artifact: Path, model: str, graph: Graph, profile: Profile) -> list[Figure]:
     """By how much the best cuts differ from the artifact's best single cut, over 1 .. 29 MB/s without overhead."""
-    with (ARTIFACT / "bounds_by_bandwidth.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["model"] == model]
+    rows = [row for row in rows_of(artifact / "bounds_by_bandwidth.csv") if row["model"] == model]
+    if not rows:
+        return []
     differences = []
     for row in rows:
         rate = 8e6 * float(row["bw_MBps"])
@@ -96,37 +87,59 @@ def against_the_bounds(model: str, graph: Graph, profile: Profile) -> list[Figur
     ]
 
 
-def on_the_traces(model: str, graph: Graph, profile: Profile, small: tuple[Graph, Profile] | None) -> list[Figure]:
-    """Mean latencies; ``small``: the same model with an input of one byte a value."""
+def predicted(artifact: Path, model: str) -> list[Figure]:
+    """Mean latencies where the rate of each inference is known and stays: with the artifact's input, and as bytes."""
+    path = artifact / "profiles" / f"{model}.csv"
+    graph, profile = read_model(path)
+    width = value_bytes(path)
+    kinds = [(f"{8 * width} bits a value", graph)]
+    if width > 1:
+        kinds.append(("8 bits a value", read_model(path, graph.ops[0].bytes // width)[0]))
     figures = []
-    link = LinkCosts.symmetric(80e6)
-    for place, environment in enumerate(ENVIRONMENTS):
-        rates = Rates.read(ARTIFACT / "bandwidth" / f"{environment}.csv")
-        kinds = [("", graph, profile)] if small is None else [("float32", graph, profile), ("uint8", *small)]
-        for kind, one, its in kinds:
-            costs = CostModel(one, its, link)
+    for environment in ENVIRONMENTS:
+        rates = Rates.of(read_trace(artifact, environment))
+        for kind, one in kinds:
+            costs = CostModel(one, profile, LinkCosts.symmetric(80e6))
             always = ", ".join(
                 f"{planner(costs).method} {rates.mean_ms(costs, planner):.1f}" for planner in (local, offload)
             )
-            bound = ASKED[model][place] if kind == "uint8" else None
-            name = " ".join(filter(None, [model, kind, environment]))
-            figures.append(Figure(name, rates.mean_ms(costs, pipeline), "ms, mean", bound, note=f"always {always}"))
+            name = f"{model} {environment}, {kind}, predicted"
+            figures.append(Figure(name, rates.mean_ms(costs, pipeline), "ms, mean", note=f"always {always}"))
+    return figures
+
+
+def of_the_artifact(artifact: Path, images: Path, models: list[str]) -> list[Figure]:
+    """Everything that is made of its measurements; all models whose profiles are there."""
+    code, words = lossless(images)
+    figures = [Figure("lossless code", code.ratio, "of raw", note=words)]
+    for model in models:
+        graph, profile = read_model(artifact / "profiles" / f"{model}.csv")
+        figures += [time_of_the_cut(model, graph, profile), *against_the_bounds(artifact, model, graph, profile)]
+        figures += predicted(artifact, model)
+        for part in (without_deadline, with_deadline, newest_only):
+            figures += part(artifact, model, code)
     return figures
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
-    figures = [time_of_the_cut("a made-up model", *large_graph(40 if options.tiny else 700))]
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DATA,
+        metavar="PARENT",
+        help="the folder with lopinfer-artifact/ and rgbd_redkitchen/; all profiles in the former are taken",
+    )
+    options = parser.parse_args()
+    figures = [time_of_the_cut("a made-up model", *large_graph(40 if options.tiny else 700)), *made_up()]
     title = "Split inference: planners"
-    if ARTIFACT.exists() and not options.tiny:
-        for model in MODELS:
-            path = ARTIFACT / "profiles" / f"{model}.csv"
-            graph, profile = read_model(path)
-            small = read_model(path, graph.ops[0].bytes // 4) if model in ASKED else None
-            figures += [time_of_the_cut(model, graph, profile), *against_the_bounds(model, graph, profile)]
-            figures += on_the_traces(model, graph, profile, small)
+    artifact = options.data / "lopinfer-artifact"
+    models = sorted(path.stem for path in (artifact / "profiles").glob("*.csv"))
+    if models and not options.tiny:
+        images = options.data / "rgbd_redkitchen" / "redkitchen_160x120.npz"
+        figures += of_the_artifact(artifact, images, models)
     elif not options.tiny:
-        title += " (the measurements of the LOPInfer artifact are not on this machine)"
+        title += f" (the measurements of the LOPInfer artifact are not in {options.data})"
     finish(title, figures, options)
 
 

@@ -426,9 +426,9 @@ EXPORTED: dict[str, str] = {
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.planning": """
-        Always ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PLACES PLANNERS Plan
-        PlanTable RateEstimate RateEstimator Replay SLABS Span TensorCosts carried chain course data follow heavy_load
-        local offload pipeline plan_table replay replay_newest streamed streamed_plan tensor
+        Always ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES PLANNERS
+        Plan PlanTable RateEstimate RateEstimator Replay SLABS Span TensorCosts carried chain course data follow
+        heavy_load local offload overlap_bound_s pipeline plan_table replay replay_newest streamed streamed_plan tensor
     """,
     "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "ServerNode WorkerNode WorkerState",
@@ -458,6 +458,9 @@ EXPORTED: dict[str, str] = {
         load_dataset
     """,
     "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task check_tensor_codec",
+    "rowcast.testing.zoo": """
+        Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
+    """,
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
         HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd

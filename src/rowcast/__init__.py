@@ -89,6 +89,10 @@ def __getattr__(name: str) -> object:
         from rowcast.optim import Optimizer
 
         return Optimizer
+    if name == "split":
+        from importlib import import_module
+
+        return import_module("rowcast.split")
     if name == "Team":
         from rowcast.drivers.sockets import Team
 

@@ -232,7 +232,7 @@ class Resize(RowRule):
             yield from Identity(self.rows).reads()
             return
         last = self.rows - 1
-        for at in self._positions().tolist():
+        for at in self.positions().tolist():
             if self.mode == "nearest":
                 first = min(int(at), last)
                 yield first, first + 1
@@ -240,7 +240,7 @@ class Resize(RowRule):
                 margin = ROUNDING * (at + 1.0)
                 yield min(max(0, int(at - margin)), last), min(int(at + margin) + 1, last) + 1
 
-    def _positions(self) -> npt.NDArray[np.float32]:
+    def positions(self) -> npt.NDArray[np.float32]:
         """float32 [out_rows]: where each output row lies in the input, in rows."""
         rows = np.arange(self.to_rows, dtype=np.float32)
         if self.mode == "bilinear" and self.align_corners:

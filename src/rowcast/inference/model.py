@@ -24,7 +24,9 @@ class ModelSpec:
 
     Attributes:
         graph: its operators.
-        tensors: [ops] type of each operator's tensor for one input; ``None``: it cannot travel.
+        tensors: [ops] type of each operator's tensor for one input; ``None``: it cannot travel. It has as many rows as
+            the operator; where that has one, as many as one likes: it travels in pieces, and is used whole.
+        digest: two sides have built the same model where it is the same; by default that of the graph.
         parameters: digest of the values of its parameters.
         describe: a line for each operator and parameter, so that two sides can name their first difference.
 
@@ -34,17 +36,19 @@ class ModelSpec:
 
     graph: Graph
     tensors: tuple[TensorType | None, ...]
+    digest: bytes = b""
     parameters: bytes = b""
     describe: Callable[[], Sequence[str]] = _no_words
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", self.digest or self.graph.digest)
         if len(self.tensors) != len(self.graph):
             raise ConfigError(f"model: expected a type for each of {len(self.graph)} tensors, got {len(self.tensors)}")
         for index in (*self.graph.inputs, *self.graph.outputs):
             if self.tensors[index] is None:
                 raise ConfigError(f"model: operator {self.graph.label(index)} is an input or output, and no tensor")
         for index, (op, tensor) in enumerate(zip(self.graph.ops, self.tensors, strict=True)):
-            if tensor is not None and tensor.rows != op.rows:
+            if tensor is not None and op.rows not in (1, tensor.rows):
                 raise ConfigError(
                     f"model: operator {self.graph.label(index)} has {op.rows} rows, its tensor {tensor.rows}"
                 )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from rowcast.planning.bounds import overlap_bound_s
 from rowcast.planning.choice import Always, ByRate, Chooser, Decision, LateStart
-from rowcast.planning.coding import TensorCosts, carried
+from rowcast.planning.coding import PIECES, TensorCosts, carried
 from rowcast.planning.costs import CostModel, LinkCosts
 from rowcast.planning.course import PLACES, Job, Span, course, follow
 from rowcast.planning.layers import chain, heavy_load, local, offload, pipeline
@@ -23,6 +24,7 @@ from rowcast.planning.table import PlanTable, plan_table
 __all__ = [
     "ENERGY",
     "LATENCY",
+    "PIECES",
     "PLACES",
     "PLANNERS",
     "SLABS",
@@ -50,6 +52,7 @@ __all__ = [
     "heavy_load",
     "local",
     "offload",
+    "overlap_bound_s",
     "pipeline",
     "plan_table",
     "replay",

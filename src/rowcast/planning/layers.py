@@ -102,6 +102,7 @@ class Prefixes:
         latency_s: float64 [ops + 1], of the serial plans.
         robot_s, server_s: float64 [ops + 1], computation on each side, coding included.
         link_s: float64 [ops + 1], transfers in both directions.
+        computed_s, served_s: float64 [ops + 1], computation on each side without coding.
     """
 
     allowed: npt.NDArray[np.bool_]
@@ -109,6 +110,8 @@ class Prefixes:
     robot_s: Floats
     server_s: Floats
     link_s: Floats
+    computed_s: Floats
+    served_s: Floats
 
     @staticmethod
     def of(costs: CostModel, objective: Objective) -> Prefixes:
@@ -133,6 +136,8 @@ class Prefixes:
             at_robot + robot_s,
             at_server + server_s,
             link_s,
+            at_robot,
+            at_server,
         )
 
     def joules(self, costs: CostModel) -> Floats:

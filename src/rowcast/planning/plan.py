@@ -14,6 +14,8 @@ from rowcast.errors import ConfigError
 __all__ = ["ENERGY", "LATENCY", "Objective", "Plan"]
 
 Floats = npt.NDArray[np.float64]
+#: What two sums of the same seconds may differ by.
+ROUNDING_S = 1e-12
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Plan:
         """``"robot"``, ``"server"`` or ``"both"``: who computes the model."""
         if not self.on_server:
             return "robot"
-        return "both" if self.robot_s > self.coding_s else "server"
+        return "both" if self.robot_s - self.coding_s > ROUNDING_S else "server"
 
     def same_work(self, other: Plan) -> bool:
         """Whether both do the same, whatever they predict."""

@@ -14,6 +14,8 @@ from rowcast.errors import ConfigError, LocalProtocolError
 
 __all__ = ["RateEstimate", "RateEstimator"]
 
+#: Assumed where nothing is known (bit/s).
+INITIAL_BPS = 10e6
 #: What was measured counts half after so long (s).
 HALF_LIFE_S = 0.25
 #: What is usual on this link follows so slowly: half of it is forgotten after so long (s).
@@ -58,7 +60,7 @@ class RateEstimator:
         ConfigError: one of the two is not above 0.
     """
 
-    def __init__(self, initial_bps: float, half_life_s: float = HALF_LIFE_S) -> None:
+    def __init__(self, initial_bps: float = INITIAL_BPS, half_life_s: float = HALF_LIFE_S) -> None:
         if not 0 < initial_bps < math.inf or not 0 < half_life_s < math.inf:
             raise ConfigError(
                 f"rate: expected a rate and a half-life above 0, got {initial_bps:g} bit/s and {half_life_s:g} s"

@@ -13,17 +13,19 @@ from torch.utils import _pytree as pytree
 from rowcast.codecs.tensors import TensorType
 from rowcast.codecs.tensors.base import DTYPES
 from rowcast.errors import CaptureError, ConfigError
-from rowcast.graphs import Barrier, Graph, Identity, Op, RowRule
+from rowcast.graphs import Graph, Op
 from rowcast.split.captured import Captured
-from rowcast.split.checking import compare, doubled
+from rowcast.split.checking import compare, doubled, same
 from rowcast.split.exporting import export, failure_of_its_own
 from rowcast.split.inputs import InputType, input_types
 from rowcast.split.lowering import PREFIX, Lowered, lower
+from rowcast.split.rowrules import default_axis, row_rules
 
 __all__ = ["UNSENDABLE_BYTES", "capture"]
 
-#: Size in the graph of a tensor that cannot travel: no plan lets it.
-UNSENDABLE_BYTES = 1 << 40
+#: Size in the graph of a tensor that cannot travel: no plan lets it, since it would take half a minute at 1 Gbit/s. Not
+#: more, since planners count nanoseconds as whole numbers.
+UNSENDABLE_BYTES = 1 << 32
 Axes = int | None | Sequence[int | None]
 
 
@@ -63,8 +65,8 @@ def capture(net: torch.nn.Module, example: Any, *, row_axis: Axes = None) -> Cap
 def _check_net(net: object) -> None:
     if not isinstance(net, torch.nn.Module):
         raise CaptureError(f"capture: expected a torch.nn.Module, got {type(net).__name__}")
-    if isinstance(net, torch.fx.GraphModule | torch.jit.ScriptModule):
-        return
+    if isinstance(net, torch.jit.ScriptModule):
+        raise CaptureError("capture: expected a module in Python, got a script; give the module that it was made of")
     training = next((name for name, module in net.named_modules() if module.training), None)
     if training is not None:
         where = f"its module {training!r} is" if training else "it is"
@@ -83,22 +85,42 @@ def _captured(net: torch.nn.Module, inputs: tuple[Any, ...], row_axis: Axes, *, 
             return None
         _run(net, inputs)
         raise
-    if batched and not all(lowered.shapes[node].batch_axis is not None for node in lowered.tensor_ops):
+    if batched and not all(
+        node in lowered.shapes and lowered.shapes[node].batch_axis is not None for node in lowered.tensor_ops
+    ):
         return None
     types = input_types(net, inputs, batched)
     axes = _row_axes(types, row_axis)
-    answer, structure = pytree.tree_flatten(_run(net, inputs))
+    answer, structure = pytree.tree_flatten(_checked_run(net, inputs))
     found = compare(lowered, inputs, answer, batched=batched)
     if found.difference is not None:
         if batched:
             return None
         raise CaptureError(
-            f"capture: the operators answer otherwise than the model itself: {found.difference}; does forward keep "
-            "a state, read a clock or a file, or change with each call?"
+            f"capture: the operators answer otherwise than the model itself: {found.difference}; does forward read "
+            "a clock or a file, or change with each call?"
         )
     graph, tensors = _graph(lowered, types, axes)
     structures = (pytree.tree_structure(inputs), structure)
     return Captured(net, lowered, graph, tensors, types, structures, found.batch_axes)
+
+
+def _checked_run(net: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
+    """The answer of the model itself; an error where it remembers the call."""
+    before = {name: dict(vars(module)) for name, module in net.named_modules()}
+    answer = _run(net, inputs)
+    changed = [
+        f"{name}.{key}".removeprefix(".")
+        for name, module in net.named_modules()
+        for key, value in vars(module).items()
+        if before.get(name, {}).get(key) is not value
+    ]
+    if changed and not same(pytree.tree_leaves(answer), pytree.tree_leaves(_run(net, inputs))):
+        raise CaptureError(
+            f"capture: forward keeps a state in {changed[0]!r}: it answers the same input otherwise the second time. "
+            "An inference may be computed on either side, or on both: return the new state and give it back as an input"
+        )
+    return answer
 
 
 def _run(net: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
@@ -162,7 +184,7 @@ def _tensor_type(lowered: Lowered, node: torch.fx.Node, axis: int | None) -> Ten
     dtype = str(node.meta["val"].dtype).removeprefix("torch.") if shape else ""
     if shape is None or not shape.sizes or not math.prod(shape.sizes) or dtype not in DTYPES:
         return None
-    row = axis or 0
+    row = shape.sizes.index(1) if axis is None and 1 in shape.sizes else axis or 0
     channel = {(4, 1): 3, (4, 2): 1, (4, 3): 1, (3, 1): 2, (3, 2): 1}.get((len(shape.sizes), row))
     return TensorType(np.dtype(dtype), shape.sizes, row, channel)
 
@@ -173,18 +195,3 @@ def _name(node: torch.fx.Node) -> str:
     operator = str(getattr(node.target, "__name__", node.target)).split(".")[0]
     own = path.removeprefix(PREFIX.rstrip(".")).removeprefix(".")
     return f"{own}:{operator}" if own else operator
-
-
-def row_rules(nodes: Sequence[torch.fx.Node], axes: Sequence[int | None]) -> list[tuple[RowRule, int | None]]:
-    """Inputs have rows, everything else is computed whole."""
-    given = iter(axes)
-    found: list[tuple[RowRule, int | None]] = []
-    for node in nodes:
-        axis = next(given) if node.op == "placeholder" else None
-        found.append((Barrier(1), None) if axis is None else (Identity(int(node.meta["val"].shape[axis])), axis))
-    return found
-
-
-def default_axis(shape: Sequence[int]) -> int | None:
-    """The row axis of an input of which nothing else is known."""
-    return {3: 1, 4: 1 if shape[-1] in (1, 3, 4) else 2}.get(len(shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils import _pytree as pytree
 from rowcast.codecs.tensors import TensorType
 from rowcast.errors import ConfigError
 from rowcast.graphs import Graph
-from rowcast.split.code import Code, Function
+from rowcast.split.code import Code
 from rowcast.split.describing import digest_of, graph_lines, tensor_digest, tensor_lines
 from rowcast.split.inputs import InputType
 from rowcast.split.lowering import Lowered
@@ -113,7 +114,7 @@ class Captured:
 
     def answer(self, tensors: Sequence[torch.Tensor]) -> Any:
         """What ``forward`` gives, from the tensors of ``graph.outputs``."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return pytree.tree_unflatten(self._answer(*tensors), self._out)
 
     def part(self, ops: Iterable[int], wanted: Sequence[int]) -> Part:
@@ -146,7 +147,7 @@ class Captured:
         """16 bytes of the values of all parameters, buffers and constants that are read, as they are now."""
         return digest_of([tensor_digest(held).hex() for _, held in tensor_lines(self._lowered)])
 
-    def _answer_code(self) -> Function:
+    def _answer_code(self) -> types.FunctionType:
         given = [f"t{index}" for index in self.graph.outputs]
         expressions = [self.code.expression(value) for value in self._lowered.answer]
         return self.code.function(

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from rowcast.split.lowering import Lowered, attribute, call
 
-__all__ = ["Comparison", "compare", "doubled"]
+__all__ = ["Comparison", "compare", "doubled", "same"]
 
 #: Relative to the largest element: what another order of additions may change, far below what another input does.
 TOLERANCE = 1e-3
@@ -62,10 +62,10 @@ def compare(lowered: Lowered, inputs: tuple[Any, ...], answer: Sequence[Any], *,
     Args:
         inputs: of the example.
         answer: the leaves of what the model itself gives for it.
-        batched: compare in a batch of two different inputs too.
+        batched: compare in a batch with other inputs too.
     """
     alone = Run(lowered, pytree.tree_leaves(inputs))
-    runs = [alone, Run(lowered, pytree.tree_leaves(doubled(inputs)))] if batched else [alone]
+    runs = [alone, Run(lowered, pytree.tree_leaves(_amid(inputs)))] if batched else [alone]
     axes: dict[torch.fx.Node, int | None] = {}
     kept = {value for value in lowered.answer if isinstance(value, torch.fx.Node)}
     with torch.no_grad():
@@ -88,15 +88,24 @@ def compare(lowered: Lowered, inputs: tuple[Any, ...], answer: Sequence[Any], *,
 
 def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """A batch of two: the example, and another input like it."""
-    doubles: tuple[Any, ...] = pytree.tree_map(lambda tensor: torch.cat([tensor, _another(tensor)]), inputs)
-    return doubles
+    batch: tuple[Any, ...] = pytree.tree_map(lambda tensor: torch.cat([tensor, _another(tensor)]), inputs)
+    return batch
+
+
+def _amid(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A batch of three: the example between two others."""
+    batch: tuple[Any, ...] = pytree.tree_map(
+        lambda tensor: torch.cat([_another(tensor), tensor, _another(tensor)]), inputs
+    )
+    return batch
 
 
 def _another(tensor: torch.Tensor) -> torch.Tensor:
+    """An input like this one: other pixels, other numbers, the same tokens in reverse."""
     turned = tensor.flip(tuple(range(1, tensor.dim())))
-    if tensor.dtype is torch.uint8:
-        return 255 - turned
-    return 1 - turned if tensor.is_floating_point() else turned
+    if tensor.is_floating_point():
+        return turned + torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor)
+    return turned + 85 if tensor.dtype is torch.uint8 else turned
 
 
 def _order(lowered: Lowered) -> list[tuple[torch.fx.Node, list[torch.fx.Node]]]:
@@ -113,14 +122,20 @@ def _batch_axis(lowered: Lowered, node: torch.fx.Node, alone: torch.Tensor, besi
     axis = lowered.shapes[node].batch_axis
     if axis is None:
         return None
-    return axis if _close(alone, beside.narrow(axis, 0, alone.shape[axis])) else None
+    return axis if _close(alone, beside.narrow(axis, alone.shape[axis], alone.shape[axis])) else None
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    a, b = a.detach(), b.detach()
     if not a.is_floating_point():
         return torch.equal(a, b)
     most = float(torch.nan_to_num(a, 0.0, 0.0, 0.0).abs().max()) if a.numel() else 0.0
     return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * most, equal_nan=True)
+
+
+def same(given: Sequence[Any], answer: Sequence[Any]) -> bool:
+    """Whether the leaves of two answers agree, but for rounding."""
+    return _unlike(given, answer) is None
 
 
 def _unlike(given: Sequence[Any], answer: Sequence[Any]) -> str | None:

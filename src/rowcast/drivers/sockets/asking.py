@@ -69,12 +69,14 @@ class InferenceThread(NetworkThread):
         return future
 
     def replan(self, planning: Planning) -> None:
-        """Decide with this from now on."""
+        """Decide with this from now on, unless it is all over."""
 
         def take_over() -> None:
             self.node.planning = planning
 
-        self.loop.call_soon_threadsafe(take_over)
+        with self._ending:
+            if not self._ended:
+                self.loop.call_soon_threadsafe(take_over)
 
     # -- the thread ------------------------------------------------------------------------------------------------
 

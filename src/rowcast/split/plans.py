@@ -1,0 +1,144 @@
+"""What a robot with a captured model decides with: its profile, what codecs leave of its inputs, plans by rate."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rowcast.codecs.tensors import tensor_codec_by_name
+from rowcast.energy import PowerStates
+from rowcast.errors import ConfigError
+from rowcast.graphs import Profile, load_profile
+from rowcast.inference import Planning
+from rowcast.planning import (
+    ByRate,
+    CostModel,
+    LateStart,
+    LinkCosts,
+    Objective,
+    PlanTable,
+    RateEstimator,
+    TensorCosts,
+    local,
+    plan_table,
+    streamed,
+)
+from rowcast.split.captured import Captured
+
+__all__ = ["PlanMaker", "coding_costs", "profile_from"]
+
+#: Rates (bit/s) between which plans are made.
+LOWEST_BPS, HIGHEST_BPS = 1e5, 2e9
+#: Rates that are asked; in between, plans change where the better of two neighbours does.
+STEPS = 24
+#: Assumed of a link before anything has travelled (bit/s).
+INITIAL_BPS = 5e7
+
+
+def profile_from(captured: Captured, path: str | Path) -> Profile:
+    """The profile in a file that ``rowcast split profile`` has written.
+
+    Raises:
+        ConfigError: the file cannot be read, or it is of another model.
+    """
+    graph, profile = load_profile(Path(path))
+    if graph.digest != captured.graph.digest:
+        raise ConfigError(
+            f"{path}: it is the profile of another model: {graph.difference(captured.graph)}; measure this one with "
+            "'rowcast split profile'"
+        )
+    return profile
+
+
+def coding_costs(captured: Captured, inputs: Sequence[torch.Tensor], names: Sequence[str]) -> tuple[TensorCosts, ...]:
+    """What codecs leave of such inputs, and how long they take here.
+
+    Args:
+        captured: the model.
+        inputs: tensors of ``graph.inputs``.
+        names: the codecs to try.
+    """
+    found = []
+    for name in names:
+        codec = tensor_codec_by_name(name)
+        for op, given in zip(captured.graph.inputs, inputs, strict=True):
+            tensor = captured.tensors[op]
+            if tensor is None or tensor.dtype.name not in codec.dtypes:
+                continue
+            array = np.ascontiguousarray(given.cpu().numpy())
+            begun = time.perf_counter()
+            payload = codec.encode(array, tensor)
+            encoded = time.perf_counter()
+            codec.decode(payload, tensor)
+            decoded = time.perf_counter()
+            size = tensor.nbytes
+            costs = TensorCosts(
+                name, len(payload) / size, (encoded - begun) / size, (decoded - encoded) / size, ops=frozenset({op})
+            )
+            found.append(costs)
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class PlanMaker:
+    """Makes what a robot decides with.
+
+    Attributes:
+        captured: the model.
+        profile: its times.
+        deadline_s: an answer is wanted so long after the input, or ``None``.
+        fallback: the robot computes the whole model where the server does not answer in time.
+        objective: what plans minimise.
+        power: what the robot draws.
+        codecs: what codecs take and leave.
+        rate: what is known of the link; it goes on with what it knows.
+        round_trip_s: of the link (s).
+    """
+
+    captured: Captured
+    profile: Profile
+    deadline_s: float | None
+    fallback: bool
+    objective: Objective
+    power: PowerStates
+    codecs: tuple[TensorCosts, ...] = ()
+    rate: RateEstimator = field(default_factory=lambda: RateEstimator(INITIAL_BPS))
+    round_trip_s: float = 0.005
+
+    def costs(self) -> CostModel:
+        """The cost model, at any rate."""
+        link = LinkCosts.symmetric(1e7, self.round_trip_s)
+        return CostModel(self.captured.graph, self.profile, link, self.power, self.codecs)
+
+    def served_in(self, forward_s: float) -> PlanMaker:
+        """For a server that takes so long for the whole model: in proportion to the robot where no more is known."""
+        known = float(self.profile.server_s.sum())
+        if forward_s <= 0 or known > 0:
+            return self
+        share = forward_s / max(self.profile.local_s, 1e-9)
+        profile = replace(self.profile, server_s=self.profile.robot_s * share)
+        return replace(self, profile=profile)
+
+    def planning(self) -> Planning:
+        """Plans for all rates.
+
+        Raises:
+            ConfigError: the robot cannot keep the deadline by itself.
+        """
+        costs = self.costs()
+        late = None
+        if self.deadline_s is not None and self.fallback:
+            late = LateStart.of(self.profile, self.deadline_s)
+        table = self._table(costs)
+        chooser = ByRate(table, self.rate, late, costs.link.goodput)
+        return Planning(chooser, local(costs), self.profile.sustained_s, self.power)
+
+    def _table(self, costs: CostModel) -> PlanTable:
+        planner = functools.partial(streamed, objective=self.objective)
+        return plan_table(planner, costs, LOWEST_BPS, HIGHEST_BPS, STEPS)
