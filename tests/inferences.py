@@ -63,6 +63,7 @@ def costs_of(model, *, rate_bps=8e6, robot_s=0.05, server_s=0.005, tensors=(), f
 
 
 def plan_of(costs, on_server=OFFLOAD, slabs=1):
+    """The plan with these operators on the server."""
     return streamed_plan(costs, costs.mask(on_server), slabs)
 
 

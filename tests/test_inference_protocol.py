@@ -71,8 +71,9 @@ def request(number=1, up=(0,), down=DOWN, codecs=(RAW, RAW), slabs=1, deadline_s
     return Request(number, up, down, codecs, slabs, deadline_s)
 
 
-def rows(number, start, stop, *, of=1, op=0, stream=1, codec=RAW, payload=None, values=IMAGE, indices=None):
+def rows(number, start, stop, *, payload=None, values=IMAGE, indices=None, **more):
     """Rows of a tensor, as a frame with this number."""
+    of, op, stream, codec = ({"of": 1, "op": 0, "stream": 1, "codec": RAW} | more).values()
     if payload is None:
         tensor = MODEL.tensor(op)
         data = values[op] if op in values else np.zeros(tensor.shape, tensor.dtype)

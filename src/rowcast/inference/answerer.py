@@ -224,9 +224,7 @@ class AnswererNode:
         self._notifier.say(robot.link, Ack(rows.number, rows.stream))
         if task is None:
             return
-        task.pieces.append(task.inbox.take(rows))
-        if task.inbox.complete:
-            task.ready_at = now
+        task.take(now, rows)
         self._batches.add(now, task)
 
     def _dropped(self, now: float, robot: Robot, number: int) -> None:

@@ -85,7 +85,8 @@ class Batches:
         works = []
         for task in self._fitting(first):
             del self._waiting[task]
-            task.fed = task.inbox.slabs(task.slabs)
+            task.fed += 1
+            task.ready = False
             task.work = Work(task.key, task.side, tuple(task.pieces), task.codecs)
             task.pieces.clear()
             self.computing[task.work] = task
@@ -106,5 +107,5 @@ class Batches:
     def again(self, now: float, task: Task, work: Work) -> None:
         """Compute a whole request anew, and by itself."""
         task.pieces[:0] = work.pieces
-        task.fed, task.alone = 0, True
+        task.fed, task.ready, task.alone = 0, True, True
         self.add(now, task)

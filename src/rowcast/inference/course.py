@@ -173,7 +173,7 @@ class Course:
         if exchange is None:
             return
         exchange.inference.spent.robot_s += seconds
-        exchange.made(result.pieces)
+        exchange.made(work, result.pieces)
         if result.complete:
             exchange.complete, exchange.value = True, result.value
             self._check_done(now, exchange)

@@ -54,6 +54,7 @@ class Exchange:
         self.value: Any = None
         self._codecs = _codecs(plan.up, plan.up_codecs)
         self._down = _codecs(plan.down, plan.down_codecs)
+        self._slab_ends: set[Work] = set()
         self.work: deque[Work] = deque(self._inputs(model))
 
     @property
@@ -70,10 +71,11 @@ class Exchange:
         """Rows came from the server."""
         self.work.append(self._work((piece,)))
 
-    def made(self, pieces: Sequence[Piece]) -> None:
-        """Rows of tensors that the server needs are there."""
-        for piece in pieces:
-            self.frames.append(frame_of(self.number, self.plan.up.index(piece.op), piece))
+    def made(self, work: Work, pieces: Sequence[Piece]) -> None:
+        """Rows of tensors that the server needs are there: what came of some work."""
+        for left, piece in enumerate(pieces, 1 - len(pieces)):
+            slab_end = left == 0 and work in self._slab_ends
+            self.frames.append(frame_of(self.number, self.plan.up.index(piece.op), piece, slab_end=slab_end))
 
     def _inputs(self, model: ModelSpec) -> list[Work]:
         """The rows of the inputs, in the order in which they are to be sent."""
@@ -91,6 +93,7 @@ class Exchange:
                 pieces.extend(Piece(op, first, last) for first, last in edges if first < last)
             groups = [pieces[:1], pieces[1:]] if fine and not work else [pieces]
             work.extend(self._work(group) for group in groups if group)
+            self._slab_ends.update(work[-1:])
         return work
 
     def _work(self, pieces: Sequence[Piece]) -> Work:

@@ -41,13 +41,15 @@ class Task:
         robot: whose it is.
         number: of the request on its connection.
         side: what is computed for it.
-        slabs: it is computed whenever so many-th parts of the rows are there.
+        slabs: so often at most is a part of the rows computed.
+        slab_ends: so often the robot has said that a part can be.
         down: operators whose tensors are sent back.
         codecs: the codec of each.
         inbox: rows that have come.
         due_at: when its answer is of no use any more (s), or ``None``.
         pieces: rows that have come and were not given to the engine.
-        fed: slabs that were.
+        ready: so can those that have come.
+        fed: how often rows were given to it.
         work: what the engine does for it now, or ``None``.
         ready_at: when its last row came (s); ``None`` before.
         queued_s, compute_s, batch: see :class:`rowcast.wire.Answer`.
@@ -64,6 +66,8 @@ class Task:
     inbox: TensorRows
     due_at: float | None
     pieces: list[Piece] = field(default_factory=list)
+    slab_ends: int = 0
+    ready: bool = False
     fed: int = 0
     work: Work | None = None
     ready_at: float | None = None
@@ -81,7 +85,21 @@ class Task:
     @property
     def wants(self) -> bool:
         """The engine can do something for it."""
-        return self.work is None and not self.over and self.inbox.slabs(self.slabs) > self.fed
+        return self.work is None and not self.over and self.ready
+
+    def take(self, now: float, rows: Rows) -> None:
+        """Rows came.
+
+        Raises:
+            RemoteProtocolError: see :meth:`.TensorRows.take`; or more slabs than the robot has asked for.
+        """
+        self.pieces.append(self.inbox.take(rows))
+        self.slab_ends += rows.quota_end
+        if self.slab_ends > self.slabs:
+            raise RemoteProtocolError(f"rows: expected the end of a slab {self.slabs} times, got it once more")
+        if self.inbox.complete:
+            self.ready_at = now
+        self.ready = self.ready or rows.quota_end or self.inbox.complete
 
     @property
     def whole(self) -> bool:

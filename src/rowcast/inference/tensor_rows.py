@@ -37,10 +37,6 @@ class TensorRows:
         """All rows of all tensors are here."""
         return all(self._model.tensor(op).rows == rows for op, rows in self.received.items())
 
-    def slabs(self, count: int) -> int:
-        """Of ``count`` slabs of equal height how many are here of every tensor."""
-        return min((rows * count // self._model.tensor(op).rows for op, rows in self.received.items()), default=count)
-
     def take(self, rows: Rows) -> Piece:
         """The rows of a frame; the payload is copied.
 
@@ -75,13 +71,14 @@ class TensorRows:
         return Piece(op, start, stop, rows.codec, rows.payload.copy())
 
 
-def frame_of(request: int, place: int, piece: Piece) -> Rows:
+def frame_of(request: int, place: int, piece: Piece, *, slab_end: bool = False) -> Rows:
     """The frame that carries a piece; who sends it numbers it.
 
     Args:
         request: number of the request.
         place: of the tensor in the request's list.
         piece: rows and their payload.
+        slab_end: with it, all rows that came of a slab of the input have been sent.
     """
     assert piece.payload is not None
     return Rows(
@@ -89,7 +86,7 @@ def frame_of(request: int, place: int, piece: Piece) -> Rows:
         iteration=request,
         codec=piece.codec,
         absolute=True,
-        quota_end=False,
+        quota_end=slab_end,
         rows=np.arange(piece.start, piece.stop, dtype=np.int64),
         payload=piece.payload,
         stream=1 + place,

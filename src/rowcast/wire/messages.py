@@ -165,7 +165,7 @@ class Rows(Message):
             receiver (pull).
         codec: ``wire_id`` of the codec.
         absolute: the rows replace what the receiver holds, instead of being subtracted from it.
-        quota_end: with this frame the quota of the push or pull is complete.
+        quota_end: with this frame the quota of the push or pull is complete; of a request: a slab is, so compute.
         rows: ascending row indices, int64 [k].
         payload: encoded rows, uint8.
         stream: which of the row streams of the connection they belong to, 0 .. 255; each counts its own frames.
@@ -329,7 +329,7 @@ class Request(Control, frozen=True):
     up: Tensors  #: operators whose tensors the worker sends, ascending
     down: Tensors  #: operators whose tensors the worker wants, ascending; on the stream ``1 + place`` back
     codecs: Tensors  #: ``wire_id`` of the tensor codec of each in ``down``
-    slabs: Count  #: compute whenever a further ``1 / slabs`` of the rows are there, 1 or more
+    slabs: Count  #: at most so many row frames have ``quota_end``: compute what has come up to there, 1 or more
     deadline_s: Finite  #: the answer is of no use after so many seconds from now on; 0: always
 
 
