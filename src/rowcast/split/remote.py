@@ -31,7 +31,7 @@ from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.inputs import check_finite
 from rowcast.split.plans import PlanMaker, check_method, coding_costs, profile_from
 from rowcast.split.profiling import measure
-from rowcast.split.slower import SlowerEngine
+from rowcast.split.slower import SlowerEngine, slowed
 
 __all__ = ["Answer", "Remote", "RemoteOptions"]
 
@@ -339,9 +339,9 @@ def _pass_on(done: Future[Outcome], answer: Future[Answer]) -> None:
 def _profile(model: Captured, options: RemoteOptions) -> Profile:
     given = options.profile
     if given is None:
-        here = measure(model, seconds=MEASURE_S).faster(robot=1 / options.slower)
+        robot = slowed(measure(model, seconds=MEASURE_S), options.slower)
         # Nothing is known of the server until it says what it takes.
-        return replace(here, server_s=0 * here.server_s, server_floor_s=0.0)
+        return replace(robot, server_s=0 * robot.server_s, server_floor_s=0.0)
     if isinstance(given, Profile):
         given.check(model.graph)
         return given
