@@ -33,6 +33,8 @@ __all__ = ["build", "build_small", "demo_trace", "run_split_demo"]
 MEASURE_S = 2.0
 #: The server may take so long to load PyTorch and the model (s), and to end.
 READY_S, END_S = 120.0, 10.0
+#: Threads of robot, camera and link share one machine: so much later, as a share, the robot's own answer may be.
+ALLOWANCE = 0.1
 #: Different images.
 IMAGES = 24
 #: Scripted outages: where they begin, as a share of a run, and how long they are, as a share and at most (s).
@@ -114,8 +116,8 @@ def run_split_demo(settings: SplitDemoSettings, out: Path, observer: MethodObser
         observer.says("a server starts, in a process of its own")
         server = stack.enter_context(_server(function.__name__, out))
         model = capture(net, example)
-        profile, slower = _robot(model, settings, out, observer)
         port = _port(server, out)
+        profile, slower = _robot(model, settings, out, observer)
         seconds = settings.seconds / len(settings.methods)
         height, width = example[0].shape[1:3]
         images = [(image,) for image in scenes(IMAGES, height, width, settings.seed)]
@@ -150,11 +152,12 @@ def _robot(model: Captured, settings: SplitDemoSettings, out: Path, observer: Me
             f"--robot-ms {settings.robot_ms:g}: expected at least {1e3 * here.local_s:.3g} ms, which this machine takes"
         )
     robot = slowed(here, slower)
-    both = Profile(robot.robot_s, here.server_s, robot.robot_floor_s, here.server_floor_s, robot.local_p99_s)
+    sustained_s = robot.sustained_s + ALLOWANCE * robot.local_s
+    both = Profile(robot.robot_s, here.server_s, robot.robot_floor_s, here.server_floor_s, sustained_s)
     save_profile(out / "profile.json", model.graph, both)
     observer.says(
-        f"the robot takes {settings.robot_ms:g} ms for the model: it computes {slower:.1f} times slower than this "
-        f"machine ({1e3 * here.local_s:.3g} ms), by waiting; the server computes as fast as this machine"
+        f"the robot takes {settings.robot_ms:g} ms for the model: it computes operators {slower:.1f} times slower than "
+        f"this machine ({1e3 * here.local_s:.3g} ms), by waiting; the server computes as fast as this machine"
     )
     return out / "profile.json", slower
 

@@ -94,7 +94,8 @@ class CameraSettings(_ModelSettings):
     )
     slower: float = setting(
         1.0,
-        "The robot computes so many times slower than this machine, by waiting. For demonstrations.",
+        "The robot computes so many times slower than this machine, by waiting; with a profile, as slow as that says. "
+        "For demonstrations.",
         low=1.0,
         high=10_000.0,
         flag="--slower",
@@ -144,7 +145,7 @@ class SplitDemoSettings(MethodSettings):
     seconds: float = setting(60.0, "How long all methods run together.", unit="s", low=0.5, high=1e5, flag="--seconds")
     rate_hz: float = setting(8.0, "Images in a second.", unit="Hz", low=0.1, high=1000.0, flag="--rate")
     robot_ms: float = setting(
-        90.0,
+        80.0,
         "What the model takes on the robot. It computes slower than this machine by waiting; the server computes as "
         "fast as this machine does.",
         unit="ms",
@@ -153,7 +154,7 @@ class SplitDemoSettings(MethodSettings):
         flag="--robot-ms",
     )
     deadline_ms: float = setting(
-        150.0, "An answer is wanted so long after its image.", unit="ms", low=1.0, high=100_000.0, flag="--deadline-ms"
+        160.0, "An answer is wanted so long after its image.", unit="ms", low=1.0, high=100_000.0, flag="--deadline-ms"
     )
     trace: str = setting("outdoor", "The link: outdoor, constant:MBPS or a trace file.", flag="--trace")
     ratio: float = setting(
