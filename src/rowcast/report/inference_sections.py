@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,10 @@ STATES = Bars(
     "J",
     "mean over inputs; the server's energy is excluded",
 )
+#: A robot that computed for less than this share of the latency has begun late.
+_LATE = 0.9
+#: A robot that computed for more than this share of the latency, while the server computed all, did more than encode.
+_BESIDE = 0.5
 #: One of the numbers of an inference.
 Row = Mapping[str, Any]
 
@@ -60,8 +63,9 @@ def _parts(comparison: Comparison) -> Iterator[TableOrFigure]:
         yield TableOrFigure(
             "inference",
             "One inference of each method",
-            "Of the answers by whom most are, that of the median latency. Events 'inference' (robot_s, sending_s) of "
-            "the robot and 'answer' (t, compute_s, queued_s) of the server; what is done in pieces is drawn as one.",
+            "Of the answers that the server has a part in, that of the median latency. Events 'inference' (robot_s, "
+            "sending_s) of the robot and 'answer' (t, compute_s, queued_s) of the server; what is done in pieces is "
+            "drawn as one.",
             numbers,
             numbers,
             partial(_draw_lines, spans),
@@ -107,16 +111,25 @@ def write_inference_files(comparison: Comparison, out: Path) -> list[str]:
 
 
 def time_lines(comparison: Comparison) -> dict[str, list[LaneSpan]]:
-    """One inference of each method, as bars; of rowcast also one that the robot answered after a late start."""
+    """One inference of each method, as bars; of one with a late start also one that the robot answered after it."""
     found: dict[str, list[LaneSpan]] = {}
     for run in comparison.runs:
-        typical = _typical(run)
+        rows = _rows(run)
+        remote = [row for row in rows if row["by"] != "robot"]
+        # Not where the robot has computed all itself beside it, to try the link.
+        plain = [row for row in remote if row["by"] == "both" or row["robot_s"] < _BESIDE * row["latency_s"]]
+        typical = _median(plain or remote or rows)
         if typical is not None:
-            found[f"{run.method}, answered by the {typical['by']}"] = _spans(comparison, run, typical)
-        late = [row for row in _rows(run) if row["by"] == "robot" and row["sending_s"] > 0 and row["plan"] != "local"]
-        if late and typical is not None and typical["by"] != "robot":
-            row = sorted(late, key=lambda row: row["latency_s"])[len(late) // 2]
-            found[f"{run.method}, the server's answer does not come"] = _spans(comparison, run, row)
+            who = {"both": "robot and server"}.get(typical["by"], typical["by"])
+            found[f"{run.method}, answered by {who}"] = _spans(comparison, run, typical)
+        late = [
+            row
+            for row in rows
+            if row["by"] == "robot" and row["sending_s"] > 0 and row["robot_s"] < _LATE * row["latency_s"]
+        ]
+        started = _median(late) if remote else None
+        if started is not None:
+            found[f"{run.method}, the server's answer is not there in time"] = _spans(comparison, run, started)
     return found
 
 
@@ -125,13 +138,9 @@ def _rows(run: InferenceRun) -> list[Row]:
     return [dict(zip(answered.columns, row, strict=True)) for row in answered.rows]
 
 
-def _typical(run: InferenceRun) -> Row | None:
-    rows = _rows(run)
-    if not rows:
-        return None
-    most = Counter(row["by"] for row in rows).most_common(1)[0][0]
-    of_them = sorted((row for row in rows if row["by"] == most), key=lambda row: row["latency_s"])
-    return of_them[len(of_them) // 2]
+def _median(rows: Sequence[Row]) -> Row | None:
+    """The one of the median latency."""
+    return sorted(rows, key=lambda row: row["latency_s"])[len(rows) // 2] if rows else None
 
 
 def _spans(comparison: Comparison, run: InferenceRun, row: Row) -> list[LaneSpan]:

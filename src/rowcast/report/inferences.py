@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class InferenceRun:
         begun_s: the clock of the journal when it began (s).
         inferences: one row for each input of the run; columns :data:`COLUMNS`.
         checked: what the comparison with the undivided model gave: ``compared``, ``equal``, ``worst``; or nothing.
+        meaning: what the method is, in words.
     """
 
     method: str
@@ -67,6 +68,7 @@ class InferenceRun:
     begun_s: float
     inferences: Table
     checked: Mapping[str, float]
+    meaning: str = ""
 
     @property
     def answered(self) -> Table:
@@ -207,7 +209,8 @@ def read_comparison(folder: str | Path) -> Comparison:
 def _run(folder: Path, entry: Mapping[str, Any], deadline_s: float | None) -> InferenceRun:
     journal = _beside(folder, entry["journal"])
     method, begun_s, seconds = visible(str(entry["method"])), float(entry["begun_s"]), float(entry["seconds"])
-    return read_inferences(journal, method, begun_s, seconds, deadline_s, entry["exactness"])
+    run = read_inferences(journal, method, begun_s, seconds, deadline_s, entry["exactness"])
+    return replace(run, meaning=visible(str(entry["meaning"])))
 
 
 def _trace(link: Mapping[str, Any]) -> Trace:

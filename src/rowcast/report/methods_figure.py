@@ -22,9 +22,9 @@ __all__ = ["draw_methods"]
 
 #: Outcome -> colour, marker, size, and what the legend says. In the order of the bars.
 _OUTCOMES = {
-    "server": ("#009E73", "o", 4.0, "server answered"),
-    "both": ("#CC79A7", "D", 4.0, "both answered"),
-    "robot": ("#0072B2", "s", 4.0, "robot answered"),
+    "server": ("#009E73", "o", 3.6, "server answered"),
+    "both": ("#CC79A7", "D", 3.4, "both answered"),
+    "robot": ("#0072B2", "s", 3.2, "robot answered"),
     "late": ("#D55E00", "X", 6.5, "after the deadline"),
     "none": ("#D55E00", "v", 6.5, "no answer"),
     "superseded": ("#B8B8B8", "|", 5.0, "skipped for a newer image"),
@@ -63,9 +63,8 @@ def draw_methods(comparison: Comparison, path: str | Path) -> None:
         _draw_link(link, comparison)
         for axes in panels:
             axes.tick_params(labelbottom=False)
-        figure.supylabel("latency (ms)", fontsize=10, color=INK, x=0.0, y=0.6)
         handles, labels = _legend(runs)
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
         headline(figure, comparison.title)
 
 
@@ -86,11 +85,13 @@ def _draw_latencies(axes: Axes, run: InferenceRun, reach: tuple[float, float], t
     _shade_outages(axes, trace, run.seconds)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    axes.set_xlim(0, run.seconds)
+    axes.set_xlim(-0.01 * run.seconds, 1.01 * run.seconds)
+    axes.set_ylabel("latency (ms)", fontsize=9)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(run.method, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=3)
+    meaning = f": {run.meaning}" if run.meaning else ""
+    axes.set_title(f"{run.method}{meaning}", loc="left", fontsize=10.5, color=INK, pad=3)
     plain_axes(axes, grid="both")
 
 
@@ -124,9 +125,9 @@ def _draw_shares(axes: Axes, run: InferenceRun, numbers: Table) -> None:
     missed = f"{shown(values['late'])} of {shown(values['inputs'])} missed the deadline"
     lines = [
         missed if run.deadline_s is not None else f"{shown(values['inputs'])} inputs",
-        f"mean {_number(values['mean_ms'])}, 99 % {_number(values['p99_ms'])} ms",
+        f"mean {_number(values['mean_ms'])} ms, p99 {_number(values['p99_ms'])} ms",
         f"newest answer {_number(values['age_ms'])} ms old",
-        f"{_number(values['J'])} J, {_number(values['up_kB'])} kB up each",
+        f"{_number(values['J'])} J and {_number(values['up_kB'])} kB each",
     ]
     axes.text(0, -0.42, "\n".join(lines), va="top", ha="left", fontsize=8.5, color=INK, linespacing=1.35)
     axes.set(xlim=(0, 100), ylim=(-2.35, 0.45))
@@ -157,7 +158,7 @@ def _draw_link(axes: Axes, comparison: Comparison) -> None:
     axes.set_ylim(bottom=0)
     axes.set_title(title, loc="left", fontsize=10.5, color=INK, pad=3)
     axes.set_xlabel("time from the begin of each method's run (s)")
-    axes.set_ylabel("Mbit/s")
+    axes.set_ylabel("Mbit/s", fontsize=9)
     plain_axes(axes, grid="both")
 
 

@@ -136,7 +136,7 @@ def run_split_demo(settings: SplitDemoSettings, out: Path, observer: MethodObser
         )
     title = (
         f"A ResNet of {len(model.graph)} operators, images of {images[0][0].numel() / 1e3:.3g} kB, "
-        f"robot {settings.robot_ms:g} ms, server {settings.robot_ms / slower:.3g} ms"
+        f"robot {settings.robot_ms:g} ms (by waiting), server {settings.robot_ms / slower:.3g} ms"
     )
     shown = {**asdict(settings), "robot is slower than this machine, by waiting, times": round(slower, 2)}
     Summary(title, runs, shown, asked.deadline_s, trace=trace, server_journal=out / "server.jsonl").save(out)

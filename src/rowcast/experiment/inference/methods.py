@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, ServerUnavailable
 from rowcast.experiment.inference.camera import Inputs, Tally, run_camera
-from rowcast.experiment.inference.settings import CameraSettings
+from rowcast.experiment.inference.settings import MEANINGS, CameraSettings
 from rowcast.links import Trace
 from rowcast.split import Answer, Captured, Remote, RemoteOptions
 from rowcast.version import __version__
@@ -257,7 +257,9 @@ class Summary:
             "settings": self.settings,
             "deadline_s": self.deadline_s,
             "power": asdict(self.power),
-            "methods": [{**asdict(run), "journal": run.journal.name} for run in self.runs],
+            "methods": [
+                {**asdict(run), "journal": run.journal.name, "meaning": MEANINGS[run.method]} for run in self.runs
+            ],
             "server_journal": None if server is None else server.name,
             "link": rates,
             "versions": {"rowcast": __version__, "python": platform.python_version(), "torch": version("torch")},

@@ -15,9 +15,9 @@ __all__ = ["MEANINGS", "CameraSettings", "MethodSettings", "SplitDemoSettings", 
 MEANINGS: Mapping[str, str] = {
     "local": "all on the robot",
     "offload": "all on the server, inputs as they are",
-    "chain": "the best cut of the operators in their order",
-    "pipeline": "the best cut at the measured rate",
-    "rowcast": "everything",
+    "chain": "at the rate that was measured, the best cut of the operators in their order",
+    "pipeline": "at the rate that was measured, the best cut",
+    "rowcast": "the same with rows streamed and coded, and a late start of the robot",
 }
 
 
