@@ -174,6 +174,8 @@ class Course:
             return
         exchange.inference.spent.robot_s += seconds
         exchange.made(work, result.pieces)
+        if exchange.frames:
+            self.uplink.ready(now)
         if result.complete:
             exchange.complete, exchange.value = True, result.value
             self._check_done(now, exchange)
@@ -267,7 +269,7 @@ class Course:
     def _close(self, now: float, exchange: Exchange, *, dropped: bool = True) -> None:
         """End an exchange; tell the server where it does not know."""
         self._exchanges.close(now, exchange)
-        self.uplink.look(now)
+        self.uplink.withdrawn(now, more=self._exchanges.to_send() is not None)
         if dropped and not exchange.done and self.link is not None and not self.link.closing:
             self.link.say(Drop(exchange.number))
 

@@ -50,10 +50,24 @@ class Uplink:
         self._in_flight = 0
         self._busy_since = self._told_at = self._charged_at = 0.0
         self._untold = self._acked = self._sent = 0
+        self._waits = False  # frames are there, and the link takes none
         self._first: tuple[float, int] | None = None  # of this burst: when an acknowledgement came, bytes up to it
+
+    def ready(self, now: float) -> None:
+        """Frames are there to be sent: if the link takes none from now on, that is news of it."""
+        if not self._in_flight and not self._waits:
+            self._waits, self._told_at = True, now
+
+    def withdrawn(self, now: float, *, more: bool) -> None:
+        """Frames that were there are not wanted any more; whether there are others to be sent."""
+        self.look(now)
+        self._waits = self._waits and more
 
     def send(self, now: float, rows: Rows, spent: Spent) -> Rows:
         """The frame as it is sent now, on behalf of an inference."""
+        if not self._in_flight:
+            self.look(now)
+        self._waits = False
         number = self._counts[rows.stream] = self._counts.get(rows.stream, 0) + 1
         size = frame_bytes(rows)
         if not self._in_flight:
@@ -117,10 +131,10 @@ class Uplink:
     def look(self, now: float) -> None:
         """Count and tell what there is by now: also that bytes are on their way, and nothing arrives."""
         self._charge(now)
-        if self._in_flight and now - self._told_at >= GRAIN_S:
+        if (self._in_flight or self._waits) and now - self._told_at >= GRAIN_S:
             self._tell(now, now - self._told_at)
 
     def lost(self, now: float) -> None:
         """The connection has ended."""
         self.look(now)
-        self._counts, self._flight, self._in_flight = {}, {}, 0
+        self._counts, self._flight, self._in_flight, self._waits = {}, {}, 0, False
