@@ -133,8 +133,12 @@ class PlanMaker:
         """
         costs = self.costs()
         late = None
-        if self.deadline_s is not None and self.fallback:
-            late = LateStart.of(self.profile, self.deadline_s)
+        if self.fallback:
+            late = (
+                LateStart.without_deadline(self.profile)
+                if self.deadline_s is None
+                else LateStart.of(self.profile, self.deadline_s)
+            )
         table = self._table(costs)
         chooser = ByRate(table, self.rate, late, costs.link.goodput)
         return Planning(chooser, local(costs), self.profile.sustained_s, self.power)

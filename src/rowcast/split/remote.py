@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rowcast.config import AskerSettings, LinkSettings, read_secret
@@ -301,7 +302,8 @@ def _pass_on(done: Future[Outcome], answer: Future[Answer]) -> None:
 
 def _profile(model: Captured, given: str | Path | Profile | None) -> Profile:
     if given is None:
-        return measure(model, seconds=MEASURE_S)
+        here = measure(model, seconds=MEASURE_S)
+        return replace(here, server_s=np.zeros(len(model.graph)))  # not known before a server says
     if isinstance(given, Profile):
         given.check(model.graph)
         return given
