@@ -7,12 +7,15 @@ the engines wait as long as the profile says, and in virtual time.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from common import Figure, arguments, best_s, finish
 from lopinfer import read_model, read_trace
 from rowcast.codecs.tensors import TensorType
 from rowcast.config import AskerSettings, LinkSettings
-from rowcast.drivers.sockets import Endpoint, InferenceThread, Shaper
+from rowcast.drivers.sockets import Endpoint, InferenceServer, InferenceThread, Shaper
 from rowcast.drivers.virtual import InferenceSimulation, ProfileEngine
 from rowcast.graphs import Graph, Identity, Op, Profile
 from rowcast.inference import AnswererNode, AskerNode, Made, ModelSpec, Piece, Planning, Side, Work
@@ -101,13 +104,19 @@ class WaitingEngine:
         until = time.perf_counter() + seconds
         while (left := until - time.perf_counter()) > 0 and not all(work.cancelled for work in works):
             time.sleep(min(left, 0.002))
-        return made
+        return [replace(one, pieces=[_with_bytes(piece) for piece in one.pieces]) for one in made]
 
     def is_trivial(self, works: Sequence[Work]) -> bool:
         return False
 
     def forget(self, key: object) -> None:
         self._engine.forget(key)
+
+
+def _with_bytes(piece: Piece) -> Piece:
+    """A piece whose payload can be sent."""
+    assert piece.payload is not None
+    return replace(piece, payload=np.zeros(len(piece.payload), dtype=np.uint8))
 
 
 def a_model(data: Path | None) -> tuple[ModelSpec, CostModel, str]:
@@ -145,11 +154,6 @@ def engines_of(spec: ModelSpec, costs: CostModel) -> dict[str, ProfileEngine]:
 
 def emulated(spec: ModelSpec, costs: CostModel, trace: Trace, inputs_s: Sequence[float]) -> list[float]:
     """Latencies over TCP under the shaper (s)."""
-    import asyncio
-    import threading
-
-    from rowcast.drivers.sockets import InferenceServer
-
     engines = {lane: WaitingEngine(engine) for lane, engine in engines_of(spec, costs).items()}
     node = AnswererNode(spec, forward_s=float(costs.profile.server_s.sum()))
     loop, over, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()

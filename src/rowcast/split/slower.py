@@ -37,3 +37,7 @@ class SlowerEngine:
     def forget(self, key: Hashable) -> None:
         """See :class:`rowcast.inference.Engine`."""
         self._engine.forget(key)
+
+    def is_trivial(self, works: Sequence[Work]) -> bool:
+        """See :class:`rowcast.inference.Engine`: what takes no time does so many times as well."""
+        return self._engine.is_trivial(works)
