@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -64,27 +65,37 @@ def corner() -> tuple[Captured, torch.Tensor]:
     return capture(Corner().eval(), image), image
 
 
-def serve_corner() -> None:
-    """In a process of its own: print the port, and serve until standard input ends."""
-    torch.set_num_threads(1)
+def serve_corner(options: argparse.Namespace) -> None:
+    """Serve that model."""
     with Serving(corner()[0], "127.0.0.1:0") as serving:
         print(serving.port, flush=True)
         sys.stdin.read()
 
 
+@contextlib.contextmanager
+def process(role: str, *arguments: object) -> Iterator[tuple[int, IO[str]]]:
+    """This benchmark in a process of its own, in one of its roles; its port, and its standard input.
+
+    It ends with its input. Robot, link and server of a real system do not share an interpreter either.
+    """
+    command = [sys.executable, __file__, "--role", role, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdin is not None
+        yield int(child.stdout.readline()), child.stdin
+        child.stdin.close()
+
+
 def round_trip(tiny: bool) -> list[Figure]:
     """From the image to the answer, over loopback, between two processes."""
     model, image = corner()
-    command = [sys.executable, __file__, "--serve-corner"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None and server.stdin is not None
-        address = f"127.0.0.1:{int(server.stdout.readline())}"
-        times = np.array([float(bool(op.inputs)) for op in model.graph.ops])
-        options = RemoteOptions(profile=Profile(times, times * 1e-6), codecs=(), method="offload")
-        with Remote(address, model, name="robot", options=options) as remote:
-            remote.wait(30)
-            runs = [_round_trips(remote, image, 20 if tiny else 300) for _ in range(1 if tiny else 5)]
-        server.stdin.close()
+    times = np.array([float(bool(op.inputs)) for op in model.graph.ops])
+    options = RemoteOptions(profile=Profile(times, times * 1e-6), codecs=(), method="offload")
+    with (
+        process("serve-corner") as (port, _),
+        Remote(f"127.0.0.1:{port}", model, name="robot", options=options) as remote,
+    ):
+        remote.wait(30)
+        runs = [_round_trips(remote, image, 20 if tiny else 300) for _ in range(1 if tiny else 5)]
     median = min(statistics.median(run) for run in runs)
     return [Figure("round trip, 150 kB in 8 frames", 1e3 * median, "ms", 1.0, note="median, the best of five runs")]
 
@@ -152,43 +163,59 @@ def engines_of(spec: ModelSpec, costs: CostModel) -> dict[str, ProfileEngine]:
     return {lane: ProfileEngine(spec, seconds) for lane, seconds in sides.items()}
 
 
-def emulated(spec: ModelSpec, costs: CostModel, trace: Trace, inputs_s: Sequence[float]) -> list[float]:
-    """Latencies over TCP under the shaper (s)."""
-    engines = {lane: WaitingEngine(engine) for lane, engine in engines_of(spec, costs).items()}
+def data_of(options: argparse.Namespace) -> list[object]:
+    """The option that names the data, for another process."""
+    return [] if options.data is None else ["--data", options.data]
+
+
+def serve_profile(options: argparse.Namespace) -> None:
+    """Answer as a server with that profile would."""
+    spec, costs, _ = a_model(options.data)
     node = AnswererNode(spec, forward_s=float(costs.profile.server_s.sum()))
-    loop, over, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-    server = InferenceServer(node, engines[SERVE], port=0)
 
     async def run() -> None:
+        server = InferenceServer(node, WaitingEngine(engines_of(spec, costs)[SERVE]), port=0)
         await server.start()
-        ready.set()
-        await over.wait()
+        print(server.port, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         await server.close()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
-    thread.start()
-    ready.wait(30)
-    try:
-        with Shaper("127.0.0.1", server.port, up=trace, down=trace) as shaper:
-            asker = AskerNode("robot", spec, planning_of(costs), settings=AskerSettings(deadline_s=DEADLINE_S))
-            network = InferenceThread(asker, engines, Endpoint(*shaper.address), LinkSettings(), lambda forward_s: None)
-            network.start()
-            network.wait(lambda: asker.served, 30)
-            shaper.begin()
-            begun, futures = time.monotonic(), []
-            for at in inputs_s:
-                time.sleep(max(begun + at - time.monotonic(), 0.0))
-                futures.append(network.submit(None, None))
-            latencies = [future.result(30).latency_s for future in futures]
-            network.leave()
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join()
+    asyncio.run(run())
+
+
+def shape(options: argparse.Namespace) -> None:
+    """A link before a server; its trace begins with the first line on standard input."""
+    trace = a_trace(options.data)
+    with Shaper("127.0.0.1", options.port, up=trace, down=trace) as shaper:
+        print(shaper.address[1], flush=True)
+        sys.stdin.readline()
+        shaper.begin()
+        sys.stdin.read()
+
+
+def emulated(options: argparse.Namespace, spec: ModelSpec, costs: CostModel, inputs_s: Sequence[float]) -> list[float]:
+    """Latencies over TCP under the shaper (s)."""
+    engines = {lane: WaitingEngine(engine) for lane, engine in engines_of(spec, costs).items()}
+    data = data_of(options)
+    with process("serve-profile", *data) as (server, _), process("shape", *data, "--port", server) as (port, line):
+        asker = AskerNode("robot", spec, planning_of(costs), settings=AskerSettings(deadline_s=DEADLINE_S))
+        network = InferenceThread(asker, engines, Endpoint("127.0.0.1", port), LinkSettings(), lambda forward_s: None)
+        network.start()
+        network.wait(lambda: asker.served, 30)
+        line.write("begin\n")
+        line.flush()
+        begun, futures = time.monotonic(), []
+        for at in inputs_s:
+            time.sleep(max(begun + at - time.monotonic(), 0.0))
+            futures.append(network.submit(None, None))
+        latencies = [future.result(30).latency_s for future in futures]
+        network.leave()
     return latencies
 
 
-def simulated(spec: ModelSpec, costs: CostModel, trace: Trace, inputs_s: Sequence[float]) -> list[float]:
+def simulated(options: argparse.Namespace, spec: ModelSpec, costs: CostModel, inputs_s: Sequence[float]) -> list[float]:
     """The same in virtual time (s)."""
+    trace = a_trace(options.data)
     engines = engines_of(spec, costs)
     server = AnswererNode(spec, forward_s=float(costs.profile.server_s.sum()))
     simulation = InferenceSimulation(server, engines[SERVE], delay_s=DELAY_S, goodput=1.0)
@@ -198,12 +225,17 @@ def simulated(spec: ModelSpec, costs: CostModel, trace: Trace, inputs_s: Sequenc
     return [outcome.latency_s for outcome in sorted(robot.outcomes, key=lambda outcome: outcome.ticket)]
 
 
-def agreement(data: Path | None, seconds: float) -> list[Figure]:
+def a_trace(data: Path | None) -> Trace:
+    """The rate of the link."""
+    return named_trace("outdoor", 3) if data is None else read_trace(data / "lopinfer-artifact", "outdoors")
+
+
+def agreement(options: argparse.Namespace) -> list[Figure]:
     """Real sockets against virtual time."""
-    spec, costs, note = a_model(data)
-    trace = read_trace(data / "lopinfer-artifact", "outdoors") if data is not None else named_trace("outdoor", 3)
+    spec, costs, note = a_model(options.data)
+    seconds = 1.0 if options.tiny else options.seconds
     inputs_s = [1 + EVERY_S * number for number in range(max(int(seconds / EVERY_S), 4))]
-    real, virtual = (1e3 * np.array(run(spec, costs, trace, inputs_s)) for run in (emulated, simulated))
+    real, virtual = (1e3 * np.array(run(options, spec, costs, inputs_s)) for run in (emulated, simulated))
     apart = abs(real.mean() / virtual.mean() - 1)
     text = f"{note}; {len(real)} inferences: {real.mean():.1f} ms over TCP, {virtual.mean():.1f} ms in virtual time"
     each = float(np.median(np.abs(real - virtual)))
@@ -250,18 +282,19 @@ def _whole_request(model: Captured, side: Side, key: int, image: torch.Tensor) -
     return Work(key, side, pieces, dict.fromkeys(side.wanted, raw))
 
 
-def main(options: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
-    seconds = 1.0 if options.tiny else options.seconds
-    figures = [*round_trip(options.tiny), *together(options.tiny), *agreement(options.data, seconds)]
+def measured(options: argparse.Namespace) -> None:
+    figures = [*round_trip(options.tiny), *together(options.tiny), *agreement(options)]
     finish("Split inference over sockets", figures, options)
 
 
+ROLES = {"measure": measured, "serve-corner": serve_corner, "serve-profile": serve_profile, "shape": shape}
+
 if __name__ == "__main__":
-    if "--serve-corner" in sys.argv:
-        serve_corner()
-    else:
-        parser = arguments(__doc__ or "")
-        parser.add_argument("--data", type=Path, help="the folder that holds lopinfer-artifact")
-        parser.add_argument("--seconds", type=float, default=60.0, help="of the run over TCP")
-        main(parser.parse_args())
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--data", type=Path, help="the folder that holds lopinfer-artifact")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the run over TCP")
+    parser.add_argument("--role", choices=ROLES, default="measure", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
+    torch.set_num_threads(1)
+    given = parser.parse_args()
+    ROLES[given.role](given)
