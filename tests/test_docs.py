@@ -442,7 +442,7 @@ EXPORTED: dict[str, str] = {
         timeline_table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
-    "rowcast.split": "CaptureError Captured Part capture",
+    "rowcast.split": "CaptureError Captured Part RowStream capture",
     "rowcast.sync": """
         ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
         UsualInterval VersionTable minimum_share parse_policy policy_forms register

@@ -7,6 +7,7 @@
 
 * :func:`capture`: the operators of a live module, as a :class:`Captured` model.
 * :class:`Captured`: a graph for :mod:`rowcast.planning`, and the code of any :class:`Part` of it.
+* :class:`RowStream`: operators computed row by row, as the rows of what they read arrive.
 """
 
 from __future__ import annotations
@@ -15,5 +16,6 @@ from rowcast.errors import CaptureError
 from rowcast.split.capture import capture
 from rowcast.split.captured import Captured
 from rowcast.split.part import Part
+from rowcast.split.rowstream import RowStream
 
-__all__ = ["CaptureError", "Captured", "Part", "capture"]
+__all__ = ["CaptureError", "Captured", "Part", "RowStream", "capture"]
