@@ -19,8 +19,8 @@ from torch.fx import Node
 from rowcast.graphs import Identity, Resize, RowRule, RunningSum, Transposed, Window
 from rowcast.graphs.rules import NOTHING
 from rowcast.split.packed import FEW_PIXELS, SMALL, can_pack, convolve, pack
-from rowcast.split.rowrules import conv_padding, pad_of
 from rowcast.split.site import Site, sizes
+from rowcast.split.windowrules import conv_padding, pad_of
 
 __all__ = ["Emitter", "Slot", "Task", "emit_rows"]
 
