@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 from rowcast.errors import ConfigError
 from rowcast.split.lowering import PREFIX, Lowered, attribute
 
-__all__ = ["Code", "Function", "Step"]
+__all__ = ["Code", "Step"]
 
-Function = Callable[..., tuple[Any, ...]]
+#: A tensor that came over a link, or from a camera, lies otherwise in memory than that of the example.
+ANY_ORDER: dict[Any, Any] = {
+    torch.ops.aten.view.default: torch.reshape,
+    torch.ops.aten._unsafe_view.default: torch.reshape,
+}
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,14 @@ class Code:
         return self._render(value, uses), tuple(uses)
 
     def function(
-        self, steps: Iterable[str], given: Sequence[str], results: Sequence[str], kept: Sequence[str]
-    ) -> Function:
+        self,
+        steps: Iterable[str],
+        given: Sequence[str],
+        results: Sequence[str],
+        kept: Sequence[str],
+        *,
+        marked: bool = False,
+    ) -> types.FunctionType:
         """A function of tensors.
 
         Args:
@@ -77,10 +88,11 @@ class Code:
             given: names of its arguments.
             results: expressions that it gives.
             kept: names of the variables in them.
+            marked: its first argument is a function without arguments, which it calls behind each operator.
         """
         chosen = self._with_helpers(steps, kept)
         last = {name: place for place, step in enumerate(chosen) for name in (step.name, *step.uses)}
-        lines = [f"def run({', '.join(given)}):"]
+        lines = [f"def run({', '.join(['mark', *given] if marked else given)}):"]
         if any(step.batch for step in chosen):
             lines.append(f" batch = {self._batch(given)}")
         for place, step in enumerate(chosen):
@@ -89,10 +101,12 @@ class Code:
             gone = [name for name in gone if name not in kept]
             if gone:
                 lines.append(f" del {', '.join(gone)}")
+            if marked and step.name[0] == "t":
+                lines.append(" mark()")
         lines.append(f" return ({''.join(f'{text}, ' for text in results)})")
         space: dict[str, Any] = {}
         exec(compile("\n".join(lines), "<part of a captured model>", "exec"), self.objects, space)
-        function: Function = space["run"]
+        function: types.FunctionType = space["run"]
         return function
 
     def _with_helpers(self, steps: Iterable[str], kept: Iterable[str]) -> list[Step]:
@@ -120,7 +134,7 @@ class Code:
         uses: dict[str, None] = {}
         arguments = [self._render(value, uses) for value in node.args]
         arguments += [f"{key}={self._render(value, uses)}" for key, value in node.kwargs.items()]
-        text = f"{self._object('f', node.target)}({', '.join(arguments)})"
+        text = f"{self._object('f', ANY_ORDER.get(node.target, node.target))}({', '.join(arguments)})"
         return Step(place, name, text, tuple(uses))
 
     def _render(self, value: Any, uses: dict[str, None]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,11 @@ class Part:
             names,
         )
 
+    @property
+    def code(self) -> types.CodeType:
+        """Of the generated function."""
+        return self._run.__code__
+
     def _needed(self, captured: Captured) -> tuple[int, ...]:
         read = {source for index in self.ops for source in captured.graph.ops[index].inputs}
         return tuple(sorted((read | set(self.wanted)) - set(self.ops)))
@@ -71,4 +77,5 @@ class Part:
                 f"part: expected {len(self.reads)} tensors, of operators {list(self.reads)}, got {len(tensors)}"
             )
         with torch.no_grad():
-            return self._run(*tensors)
+            made: tuple[torch.Tensor, ...] = self._run(*tensors)
+        return made
