@@ -49,6 +49,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/finish_together.py --check
 	$(BIN)/python benchmarks/goodput.py --check
 	$(BIN)/python benchmarks/split.py --check
+	$(BIN)/python benchmarks/split_rows.py --check
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:

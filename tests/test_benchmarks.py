@@ -24,6 +24,7 @@ TINY = {
     "pulls": ["--tiny"],
     "simulate": ["--tiny"],
     "split": ["--tiny"],
+    "split_rows": ["--tiny"],
     "step_cost": ["--tiny"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],
