@@ -557,7 +557,7 @@ def another(**changes):
     """The model with a line of its description, its parameters or its tensors changed."""
     lines = changes.pop("lines", MODEL.describe())
     values = {"graph": MODEL.graph, "tensors": MODEL.tensors, "parameters": MODEL.parameters} | changes
-    return ModelSpec(values["graph"], values["tensors"], values["parameters"], lambda: lines)
+    return ModelSpec(**values, describe=lambda: lines)
 
 
 def test_another_model_is_named_by_its_first_difference():
