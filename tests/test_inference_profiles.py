@@ -7,15 +7,27 @@ import dataclasses
 import numpy as np
 import pytest
 
-from inferences import World, plan_of
+from inferences import World, costs_of, model_of, plan_of
 from rowcast.codecs.tensors import TensorType
 from rowcast.drivers.virtual.profiled import ProfileEngine
 from rowcast.graphs import Barrier, Graph, Identity, Op, Profile
-from rowcast.inference import ModelSpec, Piece, Work
+from rowcast.inference import ModelSpec, Piece, Planning, Work
 from rowcast.inference.model import whole
 from rowcast.inference.work import PIECE_BYTES
 from rowcast.links import Trace
-from rowcast.planning import Always, CostModel, Decision, LinkCosts, TensorCosts, replay, streamed_plan
+from rowcast.planning import (
+    Always,
+    ByRate,
+    CostModel,
+    Decision,
+    LinkCosts,
+    TensorCosts,
+    local,
+    replay,
+    replay_newest,
+    streamed_plan,
+)
+from test_planning_replay import chooser, random_link
 from test_planning_streamed import cuts, random_costs
 
 UINT8 = np.dtype(np.uint8)
@@ -109,6 +121,51 @@ def test_a_replay_without_nodes_comes_to_the_same():
     latency_s = [outcome.latency_s for outcome in world.check().values()]
     together = (len(plan.up) + len(plan.down) - 2) * costs.link.message_s
     assert latency_s == pytest.approx((expected.latency_s - together).tolist(), rel=0.02)
+
+
+class Logged(ByRate):
+    """Remembers what it has decided."""
+
+    def __init__(self, chooser):
+        super().__init__(chooser.table, chooser.rate, chooser.late, chooser._goodput)
+        self.decisions = []
+
+    def decide(self, now):
+        decision = super().decide(now)
+        self.decisions.append((decision.plan.where, decision.probe))
+        return decision
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_what_the_link_tells_leads_to_the_decisions_of_a_replay(newest):
+    """A rate that changes, outages, late start, probes: the node hears of its link what the replay has told to it."""
+    model = model_of(100)
+    costs = costs_of(model, robot_s=0.087)
+    deadline_s, period_s = 0.2, 1 / 30 if newest else 0.25
+    inputs_s = np.arange(0.5, 40.0, period_s).tolist()
+    for seed in (1, 2):
+        trace = random_link(seed, 60.0)
+        choosers = [Logged(chooser(costs, 8e6, deadline_s)) for _ in range(2)]
+        expected = (replay_newest if newest else replay)(costs, trace, choosers[0], inputs_s)
+        world = World(model, costs, None, engine=ProfileEngine)
+        planning = Planning(choosers[1], local(costs), costs.profile.sustained_s)
+        world.add(trace=trace, down=trace, planning=planning, deadline_s=deadline_s)
+        for time in inputs_s:
+            world.at(time, world.ask, "robot", {})
+        world.run(60.0)
+        outcomes = world.check().values()
+        answers = [outcome for outcome in outcomes if outcome.by]
+        assert not any(outcome.missed for outcome in outcomes) and expected.late(deadline_s) == 0
+        mean_s = np.mean([outcome.latency_s for outcome in answers])
+        mean_j = np.mean([outcome.joules for outcome in answers])
+        # A node begins so early that the input that waits would be in time, too; a replay does not know of one.
+        assert 0.8 < mean_s / expected.mean_s < 1.02
+        assert 0.9 < mean_j / expected.mean_j < (1.12 if newest else 1.02)
+        by_server = np.mean([outcome.by != "robot" for outcome in answers])
+        assert by_server == pytest.approx(expected.by_server.mean(), abs=0.02)
+        assert sum(probe for _, probe in choosers[1].decisions) == pytest.approx(expected.probes, abs=3)
+        if not newest:
+            assert choosers[1].decisions == choosers[0].decisions
 
 
 def test_an_operator_of_one_row_may_have_a_tensor_of_many():
