@@ -15,9 +15,9 @@ import numpy as np
 
 from common import Figure, arguments, best_s, finish
 from lopinfer import DATA, ENVIRONMENTS, read_model, read_trace, rows_of, value_bytes
-from rowcast.graphs import Graph, Op, Profile
+from rowcast.graphs import Graph, Identity, Op, Profile
 from rowcast.links import Trace
-from rowcast.planning import CostModel, LinkCosts, Plan, chain, local, offload, pipeline
+from rowcast.planning import CostModel, LinkCosts, Plan, chain, local, offload, pipeline, streamed
 from split_replay import lossless, made_up, newest_only, with_deadline, without_deadline
 
 
@@ -47,7 +47,7 @@ def large_graph(operators: int) -> tuple[Graph, Profile]:
     random = np.random.default_rng(0)
     sizes = random.integers(50_000, 3_000_000, operators).tolist()
     ops = [
-        Op(() if index == 0 else (index - 1, index - 4) if index % 4 == 0 else (index - 1,), size)
+        Op(() if index == 0 else (index - 1, index - 4) if index % 4 == 0 else (index - 1,), size, Identity(224))
         for index, size in enumerate(sizes)
     ]
     robot_s = random.uniform(0, 2e-4, operators)
@@ -62,6 +62,13 @@ def time_of_the_cut(name: str, graph: Graph, profile: Profile) -> Figure:
     )
     bound = 20.0 if len(graph) >= 500 else None
     return Figure(f"minimum cut, {name}", 1e3 * slowest, "ms", bound, note=f"{len(graph)} operators")
+
+
+def time_of_slabs(graph: Graph, profile: Profile) -> Figure:
+    """A streamed plan for a rate: all cuts of the order with four numbers of slabs; what follows from rows is kept."""
+    costs = CostModel(graph, profile, LinkCosts.symmetric(80e6))
+    seconds = best_s(lambda: streamed(costs.at_rate(60e6)), 5)
+    return Figure("streamed plan, a made-up model", 1e3 * seconds, "ms", note=f"{len(graph)} operators")
 
 
 def anew(costs: CostModel) -> CostModel:
@@ -131,7 +138,8 @@ def main() -> None:
         help="the folder with lopinfer-artifact/ and rgbd_redkitchen/; all profiles in the former are taken",
     )
     options = parser.parse_args()
-    figures = [time_of_the_cut("a made-up model", *large_graph(40 if options.tiny else 700)), *made_up()]
+    large = large_graph(40 if options.tiny else 700)
+    figures = [time_of_the_cut("a made-up model", *large), time_of_slabs(*large), *made_up()]
     title = "Split inference: planners"
     artifact = options.data / "lopinfer-artifact"
     models = sorted(path.stem for path in (artifact / "profiles").glob("*.csv"))

@@ -23,6 +23,7 @@ from rowcast.planning import (
     LATENCY,
     PIECES,
     Always,
+    Answers,
     ByRate,
     Chooser,
     CostModel,
@@ -32,7 +33,6 @@ from rowcast.planning import (
     Plan,
     PlanTable,
     RateEstimator,
-    Replay,
     TensorCosts,
     local,
     offload,
@@ -87,7 +87,7 @@ class Case:
     def oracle(self, trace: Trace, late: LateStart | None = None) -> Oracle:
         return Oracle(self.table, trace, late)
 
-    def run(self, trace: Trace, chooser: Chooser) -> Replay:
+    def run(self, trace: Trace, chooser: Chooser) -> Answers:
         return replay(self.costs, trace, chooser, np.arange(0.0, trace.duration_s - 1.0, EVERY_S).tolist())
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from rowcast.split import Captured, capture
 from rowcast.testing.zoo import SMALL
 
-__all__ = ["NAMES", "Example", "small", "variant"]
+__all__ = ["NAMES", "Example", "answer_of", "assert_equal_answers", "small", "variant"]
 
 NAMES = tuple(sorted(SMALL))
 Example = tuple[torch.Tensor, ...]
@@ -34,3 +37,18 @@ def variant(example: Example, seed: int, batch: int = 1) -> Example:
         return torch.randn(shape, generator=generator)
 
     return tuple(map(like, example))
+
+
+def assert_equal_answers(given: Any, expected: Any) -> None:
+    """The same structure, and leaves that agree to 1e-5."""
+    assert pytree.tree_structure(given) == pytree.tree_structure(expected)
+    for mine, own in zip(pytree.tree_leaves(given), pytree.tree_leaves(expected), strict=True):
+        if isinstance(own, Tensor):
+            torch.testing.assert_close(mine, own.detach(), rtol=1e-5, atol=1e-5)
+        else:
+            assert mine == own
+
+
+def answer_of(captured: Captured, inputs: tuple[Tensor, ...]) -> Any:
+    with torch.no_grad():
+        return captured.net(*inputs)

@@ -398,12 +398,15 @@ EXPORTED: dict[str, str] = {
         tensor_codec_by_name
     """,
     "rowcast.config": """
+        AnswererSettings AskerSettings StrangerSettings
         Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
         load_values read_file read_secret save_tables setting
     """,
     "rowcast.drivers": "",
-    "rowcast.drivers.sockets": "Endpoint Security Server Shaper Team",
-    "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualWorker",
+    "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
+    "rowcast.drivers.virtual": """
+        Clock Device InferenceSimulation ProfileEngine ServerCosts Simulation VirtualRobot VirtualWorker
+    """,
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
         PowerMeter PowerStates REGISTRY Rapl StateSeconds WorkerEnergy any_censored change_load check_alive
@@ -418,6 +421,9 @@ EXPORTED: dict[str, str] = {
     "rowcast.graphs": """
         Barrier Graph Identity Op Profile RULES Resize RowRule RunningSum Transposed Window load_profile save_profile
     """,
+    "rowcast.inference": """
+        AnswererNode AskerNode Engine Made ModelSpec Outcome Piece Planning Side Spent Work
+    """,
     "rowcast.journal": """
         EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
     """,
@@ -426,8 +432,8 @@ EXPORTED: dict[str, str] = {
         differences fit load_team load_trace named_trace outdoor save_csv synthesise
     """,
     "rowcast.planning": """
-        Always ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES PLANNERS
-        Plan PlanTable RateEstimate RateEstimator Replay SLABS Span TensorCosts carried chain course data follow
+        Always Answers ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES
+        PLANNERS Plan PlanTable RateEstimate RateEstimator SLABS Span TensorCosts carried chain course data follow
         heavy_load local offload overlap_bound_s pipeline plan_table replay replay_newest streamed streamed_plan tensor
     """,
     "rowcast.session": "JoinRequest Link record_start",
@@ -443,7 +449,7 @@ EXPORTED: dict[str, str] = {
         timeline_table worker_journals write_report write_results
     """,
     "rowcast.rows": "Layout Selection TensorSpec select",
-    "rowcast.split": "CaptureError Captured Part capture",
+    "rowcast.split": "Answer CaptureError Captured Part Remote RemoteOptions RowStream Serving capture serve",
     "rowcast.sync": """
         ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
         UsualInterval VersionTable minimum_share parse_policy policy_forms register

@@ -16,7 +16,7 @@ SOURCE = Path(rowcast.__file__).parent
 #: Part of the package -> floor. A part that stands nowhere here is an error: give it a floor first.
 FLOORS = {
     **dict.fromkeys(("errors", "config", "journal", "metric", "version"), 0),
-    "registry": 0,
+    **dict.fromkeys(("registry", "userfile"), 0),
     **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs"), 1),
     **dict.fromkeys(("sync", "wire", "planning"), 2),
     "delivery": 3,

@@ -248,6 +248,12 @@ def test_the_robot_begins_so_that_its_own_answer_keeps_the_deadline() -> None:
     assert late.computing_s(remote) == pytest.approx([0.0, 0.0, 0.02, 0.09, 0.09, 0.09])
 
 
+def test_without_a_deadline_the_robot_waits_as_long_as_it_would_have_taken() -> None:
+    late = LateStart.without_deadline(Profile(np.array([0.05, 0.03]), np.zeros(2), local_p99_s=0.09))
+    assert (late.start_s, late.deadline_s) == pytest.approx((0.09, 0.18))
+    assert late.latency_s(np.array([0.08, 0.17, np.inf])) == pytest.approx([0.08, 0.17, 0.18])
+
+
 def test_a_deadline_that_the_robot_cannot_keep_alone_is_refused() -> None:
     slow = Profile(np.array([0.1]), np.zeros(1), local_p99_s=0.13)
     with pytest.raises(ConfigError, match=r"expected at least 0\.13 s.*got 0\.12 s.*allow more time or"):

@@ -13,7 +13,7 @@ from captured_models import small
 from rowcast.errors import ConfigError
 from rowcast.graphs import save_profile
 from rowcast.split import Captured, capture
-from rowcast.split.profiling import joined, joined_files, measure
+from rowcast.split.profiling import joined, joined_files, measure, profile
 
 
 class HeavyAndLight(nn.Module):
@@ -28,31 +28,31 @@ def heavy() -> Captured:
 
 
 def test_times_add_up_to_the_model_and_the_heaviest_operator_is_known(heavy: Captured) -> None:
-    profile = measure(heavy, seconds=0.05)
-    profile.check(heavy.graph)
+    measured = measure(heavy, seconds=0.05)
+    measured.check(heavy.graph)
     names = [op.name for op in heavy.graph.ops]
-    assert names[int(np.argmax(profile.robot_s))] in ("matmul", "bmm")
-    assert profile.robot_s[0] == 0.0
-    assert (profile.robot_s[1:] > 0).all()
-    assert 0 < profile.robot_floor_s < profile.local_s <= profile.sustained_s
-    assert profile.local_p99_s > 0
-    np.testing.assert_array_equal(profile.robot_s, profile.server_s)
+    assert names[int(np.argmax(measured.robot_s))] in ("matmul", "bmm")
+    assert measured.robot_s[0] == 0.0
+    assert (measured.robot_s[1:] > 0).all()
+    assert 0 < measured.robot_floor_s < measured.local_s <= measured.sustained_s
+    assert measured.local_p99_s > 0
+    np.testing.assert_array_equal(measured.robot_s, measured.server_s)
 
 
 def test_the_scaled_sum_is_the_median_of_untraced_runs(heavy: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     from rowcast.split import profiling
 
     monkeypatch.setattr(profiling, "_whole_runs", lambda captured, inputs, seconds: np.linspace(1.0, 3.0, 201))
-    profile = measure(heavy, seconds=0.01)
-    assert profile.local_s == pytest.approx(2.0)
-    assert profile.local_p99_s == pytest.approx(2.98)
+    measured = measure(heavy, seconds=0.01)
+    assert measured.local_s == pytest.approx(2.0)
+    assert measured.local_p99_s == pytest.approx(2.98)
 
 
 @pytest.mark.parametrize("name", ["camera", "recurrent"])
 def test_inputs_of_any_kind_are_made(name: str) -> None:
     captured, _ = small(name)
-    profile = measure(captured, seconds=0.01)
-    assert len(profile.robot_s) == len(captured.graph)
+    measured = measure(captured, seconds=0.01)
+    assert len(measured.robot_s) == len(captured.graph)
 
 
 def test_sides_that_were_measured_on_two_machines_are_one_profile(heavy: Captured, tmp_path: Path) -> None:
@@ -60,21 +60,37 @@ def test_sides_that_were_measured_on_two_machines_are_one_profile(heavy: Capture
     server = robot.faster(robot=4.0)
     save_profile(tmp_path / "robot.json", heavy.graph, robot)
     save_profile(tmp_path / "server.json", heavy.graph, server)
-    graph, profile = joined_files(tmp_path / "robot.json", tmp_path / "server.json")
+    graph, measured = joined_files(tmp_path / "robot.json", tmp_path / "server.json")
     assert graph.digest == heavy.graph.digest
     expected = joined(robot, server)
-    for one in (profile, expected):
+    for one in (measured, expected):
         np.testing.assert_allclose(one.robot_s, robot.robot_s)
         np.testing.assert_allclose(one.server_s, robot.robot_s / 4)
         assert one.server_floor_s == pytest.approx(robot.robot_floor_s / 4)
         assert one.local_p99_s == pytest.approx(robot.local_p99_s)
 
 
+def test_a_robot_measures_itself_and_takes_the_server_from_a_file_or_a_guess(heavy: Captured, tmp_path: Path) -> None:
+    guessed = profile(heavy, 8.0, seconds=0.01)
+    np.testing.assert_allclose(guessed.server_s, guessed.robot_s / 8)
+    assert guessed.server_floor_s == pytest.approx(guessed.robot_floor_s / 8)
+    there = measure(heavy, seconds=0.01).faster(robot=20.0)
+    save_profile(tmp_path / "server.json", heavy.graph, there)
+    both = profile(heavy, tmp_path / "server.json", seconds=0.01)
+    np.testing.assert_allclose(both.server_s, there.robot_s)
+    assert both.local_s > both.server_s.sum()
+    other, _ = small("recurrent")
+    with pytest.raises(ConfigError, match=r"this model and .*server.json: expected the same model.*operator 0"):
+        profile(other, tmp_path / "server.json", seconds=0.01)
+    with pytest.raises(ConfigError, match=r"expected factors above 0"):
+        profile(heavy, 0.0, seconds=0.01)
+
+
 def test_profiles_of_different_models_are_not_joined(heavy: Captured, tmp_path: Path) -> None:
     other, _ = small("recurrent")
     save_profile(tmp_path / "robot.json", heavy.graph, measure(heavy, seconds=0.01))
     save_profile(tmp_path / "server.json", other.graph, measure(other, seconds=0.01))
-    with pytest.raises(ConfigError, match=r"profiles of different models: operator 0"):
+    with pytest.raises(ConfigError, match=r"expected the same model, got another: operator 0"):
         joined_files(tmp_path / "robot.json", tmp_path / "server.json")
 
 

@@ -14,7 +14,7 @@ from rowcast.errors import ConfigError
 if TYPE_CHECKING:
     from rowcast.graphs import Graph
     from rowcast.links import Trace
-    from rowcast.planning import CostModel, Objective, TensorCosts
+    from rowcast.planning import CostModel, Objective, Plan, TensorCosts
 
 __all__ = ["app"]
 
@@ -160,6 +160,12 @@ def _draw(name: str, costs: CostModel, link: Trace, objective: Objective, out: P
     table.save_csv(out / "rates.csv")
     why_table(costs, objective).save_csv(out / "why.csv")
     draw_rates(table, out / "rates.png", f"{name} on {link.name}", link)
-    panels = {method: plan_spans(costs, PLANNERS[method](costs, objective)) for method in DRAWN}
-    draw_inference(panels, out / "inference.png", f"{name}: one inference at {rate_mbps:.3g} Mbit/s")
+    panels: dict[str, Plan] = {}
+    for method in DRAWN:
+        plan = PLANNERS[method](costs, objective)
+        same = next((name for name, other in panels.items() if plan.same_work(other)), "")
+        panels = {name: other for name, other in panels.items() if name != same}
+        panels[f"{same}, {method}" if same else method] = plan
+    spans = {name: plan_spans(costs, plan) for name, plan in panels.items()}
+    draw_inference(spans, out / "inference.png", f"{name}: one inference at {rate_mbps:.3g} Mbit/s")
     typer.echo(f"written to {out}: rates.png, rates.csv, inference.png, why.csv")

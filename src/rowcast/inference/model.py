@@ -26,9 +26,9 @@ class ModelSpec:
         graph: its operators.
         tensors: [ops] type of each operator's tensor for one input; ``None``: it cannot travel. It has as many rows as
             the operator; where that has one, as many as one likes: it travels in pieces, and is used whole.
-        digest: two sides have built the same model where it is the same; by default that of the graph and the types.
         parameters: digest of the values of its parameters.
         describe: a line for each operator and parameter, so that two sides can name their first difference.
+        code: digest of what else must be the same on both sides: names and shapes of parameters, for example.
 
     Raises:
         ConfigError: not one type for each operator, or an input or output that cannot travel.
@@ -36,14 +36,11 @@ class ModelSpec:
 
     graph: Graph
     tensors: tuple[TensorType | None, ...]
-    digest: bytes = b""
     parameters: bytes = b""
     describe: Callable[[], Sequence[str]] = _no_words
+    code: bytes = b""
 
     def __post_init__(self) -> None:
-        if not self.digest:
-            text = "\n".join([self.graph.digest.hex(), *map(repr, self.tensors)])
-            object.__setattr__(self, "digest", hashlib.blake2b(text.encode(), digest_size=16).digest())
         if len(self.tensors) != len(self.graph):
             raise ConfigError(f"model: expected a type for each of {len(self.graph)} tensors, got {len(self.tensors)}")
         for index in (*self.graph.inputs, *self.graph.outputs):
@@ -65,6 +62,12 @@ class ModelSpec:
         if found is None:
             raise LocalProtocolError(f"tensor of operator {self.graph.label(index)}: it cannot travel")
         return found
+
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that agree exactly when two models do, but for the values of their parameters."""
+        text = "\n".join([self.graph.digest.hex(), self.code.hex(), *map(repr, self.tensors)])
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
     @cached_property
     def most_rows(self) -> int:

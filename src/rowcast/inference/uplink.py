@@ -70,7 +70,7 @@ class Uplink:
         number = self._counts[rows.stream] = self._counts.get(rows.stream, 0) + 1
         size = frame_bytes(rows)
         if not self._in_flight:
-            self._charge(now)
+            self.look(now)
             self._waiting = None
             self._busy_since, self._told_at = now, now + self.round_trip_s
             self._charged_at = now

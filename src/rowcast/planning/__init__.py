@@ -17,7 +17,7 @@ from rowcast.planning.layers import chain, heavy_load, local, offload, pipeline
 from rowcast.planning.parallel import data, tensor
 from rowcast.planning.plan import ENERGY, LATENCY, Objective, Plan
 from rowcast.planning.rate import RateEstimate, RateEstimator
-from rowcast.planning.replay import Replay, replay, replay_newest
+from rowcast.planning.replay import Answers, replay, replay_newest
 from rowcast.planning.streamed import SLABS, streamed, streamed_plan
 from rowcast.planning.table import PlanTable, plan_table
 
@@ -29,6 +29,7 @@ __all__ = [
     "PLANNERS",
     "SLABS",
     "Always",
+    "Answers",
     "ByRate",
     "Chooser",
     "CostModel",
@@ -41,7 +42,6 @@ __all__ = [
     "PlanTable",
     "RateEstimate",
     "RateEstimator",
-    "Replay",
     "Span",
     "TensorCosts",
     "carried",

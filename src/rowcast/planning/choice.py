@@ -53,6 +53,16 @@ class LateStart:
         """
         return LateStart(deadline_s, profile.sustained_s)
 
+    @staticmethod
+    def without_deadline(profile: Profile) -> LateStart:
+        """Where nobody gave a deadline: the robot begins once it could have been ready.
+
+        It waits for the server as long as its own answer takes, so no answer takes more than twice that, whatever
+        becomes of the link. No rule that knows nothing of the future promises less (the problem of renting skis:
+        Karlin et al., "Competitive snoopy caching", Algorithmica 1988).
+        """
+        return LateStart(2 * profile.sustained_s, profile.sustained_s)
+
     @property
     def start_s(self) -> float:
         """When the robot begins, from the input on (s)."""

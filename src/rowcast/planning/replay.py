@@ -21,13 +21,13 @@ from rowcast.planning.costs import CostModel
 from rowcast.planning.course import AT_ROBOT, DECODE, DOWN, UP, Job, Span, course, follow
 from rowcast.planning.plan import Plan
 
-__all__ = ["Replay", "replay", "replay_newest"]
+__all__ = ["Answers", "replay", "replay_newest"]
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Replay:
+class Answers:
     """What became of each input.
 
     Attributes:
@@ -76,7 +76,7 @@ class Replay:
         return float((end**2 - begin**2).sum() / 2 / (until_s - times[0]))
 
 
-def replay(costs: CostModel, trace: Trace, chooser: Chooser, inputs_s: Iterable[float]) -> Replay:
+def replay(costs: CostModel, trace: Trace, chooser: Chooser, inputs_s: Iterable[float]) -> Answers:
     """Each input by itself: none waits for another, and none takes from another's link.
 
     Args:
@@ -91,7 +91,7 @@ def replay(costs: CostModel, trace: Trace, chooser: Chooser, inputs_s: Iterable[
     return run.result()
 
 
-def replay_newest(costs: CostModel, trace: Trace, chooser: Chooser, inputs_s: Iterable[float]) -> Replay:
+def replay_newest(costs: CostModel, trace: Trace, chooser: Chooser, inputs_s: Iterable[float]) -> Answers:
     """One input at a time, always the newest: one that is there while another is in work replaces what waits.
 
     Deadlines count from when the input was there. So there are no more answers than inputs, and the queue is never
@@ -146,10 +146,10 @@ class _Run:
         self._rows.append((input_s, ended_s - input_s, energy_j, up_s, remote_s <= ended_s))
         return ended_s
 
-    def result(self) -> Replay:
+    def result(self) -> Answers:
         """All that was answered."""
         input_s, latency_s, energy_j, up_s, by_server = (np.array(column) for column in zip(*self._rows, strict=True))
-        return Replay(input_s, latency_s, energy_j, up_s, by_server, self.probes)
+        return Answers(input_s, latency_s, energy_j, up_s, by_server, self.probes)
 
     def _course(self, plan: Plan) -> tuple[Job, ...]:
         known = self._courses.get(id(plan))

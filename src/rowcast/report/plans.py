@@ -8,6 +8,7 @@ from rowcast.links import Trace
 from rowcast.planning import (
     LATENCY,
     PLANNERS,
+    Answers,
     ByRate,
     CostModel,
     LateStart,
@@ -15,7 +16,6 @@ from rowcast.planning import (
     Plan,
     PlanTable,
     RateEstimator,
-    Replay,
     local,
     overlap_bound_s,
     plan_table,
@@ -174,7 +174,8 @@ def replay_table(
     """What methods come to over one pass of a trace, an inference every 0.1 s, the rate measured on the way.
 
     Columns: method, mean_ms, p99_ms, worst_ms, energy_j, by_server (share of the answers), and with a deadline late
-    (answers after it) and one more line: ``late start``, the streamed plans with the robot's own answer in time.
+    (answers after it). The last line is ``late start``: streamed plans, and the robot's own answer at the deadline, or
+    without one after twice what it takes.
 
     Raises:
         ConfigError: a deadline that the robot alone cannot keep.
@@ -182,7 +183,7 @@ def replay_table(
     """
     best_bps = trace.stats().best_bps
     inputs = [EVERY_S * k for k in range(max(1, int(trace.duration_s / EVERY_S)))]
-    lines: list[tuple[str, Replay]] = []
+    lines: list[tuple[str, Answers]] = []
 
     def run(name: str, method: str, late: LateStart | None) -> None:
         plans = plan_table(lambda at: PLANNERS[method](at, objective), costs, best_bps / 1000, best_bps)
@@ -191,8 +192,9 @@ def replay_table(
 
     for method in methods:
         run(method, method, None)
-    if deadline_s is not None:
-        run("late start", "streamed", LateStart.of(costs.profile, deadline_s))
+    profile = costs.profile
+    late_start = LateStart.without_deadline(profile) if deadline_s is None else LateStart.of(profile, deadline_s)
+    run("late start", "streamed", late_start)
     rows = []
     for name, found in lines:
         latency_ms = sorted((1e3 * found.latency_s).tolist())

@@ -29,7 +29,8 @@ class Captured:
     """A captured model; :func:`rowcast.split.capture` makes it.
 
     Parameters and buffers are those of the live module, read at each call: what a training step, ``load_state_dict``
-    or ``p.data = ...`` changes is seen. Values that depend on no input and no parameter are computed once.
+    or ``p.data = ...`` changes is seen; a module that is replaced by another is not.
+    Values that depend on no input and no parameter are computed once.
 
     Attributes:
         graph: one operator for each node that makes a tensor which depends on an input; inputs first.
@@ -41,7 +42,8 @@ class Captured:
         module: the model as a functional graph.
         net: the live module.
         inputs: what it is called with.
-        batched: requests can be put together along axis 0.
+        batched: inputs of several requests can be put together along axis 0; the answer is taken apart along
+            ``batch_axes``.
         digest: 16 bytes of the operators, and of names, types and shapes of parameters and constants.
     """
 
@@ -69,7 +71,7 @@ class Captured:
         self._parts: dict[tuple[tuple[int, ...], tuple[int, ...]], Part] = {}
         self._answer = self._answer_code()
         self._graph_lines = graph_lines(lowered, [op.name for op in graph.ops])
-        self.digest = digest_of([*self._graph_lines, *(line for line, _ in tensor_lines(lowered))])
+        self.digest = digest_of([*self._graph_lines, *(line for line, _ in tensor_lines(lowered, net))])
 
     def __call__(self, *inputs: Any) -> Any:
         """The answer to inputs as ``forward`` takes them, in the structure that ``forward`` gives.
@@ -140,12 +142,12 @@ class Captured:
         """
         return [
             *self._graph_lines,
-            *(f"{line} {tensor_digest(held).hex()}" for line, held in tensor_lines(self._lowered)),
+            *(f"{line} {tensor_digest(held).hex()}" for line, held in tensor_lines(self._lowered, self.net)),
         ]
 
     def parameters_digest(self) -> bytes:
         """16 bytes of the values of all parameters, buffers and constants that are read, as they are now."""
-        return digest_of([tensor_digest(held).hex() for _, held in tensor_lines(self._lowered)])
+        return digest_of([tensor_digest(held).hex() for _, held in tensor_lines(self._lowered, self.net)])
 
     def _answer_code(self) -> types.FunctionType:
         given = [f"t{index}" for index in self.graph.outputs]

@@ -15,6 +15,12 @@ from rowcast.split.lowering import PREFIX, Lowered, attribute
 
 __all__ = ["Code", "Step"]
 
+#: A tensor that came over a link, or from a camera, lies otherwise in memory than that of the example.
+ANY_ORDER: dict[Any, Any] = {
+    torch.ops.aten.view.default: torch.reshape,
+    torch.ops.aten._unsafe_view.default: torch.reshape,
+}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -128,7 +134,7 @@ class Code:
         uses: dict[str, None] = {}
         arguments = [self._render(value, uses) for value in node.args]
         arguments += [f"{key}={self._render(value, uses)}" for key, value in node.kwargs.items()]
-        text = f"{self._object('f', node.target)}({', '.join(arguments)})"
+        text = f"{self._object('f', ANY_ORDER.get(node.target, node.target))}({', '.join(arguments)})"
         return Step(place, name, text, tuple(uses))
 
     def _render(self, value: Any, uses: dict[str, None]) -> str:

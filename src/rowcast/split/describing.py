@@ -50,10 +50,11 @@ def graph_lines(lowered: Lowered, names: list[str]) -> list[str]:
     return [*lines, f"answer: {_text(lowered.answer, called, lowered)}"]
 
 
-def tensor_lines(lowered: Lowered) -> Iterator[tuple[str, torch.Tensor]]:
+def tensor_lines(lowered: Lowered, net: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """For each parameter, buffer and constant that is read: its name, type and shape in a line, and the tensor."""
     for node in lowered.module.graph.find_nodes(op="get_attr"):
-        value = attribute(lowered.module, node.target)
+        live = node.target in lowered.live
+        value = attribute(net, _name(node)) if live else attribute(lowered.module, str(node.target))
         if isinstance(value, torch.Tensor):
             yield f"{_kind(node, lowered)} {_name(node)}: {_dtype(value.dtype)} {list(value.shape)}", value
 
@@ -91,6 +92,8 @@ def _name(node: Node) -> str:
 
 
 def _target(node: Node) -> str:
+    if isinstance(node.target, torch._ops.OperatorBase):
+        return str(node.target)
     return "input" if node.op == "placeholder" else str(getattr(node.target, "__name__", node.target))
 
 

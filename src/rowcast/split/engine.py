@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rowcast.codecs.tensors import tensor_codec_by_id
+from rowcast.codecs.tensors import RawTensor, tensor_codec_by_id
 from rowcast.inference import Made, ModelSpec, Piece, Side, Work
 from rowcast.inference.work import cuts
 from rowcast.split.captured import Captured
@@ -31,7 +31,7 @@ def spec_of(captured: Captured) -> ModelSpec:
     return ModelSpec(
         captured.graph,
         captured.tensors,
-        digest=captured.digest,
+        code=captured.digest,
         parameters=captured.parameters_digest(),
         describe=captured.description,
     )
@@ -120,7 +120,7 @@ class TorchEngine:
     def __init__(self, captured: Captured, versions: Versions | None = None, *, interruptible: bool = False) -> None:
         self._captured = captured
         self._graph = captured.graph
-        self._model = ModelSpec(captured.graph, captured.tensors, digest=captured.digest)
+        self._model = ModelSpec(captured.graph, captured.tensors)
         self._versions = versions
         self._device = captured.inputs[0].device
         self._interruptible = interruptible
@@ -144,6 +144,16 @@ class TorchEngine:
         request = self._taken_in(work)
         self._compute(work, request)
         return self._result(work, request)
+
+    def is_trivial(self, works: Sequence[Work]) -> bool:
+        """See :class:`rowcast.inference.Engine`."""
+        return all(not work.side.ops and self._is_plain(work) for work in works)
+
+    @staticmethod
+    def _is_plain(work: Work) -> bool:
+        """Tensors are as they are, on both ways."""
+        codecs = {*work.codecs.values(), *(piece.codec for piece in work.pieces if piece.payload is not None)}
+        return codecs <= {RawTensor.wire_id}
 
     def forget(self, key: Hashable) -> None:
         """See :class:`rowcast.inference.Engine`."""

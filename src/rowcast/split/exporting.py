@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from rowcast.errors import CaptureError
 
-__all__ = ["Place", "export", "failure_of_its_own", "place_of_node"]
+__all__ = ["NotFollowed", "Place", "export", "failure_of_its_own", "place_of_node"]
 
 TORCH = str(Path(torch.__file__).parent)
 OURS = str(Path(__file__).parent)
@@ -59,6 +59,10 @@ class Whole(torch.nn.Module):
             raise Failed from error
 
 
+class NotFollowed(CaptureError):
+    """torch.export does not understand the model: for the size of its batch, its example, or whatever else."""
+
+
 class Failed(Exception):
     """``forward`` raised an error while it was exported. It carries no graph, which ``torch.export`` would print."""
 
@@ -83,7 +87,8 @@ def export(net: torch.nn.Module, inputs: tuple[Any, ...], *, batched: bool) -> t
         The program; its names of parameters begin with ``net.``.
 
     Raises:
-        CaptureError: torch cannot export it.
+        CaptureError: it leaves torch, or asks for the value of a tensor.
+        NotFollowed: torch cannot export it; where ``batched`` it may do so for one size of the batch.
     """
     shapes = None
     if batched:
@@ -161,7 +166,7 @@ def _explained(error: BaseException) -> CaptureError:
         )
     kind = type(error).__name__
     first = next((line for line in text.splitlines() if line.strip()), "").replace("FakeTensor", "Tensor")
-    return CaptureError(
+    return NotFollowed(
         f"capture: torch.export cannot follow forward{where}: {kind}: {first.rstrip('.')}; does the model answer "
         "this example by itself? If so, write that line with functions of torch on tensors"
     )

@@ -22,6 +22,7 @@ __all__ = ["Lowered", "Shape", "call", "lower", "schema_argument"]
 PREFIX = "net."
 #: A dropout in evaluation is exported as one of these.
 COPIES = (torch.ops.aten.clone.default, torch.ops.aten.alias.default, torch.ops.aten.detach.default)
+LAYOUT = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_copy.default)
 BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 SIZE_OF_AXIS = torch.ops.aten.sym_size.int
 
@@ -88,6 +89,11 @@ def lower(program: torch.export.ExportedProgram) -> Lowered:
     _without_copies(module.graph)
     needed = _needed(module.graph)
     for node in needed:
+        if node.target in LAYOUT:
+            raise CaptureError(
+                f"capture: forward depends on how a tensor lies in memory, at {place_of_node(node)}; use unfold, "
+                "slices or reshape instead of as_strided: tensors that travelled lie otherwise"
+            )
         if node.op == "call_function" and _is_random(node):
             raise CaptureError(
                 f"capture: forward draws random numbers at {place_of_node(node)}; robot and server would answer "

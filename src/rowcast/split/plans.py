@@ -13,10 +13,11 @@ import torch
 
 from rowcast.codecs.tensors import tensor_codec_by_name
 from rowcast.energy import PowerStates
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, near_match
 from rowcast.graphs import Profile, load_profile
 from rowcast.inference import Planning
 from rowcast.planning import (
+    PLANNERS,
     ByRate,
     CostModel,
     LateStart,
@@ -27,11 +28,17 @@ from rowcast.planning import (
     TensorCosts,
     local,
     plan_table,
-    streamed,
 )
 from rowcast.split.captured import Captured
 
-__all__ = ["PlanMaker", "coding_costs", "profile_from"]
+__all__ = ["METHODS", "PlanMaker", "check_method", "coding_costs", "profile_from"]
+
+#: How the plans of a robot are made -> the planner. Those that need several robots or split operators are no plans of
+#: a robot and a server.
+METHODS = {
+    "rowcast": PLANNERS["streamed"],
+    **{name: PLANNERS[name] for name in ("local", "offload", "chain", "pipeline")},
+}
 
 #: Rates (bit/s) between which plans are made.
 LOWEST_BPS, HIGHEST_BPS = 1e5, 2e9
@@ -56,13 +63,26 @@ def profile_from(captured: Captured, path: str | Path) -> Profile:
     return profile
 
 
-def coding_costs(captured: Captured, inputs: Sequence[torch.Tensor], names: Sequence[str]) -> tuple[TensorCosts, ...]:
+def check_method(method: str) -> None:
+    """Whether there is such a method.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method: unknown method {method!r}; {near_match(method, METHODS)}")
+
+
+def coding_costs(
+    captured: Captured, inputs: Sequence[torch.Tensor], names: Sequence[str], slower: float = 1.0
+) -> tuple[TensorCosts, ...]:
     """What codecs leave of such inputs, and how long they take here.
 
     Args:
         captured: the model.
         inputs: tensors of ``graph.inputs``.
         names: the codecs to try.
+        slower: the robot takes so many times as long as this machine, which is as fast as the server.
     """
     found = []
     for name in names:
@@ -77,9 +97,14 @@ def coding_costs(captured: Captured, inputs: Sequence[torch.Tensor], names: Sequ
             encoded = time.perf_counter()
             codec.decode(payload, tensor)
             decoded = time.perf_counter()
-            size = tensor.nbytes
+            byte_s = slower / tensor.nbytes
             costs = TensorCosts(
-                name, len(payload) / size, (encoded - begun) / size, (decoded - encoded) / size, ops=frozenset({op})
+                name,
+                len(payload) / tensor.nbytes,
+                (encoded - begun) * byte_s,
+                (decoded - encoded) * byte_s,
+                server_speed=slower,
+                ops=frozenset({op}),
             )
             found.append(costs)
     return tuple(found)
@@ -96,6 +121,7 @@ class PlanMaker:
         fallback: the robot computes the whole model where the server does not answer in time.
         objective: what plans minimise.
         power: what the robot draws.
+        method: a name of :data:`METHODS`: who makes the plans.
         codecs: what codecs take and leave.
         rate: what is known of the link; it goes on with what it knows.
         round_trip_s: of the link (s).
@@ -107,6 +133,7 @@ class PlanMaker:
     fallback: bool
     objective: Objective
     power: PowerStates
+    method: str = "rowcast"
     codecs: tuple[TensorCosts, ...] = ()
     rate: RateEstimator = field(default_factory=lambda: RateEstimator(INITIAL_BPS))
     round_trip_s: float = 0.005
@@ -122,7 +149,8 @@ class PlanMaker:
         if forward_s <= 0 or known > 0:
             return self
         share = forward_s / max(self.profile.local_s, 1e-9)
-        profile = replace(self.profile, server_s=self.profile.robot_s * share)
+        times = self.profile
+        profile = replace(times, server_s=times.robot_s * share, server_floor_s=times.robot_floor_s * share)
         return replace(self, profile=profile)
 
     def planning(self) -> Planning:
@@ -133,12 +161,16 @@ class PlanMaker:
         """
         costs = self.costs()
         late = None
-        if self.deadline_s is not None and self.fallback:
-            late = LateStart.of(self.profile, self.deadline_s)
+        if self.fallback:
+            late = (
+                LateStart.without_deadline(self.profile)
+                if self.deadline_s is None
+                else LateStart.of(self.profile, self.deadline_s)
+            )
         table = self._table(costs)
         chooser = ByRate(table, self.rate, late, costs.link.goodput)
         return Planning(chooser, local(costs), self.profile.sustained_s, self.power)
 
     def _table(self, costs: CostModel) -> PlanTable:
-        planner = functools.partial(streamed, objective=self.objective)
+        planner = functools.partial(METHODS[self.method], objective=self.objective)
         return plan_table(planner, costs, LOWEST_BPS, HIGHEST_BPS, STEPS)

@@ -1,8 +1,8 @@
 """How long each operator of a captured model takes on this device, and the times of two devices as one profile.
 
 A profile needs the times of robot and server, and a machine can measure its own only. :func:`measure` gives a profile
-whose two sides are this device; ``measured.faster(server=8)`` is the same with a server that is 8 times as fast, and
-:func:`joined` takes the robot's side from what was measured on the robot and the server's from what was measured there.
+whose two sides are this device, to be saved on either machine. :func:`profile`, on the robot, takes the server's side
+from such a file, or from a guess of how many times as fast it is; :func:`joined_files` puts two such files together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rowcast.graphs import Graph, Profile, load_profile
 from rowcast.graphs.profile import Seconds
 from rowcast.split.captured import Captured
 
-__all__ = ["joined", "joined_files", "measure"]
+__all__ = ["joined", "joined_files", "measure", "profile"]
 
 #: Runs before times count: memory is allocated, kernels are chosen.
 WARM_UP = 3
@@ -59,6 +59,23 @@ def measure(captured: Captured, inputs: Sequence[torch.Tensor] | None = None, *,
     return Profile(op_s, op_s, floor_s, floor_s, float(np.percentile(durations, 99)))
 
 
+def profile(captured: Captured, server: float | Path = 1.0, *, seconds: float = 5.0) -> Profile:
+    """Times of a robot, which is this device, and of its server.
+
+    Args:
+        server: how many times as fast as this device it is, or the file with what :func:`measure` gave there.
+        seconds: as for :func:`measure`.
+
+    Raises:
+        ConfigError: a factor that is not above 0; a file that cannot be read, or that is of another model.
+    """
+    if not isinstance(server, Path):
+        return measure(captured, seconds=seconds).faster(server=server)
+    graph, there = load_profile(server)
+    _expect_same(captured.graph, graph, "this model", str(server))
+    return joined(measure(captured, seconds=seconds), there)
+
+
 def joined(robot: Profile, server: Profile) -> Profile:
     """One profile of what :func:`measure` gave on the robot and what it gave on the server.
 
@@ -75,10 +92,16 @@ def joined_files(robot: Path, server: Path) -> tuple[Graph, Profile]:
         ConfigError: a file that cannot be read, or two models that differ; the first difference is named.
     """
     (graph, of_robot), (other, of_server) = load_profile(robot), load_profile(server)
-    difference = graph.difference(other)
-    if difference is not None:
-        raise ConfigError(f"{robot} and {server} are profiles of different models: {difference}; measure one on both")
+    _expect_same(graph, other, str(robot), str(server))
     return graph, joined(of_robot, of_server)
+
+
+def _expect_same(mine: Graph, other: Graph, name: str, other_name: str) -> None:
+    difference = mine.difference(other)
+    if difference is not None:
+        raise ConfigError(
+            f"{name} and {other_name}: expected the same model, got another: {difference}; measure one on both"
+        )
 
 
 def _random_inputs(captured: Captured) -> tuple[torch.Tensor, ...]:

@@ -19,7 +19,7 @@ aten = torch.ops.aten
 #: Operators that give a tensor of their own, never a view of what they read.
 OWN = frozenset(
     [
-        "_convolution_pointwise",
+        "convolve",
         "conv1d",
         "conv2d",
         "conv3d",
@@ -155,7 +155,7 @@ def overwriting(calls: Sequence[Call], results: Sequence[int]) -> list[Call]:
     owned = set()
     changed = []
     for call in calls:
-        name = getattr(call.function, "_opname", "")
+        name = getattr(call.function, "_opname", None) or getattr(call.function, "__name__", "")
         if name in OWN:
             owned.add(call.result)
         if name in IN_PLACE and call.like in owned and uses[call.like] == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from rowcast.drivers.sockets.tcp import check_congestion_control, split_address
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError
 from rowcast.graphs import Profile
-from rowcast.inference import AskerNode, Outcome
+from rowcast.inference import AskerNode, Engine, Outcome
 from rowcast.inference.work import PART, WHOLE
 from rowcast.journal import Journal, forget
 from rowcast.planning import Objective
@@ -28,8 +29,9 @@ from rowcast.session.proof import check_name
 from rowcast.split.captured import Captured
 from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.inputs import check_finite
-from rowcast.split.plans import PlanMaker, coding_costs, profile_from
+from rowcast.split.plans import PlanMaker, check_method, coding_costs, profile_from
 from rowcast.split.profiling import measure
+from rowcast.split.slower import SlowerEngine
 
 __all__ = ["Answer", "Remote", "RemoteOptions"]
 
@@ -93,6 +95,13 @@ class RemoteOptions:
     Attributes:
         profile: the model's times: a file of ``rowcast split profile``, or a :class:`rowcast.graphs.Profile`; ``None``
             measures the model here for a second, and takes the server to be faster in proportion.
+        method: how plans are made. ``"rowcast"`` takes what is best at the rate of the moment, rows streamed or not.
+            The others are there to compare with: ``"local"``, ``"offload"`` (all on the server), ``"pipeline"`` (the
+            best cut) and ``"chain"`` (the best cut of a chain), each tensor sent whole. With all of them the robot's
+            own late start is the business of ``fallback``, and coded tensors that of ``codecs``.
+        slower: a robot that computes so many times slower than this machine is made by waiting; times that are
+            measured here are multiplied by it, those of a given profile are taken to be the robot's. For
+            demonstrations.
         codecs: tensor codecs that may be used for inputs, where they make an inference faster. What they leave of the
             first input is measured.
         settings, link_settings: see ``docs/settings.md``; of the settings, what :class:`Remote` is told itself goes
@@ -103,12 +112,19 @@ class RemoteOptions:
     """
 
     profile: str | Path | Profile | None = None
+    method: str = "rowcast"
+    slower: float = 1.0
     codecs: tuple[str, ...] = ("deflate",)
     settings: AskerSettings = field(default_factory=AskerSettings)
     link_settings: LinkSettings = field(default_factory=LinkSettings)
     power: PowerStates = field(default_factory=PowerStates)
     journal_file: str | Path | None = None
     insecure: bool = False
+
+    def __post_init__(self) -> None:
+        check_method(self.method)
+        if not 1 <= self.slower < math.inf:
+            raise ConfigError(f"slower: expected 1 or more, got {self.slower!r}")
 
 
 class Remote:
@@ -159,14 +175,15 @@ class Remote:
             settings = replace(settings, deadline_s=deadline_s)
         self.name = name
         self.model = model
-        self._codecs = options.codecs
+        self._codecs, self._slower = options.codecs, options.slower
         self._maker = PlanMaker(
             model,
-            _profile(model, options.profile),
+            _profile(model, options),
             settings.deadline_s,
             settings.fallback == "model",
             Objective.named(objective),
             options.power,
+            options.method,
         )
         self._journal = Journal(name, forget)
         if options.journal_file is not None:
@@ -180,7 +197,9 @@ class Remote:
             secret=secret,
             journal=self._journal,
         )
-        engines = {PART: TorchEngine(model), WHOLE: TorchEngine(model, interruptible=True)}
+        engines: dict[str, Engine] = {PART: TorchEngine(model), WHOLE: TorchEngine(model, interruptible=True)}
+        if options.slower > 1:
+            engines = {lane: SlowerEngine(engine, options.slower) for lane, engine in engines.items()}
         endpoint = Endpoint(host, port, security)
         self._thread = InferenceThread(self._node, engines, endpoint, options.link_settings, self._on_welcome)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix=f"rowcast-{name}-plans")
@@ -243,6 +262,19 @@ class Remote:
         """The server has let the robot in, on a connection that stands."""
         return self._node.served
 
+    @property
+    def profile(self) -> Profile:
+        """The times that plans are made with now."""
+        return self._maker.profile
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until the server has let the robot in; False when ``timeout_s`` ran out.
+
+        Raises:
+            ServerUnavailable, AuthenticationFailed, ModelMismatch: there will be no answers from this server.
+        """
+        return self._thread.wait(lambda: self.connected, timeout_s)
+
     def close(self) -> None:
         """Say goodbye; what was not answered is not."""
         self._thread.leave()
@@ -267,7 +299,12 @@ class Remote:
             if self._sampled:
                 return
             self._sampled = True
-        self._plan_anew(lambda: replace(self._maker, codecs=coding_costs(self.model, inputs, self._codecs)))
+
+        def change() -> PlanMaker:
+            costs = coding_costs(self.model, inputs, self._codecs, self._slower)
+            return replace(self._maker, codecs=costs)
+
+        self._plan_anew(change)
 
     def _plan_anew(self, change: Callable[[], PlanMaker]) -> None:
         """Make plans on a thread of their own; what cannot be planned leaves the plans that there are."""
@@ -299,9 +336,12 @@ def _pass_on(done: Future[Outcome], answer: Future[Answer]) -> None:
         answer.set_result(Answer.of(done.result()))
 
 
-def _profile(model: Captured, given: str | Path | Profile | None) -> Profile:
+def _profile(model: Captured, options: RemoteOptions) -> Profile:
+    given = options.profile
     if given is None:
-        return measure(model, seconds=MEASURE_S)
+        here = measure(model, seconds=MEASURE_S).faster(robot=1 / options.slower)
+        # Nothing is known of the server until it says what it takes.
+        return replace(here, server_s=0 * here.server_s, server_floor_s=0.0)
     if isinstance(given, Profile):
         given.check(model.graph)
         return given

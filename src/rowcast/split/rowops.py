@@ -7,6 +7,7 @@ operands that are there as a whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,26 +18,13 @@ from torch.fx import Node
 
 from rowcast.graphs import Identity, Resize, RowRule, RunningSum, Transposed, Window
 from rowcast.graphs.rules import NOTHING
+from rowcast.split.packed import FEW_PIXELS, can_pack, convolve, pack
 from rowcast.split.rowrules import conv_padding, pad_of
 from rowcast.split.site import Site, sizes
 
 __all__ = ["Emitter", "Slot", "Task", "emit_rows"]
 
 aten = torch.ops.aten
-
-
-def _onednn(name: str, arguments: str) -> Any:
-    """An operator of oneDNN; ``None`` where this build of PyTorch has none with these arguments."""
-    found = getattr(getattr(torch.ops.mkldnn, name, None), "default", None)
-    if found is None or [argument.name for argument in found._schema.arguments] != arguments.split():
-        return None
-    return found
-
-
-PACK = _onednn("_reorder_convolution_weight", "self padding stride dilation groups input_size")
-#: Pixels of which a convolution with a kernel of one pixel is not worth a weight in oneDNN's order.
-FEW_PIXELS = 64
-CONVOLVE = _onednn("_convolution_pointwise", "X W B padding stride dilation groups attr scalars algorithm")
 
 
 @dataclass(frozen=True)
@@ -214,38 +202,22 @@ def _convolution(program: Emitter, task: Task) -> Slot:
 
 
 def _convolved(program: Emitter, task: Task, rows: Slot, padding: list[int]) -> Slot:
-    """The convolution of rows that are padded, by oneDNN with a weight that is brought into its order beforehand."""
-    site = task.site
+    """The convolution of rows that are padded."""
+    site, weight = task.site, task.site.arguments["weight"]
     first, last = _window(task.rule, task.a, task.b)
-    size = program.shape(task.source)
-    size[task.source_axis] = last - first
-    pixel = all(size == 1 for size in sizes(site.arguments["weight"])[2:])
-    if not _can_pack(site) or (pixel and size[0] * size[2] * size[3] < FEW_PIXELS):
+    batch, _, *size = program.shape(task.source)
+    size[task.source_axis - 2] = last - first
+    pixel = all(each == 1 for each in sizes(weight)[2:])
+    few = pixel and batch * math.prod(size) < FEW_PIXELS
+    if few or weight in site.known or not can_pack(weight.meta["val"], site.arguments["groups"]):
         target = None if site.name == "convolution" else getattr(aten, site.name).default
         return _again(program, task, rows, target, padding=padding)
     stride, dilation = ([site.spatial(name, i, 1) for i in (0, 1)] for name in ("stride", "dilation"))
-    settings = (stride, dilation, 1)
+    settings = (padding, stride, dilation)
     # The order for larger kernels does not follow from the number of rows; another one than oneDNN wants costs 20 times
     # the convolution.
-    packed_for = last - first if pixel else 0
-    packed = program.prepared(site.node, packed_for, PACK, site.arguments["weight"], padding, *settings, size)
-    return program.call(CONVOLVE, rows, packed, site.arguments["bias"], padding, *settings, "none", [], "")
-
-
-def _can_pack(site: Site) -> bool:
-    """Whether oneDNN takes the convolution with a weight of its own order: not all builds and types."""
-    weight = site.arguments["weight"]
-    return (
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and PACK is not None
-        and CONVOLVE is not None
-        and isinstance(weight, Node)
-        and weight not in site.known
-        and weight.meta["val"].dtype is torch.float32
-        and weight.meta["val"].device.type == "cpu"
-        and weight.meta["val"].dim() == 4
-        and site.arguments["groups"] == 1
-    )
+    packed = program.prepared(site.node, last - first if pixel else 0, pack, rows, weight, *settings)
+    return program.call(convolve, rows, packed, site.arguments["bias"], *settings)
 
 
 def _transposed(program: Emitter, task: Task) -> Slot:

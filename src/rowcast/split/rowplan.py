@@ -19,7 +19,7 @@ from rowcast.split.captured import Captured
 from rowcast.split.lowering import PREFIX, attribute
 from rowcast.split.rowrules import row_rules
 from rowcast.split.rowstep import Chunk, Layout, Step, plan_step
-from rowcast.split.site import Rows, Site
+from rowcast.split.site import Rows, Site, concrete
 
 __all__ = ["KEPT_STEPS", "Outside", "RowPlan"]
 
@@ -125,6 +125,8 @@ class RowPlan:
         self._lowered, self._net = captured.code.lowered, captured.net
         self._known = {node: Rows(rule.out_rows, axis) for node, (rule, axis) in zip(self.nodes, places, strict=True)}
         self._sites: dict[int, Site] = {}
+        self._shapes: dict[tuple[Node, int], list[int]] = {}
+        self._held: dict[Node, tuple[Any, str]] = {}
         inside = set(self.ops)
         self._consumers = {
             op: tuple(reader for reader in readers if reader in inside)
@@ -153,7 +155,7 @@ class RowPlan:
         step = self._steps.get(key)
         if step is None:
             step = self._steps[key] = plan_step(self, layout, arrived, batch)
-            if len(self._steps) > KEPT_STEPS:
+            while len(self._steps) > KEPT_STEPS:
                 self._steps.popitem(last=False)
         else:
             self._steps.move_to_end(key)
@@ -173,8 +175,19 @@ class RowPlan:
             self._sites[op] = Site(self.nodes[op], self._known)
         return self._sites[op]
 
+    def shape(self, node: Node, batch: int) -> list[int]:
+        """Sizes of a node's tensor for so many requests."""
+        if (node, batch) not in self._shapes:
+            self._shapes[node, batch] = concrete(node, batch)
+        return self._shapes[node, batch].copy()
+
     def held(self, node: Node) -> tuple[Any, str]:
         """The dictionary in which the value of a parameter or constant is at any time, and its key."""
+        if node not in self._held:
+            self._held[node] = self._find(node)
+        return self._held[node]
+
+    def _find(self, node: Node) -> tuple[Any, str]:
         name = str(node.target)
         if name not in self._lowered.live:
             return {"value": attribute(self._lowered.module, name)}, "value"

@@ -94,18 +94,23 @@ def _is_pointwise(node: Node) -> bool:
 
 
 def _pointwise(site: Site) -> Place | None:
-    """Tensors are broadcast against each other, aligned at their last axes."""
+    """Tensors are broadcast against each other, aligned at their last axes.
+
+    Rows are those of the largest tensor. One with other rows is read whole; where it has as many of them, nothing would
+    tell that, and all are.
+    """
     ndim = len(site.out_sizes)
-    found = set()
+    found: dict[tuple[int, int], int] = {}
     for node in site.inputs:
-        rows = site.known[node]
+        shape, rows = sizes(node), site.known[node]
         if rows.axis is not None:
-            found.add((rows.axis + ndim - len(sizes(node)), rows.count))
-    found = {(axis, count) for axis, count in found if count > 1} or found
-    if len(found) != 1:
+            place = (rows.axis + ndim - len(shape), rows.count)
+            found[place] = max(found.get(place, 0), math.prod(size or 1 for size in shape))
+    if not found:
         return None
-    ((axis, count),) = found
-    return (Identity(count), axis) if site.out_sizes[axis] == count else None
+    axis, count = max(found, key=lambda place: (found[place], place))
+    alone = sum(rows == count for _, rows in found) == 1
+    return (Identity(count), axis) if alone and site.out_sizes[axis] == count else None
 
 
 def _unless(*names: str) -> Rule:

@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 
 from rowcast.split.program import Call, Program
 from rowcast.split.rowops import Slot, Task, emit_rows
-from rowcast.split.site import concrete, concrete_number, sizes
+from rowcast.split.site import concrete_number, sizes
 
 if TYPE_CHECKING:
     from rowcast.split.rowplan import RowPlan
@@ -216,7 +216,7 @@ class _Planner:
         return self._joined(op, 0, self.plan.rules[op].out_rows)
 
     def shape(self, node: Node) -> list[int]:
-        return concrete(node, self.batch)
+        return self.plan.shape(node, self.batch)
 
     def prepared(self, node: Node, rows: int, function: Callable[..., Any], *args: Any) -> Slot:
         op = self.plan.numbers[node]

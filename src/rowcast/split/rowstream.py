@@ -10,6 +10,7 @@ import torch
 from rowcast.errors import ConfigError, LocalProtocolError
 from rowcast.split.captured import Captured
 from rowcast.split.rowplan import RowPlan
+from rowcast.split.rowstep import ROWS
 
 __all__ = ["RowStream"]
 
@@ -44,6 +45,11 @@ class RowStream:
         return tuple(self._plan.outside)
 
     @property
+    def wanted(self) -> tuple[int, ...]:
+        """Operators whose rows are to be taken."""
+        return self._plan.wanted
+
+    @property
     def finished(self) -> bool:
         """Whether all rows of all wanted tensors are computed."""
         rules, rows = self._plan.rules, self._layout.rows
@@ -65,6 +71,14 @@ class RowStream:
         if op not in self._plan.outside and op not in self._plan.ops:
             raise LocalProtocolError(f"rows of {self._label(op)}: it is neither read nor made here")
         return self._layout.rows[op]
+
+    def held(self) -> dict[int, int]:
+        """For each operator how many rows of its tensor are kept, since something still has to read them."""
+        found: dict[int, int] = {}
+        for chunk in self._layout.chunks:
+            if chunk.kind == ROWS:
+                found[chunk.op] = found.get(chunk.op, 0) + chunk.last - chunk.first
+        return found
 
     def push(self, op: int, rows: torch.Tensor) -> None:
         """The next rows of a tensor, any number of them; what follows from them is computed.

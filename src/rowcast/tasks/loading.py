@@ -6,21 +6,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.util
 import inspect
-import pkgutil
-import sys
-import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from rowcast.errors import ConfigError, near_match, visible
+from rowcast.errors import ConfigError, near_match
 from rowcast.metric import check_metrics
 from rowcast.registry import Registry
 from rowcast.tasks.base import Task, TaskSettings
 from rowcast.tasks.cruda import CRUDA_TASKS
+from rowcast.userfile import load_file, resolve
 
 __all__ = ["TASKS", "FoundTask", "build_task", "find_task", "load_task", "register"]
 
@@ -130,15 +125,8 @@ def build_task(text: str, data_dir: str | Path | None = None, *, seed: int = 0, 
 
 
 def _in_a_file(text: str, path: Path, name: str) -> FoundTask:
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"task {text}: {path}: cannot be read: {error.strerror}; expected a Python file with a class derived from "
-            "rowcast.tasks.Task"
-        ) from error
-    whole, code = path.resolve(), hashlib.sha256(source).hexdigest()[:16]
-    module = _module_of(text, whole, code)
+    expected = "a Python file with a class derived from rowcast.tasks.Task"
+    module, code = load_file(path, f"task {text}", expected)
     tasks = {
         key: value
         for key, value in vars(module).items()
@@ -152,51 +140,9 @@ def _in_a_file(text: str, path: Path, name: str) -> FoundTask:
     if not hasattr(module, name):
         hint = near_match(name, tasks) if tasks else "it holds no class derived from rowcast.tasks.Task"
         raise ConfigError(f"task {text}: {path} has no {name!r}; {hint}")
-    return FoundTask(f"{whole}:{name}", _checked(text, getattr(module, name)), code)
-
-
-def _module_of(text: str, path: Path, code: str) -> ModuleType:
-    """The file as a module, which is executed once for each content; modules beside it can be imported."""
-    name = f"rowcast_task_{hashlib.sha256(f'{path} {code}'.encode()).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # its name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, Exception | SystemExit):
-            raise ConfigError(f"task {text}: {_failure(error, path)}") from error
-        raise
-    return module
-
-
-def _failure(error: BaseException, path: Path) -> str:
-    """What went wrong where, for who wrote the file."""
-    if isinstance(error, SyntaxError):
-        return f"{path}, line {error.lineno}: {error.msg}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    where = f"{path}, line {lines[-1]}" if lines else f"{path}"
-    return f"{where}: {type(error).__name__}: {visible(str(error))}"
+    return FoundTask(f"{path.resolve()}:{name}", _checked(text, getattr(module, name)), code)
 
 
 def _in_a_module(text: str, module: str, name: str) -> object:
-    try:
-        found: object = pkgutil.resolve_name(f"{module}:{name}")
-    except ValueError:
-        raise ConfigError(
-            f"task {text!r}: expected a registered name ({', '.join(TASKS)}), my_file.py:MyTask or my_package:MyTask"
-        ) from None
-    except AttributeError as error:
-        raise ConfigError(f"task {text}: the module {module} has no {name!r}") from error
-    except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
-        raise ConfigError(
-            f"task {text}: the module {module} cannot be imported: {type(error).__name__}: {visible(str(error))}; "
-            "for a file, write its path with .py"
-        ) from error
-    return found
+    expected = f"a registered name ({', '.join(TASKS)}), my_file.py:MyTask or my_package:MyTask"
+    return resolve(module, name, f"task {text}", expected)

@@ -75,30 +75,30 @@ class ProfileEngine:
         run = self._runs.setdefault(work.key, _Run(side, len(self._model.graph)))
         seconds = 0.0
         for piece in work.pieces:
-            run.rows[piece.op] = self._op_rows(piece.op, piece.stop)
+            run.rows[piece.op] = self._rows(piece.op, piece.stop)
             if piece.payload is not None:
                 seconds += self._coding_s(piece.op, piece.stop - piece.start, piece.codec, decode=True)
         seconds += self._compute(side, run)
         pieces = []
         for op, codec in work.codecs.items():
-            for start, stop in cuts(self._model.tensor(op), run.made[op], self._tensor_rows(op, run)):
+            there = self._travelling(op, run.rows[op])
+            for start, stop in cuts(self._model.tensor(op), run.made[op], there):
                 pieces.append(Piece(op, start, stop, codec, self._payload(op, stop - start, codec)))
                 seconds += self._coding_s(op, stop - start, codec, decode=False)
-        run.made.update({op: self._tensor_rows(op, run) for op in side.wanted})
+            run.made[op] = there
         complete = all(run.rows[op] == self._model.graph.ops[op].rows for op in side.wanted)
         if complete:
             del self._runs[work.key]
         return Made(tuple(pieces), complete, self.version), seconds
 
-    def _op_rows(self, op: int, rows: int) -> int:
-        """Rows of an operator, of so many of its tensor: of which it may have many where the operator has one."""
-        whole, own = self._model.tensor(op).rows, self._model.graph.ops[op].rows
-        return rows if whole == own else own * (rows == whole)
+    def _rows(self, op: int, come: int) -> int:
+        """Rows of a tensor to compute with, of those that have come: one that is read whole has a single one."""
+        rows = self._model.graph.ops[op].rows
+        return come if rows > 1 else int(come == self._model.tensor(op).rows)
 
-    def _tensor_rows(self, op: int, run: _Run) -> int:
-        """The other way round, of those that are there."""
-        whole, own = self._model.tensor(op).rows, self._model.graph.ops[op].rows
-        return run.rows[op] if whole == own else whole * (run.rows[op] == own)
+    def _travelling(self, op: int, rows: int) -> int:
+        """The reverse: rows in which it travels."""
+        return rows if self._model.graph.ops[op].rows > 1 else rows * self._model.tensor(op).rows
 
     def _compute(self, side: Side, run: _Run) -> float:
         """Compute what can be computed; the seconds that it takes."""
