@@ -32,6 +32,7 @@ check: $(STAMP)  ## style, types, layering
 
 fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessions damaged in turn
 	$(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS)
+	$(BIN)/python tests/fuzzing_inferences.py
 	$(BIN)/python tests/bitflips.py
 
 faults: $(STAMP)  ## random faults: 2,000 schedules in virtual time, 50 on real sockets

@@ -234,6 +234,17 @@ def test_inputs_that_all_must_be_answered_are_begun_one_after_the_other():
     assert not any(outcome.missed for outcome in outcomes)
 
 
+def test_what_is_late_is_asked_of_the_server_all_the_same():
+    """Everything is late, in order and with a queue: the server is asked all the same, and the faster answer counts."""
+    world = world_of(costs=costs_of(MODEL, server_s=0.03))
+    robot = world.add(newest_only=False, deadline_s=0.1)
+    for _ in range(40):
+        world.at(0.1, world.ask)
+    world.run(5.0)
+    assert [outcome.by for outcome in world.check().values()].count("server") > 35
+    assert max(outcome.latency_s for outcome in robot.outcomes) < 40 * 0.04
+
+
 def test_the_robot_begins_late_and_is_stopped_by_the_servers_answer():
     deadline_s = 0.2
     for up, by in ((outage(0.05, 10.0), "robot"), (Trace.constant(1e6), "server")):

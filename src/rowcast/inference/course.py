@@ -111,11 +111,11 @@ class Course:
             )
         self._tickets += 1
         inference = Inference(self._tickets, inputs, now, None if limit_s is None else now + limit_s)
-        if self._limits.newest_only:
-            while self.waiting:
-                self._over(now, self.waiting.popleft(), "", None, superseded=True)
+        while self.waiting and self._limits.newest_only:
+            self._over(now, self.waiting.popleft(), "", None, superseded=True)
         self.waiting.append(inference)
-        self._make_room(now)
+        if self.has_fallback:
+            self._own.make_room(now, [*self.active.values(), *self.waiting], self.planning.local_s)
         self._next(now)
         return inference.ticket
 
@@ -123,18 +123,13 @@ class Course:
         """Nobody waits for this one any more; its outcome has ``error``."""
         for inference in [*self.waiting, *self.active.values()]:
             if inference.ticket == ticket:
-                self._end(now, inference, error)
+                self._over(now, inference, "", None, error=error)
         self._next(now)
 
     def end_all(self, now: float, error: RowcastError) -> None:
         """There will be no answer to anything."""
         for inference in [*self.active.values(), *self.waiting]:
-            self._end(now, inference, error)
-
-    def _end(self, now: float, inference: Inference, error: RowcastError) -> None:
-        if inference in self.waiting:
-            self.waiting.remove(inference)
-        self._over(now, inference, "", None, error=error)
+            self._over(now, inference, "", None, error=error)
 
     # -- the engine's side -------------------------------------------------------------------------------------
 
@@ -175,7 +170,7 @@ class Course:
         exchange.inference.spent.robot_s += seconds
         exchange.made(work, result.pieces)
         if exchange.frames:
-            self.uplink.ready(now)
+            self.uplink.ready(now, exchange.inference.spent)
         if result.complete:
             exchange.complete, exchange.value = True, result.value
             self._check_done(now, exchange)
@@ -269,7 +264,9 @@ class Course:
     def _close(self, now: float, exchange: Exchange, *, dropped: bool = True) -> None:
         """End an exchange; tell the server where it does not know."""
         self._exchanges.close(now, exchange)
-        self.uplink.withdrawn(now, more=self._exchanges.to_send() is not None)
+        self.uplink.withdrawn(now, exchange.inference.spent)
+        if (waiting := self._exchanges.to_send()) is not None:
+            self.uplink.ready(now, waiting.inference.spent)
         if dropped and not exchange.done and self.link is not None and not self.link.closing:
             self.link.say(Drop(exchange.number))
 
@@ -295,17 +292,14 @@ class Course:
     def _start_at(self, inference: Inference) -> float:
         return inference.start_at(self.planning.local_s if self.has_fallback else None)
 
-    def _make_room(self, now: float) -> None:
-        if self.has_fallback:
-            self._own.make_room(now, [*self.active.values(), *self.waiting], self.planning.local_s)
-
     def pass_time(self, now: float) -> None:
         """What is late is computed here, or given up."""
         for inference in [] if self.has_fallback else [*self.active.values(), *self.waiting]:
             if inference.deadline_at is not None and now >= inference.deadline_at:
                 why = inference.trouble or "the link, or the server, was too slow"
                 limit_s = inference.deadline_at - inference.asked_at
-                self._end(now, inference, DeadlineMissed(f"no answer within {limit_s:g} s, and no fallback: {why}"))
+                error = DeadlineMissed(f"no answer within {limit_s:g} s, and no fallback: {why}")
+                self._over(now, inference, "", None, error=error)
         self._next(now)
 
     # -- what comes next ---------------------------------------------------------------------------------------
@@ -316,16 +310,18 @@ class Course:
         most = min(self._limits.in_flight, self._requests) if self.served else int(self.has_fallback)
         while self.waiting and len(self.active) < most:
             inference = self.waiting.popleft()
-            self.active[inference.ticket] = inference
+            self._activate(now, inference)
             self._begin(now, inference)
         late = [one for one in [*self.active.values(), *self.waiting] if self._start_at(one) <= now]
         if late and self._own.inference is None:
-            self._compute_whole(min(late, key=Inference.urgency))
+            self._compute_whole(now, min(late, key=Inference.urgency))
+
+    def _activate(self, now: float, inference: Inference) -> None:
+        self.active[inference.ticket] = inference
+        inference.begun_at = min(inference.begun_at, now)
 
     def _begin(self, now: float, inference: Inference) -> None:
-        apart = not self.served or now < self._busy_until
-        late = self._own.inference is None and now >= self._start_at(inference)
-        if self.has_fallback and (apart or late):
+        if self.has_fallback and (not self.served or now < self._busy_until):
             inference.local_at = now
         else:
             self._begin_remote(now, inference)
@@ -340,7 +336,9 @@ class Course:
             return
         assert self.link is not None
         exchange = self._exchanges.open(inference, plan)
-        left_s = 0.0 if inference.deadline_at is None else max(inference.deadline_at - now, 1e-6)
+        # Where the robot will be late, any answer before its own is of use.
+        late = self.has_fallback and now >= self._start_at(inference)
+        left_s = 0.0 if inference.deadline_at is None or late else max(inference.deadline_at - now, 1e-6)
         self.link.say(exchange.request(left_s))
         if self.has_fallback or decision.probe:
             inference.local_at = min(inference.local_at, inference.asked_at + decision.local_start_s)
@@ -350,11 +348,11 @@ class Course:
         self.rate_bps = 8 * size / seconds
         self.planning.chooser.delivered(now, size, seconds)
 
-    def _compute_whole(self, inference: Inference) -> None:
+    def _compute_whole(self, now: float, inference: Inference) -> None:
         """The robot computes the whole model."""
-        if inference in self.waiting:
+        if inference.ticket not in self.active:
             self.waiting.remove(inference)
-            self.active[inference.ticket] = inference
+            self._activate(now, inference)
         inference.plan = inference.plan or self.planning.local
         self._own.begin(inference)
 
@@ -379,7 +377,8 @@ class Course:
         if exchange is not None:
             self._close(now, exchange)
         self._own.end(now, inference)
-        self.active.pop(inference.ticket, None)
+        if self.active.pop(inference.ticket, None) is None and inference in self.waiting:
+            self.waiting.remove(inference)
         answer = exchange.answer if exchange is not None and by != "robot" else None
         outcome = Outcome(
             inference.ticket,
@@ -390,7 +389,7 @@ class Course:
             now,
             inference.deadline_at,
             version=0 if answer is None else answer.version,
-            joules=inference.spent.joules(now - inference.asked_at, self.planning.power),
+            joules=inference.spent.joules(now - inference.begun_at, self.planning.power),
             spent=inference.spent,
             error=error,
             superseded=superseded,
