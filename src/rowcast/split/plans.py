@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -172,5 +171,5 @@ class PlanMaker:
         return Planning(chooser, local(costs), self.profile.sustained_s, self.power)
 
     def _table(self, costs: CostModel) -> PlanTable:
-        planner = functools.partial(METHODS[self.method], objective=self.objective)
-        return plan_table(planner, costs, LOWEST_BPS, HIGHEST_BPS, STEPS)
+        planner = METHODS[self.method]
+        return plan_table(lambda at_rate: planner(at_rate, self.objective), costs, LOWEST_BPS, HIGHEST_BPS, STEPS)
