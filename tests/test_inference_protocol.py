@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
@@ -79,6 +80,10 @@ WRONG_UP = {
     "too many coded bytes": ([request()], rows(1, 0, 5, codec=DEFLATE, payload=np.zeros(10_000, np.uint8))),
     "a frame left out": ([request(), rows(1, 0, 5)], rows(3, 5, 8)),
     "a frame twice": ([request(), rows(1, 0, 5)], rows(1, 5, 8)),
+    "more slabs than were announced": (
+        [request(), dataclasses.replace(rows(1, 0, 4), quota_end=True)],
+        dataclasses.replace(rows(2, 4, 8), quota_end=True),
+    ),
     "drop of nothing": ([request()], Drop(2)),
     "drop of 0": ([request()], Drop(0)),
     "a number again": ([request()], request()),
