@@ -55,7 +55,9 @@ def connected(remote):
 
 
 def force(remote, plan):
-    """Every input goes by this plan."""
+    """Every input goes by this plan; those that were made for the server's welcome are there before."""
+    assert remote._thread.wait(lambda: remote._thread._forward_s is not None, 20)
+    remote._planner.submit(lambda: None).result(20)
     costs = CostModel(remote.model.graph, slow(remote.model), LinkCosts.symmetric(1e7))
     remote._thread.replan(Planning(Always(Decision.of(plan)), local(costs), 1.0))
 
