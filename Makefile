@@ -35,6 +35,7 @@ check: $(STAMP)  ## style, types, layering
 
 fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessions damaged in turn
 	$(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS)
+	$(BIN)/python tests/fuzzing_inferences.py
 	$(BIN)/python tests/bitflips.py
 
 faults: $(STAMP)  ## random faults: 2,000 schedules in virtual time, 50 on real sockets
@@ -52,6 +53,8 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/finish_together.py --check
 	$(BIN)/python benchmarks/goodput.py --check
 	$(BIN)/python benchmarks/split.py --check
+	$(BIN)/python benchmarks/split_rows.py --check
+	$(BIN)/python benchmarks/split_sockets.py --check
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:

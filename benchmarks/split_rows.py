@@ -18,9 +18,8 @@ from functools import cached_property
 import torch
 
 from common import Figure, arguments, finish
-from rowcast.split import Captured, capture
-from rowcast.split.rowstream import RowStream
-from rowcast.testing.zoo import FULL, SMALL, Model, resnet
+from rowcast.split import Captured, RowStream, capture
+from rowcast.testing.zoo import FULL, SMALL, Model, camera, resnet
 
 #: Slabs of the equality check; single rows come on top.
 SLABS = (1, 2, 4, 8, 16)
@@ -32,6 +31,8 @@ ONE_SLAB = 1.05
 GAIN = {"vgg19": 0.75, "resnet50 480x640": 0.80}
 #: Models of which several slabs are measured, and the numbers of slabs.
 MEASURED = ("vgg19", "resnet50", "resnet50 480x640", "densenet121", "mobilenet-se", "unet-bilinear")
+#: Models that are measured behind a camera too: what follows uint8 [batch, row, column, colour] has its channels last.
+BEHIND_A_CAMERA = ("vgg19", "resnet50", "densenet121", "mobilenet-se", "unet-bilinear")
 COUNTS = (2, 4, 8)
 #: Relative and absolute tolerance.
 TOLERANCE = 1e-5
@@ -44,7 +45,6 @@ class Subject:
 
     name: str
     build: Callable[[], Model]
-    requests: int = 1
 
     @cached_property
     def model(self) -> tuple[Captured, tuple[torch.Tensor, ...]]:
@@ -119,8 +119,8 @@ def whole(subject: Subject) -> Relay:
 def cut(subject: Subject, place: int) -> Relay | None:
     """Two parts, with rows of every tensor that crosses; ``None`` where one of them cannot travel."""
     captured, graph = subject.captured, subject.captured.graph
-    wanted = [op for op in range(place) if any(reader >= place for reader in graph.consumers[op])]
-    wanted += [op for op in graph.outputs if op < place and op not in wanted]
+    crossing = [op for op in range(place) if any(reader >= place for reader in graph.consumers[op])]
+    wanted = [op for op in dict.fromkeys((*crossing, *graph.outputs)) if op < place and op not in graph.inputs]
     if any(captured.tensors[op] is None or graph.ops[op].joined for op in wanted):
         return None
     late = [op for op in graph.outputs if op >= place]
@@ -183,7 +183,7 @@ def slab_times(subject: Subject, count: int) -> list[float]:
 
 
 def in_turns(
-    subject: Subject, counts: Sequence[int], seconds: float
+    subject: Subject, counts: Sequence[int], seconds: float, least: int = 5
 ) -> tuple[list[float], dict[int, list[list[float]]]]:
     """Processor times of the whole model, and of the slabs for each number of them, measured in turns."""
     captured, inputs = subject.captured, subject.example
@@ -193,7 +193,7 @@ def in_turns(
         slab_times(subject, count)
     captured.whole(*inputs)
     until = time.perf_counter() + seconds
-    while len(wholes) < 3 or (time.perf_counter() < until and len(wholes) < 200):
+    while len(wholes) < least or (time.perf_counter() < until and len(wholes) < 200):
         start = time.process_time()
         captured.whole(*inputs)
         wholes.append(time.process_time() - start)
@@ -218,12 +218,13 @@ def latency(wholes: Sequence[float], slabs: Sequence[Sequence[float]]) -> float:
 
 def figures_of_speed(subject: Subject, seconds: float, *, tiny: bool) -> list[Figure]:
     name = subject.name
-    counts = COUNTS if name in MEASURED else ()
+    plain = name.removesuffix(", camera")
+    counts = COUNTS if plain in MEASURED else ()
     wholes, slabs = in_turns(subject, [1, *counts], seconds)
     took = f"whole {1e3 * statistics.median(wholes):.1f} ms, {len(wholes)} turns"
     ratios = {count: overhead(wholes, slabs[count]) for count in slabs}
     figures = [Figure(f"{name}: one slab", ratios[1], "of whole", None if tiny else ONE_SLAB, note=took)]
-    asked, bound = OVERHEAD.get(name, (0, None))
+    asked, bound = OVERHEAD.get(plain, (0, None))
     for count in counts:
         last = statistics.median(times[-1] for times in slabs[count]) / statistics.median(wholes)
         limit = bound if count == asked and not tiny else None
@@ -232,14 +233,14 @@ def figures_of_speed(subject: Subject, seconds: float, *, tiny: bool) -> list[Fi
         found = {count: latency(wholes, slabs[count]) for count in counts}
         best = min(found, key=found.__getitem__)
         note = f"{best} slabs; " + ", ".join(f"{count}: {value:.2f}" for count, value in found.items())
-        limit = None if tiny else GAIN.get(name)
+        limit = None if tiny else GAIN.get(plain)
         figures.append(Figure(f"{name}: latency, transfer = compute", found[best], "of serial", limit, note=note))
     return figures
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--models", nargs="*", metavar="NAME", help=f"only these: {', '.join(FULL)}, resnet50 480x640")
+    parser.add_argument("--models", nargs="*", metavar="NAME", help=f"only these: {', '.join(FULL)}, ...")
     parser.add_argument("--only", choices=("equality", "speed"), help="one half of it")
     parser.add_argument("--seconds", type=float, default=4.0, help="of measurements for each model")
     options = parser.parse_args()
@@ -247,6 +248,7 @@ def main() -> None:
     zoo = {name: SMALL[name] for name in ("unet-bilinear", "camera")} if options.tiny else dict(FULL)
     if not options.tiny:
         zoo["resnet50 480x640"] = lambda: resnet(size=(480, 640))
+        zoo.update({f"{name}, camera": lambda name=name: camera(FULL[name]()) for name in BEHIND_A_CAMERA})
     figures = []
     worst: list[list[float]] = []
     for name in options.models or zoo:

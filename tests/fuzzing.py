@@ -262,6 +262,9 @@ class Mutator:
             return chance.choice((b"", old[:-1], old + b"x", self.damaged(old), bytes(len(old)), chance.randbytes(16)))
         if isinstance(old, str):
             return chance.choice((*TEXTS, *CODES, old + "x", old[:-1]))
+        if isinstance(old, tuple):
+            few = tuple(sorted(chance.sample(range(12), chance.randrange(4))))
+            return chance.choice((few, old[:-1], old + old[-1:], old[::-1], (*old, chance.choice(INTEGERS))))
         return {chance.choice(("rate_bps", "share", "loss")): chance.choice(FLOATS) for _ in range(3)}
 
     def _rows(self):
@@ -280,7 +283,7 @@ class Mutator:
 
     def _consistent(self, message, changes):
         """Row frames with a payload of the length that their rows and code ask for, more often than not."""
-        changed = dataclasses.replace(message, **_fitting(changes))
+        changed = dataclasses.replace(message, **fitting(changes))
         if "payload" not in changes and self.chance.random() < 0.8:
             try:
                 sizes = codec_for(LAYOUT, codec_by_id(changed.codec)).row_bytes(LAYOUT)
@@ -330,7 +333,7 @@ class Mutator:
         return bytes(data)
 
 
-def _fitting(changes):
+def fitting(changes):
     """Numbers that do not fit into the head of a row frame are what the sender would be blamed for."""
     bits = {"number": 64, "iteration": 32, "codec": 8, "stream": 8}
     return {name: value & ((1 << bits[name]) - 1) if name in bits else value for name, value in changes.items()}

@@ -51,7 +51,8 @@ def model_of(wide=1):
         tensors.append(TensorType(dtype, (1, rule.out_rows, width * wide), 1))
         ops.append(Op(inputs, tensors[-1].nbytes, rule, f"op{number}"))
     graph = Graph(ops, [8, 9])
-    return ModelSpec(graph, tuple(tensors), b"parameters", lambda: [f"op{n}: rows" for n in range(len(ops))])
+    lines = [f"op{n}: rows" for n in range(len(ops))]
+    return ModelSpec(graph, tuple(tensors), parameters=b"parameters", describe=lambda: lines)
 
 
 def costs_of(model, *, rate_bps=8e6, robot_s=0.05, server_s=0.005, tensors=(), floor_s=0.0, **link):
@@ -140,7 +141,8 @@ def compute(model, ops, values):
                 begin, end = rule.need(row, row + 1) if same else (0, graph.ops[source].rows)
                 if begin < end:
                     weights = np.arange(begin + 1, end + 1)
-                    summed = weights @ values[source][0, begin:end].astype(np.int64)
+                    with np.errstate(invalid="ignore"):  # a fuzzer's rows need not be numbers
+                        summed = weights @ values[source][0, begin:end].astype(np.int64)
                     total += np.take(summed, np.arange(width), mode="wrap")
             rows.append(total % MODULUS)
         if rows:

@@ -24,6 +24,8 @@ TINY = {
     "pulls": ["--tiny"],
     "simulate": ["--tiny"],
     "split": ["--tiny"],
+    "split_rows": ["--tiny"],
+    "split_sockets": ["--tiny"],
     "step_cost": ["--tiny"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],

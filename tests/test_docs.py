@@ -404,7 +404,9 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
-    "rowcast.drivers.virtual": "Clock Device ServerCosts Simulation VirtualWorker",
+    "rowcast.drivers.virtual": """
+        Clock Device InferenceSimulation ProfileEngine ServerCosts Simulation VirtualRobot VirtualWorker
+    """,
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
         PowerMeter PowerStates REGISTRY Rapl StateSeconds WorkerEnergy any_censored change_load check_alive

@@ -75,21 +75,6 @@ def test_every_plan_gives_the_answer_of_the_undivided_model(on, slabs, coded):
     assert world.simulation.server.answered == 3
 
 
-def test_rows_that_nothing_is_computed_of_may_come_after_the_answer():
-    """A skip with stride 2 never reads the last row: the answer is complete before that row arrives."""
-    costs = costs_of(MODEL, rate_bps=1e5, round_trip_s=0.0)
-    graph = MODEL.graph
-    world = World(MODEL, costs, dataclasses.replace(plan_of(costs, frozenset({6}), 1), slabs=12))
-    assert world.plan.up == (3,) and graph.ops[6].rule.need(0, 6) == (0, 11)
-    world.add()
-    for number in range(4):
-        world.at(0.1 + number / 2, world.ask)
-    world.run(5.0)
-    assert {outcome.by for outcome in world.check().values()} == {"both"}
-    assert not [record for record in world.journals["server"].records if record["event"] == "error"]
-    assert len([record for record in world.journals["robot"].records if record["event"] == "link_up"]) == 1
-
-
 # -- random schedules --------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +217,17 @@ def test_inputs_that_all_must_be_answered_are_begun_one_after_the_other():
     assert [outcome.by for outcome in outcomes] == ["robot"] * 4
     assert [outcome.latency_s / LOCAL_S for outcome in outcomes] == pytest.approx([1, 2, 3, 4])
     assert not any(outcome.missed for outcome in outcomes)
+
+
+def test_what_is_late_is_asked_of_the_server_all_the_same():
+    """Everything is late, in order and with a queue: the server is asked all the same, and the faster answer counts."""
+    world = world_of(costs=costs_of(MODEL, server_s=0.03))
+    robot = world.add(newest_only=False, deadline_s=0.1)
+    for _ in range(40):
+        world.at(0.1, world.ask)
+    world.run(5.0)
+    assert [outcome.by for outcome in world.check().values()].count("server") > 35
+    assert max(outcome.latency_s for outcome in robot.outcomes) < 40 * 0.04
 
 
 def test_the_robot_begins_late_and_is_stopped_by_the_servers_answer():

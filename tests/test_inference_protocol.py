@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
 import numpy as np
 import pytest
 
+from inference_peers import (
+    DEFLATE,
+    DOWN,
+    HALF,
+    IMAGE,
+    MODEL,
+    RAW,
+    TRUTH,
+    Asker,
+    Guest,
+    Host,
+    answer_of,
+    hello,
+    request,
+    rows,
+)
 from inferences import (
     MIDDLE,
-    OFFLOAD,
-    World,
-    costs_of,
-    engines_of,
-    image_of,
-    model_of,
-    plan_of,
-    planning_of,
-    robot_of,
     same,
-    server_of,
-    truth,
 )
 from raw_frames import framed
-from rowcast.codecs.tensors import tensor_codec_by_name
-from rowcast.config import ServerSettings
-from rowcast.errors import AuthenticationFailed, LinkLost, ModelMismatch, RemoteProtocolError
-from rowcast.inference import ModelSpec
-from rowcast.inference.door import first_difference
-from rowcast.rows import Layout
-from rowcast.session import JoinRequest, Link
-from rowcast.sync import parse_policy
-from rowcast.training import ServerNode, WorkerNode
+from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.wire import (
     Ack,
     Answer,
@@ -46,9 +44,7 @@ from rowcast.wire import (
     Go,
     Grant,
     Heartbeat,
-    Hello,
     LayoutTable,
-    Leave,
     Proof,
     PushEnd,
     Refusal,
@@ -59,89 +55,7 @@ from rowcast.wire import (
     Welcome,
 )
 
-MODEL = model_of()
-COSTS = costs_of(MODEL)
-RAW, HALF, DEFLATE = (tensor_codec_by_name(name).wire_id for name in ("raw", "half", "deflate"))
-IMAGE = image_of(MODEL)
-DOWN = MODEL.graph.outputs
-TRUTH = truth(MODEL, IMAGE)
-
-
-def request(number=1, up=(0,), down=DOWN, codecs=(RAW, RAW), slabs=1, deadline_s=0.0):
-    return Request(number, up, down, codecs, slabs, deadline_s)
-
-
-def rows(number, start, stop, *, payload=None, values=IMAGE, indices=None, **more):
-    """Rows of a tensor, as a frame with this number."""
-    of, op, stream, codec = ({"of": 1, "op": 0, "stream": 1, "codec": RAW} | more).values()
-    if payload is None:
-        tensor = MODEL.tensor(op)
-        data = values[op] if op in values else np.zeros(tensor.shape, tensor.dtype)
-        payload = np.ascontiguousarray(data[:, start:stop]).view(np.uint8).reshape(-1)
-    indices = np.arange(start, stop) if indices is None else np.array(indices)
-    return Rows(number, of, codec, True, False, indices, payload, stream)
-
-
-def hello(name="robot", model=MODEL, **changes):
-    plain = Hello(name, bytes(16), b"", b"", model.digest, model.parameters, b"", False, 0, 0, wish="infer")
-    return msgspec.structs.replace(plain, **changes)
-
-
 # -- the server --------------------------------------------------------------------------------------------------------
-
-
-class Guest:
-    """A robot's end of a connection, by hand."""
-
-    def __init__(self, server, name="robot"):
-        self.server = server
-        self.link = Link(name)
-        server.link_up(0.0, self.link)
-        assert isinstance(self.heard()[0], Challenge)
-        self.say(hello(name, session=name.encode().ljust(16)))
-
-    def say(self, *messages):
-        for message in messages:
-            self.server.receive(0.0, self.link, message)
-
-    def heard(self):
-        """All that the server has to say."""
-        found = []
-        while (message := self.server.poll(0.0, self.link)) is not None:
-            found.append(message)
-        return found
-
-
-class Host:
-    """A server with its engine."""
-
-    def __init__(self, **settings):
-        self.server = server_of(MODEL, **settings)
-        self.engine = engines_of(MODEL, COSTS)[1]
-
-    def compute(self):
-        """Do what there is to do; how many requests were computed."""
-        done = 0
-        while works := self.server.take_work(10.0):
-            made, seconds = self.engine.run(works)
-            self.server.work_done(10.0, "serve", works, made, seconds)
-            done += len(works)
-        for key in self.server.take_forgotten():
-            self.engine.forget(key)
-        return done
-
-
-def answer_of(heard, number=1):
-    """The tensors that came back for a request."""
-    got = {op: [] for op in DOWN}
-    assert isinstance(heard[-1], Answer) and heard[-1].number == number
-    for message in heard:
-        if isinstance(message, Rows):
-            assert message.iteration == number
-            op = DOWN[message.stream - 1]
-            slab = MODEL.tensor(op).slab(int(message.rows[0]), int(message.rows[-1]) + 1)
-            got[op].append(np.frombuffer(message.payload.tobytes(), slab.dtype).reshape(slab.shape))
-    return [np.concatenate(got[op], axis=1) for op in DOWN]
 
 
 #: What a robot says that is wrong, after what came before.
@@ -166,6 +80,10 @@ WRONG_UP = {
     "too many coded bytes": ([request()], rows(1, 0, 5, codec=DEFLATE, payload=np.zeros(10_000, np.uint8))),
     "a frame left out": ([request(), rows(1, 0, 5)], rows(3, 5, 8)),
     "a frame twice": ([request(), rows(1, 0, 5)], rows(1, 5, 8)),
+    "more slabs than were announced": (
+        [request(), dataclasses.replace(rows(1, 0, 4), quota_end=True)],
+        dataclasses.replace(rows(2, 4, 8), quota_end=True),
+    ),
     "drop of nothing": ([request()], Drop(2)),
     "drop of 0": ([request()], Drop(0)),
     "a number again": ([request()], request()),
@@ -251,6 +169,28 @@ def test_what_comes_late_is_normal_for_the_server():
     guest.say(Drop(3), Heartbeat({"rate_bps": 1.0}, 10))
     assert host.compute() == 1
     assert same(answer_of(guest.heard(), 2), TRUTH)
+
+
+def test_rows_that_nothing_is_computed_of_may_come_after_the_answer():
+    """A skip with stride 2 never reads the last row: the answer is complete before that row arrives."""
+    assert MODEL.graph.ops[6].rule.need(0, 6) == (0, 11)
+    host = Host(requests_per_robot=1)
+    guest = Guest(host.server)
+    most = dataclasses.replace(rows(1, 0, 11, op=3), quota_end=True)
+    guest.say(request(1, up=(3,), down=(6,), codecs=(RAW,), slabs=12), most)
+    assert host.compute() == 1
+    assert isinstance(guest.heard()[-1], Answer)
+    guest.say(rows(2, 11, 12, op=3))
+    assert guest.heard() == [Ack(2, 1)]
+    guest.say(request(2), rows(3, 0, 12, of=2))
+    host.compute()
+    assert same(answer_of(guest.heard(), 2), TRUTH)
+    guest.say(request(3, up=(3,), down=(6,), codecs=(RAW,), slabs=12), dataclasses.replace(most, number=4, iteration=3))
+    assert host.compute() == 1
+    guest.say(rows(5, 11, 12, op=3, of=3))  # and before the answer was sent
+    assert host.compute() == 0
+    assert [message.number for message in guest.heard() if isinstance(message, Answer)] == [3]
+    assert host.engine.held == set()
 
 
 def test_who_reads_nothing_cannot_have_more_and_more_computed():
@@ -339,57 +279,6 @@ def test_numbers_that_are_none_do_not_reach_a_node(kind, fields):
 
 
 # -- the robot ---------------------------------------------------------------------------------------------------------
-
-
-class Asker:
-    """A robot with its engine, and the server's end of its connection by hand."""
-
-    def __init__(self, on_server=OFFLOAD, **settings):
-        self.plan = plan_of(COSTS, on_server)
-        self.node = robot_of("robot", MODEL, planning_of(COSTS, self.plan), **settings)
-        self.engine = engines_of(MODEL, COSTS)[0]
-        self.connect()
-
-    def connect(self, served=True):
-        self.link = Link("server")
-        self.node.connecting(0.0, "server")
-        self.node.link_up(0.0, self.link)
-        self.say(Challenge(bytes(16), bytes(16), False))
-        assert isinstance(self.heard()[0], Hello)
-        if served:
-            self.say(Served(bytes(16), False, 7, 2, 0.001))
-
-    def say(self, *messages):
-        for message in messages:
-            self.node.receive(0.0, message)
-
-    def heard(self):
-        found = []
-        while (message := self.node.poll(0.0)) is not None:
-            found.append(message)
-        return found
-
-    def compute(self, lanes=("part",)):
-        for lane in lanes:
-            while works := self.node.take_work(0.0, lane):
-                made, seconds = self.engine.run(works)
-                self.node.work_done(0.0, lane, works, made, seconds)
-        for key in self.node.take_forgotten():
-            self.engine.forget(key)
-
-    def ask(self):
-        self.node.ask(0.0, IMAGE)
-        self.compute()
-        return self.heard()
-
-    def answer(self, of=1):
-        """What a server without a fault says."""
-        values = dict(zip(DOWN, TRUTH, strict=True))
-        tensors = [
-            rows(1, 0, MODEL.tensor(op).rows, of=of, op=op, stream=1 + place, values=values)
-            for place, op in enumerate(DOWN)
-        ]
-        return [*tensors, Answer(of, 7, 0.001, 0.0)]
 
 
 GOOD = [
@@ -533,178 +422,3 @@ def test_a_payload_of_the_server_that_cannot_be_decoded_is_not_the_answer():
         else:
             assert outcome.error is caught.value
         assert asker.engine.held == set()
-
-
-# -- at the door -------------------------------------------------------------------------------------------------------
-
-
-def refusal_of(server, message):
-    """What a server says to a hello that it does not like."""
-    link = Link("robot")
-    server.link_up(0.0, link)
-    try:
-        server.receive(0.0, link, message)
-    except RemoteProtocolError as error:
-        server.blame(0.0, link, error)
-    found = []
-    while (said := server.poll(0.0, link)) is not None:
-        found.append(said)
-    assert link.closing and isinstance(found[-1], Refusal)
-    return found[-1]
-
-
-def another(**changes):
-    """The model with a line of its description, its parameters or its tensors changed."""
-    lines = changes.pop("lines", MODEL.describe())
-    values = {"graph": MODEL.graph, "tensors": MODEL.tensors, "parameters": MODEL.parameters} | changes
-    return ModelSpec(values["graph"], values["tensors"], values["parameters"], lambda: lines)
-
-
-def test_another_model_is_named_by_its_first_difference():
-    lines = [*MODEL.describe()[:3], "op3: other rows", *MODEL.describe()[4:]]
-    for model in (another(parameters=b"others", lines=lines), another(parameters=b"others")):
-        world = World(MODEL, COSTS, plan_of(COSTS))
-        world.model = model
-        robot = world.add()
-        world.model = MODEL
-        world.at(0.0, world.ask)
-        world.run(1.0)
-        failure = robot.node.failure
-        assert isinstance(failure, ModelMismatch) and "other parameters" in str(failure)
-        named = "here 'op3: other rows', on the server 'op3: rows'" in str(failure)
-        assert named == (model.describe() == lines)
-        assert "from the same checkpoint on both sides" in str(failure)
-        assert [outcome.error for outcome in robot.outcomes] == [failure]
-
-
-def test_tensors_of_another_type_are_another_model():
-    """The operators and their sizes are the same; 4 bytes are taken for something else."""
-    wide = MODEL.tensors[5]
-    tensors = (*MODEL.tensors[:5], type(wide)(np.dtype(np.int32), wide.shape, wide.row_axis), *MODEL.tensors[6:])
-    said = refusal_of(server_of(MODEL), hello(model=another(tensors=tensors)))
-    assert said.code == "model" and "other operators" in said.text
-
-
-def test_differences_are_found_wherever_they_are():
-    assert first_difference(["a", "b"], b"a\nb") == ""
-    assert first_difference(["a", "b"], b"a") == "here 2 operators and parameters, on the server 1"
-    assert first_difference(["a"], b"a\nb") == "here 1 operators and parameters, on the server 2"
-    assert "\\xff" in first_difference(["a"], b"\xff")
-
-
-def test_a_live_server_serves_other_parameters_of_the_same_model():
-    world = World(MODEL, COSTS, plan_of(COSTS))
-    world.simulation.server._hosting._live = True
-    world.model = another(parameters=b"from yesterday")
-    robot = world.add()
-    world.run(0.5)
-    assert robot.node.served and robot.node.failure is None
-
-
-def test_a_name_that_is_taken_is_refused_and_the_same_robot_may_come_back():
-    host = Host()
-    first = Guest(host.server)
-    said = refusal_of(host.server, hello(session=b"another life 000"))
-    assert said.code == "name" and "choose another name" in said.text
-    again = Guest(host.server)  # the same session, before its old connection was found to be lost
-    assert first.link.closing and not again.link.closing
-    again.say(request(), rows(1, 0, 12))
-    host.server.link_down(0.0, first.link, "replaced")
-    host.compute()
-    assert same(answer_of(again.heard()), TRUTH)
-
-
-def test_a_wrong_secret_ends_the_robot_with_the_reason():
-    world = World(MODEL, COSTS, plan_of(COSTS), secret=b"the right secret")
-    robot = world.add(secret=b"the wrong secret")
-    world.run(5.0)
-    node = robot.node
-    assert not node.served and "did not prove that it knows the shared secret" in node.notices[0]
-    assert node.failure is None  # with a fallback it looks on, and says so
-    world.ask()
-    world.run(6.0)
-    assert world.check()[1].by == "robot"
-    lone = World(MODEL, COSTS, plan_of(COSTS), secret=b"the right secret")
-    lost = lone.add(secret=b"the wrong secret", fallback="none", connect_limit_s=2.0)
-    lone.at(0.5, lone.ask)
-    lone.run(30.0)
-    assert isinstance(lost.node.failure, AuthenticationFailed)
-    assert isinstance(lone.check()[1].error, AuthenticationFailed)
-
-
-def test_with_the_same_secret_they_work_together():
-    world = World(MODEL, COSTS, plan_of(COSTS), secret=b"the right secret")
-    robot = world.add(secret=b"the right secret")
-    world.at(0.1, world.ask)
-    world.run(1.0)
-    assert world.check()[1].by == "server" and robot.node._door.unproven == ""
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        Served(bytes(16), False, 0, 1, 0.0),
-        Refusal("model", "go away"),
-        LayoutTable(b"lines", 0),
-        Leave("gone"),
-        Busy(1, 1.0, ""),
-        Proof(bytes(32)),
-        Answer(1, 0, 0.0, 0.0),
-    ],
-    ids=lambda message: type(message).__name__,
-)
-def test_a_server_that_proves_nothing_is_believed_nothing(message):
-    node = robot_of("robot", MODEL, planning_of(COSTS, plan_of(COSTS)), secret=b"the right secret")
-    link = Link("server")
-    node.link_up(0.0, link)
-    node.receive(0.0, Challenge(bytes(16), bytes(16), True))
-    with pytest.raises(LinkLost, match="did not prove that it knows the shared secret"):
-        node.receive(0.0, message)
-    node.link_down(0.0, "doubt")
-    assert node.failure is None and not node.served and node.connect_at is not None
-
-
-def test_a_served_out_of_turn_and_one_that_cannot_be_are_refused():
-    for served, answered in ((Served(bytes(16), False, 0, 1, 0.0), False), (Served(bytes(16), False, 0, 0, 0.0), True)):
-        node = robot_of("robot", MODEL, planning_of(COSTS, plan_of(COSTS)))
-        node.link_up(0.0, Link("server"))
-        if answered:
-            node.receive(0.0, Challenge(bytes(16), bytes(16), False))
-        with pytest.raises(RemoteProtocolError):
-            node.receive(0.0, served)
-        assert not node.served
-
-
-LAYOUT = Layout.from_shapes([("weight", (8, 3))], small_tensor=1)
-
-
-def test_a_robot_that_asks_a_server_of_a_training_is_told_so():
-    said = refusal_of(ServerNode(parse_policy("bsp"), settings=ServerSettings()), hello())
-    assert "trains a team and answers no inferences" in said.text
-    asker = Asker.__new__(Asker)
-    asker.node = robot_of("robot", MODEL, planning_of(COSTS, plan_of(COSTS)), fallback="none", connect_limit_s=1.0)
-    asker.connect(served=False)
-    with pytest.raises(LinkLost, match="trains a team and answers no inferences"):
-        asker.say(said)
-    asker.connect(served=False)
-    with pytest.raises(RemoteProtocolError, match="expected a server that answers inferences"):
-        asker.say(Welcome("seed", bytes(16), "bsp", 0, 1, 0, 0, b""))
-
-
-def test_a_worker_that_comes_to_a_server_of_inferences_is_told_so():
-    worker = WorkerNode("robot", LAYOUT, LAYOUT.zeros(), request=JoinRequest())
-    server = server_of(MODEL)
-    ends = Link("server"), Link("robot")
-    worker.connecting(0.0, "server")
-    worker.link_up(0.0, ends[0])
-    server.link_up(0.0, ends[1])
-    for _ in range(3):
-        while (message := worker.poll(0.0)) is not None:
-            server.receive(0.0, ends[1], message)
-        while (message := server.poll(0.0, ends[1])) is not None:
-            try:
-                worker.receive(0.0, message)
-            except LinkLost as error:
-                worker.link_down(0.0, str(error))
-    assert ends[1].closing and not server.robots
-    assert "answers inferences and trains no team" in str(worker.failure)

@@ -208,8 +208,9 @@ class AnswererNode:
         delay_s = self._batches.delay_s()
         if len(self._batches) >= self.settings.queue_limit:
             self._turn_away(now, task, delay_s, f"{len(self._batches)} requests wait to be computed")
-        elif request.deadline_s and delay_s > request.deadline_s:
-            self._turn_away(now, task, delay_s, f"it would be computed in {delay_s:.3g} s, after its deadline")
+        elif delay_s and request.deadline_s and delay_s + self._batches.usual_s > request.deadline_s:
+            done_s = delay_s + self._batches.usual_s
+            self._turn_away(now, task, delay_s, f"it would be computed in {done_s:.3g} s, after its deadline")
 
     def _turn_away(self, now: float, task: Task, wait_s: float, cause: str) -> None:
         """Nothing comes of a request."""

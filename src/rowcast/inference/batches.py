@@ -26,13 +26,14 @@ class Batches:
 
     Attributes:
         computing: what the engine does now.
+        usual_s: what one computation takes (s).
     """
 
     def __init__(self, settings: AnswererSettings, usual_s: float = 0.0) -> None:
         self.computing: dict[Work, Task] = {}
         self._settings = settings
         self._waiting: dict[Task, float] = {}  # since when (s)
-        self._usual_s = usual_s
+        self.usual_s = usual_s
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -55,7 +56,7 @@ class Batches:
     def delay_s(self) -> float:
         """What a request that comes now is expected to wait for others (s)."""
         whole = len(self._waiting) / self._settings.batch_limit
-        return self._usual_s * (math.ceil(whole) + bool(self.computing))
+        return self.usual_s * (math.ceil(whole) + bool(self.computing))
 
     def due_at(self, others: bool) -> float:
         """When :meth:`take` has something (s); ``others``: there are robots that might ask meanwhile."""
@@ -96,7 +97,7 @@ class Batches:
     def done(self, works: Sequence[Work], seconds: float | None) -> list[Task]:
         """The engine has done some work in ``seconds``, or could not (``None``); whose that was."""
         if seconds is not None and not any(work.cancelled for work in works):
-            self._usual_s += (seconds - self._usual_s) / MEMORY if self._usual_s else seconds
+            self.usual_s += (seconds - self.usual_s) / MEMORY if self.usual_s else seconds
         tasks = [self.computing.pop(work) for work in works]
         for task in tasks:
             task.work = None

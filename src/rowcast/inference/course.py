@@ -87,6 +87,10 @@ class Course:
         """The robot computes the whole model where the server does not answer in time."""
         return self._limits.fallback == "model"
 
+    @property
+    def _local_s(self) -> float:
+        return self._own.local_s(self.planning.local_s)
+
     # -- the user's side ---------------------------------------------------------------------------------------
 
     def ask(self, now: float, inputs: Any, deadline_s: float | None = None) -> int:
@@ -104,18 +108,16 @@ class Course:
             ConfigError: the robot cannot keep the deadline by itself.
         """
         limit_s = self._limits.deadline_s if deadline_s is None else deadline_s
-        if limit_s is not None and self.has_fallback and limit_s < self.planning.local_s:
-            raise ConfigError(
-                f"deadline_s: expected at least {self.planning.local_s:.3g} s, which the robot takes for the model by "
-                f"itself, got {limit_s:g} s"
-            )
+        if limit_s is not None and self.has_fallback and limit_s < (local_s := self.planning.local_s):
+            what = f"expected at least {local_s:.3g} s, which the robot takes for the model by itself"
+            raise ConfigError(f"deadline_s: {what}, got {limit_s:g} s")
         self._tickets += 1
         inference = Inference(self._tickets, inputs, now, None if limit_s is None else now + limit_s)
-        if self._limits.newest_only:
-            while self.waiting:
-                self._over(now, self.waiting.popleft(), "", None, superseded=True)
+        while self.waiting and self._limits.newest_only:
+            self._over(now, self.waiting.popleft(), "", None, superseded=True)
         self.waiting.append(inference)
-        self._make_room(now)
+        if self.has_fallback:
+            self._own.make_room(now, [*self.active.values(), *self.waiting], self._local_s)
         self._next(now)
         return inference.ticket
 
@@ -123,18 +125,13 @@ class Course:
         """Nobody waits for this one any more; its outcome has ``error``."""
         for inference in [*self.waiting, *self.active.values()]:
             if inference.ticket == ticket:
-                self._end(now, inference, error)
+                self._over(now, inference, "", None, error=error)
         self._next(now)
 
     def end_all(self, now: float, error: RowcastError) -> None:
         """There will be no answer to anything."""
-        for inference in [*self.active.values(), *self.waiting]:
-            self._end(now, inference, error)
-
-    def _end(self, now: float, inference: Inference, error: RowcastError) -> None:
-        if inference in self.waiting:
-            self.waiting.remove(inference)
-        self._over(now, inference, "", None, error=error)
+        for inference in (*self.active.values(), *self.waiting):
+            self._over(now, inference, "", None, error=error)
 
     # -- the engine's side -------------------------------------------------------------------------------------
 
@@ -149,7 +146,7 @@ class Course:
         for work, result in zip(works, made, strict=True):
             if lane == PART:
                 self._part_made(now, work, result, seconds / len(works))
-            elif (inference := self._own.done(work, seconds)) is not None:
+            elif (inference := self._own.done(now, work, seconds)) is not None:
                 self._over(now, inference, "robot", result.value)
         self._next(now)
 
@@ -160,7 +157,7 @@ class Course:
         for work in works:
             if (exchange := self._exchanges.under_way(work.key)) is not None:
                 self._give_up_exchange(now, exchange, error)
-            elif (inference := self._own.done(work, 0.0)) is not None:
+            elif (inference := self._own.done(now, work, 0.0)) is not None:
                 self._over(now, inference, "", None, error=error)
         self._next(now)
 
@@ -174,6 +171,8 @@ class Course:
             return
         exchange.inference.spent.robot_s += seconds
         exchange.made(work, result.pieces)
+        if exchange.frames:
+            self.uplink.ready(now, exchange.inference.spent)
         if result.complete:
             exchange.complete, exchange.value = True, result.value
             self._check_done(now, exchange)
@@ -267,7 +266,9 @@ class Course:
     def _close(self, now: float, exchange: Exchange, *, dropped: bool = True) -> None:
         """End an exchange; tell the server where it does not know."""
         self._exchanges.close(now, exchange)
-        self.uplink.look(now)
+        self.uplink.withdrawn(now, exchange.inference.spent)
+        if (waiting := self._exchanges.to_send()) is not None:
+            self.uplink.ready(now, waiting.inference.spent)
         if dropped and not exchange.done and self.link is not None and not self.link.closing:
             self.link.say(Drop(exchange.number))
 
@@ -291,11 +292,7 @@ class Course:
         return due
 
     def _start_at(self, inference: Inference) -> float:
-        return inference.start_at(self.planning.local_s if self.has_fallback else None)
-
-    def _make_room(self, now: float) -> None:
-        if self.has_fallback:
-            self._own.make_room(now, [*self.active.values(), *self.waiting], self.planning.local_s)
+        return inference.start_at(self._local_s if self.has_fallback else None)
 
     def pass_time(self, now: float) -> None:
         """What is late is computed here, or given up."""
@@ -303,7 +300,8 @@ class Course:
             if inference.deadline_at is not None and now >= inference.deadline_at:
                 why = inference.trouble or "the link, or the server, was too slow"
                 limit_s = inference.deadline_at - inference.asked_at
-                self._end(now, inference, DeadlineMissed(f"no answer within {limit_s:g} s, and no fallback: {why}"))
+                error = DeadlineMissed(f"no answer within {limit_s:g} s, and no fallback: {why}")
+                self._over(now, inference, "", None, error=error)
         self._next(now)
 
     # -- what comes next ---------------------------------------------------------------------------------------
@@ -314,16 +312,18 @@ class Course:
         most = min(self._limits.in_flight, self._requests) if self.served else int(self.has_fallback)
         while self.waiting and len(self.active) < most:
             inference = self.waiting.popleft()
-            self.active[inference.ticket] = inference
+            self._activate(now, inference)
             self._begin(now, inference)
         late = [one for one in [*self.active.values(), *self.waiting] if self._start_at(one) <= now]
         if late and self._own.inference is None:
-            self._compute_whole(min(late, key=Inference.urgency))
+            self._compute_whole(now, min(late, key=Inference.urgency))
+
+    def _activate(self, now: float, inference: Inference) -> None:
+        self.active[inference.ticket] = inference
+        inference.begun_at = min(inference.begun_at, now)
 
     def _begin(self, now: float, inference: Inference) -> None:
-        apart = not self.served or now < self._busy_until
-        late = self._own.inference is None and now >= self._start_at(inference)
-        if self.has_fallback and (apart or late):
+        if self.has_fallback and (not self.served or now < self._busy_until):
             inference.local_at = now
         else:
             self._begin_remote(now, inference)
@@ -338,7 +338,9 @@ class Course:
             return
         assert self.link is not None
         exchange = self._exchanges.open(inference, plan)
-        left_s = 0.0 if inference.deadline_at is None else max(inference.deadline_at - now, 1e-6)
+        # Where the robot will be late, any answer before its own is of use.
+        late = self.has_fallback and now >= self._start_at(inference)
+        left_s = 0.0 if inference.deadline_at is None or late else max(inference.deadline_at - now, 1e-6)
         self.link.say(exchange.request(left_s))
         if self.has_fallback or decision.probe:
             inference.local_at = min(inference.local_at, inference.asked_at + decision.local_start_s)
@@ -348,13 +350,13 @@ class Course:
         self.rate_bps = 8 * size / seconds
         self.planning.chooser.delivered(now, size, seconds)
 
-    def _compute_whole(self, inference: Inference) -> None:
+    def _compute_whole(self, now: float, inference: Inference) -> None:
         """The robot computes the whole model."""
-        if inference in self.waiting:
+        if inference.ticket not in self.active:
             self.waiting.remove(inference)
-            self.active[inference.ticket] = inference
+            self._activate(now, inference)
         inference.plan = inference.plan or self.planning.local
-        self._own.begin(inference)
+        self._own.begin(now, inference)
 
     def _check_done(self, now: float, exchange: Exchange) -> None:
         if exchange.done:
@@ -377,7 +379,8 @@ class Course:
         if exchange is not None:
             self._close(now, exchange)
         self._own.end(now, inference)
-        self.active.pop(inference.ticket, None)
+        if self.active.pop(inference.ticket, None) is None and inference in self.waiting:
+            self.waiting.remove(inference)
         answer = exchange.answer if exchange is not None and by != "robot" else None
         outcome = Outcome(
             inference.ticket,
@@ -388,7 +391,7 @@ class Course:
             now,
             inference.deadline_at,
             version=0 if answer is None else answer.version,
-            joules=inference.spent.joules(now - inference.asked_at, self.planning.power),
+            joules=inference.spent.joules(now - inference.begun_at, self.planning.power),
             spent=inference.spent,
             error=error,
             superseded=superseded,

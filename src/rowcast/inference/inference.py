@@ -27,6 +27,7 @@ class Inference:
         asked_at: when they came (s).
         deadline_at: when the answer is wanted (s), or ``None``.
         plan: how it was begun, or ``None``.
+        begun_at: when its turn came (s), for the first time; infinite before.
         local_at: when the robot begins to compute the whole model, unless it must begin earlier (s).
         remote: what is exchanged with the server, where the plan says so and the link stands.
         local: the robot's own answer that is computed, or was.
@@ -39,6 +40,7 @@ class Inference:
     asked_at: float
     deadline_at: float | None
     plan: Plan | None = None
+    begun_at: float = math.inf
     local_at: float = math.inf
     remote: Exchange | None = None
     local: Work | None = None

@@ -33,14 +33,15 @@ class Spent:
     server_s: float = 0.0
     queued_s: float = 0.0
 
-    def joules(self, latency_s: float, power: PowerStates) -> float:
-        """Energy of the robot from the input to the answer (J); the server's is excluded.
+    def joules(self, seconds: float, power: PowerStates) -> float:
+        """Energy of the robot in ``seconds``: from when its turn came to the answer (J); the server's is excluded.
 
         The board draws ``stall_w`` all the time, and each kind of work what it takes on top.
         """
-        robot_s, sending_s = min(self.robot_s, latency_s), min(self.sending_s, latency_s)
+        seconds = max(seconds, 0.0)  # its turn never came
+        robot_s, sending_s = min(self.robot_s, seconds), min(self.sending_s, seconds)
         above = (power.compute_w - power.stall_w) * robot_s + (power.communicate_w - power.stall_w) * sending_s
-        return power.stall_w * latency_s + above
+        return power.stall_w * seconds + above
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Outcome:
         asked_at, done_at: when the input came, and when this was there (s).
         deadline_at: when it was wanted (s), or ``None``.
         version: of the server's parameters; 0 where the robot computed it alone.
-        joules: what the robot has spent (J).
+        joules: what the robot has spent since its turn came (J); inputs that wait cost nothing.
         spent: what it did.
         error: why there is no answer, or ``None``.
         superseded: a newer input took its place before its turn came.

@@ -48,15 +48,30 @@ class Uplink:
         self._counts: dict[int, int] = {}
         self._flight: dict[int, deque[_Frame]] = {}
         self._in_flight = 0
+        self._waiting: Spent | None = None  # rows of it are ready, and the link has not taken any
         self._busy_since = self._told_at = self._charged_at = 0.0
         self._untold = self._acked = self._sent = 0
         self._first: tuple[float, int] | None = None  # of this burst: when an acknowledgement came, bytes up to it
+
+    def ready(self, now: float, spent: Spent) -> None:
+        """Rows of an inference are there to be sent: from now on it is the link that they wait for."""
+        if not self._in_flight and self._waiting is None:
+            self._waiting = spent
+            self._told_at = self._charged_at = now
+
+    def withdrawn(self, now: float, spent: Spent) -> None:
+        """No more rows of an inference are to be sent."""
+        self.look(now)
+        if self._waiting is spent:
+            self._waiting = None
 
     def send(self, now: float, rows: Rows, spent: Spent) -> Rows:
         """The frame as it is sent now, on behalf of an inference."""
         number = self._counts[rows.stream] = self._counts.get(rows.stream, 0) + 1
         size = frame_bytes(rows)
         if not self._in_flight:
+            self.look(now)
+            self._waiting = None
             self._busy_since, self._told_at = now, now + self.round_trip_s
             self._charged_at = now
             self._untold = self._acked = 0
@@ -95,10 +110,11 @@ class Uplink:
             self._tell(now, max(now - self._told_at, GRAIN_S / 10))
 
     def _charge(self, now: float) -> None:
-        """The link was busy until now for the oldest frame that is on its way."""
+        """The link was busy until now for the oldest frame that is on its way, or did not take the first one."""
         oldest = min((sent[0] for sent in self._flight.values() if sent), key=lambda frame: frame.order, default=None)
-        if oldest is not None:
-            oldest.spent.sending_s += now - self._charged_at
+        spent = self._waiting if oldest is None else oldest.spent
+        if spent is not None:
+            spent.sending_s += now - self._charged_at
             self._charged_at = now
 
     def _measure_trip(self, now: float) -> None:
@@ -115,12 +131,12 @@ class Uplink:
         self._untold, self._told_at = 0, now
 
     def look(self, now: float) -> None:
-        """Count and tell what there is by now: also that bytes are on their way, and nothing arrives."""
+        """Count and tell what there is by now: also that bytes are on their way, or wait, and nothing arrives."""
         self._charge(now)
-        if self._in_flight and now - self._told_at >= GRAIN_S:
+        if (self._in_flight or self._waiting is not None) and now - self._told_at >= GRAIN_S:
             self._tell(now, now - self._told_at)
 
     def lost(self, now: float) -> None:
         """The connection has ended."""
         self.look(now)
-        self._counts, self._flight, self._in_flight = {}, {}, 0
+        self._counts, self._flight, self._in_flight, self._waiting = {}, {}, 0, None

@@ -93,6 +93,10 @@ class Engine(Protocol):
         """
         ...
 
+    def is_trivial(self, works: Sequence[Work]) -> bool:
+        """Whether there is so little to do that it may be done between two messages: nothing to compute or to code."""
+        ...
+
     def forget(self, key: Hashable) -> None:
         """Nothing more comes of this request. Called between two runs, on the same thread."""
         ...

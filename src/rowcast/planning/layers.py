@@ -23,6 +23,8 @@ __all__ = ["Prefixes", "chain", "heavy_load", "local", "offload", "pipeline"]
 UNIT = 1e-9
 #: More than any cut costs, and far from the end of int64: 2.9 years in nanoseconds, many of which can be added up.
 INFINITE = 1 << 56
+#: No tensor or operator costs more, so that thousands of them cost less than that.
+MOST = 1 << 44
 
 
 def local(costs: CostModel, objective: Objective = LATENCY) -> Plan:
@@ -46,7 +48,7 @@ def pipeline(costs: CostModel, objective: Objective = LATENCY) -> Plan:
 
     def priced(elapsed_s: Floats, robot_s: Floats, link_s: Floats) -> Ints:
         joules = costs.joules(elapsed_s, robot_s, link_s)
-        return np.rint(objective.value(elapsed_s, joules) / UNIT).astype(np.int64)
+        return np.rint(np.minimum(objective.value(elapsed_s, joules) / UNIT, MOST)).astype(np.int64)
 
     profile, nothing = costs.profile, np.zeros(len(costs.graph))
     robot = priced(profile.robot_s, profile.robot_s, nothing)

@@ -29,7 +29,8 @@ class Captured:
     """A captured model; :func:`rowcast.split.capture` makes it.
 
     Parameters and buffers are those of the live module, read at each call: what a training step, ``load_state_dict``
-    or ``p.data = ...`` changes is seen. Values that depend on no input and no parameter are computed once.
+    or ``p.data = ...`` changes is seen; a module that is replaced by another is not.
+    Values that depend on no input and no parameter are computed once.
 
     Attributes:
         graph: one operator for each node that makes a tensor which depends on an input; inputs first.
@@ -41,7 +42,8 @@ class Captured:
         module: the model as a functional graph.
         net: the live module.
         inputs: what it is called with.
-        batched: requests can be put together along axis 0.
+        batched: inputs of several requests can be put together along axis 0; the answer is taken apart along
+            ``batch_axes``.
         digest: 16 bytes of the operators, and of names, types and shapes of parameters and constants.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rowcast.codecs.tensors import tensor_codec_by_id
+from rowcast.codecs.tensors import RawTensor, tensor_codec_by_id
 from rowcast.inference import Made, ModelSpec, Piece, Side, Work
 from rowcast.inference.work import cuts
 from rowcast.split.captured import Captured
@@ -144,6 +144,16 @@ class TorchEngine:
         request = self._taken_in(work)
         self._compute(work, request)
         return self._result(work, request)
+
+    def is_trivial(self, works: Sequence[Work]) -> bool:
+        """See :class:`rowcast.inference.Engine`."""
+        return all(not work.side.ops and self._is_plain(work) for work in works)
+
+    @staticmethod
+    def _is_plain(work: Work) -> bool:
+        """Tensors are as they are, on both ways."""
+        codecs = {*work.codecs.values(), *(piece.codec for piece in work.pieces if piece.payload is not None)}
+        return codecs <= {RawTensor.wire_id}
 
     def forget(self, key: Hashable) -> None:
         """See :class:`rowcast.inference.Engine`."""

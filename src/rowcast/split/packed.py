@@ -1,8 +1,8 @@
 """Convolutions by oneDNN with a weight that is brought into its order once for several slabs of rows.
 
-PyTorch does that anew at each call, which takes longer than the convolution itself where there are few pixels. The
-kernels are those that PyTorch calls, so the result is that of the whole image, and so is the memory format: channels
-last where the rows are, else contiguous.
+PyTorch does that anew at each call, which takes longer than the convolution itself where there are few pixels. It can
+be had for tensors with their channels last, as those are that come from a camera. Others are left to PyTorch: the
+kernel for channels last rounds differently, and slabs are to be computed by the kernel that computes the whole image.
 """
 
 from __future__ import annotations
@@ -13,38 +13,39 @@ from typing import Any
 
 import torch
 
-__all__ = ["FEW_PIXELS", "Packed", "can_pack", "convolve", "pack"]
+__all__ = ["FEW_PIXELS", "SMALL", "Packed", "can_pack", "channels_last", "convolve", "pack"]
 
 #: Pixels of which a convolution with a kernel of one pixel is not worth it: PyTorch multiplies matrices then.
 FEW_PIXELS = 64
+#: Elements of an image up to which PyTorch convolves by itself.
+SMALL = 20480
 
 
-def _operator(namespace: Any, name: str, arguments: str) -> Any:
-    """An operator of PyTorch; ``None`` where this build has none with these arguments."""
-    found = getattr(getattr(namespace, name, None), "default", None)
+def _operator(name: str, arguments: str) -> Any:
+    """An operator of oneDNN; ``None`` where this build of PyTorch has none with these arguments."""
+    found = getattr(getattr(torch.ops.mkldnn, name, None), "default", None)
     if found is None or [argument.name for argument in found._schema.arguments] != arguments.split():
         return None
     return found
 
 
 SETTINGS = "padding stride dilation groups"
-_PACK_LAST = _operator(torch.ops.mkldnn, "_reorder_convolution_weight", f"self {SETTINGS} input_size")
-_CONVOLVE_LAST = _operator(torch.ops.mkldnn, "_convolution_pointwise", f"X W B {SETTINGS} attr scalars algorithm")
-_PACK = _operator(torch.ops.aten, "mkldnn_reorder_conv2d_weight", f"self {SETTINGS} input_size")
-_CONVOLVE = _operator(torch.ops.aten, "mkldnn_convolution", f"self weight bias {SETTINGS}")
-_AVAILABLE = None not in (_PACK_LAST, _CONVOLVE_LAST, _PACK, _CONVOLVE)
+_PACK = _operator("_reorder_convolution_weight", f"self {SETTINGS} input_size")
+_CONVOLVE = _operator("_convolution_pointwise", f"X W B {SETTINGS} attr scalars algorithm")
+_PLAIN = torch.ops.aten.mkldnn_convolution.default
+_AVAILABLE = _PACK is not None and _CONVOLVE is not None
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A weight in the order that oneDNN wants.
+    """A weight as a convolution takes it.
 
     Attributes:
-        last: for rows with their channels last.
+        ordered: in oneDNN's order, for rows with their channels last; else as it is.
     """
 
     weight: torch.Tensor
-    last: bool
+    ordered: bool
 
 
 def can_pack(weight: torch.Tensor, groups: int) -> bool:
@@ -63,9 +64,9 @@ def pack(
     rows: torch.Tensor, weight: torch.Tensor, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Packed:
     """The weight for such rows, float32 [batch, channels, rows, columns]."""
-    if _channels_last(rows) or _channels_last(weight):
-        return Packed(_PACK_LAST(weight, padding, stride, dilation, 1, rows.shape), True)
-    return Packed(_PACK(weight.to_mkldnn(), padding, stride, dilation, 1, rows.shape), False)
+    if channels_last(rows) or channels_last(weight):
+        return Packed(_PACK(weight, padding, stride, dilation, 1, rows.shape), True)
+    return Packed(weight, False)
 
 
 def convolve(
@@ -75,15 +76,23 @@ def convolve(
     padding: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
+    large: bool,
 ) -> torch.Tensor:
-    """The convolution of rows, in the memory format for which the weight was packed."""
-    if packed.last:
-        made = _CONVOLVE_LAST(rows, packed.weight, bias, padding, stride, dilation, 1, "none", [], "")
-    else:
-        made = _CONVOLVE(rows.contiguous(), packed.weight, bias, padding, stride, dilation, 1)
-    result: torch.Tensor = made
-    return result
+    """The convolution of rows; its memory format is theirs.
+
+    Args:
+        large: the whole image is more than :data:`SMALL`, so that PyTorch leaves it to oneDNN, which it would not with
+            these rows.
+    """
+    if not packed.ordered:
+        if large:
+            alike: torch.Tensor = _PLAIN(rows.contiguous(), packed.weight, bias, padding, stride, dilation, 1)
+            return alike
+        return torch.conv2d(rows, packed.weight, bias, stride, padding, dilation)
+    made: torch.Tensor = _CONVOLVE(rows, packed.weight, bias, padding, stride, dilation, 1, "none", [], "")
+    return made
 
 
-def _channels_last(tensor: torch.Tensor) -> bool:
-    return tensor.shape[1] > 1 and tensor.stride(1) == 1 and tensor.shape[2] * tensor.shape[3] > 1
+def channels_last(tensor: torch.Tensor) -> bool:
+    """Whether the channels of one pixel of an image [batch, channels, rows, columns] lie side by side."""
+    return tensor.dim() == 4 and tensor.shape[1] > 1 and tensor.stride(1) == 1 and tensor.shape[2] * tensor.shape[3] > 1

@@ -165,12 +165,16 @@ class PlanMaker:
         """
         costs = self.costs()
         late = None
-        if self.deadline_s is not None and self.fallback:
-            late = LateStart.of(self.profile, self.deadline_s)
+        if self.fallback:
+            late = (
+                LateStart.without_deadline(self.profile)
+                if self.deadline_s is None
+                else LateStart.of(self.profile, self.deadline_s)
+            )
         table = self._table(costs)
         chooser = ByRate(table, self.rate, late, costs.link.goodput)
         return Planning(chooser, local(costs), self.profile.sustained_s, self.power)
 
     def _table(self, costs: CostModel) -> PlanTable:
         planner = METHODS[self.method]
-        return plan_table(lambda at: planner(at, self.objective), costs, LOWEST_BPS, HIGHEST_BPS, STEPS)
+        return plan_table(lambda at_rate: planner(at_rate, self.objective), costs, LOWEST_BPS, HIGHEST_BPS, STEPS)

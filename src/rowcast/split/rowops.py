@@ -18,9 +18,9 @@ from torch.fx import Node
 
 from rowcast.graphs import Identity, Resize, RowRule, RunningSum, Transposed, Window
 from rowcast.graphs.rules import NOTHING
-from rowcast.split.packed import FEW_PIXELS, can_pack, convolve, pack
-from rowcast.split.rowrules import conv_padding, pad_of
+from rowcast.split.packed import FEW_PIXELS, SMALL, can_pack, convolve, pack
 from rowcast.split.site import Site, sizes
+from rowcast.split.windowrules import conv_padding, pad_of
 
 __all__ = ["Emitter", "Slot", "Task", "emit_rows"]
 
@@ -217,7 +217,8 @@ def _convolved(program: Emitter, task: Task, rows: Slot, padding: list[int]) -> 
     # The order for larger kernels does not follow from the number of rows; another one than oneDNN wants costs 20 times
     # the convolution.
     packed = program.prepared(site.node, last - first if pixel else 0, pack, rows, weight, *settings)
-    return program.call(convolve, rows, packed, site.arguments["bias"], *settings)
+    whole = math.prod(size or 1 for size in sizes(task.source))
+    return program.call(convolve, rows, packed, site.arguments["bias"], *settings, whole > SMALL and not pixel)
 
 
 def _transposed(program: Emitter, task: Task) -> Slot:

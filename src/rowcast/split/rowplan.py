@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,19 @@ from rowcast.graphs import RowRule
 from rowcast.graphs.rules import NOTHING
 from rowcast.split.captured import Captured
 from rowcast.split.lowering import PREFIX, attribute
+from rowcast.split.packed import can_pack, channels_last
 from rowcast.split.rowrules import row_rules
 from rowcast.split.rowstep import Chunk, Layout, Step, plan_step
-from rowcast.split.site import Rows, Site, concrete
+from rowcast.split.site import Rows, Site, concrete, sizes
 
 __all__ = ["KEPT_STEPS", "Outside", "RowPlan"]
 
 #: Steps that a plan keeps: 16 slabs of which any number arrive at once have 136.
 KEPT_STEPS = 512
+#: A convolution waits for so many pixels of its result where its weight has so many elements: bringing the weight into
+#: oneDNN's order takes as long as 50 of them.
+LEAST_PIXELS = 64
+LARGE_WEIGHT = 1 << 16
 #: Plans that are kept for each model; a robot changes between few.
 KEPT_PLANS = 64
 
@@ -126,6 +132,7 @@ class RowPlan:
         self._known = {node: Rows(rule.out_rows, axis) for node, (rule, axis) in zip(self.nodes, places, strict=True)}
         self._sites: dict[int, Site] = {}
         self._shapes: dict[tuple[Node, int], list[int]] = {}
+        self._pixels: dict[int, int] = {}
         self._held: dict[Node, tuple[Any, str]] = {}
         inside = set(self.ops)
         self._consumers = {
@@ -195,6 +202,16 @@ class RowPlan:
         module = self._net.get_submodule(owner)
         return (module._parameters if own in module._parameters else module._buffers), own
 
+    def least_rows(self, op: int, batch: int) -> int:
+        """How many new rows there must be for an operator to be worth a call before it has all of its input.
+
+        A convolution with a large weight and few pixels takes as long as one with more.
+        """
+        if op not in self._pixels:
+            self._pixels[op] = pixels_of_row(self.site(op))
+        pixels = self._pixels[op]
+        return 1 if pixels == 0 else -(-LEAST_PIXELS // (pixels * batch))
+
     def first_needed(self, op: int, now: Sequence[int], summed: Mapping[int, tuple[int, Any]]) -> int:
         """The first row of a tensor that an operator will still read.
 
@@ -229,6 +246,19 @@ class RowPlan:
 
 
 _PLANS: WeakKeyDictionary[Captured, OrderedDict[Any, RowPlan]] = WeakKeyDictionary()
+
+
+def pixels_of_row(site: Site) -> int:
+    """Pixels of a row of what a convolution makes whose large weight is put in order at each call; else 0."""
+    weight = site.arguments.get("weight")
+    if not site.name.startswith("conv") or not isinstance(weight, Node):
+        return 0
+    if channels_last(site.inputs[0].meta["val"]) and can_pack(weight.meta["val"], site.arguments["groups"]):
+        return 0
+    if math.prod(size or 1 for size in sizes(weight)) < LARGE_WEIGHT or len(site.out_sizes) != 4:
+        return 0
+    axis = site.known[site.node].axis
+    return math.prod(size or 1 for size in site.out_sizes[2:]) // (site.out_sizes[axis] or 1) if axis else 0
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,8 @@ import torch
 from torch.fx import Node
 
 from rowcast.errors import ConfigError
-from rowcast.graphs import Barrier, Identity, Resize, RunningSum, Transposed, Window
+from rowcast.graphs import Barrier, Identity, RunningSum
+from rowcast.split import windowrules
 from rowcast.split.site import Place, Rows, Site, Sizes, axes_of, axis_of, sizes
 
 __all__ = ["default_axis", "row_rules"]
@@ -256,117 +257,6 @@ def _getitem(site: Site) -> Place | None:
     return Identity(rows.count), axis
 
 
-# Operators with windows.
-
-
-def _window_at(site: Site, spatial: int) -> tuple[int, int] | None:
-    """Index of the rows among the spatial axes, and their number; the axes in front are batch and channels."""
-    sole = site.sole()
-    if sole is None:
-        return None
-    node, axis, count = sole
-    return (axis - 2, count) if len(sizes(node)) == spatial + 2 and axis >= 2 else None
-
-
-def _convolution(site: Site) -> Place | None:
-    weight = site.arguments["weight"]
-    if not isinstance(weight, Node):
-        return None
-    shape = sizes(weight)
-    at = _window_at(site, len(shape) - 2)
-    if at is None:
-        return None
-    index, count = at
-    kernel = shape[index + 2] or 0
-    stride, dilation = site.spatial("stride", index, 1), site.spatial("dilation", index, 1)
-    if site.name.startswith("conv_transpose") or site.flag("transposed"):
-        extra = site.spatial("output_padding", index, 0)
-        return Transposed(count, kernel, stride, site.spatial("padding", index, 0), dilation, extra), index + 2
-    before, after = conv_padding(site, index, kernel, dilation)
-    return Window(count, kernel, stride, before, dilation, padding_after=None if before == after else after), index + 2
-
-
-def conv_padding(site: Site, index: int, kernel: int, dilation: int) -> tuple[int, int]:
-    """Padding of a convolution before and behind one spatial axis."""
-    padding = site.arguments["padding"]
-    if padding == "valid":
-        return 0, 0
-    if padding == "same":
-        total = dilation * (kernel - 1)
-        return total // 2, total - total // 2
-    both = site.spatial("padding", index, 0)
-    return both, both
-
-
-def _pool(site: Site) -> Place | None:
-    at = _window_at(site, pool_axes(site))
-    if at is None or (site.name.endswith("with_indices") and _uses_indices(site.node)):
-        return None
-    index, count = at
-    kernel = site.spatial("kernel_size", index, 1)
-    window = Window(
-        count,
-        kernel,
-        site.spatial("stride", index, kernel),
-        site.spatial("padding", index, 0),
-        site.spatial("dilation", index, 1),
-        site.flag("ceil_mode"),
-    )
-    return window, index + 2
-
-
-def pool_axes(site: Site) -> int:
-    """Spatial axes of a pooling, as its name says: ``max_pool2d``."""
-    return int(site.name[site.name.index("pool") + 4])
-
-
-def _uses_indices(node: Node) -> bool:
-    """Whether anyone reads more than the first result; indices count the elements of the whole image."""
-    return any(user.args[1] != 0 for user in node.users)
-
-
-def _adaptive(site: Site) -> Place | None:
-    at = _window_at(site, pool_axes(site))
-    if at is None:
-        return None
-    index, count = at
-    wanted = site.out_sizes[index + 2]
-    if wanted == 1:
-        return (RunningSum(count), None) if site.name.startswith("adaptive_avg") else None
-    if wanted is None or count % wanted:
-        return None
-    return Window(count, count // wanted, count // wanted), index + 2
-
-
-def _upsample(site: Site) -> Place | None:
-    at = _window_at(site, 2)
-    if at is None or at[0] != 0 or site.out_sizes[2] is None:
-        return None
-    mode = "nearest" if "nearest" in site.name else "bilinear"
-    factors = site.get("scale_factors")
-    scale = factors[0] if factors else site.get("scales_h")
-    rule = Resize(at[1], site.out_sizes[2], mode, site.flag("align_corners"), None if scale is None else float(scale))
-    return rule, 2
-
-
-def _pad(site: Site) -> Place | None:
-    """A constant around it; padded rows are rows of the result that read nothing."""
-    sole = site.sole()
-    if sole is None or site.arguments.get("mode", "constant") != "constant":
-        return None
-    node, axis, count = sole
-    before, after = pad_of(site.arguments["pad"], axis, len(sizes(node)))
-    if min(before, after) < 0:
-        return None
-    return (Window(count, 1, 1, before, padding_after=after) if before or after else Identity(count)), axis
-
-
-def pad_of(pad: Sequence[int], axis: int, ndim: int) -> tuple[int, int]:
-    """What ``torch.nn.functional.pad`` adds before and behind an axis: it is told of the last axis first."""
-    place = 2 * (ndim - 1 - axis)
-    return (pad[place], pad[place + 1]) if place + 1 < len(pad) else (0, 0)
-
-
 def _reduce(site: Site) -> Place | None:
     """A mean or a sum over some axes."""
     sole = site.sole()
@@ -379,26 +269,16 @@ def _reduce(site: Site) -> Place | None:
     return Identity(count), axis - (0 if site.flag("keepdim") else sum(dim < axis for dim in gone))
 
 
-def _pixel_shuffle(site: Site) -> Place | None:
-    at = _window_at(site, 2)
-    if at is None or at[0] != 0:
-        return None
-    factor = site.arguments["upscale_factor"]
-    rule = Resize(at[1], at[1] * factor)
-    exact = all(rule.need(row, row + 1) == (row // factor, row // factor + 1) for row in range(rule.out_rows))
-    return (rule, 2) if exact else None
-
-
 def _rules() -> dict[str, Rule]:
     """Name of an operator without its overload -> its rule."""
     table: dict[Rule, str] = {
         _pointwise: "_to_copy to clone contiguous detach alias lift_fresh_copy hardswish hardsigmoid hardtanh relu6 "
         "relu gelu silu mish",
         _dropout: "dropout",
-        _convolution: "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d",
-        _pool: "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d",
-        _adaptive: "adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool3d",
-        _upsample: "upsample_nearest2d upsample_bilinear2d",
+        windowrules.convolution: "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d",
+        windowrules.pool: "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d",
+        windowrules.adaptive: "adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool3d",
+        windowrules.upsample: "upsample_nearest2d upsample_bilinear2d",
         _batch_norm: "batch_norm _native_batch_norm_legit_no_training",
         _per_channel: "prelu _prelu_kernel",
         _linear: "linear",
@@ -413,9 +293,9 @@ def _rules() -> dict[str, Rule]:
         _expand: "expand",
         _slice: "slice",
         _getitem: "getitem",
-        _pad: "pad constant_pad_nd",
+        windowrules.pad: "pad constant_pad_nd",
         _reduce: "mean sum amax amin var std",
-        _pixel_shuffle: "pixel_shuffle",
+        windowrules.pixel_shuffle: "pixel_shuffle",
     }
     return {name: rule for rule, names in table.items() for name in names.split()}
 

@@ -124,6 +124,8 @@ class _Planner:
         rule = self.plan.rules[op]
         there = self.plan.graph.read_rows(op, now)
         before, after = now[op], rule.can(there)
+        if there < rule.rows and 0 < after - before < self.plan.least_rows(op, self.batch):
+            return
         if rule.incremental:
             self._add_up(op, there)
             if after == 0:

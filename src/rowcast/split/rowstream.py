@@ -20,6 +20,8 @@ class RowStream:
 
     The rows that are taken, put together, are what the operators give when they are computed at once (to float32
     rounding), however the rows were cut. Of each tensor only the rows are kept that some operator still has to read.
+    A convolution with a large weight and few pixels may wait for some rows more than it needs, since it would take
+    longer otherwise; with all of its input it is computed.
     Streams over the same operators of one model share what they planned; one thread at a time may use them.
 
     Rows that are pushed are not copied: leave them as they are until the request is finished. Rows that were taken may

@@ -51,6 +51,10 @@ class SlowerEngine:
         """See :class:`rowcast.inference.Engine`."""
         self._engine.forget(key)
 
+    def is_trivial(self, works: Sequence[Work]) -> bool:
+        """See :class:`rowcast.inference.Engine`."""
+        return self._engine.is_trivial(works)
+
 
 def slowed(profile: Profile, times: float) -> Profile:
     """The times of a robot so many times slower. Waits for the processor, beyond the usual, are not multiplied."""

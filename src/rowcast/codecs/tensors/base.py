@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,6 +32,8 @@ DTYPES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     *("float16", "float32", "float64"),
 )
+#: The names again: numpy works them out each time.
+_NAMES: dict[np.dtype[Any], str] = {np.dtype(name): name for name in DTYPES}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class TensorType:
             shape = tuple(operator.index(size) for size in self.shape)
         except TypeError as error:
             raise ConfigError(f"tensor: expected an element type and whole sizes, got {error}") from error
-        if dtype.name not in DTYPES:
+        if dtype not in _NAMES:
             raise ConfigError(f"tensor: expected elements of {', '.join(DTYPES)}, got {dtype}")
         if not shape or min(shape) < 1:
             raise ConfigError(f"tensor: expected sizes of 1 or more, at least one, got {list(shape)}")
@@ -82,6 +84,11 @@ class TensorType:
         if not -len(self.shape) <= found < len(self.shape):
             raise ConfigError(f"tensor: {name}: expected an axis of {list(self.shape)}, got {axis!r}")
         return found % len(self.shape)
+
+    @property
+    def name(self) -> str:
+        """Of the element type, one of :data:`DTYPES`."""
+        return _NAMES[self.dtype]
 
     @property
     def rows(self) -> int:
@@ -108,7 +115,9 @@ class TensorType:
             raise LocalProtocolError(f"slab: expected rows within 0 .. {self.rows}, got {start} .. {stop}")
         sizes = list(self.shape)
         sizes[self.row_axis] = stop - start
-        return replace(self, shape=tuple(sizes))
+        slab = object.__new__(TensorType)  # what was checked of the tensor holds for it too, and there are many
+        vars(slab).update(vars(self), shape=tuple(sizes))
+        return slab
 
     def index(self, start: int, stop: int) -> tuple[slice, ...]:
         """Where these rows are in an array of this type: ``array[tensor.index(start, stop)]``."""
@@ -163,7 +172,7 @@ class TensorCodec(Protocol):
 
 def expect_carried(codec: TensorCodec, tensor: TensorType) -> None:
     """Raise :class:`ConfigError` unless the codec carries elements of this type."""
-    if tensor.dtype.name not in codec.dtypes:
+    if tensor.name not in codec.dtypes:
         raise ConfigError(f"{codec.name}: carries {', '.join(codec.dtypes)}, not {tensor.dtype}; choose another codec")
 
 

@@ -54,5 +54,5 @@ class InferenceServer(Server[AnswererNode]):
             self._lanes = None
 
     def _attended(self) -> None:
-        if self._lanes is not None:
-            self._lanes.look()
+        if self._lanes is not None and self._lanes.look():
+            self._soon()

@@ -94,7 +94,8 @@ class InferenceThread(NetworkThread):
     def _attended(self) -> None:
         if self._lanes is None:
             self._lanes = Lanes(self.node, self._engines, self._attend, f"rowcast-{self.node.name}")
-        self._lanes.look()
+        if self._lanes.look() and self.connection is not None:
+            self.connection.pump()
         if self.node.forward_s is not None and self.node.forward_s != self._forward_s:
             self._forward_s = self.node.forward_s
             self._welcomed(self._forward_s)

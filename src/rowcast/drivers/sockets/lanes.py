@@ -66,16 +66,26 @@ class Lanes:
         for thread in self._threads:
             thread.start()
 
-    def look(self) -> None:
-        """Give idle threads what there is to do."""
+    def look(self) -> bool:
+        """Give idle threads what there is to do. What is trivial is done here: it takes less than waking a thread.
+
+        Returns:
+            Whether something was done, so that the node may have something to say.
+        """
+        done = False
         for lane, busy in self._busy.items():
-            if busy:
-                continue
-            works = self._node.take_work(self._loop.time(), lane)
-            forgotten = self._node.take_forgotten() if lane == self._node.lanes[0] else []
-            if works or forgotten:
-                self._busy[lane] = bool(works)
-                self._orders[lane].put((forgotten, works))
+            while not busy:
+                works = self._node.take_work(self._loop.time(), lane)
+                forgotten = self._node.take_forgotten() if lane == self._node.lanes[0] else []
+                if works and not forgotten and self._engines[lane].is_trivial(works):
+                    self._finish(lane, works, *self._run(lane, works))
+                    done = True
+                    continue
+                if works or forgotten:
+                    busy = self._busy[lane] = bool(works)
+                    self._orders[lane].put((forgotten, works))
+                break
+        return done
 
     async def close(self) -> None:
         """End the threads; what is computed now is finished first."""
@@ -91,27 +101,33 @@ class Lanes:
             forgotten, works = order
             for key in forgotten:
                 engine.forget(key)
-            if not works:
-                continue
-            begun = time.perf_counter()
-            made: Sequence[Made] = ()
-            fault: Exception | None = None
-            try:
-                made = engine.run(works)
-            except Exception as error:  # of the user's model: it concerns these requests, and the node goes on
-                fault = error
-            self._loop.call_soon_threadsafe(self._done, lane, works, made, time.perf_counter() - begun, fault)
+            if works:
+                self._loop.call_soon_threadsafe(self._done, lane, works, *self._run(lane, works))
+
+    def _run(self, lane: str, works: Sequence[Work]) -> tuple[Sequence[Made], float, Exception | None]:
+        """What came of some work, the seconds that it took, and what went wrong."""
+        begun = time.perf_counter()
+        try:
+            made = self._engines[lane].run(works)
+        except Exception as error:  # of the user's model: it concerns these requests, and the node goes on
+            return (), time.perf_counter() - begun, error
+        return made, time.perf_counter() - begun, None
 
     def _done(
         self, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float, fault: Exception | None
     ) -> None:
         self._busy[lane] = False
+        self._finish(lane, works, made, seconds, fault)
+        self._changed()
+
+    def _finish(
+        self, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float, fault: Exception | None
+    ) -> None:
         now = self._loop.time()
         if fault is None:
             self._node.work_done(now, lane, works, made, seconds)
         else:
             self._node.work_failed(now, works, self._explained(fault))
-        self._changed()
 
     def _explained(self, fault: Exception) -> RowcastError:
         """What went wrong; where it came from is shown the first time."""
