@@ -341,7 +341,7 @@ def _profile(model: Captured, options: RemoteOptions) -> Profile:
     if given is None:
         here = measure(model, seconds=MEASURE_S).faster(robot=1 / options.slower)
         # Nothing is known of the server until it says what it takes.
-        return replace(here, server_s=0 * here.server_s, server_floor_s=0.0)
+        return replace(here, server_s=0 * here.server_s, server_floor_s=0.0, server_step_s=0.0)
     if isinstance(given, Profile):
         given.check(model.graph)
         return given
