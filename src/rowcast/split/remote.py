@@ -49,7 +49,7 @@ class Answer:
         value: in the structure that ``forward`` gives.
         by: ``"robot"``, ``"server"`` or ``"both"`` computed it.
         exact: whether it is that of the undivided model, but for the order of floating-point sums.
-        plan: the method that was begun: ``"local"``, ``"offload"``, ``"pipeline"`` or ``"streamed"``.
+        plan: how it was begun: ``"local"``, ``"offload"``, ``"pipeline"`` (a cut inside the model) or ``"streamed"``.
         latency_s: from the input to the answer (s).
         missed: whether it came after its deadline.
         version: of the server's parameters; 0 where the robot has computed it alone, and where they are fixed.
@@ -79,7 +79,7 @@ class Answer:
             outcome.value,
             outcome.by,
             outcome.exact,
-            "" if plan is None else plan.method,
+            "" if plan is None else plan.kind,
             outcome.latency_s,
             outcome.missed,
             outcome.version,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import statistics
 import threading
 import time
@@ -22,6 +24,8 @@ from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.versions import Versions
 
 __all__ = ["Serving", "serve"]
+
+log = logging.getLogger("rowcast")
 
 #: The whole model is measured for so long (s), or so many times.
 MEASURE_S, MEASURE_TIMES = 1.0, 7
@@ -172,7 +176,9 @@ def serve(
         journal_file=journal_file,
         insecure=insecure,
     ) as serving:
-        serving.wait()
+        log.info("answering inferences on port %d", serving.port)
+        with contextlib.suppress(KeyboardInterrupt):
+            serving.wait()
 
 
 def forward_seconds(model: Captured) -> float:
