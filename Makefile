@@ -51,6 +51,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/goodput.py --check
 	$(BIN)/python benchmarks/split.py --check
 	$(BIN)/python benchmarks/split_rows.py --check
+	$(BIN)/python benchmarks/split_sockets.py --check
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:

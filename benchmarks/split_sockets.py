@@ -289,12 +289,17 @@ def measured(options: argparse.Namespace) -> None:
 
 ROLES = {"measure": measured, "serve-corner": serve_corner, "serve-profile": serve_profile, "shape": shape}
 
-if __name__ == "__main__":
+
+def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", type=Path, help="the folder that holds lopinfer-artifact")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the run over TCP")
     parser.add_argument("--role", choices=ROLES, default="measure", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     torch.set_num_threads(1)
-    given = parser.parse_args()
-    ROLES[given.role](given)
+    options = parser.parse_args()
+    ROLES[options.role](options)
+
+
+if __name__ == "__main__":
+    main()

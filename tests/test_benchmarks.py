@@ -25,6 +25,7 @@ TINY = {
     "simulate": ["--tiny"],
     "split": ["--tiny"],
     "split_rows": ["--tiny"],
+    "split_sockets": ["--tiny"],
     "step_cost": ["--tiny"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],

@@ -215,6 +215,20 @@ def test_what_is_dropped_in_the_queue_or_in_the_middle_is_not_answered():
     assert host.engine.held == set()
 
 
+def test_what_was_stopped_in_the_middle_does_not_tell_how_long_it_takes():
+    host = Clocked(2, batch_limit=1, forward_s=FORWARD_S)
+    for number in range(1, 6):
+        whole(host.guests[0], number)
+        works = host.take()
+        host.guests[0].say(Drop(number))
+        host.done(works, 1e-6)
+    whole(host.guests[0], 6)
+    works = host.take()
+    host.guests[1].say(request(deadline_s=1.5 * FORWARD_S))
+    assert "after its deadline" in busy_of(host.guests[1]).cause
+    host.done(works)
+
+
 def test_in_virtual_time_the_fast_do_not_wait_for_the_slow():
     """One robot's link is a hundred times slower; the others' answers take as long as without it."""
     latency_s = {}

@@ -75,21 +75,6 @@ def test_every_plan_gives_the_answer_of_the_undivided_model(on, slabs, coded):
     assert world.simulation.server.answered == 3
 
 
-def test_rows_that_nothing_is_computed_of_may_come_after_the_answer():
-    """A skip with stride 2 never reads the last row: the answer is complete before that row arrives."""
-    costs = costs_of(MODEL, rate_bps=1e5, round_trip_s=0.0)
-    graph = MODEL.graph
-    world = World(MODEL, costs, dataclasses.replace(plan_of(costs, frozenset({6}), 1), slabs=12))
-    assert world.plan.up == (3,) and graph.ops[6].rule.need(0, 6) == (0, 11)
-    world.add()
-    for number in range(4):
-        world.at(0.1 + number / 2, world.ask)
-    world.run(5.0)
-    assert {outcome.by for outcome in world.check().values()} == {"both"}
-    assert not [record for record in world.journals["server"].records if record["event"] == "error"]
-    assert len([record for record in world.journals["robot"].records if record["event"] == "link_up"]) == 1
-
-
 # -- random schedules --------------------------------------------------------------------------------------------------
 
 

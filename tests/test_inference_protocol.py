@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
@@ -79,6 +80,10 @@ WRONG_UP = {
     "too many coded bytes": ([request()], rows(1, 0, 5, codec=DEFLATE, payload=np.zeros(10_000, np.uint8))),
     "a frame left out": ([request(), rows(1, 0, 5)], rows(3, 5, 8)),
     "a frame twice": ([request(), rows(1, 0, 5)], rows(1, 5, 8)),
+    "more slabs than were announced": (
+        [request(), dataclasses.replace(rows(1, 0, 4), quota_end=True)],
+        dataclasses.replace(rows(2, 4, 8), quota_end=True),
+    ),
     "drop of nothing": ([request()], Drop(2)),
     "drop of 0": ([request()], Drop(0)),
     "a number again": ([request()], request()),
@@ -164,6 +169,28 @@ def test_what_comes_late_is_normal_for_the_server():
     guest.say(Drop(3), Heartbeat({"rate_bps": 1.0}, 10))
     assert host.compute() == 1
     assert same(answer_of(guest.heard(), 2), TRUTH)
+
+
+def test_rows_that_nothing_is_computed_of_may_come_after_the_answer():
+    """A skip with stride 2 never reads the last row: the answer is complete before that row arrives."""
+    assert MODEL.graph.ops[6].rule.need(0, 6) == (0, 11)
+    host = Host(requests_per_robot=1)
+    guest = Guest(host.server)
+    most = dataclasses.replace(rows(1, 0, 11, op=3), quota_end=True)
+    guest.say(request(1, up=(3,), down=(6,), codecs=(RAW,), slabs=12), most)
+    assert host.compute() == 1
+    assert isinstance(guest.heard()[-1], Answer)
+    guest.say(rows(2, 11, 12, op=3))
+    assert guest.heard() == [Ack(2, 1)]
+    guest.say(request(2), rows(3, 0, 12, of=2))
+    host.compute()
+    assert same(answer_of(guest.heard(), 2), TRUTH)
+    guest.say(request(3, up=(3,), down=(6,), codecs=(RAW,), slabs=12), dataclasses.replace(most, number=4, iteration=3))
+    assert host.compute() == 1
+    guest.say(rows(5, 11, 12, op=3, of=3))  # and before the answer was sent
+    assert host.compute() == 0
+    assert [message.number for message in guest.heard() if isinstance(message, Answer)] == [3]
+    assert host.engine.held == set()
 
 
 def test_who_reads_nothing_cannot_have_more_and_more_computed():

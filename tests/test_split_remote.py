@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from captured_models import NAMES, small
 from rowcast.config import AnswererSettings, AskerSettings
 from rowcast.errors import AuthenticationFailed, ConfigError, DeadlineMissed, ModelMismatch
 from rowcast.graphs import Profile
@@ -19,7 +20,6 @@ from rowcast.planning import Always, CostModel, Decision, LinkCosts, local, offl
 from rowcast.split import Remote, RemoteOptions, Serving, capture
 from rowcast.testing.zoo import SMALL
 
-KINDS = sorted(SMALL)
 ONE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -29,20 +29,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def captured():
-    """Small networks, captured when they are first asked for: name -> (captured, arguments)."""
-    known = {}
-
-    def of(name):
-        if name not in known:
-            net, arguments = SMALL[name]()
-            known[name] = capture(net, arguments), arguments
-        return known[name]
-
-    return of
 
 
 def slow(model, seconds=10.0):
@@ -69,7 +55,9 @@ def connected(remote):
 
 
 def force(remote, plan):
-    """Every input goes by this plan."""
+    """Every input goes by this plan; those that were made for the server's welcome are there before."""
+    assert remote._thread.wait(lambda: remote._thread._forward_s is not None, 20)
+    remote._planner.submit(lambda: None).result(20)
     costs = CostModel(remote.model.graph, slow(remote.model), LinkCosts.symmetric(1e7))
     remote._thread.replan(Planning(Always(Decision.of(plan)), local(costs), 1.0))
 
@@ -84,9 +72,9 @@ def costs_of(model, rate_bps=1e7):
     return CostModel(model.graph, slow(model, 0.05), LinkCosts.symmetric(rate_bps))
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_every_plan_gives_the_answer_of_the_undivided_model(captured, name):
-    model, arguments = captured(name)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_plan_gives_the_answer_of_the_undivided_model(name):
+    model, arguments = small(name)
     expected = model(*arguments)
     costs = costs_of(model)
     everything = costs.mask(offload(costs).on_server)
@@ -108,8 +96,8 @@ def test_every_plan_gives_the_answer_of_the_undivided_model(captured, name):
             assert answer.by == ("both" if plan.where == "both" else "server") and answer.exact
 
 
-def test_a_lossless_codec_changes_nothing_and_saves_bytes(captured):
-    model, _ = captured("camera")
+def test_a_lossless_codec_changes_nothing_and_saves_bytes():
+    model, _ = small("camera")
     image = (torch.arange(40 * 48).reshape(1, 40, 48, 1) // 30 % 200 + torch.tensor([0, 5, 9])).to(torch.uint8)
     with Serving(model, "127.0.0.1:0") as serving, connected(remote_of(serving, model)) as remote:
         plain = remote(image)
@@ -122,8 +110,8 @@ def test_a_lossless_codec_changes_nothing_and_saves_bytes(captured):
     assert answer.outcome.spent.up_bytes < 0.8 * plain.outcome.spent.up_bytes
 
 
-def test_without_a_server_the_robot_answers_itself(captured):
-    model, arguments = captured("resnet50")
+def test_without_a_server_the_robot_answers_itself():
+    model, arguments = small("resnet50")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with remote_of(port, model, deadline_s=30.0) as remote:
@@ -132,9 +120,9 @@ def test_without_a_server_the_robot_answers_itself(captured):
     assert answer.joules > 0 and answer.latency_s < 30.0 and answer.version == 0
 
 
-def test_a_server_that_goes_away_in_the_middle_is_made_up_for(captured):
+def test_a_server_that_goes_away_in_the_middle_is_made_up_for():
     """It takes a request and says nothing more: the robot's own answer is there, and equal."""
-    model, arguments = captured("unet-bilinear")
+    model, arguments = small("unet-bilinear")
     serving = Serving(model, "127.0.0.1:0")
     with connected(remote_of(serving, model)) as remote:
         entered, go_on = threading.Event(), threading.Event()
@@ -156,8 +144,8 @@ def test_a_server_that_goes_away_in_the_middle_is_made_up_for(captured):
     assert answer.by == "robot" and same(answer.value, model(*arguments))
 
 
-def test_a_restarted_server_is_found_again(captured):
-    model, arguments = captured("resnet50")
+def test_a_restarted_server_is_found_again():
+    model, arguments = small("resnet50")
     first = Serving(model, "127.0.0.1:0")
     port = first.port
     with connected(remote_of(first, model)) as remote:
@@ -170,14 +158,14 @@ def test_a_restarted_server_is_found_again(captured):
             assert remote(*arguments).by == "server"
 
 
-def test_models_that_differ_are_told_the_first_difference(captured):
-    model, _ = captured("resnet50")
+def test_models_that_differ_are_told_the_first_difference():
+    model, _ = small("resnet50")
     net, arguments = SMALL["resnet50"]()
     name, parameter = list(net.named_parameters())[3]
     with torch.no_grad():
         parameter[0] += 1
     other = capture(net, arguments)
-    another = captured("vgg19")[0]
+    another = small("vgg19")[0]
     with Serving(model, "127.0.0.1:0") as serving:
         for robots, pattern in ((other, f"other parameters.*{name}"), (another, "other operators.*here")):
             remote = remote_of(serving, robots, name=f"robot-{len(robots.graph)}")
@@ -185,8 +173,8 @@ def test_models_that_differ_are_told_the_first_difference(captured):
                 remote._thread.wait(lambda: False, 20)
 
 
-def test_secrets(captured, tmp_path):
-    model, arguments = captured("camera")
+def test_secrets(tmp_path):
+    model, arguments = small("camera")
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("a" * 40)
     wrong.write_text("b" * 40)
@@ -205,8 +193,8 @@ def test_secrets(captured, tmp_path):
         Remote("10.0.0.1:7118", model, name="robot", options=RemoteOptions(profile=slow(model)))
 
 
-def test_deadlines_that_cannot_be_kept(captured):
-    model, arguments = captured("camera")
+def test_deadlines_that_cannot_be_kept():
+    model, arguments = small("camera")
     with pytest.raises(ConfigError, match="expected at least 10 s"):
         remote_of(1, model, deadline_s=1.0)
     with remote_of(1, model, deadline_s=0.05, fallback=None) as remote, pytest.raises(DeadlineMissed):
@@ -215,9 +203,9 @@ def test_deadlines_that_cannot_be_kept(captured):
         remote(*arguments, deadline_s=0.001)
 
 
-def test_inputs_that_are_not_those_of_the_example(captured):
-    model, (image,) = captured("camera")
-    floats, arguments = captured("resnet50")
+def test_inputs_that_are_not_those_of_the_example():
+    model, (image,) = small("camera")
+    floats, arguments = small("resnet50")
     with remote_of(1, model) as remote, remote_of(1, floats) as other:
         with pytest.raises(ConfigError, match="uint8"):
             remote(image.float())
@@ -229,8 +217,8 @@ def test_inputs_that_are_not_those_of_the_example(captured):
             other(torch.full_like(arguments[0], float("nan")))
 
 
-def test_of_inputs_that_wait_only_the_newest_is_answered(captured):
-    model, (image,) = captured("camera")
+def test_of_inputs_that_wait_only_the_newest_is_answered():
+    model, (image,) = small("camera")
     with Serving(model, "127.0.0.1:0") as serving, connected(remote_of(serving, model)) as remote:
         entered, go_on = threading.Event(), threading.Event()
         run = serving._server._engine.run
@@ -252,8 +240,8 @@ def test_of_inputs_that_wait_only_the_newest_is_answered(captured):
         assert same(waiting[-1].result(30).value, model(image // 5))
 
 
-def test_an_image_that_is_overwritten_after_it_was_handed_in(captured):
-    model, (image,) = captured("camera")
+def test_an_image_that_is_overwritten_after_it_was_handed_in():
+    model, (image,) = small("camera")
     with Serving(model, "127.0.0.1:0") as serving, connected(remote_of(serving, model)) as remote:
         buffer = image.clone()
         future = remote.submit(buffer)
@@ -261,8 +249,8 @@ def test_an_image_that_is_overwritten_after_it_was_handed_in(captured):
         assert same(future.result(30).value, model(image))
 
 
-def test_requests_of_several_robots_are_computed_together(captured):
-    model, (image,) = captured("camera")
+def test_requests_of_several_robots_are_computed_together():
+    model, (image,) = small("camera")
     sizes = []
     settings = AnswererSettings(batch_wait_s=0.5)
     with Serving(model, "127.0.0.1:0", settings=settings) as serving:

@@ -87,6 +87,10 @@ class Course:
         """The robot computes the whole model where the server does not answer in time."""
         return self._limits.fallback == "model"
 
+    @property
+    def _local_s(self) -> float:
+        return self._own.local_s(self.planning.local_s)
+
     # -- the user's side ---------------------------------------------------------------------------------------
 
     def ask(self, now: float, inputs: Any, deadline_s: float | None = None) -> int:
@@ -104,18 +108,16 @@ class Course:
             ConfigError: the robot cannot keep the deadline by itself.
         """
         limit_s = self._limits.deadline_s if deadline_s is None else deadline_s
-        if limit_s is not None and self.has_fallback and limit_s < self.planning.local_s:
-            raise ConfigError(
-                f"deadline_s: expected at least {self.planning.local_s:.3g} s, which the robot takes for the model by "
-                f"itself, got {limit_s:g} s"
-            )
+        if limit_s is not None and self.has_fallback and limit_s < (local_s := self.planning.local_s):
+            what = f"expected at least {local_s:.3g} s, which the robot takes for the model by itself"
+            raise ConfigError(f"deadline_s: {what}, got {limit_s:g} s")
         self._tickets += 1
         inference = Inference(self._tickets, inputs, now, None if limit_s is None else now + limit_s)
         while self.waiting and self._limits.newest_only:
             self._over(now, self.waiting.popleft(), "", None, superseded=True)
         self.waiting.append(inference)
         if self.has_fallback:
-            self._own.make_room(now, [*self.active.values(), *self.waiting], self.planning.local_s)
+            self._own.make_room(now, [*self.active.values(), *self.waiting], self._local_s)
         self._next(now)
         return inference.ticket
 
@@ -128,7 +130,7 @@ class Course:
 
     def end_all(self, now: float, error: RowcastError) -> None:
         """There will be no answer to anything."""
-        for inference in [*self.active.values(), *self.waiting]:
+        for inference in (*self.active.values(), *self.waiting):
             self._over(now, inference, "", None, error=error)
 
     # -- the engine's side -------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ class Course:
         for work, result in zip(works, made, strict=True):
             if lane == PART:
                 self._part_made(now, work, result, seconds / len(works))
-            elif (inference := self._own.done(work, seconds)) is not None:
+            elif (inference := self._own.done(now, work, seconds)) is not None:
                 self._over(now, inference, "robot", result.value)
         self._next(now)
 
@@ -155,7 +157,7 @@ class Course:
         for work in works:
             if (exchange := self._exchanges.under_way(work.key)) is not None:
                 self._give_up_exchange(now, exchange, error)
-            elif (inference := self._own.done(work, 0.0)) is not None:
+            elif (inference := self._own.done(now, work, 0.0)) is not None:
                 self._over(now, inference, "", None, error=error)
         self._next(now)
 
@@ -290,7 +292,7 @@ class Course:
         return due
 
     def _start_at(self, inference: Inference) -> float:
-        return inference.start_at(self.planning.local_s if self.has_fallback else None)
+        return inference.start_at(self._local_s if self.has_fallback else None)
 
     def pass_time(self, now: float) -> None:
         """What is late is computed here, or given up."""
@@ -354,7 +356,7 @@ class Course:
             self.waiting.remove(inference)
             self._activate(now, inference)
         inference.plan = inference.plan or self.planning.local
-        self._own.begin(inference)
+        self._own.begin(now, inference)
 
     def _check_done(self, now: float, exchange: Exchange) -> None:
         if exchange.done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from rowcast.inference.inference import Inference
@@ -11,6 +12,13 @@ from rowcast.inference.outcome import ROUNDING_S
 from rowcast.inference.work import Piece, Work
 
 __all__ = ["OwnLane"]
+
+#: Of so many inferences it is remembered what they took; that counts from so many on.
+REMEMBERED, FEWEST = 64, 8
+#: The share of them that take no longer than what is counted with.
+QUANTILE = 0.95
+#: Less than this is no difference (s).
+GRAIN_S = 1e-5
 
 
 class OwnLane:
@@ -27,10 +35,27 @@ class OwnLane:
         self.inference: Inference | None = None
         self._model = model
         self._since: float | None = None
+        self._begun_at = 0.0
+        self._took: deque[float] = deque(maxlen=REMEMBERED)
 
-    def begin(self, inference: Inference) -> None:
+    def local_s(self, known_s: float) -> float:
+        """How long an inference takes here, from when it is decided until its answer is there (s).
+
+        What was measured beforehand, or what it took lately where that is more: a robot that is hot, or busy with
+        other things, begins earlier.
+
+        Args:
+            known_s: what was measured beforehand.
+        """
+        if len(self._took) < FEWEST:
+            return known_s
+        usual_s = sorted(self._took)[int(QUANTILE * (len(self._took) - 1))]
+        return usual_s if usual_s > known_s + GRAIN_S else known_s
+
+    def begin(self, now: float, inference: Inference) -> None:
         """Compute this one next; the lane must be free."""
         assert self.inference is None
+        self._begun_at = now
         graph = self._model.graph
         pieces = [Piece(op, 0, self._model.tensor(op).rows) for op in graph.inputs]
         inference.local = Work(("whole", inference.ticket), whole(graph), pieces, inputs=inference.inputs)
@@ -68,11 +93,12 @@ class OwnLane:
         self._since = now
         return (self.inference.local,)
 
-    def done(self, work: Work, seconds: float) -> Inference | None:
+    def done(self, now: float, work: Work, seconds: float) -> Inference | None:
         """The engine has done some work in ``seconds``; whose that was, if anybody still wants it."""
         inference = self.inference
         if inference is None or inference.local is not work:
             return None
+        self._took.append(now - self._begun_at)
         self.inference = None
         inference.spent.robot_s += seconds
         return inference
