@@ -32,6 +32,7 @@ from rowcast.split.inputs import check_finite
 from rowcast.split.plans import PlanMaker, check_method, coding_costs, profile_from
 from rowcast.split.profiling import measure
 from rowcast.split.slower import SlowerEngine
+from rowcast.split.warming import warm_codecs
 
 __all__ = ["Answer", "Remote", "RemoteOptions"]
 
@@ -176,6 +177,7 @@ class Remote:
         self.name = name
         self.model = model
         self._codecs, self._slower = options.codecs, options.slower
+        warm_codecs(model)
         self._maker = PlanMaker(
             model,
             _profile(model, options),

@@ -22,6 +22,7 @@ from rowcast.session import record_start
 from rowcast.split.captured import Captured
 from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.versions import Versions
+from rowcast.split.warming import warm_codecs
 
 __all__ = ["Serving", "serve"]
 
@@ -67,6 +68,7 @@ class Serving:
     ) -> None:
         host, port = split_address(address, 7118)
         secret = read_secret(secret_file) if secret_file is not None else None
+        warm_codecs(model)
         self._versions = Versions(model.net) if live else None
         journal, settings, link_settings = (
             Journal("server", forget),
