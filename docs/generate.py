@@ -347,6 +347,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "ServerSettings": lambda: settings(config.ServerSettings),
     "WorkerSettings": lambda: settings(config.WorkerSettings),
     "LinkSettings": lambda: settings(config.LinkSettings),
+    "AskerSettings": lambda: settings(config.AskerSettings),
+    "AnswererSettings": lambda: settings(config.AnswererSettings),
     "ServeSettings": serving,
     "RobotSettings": robot,
     "DemoSettings": demo,
