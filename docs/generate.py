@@ -354,8 +354,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "DemoSettings": demo,
     "Comparison": comparison,
     "RunSettings": measured_runs,
-    "AskerSettings": lambda: settings(config.AskerSettings),
-    "AnswererSettings": lambda: settings(config.AnswererSettings),
     "SplitServeSettings": split_serving,
     "CameraSettings": camera,
     "MethodSettings": split_methods,
