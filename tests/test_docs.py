@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import importlib
 import importlib.util
 import pkgutil
 import re
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
 
 import rowcast
+import rowcast.split
 from registries import REGISTRIES, forget_afterwards
 from rowcast.config import ServerSettings
 from rowcast.drivers.sockets import Server
@@ -33,6 +37,8 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 #: Addresses that the documentation has for its first server, and for its second one; the tests put those of their own
 #: servers in their place.
 ADDRESSES = (("10.0.0.1:7117", "127.0.0.1:7117"), ("127.0.0.1:7118",))
+#: That of a server of inferences, which such a page runs itself.
+ANSWERER = "127.0.0.1:7118"
 LIMIT_S = 60.0
 
 
@@ -61,6 +67,11 @@ class Block:
     def servers(self) -> int:
         """How many servers it needs."""
         return self._number("servers")
+
+    @property
+    def file(self) -> str | None:
+        """The name that it is to be saved under, and imported by others."""
+        return next((word.removeprefix("file=") for word in self.words if word.startswith("file=")), None)
 
     @property
     def secret(self) -> bytes | None:
@@ -111,6 +122,56 @@ def server(workers: int, secret: bytes | None = SECRET) -> Iterator[tuple[Server
         loop.close()
 
 
+@contextlib.contextmanager
+def answering(page: Path, blocks: list[Block], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Block]]:
+    """Run a block that answers inferences beside the others, if there is one; gives those, asking it."""
+    beside = [block for block in blocks if "background" in block.words]
+    if not beside:
+        yield blocks
+        return
+    (block,) = beside
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def moved(block: Block) -> Block:
+        return dataclasses.replace(block, text=block.text.replace(ANSWERER, address))
+
+    space: dict[str, Any] = {"__name__": "__main__"}
+    failures: list[BaseException] = []
+    waits = threading.Event()
+    wait = rowcast.split.Serving.wait
+
+    def run() -> None:
+        try:
+            exec(padded(page, block, moved(block).text), space)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            waits.set()
+
+    def waiting(serving: rowcast.split.Serving) -> None:
+        waits.set()
+        wait(serving)
+
+    monkeypatch.setattr(rowcast.split.Serving, "wait", waiting)
+
+    thread = threading.Thread(target=run, name="docs-answering")
+    thread.start()
+    try:
+        assert waits.wait(LIMIT_S)
+        yield [moved(other) for other in blocks if other is not block]
+    finally:
+        if "serving" in space:
+            space["serving"].close()
+        thread.join(LIMIT_S)
+        assert not failures and not thread.is_alive(), failures
+
+
+def padded(page: Path, block: Block, text: str) -> CodeType:
+    """The code of a block; a traceback shows the line of the page."""
+    return compile("\n" * (block.line - 1) + text, str(page), "exec")
+
+
 def run_block(page: Path, block: Block, names: dict[str, Any]) -> None:
     """Run one block; with several robots, once for each, each in a thread with its own name."""
     failures: list[BaseException] = []
@@ -120,8 +181,7 @@ def run_block(page: Path, block: Block, names: dict[str, Any]) -> None:
         for named, (_, address) in zip(ADDRESSES, running, strict=False):
             for each in named:
                 text = text.replace(each, address)
-        # Padded, so that a traceback shows the line of the page.
-        code = compile("\n" * (block.line - 1) + text, str(page), "exec")
+        code = padded(page, block, text)
         try:
             exec(code, own)
         except BaseException as error:
@@ -164,10 +224,16 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     Path("team.secret").write_bytes(SECRET + b"\n")
     Path("team.secret").chmod(0o600)
     forget_afterwards(monkeypatch)
+    monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, Any] = {"__name__": "__main__"}
+    blocks = [block for block in blocks_of(page) if "runnable" in block.words]
+    for block in blocks:
+        if block.file is not None:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, Path(block.file).stem, raising=False)
     try:
-        for block in blocks_of(page):
-            if "runnable" in block.words:
+        with answering(page, blocks, monkeypatch) as asking:
+            for block in asking:
                 run_block(page, block, names)
     finally:
         names.clear()

@@ -17,7 +17,7 @@ def record(journal: Journal, now: float, outcome: Outcome, rate_bps: float) -> N
         "inference",
         ticket=outcome.ticket,
         by=outcome.by,
-        plan=None if plan is None else plan.method,
+        plan=None if plan is None else plan.kind,
         slabs=None if plan is None else plan.slabs,
         predicted_s=None if plan is None else plan.latency_s,
         latency_s=outcome.latency_s,

@@ -112,7 +112,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "inference": {
         "ticket": "counts the inputs of this robot",
         "by": "'robot', 'server' or 'both' computed the answer; empty where there is none",
-        "plan": "method of the plan that it was begun with, or null",
+        "plan": "how it was begun: 'local', 'offload', 'pipeline' or 'streamed', or null",
         "slabs": "groups of rows of that plan, or null",
         "predicted_s": "seconds that the plan was predicted to take, or null",
         "latency_s": "seconds from the input to the answer, or to giving up",

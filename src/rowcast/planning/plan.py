@@ -116,6 +116,13 @@ class Plan:
             return "robot"
         return "both" if self.robot_s - self.coding_s > ROUNDING_S else "server"
 
+    @property
+    def kind(self) -> str:
+        """What it comes to, whoever has made it: ``"local"``, ``"offload"``, ``"pipeline"`` or ``"streamed"``."""
+        if self.slabs > 1:
+            return "streamed"
+        return {"robot": "local", "server": "offload", "both": "pipeline"}[self.where]
+
     def same_work(self, other: Plan) -> bool:
         """Whether both do the same, whatever they predict."""
         mine, its = ((p.on_server, p.slabs, p.inputs, p.up_codecs, p.down_codecs) for p in (self, other))

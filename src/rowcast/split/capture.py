@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,13 +28,15 @@ __all__ = ["UNSENDABLE_BYTES", "capture"]
 #: more, since planners count nanoseconds as whole numbers.
 UNSENDABLE_BYTES = 1 << 32
 Axes = int | None | Sequence[int | None]
+#: torch.export changes what all threads see while it runs.
+_CAPTURING = threading.Lock()
 
 
 def capture(net: torch.nn.Module, example: Any, *, row_axis: Axes = None) -> Captured:
     """The operators of a model.
 
     It takes seconds, nearly all of them in torch.export: some ten for a model of 500 operators. Move the model to its
-    device before.
+    device before. One model is captured at a time, whatever thread asks.
 
     Args:
         net: the model, in evaluation (``net.eval()``). Its parameters are not copied: the captured model answers with
@@ -51,6 +54,11 @@ def capture(net: torch.nn.Module, example: Any, *, row_axis: Axes = None) -> Cap
             which is the same for all inputs; the message names the line of its code, and what to do.
         ConfigError: an axis that an input does not have.
     """
+    with _CAPTURING:
+        return _capture(net, example, row_axis)
+
+
+def _capture(net: torch.nn.Module, example: Any, row_axis: Axes) -> Captured:
     _check_net(net)
     inputs = example if isinstance(example, tuple) else (example,)
     tensors = input_types(net, inputs, batched=False)

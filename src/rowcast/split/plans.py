@@ -154,7 +154,12 @@ class PlanMaker:
             return self
         share = forward_s / max(self.profile.local_s, 1e-9)
         times = self.profile
-        profile = replace(times, server_s=times.robot_s * share, server_floor_s=times.robot_floor_s * share)
+        profile = replace(
+            times,
+            server_s=times.robot_s * share,
+            server_floor_s=times.robot_floor_s * share,
+            server_step_s=times.robot_step_s * share,
+        )
         return replace(self, profile=profile)
 
     def planning(self) -> Planning:

@@ -32,6 +32,7 @@ from rowcast.split.inputs import check_finite
 from rowcast.split.plans import PlanMaker, check_method, coding_costs, profile_from
 from rowcast.split.profiling import measure
 from rowcast.split.slower import SlowerEngine, slowed
+from rowcast.split.warming import warm_codecs
 
 __all__ = ["Answer", "Remote", "RemoteOptions"]
 
@@ -49,7 +50,7 @@ class Answer:
         value: in the structure that ``forward`` gives.
         by: ``"robot"``, ``"server"`` or ``"both"`` computed it.
         exact: whether it is that of the undivided model, but for the order of floating-point sums.
-        plan: the method that was begun: ``"local"``, ``"offload"``, ``"pipeline"`` or ``"streamed"``.
+        plan: how it was begun: ``"local"``, ``"offload"``, ``"pipeline"`` (a cut inside the model) or ``"streamed"``.
         latency_s: from the input to the answer (s).
         missed: whether it came after its deadline.
         version: of the server's parameters; 0 where the robot has computed it alone, and where they are fixed.
@@ -79,7 +80,7 @@ class Answer:
             outcome.value,
             outcome.by,
             outcome.exact,
-            "" if plan is None else plan.method,
+            "" if plan is None else plan.kind,
             outcome.latency_s,
             outcome.missed,
             outcome.version,
@@ -175,6 +176,7 @@ class Remote:
         self.name = name
         self.model = model
         self._codecs = options.codecs
+        warm_codecs(model)
         self._maker = PlanMaker(
             model,
             _profile(model, options),
@@ -335,7 +337,7 @@ def _profile(model: Captured, options: RemoteOptions) -> Profile:
     if given is None:
         robot = slowed(measure(model, seconds=MEASURE_S), options.slower)
         # Nothing is known of the server until it says what it takes.
-        return replace(robot, server_s=0 * robot.server_s, server_floor_s=0.0)
+        return replace(robot, server_s=0 * robot.server_s, server_floor_s=0.0, server_step_s=0.0)
     if isinstance(given, Profile):
         given.check(model.graph)
         return given

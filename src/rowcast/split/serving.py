@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import statistics
 import threading
 import time
@@ -22,8 +24,11 @@ from rowcast.session import record_start
 from rowcast.split.captured import Captured
 from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.versions import Versions
+from rowcast.split.warming import warm_codecs
 
 __all__ = ["Serving", "ServingStatus", "serve"]
+
+log = logging.getLogger("rowcast")
 
 #: The whole model is measured for so long (s), or so many times.
 MEASURE_S, MEASURE_TIMES = 1.0, 7
@@ -84,6 +89,7 @@ class Serving:
     ) -> None:
         host, port = split_address(address, 7118)
         secret = read_secret(secret_file) if secret_file is not None else None
+        warm_codecs(model)
         self._versions = Versions(model.net) if live else None
         self.forward_s = forward_seconds(model)
         journal, settings, link_settings = (
@@ -217,7 +223,9 @@ def serve(
         journal_file=journal_file,
         insecure=insecure,
     ) as serving:
-        serving.wait()
+        log.info("answering inferences on port %d", serving.port)
+        with contextlib.suppress(KeyboardInterrupt):
+            serving.wait()
 
 
 def forward_seconds(model: Captured) -> float:
