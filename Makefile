@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FUZZ_INPUTS ?= 1000000
 
-.PHONY: setup demo paper test check bench fuzz faults mutate clean
+.PHONY: setup demo demo-split paper test check bench fuzz faults mutate clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,9 @@ setup: $(STAMP)  ## create .venv and install
 
 demo: $(STAMP)  ## a server, four workers, fading links: bsp, rog:4 and rowcast
 	$(BIN)/rowcast demo --policies bsp,rog:4,rowcast --seconds 40 --seed 0 --out demo-out
+
+demo-split: $(STAMP)  ## a robot and a server, a fading link: local, offload, pipeline and rowcast
+	$(BIN)/rowcast split demo --seconds 60 --seed 0 --out demo-split-out
 
 paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, with a report
 	$(BIN)/rowcast compare --task cruda-digits --policies bsp,ssp:4,ssp:20,flown:4,rog:4,rog:20 --links outdoor \
@@ -55,4 +58,4 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:
-	rm -rf $(VENV) demo-out bench-out paper-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out demo-split-out split-bench-out bench-out paper-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,7 +18,9 @@ from functools import cached_property
 import torch
 
 from common import Figure, arguments, finish
+from rowcast.planning import CostModel, LinkCosts, offload, streamed
 from rowcast.split import Captured, RowStream, capture
+from rowcast.split.profiling import measure
 from rowcast.testing.zoo import FULL, SMALL, Model, camera, resnet
 
 #: Slabs of the equality check; single rows come on top.
@@ -34,6 +36,11 @@ MEASURED = ("vgg19", "resnet50", "resnet50 480x640", "densenet121", "mobilenet-s
 #: Models that are measured behind a camera too: what follows uint8 [batch, row, column, colour] has its channels last.
 BEHIND_A_CAMERA = ("vgg19", "resnet50", "densenet121", "mobilenet-se", "unet-bilinear")
 COUNTS = (2, 4, 8)
+#: Models of which the planner's choice is measured, at these times of transfer over time of computing. A choice that
+#: loses is wrong; so much is noise.
+CHOSEN = ("vgg19", "resnet50", "densenet121", "mobilenet-se", "unet-bilinear")
+RATIOS = (0.25, 1.0, 4.0)
+NEVER_WORSE = 1.02
 #: Relative and absolute tolerance.
 TOLERANCE = 1e-5
 CUTS = 5
@@ -207,13 +214,13 @@ def overhead(wholes: Sequence[float], slabs: Sequence[Sequence[float]]) -> float
     return statistics.median(sum(each) / alone for each, alone in zip(slabs, wholes, strict=True))
 
 
-def latency(wholes: Sequence[float], slabs: Sequence[Sequence[float]]) -> float:
-    """Latency of streaming, of serial, where the transfer takes as long as the whole model."""
+def latency(wholes: Sequence[float], slabs: Sequence[Sequence[float]], ratio: float = 1.0) -> float:
+    """Latency of streaming, of serial, where the transfer takes ``ratio`` times as long as the whole model."""
     compute = statistics.median(wholes)
     clock = 0.0
     for place, times in enumerate(zip(*slabs, strict=True), 1):
-        clock = max(clock, compute * place / len(slabs[0])) + statistics.median(times)
-    return clock / (2 * compute)
+        clock = max(clock, ratio * compute * place / len(slabs[0])) + statistics.median(times)
+    return clock / ((1 + ratio) * compute)
 
 
 def figures_of_speed(subject: Subject, seconds: float, *, tiny: bool) -> list[Figure]:
@@ -238,10 +245,34 @@ def figures_of_speed(subject: Subject, seconds: float, *, tiny: bool) -> list[Fi
     return figures
 
 
+def figures_of_choice(subject: Subject, seconds: float, *, tiny: bool) -> list[Figure]:
+    """What the planner's choice of slabs comes to, measured, where the server computes everything.
+
+    The clock of the link is virtual; times are measured anew for the number of slabs that was chosen.
+    """
+    captured = subject.captured
+    graph = captured.graph
+    here = measure(captured, seconds=0.1 if tiny else 2.0)
+    profile = here.faster(robot=0.01)
+    compute, size = here.local_s, sum(graph.ops[op].bytes for op in graph.inputs)
+    figures = []
+    for ratio in (1.0,) if tiny else RATIOS:
+        costs = CostModel(graph, profile, LinkCosts(8 * size / (ratio * compute), 1e12, 0.0, 1.0))
+        plan, serial = streamed(costs), offload(costs)
+        found, predicted = 1.0, plan.latency_s / serial.latency_s
+        if plan.slabs > 1:
+            wholes, slabs = in_turns(subject, [plan.slabs], seconds)
+            found = latency(wholes, slabs[plan.slabs], ratio)
+        note = f"{plan.slabs} slabs, predicted {predicted:.2f}"
+        name = f"{subject.name}: chosen, transfer = {ratio:g} x compute"
+        figures.append(Figure(name, found, "of serial", None if tiny else NEVER_WORSE, note=note))
+    return figures
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--models", nargs="*", metavar="NAME", help=f"only these: {', '.join(FULL)}, ...")
-    parser.add_argument("--only", choices=("equality", "speed"), help="one half of it")
+    parser.add_argument("--only", choices=("equality", "speed", "choice"), help="a part of it")
     parser.add_argument("--seconds", type=float, default=4.0, help="of measurements for each model")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -253,15 +284,18 @@ def main() -> None:
     worst: list[list[float]] = []
     for name in options.models or zoo:
         subject = Subject(name, zoo[name])
-        if options.only != "speed" and name in FULL:
+        if options.only in (None, "equality") and name in FULL:
             found = equality(subject)
             worst.append(found)
             note = ", ".join(
                 f"{what} {value:.3f}" for what, value in zip(("slabs", "cuts", "batch"), found, strict=True)
             )
             figures.append(Figure(f"{name}: largest error", max(found), "of 1e-5", 1.0, note=note))
-        if options.only != "equality":
-            figures += figures_of_speed(subject, 0.0 if options.tiny else options.seconds, tiny=options.tiny)
+        seconds = 0.0 if options.tiny else options.seconds
+        if options.only in (None, "speed"):
+            figures += figures_of_speed(subject, seconds, tiny=options.tiny)
+        if options.only in (None, "choice") and name in CHOSEN:
+            figures += figures_of_choice(subject, seconds, tiny=options.tiny)
     finish("Split inference: row by row", figures, options)
 
 

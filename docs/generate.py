@@ -142,6 +142,34 @@ def demo() -> str:
     return settings(DemoSettings)
 
 
+def split_serving() -> str:
+    """What a server of inferences is told beside its settings."""
+    from rowcast.experiment.inference.settings import SplitServeSettings  # late: the other parts need no command
+
+    return settings(SplitServeSettings)
+
+
+def camera() -> str:
+    """What a robot that asks for inferences is told beside its settings."""
+    from rowcast.experiment.inference.settings import CameraSettings  # late: the other parts need no command
+
+    return settings(CameraSettings)
+
+
+def split_methods() -> str:
+    """Which methods of split inference are compared."""
+    from rowcast.experiment.inference.settings import MethodSettings  # late: the other parts need no command
+
+    return settings(MethodSettings)
+
+
+def split_demo() -> str:
+    """The settings of a demo of split inference."""
+    from rowcast.experiment.inference.settings import SplitDemoSettings  # late: the other parts need no command
+
+    return settings(SplitDemoSettings)
+
+
 def options_of_tasks() -> str:
     """What may be set of a built-in task."""
     from rowcast.tasks.cruda import CrudaOptions  # late: it loads PyTorch
@@ -326,6 +354,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "DemoSettings": demo,
     "Comparison": comparison,
     "RunSettings": measured_runs,
+    "SplitServeSettings": split_serving,
+    "CameraSettings": camera,
+    "MethodSettings": split_methods,
+    "SplitDemoSettings": split_demo,
     "CrudaOptions": options_of_tasks,
     "policies": policies,
     "options": options,

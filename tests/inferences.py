@@ -187,8 +187,8 @@ def engines_of(model, costs, kind=ValueEngine):
     profile, codecs = costs.profile, costs.tensors
     speed = codecs[0].server_speed if codecs else 1.0
     return (
-        kind(model, profile.robot_s, profile.robot_floor_s, codecs),
-        kind(model, profile.server_s, profile.server_floor_s, codecs, speed),
+        kind(model, profile.robot_s, profile.robot_floor_s, codecs, step_s=profile.robot_step_s),
+        kind(model, profile.server_s, profile.server_floor_s, codecs, speed, profile.server_step_s),
     )
 
 

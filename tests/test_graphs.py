@@ -93,7 +93,7 @@ def test_equal_graphs_have_equal_digests_and_the_first_difference_is_named() -> 
 
 def profile_of(graph: Graph) -> Profile:
     times = np.arange(len(graph)) * 1e-3
-    return Profile(times, times / 10, robot_floor_s=4e-5, server_floor_s=2e-5, local_p99_s=0.03)
+    return Profile(times, times / 10, 4e-5, 2e-5, 0.03, robot_step_s=3e-6, server_step_s=1e-6)
 
 
 def test_a_profile_and_its_graph_come_back_from_their_file(tmp_path: Path) -> None:
@@ -104,6 +104,7 @@ def test_a_profile_and_its_graph_come_back_from_their_file(tmp_path: Path) -> No
     assert profile.robot_s.tolist() == profile_of(small()).robot_s.tolist()
     assert profile.server_s.tolist() == profile_of(small()).server_s.tolist()
     assert (profile.robot_floor_s, profile.server_floor_s, profile.local_p99_s) == (4e-5, 2e-5, 0.03)
+    assert (profile.robot_step_s, profile.server_step_s) == (3e-6, 1e-6)
 
 
 def test_a_file_that_is_no_profile_says_what_is_wrong(tmp_path: Path) -> None:

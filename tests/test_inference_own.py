@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from inferences import model_of
 
+from inferences import model_of
 from rowcast.inference.inference import Inference
 from rowcast.inference.own import FEWEST, REMEMBERED, OwnLane
 

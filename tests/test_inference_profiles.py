@@ -57,7 +57,7 @@ def latency_of(model, costs, plan):
     return outcome
 
 
-def ratios(coded, slabs, seeds=range(14)):
+def ratios(coded, slabs, seeds=range(14), *, steps=False):
     """Latency in virtual time over what was predicted, for all cuts of random models.
 
     Tensors that travel together wait for half of a round trip once; the planner counts it for each.
@@ -65,6 +65,9 @@ def ratios(coded, slabs, seeds=range(14)):
     found = []
     for seed in seeds:
         model, costs = random_model(seed, coded)
+        if not steps:
+            profile = dataclasses.replace(costs.profile, robot_step_s=0.0, server_step_s=0.0)
+            costs = dataclasses.replace(costs, profile=profile)
         for on_server in cuts(model.graph):
             plan = plan_of(costs, on_server, slabs)
             if not plan.on_server:
@@ -86,6 +89,12 @@ def test_streamed_plans_of_coded_tensors_take_what_is_predicted(slabs):
     """Pieces of a slab are sent as soon as they are coded, so some take a little less."""
     found = ratios(True, slabs)
     assert found.min() > 0.96 and found.max() < 1.015
+
+
+@pytest.mark.parametrize("slabs", [2, 5])
+def test_slabs_that_wait_are_computed_together_and_take_fewer_steps_than_predicted(slabs):
+    found = ratios(False, slabs, steps=True)
+    assert found.max() < 1.015 and np.median(found) > 0.99 and (slabs == 2 or found.min() < 0.99)
 
 
 def test_serial_plans_of_coded_tensors_take_a_little_longer():

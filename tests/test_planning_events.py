@@ -78,12 +78,13 @@ def jobs_of(costs: CostModel, plan: Plan) -> list[Job]:
         for index, op in enumerate(graph.ops):
             share = worked[index, slab] - (worked[index, slab - 1] if slab else 0.0)
             side = "server" if index in plan.on_server else "robot"
-            whole, floor = (
-                (profile.server_s[index], profile.server_floor_s)
+            whole, floor, step = (
+                (profile.server_s[index], profile.server_floor_s, profile.server_step_s)
                 if side == "server"
-                else (profile.robot_s[index], profile.robot_floor_s)
+                else (profile.robot_s[index], profile.robot_floor_s, profile.robot_step_s)
             )
             work[side] += max(whole * share, min(whole, floor)) if share > 0 else 0.0
+            work[side] += step if 0 < share < 1 and whole else 0.0
             new = done[index, slab] - (done[index, slab - 1] if slab else 0.0)
             for way in (0, 1):
                 if new <= 0 or index not in names[way]:

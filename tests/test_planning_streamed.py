@@ -53,8 +53,7 @@ def random_costs(seed: int, floors: bool = True) -> CostModel:
     if random.random() < 0.6:
         ops.append(Op((last,), 400, Barrier(rows) if random.random() < 0.5 else RunningSum(rows)))
     robot, server = random.uniform(0, 0.02, len(ops)), random.uniform(0, 0.01, len(ops))
-    floor = (0.001, 0.0005) if floors else (0.0, 0.0)
-    profile = Profile(robot, server, *floor)
+    profile = Profile(robot, server, 1e-3, 5e-4, 0.0, 3e-4, 2e-4) if floors else Profile(robot, server)
     return CostModel(Graph(ops, [len(ops) - 1]), profile, LINK)
 
 
@@ -83,8 +82,10 @@ def simulated(costs: CostModel, on_server: set[int], slabs: int) -> float:
             side = "server" if index in on_server else "robot"
             seconds = float((costs.profile.robot_s if side == "robot" else costs.profile.server_s)[index])
             floor = costs.profile.robot_floor_s if side == "robot" else costs.profile.server_floor_s
+            step = costs.profile.robot_step_s if side == "robot" else costs.profile.server_step_s
             if done > work[index]:
                 spent[side] += max(seconds * (done - work[index]), min(seconds, floor))
+                spent[side] += step if seconds and done - work[index] < 1 else 0.0
             if rows > have[index]:
                 for way, crosses, rate in (("up", up, link.up_bps), ("down", down, link.down_bps)):
                     if crosses[index]:

@@ -94,6 +94,29 @@ def test_profiles_of_different_models_are_not_joined(heavy: Captured, tmp_path: 
         joined_files(tmp_path / "robot.json", tmp_path / "server.json")
 
 
+def test_a_step_costs_what_slabs_take_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worst of the numbers of slabs, shared by the steps in which operators compute a part of their rows."""
+    from rowcast.split import profiling
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.ReLU()).eval()
+    captured = capture(net, torch.zeros(1, 1, 32, 32))
+    monkeypatch.setattr(profiling, "_whole_runs", lambda captured, inputs, seconds: np.full(9, 1.0))
+    monkeypatch.setattr(profiling, "_streamed", lambda captured, inputs, slabs, wait: 1.0 + 0.1 * slabs)
+    # Of 2 operators each computes a part of its rows in each slab; 0.4 s in 8 steps, 1.6 s in 32.
+    assert measure(captured, seconds=0.01).robot_step_s == pytest.approx(0.05)
+    monkeypatch.setattr(profiling, "_streamed", lambda captured, inputs, slabs, wait: 0.5)
+    assert measure(captured, seconds=0.01).robot_step_s == 0.0
+
+
+def test_a_model_in_slabs_is_the_model(heavy: Captured) -> None:
+    from rowcast.split import profiling
+
+    captured, example = small("unet-bilinear")
+    waits = []
+    assert profiling._streamed(captured, example, 4, lambda: waits.append(1)) > 0 and waits == [1]
+    assert profiling._step(heavy, (torch.ones(1, 64, 4096),), 1e9) == 0.0
+
+
 def test_measuring_takes_time(heavy: Captured) -> None:
     with pytest.raises(ConfigError, match=r"expected seconds above 0, got 0"):
         measure(heavy, seconds=0)

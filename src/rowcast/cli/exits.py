@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, ParametersConflict, RemoteProtocolError
+from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, ModelMismatch, ParametersConflict, RemoteProtocolError
 
 __all__ = ["MEANINGS", "ExitCode", "exit_code"]
 
@@ -35,6 +35,7 @@ _BY_CLASS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (ConfigError, ExitCode.USAGE),
     (LayoutMismatch, ExitCode.REFUSED),
     (ParametersConflict, ExitCode.REFUSED),
+    (ModelMismatch, ExitCode.REFUSED),
     (RemoteProtocolError, ExitCode.REFUSED),
     (LinkLost, ExitCode.LINK),
 )

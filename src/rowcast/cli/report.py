@@ -11,7 +11,13 @@ __all__ = ["report"]
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What 'rowcast compare' or 'rowcast demo' wrote.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="What 'rowcast compare', 'rowcast demo', 'rowcast split bench' or 'rowcast split demo' wrote.",
+        ),
+    ],
 ) -> None:
     """Draw the finished runs of a folder: DIR/report/report.html, with a PNG and a CSV of each figure."""
     from rowcast.report import write_report

@@ -11,14 +11,12 @@ import numpy as np
 
 from rowcast.errors import ConfigError, near_match, visible
 from rowcast.graphs.graph import Graph, Op
-from rowcast.graphs.profile import Profile
+from rowcast.graphs.profile import SINGLE, Profile
 from rowcast.graphs.rules import RULES, RowRule
 
 __all__ = ["load_profile", "save_profile"]
 
 FORMAT = "rowcast profile 1"
-#: Numbers of a profile that are one for all operators.
-SINGLE = ("robot_floor_s", "server_floor_s", "local_p99_s")
 
 
 def save_profile(path: Path, graph: Graph, profile: Profile) -> None:

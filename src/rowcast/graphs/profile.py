@@ -10,7 +10,10 @@ import numpy.typing as npt
 from rowcast.errors import ConfigError
 from rowcast.graphs.graph import Graph
 
-__all__ = ["Profile", "Seconds"]
+__all__ = ["SINGLE", "Profile", "Seconds"]
+
+#: Numbers of a profile that are one for all operators.
+SINGLE = ("robot_floor_s", "server_floor_s", "local_p99_s", "robot_step_s", "server_step_s")
 
 Seconds = npt.NDArray[np.float64]
 
@@ -25,6 +28,9 @@ class Profile:
         robot_floor_s: the least that one operator takes on the robot, however few rows it computes: the launch of a
             kernel.
         server_floor_s: the same on the server.
+        robot_step_s: what an operator takes on top, on the robot, each time that it computes a part of its rows: slices
+            are made, and small ones are computed less well.
+        server_step_s: the same on the server.
         local_p99_s: the whole model on the robot, 99th percentile of a run long enough to be warm; 0: the sum of
             ``robot_s``. A robot is slower after minutes than after seconds, and a deadline is kept with this figure.
 
@@ -37,6 +43,8 @@ class Profile:
     robot_floor_s: float = 0.0
     server_floor_s: float = 0.0
     local_p99_s: float = 0.0
+    robot_step_s: float = 0.0
+    server_step_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("robot_s", "server_s"):
@@ -47,7 +55,7 @@ class Profile:
                 f"profile: expected one time for each operator on both sides, got {self.robot_s.shape} on the robot "
                 f"and {self.server_s.shape} on the server"
             )
-        for name in ("robot_s", "server_s", "robot_floor_s", "server_floor_s", "local_p99_s"):
+        for name in ("robot_s", "server_s", *SINGLE):
             values = np.atleast_1d(getattr(self, name))
             wrong = values[~((values >= 0) & np.isfinite(values))]
             if len(wrong):
@@ -76,7 +84,7 @@ class Profile:
         return max(self.local_p99_s, self.local_s)
 
     def faster(self, robot: float = 1.0, server: float = 1.0) -> Profile:
-        """The same model where robot and server are so many times as fast; kernel floors shrink with them.
+        """The same model where robot and server are so many times as fast; kernel floors and steps shrink with them.
 
         Raises:
             ConfigError: a factor that is not above 0.
@@ -89,4 +97,6 @@ class Profile:
             self.robot_floor_s / robot,
             self.server_floor_s / server,
             self.local_p99_s / robot,
+            self.robot_step_s / robot,
+            self.server_step_s / server,
         )

@@ -48,6 +48,7 @@ class AnswererNode:
         lanes: what is computed side by side.
         answered: requests that were answered.
         turned_away: requests that were told to come later.
+        computations, computed: how often the engine has computed something, and for how many requests in all.
     """
 
     lanes = (SERVE,)
@@ -67,6 +68,7 @@ class AnswererNode:
         self.journal = journal or Journal("server")
         self.has_secret = secret is not None
         self.answered = self.turned_away = 0
+        self.computations = self.computed = 0
         self._hosting = Hosting(model, self.settings, secret, live=live, journal=self.journal, entropy=entropy)
         self._hosting.forward_s = forward_s
         self._batches = Batches(self.settings, forward_s)
@@ -79,6 +81,11 @@ class AnswererNode:
     def robots(self) -> dict[str, Robot]:
         """Robots that are connected, by name."""
         return {robot.name: robot for robot in self._hosting.robots.values()}
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the engine."""
+        return len(self._batches)
 
     # -- the driver's side -------------------------------------------------------------------------------------
 
@@ -284,6 +291,8 @@ class AnswererNode:
 
     def work_done(self, now: float, lane: str, works: Sequence[Work], made: Sequence[Made], seconds: float) -> None:
         """The engine has done some work, in ``seconds``."""
+        self.computations += 1
+        self.computed += len(works)
         for task, result in zip(self._batches.done(works, seconds), made, strict=True):
             if task.over:
                 continue

@@ -1,7 +1,7 @@
 """The robot: asks a server for inferences, and answers itself where the link does not let it.
 
 Here is what the driver calls. What a connection leads to before the robot may ask is the business of
-:mod:`~rowcast.inference.door`; how an inference goes of :mod:`~rowcast.inference.course`; what travels of
+:mod:`~rowcast.inference.door`; how an inference goes of :mod:`~rowcast.inference.asker_core`; what travels of
 :mod:`~rowcast.inference.inference`.
 """
 
@@ -22,7 +22,7 @@ from rowcast.errors import (
     StreamDamaged,
     VersionMismatch,
 )
-from rowcast.inference.course import Course
+from rowcast.inference.asker_core import AskerCore
 from rowcast.inference.door import Door
 from rowcast.inference.model import ModelSpec
 from rowcast.inference.plans import Planning
@@ -38,7 +38,7 @@ from rowcast.wire import Ack, Answer, Busy, Heartbeat, Leave, Message, Refusal, 
 __all__ = ["AskerNode"]
 
 
-class AskerNode(Course):
+class AskerNode(AskerCore):
     """One robot that asks for inferences.
 
     Args:
@@ -80,7 +80,7 @@ class AskerNode(Course):
         self._lost_at: float | None = None
 
     def ask(self, now: float, inputs: Any, deadline_s: float | None = None) -> int:
-        """See :meth:`Course.ask`. Of a robot that has given up, or left, the outcome says why."""
+        """See :meth:`AskerCore.ask`. Of a robot that has given up, or left, the outcome says why."""
         ticket = super().ask(now, inputs, deadline_s)
         if self.failure is not None or self.over:
             self.end_all(now, self.failure or LinkLost(f"{self.name}: it has left"))

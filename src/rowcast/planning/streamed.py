@@ -134,15 +134,19 @@ class _Slabs:
         share = np.diff(worked, axis=1, prepend=0.0)
         return _Slabs(
             np.diff(done, axis=1, prepend=0.0),
-            _seconds(share, profile.robot_s, profile.robot_floor_s),
-            _seconds(share, profile.server_s, profile.server_floor_s),
+            _seconds(share, profile.robot_s, profile.robot_floor_s, profile.robot_step_s),
+            _seconds(share, profile.server_s, profile.server_floor_s, profile.server_step_s),
         )
 
 
-def _seconds(share: Floats, whole_s: Floats, floor_s: float) -> Floats:
-    """float64 [ops, slabs]: ``max(t * share, min(t, floor))`` where there is something to do."""
+def _seconds(share: Floats, whole_s: Floats, floor_s: float, step_s: float) -> Floats:
+    """float64 [ops, slabs]: ``max(t * share, min(t, floor))`` where there is something to do, a part of it a step more.
+
+    An operator that takes no time is none: an input of the model.
+    """
     whole = whole_s[:, None]
-    times: Floats = np.where(share > 0, np.maximum(whole * share, np.minimum(whole, floor_s)), 0.0)
+    steps = step_s * ((share < 1) & (whole > 0))
+    times: Floats = np.where(share > 0, np.maximum(whole * share, np.minimum(whole, floor_s)) + steps, 0.0)
     return times
 
 

@@ -5,6 +5,9 @@ One way for all of them: read (:mod:`.read`, :mod:`.journals`) > values (:mod:`.
 :mod:`.moments`) > figures (``*_figure.py``) > what one looks at (:mod:`.sections`, :mod:`.page`, :mod:`.terminal`,
 :mod:`.results`). What needs no run stands beside: :mod:`.trace_figure`, and of split inference :mod:`.plans`,
 :mod:`.rates_figure` and :mod:`.inference_figure`.
+
+Runs of split inference go the same way: :mod:`.inferences` > :mod:`.methods_figure`, :mod:`.inference_figure` >
+:mod:`.inference_sections` > :mod:`.page`.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class Bars:
     title: str
     axis: str  #: text of the axis
     unit: str
+    over: str = "mean over steps and robots"  #: what means are over, where there are no seeds
 
 
 SECONDS = Bars("seconds_per_step_in", "Where a step's time goes", "seconds per step", "s")
@@ -80,7 +81,7 @@ def draw_bars(table: Table, bars: Bars, path: str | Path) -> None:
         axes.set_yticks(range(len(policies)), policies)
         axes.set_ylim(len(policies) - 0.45, -0.55)
         axes.set_xlim(0, 1.2 * longest)
-        over = "mean over seeds; whisker: 95 % interval of the whole" if certain else "mean over steps and robots"
+        over = "mean over seeds; whisker: 95 % interval of the whole" if certain else bars.over
         axes.set_xlabel(f"{bars.axis}, {over}")
         axes.tick_params(axis="y", length=0)
         plain_axes(axes, grid="x")

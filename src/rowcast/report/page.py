@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError, visible
+from rowcast.report.inference_sections import inference_sections
+from rowcast.report.inferences import SUMMARY, exactness_lines, read_comparison
 from rowcast.report.intervals import CONFIDENCE
 from rowcast.report.measures import at_the_end, step_count
 from rowcast.report.read import read_experiment
 from rowcast.report.results import write_results
-from rowcast.report.sections import TableOrFigure, sections
+from rowcast.report.sections import Section, TableOrFigure, sections
 from rowcast.report.table import shown
 from rowcast.report.values import Experiment
 from rowcast.version import __version__
@@ -27,7 +30,8 @@ PAGE = "report.html"
 def write_report(folder: str | Path) -> Path:
     """Draw what is in the folder of a comparison (or of a demo): ``FOLDER/report/*.png``, ``*.csv``, ``report.html``.
 
-    The page needs no other file and no network: the figures are in it. ``FOLDER/results.jsonl`` is renewed as well.
+    The page needs no other file and no network: the figures are in it. ``FOLDER/results.jsonl`` is renewed as well,
+    where policies of training were compared.
 
     Returns:
         The page.
@@ -37,29 +41,63 @@ def write_report(folder: str | Path) -> Path:
             installed, or a file that cannot be written.
     """
     environment = _environment()
+    if (Path(folder) / SUMMARY).is_file():
+        return _write_inferences(environment, Path(folder))
     experiment = read_experiment(folder)
     write_results(experiment)
-    target = experiment.folder / REPORT
+    target = _emptied(experiment.folder / REPORT)
+    found, notes = sections(experiment)
+    return _write_page(
+        environment,
+        target,
+        title=f"Comparison of policies: {visible(experiment.folder.resolve().name)}",
+        sections=found,
+        notes=notes,
+        lines=[],
+        count=len(experiment.runs),
+        missing=experiment.missing,
+        confidence=f"{100 * CONFIDENCE:g}",
+        settings=experiment.settings or experiment.runs[0].settings,
+        **_version_table([run.versions for run in experiment.runs]),
+        **_run_table(experiment),
+    )
+
+
+def _write_inferences(environment: Any, folder: Path) -> Path:
+    """The page of what ``rowcast split bench`` or ``rowcast split demo`` left."""
+    comparison = read_comparison(folder)
+    return _write_page(
+        environment,
+        _emptied(folder / REPORT),
+        title=f"Split inference: {visible(folder.resolve().name)}",
+        sections=inference_sections(comparison),
+        notes=[],
+        lines=exactness_lines(comparison),
+        count=len(comparison.runs),
+        missing=0,
+        confidence="",
+        settings=comparison.settings,
+        **_version_table([comparison.versions]),
+        runs=[],
+        ends=[],
+    )
+
+
+def _emptied(target: Path) -> Path:
+    """The folder of the report, without what was there."""
     try:
         target.mkdir(exist_ok=True)
         for stale in [*target.glob("*.png"), *target.glob("*.csv"), *target.glob(PAGE)]:
             stale.unlink()
     except OSError as error:
         raise ConfigError(f"report {target}: cannot be used: {error.strerror}") from error
-    found, notes = sections(experiment)
-    page = environment.get_template("report.html.j2").render(
-        title=f"Comparison of policies: {visible(experiment.folder.resolve().name)}",
-        sections=[
-            {"title": section.title, "parts": [_written(part, target) for part in section.parts]} for section in found
-        ],
-        notes=notes,
-        count=len(experiment.runs),
-        missing=experiment.missing,
-        confidence=f"{100 * CONFIDENCE:g}",
-        settings=experiment.settings or experiment.runs[0].settings,
-        **_version_table(experiment),
-        **_run_table(experiment),
-    )
+    return target
+
+
+def _write_page(environment: Any, target: Path, *, sections: Sequence[Section], **values: Any) -> Path:
+    """Write the figures, and the page around them."""
+    parts = [{"title": each.title, "parts": [_written(part, target) for part in each.parts]} for each in sections]
+    page = environment.get_template("report.html.j2").render(sections=parts, **values)
     path = target / PAGE
     try:
         path.write_text(page, encoding="utf-8")
@@ -119,11 +157,11 @@ def _run_table(experiment: Experiment) -> dict[str, Any]:
     return {"runs": runs, "ends": [end.name for end in ends]}
 
 
-def _version_table(experiment: Experiment) -> dict[str, Any]:
+def _version_table(of_runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Versions of what ran (several where the runs differ) and of what drew."""
     ran: dict[str, str] = {}
-    for name in {name for run in experiment.runs for name in run.versions}:
-        ran[name] = ", ".join(sorted({str(run.versions.get(name)) for run in experiment.runs}))
+    for name in {name for versions in of_runs for name in versions}:
+        ran[name] = ", ".join(sorted({str(versions.get(name)) for versions in of_runs}))
     here = {"rowcast": __version__, "python": platform.python_version()}
     for name in ("numpy", "scipy", "matplotlib", "jinja2"):
         try:

@@ -90,6 +90,11 @@ class Captured:
         """All operators: from the tensors of ``graph.inputs`` to those of ``graph.outputs``."""
         return Part(self, range(len(self.graph)), self.graph.outputs, reads=self.graph.inputs)
 
+    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+        """What ``forward`` is called with, of the tensors of ``graph.inputs``."""
+        arguments: tuple[Any, ...] = pytree.tree_unflatten(list(tensors), self._in)
+        return arguments
+
     def flat_inputs(self, *inputs: Any) -> tuple[torch.Tensor, ...]:
         """The tensors of ``graph.inputs`` in what ``forward`` is called with.
 

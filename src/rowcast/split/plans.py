@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +48,10 @@ LOWEST_BPS, HIGHEST_BPS = 1e5, 2e9
 STEPS = 24
 #: Assumed of a link before anything has travelled (bit/s).
 INITIAL_BPS = 5e7
+#: A codec is timed so often.
+TIMED = 3
+
+T = TypeVar("T")
 
 
 def profile_from(captured: Captured, path: str | Path) -> Profile:
@@ -72,16 +79,13 @@ def check_method(method: str) -> None:
         raise ConfigError(f"method: unknown method {method!r}; {near_match(method, METHODS)}")
 
 
-def coding_costs(
-    captured: Captured, inputs: Sequence[torch.Tensor], names: Sequence[str], slower: float = 1.0
-) -> tuple[TensorCosts, ...]:
+def coding_costs(captured: Captured, inputs: Sequence[torch.Tensor], names: Sequence[str]) -> tuple[TensorCosts, ...]:
     """What codecs leave of such inputs, and how long they take here.
 
     Args:
         captured: the model.
         inputs: tensors of ``graph.inputs``.
         names: the codecs to try.
-        slower: the robot takes so many times as long as this machine, which is as fast as the server.
     """
     found = []
     for name in names:
@@ -91,22 +95,23 @@ def coding_costs(
             if tensor is None or tensor.dtype.name not in codec.dtypes:
                 continue
             array = np.ascontiguousarray(given.cpu().numpy())
-            begun = time.perf_counter()
-            payload = codec.encode(array, tensor)
-            encoded = time.perf_counter()
-            codec.decode(payload, tensor)
-            decoded = time.perf_counter()
-            byte_s = slower / tensor.nbytes
-            costs = TensorCosts(
-                name,
-                len(payload) / tensor.nbytes,
-                (encoded - begun) * byte_s,
-                (decoded - encoded) * byte_s,
-                server_speed=slower,
-                ops=frozenset({op}),
-            )
-            found.append(costs)
+            payload, encode_s = _timed(functools.partial(codec.encode, array, tensor))
+            _, decode_s = _timed(functools.partial(codec.decode, payload, tensor))
+            size = tensor.nbytes
+            ops = frozenset({op})
+            found.append(TensorCosts(name, len(payload) / size, encode_s / size, decode_s / size, ops=ops))
     return tuple(found)
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work gives, and its median time (s). The first time does not count: it loads what it runs."""
+    result = work()
+    times = []
+    for _ in range(TIMED):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return result, statistics.median(times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +154,12 @@ class PlanMaker:
             return self
         share = forward_s / max(self.profile.local_s, 1e-9)
         times = self.profile
-        profile = replace(times, server_s=times.robot_s * share, server_floor_s=times.robot_floor_s * share)
+        profile = replace(
+            times,
+            server_s=times.robot_s * share,
+            server_floor_s=times.robot_floor_s * share,
+            server_step_s=times.robot_step_s * share,
+        )
         return replace(self, profile=profile)
 
     def planning(self) -> Planning:

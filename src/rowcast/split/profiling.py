@@ -17,7 +17,9 @@ import torch
 from rowcast.errors import ConfigError
 from rowcast.graphs import Graph, Profile, load_profile
 from rowcast.graphs.profile import Seconds
+from rowcast.planning.streamed import schedule
 from rowcast.split.captured import Captured
+from rowcast.split.rowstream import RowStream
 
 __all__ = ["joined", "joined_files", "measure", "profile"]
 
@@ -25,6 +27,8 @@ __all__ = ["joined", "joined_files", "measure", "profile"]
 WARM_UP = 3
 #: Runs that are timed operator by operator, at least and at most.
 FEWEST_TRACED, MOST_TRACED = 5, 200
+#: Numbers of slabs with which the cost of a step is measured, and how often.
+SLABS, STREAMED = (4, 16), 3
 #: Launches of the smallest kernel that are timed together, and how often.
 LAUNCHES, REPEATS = 200, 15
 
@@ -35,7 +39,8 @@ def measure(captured: Captured, inputs: Sequence[torch.Tensor] | None = None, *,
     The model runs for ``seconds`` as it does in use. Of these runs the median is the time of the whole model, and the
     99th percentile the sustained time. Then it runs for half as long with a look at the clock behind each operator (on
     a GPU: events in its stream). What that shows is scaled, so that the sum over the operators is the median of the
-    whole model, and looking at the clock costs nothing. Inputs take no time.
+    whole model, and looking at the clock costs nothing. Inputs take no time. Last it runs in slabs of rows: what that
+    takes on top is shared by the steps in which operators compute a part of their rows.
 
     Args:
         inputs: for batch 1, as ``flat_inputs`` gives them; by default random ones. On a GPU: there already.
@@ -56,7 +61,8 @@ def measure(captured: Captured, inputs: Sequence[torch.Tensor] | None = None, *,
     shares = _traced(captured, given, seconds / 2)
     op_s = shares * (whole_s / shares.sum())
     floor_s = _floor(device)
-    return Profile(op_s, op_s, floor_s, floor_s, float(np.percentile(durations, 99)))
+    step_s = _step(captured, given, whole_s)
+    return Profile(op_s, op_s, floor_s, floor_s, float(np.percentile(durations, 99)), step_s, step_s)
 
 
 def profile(captured: Captured, server: float | Path = 1.0, *, seconds: float = 5.0) -> Profile:
@@ -82,7 +88,15 @@ def joined(robot: Profile, server: Profile) -> Profile:
     Raises:
         ConfigError: they are of different models.
     """
-    return Profile(robot.robot_s, server.robot_s, robot.robot_floor_s, server.robot_floor_s, robot.local_p99_s)
+    return Profile(
+        robot.robot_s,
+        server.robot_s,
+        robot.robot_floor_s,
+        server.robot_floor_s,
+        robot.local_p99_s,
+        robot.robot_step_s,
+        server.robot_step_s,
+    )
 
 
 def joined_files(robot: Path, server: Path) -> tuple[Graph, Profile]:
@@ -132,6 +146,49 @@ def _whole_runs(captured: Captured, inputs: Sequence[torch.Tensor], seconds: flo
         end = time.perf_counter()
         found.append(end - begin)
     return np.array(found)
+
+
+def _step(captured: Captured, inputs: Sequence[torch.Tensor], whole_s: float) -> float:
+    """What an operator takes on top each time that it computes a part of its rows (s): the worst of a few numbers."""
+    graph = captured.graph
+    rows = {op: graph.ops[op].rows for op in graph.inputs}
+    wait = _waiter(inputs[0].device)
+    found = [0.0]
+    for slabs in SLABS:
+        if min(rows.values()) < slabs:
+            continue
+        _, worked = schedule(graph, slabs)
+        share = np.diff(worked, axis=1, prepend=0.0)[[bool(op.inputs) for op in graph.ops]]
+        steps = int(((share > 0) & (share < 1)).sum())
+        if steps:
+            times = [_streamed(captured, inputs, slabs, wait) for _ in range(1 + STREAMED)][1:]  # the first one plans
+            found.append((float(np.median(times)) - whole_s) / steps)
+    return max(found)
+
+
+def _streamed(captured: Captured, inputs: Sequence[torch.Tensor], slabs: int, wait: Callable[[], object]) -> float:
+    """Seconds of the model in so many slabs."""
+    graph = captured.graph
+    stream = RowStream(captured, range(len(graph)), graph.outputs)
+    axes = [_row_axis(captured, op) for op in graph.inputs]
+    begin = time.perf_counter()
+    for slab in range(slabs):
+        pushed = {}
+        for op, tensor, axis in zip(graph.inputs, inputs, axes, strict=True):
+            count = tensor.shape[axis]
+            start, stop = -(-count * slab // slabs), -(-count * (slab + 1) // slabs)
+            pushed[op] = tensor.narrow(axis, start, stop - start)
+        stream.push_all(pushed)
+    for op in graph.outputs:
+        stream.take(op)
+    wait()
+    return time.perf_counter() - begin
+
+
+def _row_axis(captured: Captured, op: int) -> int:
+    tensor = captured.tensors[op]
+    assert tensor is not None  # inputs can travel
+    return tensor.row_axis
 
 
 def _traced(captured: Captured, inputs: Sequence[torch.Tensor], seconds: float) -> Seconds:

@@ -31,7 +31,7 @@ from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.inputs import check_finite
 from rowcast.split.plans import PlanMaker, check_method, coding_costs, profile_from
 from rowcast.split.profiling import measure
-from rowcast.split.slower import SlowerEngine
+from rowcast.split.slower import SlowerEngine, slowed
 from rowcast.split.warming import warm_codecs
 
 __all__ = ["Answer", "Remote", "RemoteOptions"]
@@ -100,9 +100,8 @@ class RemoteOptions:
             The others are there to compare with: ``"local"``, ``"offload"`` (all on the server), ``"pipeline"`` (the
             best cut) and ``"chain"`` (the best cut of a chain), each tensor sent whole. With all of them the robot's
             own late start is the business of ``fallback``, and coded tensors that of ``codecs``.
-        slower: a robot that computes so many times slower than this machine is made by waiting; times that are
-            measured here are multiplied by it, those of a given profile are taken to be the robot's. For
-            demonstrations.
+        slower: above 1, operators take what the profile says, by waiting where this machine is faster: a slower
+            robot, for demonstrations. Without a profile that is so many times what is measured here.
         codecs: tensor codecs that may be used for inputs, where they make an inference faster. What they leave of the
             first input is measured.
         settings, link_settings: see ``docs/settings.md``; of the settings, what :class:`Remote` is told itself goes
@@ -176,7 +175,7 @@ class Remote:
             settings = replace(settings, deadline_s=deadline_s)
         self.name = name
         self.model = model
-        self._codecs, self._slower = options.codecs, options.slower
+        self._codecs = options.codecs
         warm_codecs(model)
         self._maker = PlanMaker(
             model,
@@ -201,7 +200,7 @@ class Remote:
         )
         engines: dict[str, Engine] = {PART: TorchEngine(model), WHOLE: TorchEngine(model, interruptible=True)}
         if options.slower > 1:
-            engines = {lane: SlowerEngine(engine, options.slower) for lane, engine in engines.items()}
+            engines = {lane: SlowerEngine(engine, model, self.profile) for lane, engine in engines.items()}
         endpoint = Endpoint(host, port, security)
         self._thread = InferenceThread(self._node, engines, endpoint, options.link_settings, self._on_welcome)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix=f"rowcast-{name}-plans")
@@ -301,12 +300,7 @@ class Remote:
             if self._sampled:
                 return
             self._sampled = True
-
-        def change() -> PlanMaker:
-            costs = coding_costs(self.model, inputs, self._codecs, self._slower)
-            return replace(self._maker, codecs=costs)
-
-        self._plan_anew(change)
+        self._plan_anew(lambda: replace(self._maker, codecs=coding_costs(self.model, inputs, self._codecs)))
 
     def _plan_anew(self, change: Callable[[], PlanMaker]) -> None:
         """Make plans on a thread of their own; what cannot be planned leaves the plans that there are."""
@@ -341,9 +335,9 @@ def _pass_on(done: Future[Outcome], answer: Future[Answer]) -> None:
 def _profile(model: Captured, options: RemoteOptions) -> Profile:
     given = options.profile
     if given is None:
-        here = measure(model, seconds=MEASURE_S).faster(robot=1 / options.slower)
+        robot = slowed(measure(model, seconds=MEASURE_S), options.slower)
         # Nothing is known of the server until it says what it takes.
-        return replace(here, server_s=0 * here.server_s, server_floor_s=0.0)
+        return replace(robot, server_s=0 * robot.server_s, server_floor_s=0.0, server_step_s=0.0)
     if isinstance(given, Profile):
         given.check(model.graph)
         return given

@@ -8,6 +8,8 @@ import logging
 import statistics
 import threading
 import time
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,12 +26,30 @@ from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.versions import Versions
 from rowcast.split.warming import warm_codecs
 
-__all__ = ["Serving", "serve"]
+__all__ = ["Serving", "ServingStatus", "serve"]
 
 log = logging.getLogger("rowcast")
 
 #: The whole model is measured for so long (s), or so many times.
 MEASURE_S, MEASURE_TIMES = 1.0, 7
+
+
+@dataclass(frozen=True)
+class ServingStatus:
+    """Where a server is.
+
+    Attributes:
+        robots: names of those that are connected.
+        answered, turned_away: requests that were answered, and that were told to come later.
+        waiting: requests that wait to be computed.
+        batch: requests that were computed together, on average; 0 before the first.
+    """
+
+    robots: tuple[str, ...]
+    answered: int
+    turned_away: int
+    waiting: int
+    batch: float
 
 
 class Serving:
@@ -49,6 +69,7 @@ class Serving:
 
     Attributes:
         node: the server's node.
+        forward_s: what the whole model takes here, for one input (s).
 
     Raises:
         ConfigError: the address cannot be used, no secret where one is needed, or an unreadable file.
@@ -70,6 +91,7 @@ class Serving:
         secret = read_secret(secret_file) if secret_file is not None else None
         warm_codecs(model)
         self._versions = Versions(model.net) if live else None
+        self.forward_s = forward_seconds(model)
         journal, settings, link_settings = (
             Journal("server", forget),
             settings or AnswererSettings(),
@@ -83,7 +105,7 @@ class Serving:
             settings=settings,
             secret=secret,
             live=live,
-            forward_s=forward_seconds(model),
+            forward_s=self.forward_s,
             journal=journal,
         )
         self._server = InferenceServer(
@@ -142,6 +164,20 @@ class Serving:
             raise ConfigError("update: the server's parameters are fixed; make it with live=True")
         self._versions.offer(net)
 
+    def status(self) -> ServingStatus:
+        """Where it is now."""
+        found: Future[ServingStatus] = Future()
+
+        def look() -> None:
+            node = self.node
+            batch = node.computed / node.computations if node.computations else 0.0
+            status = ServingStatus(tuple(node.robots), node.answered, node.turned_away, node.waiting, batch)
+            found.set_result(status)
+
+        self._raise()
+        self._loop.call_soon_threadsafe(look)
+        return found.result()
+
     def close(self) -> None:
         """Tell every robot, and stop."""
         if self._thread.is_alive():
@@ -149,9 +185,15 @@ class Serving:
             self._thread.join()
         self._raise()
 
-    def wait(self) -> None:
-        """Block until it is closed, or Ctrl-C."""
-        self._thread.join()
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Block until it is closed, until ``timeout_s`` are over, or Ctrl-C.
+
+        Raises:
+            RowcastError: it cannot go on.
+        """
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._raise()
 
     def __enter__(self) -> Serving:
         return self

@@ -33,6 +33,7 @@ class ProfileEngine:
         model: the model.
         op_s: seconds of each operator on this side, for one input.
         floor_s: the least that an operator takes, however few rows it computes.
+        step_s: what it takes on top each time that it computes a part of its rows.
         codecs: what codecs take and leave; those that are not here, as they are.
         coding_speed: how many times as fast as ``codecs`` says this side codes.
 
@@ -47,11 +48,12 @@ class ProfileEngine:
         floor_s: float = 0.0,
         codecs: Sequence[TensorCosts] = (),
         coding_speed: float = 1.0,
+        step_s: float = 0.0,
     ) -> None:
         self.version = 0
         self._model = model
         self._op_s = list(op_s)
-        self._floor_s = floor_s
+        self._floor_s, self._step_s = floor_s, step_s
         self._codecs = [(tensor_codec_by_name(costs.codec).wire_id, costs) for costs in codecs]
         self._speed = coding_speed
         self._runs: dict[Hashable, _Run] = {}
@@ -121,7 +123,9 @@ class ProfileEngine:
         share = done - run.worked.get(index, 0.0)
         run.worked[index] = done
         whole_s = self._op_s[index]
-        return max(whole_s * share, min(whole_s, self._floor_s)) if share > 0 else 0.0
+        if share <= 0:
+            return 0.0
+        return max(whole_s * share, min(whole_s, self._floor_s)) + (self._step_s if share < 1 and whole_s else 0.0)
 
     def _costs(self, op: int, codec: int) -> TensorCosts | None:
         """What a codec comes to for a tensor; ``None``: nothing is known of it."""

@@ -1,4 +1,4 @@
-"""``rowcast split``: one inference on two machines."""
+"""``rowcast split plan``: why each method of splitting an inference wins or loses on a link."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ if TYPE_CHECKING:
     from rowcast.links import Trace
     from rowcast.planning import CostModel, Objective, Plan, TensorCosts
 
-__all__ = ["app"]
-
-app = typer.Typer(
-    name="split",
-    help="Split inference: a model on a robot and a server, over a link that comes and goes.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+__all__ = ["plan"]
 
 #: Methods whose time line is drawn.
 DRAWN = ("local", "offload", "pipeline", "streamed")
@@ -32,12 +24,6 @@ DRAWN = ("local", "offload", "pipeline", "streamed")
 STEPS, BELOW, ABOVE = 40, 4.0, 2.0
 
 
-@app.callback()
-def _split() -> None:
-    """Split inference: a model on a robot and a server, over a link that comes and goes."""
-
-
-@app.command("plan")
 def plan(
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="A measured profile of a model (JSON).")],
     trace: Annotated[

@@ -1,4 +1,4 @@
-"""How inferences go at the robot: which is sent, which waits, when the robot computes itself, which answer counts."""
+"""What the robot decides: which input is sent, which waits, when it computes itself, which answer counts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from rowcast.session.link import Link
 from rowcast.wire import Answer, Busy, Drop, Rows, Served
 from rowcast.wire.frames import frame_bytes
 
-__all__ = ["Course"]
+__all__ = ["AskerCore"]
 
 
-class Course:
+class AskerCore:
     """The inferences of one robot.
 
     Args:
