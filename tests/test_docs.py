@@ -461,6 +461,7 @@ def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
 EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
+    "rowcast.cli.split": "app",
     "rowcast.codecs": """
         Codec Half OneBit REGISTRY Raw Sparse TimingOnly Zero codec_by_id codec_by_name codec_for register
     """,
@@ -489,6 +490,7 @@ EXPORTED: dict[str, str] = {
         run_comparison run_demo run_robot run_settings shaped_trace validate_run
     """,
     "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
+    "rowcast.experiment.inference": "",
     "rowcast.graphs": """
         Barrier Graph Identity Op Profile RULES Resize RowRule RunningSum Transposed Window load_profile save_profile
     """,

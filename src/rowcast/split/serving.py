@@ -119,6 +119,8 @@ class Serving:
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
         self._listening = threading.Event()
+        # In place of joining the thread, which Ctrl-C may leave with a thread that is taken to have ended.
+        self._ended = threading.Event()
         self._faults: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, name="rowcast-serving", daemon=True)
         self._thread.start()
@@ -144,6 +146,7 @@ class Serving:
         finally:
             self._listening.set()
             self._loop.close()
+            self._ended.set()
 
     async def _serve(self) -> None:
         await self._server.start()
@@ -180,9 +183,10 @@ class Serving:
 
     def close(self) -> None:
         """Tell every robot, and stop."""
-        if self._thread.is_alive():
+        if not self._ended.is_set():
             self._loop.call_soon_threadsafe(self._over.set)
-            self._thread.join()
+            self._ended.wait()
+        self._thread.join()
         self._raise()
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -191,8 +195,7 @@ class Serving:
         Raises:
             RowcastError: it cannot go on.
         """
-        self._thread.join(timeout_s)
-        if not self._thread.is_alive():
+        if self._ended.wait(timeout_s):
             self._raise()
 
     def __enter__(self) -> Serving:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import subprocess
 import sys
@@ -59,7 +60,8 @@ def demo_trace(settings: SplitDemoSettings, image_bytes: int, seconds: float) ->
     Raises:
         ConfigError: no such link, or one on which nothing passes.
     """
-    trace = named_trace(settings.trace, settings.seed, max(seconds, 10.0)).looped().cut(0.0, seconds)
+    trace = named_trace(settings.trace, settings.seed, max(seconds, 10.0))
+    trace = (trace if math.isinf(trace.duration_s) else trace.looped()).cut(0.0, seconds)
     best_bps = float(trace.rates_bps.max())
     if best_bps <= 0:
         raise ConfigError(f"--trace {settings.trace}: nothing passes on it; expected a link with a rate above 0")
