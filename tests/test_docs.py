@@ -354,9 +354,11 @@ def test_command_lines_are_accepted(page: Path) -> None:
 
     from rowcast.cli.app import app
 
-    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-    names = "|".join(name for name, command in commands.items() if not hasattr(command, "commands"))
-    for command, rest in re.findall(rf"rowcast ({names})\b([^`\n#]*)", page.read_text("utf-8")):
+    commands: dict[str, Any] = {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        parts = getattr(command, "commands", {"": command})
+        commands.update({f"{name} {part}".strip(): parts[part] for part in parts})
+    for command, rest in re.findall(rf"rowcast ({'|'.join(commands)})\b([^`\n#]*)", page.read_text("utf-8")):
         known = {option for parameter in commands[command].params for option in parameter.opts}
         assert set(re.findall(r"(--[\w-]+)", rest)) <= known, f"{page.name}: rowcast {command}{rest}"
 
