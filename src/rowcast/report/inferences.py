@@ -23,6 +23,7 @@ __all__ = [
     "Comparison",
     "InferenceRun",
     "exactness_lines",
+    "methods_notes",
     "methods_table",
     "read_comparison",
     "read_inferences",
@@ -256,6 +257,14 @@ def methods_table(runs: Iterable[InferenceRun]) -> Table:
         )
     columns = "method inputs answers late skipped mean_ms p50_ms p99_ms age_ms server_% up_kB J"
     return table_of(columns.split(), rows)
+
+
+def methods_notes(power: PowerStates) -> list[str]:
+    """What stands below the table of methods."""
+    return [
+        "late: after the deadline, or no answer; skipped: a newer input took its place; age: of the input of the newest",
+        f"answer, mean over the time; J: of the robot, by {power.source}; the server's is excluded",
+    ]
 
 
 def _not_superseded(run: InferenceRun) -> Table:

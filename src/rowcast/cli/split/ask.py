@@ -101,11 +101,12 @@ def _film(
 
 def _summarise(camera: CameraSettings, journal: Path, begun_s: float) -> None:
     """Print the table."""
-    from rowcast.report.inferences import methods_table, read_inferences
+    from rowcast.energy import PowerStates
+    from rowcast.report.inferences import methods_notes, methods_table, read_inferences
     from rowcast.report.plans import table_lines
 
     run = read_inferences(journal, camera.name, begun_s, camera.seconds, camera.deadline_s)
-    typer.echo("\n".join(table_lines(methods_table([run]))))
+    typer.echo("\n".join([*table_lines(methods_table([run])), *methods_notes(PowerStates())]))
 
 
 def inputs_of(camera: CameraSettings, model: Captured) -> list[tuple[Any, ...]]:

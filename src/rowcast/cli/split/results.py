@@ -7,7 +7,7 @@ from pathlib import Path
 from rowcast.cli.split.live import LiveLine, camera_line
 from rowcast.experiment.inference.camera import Tally
 from rowcast.report.inference_sections import write_inference_files
-from rowcast.report.inferences import Comparison, exactness_lines, methods_table, read_comparison
+from rowcast.report.inferences import Comparison, exactness_lines, methods_notes, methods_table, read_comparison
 from rowcast.report.plans import table_lines
 
 __all__ = ["Observer", "finish"]
@@ -29,7 +29,8 @@ class Observer:
 def finish(out: Path, line: LiveLine) -> Comparison:
     """Print the table, and write figures and tables."""
     comparison = read_comparison(out)
-    for text in ["", *table_lines(methods_table(comparison.runs)), "", *exactness_lines(comparison)]:
+    table = [*table_lines(methods_table(comparison.runs)), *methods_notes(comparison.power)]
+    for text in ["", *table, "", *exactness_lines(comparison)]:
         line.says(text)
     names = write_inference_files(comparison, out)
     line.says(f"written to {out}: {', '.join(names)}")

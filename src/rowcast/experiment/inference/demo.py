@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from rowcast.experiment.claim import claimed
 from rowcast.experiment.inference.methods import Comparer, MethodObserver, MethodRun, Summary, empty_folder
 from rowcast.experiment.inference.scenes import scenes
 from rowcast.experiment.inference.settings import CameraSettings, SplitDemoSettings
-from rowcast.graphs import Profile, save_profile
+from rowcast.graphs import save_profile
 from rowcast.links import Trace, named_trace
 from rowcast.split import Captured, capture
 from rowcast.split.profiling import measure
@@ -155,8 +155,7 @@ def _robot(model: Captured, settings: SplitDemoSettings, out: Path, observer: Me
         )
     robot = slowed(here, slower)
     sustained_s = robot.sustained_s + ALLOWANCE * robot.local_s
-    both = Profile(robot.robot_s, here.server_s, robot.robot_floor_s, here.server_floor_s, sustained_s)
-    save_profile(out / "profile.json", model.graph, both)
+    save_profile(out / "profile.json", model.graph, replace(robot, local_p99_s=sustained_s))
     observer.says(
         f"the robot takes {settings.robot_ms:g} ms for the model: it computes operators {slower:.1f} times slower than "
         f"this machine ({1e3 * here.local_s:.3g} ms), by waiting; the server computes as fast as this machine"
