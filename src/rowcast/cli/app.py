@@ -29,7 +29,7 @@ LONGEST = 4000
 
 app = typer.Typer(
     name="rowcast",
-    help="Train PyTorch models on robots whose wireless links fade, row by row.",
+    help="Train and run PyTorch models on robots whose wireless links fade, row by row.",
     epilog="Exit codes: " + "; ".join(f"{code:d} {meaning}" for code, meaning in MEANINGS.items()) + ".",
     no_args_is_help=True,
     add_completion=False,

@@ -114,7 +114,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "by": "'robot', 'server' or 'both' computed the answer; empty where there is none",
         "plan": "how it was begun: 'local', 'offload', 'pipeline' or 'streamed', or null",
         "slabs": "groups of rows of that plan, or null",
-        "predicted_s": "seconds that the plan was predicted to take, or null",
+        "predicted_s": "seconds that the plan was predicted to take at the lowest rate that it is for, or null",
         "latency_s": "seconds from the input to the answer, or to giving up",
         "deadline_s": "seconds after the input at which the answer was wanted, or null",
         "missed": "whether it came later, or not at all",

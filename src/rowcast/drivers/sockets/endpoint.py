@@ -40,7 +40,7 @@ class Security:
             raise ConfigError(unresolved(host, error)) from error
         if self._exposes(host):
             raise ConfigError(
-                f"joining a team at {host} without a shared secret is refused; give --secret-file (the server's), "
+                f"connecting to {host} without a shared secret is refused; give --secret-file (the server's), "
                 "or --insecure if the network is yours alone"
             )
 
