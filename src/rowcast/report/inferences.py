@@ -262,8 +262,8 @@ def methods_table(runs: Iterable[InferenceRun]) -> Table:
 def methods_notes(power: PowerStates) -> list[str]:
     """What stands below the table of methods."""
     return [
-        "late: after the deadline, or no answer; skipped: a newer input took its place; age: of the input of the newest",
-        f"answer, mean over the time; J: of the robot, by {power.source}; the server's is excluded",
+        "late: after the deadline, or no answer; skipped: a newer input took its place; age: of the newest answer's",
+        f"input, mean over the time; J: of the robot, by {power.source}; the server's is excluded",
     ]
 
 

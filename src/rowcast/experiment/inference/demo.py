@@ -44,7 +44,7 @@ OUTAGES = ((0.32, 0.14, 2.0), (0.74, 0.07, 1.0))
 
 def build() -> Model:
     """A small ResNet behind a camera: an uint8 image in, ten classes out."""
-    return camera(resnet((2, 3, 3), width=24, size=(144, 192), classes=10))
+    return camera(resnet((2, 3, 3), width=24, size=(240, 320), classes=10))
 
 
 def build_small() -> Model:

@@ -143,9 +143,9 @@ class SplitDemoSettings(MethodSettings):
     """Settings of a demo of split inference; in a file, the table ``[demo]``."""
 
     seconds: float = setting(60.0, "How long all methods run together.", unit="s", low=0.5, high=1e5, flag="--seconds")
-    rate_hz: float = setting(8.0, "Images in a second.", unit="Hz", low=0.1, high=1000.0, flag="--rate")
+    rate_hz: float = setting(5.0, "Images in a second.", unit="Hz", low=0.1, high=1000.0, flag="--rate")
     robot_ms: float = setting(
-        80.0,
+        160.0,
         "What the model takes on the robot. It computes slower than this machine by waiting; the server computes as "
         "fast as this machine does.",
         unit="ms",
@@ -154,7 +154,7 @@ class SplitDemoSettings(MethodSettings):
         flag="--robot-ms",
     )
     deadline_ms: float = setting(
-        160.0, "An answer is wanted so long after its image.", unit="ms", low=1.0, high=100_000.0, flag="--deadline-ms"
+        300.0, "An answer is wanted so long after its image.", unit="ms", low=1.0, high=100_000.0, flag="--deadline-ms"
     )
     trace: str = setting("outdoor", "The link: outdoor, constant:MBPS or a trace file.", flag="--trace")
     ratio: float = setting(
