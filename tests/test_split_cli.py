@@ -266,7 +266,8 @@ def test_a_robot_asks_with_the_method_it_was_told(model, method, plan, by):
         if by == "server":
             eventually(lambda: serving.status().answered == 2)
         status = serving.status()
-    assert (answer.plan, answer.by) == (plan, by)
+    assert (answer.outcome.plan.method, answer.by) == (plan, by)
+    assert answer.plan == ("offload" if by == "server" else "local")  # what the plan comes to
     assert torch.allclose(answer.value, model(*given), rtol=1e-5, atol=1e-5)
     assert (status.robots, status.turned_away, status.waiting) == (("robot",), 0, 0)
     assert status.answered == (2 if by == "server" else 0) and (status.batch == 1.0) == (by == "server")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from captured_models import small
+from rowcast.codecs.tensors import DeflateTensor
 from rowcast.config import AnswererSettings, AskerSettings
 from rowcast.errors import AuthenticationFailed, ConfigError, DeadlineMissed, ModelMismatch
 from rowcast.graphs import Profile
@@ -94,6 +95,19 @@ def test_every_plan_gives_the_answer_of_the_undivided_model(name):
             answer = remote(*arguments)
             assert same(answer.value, expected), plan.method
             assert answer.by == ("both" if plan.where == "both" else "server") and answer.exact
+            assert answer.plan == ("streamed" if plan.slabs > 1 else {"both": "pipeline"}.get(plan.where, "offload"))
+
+
+def test_codecs_are_compiled_before_the_first_request(monkeypatch):
+    """What is compiled at the first call would make the first answer late."""
+    model, (image,) = small("camera")
+    decoded = []
+    decode = DeflateTensor.decode
+    monkeypatch.setattr(
+        DeflateTensor, "decode", lambda self, payload, kind: decoded.append(kind) or decode(self, payload, kind)
+    )
+    with Serving(model, "127.0.0.1:0"):
+        assert image.numpy().dtype in {kind.dtype for kind in decoded}
 
 
 def test_a_lossless_codec_changes_nothing_and_saves_bytes():
