@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -496,3 +497,17 @@ def test_an_input_that_is_not_a_number_is_named_where_that_is_asked_for() -> Non
             check_finite(captured.inputs, (damaged,))
     camera, (image,) = small("camera")
     check_finite(camera.inputs, (image,))
+
+
+def test_models_are_captured_on_several_threads_at_a_time() -> None:
+    """torch.export changes what all threads see."""
+    net, image = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(), torch.rand(1, 3, 8, 8)
+    together = threading.Barrier(3)
+
+    def captured() -> Captured:
+        together.wait(30)
+        return capture(net, image)
+
+    with ThreadPoolExecutor(3) as pool:
+        models = [future.result(60) for future in [pool.submit(captured) for _ in range(3)]]
+    assert len({model.digest for model in models}) == 1

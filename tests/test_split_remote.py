@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from captured_models import NAMES, small
+from captured_models import small
+from rowcast.codecs.tensors import DeflateTensor
 from rowcast.config import AnswererSettings, AskerSettings
 from rowcast.errors import AuthenticationFailed, ConfigError, DeadlineMissed, ModelMismatch
 from rowcast.graphs import Profile
@@ -72,7 +73,7 @@ def costs_of(model, rate_bps=1e7):
     return CostModel(model.graph, slow(model, 0.05), LinkCosts.symmetric(rate_bps))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["camera", "densenet121", "detector", "recurrent", "unet-transposed", "vit-mha"])
 def test_every_plan_gives_the_answer_of_the_undivided_model(name):
     model, arguments = small(name)
     expected = model(*arguments)
@@ -94,6 +95,19 @@ def test_every_plan_gives_the_answer_of_the_undivided_model(name):
             answer = remote(*arguments)
             assert same(answer.value, expected), plan.method
             assert answer.by == ("both" if plan.where == "both" else "server") and answer.exact
+            assert answer.plan == ("streamed" if plan.slabs > 1 else {"both": "pipeline"}.get(plan.where, "offload"))
+
+
+def test_codecs_are_compiled_before_the_first_request(monkeypatch):
+    """What is compiled at the first call would make the first answer late."""
+    model, (image,) = small("camera")
+    decoded = []
+    decode = DeflateTensor.decode
+    monkeypatch.setattr(
+        DeflateTensor, "decode", lambda self, payload, kind: decoded.append(kind) or decode(self, payload, kind)
+    )
+    with Serving(model, "127.0.0.1:0"):
+        assert image.numpy().dtype in {kind.dtype for kind in decoded}
 
 
 def test_a_lossless_codec_changes_nothing_and_saves_bytes():
