@@ -570,7 +570,7 @@ def test_methods_are_compared_over_a_real_link_and_reported(rowcast, model, file
     with Serving(model, "127.0.0.1:0") as serving:
         code, text, err = rowcast(
             *("split", "bench", f"127.0.0.1:{serving.port}", f"{file}:build", "--rate", 40, "--seconds", 0.4),
-            *("--slower", 300, "--deadline-ms", 2000, "--out", out, "--methods", "local,offload,rowcast"),
+            *("--slower", 100, "--deadline-ms", 5000, "--out", out, "--methods", "local,offload,rowcast"),
         )
     assert (code, err) == (0, ""), text
     assert [line.split(":")[0] for line in text.splitlines() if "equal those of the undivided" in line] == [
