@@ -263,10 +263,7 @@ def test_a_robot_asks_with_the_method_it_was_told(model, method, plan, by):
             eventually(lambda: serving.status().answered == 1)
         status = serving.status()
     assert (answer.outcome.plan.method, answer.by) == (plan, by)
-<<<<<<< HEAD
-=======
     assert answer.plan == ("offload" if by == "server" else "local")  # what the plan comes to
->>>>>>> main
     assert torch.allclose(answer.value, model(*given), rtol=1e-5, atol=1e-5)
     assert (status.robots, status.turned_away, status.waiting) == (("robot",), 0, 0)
     assert status.answered == (by == "server") and (status.batch == 1.0) == (by == "server")
