@@ -510,6 +510,7 @@ EXPORTED: dict[str, str] = {
         Always Answers ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES
         PLANNERS Plan PlanTable RateEstimate RateEstimator SLABS Span TensorCosts carried chain course data follow
         heavy_load local offload overlap_bound_s pipeline plan_table replay replay_newest streamed streamed_plan tensor
+        undivided
     """,
     "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "ServerNode WorkerNode WorkerState",

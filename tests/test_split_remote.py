@@ -6,6 +6,7 @@ import concurrent.futures
 import copy
 import socket
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -304,3 +305,28 @@ def test_parameters_that_change_while_they_are_served():
             serving.update(torch.nn.Linear(2, 2))
     with Serving(model, "127.0.0.1:0") as serving, pytest.raises(ConfigError, match="live=True"):
         serving.update(trained)
+
+
+def test_an_answer_of_a_live_server_is_never_half_the_robots():
+    """The robot's parameters are old: it computes all of an answer, or nothing. Plans are made so, and refused else."""
+    net, arguments = SMALL["camera"]()
+    model = capture(copy.deepcopy(net), arguments)
+    trained = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.1)
+    with (
+        Serving(capture(trained, arguments), "127.0.0.1:0", live=True) as serving,
+        connected(remote_of(serving, model)) as remote,
+    ):
+        costs = costs_of(model)
+        half = (np.arange(len(model.graph)) >= len(model.graph) // 2) & costs.mask(offload(costs).on_server)
+        force(remote, costs.plan("half", half))
+        answer = remote(*arguments)
+        assert answer.by == "robot" and same(answer.value, net(*arguments))
+        force(remote, offload(costs))
+        answer = remote(*arguments)
+        assert answer.by == "server" and same(answer.value, trained(*arguments))
+        maker = replace(remote._maker, profile=slow(model, 0.05), live=True)
+        plans = maker.planning().chooser.table.plans
+        assert {plan.where for plan in plans} == {"robot", "server"}

@@ -191,7 +191,7 @@ class AskerNode(AskerCore):
     def waits_for(self, now: float) -> str | None:
         """What a long wait is for, for people."""
         if self.served:
-            return f"waiting for an answer; the link gives about {self.rate_bps / 1e6:.3g} Mbit/s"
+            return f"waiting for an answer; the link gives about {self.uplink.rate_bps / 1e6:.3g} Mbit/s"
         return f"waiting for the server at {self._search.address}: {self._search.cause}"
 
     # -- messages ----------------------------------------------------------------------------------------------
@@ -297,4 +297,4 @@ class AskerNode(AskerCore):
             raise self._door.doubt(now, link.peer, f"no proof came for {settings.silence_limit_s:g} s")
         if self.served and now >= link.spoke_at + settings.heartbeat_s:
             link.spoke_at = now
-            link.say(Heartbeat({"rate_bps": self.rate_bps}, link.decoder.arrived))
+            link.say(Heartbeat({"rate_bps": self.uplink.rate_bps}, link.decoder.arrived))

@@ -11,7 +11,7 @@ from rowcast.config import AskerSettings
 from rowcast.errors import ConfigError, DeadlineMissed, RemoteProtocolError, RowcastError, ServerBusy
 from rowcast.inference.exchanges import Exchange, Exchanges
 from rowcast.inference.inference import Inference
-from rowcast.inference.model import ModelSpec
+from rowcast.inference.model import ModelSpec, robot_side
 from rowcast.inference.outcome import Outcome
 from rowcast.inference.own import OwnLane
 from rowcast.inference.plans import Planning
@@ -44,8 +44,8 @@ class AskerCore:
         answers: how many the server has answered.
         active: inferences under way.
         waiting: those whose turn has not come.
-        rate_bps: rate up that was measured last (bit/s), 0 before the first time.
         forward_s: what the server says that it takes for the whole model (s); ``None`` before one did.
+        live: its parameters change while it serves them.
     """
 
     lanes = (PART, WHOLE)
@@ -64,8 +64,8 @@ class AskerCore:
         self.journal = journal
         self.link: Link | None = None
         self.uplink = Uplink(self._delivered)
-        self.rate_bps = 0.0
         self.forward_s: float | None = None
+        self.live = False
         self.outcomes: deque[Outcome] = deque()
         self.answers = 0
         self.active: dict[int, Inference] = {}
@@ -184,7 +184,7 @@ class AskerCore:
         self._requests = served.requests
         self._exchanges.restart()
         self._busy_until = -math.inf
-        self.forward_s = served.forward_s
+        self.forward_s, self.live = served.forward_s, served.live
         self._next(now)
 
     def abandon_all(self, now: float, why: RowcastError) -> None:
@@ -333,8 +333,10 @@ class AskerCore:
         self.uplink.look(now)
         decision = self.planning.chooser.decide(now)
         inference.plan = plan = decision.plan
-        if not plan.down:
-            inference.local_at = now
+        # Parameters that change are the server's alone: half of an answer with the robot's would be of neither.
+        divided = self.live and bool(robot_side(self.model.graph, plan.up, plan.down).ops)
+        if not plan.down or divided:
+            inference.plan, inference.local_at = self.planning.local if divided else plan, now
             return
         assert self.link is not None
         exchange = self._exchanges.open(inference, plan)
@@ -346,8 +348,6 @@ class AskerCore:
             inference.local_at = min(inference.local_at, inference.asked_at + decision.local_start_s)
 
     def _delivered(self, now: float, size: int, seconds: float) -> None:
-        """What the link has carried."""
-        self.rate_bps = 8 * size / seconds
         self.planning.chooser.delivered(now, size, seconds)
 
     def _compute_whole(self, now: float, inference: Inference) -> None:
@@ -397,4 +397,4 @@ class AskerCore:
             superseded=superseded,
         )
         self.outcomes.append(outcome)
-        record(self.journal, now, outcome, self.rate_bps)
+        record(self.journal, now, outcome, self.uplink.rate_bps)

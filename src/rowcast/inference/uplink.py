@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rowcast.errors import RemoteProtocolError
 from rowcast.inference.outcome import Spent
+from rowcast.planning import RateEstimator
 from rowcast.wire import Rows
 from rowcast.wire.frames import frame_bytes
 
@@ -38,11 +39,13 @@ class Uplink:
             the link that they took; 0 bytes where none arrived in that time.
 
     Attributes:
+        rate_bps: what was measured lately (bit/s); 0 before the first time.
         round_trip_s: the shortest lately (s); 0 before the first.
     """
 
     def __init__(self, delivered: Callable[[float, int, float], None]) -> None:
-        self.round_trip_s = 0.0
+        self.rate_bps = self.round_trip_s = 0.0
+        self._rate = RateEstimator(1.0)
         self._delivered = delivered
         self._trips: deque[float] = deque(maxlen=TRIPS)
         self._counts: dict[int, int] = {}
@@ -127,6 +130,8 @@ class Uplink:
             self.round_trip_s = min(self._trips)
 
     def _tell(self, now: float, seconds: float) -> None:
+        self._rate.delivered(now, self._untold, seconds)
+        self.rate_bps = self._rate.rate_bps(now)
         self._delivered(now, self._untold, seconds)
         self._untold, self._told_at = 0, now
 

@@ -18,7 +18,7 @@ from rowcast.planning.parallel import data, tensor
 from rowcast.planning.plan import ENERGY, LATENCY, Objective, Plan
 from rowcast.planning.rate import RateEstimate, RateEstimator
 from rowcast.planning.replay import Answers, replay, replay_newest
-from rowcast.planning.streamed import SLABS, streamed, streamed_plan
+from rowcast.planning.streamed import SLABS, streamed, streamed_plan, undivided
 from rowcast.planning.table import PlanTable, plan_table
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "streamed",
     "streamed_plan",
     "tensor",
+    "undivided",
 ]
 
 #: Name of a method -> its planner, for one input.

@@ -24,10 +24,10 @@ from rowcast.errors import ConfigError
 from rowcast.graphs import Graph
 from rowcast.planning.coding import Coding
 from rowcast.planning.costs import Codings, CostModel, Floats, LinkCosts, ServerMask
-from rowcast.planning.layers import Prefixes, crossing_down, crossing_up, from_cut, pipeline
+from rowcast.planning.layers import Prefixes, crossing_down, crossing_up, from_cut, local, offload, pipeline
 from rowcast.planning.plan import LATENCY, Objective, Plan
 
-__all__ = ["SLABS", "Amounts", "slab_amounts", "streamed", "streamed_plan"]
+__all__ = ["SLABS", "Amounts", "slab_amounts", "streamed", "streamed_plan", "undivided"]
 
 #: Numbers of slabs that :func:`streamed` tries.
 SLABS = (2, 4, 8, 16)
@@ -62,6 +62,16 @@ def streamed(costs: CostModel, objective: Objective = LATENCY, slabs: Sequence[i
                 plans.append(_priced(costs, mask, work, codings))
             best = min([best, *plans], key=objective.of)
     return best
+
+
+def undivided(costs: CostModel, objective: Objective = LATENCY, slabs: Sequence[int] = SLABS) -> Plan:
+    """The best where one side computes all of it: the robot, or the server with inputs whole or in slabs of rows.
+
+    Arguments and errors as of :func:`streamed`.
+    """
+    everything = np.array([bool(op.inputs) for op in costs.graph.ops])
+    whole = [local(costs, objective), offload(costs, objective)]
+    return min([*whole, *(streamed_plan(costs, everything, count, objective) for count in slabs)], key=objective.of)
 
 
 def streamed_plan(costs: CostModel, on_server: ServerMask, slabs: int, objective: Objective = LATENCY) -> Plan:

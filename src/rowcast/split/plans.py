@@ -30,6 +30,7 @@ from rowcast.planning import (
     TensorCosts,
     local,
     plan_table,
+    undivided,
 )
 from rowcast.split.captured import Captured
 
@@ -41,6 +42,9 @@ METHODS = {
     "rowcast": PLANNERS["streamed"],
     **{name: PLANNERS[name] for name in ("local", "offload", "chain", "pipeline")},
 }
+
+#: Those that let both compute on one answer.
+DIVIDING = ("rowcast", "chain", "pipeline")
 
 #: Rates (bit/s) between which plans are made.
 LOWEST_BPS, HIGHEST_BPS = 1e5, 2e9
@@ -129,6 +133,7 @@ class PlanMaker:
         codecs: what codecs take and leave.
         rate: what is known of the link; it goes on with what it knows.
         round_trip_s: of the link (s).
+        live: the server's parameters change: no answer is computed by both.
     """
 
     captured: Captured
@@ -141,6 +146,7 @@ class PlanMaker:
     codecs: tuple[TensorCosts, ...] = ()
     rate: RateEstimator = field(default_factory=lambda: RateEstimator(INITIAL_BPS))
     round_trip_s: float = 0.005
+    live: bool = False
 
     def costs(self) -> CostModel:
         """The cost model, at any rate."""
@@ -181,5 +187,5 @@ class PlanMaker:
         return Planning(chooser, local(costs), self.profile.sustained_s, self.power)
 
     def _table(self, costs: CostModel) -> PlanTable:
-        planner = METHODS[self.method]
+        planner = undivided if self.live and self.method in DIVIDING else METHODS[self.method]
         return plan_table(lambda at_rate: planner(at_rate, self.objective), costs, LOWEST_BPS, HIGHEST_BPS, STEPS)

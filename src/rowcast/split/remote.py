@@ -256,7 +256,7 @@ class Remote:
     @property
     def rate_bps(self) -> float:
         """The rate up that was measured last (bit/s); 0 before the first time."""
-        return self._node.rate_bps
+        return self._node.uplink.rate_bps
 
     @property
     def connected(self) -> bool:
@@ -308,7 +308,7 @@ class Remote:
         def plan() -> None:
             self._maker = change()
             trip_s = self._node.uplink.round_trip_s or self._maker.round_trip_s
-            maker = replace(self._maker, round_trip_s=trip_s).served_in(self._forward_s)
+            maker = replace(self._maker, round_trip_s=trip_s, live=self._node.live).served_in(self._forward_s)
             self._thread.replan(maker.planning())
 
         self._planner.submit(plan).add_done_callback(_report)
