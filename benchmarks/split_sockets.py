@@ -49,7 +49,7 @@ from rowcast.testing.zoo import mobilenet
 
 IMAGE_BYTES = 224 * 224 * 3
 #: Of the emulated run: time between two inputs, deadline, and half of a round trip through the shaper (s).
-EVERY_S, DEADLINE_S, DELAY_S = 0.25, 0.5, 0.0002
+EVERY_S, DEADLINE_S, DELAY_S = 0.1, 0.5, 0.0002
 
 
 class Corner(torch.nn.Module):
@@ -107,8 +107,9 @@ def _round_trips(remote: Remote, image: torch.Tensor, count: int) -> list[float]
 class WaitingEngine:
     """Takes as long as a profile says, and makes bytes of the size that tensors would have."""
 
-    def __init__(self, engine: ProfileEngine) -> None:
+    def __init__(self, engine: ProfileEngine, op_s: Sequence[float]) -> None:
         self._engine = engine
+        self._op_s = op_s
 
     def run(self, works: Sequence[Work]) -> Sequence[Made]:
         made, seconds = self._engine.run(works)
@@ -118,7 +119,8 @@ class WaitingEngine:
         return [replace(one, pieces=[_with_bytes(piece) for piece in one.pieces]) for one in made]
 
     def is_trivial(self, works: Sequence[Work]) -> bool:
-        return False
+        # As the engine of PyTorch, where nothing is computed and tensors are sent as they are.
+        return not sum(self._op_s[op] for work in works for op in work.side.ops)
 
     def forget(self, key: object) -> None:
         self._engine.forget(key)
@@ -156,11 +158,20 @@ def planning_of(costs: CostModel) -> Planning:
     return Planning(chooser, local(costs), costs.profile.sustained_s, costs.power)
 
 
+def seconds_of(costs: CostModel) -> dict[str, list[float]]:
+    """What each operator takes in each lane of robot and server (s)."""
+    robot_s, server_s = costs.profile.robot_s.tolist(), costs.profile.server_s.tolist()
+    return {PART: robot_s, WHOLE: robot_s, SERVE: server_s}
+
+
 def engines_of(spec: ModelSpec, costs: CostModel) -> dict[str, ProfileEngine]:
-    """What each lane of robot and server takes."""
-    profile = costs.profile
-    sides = {PART: profile.robot_s, WHOLE: profile.robot_s, SERVE: profile.server_s}
-    return {lane: ProfileEngine(spec, seconds) for lane, seconds in sides.items()}
+    """Those of each lane, in virtual time."""
+    return {lane: ProfileEngine(spec, op_s) for lane, op_s in seconds_of(costs).items()}
+
+
+def waiting_engines_of(spec: ModelSpec, costs: CostModel) -> dict[str, WaitingEngine]:
+    """The same in real time."""
+    return {lane: WaitingEngine(ProfileEngine(spec, op_s), op_s) for lane, op_s in seconds_of(costs).items()}
 
 
 def data_of(options: argparse.Namespace) -> list[object]:
@@ -174,7 +185,7 @@ def serve_profile(options: argparse.Namespace) -> None:
     node = AnswererNode(spec, forward_s=float(costs.profile.server_s.sum()))
 
     async def run() -> None:
-        server = InferenceServer(node, WaitingEngine(engines_of(spec, costs)[SERVE]), port=0)
+        server = InferenceServer(node, waiting_engines_of(spec, costs)[SERVE], port=0)
         await server.start()
         print(server.port, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -195,7 +206,7 @@ def shape(options: argparse.Namespace) -> None:
 
 def emulated(options: argparse.Namespace, spec: ModelSpec, costs: CostModel, inputs_s: Sequence[float]) -> list[float]:
     """Latencies over TCP under the shaper (s)."""
-    engines = {lane: WaitingEngine(engine) for lane, engine in engines_of(spec, costs).items()}
+    engines = waiting_engines_of(spec, costs)
     data = data_of(options)
     with process("serve-profile", *data) as (server, _), process("shape", *data, "--port", server) as (port, line):
         asker = AskerNode("robot", spec, planning_of(costs), settings=AskerSettings(deadline_s=DEADLINE_S))

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from rowcast.drivers.sockets.alarm import Alarm
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.links import Trace
 
@@ -49,6 +50,7 @@ class Shaper:
         self._server = (host, port)
         self._up, self._down = up, down
         self._loop = asyncio.new_event_loop()
+        self._alarm = Alarm(self._loop)
         self._thread = threading.Thread(target=self._run, name="rowcast-shaper", daemon=True)
         self._origin: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,6 +94,7 @@ class Shaper:
             self._main = self._loop.create_task(self._accept())
             self._loop.run_until_complete(self._main)
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        self._alarm.close()
         self._listener.close()
         self._loop.close()
 
@@ -196,7 +199,7 @@ class Shaper:
             if wait_s <= 0:
                 return done
             # Short naps, so that lifting the shaper takes effect in the middle of a slow piece as well.
-            await asyncio.sleep(min(wait_s, 0.1))
+            await self._alarm.sleep(min(wait_s, 0.1))
 
     def _ahead_bytes(self, trace: Callable[[], Trace]) -> int:
         origin = self._origin
