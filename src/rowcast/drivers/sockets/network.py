@@ -219,6 +219,8 @@ class NetworkThread:
         while self.connection is not None:
             self.connection.close("left")
             await asyncio.sleep(0)
+        for _ in range(2):  # in which the transport of an attempt that was cancelled notices that it is closed
+            await asyncio.sleep(0)
 
     async def _connect(self) -> None:
         """One attempt to connect; what goes on then, the connection reports."""
