@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from rowcast.wire import FrameDecoder, FrameEncoder, RowLimits, Rows
-from rowcast.wire.messages import CONTROL, Ack, Request
+from rowcast.wire import FrameDecoder, FrameEncoder, Request, RowLimits, Rows
+from rowcast.wire.messages import CONTROL, Ack
 
 ROWS = 5000
 KINDS = tuple(CONTROL.values())

@@ -13,9 +13,10 @@ import torch
 from rowcast.errors import ConfigError
 from rowcast.split.lowering import PREFIX, Lowered, attribute
 
-__all__ = ["Code", "Step"]
+__all__ = ["ANY_ORDER", "Code", "Step"]
 
-#: A tensor that came over a link, or from a camera, lies otherwise in memory than that of the example.
+#: Calls that want the memory order in which the model was captured, and their kind that takes any: a tensor that came
+#: over a link, or from a camera, lies otherwise in memory than that of the example.
 ANY_ORDER: dict[Any, Any] = {
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten._unsafe_view.default: torch.reshape,

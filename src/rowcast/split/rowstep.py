@@ -14,6 +14,7 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from rowcast.split.code import ANY_ORDER
 from rowcast.split.program import Call, Program
 from rowcast.split.rowops import Slot, Task, emit_rows
 from rowcast.split.site import concrete_number, sizes
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Chunk", "Layout", "Step", "plan_step"]
 
 ROWS, TOTAL, PREPARED = "rows", "total", "prepared"
-#: Calls that want the memory order in which the model was captured, and their kind that takes any.
-ANY_ORDER = {torch.ops.aten.view.default: torch.reshape, torch.ops.aten._unsafe_view.default: torch.reshape}
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class _Planner:
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Slot:
         given = (_mapped(args, self._constant), _mapped(kwargs, self._constant))
         result = self._slot()
-        function = ANY_ORDER.get(function, function)  # type: ignore[call-overload]
+        function = ANY_ORDER.get(function, function)
         self.calls.append(Call(function, tuple(given[0]), dict(given[1]), result.index))
         return result
 

@@ -4,15 +4,13 @@
 """
 
 from rowcast.wire.frames import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, FrameEncoder, RowLimits, encode
+from rowcast.wire.inferences import Answer, Busy, Drop, Request, Served
 from rowcast.wire.messages import (
     Ack,
-    Answer,
     Ask,
-    Busy,
     Cancel,
     Challenge,
     Computed,
-    Drop,
     Farewell,
     Finish,
     Go,
@@ -28,9 +26,7 @@ from rowcast.wire.messages import (
     PullEnd,
     PushEnd,
     Refusal,
-    Request,
     Rows,
-    Served,
     Start,
     StateEnd,
     Waiting,
