@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -18,9 +18,11 @@ from rowcast.errors import ConfigError, visible
 from rowcast.metric import Metric
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from rowcast.training.member import MemberStatus
 
-__all__ = ["TeamDisplay", "on_terminal"]
+__all__ = ["LiveDisplay", "TeamDisplay", "on_terminal"]
 
 #: Where the output is not a terminal: seconds between two reports.
 PLAIN_EVERY_S = 10.0
@@ -35,28 +37,31 @@ def on_terminal(console: Console) -> bool:
     return console.is_terminal and console.file.isatty()
 
 
-class TeamDisplay:
-    """Shows one line for each worker.
+class LiveDisplay:
+    """Something that changes: live on a terminal, a plain line now and then elsewhere.
 
     Args:
         console: where to.
         quiet: show nothing but what is said.
-        metric: of the task, where it is known; else the first figure that a worker reports is shown.
+        plain_every_s: seconds between two plain lines.
+        next_plain: when the first one may come (s, monotonic).
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False, metric: Metric | None = None) -> None:
-        self._metric = metric
+    def __init__(
+        self, console: Console, *, quiet: bool = False, plain_every_s: float = PLAIN_EVERY_S, next_plain: float = 0.0
+    ) -> None:
         self._console = console
         self._quiet = quiet
-        self._next_plain = 0.0
-        # Errors and warnings of the log pass above the table instead of through it.
+        self._plain_every_s = plain_every_s
+        self._next_plain = next_plain
+        # Errors and warnings of the log pass above it instead of through it.
         self._live = (
             Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
             if on_terminal(console) and not quiet
             else None
         )
 
-    def __enter__(self) -> TeamDisplay:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
@@ -70,14 +75,33 @@ class TeamDisplay:
     def says(self, text: str) -> None:
         """A line that stays."""
         self._console.print(Text(visible(text, LONGEST)), soft_wrap=True)
+        self._console.file.flush()
+
+    def _update(self, whole: Callable[[], RenderableType], line: Callable[[], str], *, now: bool = False) -> None:
+        """Show the whole of it on a terminal; elsewhere a line, if one is due, or wanted now."""
+        if self._live is not None:
+            self._live.update(whole(), refresh=True)
+        elif not self._quiet and (now or time.monotonic() >= self._next_plain):
+            self._next_plain = time.monotonic() + self._plain_every_s
+            self.says(line())
+
+
+class TeamDisplay(LiveDisplay):
+    """Shows one line for each worker.
+
+    Args:
+        console: where to.
+        quiet: show nothing but what is said.
+        metric: of the task, where it is known; else the first figure that a worker reports is shown.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False, metric: Metric | None = None) -> None:
+        super().__init__(console, quiet=quiet)
+        self._metric = metric
 
     def shows(self, title: str, lines: Sequence[MemberStatus]) -> None:
         """Where everybody is now."""
-        if self._live is not None:
-            self._live.update(team_table(title, lines, self._metric), refresh=True)
-        elif not self._quiet and time.monotonic() >= self._next_plain:
-            self._next_plain = time.monotonic() + PLAIN_EVERY_S
-            self.says(plain(title, lines, self._metric))
+        self._update(lambda: team_table(title, lines, self._metric), lambda: plain(title, lines, self._metric))
 
 
 def team_table(title: str, lines: Sequence[MemberStatus], metric: Metric | None = None) -> Table:

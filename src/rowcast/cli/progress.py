@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rowcast.cli.display import on_terminal
+from rowcast.cli.display import LiveDisplay
 from rowcast.errors import visible
 
 if TYPE_CHECKING:
@@ -24,7 +21,7 @@ __all__ = ["ComparisonDisplay"]
 PLAIN_EVERY_S = 60.0
 
 
-class ComparisonDisplay:
+class ComparisonDisplay(LiveDisplay):
     """Shows the runs under way and the time left.
 
     Args:
@@ -32,33 +29,13 @@ class ComparisonDisplay:
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._next_plain = 0.0
+        super().__init__(console, plain_every_s=PLAIN_EVERY_S)
         self._finished = -1
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-            if on_terminal(console)
-            else None
-        )
-
-    def __enter__(self) -> ComparisonDisplay:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def shows(self, progress: ComparisonProgress) -> None:
         """Where the comparison is now."""
-        if self._live is not None:
-            self._live.update(_bars(progress), refresh=True)
-        elif time.monotonic() >= self._next_plain or progress.finished != self._finished:
-            self._next_plain = time.monotonic() + PLAIN_EVERY_S
-            self._console.print(Text(headline(progress)), soft_wrap=True)
+        news = progress.finished != self._finished
+        self._update(lambda: _bars(progress), lambda: headline(progress), now=news)
         self._finished = progress.finished
 
 

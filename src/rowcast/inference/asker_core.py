@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from rowcast.wire.frames import frame_bytes
 __all__ = ["AskerCore"]
 
 
-class AskerCore:
+class AskerCore(ABC):
     """The inferences of one robot.
 
     Args:
@@ -78,9 +79,9 @@ class AskerCore:
         self._own = OwnLane(model)
 
     @property
+    @abstractmethod
     def served(self) -> bool:
         """The server has let the robot in, on a connection that stands."""
-        raise NotImplementedError
 
     @property
     def has_fallback(self) -> bool:
@@ -123,9 +124,8 @@ class AskerCore:
 
     def give_up(self, now: float, ticket: int, error: RowcastError) -> None:
         """Nobody waits for this one any more; its outcome has ``error``."""
-        for inference in [*self.waiting, *self.active.values()]:
-            if inference.ticket == ticket:
-                self._over(now, inference, "", None, error=error)
+        for inference in [one for one in (*self.waiting, *self.active.values()) if one.ticket == ticket]:
+            self._over(now, inference, "", None, error=error)
         self._next(now)
 
     def end_all(self, now: float, error: RowcastError) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
-from rowcast.cli.display import LONGEST, PLAIN_EVERY_S, on_terminal
+from rowcast.cli.display import LONGEST, PLAIN_EVERY_S, LiveDisplay
 from rowcast.errors import visible
 from rowcast.experiment.inference.camera import Tally
 
 __all__ = ["LiveLine", "camera_line", "rate_text"]
 
 
-class LiveLine:
+class LiveLine(LiveDisplay):
     """Shows one line that changes.
 
     Args:
@@ -25,38 +23,11 @@ class LiveLine:
     """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        self._console = console
-        self._quiet = quiet
-        self._next_plain = time.monotonic() + PLAIN_EVERY_S
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
-            if on_terminal(console) and not quiet
-            else None
-        )
-
-    def __enter__(self) -> LiveLine:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def says(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(Text(visible(text, LONGEST)), soft_wrap=True)
-        self._console.file.flush()
+        super().__init__(console, quiet=quiet, next_plain=time.monotonic() + PLAIN_EVERY_S)
 
     def shows(self, text: str) -> None:
         """Where it is now."""
-        if self._live is not None:
-            self._live.update(Text(visible(text, LONGEST)), refresh=True)
-        elif not self._quiet and time.monotonic() >= self._next_plain:
-            self._next_plain = time.monotonic() + PLAIN_EVERY_S
-            self.says(text)
+        self._update(lambda: Text(visible(text, LONGEST)), lambda: text)
 
 
 def camera_line(tally: Tally, left_s: float, rate_bps: float) -> str:
