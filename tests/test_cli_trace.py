@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import signal
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rowcast.cli import ExitCode, main
+from commands import Run, running
+from rowcast.cli import ExitCode
 from rowcast.cli.trace import describe
 from rowcast.errors import ConfigError
 from rowcast.links import PROFILES, Trace, differences, fit, load_trace, outdoor, save_csv, synthesise
@@ -20,25 +18,12 @@ from rowcast.report.trace_figure import draw_trace
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "links.md"
 PNG = b"\x89PNG\r\n\x1a\n"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def rowcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs the command in this process; gives exit code, standard output and standard error."""
-    log = logging.getLogger("rowcast")
-    before = (list(log.handlers), log.level, log.propagate, signal.getsignal(signal.SIGTERM))
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(["trace", *(str(word) for word in words)])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    yield run
-    log.handlers, log.level, log.propagate = before[:3]
-    signal.signal(signal.SIGTERM, before[3])
+    with running(monkeypatch, capsys, "trace") as run:
+        yield run
 
 
 @pytest.mark.parametrize("words", [[], ["stats"], ["synth"], ["plot"]])

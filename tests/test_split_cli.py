@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import signal
 import threading
 import time
-import warnings
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -17,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from commands import running
 from live import LIMIT_S, eventually, python
-from rowcast.cli import ExitCode, main
+from rowcast.cli import ExitCode
 from rowcast.cli.split.live import camera_line
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, DeadlineMissed, WorkerFailed
@@ -96,24 +95,14 @@ def rowcast(monkeypatch, capsys, model):
 
     The model of the file is captured once for all tests.
     """
-    log = logging.getLogger("rowcast")
-    before = (list(log.handlers), log.level, log.propagate, signal.getsignal(signal.SIGTERM))
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     known = {str(model.net): model}
     monkeypatch.setattr(
         "rowcast.split.capture",
         lambda net, example: known[str(net)] if str(net) in known and not net.training else capture(net, example),
     )
 
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    yield run
-    log.handlers, log.level, log.propagate = before[:3]
-    signal.signal(signal.SIGTERM, before[3])
+    with running(monkeypatch, capsys) as run:
+        yield run
 
 
 def slow(model, seconds=10.0):

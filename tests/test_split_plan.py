@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import logging
 import math
-import signal
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rowcast.cli import ExitCode, main
+from commands import Run, running
+from rowcast.cli import ExitCode
 from rowcast.errors import ConfigError, LocalProtocolError
 from rowcast.graphs import Barrier, Graph, Identity, Op, Profile, RunningSum, Window, save_profile
 from rowcast.links import Trace
@@ -38,7 +36,6 @@ from rowcast.report.plans import BOUND, changes_table, rates_table, replay_table
 from rowcast.report.rates_figure import draw_rates
 
 PNG = b"\x89PNG\r\n\x1a\n"
-Run = Callable[..., tuple[int, str, str]]
 
 
 def model() -> tuple[Graph, Profile]:
@@ -200,20 +197,8 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rowcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs the command in this process; gives exit code, standard output and standard error."""
-    log = logging.getLogger("rowcast")
-    before = (list(log.handlers), log.level, log.propagate, signal.getsignal(signal.SIGTERM))
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(["split", *(str(word) for word in words)])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    yield run
-    log.handlers, log.level, log.propagate = before[:3]
-    signal.signal(signal.SIGTERM, before[3])
+    with running(monkeypatch, capsys, "split") as run:
+        yield run
 
 
 @pytest.fixture
