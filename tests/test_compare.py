@@ -509,7 +509,7 @@ def test_in_a_file_progress_is_a_line_a_minute_and_one_for_each_finished_run(
 ) -> None:
     """Ten minutes, told four times a second; two runs end. FORCE_COLOR makes no terminal of a file."""
     now = 1000.0
-    monkeypatch.setattr("rowcast.cli.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("rowcast.cli.display.time.monotonic", lambda: now)
     cells = plan_cells(SMALL)
     file = io.StringIO()
     with ComparisonDisplay(Console(file=file, force_terminal=colours or None, width=100)) as display:
