@@ -543,6 +543,9 @@ EXPORTED: dict[str, str] = {
     "rowcast.testing.zoo": """
         Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
     """,
+    "rowcast.loader": "",
+    "rowcast.sources": "",
+    "rowcast.streams": "MOST_PARTITIONS Positions Sample Source",
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
         HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd

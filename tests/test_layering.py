@@ -17,13 +17,13 @@ SOURCE = Path(rowcast.__file__).parent
 FLOORS = {
     **dict.fromkeys(("errors", "config", "journal", "metric", "version"), 0),
     **dict.fromkeys(("registry", "userfile"), 0),
-    **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs"), 1),
+    **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs", "streams"), 1),
     **dict.fromkeys(("sync", "wire", "planning"), 2),
     "delivery": 3,
     "session": 4,
     **dict.fromkeys(("training", "inference"), 5),
-    **dict.fromkeys(("drivers", "testing"), 6),
-    **dict.fromkeys(("optim", "split"), 7),
+    **dict.fromkeys(("drivers", "sources", "testing"), 6),
+    **dict.fromkeys(("optim", "split", "loader"), 7),
     **dict.fromkeys(("tasks", "experiment"), 8),
     **dict.fromkeys(("cli", "report"), 9),
 }
@@ -39,6 +39,7 @@ FORBIDDEN: dict[str, set[str]] = {
     **{part: PURE for part, floor in FLOORS.items() if floor <= 5},
     "testing": PURE,
     "drivers": {"torch"},
+    "sources": {"torch"},
     "optim": SOCKETS | CLOCKS | THREADS,
 }
 #: What a module may import although its part may not: models to test with are models of PyTorch.

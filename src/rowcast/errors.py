@@ -21,6 +21,8 @@
      +-- DeadlineMissed           no answer in time, and nothing to fall back on
      +-- ServerBusy               the server computes for others; it says when to ask again
      +-- NonFiniteGradient        NaN or Inf where an update was expected
+     +-- SourceEnded              a stream of samples has an end, and everything was delivered
+     +-- StreamGap                samples of a stream are gone before they were read
      +-- WorkerFailed             a worker process of an experiment ended badly, or hangs
      +-- MeterError               a power sensor is missing, cannot be read, or is frozen
 
@@ -50,7 +52,9 @@ __all__ = [
     "RowcastError",
     "ServerBusy",
     "ServerUnavailable",
+    "SourceEnded",
     "StreamDamaged",
+    "StreamGap",
     "TraceError",
     "VersionMismatch",
     "WorkerFailed",
@@ -141,6 +145,14 @@ class ServerBusy(RowcastError):
 
 class NonFiniteGradient(RowcastError):
     """A gradient holds NaN or Inf; the step was refused and counted as "no contribution"."""
+
+
+class SourceEnded(RowcastError):
+    """A stream of samples has come to its end, and everything was delivered."""
+
+
+class StreamGap(RowcastError):
+    """Samples of a stream were deleted before they were read; the message says how many, and how to go on."""
 
 
 class WorkerFailed(RowcastError):

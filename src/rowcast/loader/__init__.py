@@ -1,0 +1,1 @@
+"""Batches of a stream for a training loop of PyTorch."""
