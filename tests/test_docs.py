@@ -553,7 +553,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
         HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd
-        Refusal Request RowLimits Rows Served Start StateEnd Waiting Welcome encode
+        Refusal Request RowLimits Rows Served Share Start StateEnd Supply Waiting Welcome encode
     """,
 }
 

@@ -108,6 +108,7 @@ class WorkerLoop(WorkerCore):
         if self.state is not WorkerState.COMPUTING:
             raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.state.value}")
         self.iteration += 1
+        self.delivered.finish(self.iteration)
         self.step.proposed = now
         self.step.skipped = not self.contribution.end(self.policy, self.iteration)
         self.rule.exchange(now)
