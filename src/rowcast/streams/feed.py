@@ -47,6 +47,7 @@ class Feed:
     Attributes:
         share: this worker's share of the team's batch, as the server tells it (samples).
         positions: behind everything that was taken or dropped.
+        ended: nothing follows; what is left is the last batch, however little it is.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Feed:
         self.buffer = Buffer(buffer or BufferRule(), most_bytes)
         self.share: int | None = None
         self.positions = positions or Positions()
+        self.ended = False
         self._meter = RateMeter()
         self._since = math.nan
         self._wanted_at: float | None = None
@@ -85,7 +87,10 @@ class Feed:
         if self._wanted_at is None:
             self._wanted_at = now
         held = self._held(now)
-        if held.queued < self.rule.needs(held) or now < self.rule.begins_at(held):
+        if self.ended:
+            if not held.queued:
+                return None
+        elif held.queued < self.rule.needs(held) or now < self.rule.begins_at(held):
             return None
         samples, age_s = self.buffer.take(now, self.rule.takes(held))
         self.positions = self.positions.behind(samples)
