@@ -241,7 +241,7 @@ class Computed(Control, frozen=True):
 
     KIND: ClassVar[int] = 21
     iteration: Count
-    compute_s: Finite  #: seconds that the gradient of this iteration took
+    compute_s: Finite  #: seconds that the gradient of this iteration took, the wait for its data included
     rate_bps: Finite  #: measured delivery rate, bit/s
     size: Finite  #: sum |.| of what this iteration contributed
     skipped: bool  #: this iteration made no contribution
