@@ -547,11 +547,15 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.loader": "",
     "rowcast.sources": "",
-    "rowcast.streams": "MOST_PARTITIONS Positions Sample Source",
+    "rowcast.streams": """
+        AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Injection MOST_PARTITIONS Positions
+        RateBatch RateMeter RateTrace Sample Source SpeedBatch StreamPattern TeamBatch compresses parse_batch
+        parse_buffer parse_injection parse_streams read_rates rebalanced share
+    """,
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
         HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd
-        Refusal Request RowLimits Rows Served Start StateEnd Waiting Welcome encode
+        Refusal Request RowLimits Rows Served Share Start StateEnd Supply Waiting Welcome encode
     """,
 }
 

@@ -251,3 +251,21 @@ def test_a_long_clean_training_is_told_now_and_then(monkeypatch: pytest.MonkeyPa
         "training the starting model: 42 %, about 7 s left",
         "training the starting model: 83 %, about 2 s left",
     ]
+
+
+def test_single_samples_are_those_of_the_batches() -> None:
+    """One after the other in the order of the batches; a batch of them is what the loss takes."""
+    task = tiny(pretrain_epochs=0)
+    task.pretrain()
+    samples = task.samples(1, 3)
+    size = task.settings.batch
+    images, labels = task.collate([next(samples) for _ in range(size)])
+    wanted = next(task.batches(1, 3))
+    assert torch.equal(images, wanted[0]) and torch.equal(labels, wanted[1])
+    robot = task.worker(1, 3)
+    given = robot.compute_on((images, labels))
+    assert given == task.worker(1, 3).compute()
+    one = task.collate([next(samples)])
+    assert one[0].shape == (1, *images.shape[1:]) and np.isfinite(robot.compute_on(one))
+    with pytest.raises(ConfigError, match="worker index"):
+        task.samples(3, 3)

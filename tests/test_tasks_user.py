@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from live import LIMIT_S, LiveServer, python
-from rowcast.errors import ConfigError, LocalProtocolError
+from rowcast.errors import ConfigError, LocalProtocolError, SourceEnded
 from rowcast.experiment import Comparison, DemoSettings, plan_cells, run_comparison, run_demo
 from rowcast.experiment.starting import CACHE_VARIABLE, keep_starting_state
 from rowcast.journal import read_journal
@@ -287,6 +287,39 @@ def test_batches_that_end_are_said(tmp_path: Path) -> None:
     worker.compute(), worker.compute()
     with pytest.raises(ConfigError, match="worker 1 of 2 has no more of them; expected batches without an end"):
         worker.compute()
+
+
+def test_a_stream_that_is_over_ends_the_worker(tmp_path: Path) -> None:
+    """It is no error of the task, warming up takes nothing from it, and who asks again is told again."""
+    path = changed(
+        tmp_path,
+        ("        while True:\n            yield", "        for _ in range(2):\n            yield"),
+        ("    def loss(", "        raise rowcast.errors.SourceEnded('over')\n\n    def loss("),
+        ("import torch\n", "import rowcast.errors\nimport torch\n"),
+    )
+    worker = build_task(str(path)).worker(1, 2)
+    worker.warm_up()
+    worker.compute(), worker.compute()
+    for _ in range(2):
+        with pytest.raises(SourceEnded, match=r"^over$"):
+            worker.compute()
+    worker.warm_up()
+
+
+def test_a_task_without_single_samples_says_so() -> None:
+    with pytest.raises(ConfigError, match="task Diabetes: gives whole batches and no single samples"):
+        build_task(OWN).samples(0, 2)
+
+
+def test_a_batch_can_be_given() -> None:
+    """Of any number of samples, by default as PyTorch's data loader makes it."""
+    task = build_task(OWN)
+    worker = task.worker(0, 2)
+    patients = list(next(iter(task.batches(0, 2))))
+    for count in (1, 3, len(patients)):
+        batch = task.collate(patients[:count])
+        assert torch.equal(batch, torch.stack(patients[:count]))
+        assert worker.compute_on(batch) == task.loss(worker.model, batch).item()
 
 
 def test_a_trained_start_is_kept_by_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

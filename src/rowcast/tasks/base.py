@@ -38,16 +38,17 @@ import contextlib
 import dataclasses
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from rowcast.config import Checked, setting
-from rowcast.errors import ConfigError, LocalProtocolError, near_match
+from rowcast.errors import ConfigError, LocalProtocolError, SourceEnded, near_match
 from rowcast.metric import Metric
 from rowcast.optim import Optimizer
 from rowcast.optim.team import TeamLike
@@ -106,7 +107,9 @@ class Task(ABC):
     def batches(self, index: int, workers: int) -> Iterable[Any]:
         """The batches of worker ``index`` (from 0) of a team of ``workers``; without an end.
 
-        This is where the data is shared out: each worker draws from a part of its own, in an order of its own.
+        This is where the data is shared out: each worker draws from a part of its own, in an order of its own. Where
+        the data have an end, as a recorded stream has, raise :class:`rowcast.errors.SourceEnded` there: the worker
+        then delivers what it has, and stops.
         """
 
     @abstractmethod
@@ -122,6 +125,24 @@ class Task(ABC):
         """
 
     # ---- what a task may change -----------------------------------------------------------------------------
+
+    def samples(self, index: int, workers: int) -> Iterator[Any]:
+        """What worker ``index`` (from 0) of a team of ``workers`` sees, one sample after the other in order of time.
+
+        A task that gives them can be trained on a stream, whose rate decides how many samples make a batch:
+        :meth:`collate` makes one of any number. Without an end, unless the stream has one.
+
+        Raises:
+            ConfigError: the task has batches only, as here.
+        """
+        raise ConfigError(
+            f"task {type(self).__name__}: gives whole batches and no single samples, so that it cannot be trained on "
+            "a stream; define samples(index, workers)"
+        )
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """A batch, as :meth:`loss` takes it, of one or more of :meth:`samples`; here, as PyTorch's data loader does."""
+        return default_collate(list(samples))
 
     def worker(self, index: int, workers: int) -> TaskWorker:
         """The part of worker ``index`` (from 0) of a team of ``workers``.
@@ -291,6 +312,7 @@ class TaskWorker:
         self.task, self.model, self.optimizer = task, model, optimizer
         self.index, self.workers = index, workers
         self._batches: Iterator[Any] = iter(batches)
+        self._ended: SourceEnded | None = None
 
     def compute(self) -> float:
         """Zero the gradients, run the next batch forward and backward; the caller calls ``optimizer.step()``.
@@ -299,15 +321,16 @@ class TaskWorker:
             the loss of the batch.
 
         Raises:
-            ConfigError: the task has no more batches.
+            SourceEnded: the stream of this worker is over; each further call raises it again.
+            ConfigError: the task has no more batches, and did not say that they have an end.
         """
-        try:
-            batch = next(self._batches)
-        except StopIteration:
-            raise ConfigError(
-                f"task {type(self.task).__name__}: batches: worker {self.index} of {self.workers} has no more of them; "
-                "expected batches without an end, as of 'while True: yield ...'"
-            ) from None
+        return self.compute_on(self._next_batch())
+
+    def compute_on(self, batch: Any) -> float:
+        """As :meth:`compute`, with a batch that the caller gives: whoever feeds the worker from a stream.
+
+        What a step is beyond a batch forward and backward belongs here, so that it happens either way.
+        """
         self.optimizer.zero_grad()
         loss = self.task.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -327,13 +350,38 @@ class TaskWorker:
         """Let what is slow the first time be slow before a clock runs; nothing of the worker is changed."""
         self.evaluate()
         before = {name: value.clone() for name, value in self.model.state_dict().items()}
-        first = next(self._batches, None)
+        first = self._peek()
         if first is not None:
-            self._batches = itertools.chain([first], self._batches)
             with torch.random.fork_rng(devices=[]):
                 self.task.loss(self.model, first).backward()  # type: ignore[no-untyped-call]
             self.optimizer.zero_grad()
         self.model.load_state_dict(before)
+
+    def _peek(self) -> Any:
+        """The batch that :meth:`compute` takes next; ``None``: there is none."""
+        try:
+            first = next(self._batches)
+        except StopIteration:
+            return None
+        except SourceEnded as ended:
+            self._ended = ended
+            return None
+        self._batches = itertools.chain([first], self._batches)
+        return first
+
+    def _next_batch(self) -> Any:
+        try:
+            if self._ended is None:
+                return next(self._batches)
+        except SourceEnded as ended:
+            self._ended = ended
+        except StopIteration:
+            raise ConfigError(
+                f"task {type(self.task).__name__}: batches: worker {self.index} of {self.workers} has no more of them; "
+                "expected batches without an end, as of 'while True: yield ...'; the end of a stream is "
+                "'raise rowcast.errors.SourceEnded(...)'"
+            ) from None
+        raise SourceEnded(str(self._ended))
 
     def wrap(self, team: TeamLike, *, nonfinite: str = "raise") -> Optimizer:
         """Join the team with this worker's model; override it for a weight, a projection or another use of buffers.

@@ -17,6 +17,7 @@ from rowcast.errors import LinkLost, LocalProtocolError
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout
+from rowcast.streams import BatchRule
 from rowcast.training import WorkerNode, WorkerState
 from rowcast.training.proposal.contribution import Update
 
@@ -144,6 +145,16 @@ class VirtualWorker(NodeView):
             raise refused
         if then is not None:
             then()
+
+    @property
+    def delivered(self) -> int:
+        """The newest iteration of which every row is acknowledged; counted as :attr:`finished`."""
+        return self.node.delivered.newest()
+
+    def supply(self, rule: BatchRule, rate: float | None) -> None:
+        """Tell the server what this worker can train on, if that has changed."""
+        self.node.supplier.supply(rule, rate)
+        self._simulation.attend(self._robot)
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal."""

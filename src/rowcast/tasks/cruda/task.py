@@ -195,10 +195,7 @@ class CrudaTask(Task):
             ConfigError: ``index`` not below ``workers``, or a set too small for so many shards.
             LocalProtocolError: no starting model yet.
         """
-        self.check_index(index, workers)
-        shard = self.shards(workers)[index]
-        foggy = self._tensor(self.dataset.train_images[shard], shard, self._train_shift)
-        labels = torch.from_numpy(self.dataset.train_labels[shard])
+        foggy, labels = self._seen(index, workers)
         return CrudaWorker(self, foggy, labels, self.rng(_BATCHES, workers, index), index=index, workers=workers)
 
     def batches(self, index: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -206,6 +203,16 @@ class CrudaTask(Task):
         worker = self.worker(index, workers)
         while True:
             yield worker.batch()
+
+    def samples(self, index: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One foggy image ``(channels, height, width)`` and its label after the other, pass after pass.
+
+        Raises:
+            ConfigError: as :meth:`worker`.
+        """
+        images, labels = self._seen(index, workers)
+        order = endless_batches(np.arange(len(labels)), 1, self.rng(_BATCHES, workers, index))
+        return ((images[one], labels[one]) for (one,) in order)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of images ``(n, channels, height, width)`` with labels ``(n,)``; batch norm stays frozen."""
@@ -239,6 +246,13 @@ class CrudaTask(Task):
     def clean_accuracy(self, model: nn.Module) -> float:
         """Percent of the clean test images that ``model`` classifies rightly; leaves its mode as it was."""
         return 100.0 * float(self._right(model, foggy=False).mean())
+
+    def _seen(self, index: int, workers: int) -> tuple[Tensor, Tensor]:
+        """The foggy images of the shard of a worker, and their labels."""
+        self.check_index(index, workers)
+        shard = self.shards(workers)[index]
+        foggy = self._tensor(self.dataset.train_images[shard], shard, self._train_shift)
+        return foggy, torch.from_numpy(self.dataset.train_labels[shard])
 
     def _own(self, right: NDArray[np.bool_], labels: Tensor) -> float:
         classes = len(self.dataset.classes)

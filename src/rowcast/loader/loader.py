@@ -1,0 +1,248 @@
+"""Batches of a stream for a training loop of PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, cast
+
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
+
+from rowcast.errors import ConfigError, LocalProtocolError, RowcastError, visible
+from rowcast.loader.puller import Puller
+from rowcast.optim import Optimizer
+from rowcast.optim.team import StreamTeam
+from rowcast.streams import BatchRule, BufferRule, Feed, FeedBatch, Positions, Sample, Source, parse_batch, parse_buffer
+from rowcast.streams.buffer import MOST_BYTES
+
+__all__ = ["StreamLoader"]
+
+log = logging.getLogger("rowcast")
+
+#: The server is told of the stream, and looked at for the share, so often while a batch is gathered (s).
+_LOOK_S = 0.25
+#: A training loop that waits longer for samples is told why (s).
+_PATIENCE_S = 10.0
+
+
+class StreamLoader(IterableDataset[Any]):
+    """Batches of a source, as fast as they come, for as long as they come.
+
+    A thread takes samples out of the source all the time, so that their arrival, their rate and their age are as they
+    were. When a batch begins, and how many samples it has, is what ``batch`` says; what waits longer than ``buffer``
+    allows gives way to what is newer, and is counted.
+
+    How far a source is read is committed only up to what the server has acknowledged as a whole. So after a crash
+    nothing is lost; a few batches are trained again, as many as had not arrived. Where every push is whole (``bsp``,
+    ``ssp``) the server itself remembers how far the data reaches that is in the parameters, and the loader begins there:
+    nothing is trained twice, but for what a lossy code had not sent.
+
+    It is an ``IterableDataset``, to be iterated itself or by a ``DataLoader`` with ``batch_size=None`` and without
+    worker processes: those would each read the whole stream.
+
+    Args:
+        source: where samples come from, not yet opened; or its text, as :func:`rowcast.sources.make_source` takes it.
+        decode: makes an item of a sample. What it raises drops the sample; the first is shown.
+        optimizer: whose steps the batches are for: it is told the batch rule, weighs each ``step(samples=...)`` by it,
+            and says what has arrived. ``None``: :meth:`commit` is called by hand.
+        batch: as :func:`rowcast.streams.parse_batch` takes it.
+        buffer: as :func:`rowcast.streams.parse_buffer` takes it; ``None``: ``persist`` with a fixed batch, otherwise
+            ``truncate:1s``.
+        collate: makes a batch of a list of items.
+        most_bytes: of all waiting samples together. Where nothing is truncated, the source then keeps what follows.
+        clock: seconds, never back (replaced in tests).
+
+    Raises:
+        ConfigError: an argument cannot be used.
+
+    Example::
+
+        loader = rowcast.StreamLoader("kafka://10.0.0.1:9092/robot-1", decode, optimizer, batch="team:1024")
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss_of(model(images), labels).backward()
+            optimizer.step(samples=loader.samples)
+    """
+
+    def __init__(
+        self,
+        source: Source | str,
+        decode: Callable[[Sample], Any],
+        optimizer: Optimizer | None = None,
+        *,
+        batch: str | BatchRule = "team:1024",
+        buffer: str | BufferRule | None = None,
+        collate: Callable[[list[Any]], Any] = default_collate,
+        most_bytes: int = MOST_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.rule = parse_batch(batch) if isinstance(batch, str) else batch
+        kept = BufferRule() if self.rule.needs_all else BufferRule(seconds=1.0)
+        if buffer is not None:
+            kept = parse_buffer(buffer) if isinstance(buffer, str) else buffer
+        if isinstance(source, str):
+            from rowcast.sources import make_source
+
+            source = make_source(source)
+        self._puller = Puller(source, Feed(self.rule, kept, most_bytes=most_bytes), clock)
+        self._decode, self._collate = decode, collate
+        self._clock = clock
+        self._optimizer = optimizer
+        if optimizer is not None:
+            optimizer.batch = self.rule
+        self._team: StreamTeam | None = None if optimizer is None else cast(StreamTeam, optimizer.team)
+        self._trained: deque[tuple[int, Positions]] = deque()  # iteration, behind its samples
+        self._undecodable = 0
+        self._dropped_before = 0
+        self._samples = 0
+        self._started = self._closed = False
+
+    # -- what the training loop sees ---------------------------------------------------------------------------
+
+    @property
+    def samples(self) -> int:
+        """Samples of the last batch."""
+        return self._samples
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Samples that were not trained on, by reason: ``truncated``, ``memory``, ``undecodable``, and the source's."""
+        counts = Counter(self._puller.dropped) + self._puller.feed.buffer.dropped
+        if self._undecodable:
+            counts["undecodable"] = self._undecodable
+        return counts
+
+    @property
+    def rate(self) -> float | None:
+        """Of the stream (samples/s); ``None`` while nobody can know."""
+        return self._puller.feed.rate(self._clock())
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches until the source ends; waits for each.
+
+        Raises:
+            ConfigError: in a worker process of a ``DataLoader``; or as the source has it.
+            StreamGap: samples are gone from the source for good.
+        """
+        if get_worker_info() is not None:
+            raise ConfigError(
+                "StreamLoader: expected to be read by the process that trains, got a worker process of a DataLoader; "
+                "each of those would read the whole stream: take num_workers=0"
+            )
+        self._start()
+        while (batch := self._next()) is not None:
+            items = self._items(batch.samples)
+            if not items:
+                continue
+            self._samples = len(items)
+            self._announce(batch, len(items))
+            yield self._collate(items)
+            self._note(batch.positions)
+
+    def commit(self, iteration: int | None = None) -> None:
+        """Everything up to ``iteration`` has arrived: the source need not deliver it again.
+
+        With an optimizer this happens by itself before each batch.
+
+        Args:
+            iteration: counted as ``optimizer.finished``; without an optimizer: batches from 1. ``None``: all.
+        """
+        positions = None
+        while self._trained and (iteration is None or self._trained[0][0] <= iteration):
+            _, positions = self._trained.popleft()
+        if positions is not None:
+            self._puller.commit(positions)
+
+    def close(self) -> None:
+        """Commit what has arrived, and let go of the source; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._optimizer is not None:
+                self.commit(self._optimizer.delivered)
+        finally:
+            self._puller.stop()
+
+    def __enter__(self) -> StreamLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- batches -----------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._closed:
+            raise LocalProtocolError("StreamLoader: it is closed; make another one")
+        if not self._started:
+            self._started = True
+            positions = Positions() if self._team is None else Positions.unpack(self._team.resumed_positions)
+            self._puller.start(positions or None)
+
+    def _next(self) -> FeedBatch | None:
+        """The next batch; ``None`` at the end of the source. Says why it takes long."""
+        waited_s, told = 0.0, False
+        while True:
+            batch = self._puller.next(_LOOK_S, self._prepare)
+            if batch is not None or self._puller.over:
+                if told:
+                    log.warning("%s: samples come again, after %.3g s", self._name, waited_s)
+                return batch
+            waited_s += _LOOK_S
+            if waited_s >= _PATIENCE_S and not told:
+                told = True
+                why = self._puller.trouble or "the source delivers too few"
+                log.warning("%s: waiting for samples, for %.3g s: %s", self._name, waited_s, visible(why))
+
+    def _prepare(self, feed: Feed) -> None:
+        """Before a look whether a batch can begin."""
+        if self._optimizer is None or self._team is None:
+            return
+        self.commit(self._optimizer.delivered)
+        if self.rule.shares_by:
+            self._team.supply(self.rule, feed.rate(self._clock()))
+            feed.share = self._team.share
+
+    def _announce(self, batch: FeedBatch, samples: int) -> None:
+        if self._team is not None:
+            self._team.read_to(batch.positions.pack())
+
+    def _note(self, positions: Positions) -> None:
+        """The training loop asks for more: it has stepped with the last batch, or this batch is part of a step."""
+        if self._optimizer is None:
+            number = self._trained[-1][0] + 1 if self._trained else 1
+        else:
+            number = self._optimizer.finished
+        self._trained.append((number, positions))
+
+    def _items(self, samples: Sequence[Sample]) -> list[Any]:
+        items = []
+        for sample in samples:
+            try:
+                items.append(self._decode(sample))
+            except RowcastError:
+                raise
+            except Exception as error:
+                if not self._undecodable:
+                    log.warning(
+                        "%s: sample %s of %s cannot be decoded, and is dropped as all such are: %s: %s",
+                        self._name,
+                        sample.position,
+                        visible(sample.partition, 80),
+                        type(error).__name__,
+                        visible(str(error), 200),
+                    )
+                self._undecodable += 1
+        return items
+
+    @property
+    def _name(self) -> str:
+        return "StreamLoader" if self._team is None else self._team.name

@@ -1,0 +1,92 @@
+"""Adaptive top-k of ScaDLES: send the largest elements of a gradient where that loses little, else all of it.
+
+A device votes to compress where the share of energy that the largest elements leave out, ``||g - Topk(g)||^2 /
+||g||^2``, is ``delta`` or less on average (EWMA); the team compresses where more than half of it votes so
+(algorithms.md 5). What is not sent stays, and is added to the next gradient. The published code changes what stays also
+in rounds that are sent whole, so that mass is sent twice: not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.errors import ConfigError
+
+__all__ = ["AdaptiveTopK", "compresses"]
+
+Vector = npt.NDArray[np.float32]
+
+#: Weight of the past in the average of the lost energy.
+_PAST = 0.9
+
+
+def compresses(votes: Sequence[bool]) -> bool:
+    """What the team does: compress where more than half of the devices vote for it."""
+    return 2 * sum(votes) > len(votes)
+
+
+class AdaptiveTopK:
+    """The gradients of one device.
+
+    Args:
+        ratio: share of the elements that a compressed gradient has, above 0 .. 1.
+        delta: largest mean share of lost energy at which the device votes to compress; 1: always, plain top-k with
+            error feedback; 0: never.
+        elements: of a gradient.
+
+    Attributes:
+        compressed, whole: gradients sent in each way.
+        floats: numbers sent, an index counted as one.
+
+    Raises:
+        ConfigError: a share that is none.
+    """
+
+    def __init__(self, ratio: float, delta: float, elements: int) -> None:
+        if not 0 < ratio <= 1 or not 0 <= delta <= 1:
+            raise ConfigError(f"top-k: expected a ratio above 0 .. 1 and a delta of 0 .. 1, got {ratio} and {delta}")
+        self.ratio, self.delta = ratio, delta
+        self.compressed = self.whole = 0
+        self.floats = 0
+        self._kept = max(1, int(ratio * elements))
+        self._residual = np.zeros(elements, np.float32)
+        self._lost: float | None = None
+        self._gradient = self._residual
+        self._largest: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+
+    @property
+    def lost(self) -> float:
+        """Mean share of energy that the largest elements leave out; 1 before the first gradient."""
+        return 1.0 if self._lost is None else self._lost
+
+    @property
+    def cnc(self) -> float:
+        """Compressed gradients over all gradients (CNC ratio); 0 before the first."""
+        return self.compressed / max(self.compressed + self.whole, 1)
+
+    def look(self, gradient: Vector) -> bool:
+        """Take the next gradient, float32 [elements], and vote whether it is to be compressed."""
+        self._gradient = gradient + self._residual
+        squares = self._gradient.astype(np.float64) ** 2
+        self._largest = np.argpartition(squares, -self._kept)[-self._kept :]
+        energy = float(squares.sum())
+        lost = 1.0 - float(squares[self._largest].sum()) / energy if energy > 0 else 0.0
+        self._lost = lost if self._lost is None else _PAST * self._lost + (1 - _PAST) * lost
+        return self._lost <= self.delta
+
+    def send(self, compress: bool) -> Vector:
+        """What is sent of it, as the team has decided: float32 [elements], 0 where nothing is."""
+        if not compress:
+            self.whole += 1
+            self.floats += len(self._gradient)
+            self._residual = np.zeros_like(self._residual)
+            return self._gradient
+        self.compressed += 1
+        self.floats += 2 * self._kept
+        sent = np.zeros_like(self._gradient)
+        sent[self._largest] = self._gradient[self._largest]
+        self._residual = self._gradient - sent
+        return sent
