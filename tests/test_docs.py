@@ -461,7 +461,7 @@ def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
 # -- exported names ------------------------------------------------------------------------------------------
 
 EXPORTED: dict[str, str] = {
-    "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
+    "rowcast": "LinkSettings Optimizer RowcastError StreamLoader Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
     "rowcast.cli.split": "app",
     "rowcast.codecs": """
@@ -543,7 +543,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.testing.zoo": """
         Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
     """,
-    "rowcast.loader": "",
+    "rowcast.loader": "StreamLoader",
     "rowcast.sources": "",
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Injection MOST_PARTITIONS Positions

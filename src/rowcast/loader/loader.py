@@ -82,7 +82,7 @@ class StreamLoader(IterableDataset[Any]):
     ) -> None:
         super().__init__()
         self.rule = parse_batch(batch) if isinstance(batch, str) else batch
-        kept = BufferRule() if self.rule.needs_all else BufferRule(seconds=1.0)
+        kept = BufferRule() if self.rule.keeps_all else BufferRule(seconds=1.0)
         if buffer is not None:
             kept = parse_buffer(buffer) if isinstance(buffer, str) else buffer
         if isinstance(source, str):
@@ -96,6 +96,8 @@ class StreamLoader(IterableDataset[Any]):
         if optimizer is not None:
             optimizer.batch = self.rule
         self._team: StreamTeam | None = None if optimizer is None else cast(StreamTeam, optimizer.team)
+        self._given: tuple[int, Positions] | None = None  # iterations before the last batch, and how far that reaches
+        self._batches = 0
         self._trained: deque[tuple[int, Positions]] = deque()  # iteration, behind its samples
         self._undecodable = 0
         self._dropped_before = 0
@@ -141,8 +143,10 @@ class StreamLoader(IterableDataset[Any]):
                 continue
             self._samples = len(items)
             self._announce(batch, len(items))
+            self._batches += 1
+            self._given = self._finished, batch.positions
             yield self._collate(items)
-            self._note(batch.positions)
+            self._settle(asked_for_more=True)
 
     def commit(self, iteration: int | None = None) -> None:
         """Everything up to ``iteration`` has arrived: the source need not deliver it again.
@@ -152,6 +156,7 @@ class StreamLoader(IterableDataset[Any]):
         Args:
             iteration: counted as ``optimizer.finished``; without an optimizer: batches from 1. ``None``: all.
         """
+        self._settle()
         positions = None
         while self._trained and (iteration is None or self._trained[0][0] <= iteration):
             _, positions = self._trained.popleft()
@@ -212,16 +217,32 @@ class StreamLoader(IterableDataset[Any]):
             feed.share = self._team.share
 
     def _announce(self, batch: FeedBatch, samples: int) -> None:
+        """Tell the team what the next step is computed on."""
+        dropped = sum(self.dropped.values())
+        new, self._dropped_before = dropped - self._dropped_before, dropped
         if self._team is not None:
             self._team.read_to(batch.positions.pack())
+            self._team.fed(samples, batch.starve_s, batch.queued, new, batch.age_s)
 
-    def _note(self, positions: Positions) -> None:
-        """The training loop asks for more: it has stepped with the last batch, or this batch is part of a step."""
-        if self._optimizer is None:
-            number = self._trained[-1][0] + 1 if self._trained else 1
-        else:
-            number = self._optimizer.finished
-        self._trained.append((number, positions))
+    @property
+    def _finished(self) -> int:
+        """Iterations that the training loop has finished."""
+        return self._batches if self._optimizer is None else self._optimizer.finished
+
+    def _settle(self, *, asked_for_more: bool = False) -> None:
+        """Note in which iteration the last batch was trained on, once that is known.
+
+        Args:
+            asked_for_more: the training loop has done with the batch. If no iteration ended since (a round of local
+                steps, gradient accumulation), it is a part of the one that ends next.
+        """
+        if self._given is None:
+            return
+        before, positions = self._given
+        if self._optimizer is not None and self._finished == before and not asked_for_more:
+            return
+        self._given = None
+        self._trained.append((max(self._finished, before + (self._optimizer is not None)), positions))
 
     def _items(self, samples: Sequence[Sample]) -> list[Any]:
         items = []

@@ -55,6 +55,7 @@ class Supplier:
             before, total = self._said
             if total == rule.total and abs(usable - before) <= DEAD_BAND * before:
                 return
+        usable = min(usable, 1e9)  # beyond that a server takes it for nonsense
         self._said = usable, rule.total
         self._say(Supply(usable, rule.total))
 
