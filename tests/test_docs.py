@@ -548,9 +548,10 @@ EXPORTED: dict[str, str] = {
     "rowcast.loader": "StreamLoader",
     "rowcast.sources": "",
     "rowcast.streams": """
-        AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Injection MOST_PARTITIONS Positions
-        RateBatch RateMeter RateTrace Sample Source SpeedBatch StreamPattern TeamBatch compresses parse_batch
-        parse_buffer parse_injection parse_streams read_rates rebalanced share
+        AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS
+        MOST_REHEARSED Positions RateBatch RateMeter RateTrace Rehearsal Reservoir Sample Source SpeedBatch
+        StreamPattern TeamBatch compresses parse_batch parse_buffer parse_injection parse_rehearsal parse_streams
+        read_rates rebalanced share
     """,
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
