@@ -60,13 +60,17 @@ class Sharing:
         for name in self._supplies.keys() - team.members.keys():
             del self._supplies[name]
             self._told.pop(name, None)
-        sharing = [member for member in team.gate.counted() if member.name in self._supplies]
+        sharing = [
+            member
+            for member in team.gate.counted()
+            if member.name in self._supplies and self._supplies[member.name].total
+        ]
         rates = [self._supplies[member.name].rate for member in sharing]
-        totals = {self._supplies[member.name].total for member in sharing} - {0}
+        totals = {self._supplies[member.name].total for member in sharing}
         shares = {total: share(total, rates) for total in totals}
         for place, member in enumerate(sharing):
             total = self._supplies[member.name].total
-            if total and member.link is not None:
+            if member.link is not None:
                 self._tell(member, Share(shares[total][place], sum(rates)))
 
     def _tell(self, member: Member, message: Share) -> None:
