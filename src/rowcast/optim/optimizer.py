@@ -295,6 +295,11 @@ class Optimizer(LiveWrapper):
         return self._skipped_steps
 
     @property
+    def team(self) -> TeamLike:
+        """The worker's place in the team."""
+        return self._team
+
+    @property
     def batch(self) -> BatchRule | None:
         """Where batches differ: how many samples there are, and for how many of the whole team the learning rate is
         meant, a :class:`rowcast.streams.BatchRule` or its text. ``None``: every batch counts the same."""
