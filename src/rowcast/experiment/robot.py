@@ -15,7 +15,7 @@ from rowcast.codecs import REGISTRY as CODECS
 from rowcast.config import read_secret
 from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.drivers.sockets.tcp import split_address
-from rowcast.errors import ConfigError, NonFiniteGradient
+from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
@@ -99,7 +99,7 @@ def run_robot(
     joined: Callable[[Team], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WorkerAudit:
-    """Train until the time or the steps are over, then deliver everything.
+    """Train until the time, the steps or the data are over, then deliver everything.
 
     Args:
         settings: what to do.
@@ -152,7 +152,7 @@ def _train(
     shaper: Shaper | None,
     progress: Callable[[Progress], None] | None,
 ) -> list[float]:
-    """Step until it is time to stop; returns the seconds really computed in each step."""
+    """Step until it is time to stop, or until the data are over; returns the seconds really computed in each step."""
     began = time.monotonic()
     ends = began + settings.seconds if settings.seconds is not None else float("inf")
     last = team.iteration + settings.steps if settings.steps is not None else None
@@ -166,7 +166,11 @@ def _train(
                     measured = robot.evaluate()
                 optimizer.report(**measured)
                 values.update(measured)
-            loss = robot.compute()
+            try:
+                loss = robot.compute()
+            except SourceEnded as ended:
+                log.info("%s: %s", settings.name, ended)
+                break
             busy_s.append(time.monotonic() - started)
             # What does not fit into the pace anyhow is not stretched further.
             time.sleep(max(min(started + settings.pace_s, ends) - time.monotonic(), 0.0))

@@ -223,8 +223,9 @@ class Comparison(Checked):
     )
     devices: tuple[str, ...] = setting(
         ("2.18",),
-        "What one gradient takes: seconds ('2.18'), one for each robot ('2.0/2.2/8.1'), drawn ('2.18~0.2'), or a CSV "
-        "file of recorded seconds; each for the whole team. The default is that of the robots of the ROG paper.",
+        "What one gradient takes: seconds ('2.18'), of so many samples ('0.128@64'), one for each robot "
+        "('2.0/2.2/8.1'), drawn ('2.18~0.2'), or a CSV file of recorded seconds; each for the whole team. The default "
+        "is that of the robots of the ROG paper.",
         flag="--devices",
     )
     encode_s: float = setting(

@@ -1,6 +1,6 @@
 """What is trained: the seam of a job (:class:`Task`), the tasks by name, and how one is found.
 
-The built-in tasks are in :mod:`rowcast.tasks.cruda`.
+The built-in tasks are in :mod:`rowcast.tasks.cruda` and :mod:`rowcast.tasks.drift`.
 """
 
 from rowcast.tasks.base import Metric, Task, TaskSettings, TaskWorker

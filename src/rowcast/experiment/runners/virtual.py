@@ -13,7 +13,7 @@ import torch
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualWorker
-from rowcast.errors import ConfigError, NonFiniteGradient
+from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.cell import Cell
 from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.preparing import Preparing
@@ -162,7 +162,7 @@ def model_bytes(layout: Layout) -> int:
 
 
 def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float) -> None:
-    """What a robot does until the simulation ends."""
+    """What a robot does until its data or the simulation ends."""
     optimizer = robot.wrap(worker, nonfinite="skip")
     look_at = 0.0
     while True:
@@ -171,10 +171,15 @@ def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float) -> Non
                 values = robot.evaluate()
             optimizer.report(**values)
             look_at = (worker.now // eval_every_s + 1) * eval_every_s
-        loss = robot.compute()
+        try:
+            loss = robot.compute()
+        except SourceEnded:
+            break
         optimizer.report(loss=loss)
         with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
             optimizer.step()
+    optimizer.close()
+    optimizer.report(**robot.evaluate())
 
 
 def _save_links(traces: list[tuple[Trace, Trace]], folder: Path) -> None:
