@@ -17,7 +17,7 @@ from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.drivers.sockets.tcp import split_address
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.audit import WorkerAudit
-from rowcast.experiment.feeding import Computed, computing, streaming
+from rowcast.experiment.gradients import Computed, computing, streaming
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings

@@ -211,8 +211,8 @@ class DemoSettings(Checked):
 class Comparison(Checked):
     """Settings of a comparison of policies; in a file, the table ``[compare]``.
 
-    The values of ``policies``, ``links``, ``workers``, ``batch``, ``devices`` and ``seeds`` are combined in all
-    ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
+    The values of ``policies``, ``links``, ``workers``, ``batch``, ``streams``, ``buffer``, ``inject``, ``devices`` and
+    ``seeds`` are combined in all ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
 
     Raises:
         ConfigError: a value out of its range, an empty list, or a value that is in its list twice.
@@ -247,8 +247,34 @@ class Comparison(Checked):
         flag="--channel",
     )
     workers: tuple[int, ...] = setting((4,), "Robots of the team.", unit="workers", low=1, high=1000, flag="--workers")
-    batch: tuple[int, ...] = setting(
-        (), "Items of one step of one robot; none: the task's.", low=1, high=65_536, flag="--batch"
+    batch: tuple[int | str, ...] = setting(
+        (),
+        "Items of one step of one robot; or a rule that says when how many samples make a batch: 'fixed:64', "
+        "'rate:1s', 'team:1024', 'speed:1024' (docs/streams.md). None: the task's; with streams 'team:' with 64 for "
+        "each robot.",
+        low=1,
+        high=65_536,
+        flag="--batch",
+        metavar="INTEGER|RULE,...",
+    )
+    streams: tuple[str, ...] = setting(
+        (),
+        "Rates at which samples come to the robots: 'S1', 'S2', \"S1'\", \"S2'\" of ScaDLES, drawn anew each 10 s as "
+        "'S1~10', samples a second ('50'; '12/30/75' one for each robot), or a CSV file of rates; each for the whole "
+        "team. None: there are always enough.",
+        flag="--streams",
+    )
+    buffer: tuple[str, ...] = setting(
+        (),
+        "What of a stream waits until it is trained on: 'persist' (everything), 'truncate:1s' (the newest of a second) "
+        "or 'truncate:500'. None: 'persist' with a fixed batch, otherwise 'truncate:1s'.",
+        flag="--buffer",
+    )
+    inject: tuple[str, ...] = setting(
+        (),
+        "Data injection, as alpha/beta: that share of the robots gives that share of its batch to all others. It "
+        "exposes raw samples. '0': none.",
+        flag="--inject",
     )
     devices: tuple[str, ...] = setting(
         ("2.18",),
@@ -308,7 +334,7 @@ class Comparison(Checked):
         for name in ("policies", "links", "workers", "devices"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}: expected at least one")
-        for name in ("policies", "links", "workers", "batch", "devices", "seeds"):
+        for name in ("policies", "links", "workers", "batch", "streams", "buffer", "inject", "devices", "seeds"):
             values = getattr(self, name)
             if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")

@@ -24,8 +24,10 @@ def join_sources(sources: Sequence[Source]) -> Source:
 
 
 class _Joined:
-    """Asks one source after the other, beginning with another one each time. Partitions have the place of their source in
-    front: ``1/camera``."""
+    """Asks one source after the other, beginning with another one each time.
+
+    Partitions have the place of their source in front: ``1/camera``.
+    """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
@@ -41,9 +43,7 @@ class _Joined:
 
     def take(self, at_most: int, timeout_s: float) -> list[Sample]:
         waiting = [place for place in range(len(self._sources)) if not self._ended[place]]
-        order = [place for place in waiting if place >= self._first] + [
-            place for place in waiting if place < self._first
-        ]
+        order = sorted(waiting, key=lambda place: (place < self._first, place))
         self._first = (self._first + 1) % len(self._sources)
         found: list[Sample] = []
         for turn in (0.0, timeout_s / max(len(order), 1)):
