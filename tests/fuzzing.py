@@ -209,7 +209,7 @@ class Mutator:
 
     def version(self):
         """That of the protocol; now and then another one."""
-        return PROTOCOL_VERSION if self.chance.random() >= 0.02 else self.chance.choice((0, 1, 2, 4, 255))
+        return PROTOCOL_VERSION if self.chance.random() >= 0.02 else self.chance.choice((0, 1, 3, 5, 255))
 
     def stream(self):
         """That of all rows; now and then another one."""

@@ -461,7 +461,7 @@ def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
 # -- exported names ------------------------------------------------------------------------------------------
 
 EXPORTED: dict[str, str] = {
-    "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
+    "rowcast": "LinkSettings Optimizer RowcastError StreamLoader Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
     "rowcast.cli.split": "app",
     "rowcast.codecs": """
@@ -539,11 +539,13 @@ EXPORTED: dict[str, str] = {
         DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
         load_dataset
     """,
-    "rowcast.testing": "DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_task check_tensor_codec",
+    "rowcast.testing": """
+        DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_source check_task check_tensor_codec
+    """,
     "rowcast.testing.zoo": """
         Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
     """,
-    "rowcast.loader": "",
+    "rowcast.loader": "StreamLoader",
     "rowcast.sources": "",
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS
@@ -554,7 +556,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
         HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd
-        Refusal Request RowLimits Rows Served Start StateEnd Waiting Welcome encode
+        Refusal Request RowLimits Rows Served Share Start StateEnd Supply Waiting Welcome encode
     """,
 }
 

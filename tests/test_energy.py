@@ -90,6 +90,27 @@ def test_energy_integrates_to_hand_computed_joules() -> None:
     assert states.joules(ROUND) == {"compute": 45, "overlap": 5.5, "communicate": 15, "stall": 4, "uncovered": 12}
 
 
+def test_a_wait_for_data_is_stall_and_communication_where_rows_travelled_meanwhile() -> None:
+    fed = [
+        step(106.0, 1, 2.0, 1.0, 1.0, starve_s=2.0),
+        step(111.0, 2, 2.0, 0.0, 0.0, overlap_s=2.0, starve_s=3.0),
+        step(114.0, 3, 1.0, 1.0, 0.0, starve_s=0.5),
+    ]
+    account = worker_energy(fed, ROUND)
+    states = account.states
+    assert states is not None
+    assert (states.starve_s, states.starve_overlap_s, states.uncovered_s) == (2.5, 3.0, 0.5)
+    assert states.total_s == account.elapsed_s[-1] == 14.0
+    spent = {"compute": 30, "overlap": 22, "communicate": 10, "stall": 4, "uncovered": 2, "starve": 10 + 15}
+    assert states.joules(ROUND) == spent and account.total.joules == pytest.approx(sum(spent.values()))
+    after = {2: 8, 4: 28, 6: 37, 9: 52, 11: 74, 12: 78, 14: 93}
+    assert {s: account.joules_after(s) for s in after} == pytest.approx(after)
+    with pytest.raises(ConfigError, match="starve_s = -1, expected seconds"):
+        worker_energy([step(4.0, 1, 1.0, 1.0, 0.0, starve_s=-1.0)], ROUND)
+    with pytest.raises(ConfigError, match="seconds would be paid twice"):
+        worker_energy([step(4.0, 1, 1.0, 1.0, 0.0), step(6.0, 2, 1.0, 0.5, 0.0, starve_s=1.0)], ROUND)
+
+
 def test_one_step_at_the_published_watts() -> None:
     """algorithms.md 9.1: 29.1 J of computation in 2.18 s; 80 J with 1.47 s of radio and 11.1 s of stall."""
     account = worker_energy([step(14.75, 1, 2.18, 1.47, 11.1)])

@@ -50,6 +50,22 @@ def test_states_by_hand() -> None:
     assert line.changes_between(8.0, 13.0).tolist() == [8.0, 9.0, 10.0, 10.5, 11.5, 12.5, 13.0]
 
 
+def test_a_wait_for_data_comes_before_the_computation() -> None:
+    """Where one robot has a stream, all lines have the state; without any, none has."""
+    fed = [{**RECORDS[1], "starve_s": 1.0, "t": 111.0}, {**RECORDS[3], "starve_s": 1.5, "t": 115.5}]
+    line = Timeline.from_records("robot-0", fed, start_s=100.0)
+    edges = np.array([0.0, 0.5, 2.0, 11.0, 12.0, 15.5])
+    assert line.starved_between(edges).tolist() == [0.5, 0.5, 0.0, 1.0, 0.5]
+    assert line.seconds_between(edges)[:, 0].tolist() == [0.0, 1.0, 1.0, 0.0, 2.0]
+    assert line.changes_between(10.0, 15.5).tolist() == [10.0, 11.0, 12.5, 13.5, 14.5, 15.5]
+    plain = Timeline.from_records("robot-1", RECORDS, start_s=100.0)
+    table = timeline_table({"bsp": [line, plain]}, 20.0)
+    assert [name for name in table.columns if name not in timeline_table({"bsp": [plain]}, 20.0).columns] == ["starve"]
+    (shares,) = state_shares(table).rows
+    assert shares[2:] == pytest.approx([100 * part / 28.5 for part in (2.5, 8.0, 8.0, 10.0, 2.0)])
+    assert _titles(state_shares(table))["bsp"].startswith("bsp: 2 steps; starve 8.8 %, compute 28.1 %")
+
+
 def test_a_push_ends_no_earlier_than_its_time_and_no_later_than_the_exchange() -> None:
     """Behind the gate comes what is left of the exchange."""
 

@@ -237,19 +237,19 @@ def test_another_protocol_is_named():
         framed_as_version_1(1, bytes(53)),
         framed(1, bytes(53), version=2),
         framed(1, b"of another form", version=9),
-        framed(99, b"", version=4),
+        framed(99, b"", version=3),
     ],
-    ids=["1", "2", "9", "4"],
+    ids=["1", "2", "9", "3"],
 )
 def test_another_version_is_told_what_to_do(data):
     """It is believed from the first frame of a connection, when that is whole."""
     reader = decoder(trusted=False)
     assert list(reader.feed(data[:-1])) == []
-    with pytest.raises(VersionMismatch, match=f"version 3, the peer speaks {data[2]}; install the same version"):
+    with pytest.raises(VersionMismatch, match=f"version 4, the peer speaks {data[2]}; install the same version"):
         list(reader.feed(data[-1:]))
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, 9, 255])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 9, 255])
 def test_a_damaged_version_is_damage_and_no_other_version(version):
     data = bytearray(encode(Challenge(bytes(16), bytes(16), False)))
     data[2] = version
@@ -268,7 +268,7 @@ def test_a_damaged_version_is_damage_and_no_other_version(version):
 def test_a_version_is_believed_in_the_first_frame_only():
     reader = decoder()
     assert list(reader.feed(encode(Ack(1)))) == [Ack(1)]
-    with pytest.raises(StreamDamaged, match="version 3 as before, got 9"):
+    with pytest.raises(StreamDamaged, match="version 4 as before, got 9"):
         list(reader.feed(framed(6, bytes(8), version=9, sequence=1)))
 
 

@@ -19,18 +19,18 @@ from rowcast.wire.fields import pack, unpack
 from rowcast.wire.frames import MAX_CONTROL_BYTES
 from wire_messages import KINDS, control_messages, decoder, prove
 
-#: The fields that each message of protocol version 3 had from the beginning, in order. Later ones follow behind them,
+#: The fields that each message of protocol version 4 had from the beginning, in order. Later ones follow behind them,
 #: with a default; who changes this table changes ``PROTOCOL_VERSION``.
-VERSION_3 = {
+VERSION_4 = {
     "Challenge": "server nonce secret_needed",
     "Hello": "name session nonce proof layout state server joined iteration received | training trained wish",
     "Proof": "proof",
     "LayoutTable": "part left",
-    "Welcome": "how server policy epoch members iteration received state | training origin",
+    "Welcome": "how server policy epoch members iteration received state | training origin positions",
     "Ack": "number | stream",
     "Ask": "iteration weight rate_bps",
     "Grant": "iteration held_s",
-    "PushEnd": "iteration quota_s compute_s rate_bps skipped",
+    "PushEnd": "iteration quota_s compute_s rate_bps skipped | positions",
     "Go": "iteration mta_time_s held_s staleness members epoch",
     "PullEnd": "iteration",
     "Computed": "iteration compute_s rate_bps size skipped",
@@ -44,6 +44,8 @@ VERSION_3 = {
     "Drop": "number",
     "Answer": "number version compute_s queued_s",
     "Busy": "number wait_s cause",
+    "Supply": "rate total",
+    "Share": "samples rate",
     "Heartbeat": "| metrics arrived",
     "Waiting": "iteration reason",
     "Finish": "iteration wait",
@@ -77,9 +79,9 @@ def received(kind, *values):
 
 
 def test_fields_are_added_at_the_end_only():
-    assert {kind.__name__ for kind in KINDS} == set(VERSION_3)
+    assert {kind.__name__ for kind in KINDS} == set(VERSION_4)
     for kind in KINDS:
-        needed, _, optional = VERSION_3[kind.__name__].partition("|")
+        needed, _, optional = VERSION_4[kind.__name__].partition("|")
         begun = [*needed.split(), *optional.split()]
         assert kind.__struct_fields__[: len(begun)] == tuple(begun), kind
         assert len(kind.__struct_fields__) - len(kind.__struct_defaults__) == len(needed.split()), kind

@@ -65,6 +65,7 @@ class Outbox:
         transfer: the push or pull under way.
         sent_frames: number of the newest row frame.
         delivered: frames that were acknowledged, over all connections and sessions.
+        numbering: how often the iterations of all rows were set, and to which one.
         moved_at: when one was last acknowledged, or sent while nothing else was on its way (s).
     """
 
@@ -77,6 +78,7 @@ class Outbox:
         self.transfer: Transfer | None = None
         self.sent_frames = 0
         self.delivered = 0
+        self.numbering = (0, 0)
         self.moved_at = 0.0
         self._cursor = source if isinstance(source, Cursor) else None
         self._flight: deque[Flight] = deque()
@@ -327,8 +329,9 @@ class Outbox:
         self.resume(0.0, max(received, self.sent_frames - len(self._flight)))
         self.sent_frames = 0
         self.snapshot.cancel()
-        self.source.renumber(0)
+        self.renumber(0)
 
     def renumber(self, iteration: int) -> None:
         """The peer counts from ``iteration`` now (after a return with a new count)."""
+        self.numbering = self.numbering[0] + 1, iteration
         self.source.renumber(iteration)

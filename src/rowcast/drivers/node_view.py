@@ -59,6 +59,25 @@ class NodeView:
         return self.node.policy
 
     @property
+    def share(self) -> int | None:
+        """This worker's share of the team's batch (samples); ``None`` before the server has told it."""
+        return self.node.supplier.share
+
+    @property
+    def finished(self) -> int:
+        """Iterations that the training loop has finished, counted from 1."""
+        return self.node.delivered.finished
+
+    @property
+    def resumed_positions(self) -> bytes:
+        """How far the data was read that was in the team's parameters at joining; empty: not known."""
+        return self.node.resumed_positions
+
+    def read_to(self, positions: bytes) -> None:
+        """The data of the iteration that is finished next reaches up to there."""
+        self.node.positions = positions
+
+    @property
     def local_steps(self) -> int:
         """Optimizer steps for each iteration, from the server's policy; 1 before the server has told it."""
         return self.node.local_steps

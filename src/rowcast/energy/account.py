@@ -55,17 +55,22 @@ class StateSeconds:
     communicate_s: float  #: rows travelled, nothing was computed
     stall_s: float  #: held at the gate
     uncovered_s: float  #: the journal says nothing about it; priced as stall
+    starve_s: float = 0.0  #: waited for data, and nothing travelled; priced as stall
+    starve_overlap_s: float = 0.0  #: waited for data while rows travelled; priced as communication
 
     @property
     def total_s(self) -> float:
         """All of them together (s)."""
-        return self.compute_s + self.overlap_s + self.communicate_s + self.stall_s + self.uncovered_s
+        return math.fsum(vars(self).values())
 
     def joules(self, power: PowerStates) -> dict[str, float]:
-        """J spent in each state: keys 'compute', 'overlap', 'communicate', 'stall' and 'uncovered'."""
-        seconds = (self.compute_s, self.overlap_s, self.communicate_s, self.stall_s, self.uncovered_s)
-        names = ("compute", "overlap", "communicate", "stall", "uncovered")
-        return {name: s * w for name, s, w in zip(names, seconds, _watts(power), strict=True)}
+        """J spent in each state: keys 'compute', 'overlap', 'communicate', 'stall' and 'uncovered'.
+
+        And 'starve' where it waited for data.
+        """
+        *others, silent, sending = (s * w for s, w in zip(vars(self).values(), _watts(power), strict=True))
+        spent = dict(zip(("compute", "overlap", "communicate", "stall", "uncovered"), others, strict=True))
+        return {**spent, "starve": silent + sending} if self.starve_s or self.starve_overlap_s else spent
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +142,12 @@ def worker_energy(
 ) -> WorkerEnergy:
     """The energy of one worker, from its journal and a table of power states.
 
-    A step lasts from the end of the step before (the first: from its own beginning) to its ``t``. It computes first,
-    then pushes, waits and pulls, so its curve has three pieces: what the parts do not cover (priced as stall), the
-    computation, and the exchange at its mean power. ``overlap_s`` of a step, where it has one, are those of its
-    ``compute_s`` in which rows travelled as well; they are not in ``communicate_s``.
+    A step lasts from the end of the step before (the first: from its own beginning) to its ``t``. It waits for data,
+    where it has a stream, and computes, then pushes, waits and pulls. So its curve has three pieces: what the parts do
+    not cover (priced as stall) and the wait for data at their mean power, the computation, and the exchange at its mean
+    power. ``overlap_s`` of a step, where it has one, are those of its ``compute_s`` in which rows travelled as well;
+    they are not in ``communicate_s``. ``starve_s`` is the wait for data: priced as communication where the step has an
+    overlap, since rows travelled then as well, otherwise as stall.
 
     E = sum over states of P[state] * t[state] (ROG, MICRO 2022, Table III; the price of overlap is
     ours, :attr:`PowerStates.overlap_w`).
@@ -181,17 +188,18 @@ def worker_energy(
     return WorkerEnergy(node, cut, joules, power.source, power.stall_w, states)
 
 
-def _watts(power: PowerStates) -> tuple[float, float, float, float, float]:
+def _watts(power: PowerStates) -> tuple[float, ...]:
     """In the order of the fields of :class:`StateSeconds`."""
-    return power.compute_w, power.overlap_w, power.communicate_w, power.stall_w, power.stall_w
+    idle_w = power.stall_w
+    return power.compute_w, power.overlap_w, power.communicate_w, idle_w, idle_w, idle_w, power.communicate_w
 
 
 def _idle(seconds: float) -> list[float]:
-    return [0.0, 0.0, 0.0, 0.0, float(seconds)]
+    return [0.0, 0.0, 0.0, 0.0, float(seconds), 0.0, 0.0]
 
 
 def _steps_of(records: Iterable[Record], *, wanted: bool) -> tuple[str, Array]:
-    """The worker's name and, for each step, t, iteration, compute_s, overlap_s, communicate_s, stall_s [n, 6]."""
+    """The worker's name and, for each step, t, iteration, and its :data:`PARTS` [n, 7]."""
     nodes: set[str] = set()
     rows: list[list[float]] = []
     for record in records:
@@ -212,12 +220,12 @@ def _steps_of(records: Iterable[Record], *, wanted: bool) -> tuple[str, Array]:
     return node, np.array(rows, dtype=np.float64).reshape(-1, 2 + len(PARTS))
 
 
-PARTS = ("compute_s", "overlap_s", "communicate_s", "stall_s")
+PARTS = ("compute_s", "overlap_s", "communicate_s", "stall_s", "starve_s")
 
 
 def _number(record: Record, name: str) -> float:
-    # Journals from before pipelining have no overlap_s.
-    value = record.get(name, 0.0 if name == "overlap_s" else None)
+    # Journals from before pipelining have no overlap_s, and a worker without a stream has no starve_s.
+    value = record.get(name, 0.0 if name in ("overlap_s", "starve_s") else None)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(
             f"energy of {record['node']}: the step of iteration {record.get('iteration')} has {name} = {value!r}, "
@@ -237,16 +245,16 @@ def _part(record: Record, name: str) -> float:
 
 
 def _pieces(node: str, steps: Array, start_s: float | None) -> tuple[Array, Array]:
-    """The curve's times [3 n + 1] and, for each piece between them, the seconds in each state [3 n, 5]."""
+    """The curve's times [3 n + 1] and, for each piece between them, the seconds in each state [3 n, 7]."""
     if len(steps) == 0:
         assert start_s is not None
-        return np.array([start_s]), np.zeros((0, 5))
-    ends, iterations, compute, overlap, communicate, stall = steps.T
+        return np.array([start_s]), np.zeros((0, 7))
+    ends, iterations, compute, overlap, communicate, stall, starve = steps.T
     _refuse(
         node, iterations, overlap > compute + ROUNDING_S, "its overlap_s is longer than the compute_s it is part of"
     )
     overlap = np.minimum(overlap, compute)
-    covered = compute + communicate + stall
+    covered = starve + compute + communicate + stall
     begins = np.append(ends[0] - covered[0], ends[:-1])
     _refuse(node, iterations, ends < begins, "it ends before the step before; expected one journal in order of time")
     gap = ends - begins - covered
@@ -259,16 +267,18 @@ def _pieces(node: str, steps: Array, start_s: float | None) -> tuple[Array, Arra
     )
     gap = np.maximum(gap, 0.0)
     nothing = np.zeros_like(gap)
-    edges = np.column_stack((np.minimum(begins + gap, ends), np.minimum(begins + gap + compute, ends), ends))
+    wait = gap + starve
+    sending = np.where(overlap > 0, starve, 0.0)
+    edges = np.column_stack((np.minimum(begins + wait, ends), np.minimum(begins + wait + compute, ends), ends))
     seconds = np.stack(
         (
-            np.column_stack((nothing, nothing, nothing, nothing, gap)),
-            np.column_stack((compute - overlap, overlap, nothing, nothing, nothing)),
-            np.column_stack((nothing, nothing, communicate, stall, nothing)),
+            np.column_stack((nothing, nothing, nothing, nothing, gap, starve - sending, sending)),
+            np.column_stack((compute - overlap, overlap, nothing, nothing, nothing, nothing, nothing)),
+            np.column_stack((nothing, nothing, communicate, stall, nothing, nothing, nothing)),
         ),
         axis=1,
     )
-    return np.append(begins[0], edges.ravel()), seconds.reshape(-1, 5)
+    return np.append(begins[0], edges.ravel()), seconds.reshape(-1, 7)
 
 
 def _refuse(node: str, iterations: Array, bad: npt.NDArray[np.bool_], why: str) -> None:

@@ -88,7 +88,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     },
     "step": {
         "iteration": "iteration finished by this step",
-        "compute_s": "seconds from the end of the step before to the update of this one",
+        "compute_s": "seconds from the end of the step before to the update of this one, starve_s excluded",
         "overlap_s": "those of compute_s in which rows may have travelled as well (policies that stream)",
         "communicate_s": "seconds of push and pull, gate and slots excluded",
         "stall_s": "seconds held at the gate or waiting for a slot, as measured by the server",
@@ -102,6 +102,13 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "rate_bps": "measured delivery rate of the push direction, bit/s",
         "staleness": "iterations by which this worker is behind the fastest",
         "skipped": "true when the step made no contribution (NaN, Inf, skipped by a gradient scaler)",
+        "starve_s": "seconds in which the training loop waited for data; this field and those below only with a stream",
+        "samples": "samples that it was computed on, those of others included",
+        "queued": "the most samples that waited at one time since the batch before",
+        "dropped": "samples of the stream that nobody was trained on since the batch before",
+        "age_s": "mean seconds from the arrival of a sample until its batch began",
+        "exposed": "raw samples given to other workers, each as often as somebody got it",
+        "exposed_bytes": "bytes of those",
     },
     "served": {
         "peer": "who is at the other end: a robot's name, or 'server'",

@@ -11,7 +11,6 @@ put back once, behind the H-th.
 from __future__ import annotations
 
 import contextlib
-import math
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -26,12 +25,13 @@ from rowcast.optim.remarks import Remarks
 from rowcast.optim.shared_model import SharedModel
 from rowcast.optim.stepping import BadGradient, Stepping
 from rowcast.optim.team import TeamLike
-from rowcast.optim.wrapper import LiveWrapper
+from rowcast.optim.team_optimizer import TeamOptimizer
+from rowcast.optim.weights import StepWeights
 
 __all__ = ["Optimizer"]
 
 
-class Optimizer(LiveWrapper):
+class Optimizer(TeamOptimizer):
     """Wrap any ``torch.optim`` optimizer so that a team trains the model together.
 
     ``step()`` takes in what arrived, lets the inner optimizer propose a step, adds the proposal to what is
@@ -108,16 +108,13 @@ class Optimizer(LiveWrapper):
                 f"inner: expected a bare torch.optim optimizer, got {type(inner).__name__}; "
                 "pass for example torch.optim.SGD(model.parameters(), lr=0.1)"
             )
-        if weight is not None and not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
-            raise ConfigError(f"weight: expected a finite number above 0, or None for 1 / members; got {weight!r}")
+        weights = StepWeights(weight)
         if nonfinite not in ("raise", "skip"):
             raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
         warn_of_fork(stacklevel=3)
         shared = SharedModel(model, inner, team, buffers=buffers, project=project)
-        super().__init__(inner)
+        super().__init__(inner, team, weights)
         self._model = shared
-        self._team = team
-        self._weight = weight
         self._nonfinite = nonfinite
         self._exchanging = True
         self._local_step = 0  # steps of this round that are done
@@ -138,12 +135,12 @@ class Optimizer(LiveWrapper):
     # ---- the step -----------------------------------------------------------------------------------------
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, *, samples: int | None = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float], *, samples: int | None = None) -> float: ...
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None, *, samples: int | None = None) -> float | None:
         """Propose a step, exchange with the team, and take what arrived into the parameters.
 
         With local steps only the last step of a round exchanges, and returns with the replica in the parameters.
@@ -159,6 +156,8 @@ class Optimizer(LiveWrapper):
 
         Args:
             closure: evaluates the model again and returns the loss (LBFGS needs it).
+            samples: of which the gradient is the mean, where batches differ: the step weighs as :attr:`batch` has it,
+                and ``weight`` does not count. Of the steps of a round the mean weight counts.
 
         Returns:
             The closure's loss, or None without a closure.
@@ -171,6 +170,8 @@ class Optimizer(LiveWrapper):
         """
         try:
             self._check_usable()
+            if samples is not None:
+                self._weights.add(samples, self._team.members)
             self._remarks.buffers(self._model.buffers.moving(), stacklevel=4)
             self._remarks.code(self._inner, self._team, stacklevel=4)
             if self._deviates or self._team.local_steps > 1:
@@ -249,12 +250,13 @@ class Optimizer(LiveWrapper):
         Returns:
             Why the team refused what was made: it holds NaN or Inf.
         """
+        weight = self._weights.take()
         if not made:
             if finish:
                 self._team.exchange()
             return None
         try:
-            self._model.give(self._weight, finish=finish)
+            self._model.give(weight, finish=finish)
         except NonFiniteGradient as error:
             self._skipped_steps += 1
             return NonFiniteGradient(
@@ -290,8 +292,7 @@ class Optimizer(LiveWrapper):
         return self._skipped_steps
 
     def __repr__(self) -> str:
-        weight = "1/members" if self._weight is None else f"{self._weight:g}"
-        return f"rowcast.optim.Optimizer({self._model.layout}, weight {weight}, inner {self._inner!r})"
+        return f"rowcast.optim.Optimizer({self._model.layout}, weight {self._weights}, inner {self._inner!r})"
 
     def _own_state(self) -> dict[str, Any]:
         return {"local_step": self._local_step} if self._team.local_steps > 1 else {}
@@ -348,10 +349,6 @@ class Optimizer(LiveWrapper):
                 names = self._model.handwritten()
                 self._take_view()
         self._remarks.handwriting(names, stacklevel=4)
-
-    def report(self, **metrics: float) -> None:
-        """Write figures of the training loop (loss, accuracy) into the team's journal."""
-        self._team.report(**metrics)
 
     def close(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Finish with the team and take its last values into the parameters; a second call does nothing.

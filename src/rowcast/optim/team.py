@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows import Layout
+from rowcast.streams import BatchRule
 from rowcast.training.proposal.contribution import Update
 
-__all__ = ["TeamLike", "Update"]
+__all__ = ["StreamTeam", "TeamLike", "Update"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -112,4 +113,47 @@ class TeamLike(Protocol):
         """The same for an optimizer that was dropped without ``close()``.
 
         The garbage collector calls this, on any thread in the middle of anything: it must not wait.
+        """
+
+
+class StreamTeam(TeamLike, Protocol):
+    """A worker's place in a team where its data is a stream: what :class:`rowcast.StreamLoader` needs beside."""
+
+    @property
+    def finished(self) -> int:
+        """Iterations that the training loop has finished; counted from 1, whatever numbers the team gives them."""
+
+    @property
+    def delivered(self) -> int:
+        """The newest of them of which every row is acknowledged, and with it all before."""
+
+    @property
+    def share(self) -> int | None:
+        """This worker's share of the team's batch (samples); ``None`` before the server has told it."""
+
+    @property
+    def resumed_positions(self) -> bytes:
+        """How far this worker's data was read that was in the team's parameters when it joined, where pushes are whole;
+        empty: nobody knows."""
+
+    def read_to(self, positions: bytes) -> None:
+        """The data of the iteration that is finished next reaches up to there."""
+
+    def fed(self, samples: int, starve_s: float, queued: int, dropped: int, age_s: float) -> None:
+        """A batch of a stream is there for the step that is under way.
+
+        Args:
+            samples: of the batch.
+            starve_s: seconds in which the training loop waited for them.
+            queued: the most samples that waited at one time since the batch before.
+            dropped: samples that were not trained on since then.
+            age_s: mean seconds from the arrival of a sample until now.
+        """
+
+    def supply(self, rule: BatchRule, rate: float | None) -> None:
+        """Tell the server what this worker can train on, if that has changed.
+
+        Args:
+            rule: of its batches.
+            rate: of its stream (samples/s); ``None``: not known yet.
         """

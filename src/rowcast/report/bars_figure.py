@@ -13,6 +13,7 @@ from rowcast.report.comparison import MEANWHILE
 from rowcast.report.style import (
     FAINT,
     INK,
+    STARVE_COLOUR,
     STATE_COLOURS,
     figure_legend,
     headline,
@@ -21,6 +22,7 @@ from rowcast.report.style import (
     seconds_text,
 )
 from rowcast.report.table import Table
+from rowcast.report.values import STARVE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +31,7 @@ __all__ = ["JOULES", "SECONDS", "Bars", "draw_bars"]
 
 #: Part of a bar -> (colour, colour of text upon it).
 COLOURS: Mapping[str, tuple[str, str]] = {
+    STARVE: STARVE_COLOUR,
     **STATE_COLOURS,
     "overlap": ("#56B4E9", "black"),
     "uncovered": ("#EDEDED", "black"),

@@ -25,7 +25,7 @@ from rowcast.report.measures import (
     step_count,
 )
 from rowcast.report.table import BOUNDS, Table, Value, bounds, table_of
-from rowcast.report.values import STATES, Array, Experiment, Groups, Run
+from rowcast.report.values import STARVE, Array, Experiment, Groups, Run, states_of
 from rowcast.sync import parse_policy
 
 __all__ = [
@@ -119,8 +119,9 @@ def composition_table(groups: Groups, *, meanwhile: bool = False) -> Table:
     Args:
         meanwhile: also the part of the computation in which rows travelled (:data:`MEANWHILE`).
     """
+    states = states_of(run for runs in groups.values() for run in runs)
     parts: dict[str, Callable[[Run], float | None]] = {
-        **{state: lambda run, state=state: seconds_in(run, (state,)) for state in STATES},  # type: ignore[misc]
+        **{state: lambda run, state=state: seconds_in(run, (state,)) for state in states},  # type: ignore[misc]
         "whole": seconds_in,
     }
     if meanwhile:
@@ -162,6 +163,7 @@ def _thinned(grid: Array) -> Array:
 
 #: State -> what it means; the order of a step.
 MEANINGS: Mapping[str, str] = {
+    STARVE: "waits for data; priced as communicate where the policy lets rows travel meanwhile",
     "compute": "a gradient is computed, rows are encoded and decoded",
     "overlap": "the same, while rows travel",
     "communicate": "rows travel and nothing is computed",
@@ -170,11 +172,15 @@ MEANINGS: Mapping[str, str] = {
 }
 
 
-def power_table(power: PowerStates) -> Table:
-    """The table of power states that every energy of the report is made with."""
-    watts = (power.compute_w, power.overlap_w, power.communicate_w, power.stall_w, power.stall_w)
-    rows = ((state, w, meaning) for (state, meaning), w in zip(MEANINGS.items(), watts, strict=True))
-    return table_of(("state", "watts", "meaning"), rows)
+def power_table(power: PowerStates, *, streams: bool = False) -> Table:
+    """The table of power states that every energy of the report is made with.
+
+    Args:
+        streams: with the wait for data.
+    """
+    watts = (power.stall_w, power.compute_w, power.overlap_w, power.communicate_w, power.stall_w, power.stall_w)
+    rows = zip(MEANINGS, watts, MEANINGS.values(), strict=True)
+    return table_of(("state", "watts", "meaning"), (row for row in rows if streams or row[0] != STARVE))
 
 
 def energy_table(groups: Groups, power: PowerStates) -> Table:
@@ -183,12 +189,14 @@ def energy_table(groups: Groups, power: PowerStates) -> Table:
     def of(states: Sequence[str]) -> Callable[[Run], float | None]:
         def joules(run: Run) -> float | None:
             each = [robot.energy.states.joules(power) for robot in run.robots if robot.energy.states is not None]
-            spent = math.fsum(robot[state] for robot in each for state in states)
+            spent = math.fsum(robot.get(state, 0.0) for robot in each for state in states)
             return spent / step_count(run) if step_count(run) else None
 
         return joules
 
-    parts = {**{state: (state,) for state in MEANINGS}, "whole": tuple(MEANINGS)}
+    streams = any(run.streams for runs in groups.values() for run in runs)
+    listed = [state for state in MEANINGS if streams or state != STARVE]
+    parts = {**{state: (state,) for state in listed}, "whole": tuple(listed)}
     rows = ((policy, part, *over_seeds(runs, of(s))) for policy, runs in groups.items() for part, s in parts.items())
     return table_of(("policy", "joules_per_step_in", *BOUNDS), rows)
 

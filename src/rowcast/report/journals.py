@@ -93,7 +93,7 @@ def _end_of(
         return max(float(record["t"]) for own in records.values() for record in own)
     first_steps = (next((record for record in own if record["event"] == "step"), None) for own in records.values())
     begins = [
-        float(step["t"]) - sum(float(step[name]) for name in _NUMBERS[:3])
+        float(step["t"]) - sum(float(step.get(name, 0.0)) for name in ("starve_s", *_NUMBERS[:3]))
         for path, step in zip(records, first_steps, strict=True)
         if step is not None and complete_step(step, path)
     ]

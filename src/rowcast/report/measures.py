@@ -14,7 +14,7 @@ from rowcast.energy import CensoredValue, energy_to_metric, time_to_metric
 from rowcast.errors import ConfigError
 from rowcast.metric import Metric
 from rowcast.report.curves import Curve, joules_at
-from rowcast.report.values import STATES, Array, Run
+from rowcast.report.values import STARVE, Array, Run, states_of
 
 __all__ = [
     "Measure",
@@ -28,6 +28,7 @@ __all__ = [
     "seconds_in",
     "sensitive_measures",
     "sent_meanwhile_s",
+    "starved_s",
     "step_count",
     "step_mean",
     "step_values",
@@ -76,6 +77,8 @@ def step_values(run: Run, field: str) -> Array:
 def step_mean(run: Run, field: str) -> float:
     """The mean of a field over all steps of all robots; not-a-number without a step."""
     values = step_values(run, field)
+    if field == f"{STARVE}_s":
+        values = np.nan_to_num(values)  # of a robot that has no stream
     return math.fsum(values) / len(values) if len(values) else math.nan
 
 
@@ -84,9 +87,14 @@ def step_count(run: Run) -> int:
     return sum(len(robot.ends_s) for robot in run.robots)
 
 
-def seconds_in(run: Run, states: Sequence[str] = STATES) -> float:
-    """Mean seconds per step in these states together; not-a-number without a step."""
-    return sum(step_mean(run, f"{state}_s") for state in states)
+def seconds_in(run: Run, states: Sequence[str] | None = None) -> float:
+    """Mean seconds per step in these states together, by default in all; not-a-number without a step."""
+    return sum(step_mean(run, f"{state}_s") for state in (states_of([run]) if states is None else states))
+
+
+def starved_s(run: Run) -> float:
+    """Mean seconds per step in which a robot waited for data; 0 without a stream."""
+    return seconds_in(run, (STARVE,)) if run.streams else 0.0
 
 
 def sent_meanwhile_s(run: Run) -> float:
@@ -184,16 +192,22 @@ class RunSummary:
     pull_bytes: int  #: row frames received by all workers
     skipped: int  #: steps of all workers that made no contribution
     overlap_s: float = 0.0  #: mean seconds per step, of those of compute_s, in which rows may have travelled as well
+    starve_s: float = 0.0  #: mean seconds per step in which a robot waited for data; 0 without a stream
 
     @property
     def step_s(self) -> float:
-        """Mean seconds per step: compute, communicate and stall together."""
-        return self.compute_s + self.communicate_s + self.stall_s
+        """Mean seconds per step: starve, compute, communicate and stall together."""
+        return self.starve_s + self.compute_s + self.communicate_s + self.stall_s
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, with ``final_NAME`` for each metric; ``None`` where a value is not a number."""
+        """The fields, with ``final_NAME`` for each metric; ``None`` where a value is not a number.
+
+        Without a stream there is no ``starve_s``.
+        """
         fields = dict(vars(self))
         fields.pop("final")
+        if not self.starve_s:
+            fields.pop("starve_s")
         known = {
             name: value if value is not None and math.isfinite(value) else None for name, value in self.final.items()
         }
@@ -209,8 +223,10 @@ def summarise(run: Run) -> RunSummary:
     if not step_count(run):
         files = ", ".join(str(run.folder / f"{robot.name}.jsonl") for robot in run.robots)
         raise ConfigError(f"policy {run.policy!r}: no 'step' event in {files}; expected journals of workers that ran")
+    states = states_of([run])
     spans = [
-        float(robot.ends_s[-1] - robot.ends_s[0]) + sum(float(robot.steps[f"{state}_s"][0]) for state in STATES)
+        float(robot.ends_s[-1] - robot.ends_s[0])
+        + math.fsum(float(np.nan_to_num(robot.steps[f"{state}_s"][0])) for state in states)
         for robot in run.robots
         if len(robot.ends_s)
     ]
@@ -228,4 +244,5 @@ def summarise(run: Run) -> RunSummary:
         pull_bytes=int(step_values(run, "pull_bytes").sum()),
         skipped=int(step_values(run, "skipped").sum()),
         overlap_s=sent_meanwhile_s(run),
+        starve_s=starved_s(run),
     )

@@ -12,7 +12,7 @@ from rowcast.metric import Metric, metrics_to_json
 from rowcast.report.curves import joules_at, metric_over
 from rowcast.report.measures import final_value, step_count, step_mean, step_values, total_joules
 from rowcast.report.read import ACCURACY, read_experiment
-from rowcast.report.values import STATES, Experiment, Run
+from rowcast.report.values import Experiment, Run, states_of
 
 __all__ = ["RESULTS", "result_line", "write_results"]
 
@@ -49,7 +49,7 @@ def result_line(run: Run) -> dict[str, Any]:
     null.
     """
     primary, *others = run.metrics
-    means = {field: step_mean(run, field) for field in (*(f"{state}_s" for state in STATES), "push_share")}
+    means = {field: step_mean(run, field) for field in (*(f"{state}_s" for state in states_of([run])), "push_share")}
     line = {
         "folder": run.folder.name,
         "policy": run.policy,

@@ -87,7 +87,7 @@ def sections(experiment: Experiment) -> tuple[list[Section], list[str]]:
     ]
     if parts:
         found.append(Section("Sensitivity", tuple(parts)))
-    power = power_table(experiment.power)
+    power = power_table(experiment.power, streams=any(run.streams for run in experiment.runs))
     caption = f"Source: {experiment.power.source}. Server and looks at the {_names(experiment.metrics)} are left out."
     found.append(Section("Power", (TableOrFigure("power-states", "Power states", caption, power, power),)))
     return found, notes

@@ -24,6 +24,7 @@ __all__ = [
     "FAINT",
     "FAMILIES",
     "INK",
+    "STARVE_COLOUR",
     "STATE_COLOURS",
     "figure_legend",
     "headline",
@@ -39,6 +40,8 @@ STATE_COLOURS: Mapping[str, tuple[str, str]] = {
     "communicate": ("#E69F00", "black"),
     "stall": ("#C4C4C4", "black"),
 }
+#: The wait for data, which comes before: colour, and colour of text upon it.
+STARVE_COLOUR = ("#CC79A7", "black")
 #: Policy family (the text before a colon) -> colour; the same in every figure.
 FAMILIES: Mapping[str, str] = {
     "bsp": "#000000",

@@ -20,8 +20,8 @@ _HEADING = 6
 def terminal_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
     """One line per policy; fits a terminal of 80 columns.
 
-    Seconds of compute, communicate and stall are means per step; bytes are sums over the workers. The last column is
-    the primary metric at the end.
+    Seconds of compute, communicate and stall, and of starve where a robot waited for data, are means per step; bytes
+    are sums over the workers. The last column is the primary metric at the end.
     Below the table stands, where there is any, in which share of the computation rows travelled as well, how many
     steps were skipped, what the other metrics came to, and of which metrics lower is better.
 
@@ -35,6 +35,7 @@ def terminal_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -
         "steps": lambda run: f"{run.steps:.1f}".removesuffix(".0"),
         "time\ns": lambda run: _number(run.seconds),
         "step\ns": lambda run: _number(run.step_s),
+        "starve\ns": lambda run: _number(run.starve_s),
         "compute\ns": lambda run: _number(run.compute_s),
         "commu-\nnicate s": lambda run: _number(run.communicate_s),
         "stall\ns": lambda run: _number(run.stall_s),
@@ -42,6 +43,8 @@ def terminal_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -
         "up": lambda run: _bytes(run.push_bytes),
         "down": lambda run: _bytes(run.pull_bytes),
     }
+    if not any(run.starve_s for run in summaries):
+        del columns["starve\ns"]
     columns[_heading(primary)] = lambda run: _value(run.final.get(primary.name), primary)
     result = Table(
         box=box.SIMPLE_HEAD,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import ConfigError
-from rowcast.report.style import FAINT, INK, STATE_COLOURS, headline, new_figure
+from rowcast.report.style import FAINT, INK, STARVE_COLOUR, STATE_COLOURS, headline, new_figure
 from rowcast.report.table import Table
 from rowcast.report.timeline import state_shares
+from rowcast.report.values import STARVE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ _STATES_AT, _OVERLAP_AT, _LINK_AT = (0.14, 0.46), (0.02, 0.08), (0.64, 0.30)
 _LANE, _AROUND, _BETWEEN = 0.32, 0.30, 0.30
 #: The colour of sending while nothing else is done, and of sending beside it.
 _SENT = STATE_COLOURS["communicate"][0]
+_STATES = (STARVE, *STATE_COLOURS)
 #: Colour of the line of a link, darker than a stall.
 _LINK = "#666666"
 
@@ -70,7 +72,7 @@ def draw_timeline(table: Table, path: str | Path) -> None:
         below[-1].set_xlabel("time (s)", fontsize=9)
         text = f"Close-up, between the dashed lines: {end - start:.3g} s; a white mark is the end of a step"
         between.text(0, 0.2, text, transform=between.transAxes, fontsize=10, fontweight="bold", color=INK)
-        for state, (colour, _) in STATE_COLOURS.items():
+        for state, (colour, _) in _colours(table).items():
             above[0].fill([], [], color=colour, label=state)
         above[0].plot([], [], color=_SENT, linewidth=3, label="rows travel while it computes")
         if best > 0:
@@ -81,12 +83,17 @@ def draw_timeline(table: Table, path: str | Path) -> None:
         headline(figure, "Who computed, sent and stalled, and when")
 
 
+def _colours(table: Table) -> Mapping[str, tuple[str, str]]:
+    """The states of a table in their order, with their colours."""
+    return {STARVE: STARVE_COLOUR, **STATE_COLOURS} if STARVE in table.columns else STATE_COLOURS
+
+
 def _titles(shares: Table) -> dict[str, str]:
     found = {}
     for policy in shares.distinct("policy"):
         own = shares.where(policy=policy)
         (steps,) = own.numbers("steps of a robot")
-        parts = {state: own.numbers(f"{state} (%)")[0] for state in STATE_COLOURS}
+        parts = {state: own.numbers(column)[0] for state in _STATES if (column := f"{state} (%)") in shares.columns}
         text = ", ".join(f"{state} {share:.1f} %" for state, share in parts.items())
         found[policy] = f"{policy}: {steps:.0f} steps; {text}" if steps else f"{policy}: no step was finished"
     return found
@@ -116,7 +123,8 @@ def _draw_lane(axes: Axes, lane: Table, base: float, unit: float) -> None:
     """States stacked in their share of each bin, and beneath them what was sent meanwhile."""
     edges = np.append(lane.numbers("from_s"), lane.numbers("to_s")[-1]) / unit
     bottom, height = base + _STATES_AT[0], _STATES_AT[1]
-    shares = {state: np.array(lane.numbers(state)) for state in STATE_COLOURS}
+    colours = _colours(lane)
+    shares = {state: np.array(lane.numbers(state)) for state in colours}
     tops = dict(zip(shares, np.cumsum(list(shares.values()), axis=0), strict=True))
     # From behind: so no seam shows between two that lie upon each other.
     for state in reversed(shares):
@@ -125,7 +133,7 @@ def _draw_lane(axes: Axes, lane: Table, base: float, unit: float) -> None:
             edges,
             baseline=bottom,
             fill=True,
-            color=STATE_COLOURS[state][0],
+            color=colours[state][0],
             linewidth=0,
             zorder=3,
         )

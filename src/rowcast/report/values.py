@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,26 @@ import numpy.typing as npt
 from rowcast.energy import PowerStates, WorkerEnergy
 from rowcast.metric import Metric
 
-__all__ = ["STATES", "STEP_FIELDS", "Array", "Conditions", "Experiment", "Groups", "Robot", "Run", "Series"]
+__all__ = [
+    "STARVE",
+    "STATES",
+    "STEP_FIELDS",
+    "Array",
+    "Conditions",
+    "Experiment",
+    "Groups",
+    "Robot",
+    "Run",
+    "Series",
+    "states_of",
+]
 
 Array = npt.NDArray[np.float64]
 
 #: What a worker does in a step, in order: the fields of the event 'step' are these with ``_s``.
 STATES = ("compute", "communicate", "stall")
+#: What a worker with a stream does before: it waits for data.
+STARVE = "starve"
 #: Fields of the event 'step' that a report uses, beside its time.
 STEP_FIELDS = (
     "iteration",
@@ -34,6 +48,13 @@ STEP_FIELDS = (
     "overlap_s",
     "quota_s",
     "mta_time_s",
+    "starve_s",
+    "samples",
+    "queued",
+    "dropped",
+    "age_s",
+    "exposed",
+    "exposed_bytes",
 )
 #: Characters of the devices of a team that a heading has room for.
 _LONGEST = 40
@@ -126,6 +147,16 @@ class Run:
     versions: Mapping[str, str]
     metrics: tuple[Metric, ...]
     robots: tuple[Robot, ...]
+
+    @property
+    def streams(self) -> bool:
+        """Whether a robot was fed by a stream."""
+        return any(bool(np.isfinite(robot.steps["samples"]).any()) for robot in self.robots)
+
+
+def states_of(runs: Iterable[Run]) -> tuple[str, ...]:
+    """What the workers of some runs do in a step, in order; the wait for data is there where one has a stream."""
+    return (STARVE, *STATES) if any(run.streams for run in runs) else STATES
 
 
 #: For each policy its runs under the same conditions, by seed.

@@ -47,6 +47,7 @@ class Feed:
     Attributes:
         share: this worker's share of the team's batch, as the server tells it (samples).
         positions: behind everything that was taken or dropped.
+        ended: nothing follows; what is left is the last batch, however little it is.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Feed:
         self.buffer = Buffer(buffer or BufferRule(), most_bytes)
         self.share: int | None = None
         self.positions = positions or Positions()
+        self.ended = False
         self._meter = RateMeter()
         self._since = math.nan
         self._wanted_at: float | None = None
@@ -71,12 +73,18 @@ class Feed:
         """Of the stream (samples/s); ``None`` while nobody can know."""
         return self._meter.rate(now)
 
-    def arrived(self, now: float, samples: Sequence[Sample]) -> None:
-        """Samples have arrived; none says that time has passed. The stream begins with the first call."""
+    def arrived(self, now: float, samples: Sequence[Sample], times_s: Sequence[float] | None = None) -> None:
+        """Samples have arrived; none says that time has passed. The stream begins with the first call.
+
+        Args:
+            now: time (s).
+            samples: the oldest first.
+            times_s: when each of them came, where that was before ``now``.
+        """
         if math.isnan(self._since):
             self._since = now
-        self._meter.arrived(now, len(samples))
-        gone = self.buffer.put(now, samples, self.rate(now), self.rule.needs(self._held(now)))
+        self._meter.arrived(times_s[0] if times_s else now, len(samples))
+        gone = self.buffer.put(now, samples, self.rate(now), self.rule.needs(self._held(now)), times_s)
         self._pass(gone)
         self._most_queued = max(self._most_queued, len(self.buffer))
 
@@ -85,7 +93,10 @@ class Feed:
         if self._wanted_at is None:
             self._wanted_at = now
         held = self._held(now)
-        if held.queued < self.rule.needs(held) or now < self.rule.begins_at(held):
+        if self.ended:
+            if not held.queued:
+                return None
+        elif held.queued < self.rule.needs(held) or now < self.rule.begins_at(held):
             return None
         samples, age_s = self.buffer.take(now, self.rule.takes(held))
         self.positions = self.positions.behind(samples)

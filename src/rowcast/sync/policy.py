@@ -230,6 +230,11 @@ class Policy:
             return codec_by_name("sparse")
         return codec
 
+    @property
+    def whole_pushes(self) -> bool:
+        """Whether every push holds all rows, so that an iteration is at the server as a whole or not at all."""
+        return self.rule != "streamed" and self.share == 1
+
     def choose_refinement(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order what the code left of rows that were sent: by value, none of it must travel."""
         return choose_refinement(self, layout, view)

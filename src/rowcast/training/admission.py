@@ -305,6 +305,7 @@ class Admission:
                 state=self._team.model.digest,
                 training=self.provenance.training,
                 origin=self.provenance.worker,
+                positions=self._team.positions.get(member.name, b""),
             ),
         )
         self._team.journal.record(

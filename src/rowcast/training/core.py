@@ -22,6 +22,7 @@ from rowcast.session.client import Client, JoinRequest
 from rowcast.session.link import Link, acknowledged
 from rowcast.session.reconnect import Reconnect
 from rowcast.sync import Policy, UsualInterval
+from rowcast.training.delivered import Delivered
 from rowcast.training.joining import Joining
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.replica import Replica
@@ -29,6 +30,7 @@ from rowcast.training.proposal.row_ages import RowAges
 from rowcast.training.rules import worker_rule
 from rowcast.training.rules.base import WorkerHandler, WorkerRule
 from rowcast.training.steps import Step
+from rowcast.training.supplier import Supplier
 from rowcast.training.worker_state import EXCHANGING, WorkerState
 from rowcast.training.worker_watch import WorkerWatch
 from rowcast.wire import (
@@ -39,6 +41,7 @@ from rowcast.wire import (
     Leave,
     Message,
     Rows,
+    Share,
 )
 
 __all__ = ["WorkerCore"]
@@ -63,6 +66,10 @@ class WorkerCore:
         rule: when its rows travel, and when it may compute on; of the server's policy.
         client: its place in the team.
         contribution, row_ages: what it adds, and from how old parameters.
+        delivered: which of its iterations have arrived.
+        supplier: what it tells the server of its stream, and its share of the team's batch.
+        positions: how far its data was read up to the newest iteration; empty where it is no stream.
+        resumed_positions: how far it was read that is in the team's parameters already, as the server told at joining.
         acknowledgements: how regularly the server acknowledges rows.
         step, done_step: the step that is under way, and the one before.
         woken_at: when :meth:`on_timer` was last called (s).
@@ -105,6 +112,10 @@ class WorkerCore:
         window = Window(link_settings or LinkSettings())
         self.outbox = Outbox(self.residual, window, Snapshot(layout, replica, settles=False))
         self.inbox = Inbox(layout)
+        self.delivered = Delivered(self.outbox, self.residual)
+        self.supplier = Supplier(self.say)
+        self.positions = b""
+        self.resumed_positions = b""
         self.client = Client(
             name, self.outbox, self.inbox, request=request or JoinRequest(), journal=self.journal, entropy=entropy
         )
@@ -126,6 +137,7 @@ class WorkerCore:
             Ack: self._on_ack,
             Heartbeat: self._on_heartbeat,
             Lead: self._on_lead,
+            Share: self.supplier.on_share,
             Farewell: self._on_farewell,
             Leave: self._on_leave,
             **self._joining.handlers,
@@ -274,6 +286,7 @@ class WorkerCore:
         if self.state is not WorkerState.FINISHING:
             raise RemoteProtocolError("expected a farewell after a finish, got one out of turn")
         self.state = WorkerState.DONE
+        self.delivered.all_arrived()
         self.journal.record(
             now,
             "drained",

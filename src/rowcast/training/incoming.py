@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +14,8 @@ from rowcast.session.recurring import Recurring
 from rowcast.training.first import FirstParameters
 from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.base import Handler
-from rowcast.wire import Ack, Finish, Heartbeat, LayoutTable, Leave, Message, Refusal, Rows, StateEnd
+from rowcast.training.sharing import Sharing
+from rowcast.wire import Ack, Finish, Heartbeat, LayoutTable, Leave, Message, PushEnd, Refusal, Rows, StateEnd, Supply
 from rowcast.wire.frames import frame_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from rowcast.training.team import Team
 
 __all__ = ["Incoming"]
+
+#: Workers whose positions are kept, the latest ones.
+MOST_POSITIONS = 4096
+
+#: With these nothing more follows of a push.
+_ENDS_A_PUSH = (PushEnd, Finish)
 
 
 class Incoming:
@@ -30,17 +38,19 @@ class Incoming:
         team: the team.
         admission: forgets who leaves.
         recurring: tells what was dropped.
+        sharing: shares the team's batch out.
 
     Attributes:
         handlers: what takes a message, by its class.
         frames_applied: row frames applied, by worker name, sessions added up.
     """
 
-    def __init__(self, team: Team, admission: Admission, recurring: Recurring) -> None:
+    def __init__(self, team: Team, admission: Admission, recurring: Recurring, sharing: Sharing) -> None:
         self.frames_applied: dict[str, int] = {}
         self._team = team
         self._admission = admission
         self._recurring = recurring
+        self._sharing = sharing
         self._first = FirstParameters(team, admission)
         self.handlers: Mapping[type[Message], Handler] = {
             Rows: self._on_rows,
@@ -51,6 +61,7 @@ class Incoming:
             Finish: self._on_finish,
             Leave: self._on_leave,
             Refusal: self._on_refusal,
+            Supply: self._on_supply,
             **team.rule.handlers,
         }
 
@@ -67,7 +78,11 @@ class Incoming:
                 f"expected a worker's message that goes with the policy {self._team.policy.name}, got "
                 f"{type(message).__name__}"
             )
+        if member.staged and type(message) in _ENDS_A_PUSH:
+            self._unstage(now, member)
         handler(now, member, message)
+        if type(message) is PushEnd:
+            self._pushed(member, message)
 
     def _on_rows(self, now: float, member: Member, message: Message) -> None:
         rows = cast(Rows, message)
@@ -80,12 +95,15 @@ class Incoming:
         codec = member.inbox.accept(rows)
         assert member.link is not None
         if codec is not None:
-            self._count_frame(member)
             if rows.absolute:
+                self._count_frame(member)
                 if member.state is not MemberState.SEEDING:
                     raise RemoteProtocolError("expected parameters from the first worker only, and only once")
                 member.seed.count(rows)
                 member.owed.snapshot.apply(codec, rows)
+            elif member.staged is not None:
+                # The bytes are the decoder's, and others' soon.
+                member.staged.append((codec, dataclasses.replace(rows, payload=rows.payload.copy())))
             else:
                 self._apply(now, member, codec, rows)
             self._team.departures.wake_draining()
@@ -99,6 +117,7 @@ class Incoming:
         model = self._team.model
         if model.ledger is None or not self._team.gate.opened:
             raise RemoteProtocolError("expected no update before the start, got one")
+        self._count_frame(member)
         if rows.iteration > member.begun_iteration:
             member.pushing_since = now
         model.ledger.begin(member, rows.iteration)
@@ -109,6 +128,28 @@ class Incoming:
         member.push_zero_rows += len(rows.rows) if empty else 0
         member.push_bytes += frame_bytes(rows)
         self._team.rule.arrived(now, member, rows)
+
+    def _unstage(self, now: float, member: Member) -> None:
+        """A push is here as a whole: it counts."""
+        staged, member.staged = member.staged or [], []
+        for codec, rows in staged:
+            self._apply(now, member, codec, rows)
+
+    def _pushed(self, member: Member, message: PushEnd) -> None:
+        """Note how far the data was read that is in the parameters now."""
+        positions = self._team.positions
+        if member.staged is None or not message.positions:
+            return
+        positions.pop(member.name, None)
+        positions[member.name] = message.positions
+        while len(positions) > MOST_POSITIONS:
+            del positions[next(iter(positions))]
+
+    def _on_supply(self, now: float, member: Member, message: Message) -> None:
+        """Its data is a stream: where every push is whole, one that was cut off by a crash must not count in part."""
+        if member.staged is None and self._team.policy.whole_pushes:
+            member.staged = []
+        self._sharing.on_supply(now, member, message)
 
     def _on_ack(self, now: float, member: Member, message: Message) -> None:
         team = self._team

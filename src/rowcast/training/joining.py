@@ -201,6 +201,7 @@ class Joining:
         self._node.turned_away = self._node.awaited = ""
         self._node.leads = False
         self._node.welcomed_at = now
+        self._node.supplier.connected()
         self._say_that_the_link_is_back(now)
         assert self._node.link is not None
         self._node.link.decoder.streams[0] = RowLimits(self._node.layout.rows)
@@ -210,6 +211,7 @@ class Joining:
         elif welcome.how in ("seed", "equal", "receive"):
             self._node.rule.forget_transfer()
             self._node.iteration = welcome.iteration
+            self._node.resumed_positions = welcome.positions
             self.client.join(now, welcome)
         else:
             raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {welcome.how!r}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from rowcast.codecs import Codec
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
 from rowcast.session.link import Link
 from rowcast.session.liveness import Progress
 from rowcast.training.seed import Seed
+from rowcast.wire import Rows
 
 __all__ = ["HELD", "NOT_STARTED", "Member", "MemberState", "MemberStatus"]
 
@@ -58,6 +60,8 @@ class Member:
         seed: what it brings of the first parameters, while it is the first worker.
         metrics: what it reported last, for a progress display.
         life: the life of the server under which it was welcomed.
+        staged: rows of a push that has not ended, with their codes, where a push counts whole or not at all; ``None``
+            where rows count as they come.
         metrics_left_out: it reported more than is kept, and this was said.
     """
 
@@ -89,6 +93,7 @@ class Member:
     seed: Seed = field(default_factory=Seed)
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_left_out: bool = False
+    staged: list[tuple[Codec, Rows]] | None = None
     life: bytes = b""
 
     def take_push(self) -> dict[str, int]:

@@ -90,6 +90,7 @@ class Model:
     def forget(self) -> None:
         """There are no parameters: who brought them has left before they were all here, or the team begins anew."""
         self.layout = self.ledger = self.row_weights = self.arrivals = None
+        self._team.positions.clear()
         self._team.rule.reset()
 
     def outbox_for(self, name: str, layout: Layout) -> Outbox:

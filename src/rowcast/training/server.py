@@ -167,6 +167,7 @@ class ServerNode(ServerCore):
         layout = self.team.model.layout
         if layout is not None and layout.buffers:
             self._leader.tell(layout)
+        self._sharing.refresh()
         ready = self.team.notifier.take()
         if ready:
             self._watch.timers.touch_all(ready)

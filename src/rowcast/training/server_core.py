@@ -24,6 +24,7 @@ from rowcast.training.member import MemberStatus
 from rowcast.training.model import Model
 from rowcast.training.rules import server_rule
 from rowcast.training.rules.base import ServerRule
+from rowcast.training.sharing import Sharing
 from rowcast.training.team import Team
 from rowcast.training.watch import Watch
 
@@ -67,7 +68,8 @@ class ServerCore:
         self._admission = Admission(team, secret, entropy, self._recurring)
         self._watch = Watch(team, self._admission, self._recurring)
         self._leader = Leader(self.members, team.notifier)
-        self._incoming = Incoming(team, self._admission, self._recurring)
+        self._sharing = Sharing(team)
+        self._incoming = Incoming(team, self._admission, self._recurring, self._sharing)
         self.frames_applied = self._incoming.frames_applied
 
     # -- what it holds -----------------------------------------------------------------------------------------

@@ -10,7 +10,36 @@ from rowcast.rows import Layout
 from rowcast.wire import Go, Grant, Rows
 from rowcast.wire.frames import frame_bytes
 
-__all__ = ["Step"]
+__all__ = ["Fed", "Step"]
+
+
+@dataclass
+class Fed:
+    """What a stream gave to a step, and what that was like; see the fields of the event 'step'.
+
+    Attributes:
+        waited_s: seconds that its samples have waited, all together.
+    """
+
+    samples: int = 0
+    starve_s: float = 0.0
+    queued: int = 0
+    dropped: int = 0
+    waited_s: float = 0.0
+    exposed: int = 0
+    exposed_bytes: int = 0
+
+    def fields(self) -> dict[str, float]:
+        """As the journal has them."""
+        return {
+            "starve_s": round(self.starve_s, 6),
+            "samples": self.samples,
+            "queued": self.queued,
+            "dropped": self.dropped,
+            "age_s": round(self.waited_s / max(self.samples, 1), 6),
+            "exposed": self.exposed,
+            "exposed_bytes": self.exposed_bytes,
+        }
 
 
 @dataclass
@@ -21,6 +50,7 @@ class Step:
         started, proposed: when the computation began, when its update was handed in.
         skipped: it made no contribution.
         streamed: rows travel while it computes; whether any did so all the time is not measured.
+        fed: what a stream gave; ``None`` where the samples are not those of a stream.
     """
 
     started: float
@@ -36,10 +66,16 @@ class Step:
     push_bytes: int = 0
     pull_rows: int = 0
     pull_bytes: int = 0
+    fed: Fed | None = None
+
+    @property
+    def interval_s(self) -> float:
+        """From its beginning until its update was handed in: it waited for data, and computed."""
+        return self.proposed - self.started
 
     @property
     def compute_s(self) -> float:
-        return self.proposed - self.started
+        return self.interval_s if self.fed is None else max(self.interval_s - self.fed.starve_s, 0.0)
 
     def pushed(self, transfer: Transfer) -> None:
         """A transfer (or what a cut left of it) is over."""
@@ -92,4 +128,5 @@ class Step:
             rate_bps=round(rate_bps),
             staleness=self.staleness,
             skipped=self.skipped,
+            **({} if self.fed is None else self.fed.fields()),
         )

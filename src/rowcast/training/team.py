@@ -30,6 +30,8 @@ class Team:
         journal: where events are recorded.
         members: every worker that was not told goodbye, by name.
         finished: names of the workers that have finished.
+        positions: how far the data of a worker was read that is in the parameters, by its name; see
+            :class:`rowcast.wire.Welcome`.
         notifier: where workers are told something, and woken to whom something may be sent.
         gate: whom the gate counts.
         model: the parameters and what members are owed.
@@ -43,6 +45,7 @@ class Team:
     journal: Journal
     members: dict[str, Member] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
+    positions: dict[str, bytes] = field(default_factory=dict)
     notifier: Notifier = field(default_factory=Notifier)
     gate: Gate = field(init=False)
     model: Model = field(init=False)

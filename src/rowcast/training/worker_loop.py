@@ -13,6 +13,7 @@ from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
 from rowcast.training.patience import waits_for
 from rowcast.training.proposal.contribution import Update
+from rowcast.training.steps import Fed
 from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Leave
 
@@ -95,6 +96,36 @@ class WorkerLoop(WorkerCore):
         """
         self.contribution.add_rows(amounts, 1 / self.members)
 
+    def fed(
+        self,
+        samples: int,
+        starve_s: float,
+        queued: int,
+        dropped: int,
+        age_s: float,
+        exposed: int = 0,
+        exposed_bytes: int = 0,
+    ) -> None:
+        """A stream gave a batch to the step that is under way; of several batches of one step it is the sum.
+
+        Args:
+            samples: that it is computed on, those of others included.
+            starve_s: seconds in which the training loop waited for them; they are not of its computation.
+            queued: the most samples that waited at one time since the batch before.
+            dropped: samples that nobody was trained on since then.
+            age_s: mean seconds from the arrival of a sample until its batch began.
+            exposed: samples that were given to others, each as often as somebody got it.
+            exposed_bytes: bytes of those.
+        """
+        fed = self.step.fed = self.step.fed or Fed()
+        fed.samples += samples
+        fed.starve_s += starve_s
+        fed.queued = max(fed.queued, queued)
+        fed.dropped += dropped
+        fed.waited_s += age_s * samples
+        fed.exposed += exposed
+        fed.exposed_bytes += exposed_bytes
+
     def exchange(self, now: float) -> None:
         """Finish the iteration: push, then wait at the gate, then pull. :attr:`state` is COMPUTING when done.
 
@@ -108,7 +139,10 @@ class WorkerLoop(WorkerCore):
         if self.state is not WorkerState.COMPUTING:
             raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.state.value}")
         self.iteration += 1
+        self.delivered.finish(self.iteration)
         self.step.proposed = now
+        if self.step.fed is not None:
+            self.supplier.worked(self.step.fed.samples, self.step.compute_s)
         self.step.skipped = not self.contribution.end(self.policy, self.iteration)
         self.rule.exchange(now)
 

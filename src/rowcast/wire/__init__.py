@@ -7,14 +7,12 @@ from rowcast.wire.frames import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, Fr
 from rowcast.wire.inferences import Answer, Busy, Drop, Request, Served
 from rowcast.wire.messages import (
     Ack,
-    Ask,
     Cancel,
     Challenge,
     Computed,
     Farewell,
     Finish,
     Go,
-    Grant,
     Heartbeat,
     Hello,
     Horizon,
@@ -32,6 +30,8 @@ from rowcast.wire.messages import (
     Waiting,
     Welcome,
 )
+from rowcast.wire.slots import Ask, Grant
+from rowcast.wire.streams import Share, Supply
 
 __all__ = [
     "HEADER_BYTES",
@@ -65,8 +65,10 @@ __all__ = [
     "RowLimits",
     "Rows",
     "Served",
+    "Share",
     "Start",
     "StateEnd",
+    "Supply",
     "Waiting",
     "Welcome",
     "encode",

@@ -10,6 +10,7 @@ bool     true or false
 bytes    bin
 str      str, UTF-8
 Tensors  array of at most 254 Counts
+Places   bin of at most 16 KiB
 Metrics  map of at most 64: name (str, at most 128 bytes) and value (Finite); others are left out
 ======== ===========================================================================================
 
@@ -33,6 +34,7 @@ from rowcast.errors import LocalProtocolError, RemoteProtocolError
 __all__ = [
     "MAX_METRICS",
     "MAX_METRIC_NAME",
+    "MAX_PLACES",
     "MAX_STREAM",
     "MAX_TENSORS",
     "Claim",
@@ -41,6 +43,7 @@ __all__ = [
     "Finite",
     "Message",
     "Metrics",
+    "Places",
     "StreamId",
     "Tensors",
     "emptied",
@@ -51,6 +54,7 @@ __all__ = [
 
 MAX_METRICS = 64
 MAX_METRIC_NAME = 128  #: bytes in UTF-8
+MAX_PLACES = 1 << 14  #: bytes that say how far a stream was read
 MAX_STREAM = 255
 MAX_TENSORS = 254  #: one stream each, beside that of training
 
@@ -59,6 +63,7 @@ _MOST = sys.float_info.max
 Count = Annotated[int, msgspec.Meta(ge=0)]
 StreamId = Annotated[int, msgspec.Meta(ge=0, le=MAX_STREAM)]
 Tensors = Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_TENSORS)]
+Places = Annotated[bytes, msgspec.Meta(max_length=MAX_PLACES)]
 Finite = Annotated[float, msgspec.Meta(ge=-_MOST, le=_MOST)]
 Metrics = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=MAX_METRIC_NAME)], Finite], msgspec.Meta(max_length=MAX_METRICS)

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 MAGIC = b"RC"
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 #: What grows with the model or the team travels in pieces or is cut where it is made.
 MAX_CONTROL_BYTES = 1 << 17
 MAX_ROWS_BYTES = (1 << 24) - 1

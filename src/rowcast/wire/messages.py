@@ -29,22 +29,23 @@ from rowcast.wire.fields import (
     Finite,
     Message,
     Metrics,
+    Places,
     StreamId,
 )
 from rowcast.wire.index import encode_index, index_bytes
 from rowcast.wire.inferences import INFERENCES
+from rowcast.wire.slots import SLOTS
+from rowcast.wire.streams import STREAMS
 
 __all__ = [
     "CONTROL",
     "Ack",
-    "Ask",
     "Cancel",
     "Challenge",
     "Computed",
     "Farewell",
     "Finish",
     "Go",
-    "Grant",
     "Heartbeat",
     "Hello",
     "Horizon",
@@ -122,6 +123,7 @@ class Welcome(Control, frozen=True):
     state: bytes  #: digest of the server's parameters; empty where it has none yet
     training: bytes = b""  #: names the training that the team's parameters belong to
     origin: str = ""  #: the worker that brought the team's parameters
+    positions: Places = b""  #: how far the data was read that is in them: of the last whole push of this name
 
 
 T = TypeVar("T")
@@ -203,23 +205,6 @@ class Ack(Control, frozen=True):
     stream: StreamId = 0
 
 
-class Ask(Control, frozen=True):
-    """w> An update is ready: may I push it? Only where the policy gives slots."""
-
-    KIND: ClassVar[int] = 19
-    iteration: Count
-    weight: Finite  #: averaging weight of the update, > 0: how much its worker counts
-    rate_bps: Finite  #: measured delivery rate, bit/s
-
-
-class Grant(Control, frozen=True):
-    """s> You have a slot: push."""
-
-    KIND: ClassVar[int] = 20
-    iteration: Count
-    held_s: Finite  #: seconds that this worker waited for the slot
-
-
 class PushEnd(Control, frozen=True):
     """w> Nothing more is sent for this iteration."""
 
@@ -229,6 +214,7 @@ class PushEnd(Control, frozen=True):
     compute_s: Finite  #: seconds that the gradient of this iteration took
     rate_bps: Finite  #: measured delivery rate, bit/s
     skipped: bool  #: this iteration made no contribution
+    positions: Places = b""  #: how far its data was read up to here, where that is a stream; see ``Welcome``
 
 
 class Go(Control, frozen=True):
@@ -255,7 +241,7 @@ class Computed(Control, frozen=True):
 
     KIND: ClassVar[int] = 21
     iteration: Count
-    compute_s: Finite  #: seconds that the gradient of this iteration took
+    compute_s: Finite  #: seconds that the gradient of this iteration took, the wait for its data included
     rate_bps: Finite  #: measured delivery rate, bit/s
     size: Finite  #: sum |.| of what this iteration contributed
     skipped: bool  #: this iteration made no contribution
@@ -376,8 +362,7 @@ _ALL: tuple[type[Control], ...] = (
     LayoutTable,
     Welcome,
     Ack,
-    Ask,
-    Grant,
+    *SLOTS,
     PushEnd,
     Go,
     PullEnd,
@@ -388,6 +373,7 @@ _ALL: tuple[type[Control], ...] = (
     Start,
     Lead,
     *INFERENCES,
+    *STREAMS,
     Heartbeat,
     Waiting,
     Finish,

@@ -22,6 +22,7 @@ from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session import JoinRequest
 from rowcast.session.proof import check_name
+from rowcast.streams import BatchRule
 from rowcast.training import WorkerNode, WorkerState
 from rowcast.training.proposal.contribution import Update
 
@@ -180,6 +181,19 @@ class Team(NodeView):
     def _end_exchange(self) -> None:
         """Wait for an exchange that is under way; a Ctrl-C in the one before may have left it to itself."""
         self._wait(lambda: not self.node.exchanging)
+
+    @property
+    def delivered(self) -> int:
+        """The newest iteration of which every row is acknowledged; counted as :attr:`finished`."""
+        return self._running.run(self.node.delivered.newest)
+
+    def supply(self, rule: BatchRule, rate: float | None) -> None:
+        """Tell the server what this worker can train on, if that has changed."""
+        self._call(lambda now: self.node.supplier.supply(rule, rate))
+
+    def fed(self, samples: int, starve_s: float, queued: int, dropped: int, age_s: float) -> None:
+        """A stream gave a batch to the step that is under way; see :meth:`WorkerNode.fed`."""
+        self._call(lambda now: self.node.fed(samples, starve_s, queued, dropped, age_s))
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal and show them to the server's display."""

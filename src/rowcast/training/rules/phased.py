@@ -199,6 +199,7 @@ class PhasedWorker(WorkerRule):
             compute_s=node.step.compute_s,
             rate_bps=outbox.meter.rate_bps(now),
             skipped=node.step.skipped,
+            positions=node.positions,
         )
 
     def _on_cancel(self, now: float, message: Message) -> None:

@@ -81,18 +81,18 @@ class StreamedWorker(WorkerRule):
                 iteration is finished.
         """
         node = self.node
-        self._choose(now, math.inf if finished is None else finished.compute_s)
+        self._choose(now, math.inf if finished is None else finished.interval_s)
         if finished is not None and node.let_in:
             size = 0.0 if finished.skipped else node.contribution.size
             rate_bps = node.outbox.meter.rate_bps(now)
-            node.say(Computed(node.iteration, finished.compute_s, rate_bps, size, finished.skipped))
+            node.say(Computed(node.iteration, finished.interval_s, rate_bps, size, finished.skipped))
 
     def _choose(self, now: float, step_s: float) -> None:
         """Choose the rows that are sent next.
 
         Args:
             now: time (s).
-            step_s: what a gradient takes (s); ``inf`` as long as nobody knows.
+            step_s: what a gradient takes, with the wait for its data (s); ``inf`` as long as nobody knows.
         """
         node, outbox, policy = self.node, self.node.outbox, self._policy
         if self._overdue_at() == math.inf:

@@ -1,0 +1,83 @@
+"""The team's batch, shared out among the workers whose samples come as streams."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from rowcast.errors import RemoteProtocolError
+from rowcast.streams import share
+from rowcast.training.member import Member
+from rowcast.wire import Message, Share, Supply
+
+if TYPE_CHECKING:
+    from rowcast.training.team import Team
+
+__all__ = ["Sharing"]
+
+#: What a worker may say of itself: samples a second, and samples of a team's batch.
+MOST_RATE, MOST_SAMPLES = 1e9, 10**9
+
+
+class Sharing:
+    """Tells each worker its share, in proportion to what each can train on, by the largest remainder.
+
+    The shares of those whom the gate counts sum up to the batch. They are looked at again when a worker says that
+    what it can train on has changed, and when workers come or go.
+
+    Args:
+        team: the team.
+    """
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._supplies: dict[str, Supply] = {}
+        self._told: dict[str, tuple[object, Share]] = {}
+        self._epoch = -1
+
+    def on_supply(self, now: float, member: Member, message: Message) -> None:
+        """A worker says what it can train on.
+
+        Raises:
+            RemoteProtocolError: that is no rate, or no batch.
+        """
+        supply = cast(Supply, message)
+        if not 0 <= supply.rate <= MOST_RATE or supply.total > MOST_SAMPLES:
+            raise RemoteProtocolError(
+                f"expected 0 .. {MOST_RATE:g} samples/s and a batch of at most {MOST_SAMPLES}, got {supply.rate:g} and "
+                f"{supply.total}"
+            )
+        self._supplies[member.name] = supply
+        self._share_out()
+
+    def refresh(self) -> None:
+        """Share out again if somebody has come or gone since the last time."""
+        if self._supplies and self._epoch != self._team.gate.epoch:
+            self._share_out()
+
+    def _share_out(self) -> None:
+        team = self._team
+        self._epoch = team.gate.epoch
+        for name in self._supplies.keys() - team.members.keys():
+            del self._supplies[name]
+            self._told.pop(name, None)
+        sharing = [
+            member
+            for member in team.gate.counted()
+            if member.name in self._supplies and self._supplies[member.name].total
+        ]
+        rates = [self._supplies[member.name].rate for member in sharing]
+        totals = {self._supplies[member.name].total for member in sharing}
+        shares = {total: share(total, rates) for total in totals}
+        for place, member in enumerate(sharing):
+            total = self._supplies[member.name].total
+            if member.link is not None:
+                self._tell(member, Share(shares[total][place], sum(rates)))
+
+    def _tell(self, member: Member, message: Share) -> None:
+        """Tell a member its share, if it does not know it on this connection."""
+        link, told = self._told.get(member.name, (None, None))
+        if told is not None and link is member.link and told.samples == message.samples:
+            return
+        assert member.link is not None
+        self._told[member.name] = member.link, message
+        self._team.notifier.say(member.link, message)
