@@ -546,7 +546,10 @@ EXPORTED: dict[str, str] = {
         Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
     """,
     "rowcast.loader": "",
-    "rowcast.sources": "",
+    "rowcast.sources": """
+        CsvRow CsvSource DirectorySource McapSource PulledSource REGISTRY ReplaySource RosbagSource SourceKind
+        SourceText ValidRange make_source register
+    """,
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Injection MOST_PARTITIONS Positions
         RateBatch RateMeter RateTrace Sample Source SpeedBatch StreamPattern TeamBatch compresses parse_batch

@@ -1,2 +1,30 @@
-"""Sources of samples: recorded files, directories that grow, topics of brokers. Each follows
-:class:`rowcast.streams.Source`; a client library is imported when a source that needs it is made."""
+"""Sources of samples: recorded files, directories that grow, topics of brokers.
+
+Each follows :class:`rowcast.streams.Source`; a client library is imported when a source that needs it is made.
+:func:`make_source` makes one of a text.
+"""
+
+from rowcast.sources.base import PulledSource
+from rowcast.sources.csv_file import CsvRow, CsvSource, ValidRange
+from rowcast.sources.directory import DirectorySource
+from rowcast.sources.mcap_file import McapSource
+from rowcast.sources.registry import REGISTRY, make_source, register
+from rowcast.sources.replay import ReplaySource
+from rowcast.sources.rosbag import RosbagSource
+from rowcast.sources.text import SourceKind, SourceText
+
+__all__ = [
+    "REGISTRY",
+    "CsvRow",
+    "CsvSource",
+    "DirectorySource",
+    "McapSource",
+    "PulledSource",
+    "ReplaySource",
+    "RosbagSource",
+    "SourceKind",
+    "SourceText",
+    "ValidRange",
+    "make_source",
+    "register",
+]
