@@ -7,6 +7,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,28 +39,51 @@ def gradients(device: Device, count: int) -> list[float]:
         (" 2.0/2.20 / 2.5/8.1", [(2.0, 0.0), (2.2, 0.0), (2.5, 0.0), (8.1, 0.0)], "2/2.2/2.5/8.1"),
         ("2.18~0.20", [(2.18, 0.2)], "2.18~0.2"),
         ("2.0~0.1/8.1", [(2.0, 0.1), (8.1, 0.0)], "2~0.1/8.1"),
+        ("0.128@64", [(0.128, 0.0, 64)], "0.128@64"),
+        (" 0.10 @ 32~0.20/8.1/1@1", [(0.1, 0.2, 32), (8.1, 0.0), (1.0, 0.0, 1)], "0.1@32~0.2/8.1/1@1"),
         ("2~0", [(2.0, 0.0)], "2"),
         ("1e-3/3600", [(0.001, 0.0), (3600.0, 0.0)], "0.001/3600"),
     ],
 )
-def test_forms(text: str, times: list[tuple[float, float]], short: str) -> None:
+def test_forms(text: str, times: list[tuple[Any, ...]], short: str) -> None:
     profile = parse_devices(text)
-    assert profile.times == tuple(ComputeTime((seconds,), spread) for seconds, spread in times)
+    assert profile.times == tuple(ComputeTime((seconds,), *others) for seconds, *others in times)
+    assert profile.by_samples == any(len(each) == 3 for each in times)
     assert profile.text == short and not profile.recorded
 
 
-@given(st.lists(st.tuples(st.floats(0.001, 3600), st.none() | st.floats(0, 3)), min_size=1, max_size=5))
-def test_the_text_of_a_profile_says_the_same(times: list[tuple[float, float | None]]) -> None:
-    text = "/".join(f"{seconds!r}" if spread is None else f"{seconds!r}~{spread!r}" for seconds, spread in times)
+@given(
+    st.lists(
+        st.tuples(st.floats(0.001, 3600), st.none() | st.integers(1, 65536), st.none() | st.floats(0, 3)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_text_of_a_profile_says_the_same(times: list[tuple[float, int | None, float | None]]) -> None:
+    text = "/".join(
+        f"{seconds!r}{'' if batch is None else f'@{batch}'}{'' if spread is None else f'~{spread!r}'}"
+        for seconds, batch, spread in times
+    )
     profile = parse_devices(text)
-    assert [(*time.seconds, time.spread) for time in profile.times] == [(s, spread or 0.0) for s, spread in times]
+    found = [(*time.seconds, time.samples, time.spread) for time in profile.times]
+    assert found == [(seconds, batch, spread or 0.0) for seconds, batch, spread in times]
     assert parse_devices(profile.text) == profile
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "expected 2.18 (seconds), 2.18~0.2 (drawn), 2.0/2.2/8.1 (one for each robot) or the path of a .csv file"),
+        (
+            "",
+            "expected 2.18 (seconds), 2.18~0.2 (drawn), 0.128@64 (of 64 samples), 2.0/2.2/8.1 (one for each robot) or "
+            "the path of a .csv file",
+        ),
+        ("2@", "got '2@'"),
+        ("2@64@3", "got '2@64@3'"),
+        ("2~0.1@64", "got '2~0.1@64'"),
+        ("2@6.5", "got '2@6.5'"),
+        ("@64", "got '@64'"),
+        ("1/2@0", "devices 1/2@0: expected samples of a batch behind '@' in 1 .. 65536, got 0"),
         ("", "got ''"),
         ("jetson", "got 'jetson'"),
         ("jetson.txt", "got 'jetson.txt'"),
@@ -184,6 +208,16 @@ def test_drawn_and_constant_go_together() -> None:
     quick, slow = parse_devices("2.0~0.1/8.1").team(2, 5)
     assert len(set(gradients(quick, 10))) == 10
     assert gradients(slow, 10) == [8.1] * 10
+
+
+def test_a_batch_takes_time_in_proportion_to_its_samples() -> None:
+    measured, drawn, always = parse_devices("0.128@64/0.5@32~0.1/2").team(3, 5)
+    assert [measured.gradient_s(n, n) for n in (1, 64, 96)] == pytest.approx([0.002, 0.128, 0.192])
+    assert measured.gradient_s(0) == 0.128  # of as many samples as it was measured with
+    assert drawn.gradient_s(4, 96) == pytest.approx(3 * drawn.gradient_s(4, 32)) and drawn.gradient_s(4) != 0.5
+    assert always.gradient_s(0, 1) == always.gradient_s(0, 1000) == 2.0
+    with pytest.raises(ConfigError, match="expected 1 sample or more"):
+        Device(1.0, samples=0)
 
 
 def test_the_team_must_have_the_size_of_the_profile(tmp_path: Path) -> None:

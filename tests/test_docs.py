@@ -461,7 +461,7 @@ def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
 # -- exported names ------------------------------------------------------------------------------------------
 
 EXPORTED: dict[str, str] = {
-    "rowcast": "LinkSettings Optimizer RowcastError Team WorkerSettings __version__ join",
+    "rowcast": "LinkSettings Optimizer RowcastError StreamLoader Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
     "rowcast.cli.split": "app",
     "rowcast.codecs": """
@@ -545,15 +545,16 @@ EXPORTED: dict[str, str] = {
     "rowcast.testing.zoo": """
         Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
     """,
-    "rowcast.loader": "",
+    "rowcast.loader": "StreamLoader",
     "rowcast.sources": """
-        CsvRow CsvSource DirectorySource McapSource PulledSource REGISTRY ReplaySource RosbagSource SourceKind
-        SourceText ValidRange make_source register
+        CsvRow CsvSource DirectorySource KafkaSource McapSource MqttSource PulledSource REGISTRY ReplaySource
+        RosbagSource SourceKind SourceText ValidRange make_source number_payload register
     """,
     "rowcast.streams": """
-        AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Injection MOST_PARTITIONS Positions
-        RateBatch RateMeter RateTrace Sample Source SpeedBatch StreamPattern TeamBatch compresses parse_batch
-        parse_buffer parse_injection parse_streams read_rates rebalanced share
+        AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS
+        MOST_REHEARSED Positions RateBatch RateMeter RateTrace Rehearsal Reservoir Sample Source SpeedBatch
+        StreamPattern TeamBatch compresses parse_batch parse_buffer parse_injection parse_rehearsal parse_streams
+        read_rates rebalanced share
     """,
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant

@@ -14,7 +14,9 @@ from rowcast.errors import ConfigError
 from rowcast.sources import (
     CsvSource,
     DirectorySource,
+    KafkaSource,
     McapSource,
+    MqttSource,
     ReplaySource,
     RosbagSource,
     SourceText,
@@ -104,3 +106,13 @@ def test_libraries_are_needed_only_where_they_are(tmp_path: Path) -> None:
     for line, what in zip(lines, ("an MCAP file", "a rosbag2"), strict=True):
         assert line.startswith(f"ConfigError: a source of {what} needs a library (")
         assert line.endswith("install it: pip install 'rowcast[mcap]'")
+
+
+def test_topics_of_brokers() -> None:
+    pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+    pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
+    assert type(make_source("kafka://localhost:1/camera?group=a")) is KafkaSource
+    assert type(make_source("mqtt://localhost:1/robots/+/camera")) is MqttSource
+    assert type(make_source("mqtt://localhost:1/camera", look=True)) is MqttSource
+    with pytest.raises(ConfigError, match=r"only looking leaves a session behind; set option\.version=5"):
+        make_source("mqtt://localhost:1/camera?option.version=3.1.1", look=True)

@@ -24,9 +24,10 @@ from rowcast.version import __version__
 
 if TYPE_CHECKING:
     from rowcast.drivers.sockets import Team
+    from rowcast.loader import StreamLoader
     from rowcast.optim import Optimizer
 
-__all__ = ["LinkSettings", "Optimizer", "RowcastError", "Team", "WorkerSettings", "__version__", "join"]
+__all__ = ["LinkSettings", "Optimizer", "RowcastError", "StreamLoader", "Team", "WorkerSettings", "__version__", "join"]
 
 
 def join(
@@ -89,6 +90,10 @@ def __getattr__(name: str) -> object:
         from rowcast.optim import Optimizer
 
         return Optimizer
+    if name == "StreamLoader":
+        from rowcast.loader import StreamLoader
+
+        return StreamLoader
     if name == "split":
         from importlib import import_module
 

@@ -5,7 +5,8 @@
 ``2.0/2.2/2.5/8.1``   one for each robot, the first for ``robot-0``
 ``2.18~0.2``          drawn for each gradient: log-normal, with this median and this standard deviation of the
                       natural logarithm
-``2.0~0.1/8.1``       some drawn, some not
+``0.128@64``          of a batch of 64 samples; another batch takes time in proportion to its samples
+``0.1@64~0.1/8.1``    each robot in its own way
 ``jetson.csv``        recorded: a CSV file with seconds, one column for each robot, or one column for all of them
 ===================== ==========================================================================================
 
@@ -17,6 +18,7 @@ its start. With one column for all, each robot enters it at another place, and w
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ import numpy as np
 from rowcast.config import as_number
 from rowcast.drivers.virtual import Device
 from rowcast.errors import ConfigError, DataError
+from rowcast.streams.batch import MOST_SAMPLES
 
 __all__ = ["ComputeTime", "DeviceProfile", "parse_devices", "place_in_recording"]
 
@@ -34,7 +37,10 @@ SUFFIX = ".csv"
 LEAST_S, MOST_S = 0.001, 3600.0
 #: Largest standard deviation of the logarithm: at 3, one gradient in six takes more than twenty times the median.
 MOST_SPREAD = 3.0
-_FORMS = "2.18 (seconds), 2.18~0.2 (drawn), 2.0/2.2/8.1 (one for each robot) or the path of a .csv file"
+_FORMS = (
+    "2.18 (seconds), 2.18~0.2 (drawn), 0.128@64 (of 64 samples), 2.0/2.2/8.1 (one for each robot) or the path of a "
+    ".csv file"
+)
 
 #: The golden section: how far on in a recording the next seed begins, so that no two seeds come close.
 _SEED_STEP = (5**0.5 - 1) / 2
@@ -49,10 +55,12 @@ class ComputeTime:
     Attributes:
         seconds: of one gradient after the other, from the start again when they are used up.
         spread: standard deviation of their natural logarithm; 0: nothing is drawn.
+        samples: of a batch that takes so long, another one in proportion; ``None``: all batches take as long.
     """
 
     seconds: tuple[float, ...]
     spread: float = 0.0
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,13 +91,21 @@ class DeviceProfile:
                 "team, or one for all"
             )
 
-    def team(self, workers: int, seed: int, *, encode_s: float = 0.0, decode_s: float = 0.0) -> list[Device]:
+    @property
+    def by_samples(self) -> bool:
+        """Whether the time of a gradient depends on the samples of its batch."""
+        return any(time.samples is not None for time in self.times)
+
+    def team(
+        self, workers: int, seed: int, *, encode_s: float = 0.0, decode_s: float = 0.0, batch: int | None = None
+    ) -> list[Device]:
         """The device of each robot.
 
         Args:
             workers: robots of the team.
             seed: of what is drawn; each robot draws its own.
             encode_s, decode_s: work of each push and each pull at the worker (s).
+            batch: samples of every batch; ``None``: whoever asks for the time of a gradient says how many.
 
         Raises:
             ConfigError: as :meth:`check_team`; or a work that is negative or not finite.
@@ -103,7 +119,10 @@ class DeviceProfile:
                 start = int(place_in_recording(index, workers, seed) * len(seconds))
                 seconds = seconds[start:] + seconds[:start]
             own = np.random.SeedSequence((_DRAWS_OF_DEVICES, seed, index)).generate_state(1, np.uint64)
-            devices.append(Device(seconds, time.spread, encode_s, decode_s, seed=int(own[0])))
+            samples = time.samples
+            if samples is not None and batch is not None:
+                seconds, samples = tuple(value * batch / samples for value in seconds), None
+            devices.append(Device(seconds, time.spread, encode_s, decode_s, int(own[0]), samples))
         return devices
 
 
@@ -116,9 +135,9 @@ def parse_devices(text: str) -> DeviceProfile:
             column.
 
     >>> parse_devices("2.0~0.1/8.1").times
-    (ComputeTime(seconds=(2.0,), spread=0.1), ComputeTime(seconds=(8.1,), spread=0.0))
-    >>> parse_devices("2.0 / 2.20").text
-    '2/2.2'
+    (ComputeTime(seconds=(2.0,), spread=0.1, samples=None), ComputeTime(seconds=(8.1,), spread=0.0, samples=None))
+    >>> parse_devices("2.0 / 0.20@64").text
+    '2/0.2@64'
     """
     text = text.strip()
     if text.lower().endswith(SUFFIX):
@@ -134,16 +153,20 @@ def place_in_recording(part: int, parts: int, seed: int) -> float:
 
 
 def _parse_time(text: str, part: str) -> ComputeTime:
-    words = part.split("~")
+    median, tilde, deviation = part.partition("~")
+    whole, at, batch = median.partition("@")
+    words = [whole, *([deviation] if tilde else [])]
     numbers = [number for number in map(as_number, words) if number is not None]
-    if len(words) > 2 or len(numbers) < len(words):
+    if len(numbers) < len(words) or (at and not re.fullmatch(r" *[0-9]{1,9} *", batch)):
         what = f"{part.strip()!r} in {text!r}" if part != text else repr(text)
         raise ConfigError(f"devices: expected {_FORMS}, got {what}")
     seconds, *spread = numbers
     _check(text, "seconds of a gradient", seconds, LEAST_S, MOST_S)
     for value in spread:
         _check(text, "a spread", value, 0.0, MOST_SPREAD)
-    return ComputeTime((seconds,), *spread)
+    if at:
+        _check(text, "samples of a batch behind '@'", int(batch), 1, MOST_SAMPLES)
+    return ComputeTime((seconds,), spread[0] if spread else 0.0, int(batch) if at else None)
 
 
 def _check(text: str, what: str, value: float, low: float, high: float) -> None:
@@ -153,7 +176,8 @@ def _check(text: str, what: str, value: float, low: float, high: float) -> None:
 
 def _written(time: ComputeTime) -> str:
     numbers = [*time.seconds, time.spread] if time.spread else time.seconds
-    return "~".join(repr(number).removesuffix(".0") for number in numbers)
+    first, *others = (repr(number).removesuffix(".0") for number in numbers)
+    return "~".join([first if time.samples is None else f"{first}@{time.samples}", *others])
 
 
 # -- recordings --------------------------------------------------------------------------------------------------------

@@ -1,1 +1,5 @@
 """Batches of a stream for a training loop of PyTorch."""
+
+from rowcast.loader.loader import StreamLoader
+
+__all__ = ["StreamLoader"]

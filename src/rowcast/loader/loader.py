@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +12,24 @@ from typing import Any, cast
 
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
+from rowcast.config import as_number
 from rowcast.errors import ConfigError, LocalProtocolError, RowcastError, visible
 from rowcast.loader.puller import Puller
 from rowcast.optim import Optimizer
 from rowcast.optim.team import StreamTeam
-from rowcast.streams import BatchRule, BufferRule, Feed, FeedBatch, Positions, Sample, Source, parse_batch, parse_buffer
+from rowcast.streams import (
+    BatchRule,
+    BufferRule,
+    Feed,
+    FeedBatch,
+    Positions,
+    Rehearsal,
+    Sample,
+    Source,
+    parse_batch,
+    parse_buffer,
+    parse_rehearsal,
+)
 from rowcast.streams.buffer import MOST_BYTES
 
 __all__ = ["StreamLoader"]
@@ -38,8 +51,8 @@ class StreamLoader(IterableDataset[Any]):
 
     How far a source is read is committed only up to what the server has acknowledged as a whole. So after a crash
     nothing is lost; a few batches are trained again, as many as had not arrived. Where every push is whole (``bsp``,
-    ``ssp``) the server itself remembers how far the data reaches that is in the parameters, and the loader begins there:
-    nothing is trained twice, but for what a lossy code had not sent.
+    ``ssp``) the server itself remembers how far the data reaches that is in the parameters, and the loader begins
+    there: nothing is trained twice.
 
     It is an ``IterableDataset``, to be iterated itself or by a ``DataLoader`` with ``batch_size=None`` and without
     worker processes: those would each read the whole stream.
@@ -52,9 +65,11 @@ class StreamLoader(IterableDataset[Any]):
         batch: as :func:`rowcast.streams.parse_batch` takes it.
         buffer: as :func:`rowcast.streams.parse_buffer` takes it; ``None``: ``persist`` with a fixed batch, otherwise
             ``truncate:1s``.
+        rehearsal: old samples that come back in later batches, as :func:`rowcast.streams.parse_rehearsal` takes it:
+            200 or 'reservoir:200', 'importance:200'; ``None``: none do. With 'reservoir:200@0.5' so many old ones come
+            with each new one, otherwise 2. It pays where what was seen comes back, and costs where the world moves.
         collate: makes a batch of a list of items.
         most_bytes: of all waiting samples together. Where nothing is truncated, the source then keeps what follows.
-        clock: seconds, never back (replaced in tests).
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -76,37 +91,41 @@ class StreamLoader(IterableDataset[Any]):
         *,
         batch: str | BatchRule = "team:1024",
         buffer: str | BufferRule | None = None,
+        rehearsal: str | int | None = None,
         collate: Callable[[list[Any]], Any] = default_collate,
         most_bytes: int = MOST_BYTES,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.rule = parse_batch(batch) if isinstance(batch, str) else batch
-        kept = BufferRule() if self.rule.needs_all else BufferRule(seconds=1.0)
+        kept = BufferRule() if self.rule.keeps_all else BufferRule(seconds=1.0)
         if buffer is not None:
             kept = parse_buffer(buffer) if isinstance(buffer, str) else buffer
         if isinstance(source, str):
-            from rowcast.sources import make_source
+            from rowcast.sources.registry import make_source
 
             source = make_source(source)
-        self._puller = Puller(source, Feed(self.rule, kept, most_bytes=most_bytes), clock)
+        self._puller = Puller(source, Feed(self.rule, kept, most_bytes=most_bytes), time.monotonic)
         self._decode, self._collate = decode, collate
-        self._clock = clock
+        self._rehearsal, self._old_each = _rehearsal_of(rehearsal)
         self._optimizer = optimizer
         if optimizer is not None:
             optimizer.batch = self.rule
         self._team: StreamTeam | None = None if optimizer is None else cast(StreamTeam, optimizer.team)
+        self._given: tuple[int, Positions] | None = None  # iterations before the last batch, and how far that reaches
+        self._batches = 0
         self._trained: deque[tuple[int, Positions]] = deque()  # iteration, behind its samples
         self._undecodable = 0
         self._dropped_before = 0
-        self._samples = 0
+        self._samples = self._old = 0
+        self._fresh: list[Any] = []
         self._started = self._closed = False
+        self._stopped = threading.Event()
 
     # -- what the training loop sees ---------------------------------------------------------------------------
 
     @property
     def samples(self) -> int:
-        """Samples of the last batch."""
+        """Samples of the last batch that are new: what ``optimizer.step(samples=...)`` takes."""
         return self._samples
 
     @property
@@ -120,7 +139,7 @@ class StreamLoader(IterableDataset[Any]):
     @property
     def rate(self) -> float | None:
         """Of the stream (samples/s); ``None`` while nobody can know."""
-        return self._puller.feed.rate(self._clock())
+        return self._puller.feed.rate(time.monotonic())
 
     def __iter__(self) -> Iterator[Any]:
         """Batches until the source ends; waits for each.
@@ -141,8 +160,24 @@ class StreamLoader(IterableDataset[Any]):
                 continue
             self._samples = len(items)
             self._announce(batch, len(items))
-            yield self._collate(items)
-            self._note(batch.positions)
+            self._batches += 1
+            self._given = self._finished, batch.positions
+            yield self._collate(self._with_old(items))
+            self._settle(asked_for_more=True)
+
+    def told(self, losses: Sequence[float]) -> None:
+        """The loss of each item of the last batch, for a rehearsal that goes by importance.
+
+        Raises:
+            ConfigError: another number of losses than there were items.
+        """
+        if self._rehearsal is None:
+            return
+        if len(losses) != self._samples + self._old:
+            raise ConfigError(f"losses: expected {self._samples + self._old}, one for each item, got {len(losses)}")
+        self._rehearsal.told(losses[self._samples :])
+        self._rehearsal.add(self._fresh, losses[: self._samples])
+        self._fresh = []
 
     def commit(self, iteration: int | None = None) -> None:
         """Everything up to ``iteration`` has arrived: the source need not deliver it again.
@@ -152,11 +187,16 @@ class StreamLoader(IterableDataset[Any]):
         Args:
             iteration: counted as ``optimizer.finished``; without an optimizer: batches from 1. ``None``: all.
         """
+        self._settle()
         positions = None
         while self._trained and (iteration is None or self._trained[0][0] <= iteration):
             _, positions = self._trained.popleft()
         if positions is not None:
             self._puller.commit(positions)
+
+    def stop(self) -> None:
+        """Let the loop over batches end where it waits for the next one; from any thread."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Commit what has arrived, and let go of the source; a second call does nothing."""
@@ -192,7 +232,7 @@ class StreamLoader(IterableDataset[Any]):
         waited_s, told = 0.0, False
         while True:
             batch = self._puller.next(_LOOK_S, self._prepare)
-            if batch is not None or self._puller.over:
+            if batch is not None or self._puller.over or self._stopped.is_set():
                 if told:
                     log.warning("%s: samples come again, after %.3g s", self._name, waited_s)
                 return batch
@@ -207,21 +247,46 @@ class StreamLoader(IterableDataset[Any]):
         if self._optimizer is None or self._team is None:
             return
         self.commit(self._optimizer.delivered)
-        if self.rule.shares_by:
-            self._team.supply(self.rule, feed.rate(self._clock()))
-            feed.share = self._team.share
+        self._team.supply(self.rule, feed.rate(time.monotonic()))
+        feed.share = self._team.share
 
     def _announce(self, batch: FeedBatch, samples: int) -> None:
+        """Tell the team what the next step is computed on."""
+        dropped = sum(self.dropped.values())
+        new, self._dropped_before = dropped - self._dropped_before, dropped
         if self._team is not None:
             self._team.read_to(batch.positions.pack())
+            self._team.fed(samples, batch.starve_s, batch.queued, new, batch.age_s)
 
-    def _note(self, positions: Positions) -> None:
-        """The training loop asks for more: it has stepped with the last batch, or this batch is part of a step."""
-        if self._optimizer is None:
-            number = self._trained[-1][0] + 1 if self._trained else 1
-        else:
-            number = self._optimizer.finished
-        self._trained.append((number, positions))
+    @property
+    def _finished(self) -> int:
+        """Iterations that the training loop has finished."""
+        return self._batches if self._optimizer is None else self._optimizer.finished
+
+    def _settle(self, *, asked_for_more: bool = False) -> None:
+        """Note in which iteration the last batch was trained on, once that is known.
+
+        Args:
+            asked_for_more: the training loop has done with the batch. If no iteration ended since (a round of local
+                steps, gradient accumulation), it is a part of the one that ends next.
+        """
+        if self._given is None:
+            return
+        before, positions = self._given
+        if self._optimizer is not None and self._finished == before and not asked_for_more:
+            return
+        self._given = None
+        self._trained.append((max(self._finished, before + (self._optimizer is not None)), positions))
+
+    def _with_old(self, items: list[Any]) -> list[Any]:
+        """The new items, and behind them old ones."""
+        if self._rehearsal is None:
+            return items
+        self._rehearsal.add(self._fresh)  # those of the batch before whose losses nobody told
+        self._fresh = items
+        old = self._rehearsal.draw(round(self._old_each * len(items)))
+        self._old = len(old)
+        return [*items, *old]
 
     def _items(self, samples: Sequence[Sample]) -> list[Any]:
         items = []
@@ -245,4 +310,13 @@ class StreamLoader(IterableDataset[Any]):
 
     @property
     def _name(self) -> str:
-        return "StreamLoader" if self._team is None else self._team.name
+        return "StreamLoader" if self._team is None else str(getattr(self._team, "name", "StreamLoader"))
+
+
+def _rehearsal_of(text: str | int | None) -> tuple[Rehearsal | None, float]:
+    """What is kept, and how many old samples come back for each new one."""
+    kept, at, ratio = str(text).partition("@") if isinstance(text, str) else (text, "", "")
+    each = as_number(ratio) if at else 2.0
+    if each is None or not 0 < each <= 100:
+        raise ConfigError(f"rehearsal {text}: expected old samples for each new one behind '@', 0.01 .. 100")
+    return parse_rehearsal(kept), each

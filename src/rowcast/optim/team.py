@@ -139,6 +139,17 @@ class StreamTeam(TeamLike, Protocol):
     def read_to(self, positions: bytes) -> None:
         """The data of the iteration that is finished next reaches up to there."""
 
+    def fed(self, samples: int, starve_s: float, queued: int, dropped: int, age_s: float) -> None:
+        """A batch of a stream is there for the step that is under way.
+
+        Args:
+            samples: of the batch.
+            starve_s: seconds in which the training loop waited for them.
+            queued: the most samples that waited at one time since the batch before.
+            dropped: samples that were not trained on since then.
+            age_s: mean seconds from the arrival of a sample until now.
+        """
+
     def supply(self, rule: BatchRule, rate: float | None) -> None:
         """Tell the server what this worker can train on, if that has changed.
 

@@ -7,7 +7,10 @@ Each follows :class:`rowcast.streams.Source`; a client library is imported when 
 from rowcast.sources.base import PulledSource
 from rowcast.sources.csv_file import CsvRow, CsvSource, ValidRange
 from rowcast.sources.directory import DirectorySource
+from rowcast.sources.kafka import KafkaSource
 from rowcast.sources.mcap_file import McapSource
+from rowcast.sources.mqtt import MqttSource
+from rowcast.sources.numbering import number_payload
 from rowcast.sources.registry import REGISTRY, make_source, register
 from rowcast.sources.replay import ReplaySource
 from rowcast.sources.rosbag import RosbagSource
@@ -18,7 +21,9 @@ __all__ = [
     "CsvRow",
     "CsvSource",
     "DirectorySource",
+    "KafkaSource",
     "McapSource",
+    "MqttSource",
     "PulledSource",
     "ReplaySource",
     "RosbagSource",
@@ -26,5 +31,6 @@ __all__ = [
     "SourceText",
     "ValidRange",
     "make_source",
+    "number_payload",
     "register",
 ]

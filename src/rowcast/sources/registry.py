@@ -9,6 +9,8 @@ from rowcast.errors import ConfigError, near_match, visible
 from rowcast.registry import Registry
 from rowcast.sources.directory import DirectorySource
 from rowcast.sources.files import recorded
+from rowcast.sources.kafka import KafkaSource
+from rowcast.sources.mqtt import MqttSource
 from rowcast.sources.replay import REPLAY_OPTIONS, ReplaySource
 from rowcast.sources.text import SourceKind, SourceText
 from rowcast.streams import Source
@@ -43,7 +45,8 @@ def make_source(text: str | Path, *, look: bool = False, **settings: Any) -> Sou
 
     ``drive.csv?time=t_s``, ``drive.csv.gz``, ``drive.mcap?topic=/camera``, the folder of a rosbag2, ``bag.db3``; each
     of them with ``rate=100``, ``rates=FILE.csv``, ``speed=2`` or ``loop=1`` is played at that rate, and with
-    ``replay://`` in front as it was recorded. ``dir://FOLDER`` is a directory that grows.
+    ``replay://`` in front as it was recorded. ``dir://FOLDER`` is a directory that grows,
+    ``kafka://HOST:PORT/TOPIC`` and ``mqtt://HOST:PORT/TOPIC`` are topics of brokers.
 
     Args:
         text: the text; a path is that of a file or folder.
@@ -66,3 +69,5 @@ def make_source(text: str | Path, *, look: bool = False, **settings: Any) -> Sou
 
 register("replay", ReplaySource.from_text)
 register("dir", DirectorySource.from_text)
+register("kafka", KafkaSource.from_text)
+register("mqtt", MqttSource.from_text)

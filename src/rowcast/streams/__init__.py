@@ -10,6 +10,7 @@ from rowcast.streams.feed import Feed, FeedBatch
 from rowcast.streams.injection import Injection, parse_injection
 from rowcast.streams.patterns import StreamPattern, parse_streams, read_rates
 from rowcast.streams.rates import RateMeter, RateTrace
+from rowcast.streams.rehearsal import MOST_REHEARSED, Importance, Rehearsal, Reservoir, parse_rehearsal
 from rowcast.streams.sample import MOST_PARTITIONS, Positions, Sample
 from rowcast.streams.sharing import rebalanced, share
 from rowcast.streams.source import Source
@@ -17,6 +18,7 @@ from rowcast.streams.topk import AdaptiveTopK, compresses
 
 __all__ = [
     "MOST_PARTITIONS",
+    "MOST_REHEARSED",
     "AdaptiveTopK",
     "BatchRule",
     "Buffer",
@@ -25,11 +27,14 @@ __all__ = [
     "FeedBatch",
     "FixedBatch",
     "Held",
+    "Importance",
     "Injection",
     "Positions",
     "RateBatch",
     "RateMeter",
     "RateTrace",
+    "Rehearsal",
+    "Reservoir",
     "Sample",
     "Source",
     "SpeedBatch",
@@ -39,6 +44,7 @@ __all__ = [
     "parse_batch",
     "parse_buffer",
     "parse_injection",
+    "parse_rehearsal",
     "parse_streams",
     "read_rates",
     "rebalanced",

@@ -55,6 +55,8 @@ class BatchRule(ABC):
     #: What the shares of a team's batch go by: 'stream' (what arrives and can be computed), 'speed' (what can be
     #: computed); empty where nothing is shared.
     shares_by: ClassVar[str] = ""
+    #: Every sample counts, so that none gives way to a newer one unless that is asked for.
+    keeps_all: ClassVar[bool] = False
     #: Samples of the whole team's batch; 0 where nothing is shared.
     total: ClassVar[int] = 0
 
@@ -80,6 +82,7 @@ class FixedBatch(BatchRule):
     """Always as many samples."""
 
     size: int
+    keeps_all = True
 
     def __str__(self) -> str:
         return f"fixed:{self.size}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -98,16 +99,24 @@ class Buffer:
         """Whether more may be taken from the source."""
         return self.rule.truncates or self.bytes < self._most_bytes
 
-    def put(self, now: float, samples: Iterable[Sample], rate: float | None, batch: int) -> list[Sample]:
+    def put(
+        self,
+        now: float,
+        samples: Iterable[Sample],
+        rate: float | None,
+        batch: int,
+        times_s: Iterable[float] | None = None,
+    ) -> list[Sample]:
         """Samples arrive; returns those that gave way to them.
 
         Args:
             now: time (s); kept as the moment from which their age counts.
             rate: of the stream (samples/s), where it is known.
             batch: samples of the batch that is being gathered.
+            times_s: from when the age of each sample counts, where it came before ``now``.
         """
-        for sample in samples:
-            self._queue.append((now, sample))
+        for at, sample in zip(itertools.repeat(now) if times_s is None else times_s, samples, strict=False):
+            self._queue.append((at, sample))
             self.bytes += sample.size
         if not self.rule.truncates:
             return []

@@ -73,12 +73,18 @@ class Feed:
         """Of the stream (samples/s); ``None`` while nobody can know."""
         return self._meter.rate(now)
 
-    def arrived(self, now: float, samples: Sequence[Sample]) -> None:
-        """Samples have arrived; none says that time has passed. The stream begins with the first call."""
+    def arrived(self, now: float, samples: Sequence[Sample], times_s: Sequence[float] | None = None) -> None:
+        """Samples have arrived; none says that time has passed. The stream begins with the first call.
+
+        Args:
+            now: time (s).
+            samples: the oldest first.
+            times_s: when each of them came, where that was before ``now``.
+        """
         if math.isnan(self._since):
             self._since = now
-        self._meter.arrived(now, len(samples))
-        gone = self.buffer.put(now, samples, self.rate(now), self.rule.needs(self._held(now)))
+        self._meter.arrived(times_s[0] if times_s else now, len(samples))
+        gone = self.buffer.put(now, samples, self.rate(now), self.rule.needs(self._held(now)), times_s)
         self._pass(gone)
         self._most_queued = max(self._most_queued, len(self.buffer))
 

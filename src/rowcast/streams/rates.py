@@ -130,6 +130,17 @@ class RateTrace:
             turns * (self._period_s or 0.0) + self._times[place] + (wanted - self._counts[place]) / self._rates[place]
         )
 
+    def times_of(self, first: int, count: int) -> Array:
+        """When each of ``count`` samples from sample ``first`` on comes (s); float64 [count], as :meth:`time_of`."""
+        wanted = np.arange(first + 1, first + count + 1, dtype=np.float64)
+        turns = np.zeros(count)
+        if self._period_s is not None:
+            turns = np.ceil(wanted / self._per_turn - 1e-12) - 1.0
+            wanted -= turns * self._per_turn
+        places = np.clip(np.searchsorted(self._counts, wanted, side="left") - 1, 0, len(self._rates) - 1)
+        inside: Array = self._times[places] + (wanted - self._counts[places]) / self._rates[places]
+        return turns * (self._period_s or 0.0) + inside
+
     @property
     def _per_turn(self) -> float:
         return float(self._counts[-1])

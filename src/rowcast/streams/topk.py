@@ -73,7 +73,7 @@ class AdaptiveTopK:
         squares = self._gradient.astype(np.float64) ** 2
         self._largest = np.argpartition(squares, -self._kept)[-self._kept :]
         energy = float(squares.sum())
-        lost = 1.0 - float(squares[self._largest].sum()) / energy if energy > 0 else 0.0
+        lost = max(1.0 - float(squares[self._largest].sum()) / energy, 0.0) if energy > 0 else 0.0
         self._lost = lost if self._lost is None else _PAST * self._lost + (1 - _PAST) * lost
         return self._lost <= self.delta
 

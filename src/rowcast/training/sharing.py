@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from rowcast.errors import RemoteProtocolError
 from rowcast.streams import share
 from rowcast.training.member import Member
 from rowcast.wire import Message, Share, Supply
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from rowcast.training.team import Team
 
 __all__ = ["Sharing"]
+
+#: What a worker may say of itself: samples a second, and samples of a team's batch.
+MOST_RATE, MOST_SAMPLES = 1e9, 10**9
 
 
 class Sharing:
@@ -31,8 +35,18 @@ class Sharing:
         self._epoch = -1
 
     def on_supply(self, now: float, member: Member, message: Message) -> None:
-        """A worker says what it can train on."""
-        self._supplies[member.name] = cast(Supply, message)
+        """A worker says what it can train on.
+
+        Raises:
+            RemoteProtocolError: that is no rate, or no batch.
+        """
+        supply = cast(Supply, message)
+        if not 0 <= supply.rate <= MOST_RATE or supply.total > MOST_SAMPLES:
+            raise RemoteProtocolError(
+                f"expected 0 .. {MOST_RATE:g} samples/s and a batch of at most {MOST_SAMPLES}, got {supply.rate:g} and "
+                f"{supply.total}"
+            )
+        self._supplies[member.name] = supply
         self._share_out()
 
     def refresh(self) -> None:
@@ -46,13 +60,17 @@ class Sharing:
         for name in self._supplies.keys() - team.members.keys():
             del self._supplies[name]
             self._told.pop(name, None)
-        sharing = [member for member in team.gate.counted() if member.name in self._supplies]
-        rates = [max(self._supplies[member.name].rate, 0.0) for member in sharing]
-        totals = {self._supplies[member.name].total for member in sharing} - {0}
+        sharing = [
+            member
+            for member in team.gate.counted()
+            if member.name in self._supplies and self._supplies[member.name].total
+        ]
+        rates = [self._supplies[member.name].rate for member in sharing]
+        totals = {self._supplies[member.name].total for member in sharing}
         shares = {total: share(total, rates) for total in totals}
         for place, member in enumerate(sharing):
             total = self._supplies[member.name].total
-            if total and member.link is not None:
+            if member.link is not None:
                 self._tell(member, Share(shares[total][place], sum(rates)))
 
     def _tell(self, member: Member, message: Share) -> None:

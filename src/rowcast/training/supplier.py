@@ -42,21 +42,24 @@ class Supplier:
         self.speed = now if self.speed is None else _PAST * self.speed + (1 - _PAST) * now
 
     def supply(self, rule: BatchRule, rate: float | None) -> None:
-        """Say what can be trained on, if it is not what was said last: by the dead band, or another batch.
+        """Say that there is a stream, and what of it can be trained on, if that is not what was said last.
+
+        It is the same as long as it has changed by less than the dead band. Where nothing is shared, or nobody can
+        know yet, it is said once that there is a stream.
 
         Args:
             rule: of the worker's batches.
             rate: of its stream (samples/s); ``None``: not known.
         """
         usable = self._usable(rule, rate)
-        if usable is None:
-            return
+        # Beyond 1e9 a server takes it for nonsense.
+        supply, total = (0.0, 0) if usable is None else (min(usable, 1e9), rule.total)
         if self._said is not None:
-            before, total = self._said
-            if total == rule.total and abs(usable - before) <= DEAD_BAND * before:
+            before, told = self._said
+            if not total or (total == told and abs(supply - before) <= DEAD_BAND * before):
                 return
-        self._said = usable, rule.total
-        self._say(Supply(usable, rule.total))
+        self._said = supply, total
+        self._say(Supply(supply, total))
 
     def connected(self) -> None:
         """The server has let this worker in, on a new connection: what was said may have been lost with the old one."""

@@ -141,6 +141,8 @@ class WorkerLoop(WorkerCore):
         self.iteration += 1
         self.delivered.finish(self.iteration)
         self.step.proposed = now
+        if self.step.fed is not None:
+            self.supplier.worked(self.step.fed.samples, self.step.compute_s)
         self.step.skipped = not self.contribution.end(self.policy, self.iteration)
         self.rule.exchange(now)
 

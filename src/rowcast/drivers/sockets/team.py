@@ -185,11 +185,15 @@ class Team(NodeView):
     @property
     def delivered(self) -> int:
         """The newest iteration of which every row is acknowledged; counted as :attr:`finished`."""
-        return self._call(lambda now: self.node.delivered.newest())
+        return self._running.run(self.node.delivered.newest)
 
     def supply(self, rule: BatchRule, rate: float | None) -> None:
         """Tell the server what this worker can train on, if that has changed."""
         self._call(lambda now: self.node.supplier.supply(rule, rate))
+
+    def fed(self, samples: int, starve_s: float, queued: int, dropped: int, age_s: float) -> None:
+        """A stream gave a batch to the step that is under way; see :meth:`WorkerNode.fed`."""
+        self._call(lambda now: self.node.fed(samples, starve_s, queued, dropped, age_s))
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal and show them to the server's display."""

@@ -7,18 +7,22 @@ An hour of training takes as long as its arithmetic, and repeats to the byte. Wh
 
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.drivers.virtual.device import Device, ServerCosts
+from rowcast.drivers.virtual.gifts import Gifts
 from rowcast.drivers.virtual.inferences import InferenceSimulation, VirtualRobot
 from rowcast.drivers.virtual.profiled import ProfileEngine
 from rowcast.drivers.virtual.simulation import Simulation
+from rowcast.drivers.virtual.stream import VirtualStream
 from rowcast.drivers.virtual.worker import VirtualWorker
 
 __all__ = [
     "Clock",
     "Device",
+    "Gifts",
     "InferenceSimulation",
     "ProfileEngine",
     "ServerCosts",
     "Simulation",
     "VirtualRobot",
+    "VirtualStream",
     "VirtualWorker",
 ]

@@ -24,9 +24,11 @@ class Device:
         encode_s: work of each push at the worker (compression, ranking); counts as computation.
         decode_s: work of each pull at the worker; counts as computation.
         seed: of what is drawn.
+        samples: a batch of so many takes ``compute_s``, another one in proportion to its samples; ``None``: every batch
+            takes as long.
 
     Raises:
-        ConfigError: a time that is negative or not finite, or no time at all.
+        ConfigError: a time that is negative or not finite, no time at all, or no samples.
     """
 
     compute_s: float | Sequence[float] = 1.0
@@ -34,6 +36,7 @@ class Device:
     encode_s: float = 0.0
     decode_s: float = 0.0
     seed: int = 0
+    samples: int | None = None
     _recorded: tuple[float, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -42,10 +45,19 @@ class Device:
         times = (*self._recorded, self.spread, self.encode_s, self.decode_s)
         if not recorded or not all(0 <= value < math.inf for value in times):
             raise ConfigError(f"device: expected finite times of 0 s or more, got {self}")
+        if self.samples is not None and self.samples < 1:
+            raise ConfigError(f"device: expected 1 sample or more, got {self}")
 
-    def gradient_s(self, iteration: int) -> float:
-        """Seconds that the gradient of this iteration (from 0) takes; the same each time it is asked."""
+    def gradient_s(self, iteration: int, samples: int | None = None) -> float:
+        """Seconds that the gradient of this iteration (from 0) takes; the same each time it is asked.
+
+        Args:
+            iteration: which gradient.
+            samples: of its batch; ``None``: as many as the time is meant for.
+        """
         base = self._recorded[iteration % len(self._recorded)]
+        if samples is not None and self.samples is not None:
+            base *= samples / self.samples
         if self.spread == 0:
             return base
         draw = np.random.default_rng((self.seed, iteration)).standard_normal()

@@ -36,9 +36,12 @@ class _Lane:
         robot: to whom it leads; ``None`` where it leads to the server.
         carrying: what is on its way.
         held_until: the sender works on what comes next (s).
+        burden: bytes that go over it before the next message, and are none (raw samples for others).
     """
 
-    __slots__ = ("_simulation", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace")
+    __slots__ = (
+        "_simulation", "burden", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace"
+    )  # fmt: skip
 
     def __init__(self, simulation: Simulation, key: int, trace: Trace) -> None:
         self.key = key
@@ -47,6 +50,7 @@ class _Lane:
         self.robot: Robot | None = None
         self.carrying: Message | None = None
         self.held_until = 0.0
+        self.burden = 0
         self.deliver: Callable[[Message], None]
         self.next: Callable[[], bool]
         self._simulation = simulation
@@ -283,7 +287,8 @@ class Simulation(Engine[Robot]):
     def begin(self, now: float, lane: _Lane, message: Message) -> None:
         """The first bit of a message enters the link."""
         if self.started:
-            self._channel.begin(now, lane.key, 8 * message_bytes(message))
+            burden, lane.burden = lane.burden, 0
+            self._channel.begin(now, lane.key, 8 * (message_bytes(message) + burden))
         else:
             self.clock.at(now, self._passed, lane)
 

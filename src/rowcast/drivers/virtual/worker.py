@@ -73,6 +73,9 @@ class VirtualWorker(NodeView):
         self._robot: Robot
         self._loop: greenlet | None = None
         self._ready_at: float | None = None
+        self._streams = False
+        self._gradients = 0
+        self._begun = -1
 
     def train(self, function: Callable[[], None]) -> None:
         """Run a training loop in this worker, from the next event of the simulation on.
@@ -156,6 +159,43 @@ class VirtualWorker(NodeView):
         self.node.supplier.supply(rule, rate)
         self._simulation.attend(self._robot)
 
+    # -- what a stream needs (VirtualStream) -----------------------------------------------------------------------
+
+    def feed(self) -> None:
+        """A stream says when a gradient begins, and of how many samples: permission alone begins none."""
+        self._streams = True
+
+    def end_gradient(self) -> None:
+        """Let the time of the gradient that was begun last pass, if it has not."""
+        self._compute()
+
+    def begin_gradient(self, samples: int) -> float:
+        """A gradient of so many samples is computed from now on; the time that it takes (s).
+
+        The work of push and pull comes on top, once for each iteration.
+        """
+        node, device, clock = self.node, self._device, self._simulation.clock
+        gradient_s = device.gradient_s(self._gradients, samples)
+        self._gradients += 1
+        work_s = 0.0
+        if self._begun != node.iteration:
+            self._begun = node.iteration
+            work_s = device.encode_s + (device.decode_s if self._robot.rounds else 0.0)
+        self._ready_at = clock.now + work_s + gradient_s
+        return gradient_s
+
+    def wait_until(self, time_s: float) -> None:
+        """Let time pass until ``time_s`` seconds after the start of the team; what else happens then comes before."""
+        self._check_inside()
+        clock = self._simulation.clock
+        clock.at(clock.now + (time_s - self.now), self._switch, priority=1)
+        self._wait()
+
+    def burden(self, up_bytes: int, down_bytes: int = 0) -> None:
+        """So many bytes that are no messages go over this worker's link before the next message of each direction."""
+        self._robot.up.burden += up_bytes
+        self._robot.down.burden += down_bytes
+
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal."""
         self.node.report(self._simulation.clock.now, dict(metrics))
@@ -207,7 +247,7 @@ class VirtualWorker(NodeView):
     def _may_compute(self) -> None:
         """The simulation lets this worker go on (or it is done)."""
         clock = self._simulation.clock
-        if self.node.state is WorkerState.COMPUTING:
+        if self.node.state is WorkerState.COMPUTING and not self._streams:
             self._ready_at = clock.now + self._simulation.gradient_s(self._robot)
         clock.at(clock.now, self._switch)
 
