@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcap.writer import CompressionType
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from recordings import Opened, rest, write_bag, write_mcap
 from rowcast.errors import ConfigError, DataError, RowcastError, StreamGap
@@ -250,6 +250,16 @@ def test_suite_of_a_rosbag2(tmp_path: Path, storage: StoragePlugin) -> None:
     source.close()
     assert [sample.payload for sample in samples] == contents[1::2]
     assert samples[0].time_s == pytest.approx(1.001)
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("storage", list(StoragePlugin), ids=lambda storage: storage.name)
+def test_a_packed_rosbag2_gives_what_was_sent(
+    tmp_path: Path, opened: Opened, storage: StoragePlugin, mode: CompressionMode
+) -> None:
+    contents = write_bag(tmp_path / "bag", storage, packed=mode)
+    samples = rest(opened(make_source(tmp_path / "bag")))
+    assert [sample.payload for sample in samples] == contents
 
 
 def test_a_rosbag2_without_its_metadata(tmp_path: Path, opened: Opened) -> None:
