@@ -100,7 +100,7 @@ class Mosquitto(Broker):
             self.port = free.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self._folder = folder
-        user = f"user {os.environ.get('USER') or 'root'}\n" if os.geteuid() == 0 else ""
+        user = "user root\n" if os.geteuid() == 0 else ""
         (folder / "mosquitto.conf").write_text(
             f"listener {self.port} 127.0.0.1\n{lines}{user}persistence true\npersistence_location {folder}/\n"
             "max_queued_messages 0\nset_tcp_nodelay true\n"
