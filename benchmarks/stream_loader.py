@@ -2,7 +2,8 @@
 
 A source of 600 samples a second of 3 kB each, batches of 64, a model whose step takes a good part of the time between
 two batches. Both loops decode, collate and compute the same; what the one with the loader takes of the processor
-beyond that, its thread included, is compared with the time of a step. The limit is the source itself: what a sample costs there.
+beyond that, its thread included, is compared with the time of a step. The limit is the source itself: what a sample
+costs there.
 """
 
 from __future__ import annotations

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError
+from rowcast.experiment.feeding import Feeding
 from rowcast.tasks import Task, find_task, load_task
 from rowcast.tasks.options import read_options
 
-__all__ = ["OPTION_JOIN", "Cell", "batch_option"]
+__all__ = ["OPTION_JOIN", "Cell", "batch_option", "batch_size"]
 
 #: Between the options of a task in one text.
 OPTION_JOIN = "; "
@@ -39,6 +40,7 @@ class Cell:
         links_reuse: robots beyond the files of a folder of traces share them.
         driver: name of the runner; see :data:`rowcast.experiment.runners.RUNNERS`.
         task_code: digest of the user's file that the task is of; '' for a task of a package.
+        feeding: where batches are from that a rule makes; ``None``: they are the task's.
     """
 
     policy: str
@@ -61,6 +63,14 @@ class Cell:
     links_reuse: bool = False
     driver: str = "virtual"
     task_code: str = ""
+    feeding: Feeding | None = None
+
+    def written(self) -> dict[str, Any]:
+        """As files have it: one without streams has no ``feeding``, as before there were any."""
+        found = asdict(self)
+        if self.feeding is None:
+            del found["feeding"]
+        return found
 
     def options(self) -> dict[str, Any]:
         """What differs from the task's own settings, by name: its options, the batch, the limit of an evaluation."""
@@ -93,8 +103,16 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the cell's folder: made of what differs between the cells of one comparison, always the same."""
-        batch = "task" if self.batch is None else self.batch
-        return f"{_slug(self.policy)}_{_slug(self.links)}_w{self.workers}_b{batch}_c{_slug(self.devices)}_s{self.seed}"
+        fed = self.feeding
+        if fed is None:
+            parts = {"b": "task" if self.batch is None else str(self.batch), "c": _slug(self.devices)}
+        else:
+            parts = {"b": _slug(fed.batch), "c": _slug(self.devices)}
+            parts |= {
+                key: _slug(text) for key, text in zip("rqi", (fed.rates, fed.buffer, fed.inject), strict=True) if text
+            }
+        middle = "_".join(key + text for key, text in parts.items())
+        return f"{_slug(self.policy)}_{_slug(self.links)}_w{self.workers}_{middle}_s{self.seed}"
 
 
 def batch_option(kind: type[Task], options: Mapping[str, Any], batch: int | None) -> dict[str, Any]:
@@ -111,6 +129,22 @@ def batch_option(kind: type[Task], options: Mapping[str, Any], batch: int | None
             "away"
         )
     return {**options, "batch": batch}
+
+
+def batch_size(kind: type[Task], options: Mapping[str, Any], device: str) -> int:
+    """Items of one step, of which the time of a gradient depends.
+
+    Raises:
+        ConfigError: the task's batches have no size that is known.
+    """
+    usual = {field.name: field.default for field in fields(kind.Settings)}
+    size = options.get("batch", usual.get("batch"))
+    if not isinstance(size, int):
+        raise ConfigError(
+            f"devices {device}: the time depends on the samples of a batch, and task {kind.__name__} has no option "
+            "'batch' that says how many they are; take --batch fixed:64, or seconds of a whole gradient"
+        )
+    return size
 
 
 def _slug(text: str) -> str:

@@ -96,13 +96,16 @@ class DeviceProfile:
         """Whether the time of a gradient depends on the samples of its batch."""
         return any(time.samples is not None for time in self.times)
 
-    def team(self, workers: int, seed: int, *, encode_s: float = 0.0, decode_s: float = 0.0) -> list[Device]:
+    def team(
+        self, workers: int, seed: int, *, encode_s: float = 0.0, decode_s: float = 0.0, batch: int | None = None
+    ) -> list[Device]:
         """The device of each robot.
 
         Args:
             workers: robots of the team.
             seed: of what is drawn; each robot draws its own.
             encode_s, decode_s: work of each push and each pull at the worker (s).
+            batch: samples of every batch; ``None``: whoever asks for the time of a gradient says how many.
 
         Raises:
             ConfigError: as :meth:`check_team`; or a work that is negative or not finite.
@@ -116,7 +119,10 @@ class DeviceProfile:
                 start = int(place_in_recording(index, workers, seed) * len(seconds))
                 seconds = seconds[start:] + seconds[:start]
             own = np.random.SeedSequence((_DRAWS_OF_DEVICES, seed, index)).generate_state(1, np.uint64)
-            devices.append(Device(seconds, time.spread, encode_s, decode_s, int(own[0]), time.samples))
+            samples = time.samples
+            if samples is not None and batch is not None:
+                seconds, samples = tuple(value * batch / samples for value in seconds), None
+            devices.append(Device(seconds, time.spread, encode_s, decode_s, int(own[0]), samples))
         return devices
 
 

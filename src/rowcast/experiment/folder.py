@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,10 @@ def refuse_another_version(out: Path) -> None:
     Raises:
         ConfigError: there is such a run; the message names those settings.
     """
-    wanted = {field.name for field in fields(Cell)}
+    wanted = {field.name for field in fields(Cell)} - {"feeding"}  # which a run without streams has not
     for path in sorted(out.glob("cells/*/done.json")):
         try:
-            found = set(json.loads(path.read_text(encoding="utf-8"))["cell"])
+            found = set(json.loads(path.read_text(encoding="utf-8"))["cell"]) - {"feeding"}
         except (OSError, ValueError, KeyError, TypeError):
             continue  # said when that run is wanted, or drawn
         words = [f"no {name}" for name in sorted(wanted - found)] + [f"a {name}" for name in sorted(found - wanted)]
@@ -84,7 +84,7 @@ def is_finished(cell: Cell, folder: Path) -> bool:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); delete {folder} to run this cell again") from error
-    wanted = asdict(cell)
+    wanted = cell.written()
     changed = [
         f"{key} = {found.get(key)!r}, now {wanted.get(key)!r}"
         for key in {**wanted, **found}
@@ -107,10 +107,10 @@ def run_into_folder(cell: Cell, folder: Path, run: RunCell, tell: Callable[[floa
                 raise ConfigError(f"{folder}: holds files that no comparison wrote; move them away")
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        write_whole(folder / "cell.json", {"cell": asdict(cell)})
+        write_whole(folder / "cell.json", {"cell": cell.written()})
         run(cell, folder, tell)
         done = {
-            "cell": asdict(cell),
+            "cell": cell.written(),
             "metrics": metrics_to_json(load_task(cell.task).metrics),
             "versions": _versions(),
             "real_s": round(time.monotonic() - began, 3),

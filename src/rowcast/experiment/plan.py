@@ -1,6 +1,7 @@
 """What a comparison of policies is made of: the cells that follow from its settings.
 
-A cell is one run: one policy, one seed, one kind of link, one size of team, one batch, one device. The settings
+A cell is one run: one policy, one seed, one kind of link, one size of team, one batch, one device, and where samples
+come as streams one kind of these, of their buffers and of what robots give each other of them. The settings
 list the values of each; the plan is their product, in an order that gives all policies one seed before any policy
 gets its second, so that an early look at the results compares all of them.
 """
@@ -8,16 +9,18 @@ gets its second, so that an early look at the results compares all of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rowcast.errors import ConfigError
-from rowcast.experiment.cell import OPTION_JOIN, Cell, batch_option
+from rowcast.experiment.cell import OPTION_JOIN, Cell, batch_option, batch_size
 from rowcast.experiment.devices import parse_devices
+from rowcast.experiment.feeding import Feeding, plan_feeding
 from rowcast.experiment.settings import Comparison
 from rowcast.links import PROFILES, load_team, named_trace
 from rowcast.sync import parse_policy
-from rowcast.tasks import find_task
+from rowcast.tasks import Task, find_task
 from rowcast.tasks.options import read_options, written_options
 
 __all__ = ["plan_cells"]
@@ -39,10 +42,15 @@ def plan_cells(settings: Comparison) -> list[Cell]:
     devices = _devices_for(settings.devices, settings.workers)
     task = find_task(settings.task, settings.data)
     options = read_options(task.kind.options_type(), settings.task_options)
-    for batch in settings.batch or (None,):
+    batches = {workers: plan_feeding(settings, workers) for workers in settings.workers}
+    for batch in dict.fromkeys(batch for own in batches.values() for batch, _ in own):
         task.kind.check(batch_option(task.kind, options, batch), data_dir=settings.data, workers=max(settings.workers))
-    axes = itertools.product(
-        settings.seed_list, links, devices, settings.workers, settings.batch or (None,), settings.policies
+    _check_feeding(task.kind, options, batches, devices)
+    axes = (
+        (seed, link, device, workers, *batch, policy)
+        for seed, link, device, workers in itertools.product(settings.seed_list, links, devices, settings.workers)
+        for batch in batches[workers]
+        for policy in settings.policies
     )
     return [
         Cell(
@@ -66,9 +74,33 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             links_reuse=settings.links_reuse,
             driver=settings.driver,
             task_code=task.code,
+            feeding=feeding,
         )
-        for seed, link, device, workers, batch, policy in axes
+        for seed, link, device, workers, batch, feeding, policy in axes
     ]
+
+
+def _check_feeding(
+    kind: type[Task],
+    options: Mapping[str, Any],
+    batches: Mapping[int, Sequence[tuple[int | None, Feeding | None]]],
+    devices: Sequence[str],
+) -> None:
+    """Whether a task can be trained on such batches, by such devices.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    each = [one for own in batches.values() for one in own]
+    if any(feeding is not None for _, feeding in each) and kind.samples is Task.samples:
+        raise ConfigError(
+            f"batch: task {kind.__name__} gives whole batches and no single samples, of which a rule makes batches; "
+            "define samples(index, workers), or leave streams and rules away"
+        )
+    for device in devices:
+        for batch, feeding in each:
+            if feeding is None and parse_devices(device).by_samples:
+                batch_size(kind, batch_option(kind, options, batch), device)
 
 
 def _located(link: str, workers: int, *, reuse: bool) -> str:

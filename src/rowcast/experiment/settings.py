@@ -11,9 +11,10 @@ from rowcast.config import Checked, LinkSettings, WorkerSettings, from_table, se
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError
 from rowcast.links import CHANNELS
+from rowcast.streams import parse_batch, parse_buffer, parse_rehearsal
 from rowcast.sync import parse_policy, policy_forms
 
-__all__ = ["DRIVERS", "Comparison", "DemoSettings", "RobotSettings", "ShapeSettings"]
+__all__ = ["DRIVERS", "Comparison", "DemoSettings", "RobotSettings", "ShapeSettings", "StreamSettings"]
 
 DRIVERS = ("virtual",)
 #: More than so many is a seed that was taken for a number of them.
@@ -46,6 +47,33 @@ class ShapeSettings(Checked):
         high=_SEEDS,
         flag="--shape-seed",
     )
+
+
+@dataclass(frozen=True)
+class StreamSettings(Checked):
+    """Samples that arrive, in place of the task's own data."""
+
+    sources: tuple[str, ...] = setting((), "Where they come from; on the command line --source, once for each.")
+    batch: str = setting(
+        "team:1024",
+        "When how many make a batch: fixed:64, rate:1s, team:1024 (of the whole team) or speed:1024.",
+        flag="--batch",
+    )
+    buffer: str | None = setting(
+        None,
+        "What waits: persist (everything) or truncate:1s (what came last); by default persist where a batch is fixed.",
+        flag="--buffer",
+    )
+    rehearsal: str = setting(
+        "off", "Old samples beside the new ones: off, reservoir:200 or importance:200.", flag="--rehearsal"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_batch(self.batch)
+        parse_rehearsal(self.rehearsal.partition("@")[0])
+        if self.buffer is not None:
+            parse_buffer(self.buffer)
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,7 @@ class RobotSettings(Checked):
     )
     threads: int = setting(1, "Processor threads to compute with.", low=1, high=4096, flag="--threads")
     shape: ShapeSettings | None = setting(None, "A bandwidth trace under the connection.")
+    stream: StreamSettings | None = setting(None, "Samples that arrive, in place of the task's own data.")
     secret_file: Path | None = setting(
         None, "File with the team's shared secret; needed beyond loopback.", flag="--secret-file"
     )
@@ -182,8 +211,8 @@ class DemoSettings(Checked):
 class Comparison(Checked):
     """Settings of a comparison of policies; in a file, the table ``[compare]``.
 
-    The values of ``policies``, ``links``, ``workers``, ``batch``, ``devices`` and ``seeds`` are combined in all
-    ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
+    The values of ``policies``, ``links``, ``workers``, ``batch``, ``streams``, ``buffer``, ``inject``, ``devices`` and
+    ``seeds`` are combined in all ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
 
     Raises:
         ConfigError: a value out of its range, an empty list, or a value that is in its list twice.
@@ -218,8 +247,34 @@ class Comparison(Checked):
         flag="--channel",
     )
     workers: tuple[int, ...] = setting((4,), "Robots of the team.", unit="workers", low=1, high=1000, flag="--workers")
-    batch: tuple[int, ...] = setting(
-        (), "Items of one step of one robot; none: the task's.", low=1, high=65_536, flag="--batch"
+    batch: tuple[int | str, ...] = setting(
+        (),
+        "Items of one step of one robot; or a rule that says when how many samples make a batch: 'fixed:64', "
+        "'rate:1s', 'team:1024', 'speed:1024' (docs/streams.md). None: the task's; with streams 'team:' with 64 for "
+        "each robot.",
+        low=1,
+        high=65_536,
+        flag="--batch",
+        metavar="INTEGER|RULE,...",
+    )
+    streams: tuple[str, ...] = setting(
+        (),
+        "Rates at which samples come to the robots: 'S1', 'S2', \"S1'\", \"S2'\" of ScaDLES, drawn anew each 10 s as "
+        "'S1~10', samples a second ('50'; '12/30/75' one for each robot), or a CSV file of rates; each for the whole "
+        "team. None: there are always enough.",
+        flag="--streams",
+    )
+    buffer: tuple[str, ...] = setting(
+        (),
+        "What of a stream waits until it is trained on: 'persist' (everything), 'truncate:1s' (the newest of a second) "
+        "or 'truncate:500'. None: 'persist' with a fixed batch, otherwise 'truncate:1s'.",
+        flag="--buffer",
+    )
+    inject: tuple[str, ...] = setting(
+        (),
+        "Data injection, as alpha/beta: that share of the robots gives that share of its batch to all others. It "
+        "exposes raw samples. '0': none.",
+        flag="--inject",
     )
     devices: tuple[str, ...] = setting(
         ("2.18",),
@@ -279,7 +334,7 @@ class Comparison(Checked):
         for name in ("policies", "links", "workers", "devices"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}: expected at least one")
-        for name in ("policies", "links", "workers", "batch", "devices", "seeds"):
+        for name in ("policies", "links", "workers", "batch", "streams", "buffer", "inject", "devices", "seeds"):
             values = getattr(self, name)
             if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")

@@ -14,13 +14,15 @@ import torch
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
-from rowcast.experiment.cell import Cell
+from rowcast.experiment.cell import Cell, batch_size
 from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.preparing import Preparing
+from rowcast.experiment.runners.fed import FedWorker, Feeder
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
+from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
@@ -75,8 +77,12 @@ def one_thread() -> Iterator[None]:
 
 
 def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
-    devices = parse_devices(cell.devices).team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s)
+    profile = parse_devices(cell.devices)
     task = cell.build_task()
+    batch = (
+        batch_size(type(task), cell.options(), cell.devices) if cell.feeding is None and profile.by_samples else None
+    )
+    devices = profile.team(cell.workers, cell.seed, encode_s=cell.encode_s, decode_s=cell.decode_s, batch=batch)
     states = folder.parents[1] / "states"
     keep_starting_state(task, states, lambda share: progress(Preparing(share)), code=cell.task_code)
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
@@ -101,6 +107,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         record_start(journal, 0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
         simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs)
+        feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
@@ -116,7 +123,8 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
                 link_settings=VIRTUAL_LINKS,
                 journal=journal,
             )
-            worker.train(functools.partial(_train, robot, worker, cell.eval_every_s))
+            fed = None if feeder is None else feeder.stream(worker, index)
+            worker.train(functools.partial(_train, robot, worker, cell.eval_every_s, fed))
         simulation.run(cell.seconds, progress=progress)
         # Figures are made from the journals: a run that lacks a part of them does not count.
         if missed := sum(each.missed for each in journals):
@@ -161,25 +169,31 @@ def model_bytes(layout: Layout) -> int:
     return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
 
 
-def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float) -> None:
-    """What a robot does until its data or the simulation ends."""
+def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float, fed: FedWorker | None) -> None:
+    """What a robot does until the simulation ends, or its data."""
     optimizer = robot.wrap(worker, nonfinite="skip")
+    if fed is not None:
+        optimizer.batch = fed.rule
     look_at = 0.0
-    while True:
-        if worker.now >= look_at:
-            with optimizer.evaluating():
-                values = robot.evaluate()
-            optimizer.report(**values)
-            look_at = (worker.now // eval_every_s + 1) * eval_every_s
-        try:
-            loss = robot.compute()
-        except SourceEnded:
-            break
-        optimizer.report(loss=loss)
-        with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
-            optimizer.step()
-    optimizer.close()
-    optimizer.report(**robot.evaluate())
+    try:
+        while True:
+            if worker.now >= look_at:
+                _look(robot, optimizer)
+                look_at = (worker.now // eval_every_s + 1) * eval_every_s
+            loss, samples = (robot.compute(), None) if fed is None else fed.compute(robot)
+            optimizer.report(loss=loss)
+            with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
+                optimizer.step(samples=samples)
+    except SourceEnded:
+        optimizer.close()
+        optimizer.report(**robot.evaluate())
+
+
+def _look(robot: TaskWorker, optimizer: Optimizer) -> None:
+    """Measure the replica; it takes no time."""
+    with optimizer.evaluating():
+        values = robot.evaluate()
+    optimizer.report(**values)
 
 
 def _save_links(traces: list[tuple[Trace, Trace]], folder: Path) -> None:
