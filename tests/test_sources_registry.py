@@ -51,7 +51,7 @@ def test_what_stands_for_which(tmp_path: Path) -> None:
 
 
 def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "a?rate=b://%20.csv", 3)
+    path = write_csv(tmp_path / "a?rate=b%20.csv", 3)
     source = make_source(path, time="t_s")
     assert source.open() == Positions({path.name: 0})
     assert len(source.take(9, 0.0)) == 3
