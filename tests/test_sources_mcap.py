@@ -121,6 +121,14 @@ def test_positions_of_another_recording_are_refused(tmp_path: Path) -> None:
         RosbagSource(tmp_path / "bag").open(Positions({"/a": 31}))
 
 
+def test_too_many_topics_are_refused_at_once(tmp_path: Path, opened: Opened) -> None:
+    path = tmp_path / "a.mcap"
+    write_mcap(path, topics=[f"/t{k}" for k in range(257)], count=257)
+    with pytest.raises(ConfigError, match="257 topics, and at most 256 can be read; choose: topic=NAME"):
+        McapSource(path).open()
+    assert len(rest(opened(McapSource(path, ["/t5"])))) == 1
+
+
 # -- cut and damaged ---------------------------------------------------------------------------------------------------
 
 
