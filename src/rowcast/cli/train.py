@@ -17,7 +17,7 @@ import typer
 from rowcast.cli.options import limit_threads, options_from
 from rowcast.config import load_tables
 from rowcast.experiment.loading import loading
-from rowcast.experiment.settings import RobotSettings
+from rowcast.experiment.settings import RobotSettings, StreamSettings
 
 if TYPE_CHECKING:
     from rowcast.drivers.sockets import Team
@@ -49,15 +49,25 @@ def train(
             "says, and print 'finished'. Leave when standard input ends."
         ),
     ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Train on samples that arrive: kafka://HOST:PORT/TOPIC, mqtt://HOST:PORT/TOPIC, dir://FOLDER, or a "
+            ".csv, .mcap or rosbag2 file; repeatable.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="No progress lines.")] = False,
 ) -> None:
-    """Train a task as a worker of a team. Without --seconds and --steps: until Ctrl-C."""
+    """Train a task as a worker of a team. Without --seconds and --steps: until Ctrl-C, or the end of its samples."""
     limit_threads(robot.threads)
     with loading():
         from rowcast.experiment import run_robot
     from rowcast.tasks import load_task
 
     settings = replace(robot, task_options=task.given)
+    if source:
+        settings = replace(settings, stream=replace(robot.stream or StreamSettings(), sources=tuple(source)))
     talk = _Talk(quiet)
     if await_start:
         _train_as_told(settings)

@@ -15,8 +15,9 @@ from rowcast.codecs import REGISTRY as CODECS
 from rowcast.config import read_secret
 from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.drivers.sockets.tcp import split_address
-from rowcast.errors import ConfigError, NonFiniteGradient
+from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.audit import WorkerAudit
+from rowcast.experiment.gradients import Computed, computing, streaming
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
@@ -99,7 +100,7 @@ def run_robot(
     joined: Callable[[Team], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WorkerAudit:
-    """Train until the time or the steps are over, then deliver everything.
+    """Train until the time, the steps or the data are over, then deliver everything.
 
     Args:
         settings: what to do.
@@ -136,7 +137,8 @@ def run_robot(
         optimizer = robot.wrap(team)
         if joined is not None:
             joined(team)
-        busy_s = _train(settings, robot, optimizer, team, shaper, progress)
+        loader = stack.enter_context(streaming(settings.stream, robot, optimizer, settings.seconds))
+        busy_s = _train(settings, _Trainee(robot, optimizer, team, computing(robot, loader)), shaper, progress)
         optimizer.close()
         audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, pace_s=settings.pace_s)
         if settings.audit is not None:
@@ -144,15 +146,24 @@ def run_robot(
         return audit
 
 
+@dataclass(frozen=True)
+class _Trainee:
+    """What is trained, and one gradient of it after the other."""
+
+    robot: TaskWorker
+    optimizer: Optimizer
+    team: Team
+    gradients: Iterator[Computed]
+
+
 def _train(
     settings: RobotSettings,
-    robot: TaskWorker,
-    optimizer: Optimizer,
-    team: Team,
+    trainee: _Trainee,
     shaper: Shaper | None,
     progress: Callable[[Progress], None] | None,
 ) -> list[float]:
-    """Step until it is time to stop; returns the seconds really computed in each step."""
+    """Step until it is time to stop, or until the data are over; returns the seconds really computed in each step."""
+    robot, optimizer, team = trainee.robot, trainee.optimizer, trainee.team
     began = time.monotonic()
     ends = began + settings.seconds if settings.seconds is not None else float("inf")
     last = team.iteration + settings.steps if settings.steps is not None else None
@@ -166,20 +177,24 @@ def _train(
                     measured = robot.evaluate()
                 optimizer.report(**measured)
                 values.update(measured)
-            loss = robot.compute()
-            busy_s.append(time.monotonic() - started)
+            try:
+                computed = next(trainee.gradients)
+            except SourceEnded as ended:
+                log.info("%s: %s", settings.name, ended)
+                break
+            busy_s.append(computed.busy_s)
             # What does not fit into the pace anyhow is not stretched further.
             time.sleep(max(min(started + settings.pace_s, ends) - time.monotonic(), 0.0))
             if time.monotonic() >= ends:
                 break
-            optimizer.report(loss=loss)
+            optimizer.report(loss=computed.loss)
             try:
-                optimizer.step()
+                optimizer.step(samples=computed.samples)
             except NonFiniteGradient as error:
                 log.warning("%s: %s", settings.name, error)
             if progress is not None:
                 passed_s = time.monotonic() - began
-                progress(Progress(team.iteration, loss, robot.task.metrics, dict(values), passed_s))
+                progress(Progress(team.iteration, computed.loss, robot.task.metrics, dict(values), passed_s))
     return busy_s
 
 

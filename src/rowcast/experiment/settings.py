@@ -11,9 +11,10 @@ from rowcast.config import Checked, LinkSettings, WorkerSettings, from_table, se
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError
 from rowcast.links import CHANNELS
+from rowcast.streams import parse_batch, parse_buffer, parse_rehearsal
 from rowcast.sync import parse_policy, policy_forms
 
-__all__ = ["DRIVERS", "Comparison", "DemoSettings", "RobotSettings", "ShapeSettings"]
+__all__ = ["DRIVERS", "Comparison", "DemoSettings", "RobotSettings", "ShapeSettings", "StreamSettings"]
 
 DRIVERS = ("virtual",)
 #: More than so many is a seed that was taken for a number of them.
@@ -46,6 +47,33 @@ class ShapeSettings(Checked):
         high=_SEEDS,
         flag="--shape-seed",
     )
+
+
+@dataclass(frozen=True)
+class StreamSettings(Checked):
+    """Samples that arrive, in place of the task's own data."""
+
+    sources: tuple[str, ...] = setting((), "Where they come from; on the command line --source, once for each.")
+    batch: str = setting(
+        "team:1024",
+        "When how many make a batch: fixed:64, rate:1s, team:1024 (of the whole team) or speed:1024.",
+        flag="--batch",
+    )
+    buffer: str | None = setting(
+        None,
+        "What waits: persist (everything) or truncate:1s (what came last); by default persist where a batch is fixed.",
+        flag="--buffer",
+    )
+    rehearsal: str = setting(
+        "off", "Old samples beside the new ones: off, reservoir:200 or importance:200.", flag="--rehearsal"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_batch(self.batch)
+        parse_rehearsal(self.rehearsal.partition("@")[0])
+        if self.buffer is not None:
+            parse_buffer(self.buffer)
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,7 @@ class RobotSettings(Checked):
     )
     threads: int = setting(1, "Processor threads to compute with.", low=1, high=4096, flag="--threads")
     shape: ShapeSettings | None = setting(None, "A bandwidth trace under the connection.")
+    stream: StreamSettings | None = setting(None, "Samples that arrive, in place of the task's own data.")
     secret_file: Path | None = setting(
         None, "File with the team's shared secret; needed beyond loopback.", flag="--secret-file"
     )

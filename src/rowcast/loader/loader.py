@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,6 +119,7 @@ class StreamLoader(IterableDataset[Any]):
         self._samples = self._old = 0
         self._fresh: list[Any] = []
         self._started = self._closed = False
+        self._stopped = threading.Event()
 
     # -- what the training loop sees ---------------------------------------------------------------------------
 
@@ -192,6 +194,10 @@ class StreamLoader(IterableDataset[Any]):
         if positions is not None:
             self._puller.commit(positions)
 
+    def stop(self) -> None:
+        """Let the loop over batches end where it waits for the next one; from any thread."""
+        self._stopped.set()
+
     def close(self) -> None:
         """Commit what has arrived, and let go of the source; a second call does nothing."""
         if self._closed:
@@ -226,7 +232,7 @@ class StreamLoader(IterableDataset[Any]):
         waited_s, told = 0.0, False
         while True:
             batch = self._puller.next(_LOOK_S, self._prepare)
-            if batch is not None or self._puller.over:
+            if batch is not None or self._puller.over or self._stopped.is_set():
                 if told:
                     log.warning("%s: samples come again, after %.3g s", self._name, waited_s)
                 return batch

@@ -12,6 +12,8 @@ __all__ = ["Puller"]
 
 #: The source is asked for so many samples at most, and waits for the first one for so long (s).
 _AT_MOST, _TIMEOUT_S = 512, 0.2
+#: Samples that come one by one are taken in lumps of so much time (s): waking up for each costs more than the sample.
+_LUMP_S = 0.02
 
 
 class Puller:
@@ -118,9 +120,12 @@ class Puller:
                     self._rest()
                     return
                 with self._changed:
-                    self.feed.arrived(self._clock(), samples)
-                    if samples:
+                    now = self._clock()
+                    self.feed.arrived(now, samples)
+                    if samples and not self.feed.missing(now):
                         self._changed.notify_all()
+                    elif samples and len(samples) < _AT_MOST:
+                        self._changed.wait(_LUMP_S)
         except BaseException as error:  # handed to the training loop, which raises it
             with self._changed:
                 self._error = error

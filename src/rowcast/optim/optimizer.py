@@ -14,7 +14,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -24,15 +24,14 @@ from rowcast.optim.forks import warn_of_fork
 from rowcast.optim.remarks import Remarks
 from rowcast.optim.shared_model import SharedModel
 from rowcast.optim.stepping import BadGradient, Stepping
-from rowcast.optim.team import StreamTeam, TeamLike
+from rowcast.optim.team import TeamLike
+from rowcast.optim.team_optimizer import TeamOptimizer
 from rowcast.optim.weights import StepWeights
-from rowcast.optim.wrapper import LiveWrapper
-from rowcast.streams import BatchRule, parse_batch
 
 __all__ = ["Optimizer"]
 
 
-class Optimizer(LiveWrapper):
+class Optimizer(TeamOptimizer):
     """Wrap any ``torch.optim`` optimizer so that a team trains the model together.
 
     ``step()`` takes in what arrived, lets the inner optimizer propose a step, adds the proposal to what is
@@ -114,10 +113,8 @@ class Optimizer(LiveWrapper):
             raise ConfigError(f"nonfinite: {nonfinite!r} is unknown; {near_match(str(nonfinite), ('raise', 'skip'))}")
         warn_of_fork(stacklevel=3)
         shared = SharedModel(model, inner, team, buffers=buffers, project=project)
-        super().__init__(inner)
+        super().__init__(inner, team, weights)
         self._model = shared
-        self._team = team
-        self._weights = weights
         self._nonfinite = nonfinite
         self._exchanging = True
         self._local_step = 0  # steps of this round that are done
@@ -294,31 +291,6 @@ class Optimizer(LiveWrapper):
         """
         return self._skipped_steps
 
-    @property
-    def team(self) -> TeamLike:
-        """The worker's place in the team."""
-        return self._team
-
-    @property
-    def batch(self) -> BatchRule | None:
-        """Where batches differ: how many samples there are, and for how many of the whole team the learning rate is
-        meant, a :class:`rowcast.streams.BatchRule` or its text. ``None``: every batch counts the same."""
-        return self._weights.rule
-
-    @batch.setter
-    def batch(self, rule: BatchRule | str | None) -> None:
-        self._weights.rule = parse_batch(rule) if isinstance(rule, str) else rule
-
-    @property
-    def finished(self) -> int:
-        """How many iterations this optimizer has finished; without local steps, how often it has stepped."""
-        return cast(StreamTeam, self._team).finished
-
-    @property
-    def delivered(self) -> int:
-        """The newest of its iterations, counted as :attr:`finished`, that is wholly acknowledged by the server."""
-        return cast(StreamTeam, self._team).delivered
-
     def __repr__(self) -> str:
         return f"rowcast.optim.Optimizer({self._model.layout}, weight {self._weights}, inner {self._inner!r})"
 
@@ -377,10 +349,6 @@ class Optimizer(LiveWrapper):
                 names = self._model.handwritten()
                 self._take_view()
         self._remarks.handwriting(names, stacklevel=4)
-
-    def report(self, **metrics: float) -> None:
-        """Write figures of the training loop (loss, accuracy) into the team's journal."""
-        self._team.report(**metrics)
 
     def close(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Finish with the team and take its last values into the parameters; a second call does nothing.

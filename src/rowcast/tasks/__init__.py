@@ -1,9 +1,10 @@
 """What is trained: the seam of a job (:class:`Task`), the tasks by name, and how one is found.
 
-The built-in tasks are in :mod:`rowcast.tasks.cruda`.
+The built-in tasks are in :mod:`rowcast.tasks.cruda` and :mod:`rowcast.tasks.drift`.
 """
 
 from rowcast.tasks.base import Metric, Task, TaskSettings, TaskWorker
+from rowcast.tasks.items import pack_item, unpack_item
 from rowcast.tasks.loading import TASKS, FoundTask, build_task, find_task, load_task, register
 from rowcast.tasks.options import TaskOptions
 from rowcast.tasks.states import State
@@ -20,5 +21,7 @@ __all__ = [
     "build_task",
     "find_task",
     "load_task",
+    "pack_item",
     "register",
+    "unpack_item",
 ]

@@ -52,6 +52,8 @@ from rowcast.errors import ConfigError, LocalProtocolError, SourceEnded, near_ma
 from rowcast.metric import Metric
 from rowcast.optim import Optimizer
 from rowcast.optim.team import TeamLike
+from rowcast.streams import Sample
+from rowcast.tasks.items import unpack_item
 from rowcast.tasks.options import TaskOptions, options_of
 from rowcast.tasks.states import State, load_npz_state, save_npz_state
 
@@ -143,6 +145,15 @@ class Task(ABC):
     def collate(self, samples: Sequence[Any]) -> Any:
         """A batch, as :meth:`loss` takes it, of one or more of :meth:`samples`; here, as PyTorch's data loader does."""
         return default_collate(list(samples))
+
+    def decode(self, sample: Sample) -> Any:
+        """One of :meth:`samples` from what a source delivered (``rowcast train --source``): here, as
+        :func:`rowcast.tasks.pack_item` writes it.
+
+        Raises:
+            Exception: it is no such sample; it is dropped and counted.
+        """
+        return unpack_item(sample.payload)
 
     def worker(self, index: int, workers: int) -> TaskWorker:
         """The part of worker ``index`` (from 0) of a team of ``workers``.

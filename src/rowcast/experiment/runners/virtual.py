@@ -185,8 +185,8 @@ def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float, fed: F
             with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
                 optimizer.step(samples=samples)
     except SourceEnded:
-        _look(robot, optimizer)
-        optimizer.close(wait=False)
+        optimizer.close()
+        optimizer.report(**robot.evaluate())
 
 
 def _look(robot: TaskWorker, optimizer: Optimizer) -> None:

@@ -1,0 +1,58 @@
+"""What an optimizer shows of the team that it steps with."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+
+from rowcast.optim.team import StreamTeam, TeamLike
+from rowcast.optim.weights import StepWeights
+from rowcast.optim.wrapper import LiveWrapper
+from rowcast.streams import BatchRule, parse_batch
+
+__all__ = ["TeamOptimizer"]
+
+
+class TeamOptimizer(LiveWrapper):
+    """An optimizer with a place in a team.
+
+    Args:
+        inner: the optimizer to wrap.
+        team: the place.
+        weights: what its steps count.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer, team: TeamLike, weights: StepWeights) -> None:
+        super().__init__(inner)
+        self._team = team
+        self._weights = weights
+
+    @property
+    def team(self) -> TeamLike:
+        """The worker's place in the team."""
+        return self._team
+
+    @property
+    def batch(self) -> BatchRule | None:
+        """Where batches differ: how many samples there are, and for how many of the whole team the learning rate is
+        meant, a :class:`rowcast.streams.BatchRule` or its text. ``None``: every batch counts the same."""
+        return self._weights.rule
+
+    @batch.setter
+    def batch(self, rule: BatchRule | str | None) -> None:
+        self._weights.rule = parse_batch(rule) if isinstance(rule, str) else rule
+
+    @property
+    def finished(self) -> int:
+        """How many iterations this optimizer has finished; without local steps, how often it has stepped."""
+        return cast(StreamTeam, self._team).finished
+
+    @property
+    def delivered(self) -> int:
+        """The newest of its iterations, counted as :attr:`finished`, that is wholly acknowledged by the server."""
+        return cast(StreamTeam, self._team).delivered
+
+    def report(self, **metrics: float) -> None:
+        """Write figures of the training loop (loss, accuracy) into the team's journal."""
+        self._team.report(**metrics)

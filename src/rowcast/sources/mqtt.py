@@ -1,0 +1,370 @@
+"""Samples from a broker of MQTT: a message each."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rowcast.errors import ConfigError, DataError, LocalProtocolError, RowcastError, StreamGap, visible
+from rowcast.sources.base import Drops
+from rowcast.sources.client_options import passed_options
+from rowcast.sources.libraries import needing
+from rowcast.sources.mqtt_settings import MqttLink
+from rowcast.sources.numbering import Arrival, Numbers, payload_number
+from rowcast.sources.text import SourceText
+from rowcast.streams import MOST_PARTITIONS, Positions, Sample
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+
+__all__ = ["MQTT_OPTIONS", "MqttSource"]
+
+log = logging.getLogger("rowcast")
+
+MQTT_OPTIONS = ("client", "gaps", "sequence", "window", "options")
+#: Longest that open() waits for the broker; take() waits on.
+OPEN_S = 5.0
+#: Samples that are delivered or wait for it, and are not committed.
+WINDOW = 8192
+MOST_WINDOW = 65_535
+#: Where so many are not committed and nothing has come for so long, the broker may hold back what it has.
+HELD, HELD_S = 16, 5.0
+#: What a sample takes besides its payload: two objects.
+SAMPLE_BYTES = 160
+#: Answers of a broker that another attempt would not change: version, client's id, password, not authorized, banned.
+REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
+TAKEN_OVER = 0x8E
+#: Behind every position: of what is never acknowledged.
+NEVER = 1 << 65
+
+
+class MqttSource:
+    """Subscribes to a topic, or to several by ``+`` and ``#``. Follows :class:`rowcast.streams.Source`.
+
+    The broker keeps a session for the device: what is published with QoS 1 while the device is away comes later. A
+    message is acknowledged when it is committed, and not before; what was not is delivered again after a crash. There
+    is no synchronous acknowledgement in MQTT: a message may come again although it was committed. Hence the numbers
+    in front of the payloads, see :mod:`rowcast.sources.numbering` and :func:`number_payload`: the payload of a sample
+    is without it, its position is the number + 1, its partition is the topic. What comes again is dropped and counted
+    as ``doubled``, numbers that never came as ``missing``, both with the first in the log. A message whose number has
+    been there with other bytes, or lies further back than anything can be sent again, is from a producer that has
+    started anew with the same life: a :class:`rowcast.errors.StreamGap`.
+
+    The broker sends on as long as not more than ``window`` messages are not committed, so batches and what is on its
+    way together have to be less. With MQTT 3.1.1 that number is the broker's own (mosquitto: 20), and where brokers
+    have a lower limit it counts (``max_inflight``, ``max_queued_messages`` of the broker: what it cannot queue it
+    drops, and the numbers tell).
+
+    Args:
+        broker: ``HOST:PORT``; without a port 1883, with TLS 8883.
+        topic: what to subscribe to.
+        client: name of the session: the name of the device. No two may have the same.
+        gaps: ``"count"``; ``"error"``: missing numbers are a StreamGap as well; ``"skip"``: what a producer sends that
+            has started anew with the same life is dropped and counted as ``restarted``.
+        sequence: ``"payload"``; ``"none"``: there are no numbers in front of the payloads. Then positions count what
+            has arrived since it was opened, and what comes twice or is missing stays unknown.
+        window: messages, 1 to 65535.
+        options: of the connection: ``version``, ``username``, ``password``, ``tls``, ``ca``, ``certificate``, ``key``,
+            ``expiry_s``, ``keepalive_s``; see :class:`MqttLink`; never shown.
+
+    Raises:
+        ConfigError: a setting that cannot be used, or paho-mqtt is missing.
+    """
+
+    def __init__(
+        self,
+        broker: str,
+        topic: str,
+        *,
+        client: str = "rowcast",
+        gaps: str = "count",
+        sequence: str = "payload",
+        window: int = WINDOW,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = visible(f"mqtt://{broker}/{topic}")
+        with needing("a source of mqtt://", "mqtt"):
+            import paho.mqtt.client  # noqa: F401
+        for what, value, known in (
+            ("gaps", gaps, ("count", "error", "skip")),
+            ("sequence", sequence, ("payload", "none")),
+        ):
+            if value not in known:
+                raise ConfigError(f"source {self.name}: {what}: expected {', '.join(known)}, got {visible(value)!r}")
+        if not 1 <= window <= MOST_WINDOW:
+            raise ConfigError(f"source {self.name}: window: expected 1 to {MOST_WINDOW} messages, got {window}")
+        if not topic or not client:
+            raise ConfigError(f"source {self.name}: expected a topic and the name of a client")
+        self._link = MqttLink.from_options(options or {}, self.name)
+        address = SourceText("mqtt", broker)
+        self._host, self._port = address.host, address.port or (8883 if self._link.encrypted else 1883)
+        if not self._host:
+            raise ConfigError(f"source {self.name}: expected HOST:PORT, got {visible(broker)!r}")
+        self._topic, self._id, self._gaps, self._window = topic, client, gaps, window
+        self._numbered = sequence == "payload"
+        self._client: Client | None = None
+        self._changed = threading.Condition()
+        self._reset()
+
+    @classmethod
+    def from_text(cls, text: SourceText) -> MqttSource:
+        """``mqtt://HOST:PORT/TOPIC``; options ``client``, ``gaps``, ``sequence``, ``window``, and for settings of the
+        connection ``option.NAME=VALUE`` or ``options=FILE`` with lines of ``name=value``."""
+        options = passed_options(text, MQTT_OPTIONS)
+        text.port  # noqa: B018 (refuses what is none, and a user's name in front of the host)
+        return cls(
+            text.place.partition("/")[0],
+            text.path,
+            client=text.one("client", "rowcast"),
+            gaps=text.one("gaps", "count"),
+            sequence=text.one("sequence", "payload"),
+            window=int(text.number("window", WINDOW, 1, MOST_WINDOW)),
+            options=options,
+        )
+
+    def __repr__(self) -> str:
+        return f"<MqttSource {self.name}>"
+
+    def _reset(self) -> None:
+        self._queue: deque[Sample] = deque()
+        # In the order in which they came over this connection, as they have to be acknowledged: (mid, topic, position).
+        self._unacknowledged: deque[tuple[int, str, int]] = deque()
+        self._numbers: dict[str, Numbers] = {}
+        self._committed: dict[str, int] = {}
+        self._error: RowcastError | None = None
+        self._drops = Drops(self.name)
+        self._subscribed, self._was_subscribed = False, False
+        self._since_s = self._came_s = time.monotonic()
+        self._reason = ""
+
+    # -- the protocol ----------------------------------------------------------------------------------------------
+
+    def open(self, positions: Positions | None = None) -> Positions:
+        """See :class:`rowcast.streams.Source`. It begins with what was not committed last; what of it lies behind
+        ``positions`` is dropped. Returns after 5 seconds at the latest, also where no broker has answered."""
+        if self._client is not None:
+            raise LocalProtocolError(f"source {self.name}: open: it is open already; close it first")
+        self._reset()
+        self._committed = dict(positions or {})
+        self._numbers = {topic: Numbers(position) for topic, position in self._committed.items()}
+        self._client = client = self._new_client()
+        client.loop_start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._subscribed or self._error is not None, OPEN_S)
+        if self._error is not None:
+            self.close()
+            raise self._error
+        return positions or Positions()
+
+    def take(self, at_most: int, timeout_s: float) -> list[Sample]:
+        """See :class:`rowcast.streams.Source`."""
+        self._opened("take")
+        if at_most < 1:
+            raise ConfigError(f"source {self.name}: take: expected 1 sample or more, got {at_most}")
+        with self._changed:
+            if not self._queue and self._error is None and timeout_s > 0:
+                self._changed.wait_for(lambda: self._queue or self._error is not None, timeout_s)
+            if not self._queue and self._error is not None:
+                raise self._error
+            return [self._queue.popleft() for _ in range(min(at_most, len(self._queue)))]
+
+    def commit(self, positions: Positions) -> None:
+        """See :class:`rowcast.streams.Source`."""
+        self._opened("commit")
+        with self._changed:
+            for topic, place in positions.items():
+                self._committed[topic] = max(place, self._committed.get(topic, 0))
+            self._acknowledge()
+
+    def lag(self) -> int | None:
+        """``None``: a broker of MQTT does not tell."""
+        self._opened("lag")
+        return None
+
+    def close(self) -> None:
+        """See :class:`rowcast.streams.Source`. The broker keeps the session."""
+        client = self._client
+        if client is None:
+            return
+        client.disconnect()
+        client.loop_stop()
+        self._client = None
+
+    @property
+    def trouble(self) -> str:
+        """See :class:`rowcast.streams.Source`."""
+        if self._client is None:
+            return ""
+        with self._changed:
+            now, held = time.monotonic(), len(self._unacknowledged)
+            if not self._subscribed:
+                reason = f" ({self._reason})" if self._reason else ""
+                return f"no broker answers at {self._host}:{self._port} since {now - self._since_s:.0f} s{reason}"
+            if self._queue:
+                return ""
+            if held >= self._window:
+                return f"{held} samples are not committed, and more than the window of {self._window} never are"
+            if held >= HELD and now - self._came_s > HELD_S:
+                return (
+                    f"nothing came for {now - self._came_s:.0f} s, and {held} samples are not committed: the broker "
+                    "may allow no more of them in flight"
+                )
+            return ""
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """See :class:`rowcast.streams.Source`: ``doubled``, ``missing``, ``restarted``, ``unnumbered`` (shorter than a
+        number), ``retained`` (from before the subscription), ``overrun`` (QoS 0, more than the window)."""
+        return self._drops.counts
+
+    # -- the connection: called in the client's thread -------------------------------------------------------------
+
+    def _opened(self, what: str) -> Client:
+        if self._client is None:
+            raise LocalProtocolError(f"source {self.name}: {what}: it is not open; call open() first")
+        return self._client
+
+    def _new_client(self) -> Client:
+        client = self._link.client(self._id, self.name)
+        client.on_connect, client.on_connect_fail = self._on_connect, self._on_connect_fail
+        client.on_disconnect, client.on_subscribe = self._on_disconnect, self._on_subscribe
+        client.on_socket_open, client.on_socket_close = self._on_socket_open, self._on_socket_close
+        client.on_message = self._on_message
+        client.connect_async(self._host, self._port, self._link.keepalive_s, **self._link.session(self._window))
+        return client
+
+    def _on_socket_open(self, client: Client, data: Any, link: Any) -> None:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _on_socket_close(self, client: Client, data: Any, link: Any) -> None:
+        # What was not acknowledged comes again over the next connection, under identifiers of that one. The client
+        # forgets acknowledgements that wait to be sent after this call, and before it connects.
+        with self._changed:
+            self._unacknowledged.clear()
+
+    def _on_connect(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
+        if code.is_failure:
+            with self._changed:
+                self._reason = visible(str(code))
+                if code.value in REFUSED:
+                    self._fail(ConfigError(f"source {self.name}: the broker refuses the client: {self._reason}"))
+            return
+        if not flags.session_present and (self._was_subscribed or self._committed):
+            log.warning(
+                "source %s: the broker has kept no session for %s: what was published meanwhile is lost",
+                self.name, visible(self._id),
+            )  # fmt: skip
+        client.subscribe(self._topic, **self._link.subscription())
+
+    def _on_connect_fail(self, client: Client, data: Any) -> None:
+        with self._changed:
+            self._reason = visible(str(sys.exc_info()[1] or "no connection"), 200)
+
+    def _on_subscribe(self, client: Client, data: Any, mid: int, codes: Any, properties: Any) -> None:
+        with self._changed:
+            if any(code.is_failure for code in codes):
+                refusal = visible(str(codes[0]))
+                self._fail(ConfigError(f"source {self.name}: the broker refuses the subscription: {refusal}"))
+                return
+            self._subscribed = self._was_subscribed = True
+            self._reason = ""
+            self._came_s = time.monotonic()
+            self._changed.notify_all()
+
+    def _on_disconnect(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
+        with self._changed:
+            if self._subscribed:
+                self._subscribed, self._since_s = False, time.monotonic()
+            self._reason = visible(str(code), 200)
+            if code.value == TAKEN_OVER:
+                self._reason = f"another client has the name {visible(self._id)}"
+
+    def _fail(self, error: RowcastError) -> None:
+        """Nothing is delivered behind an error."""
+        if self._error is None:
+            self._error = error
+        self._changed.notify_all()
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def _on_message(self, client: Client, data: Any, message: Any) -> None:
+        with self._changed:
+            if self._error is not None:
+                return
+            topic, now_s = message.topic, time.time()
+            self._came_s = time.monotonic()
+            position, payload = self._judged(topic, message)
+            if message.qos:
+                self._unacknowledged.append((message.mid, topic, position))
+            if payload is None:
+                self._acknowledge()
+                return
+            self._queue.append(Sample(topic, position, now_s, payload, len(payload) + SAMPLE_BYTES))
+            if len(self._queue) == 1:
+                self._changed.notify_all()
+
+    def _judged(self, topic: str, message: Any) -> tuple[int, bytes | None]:
+        """The position of a message, and its payload, if it is to be delivered."""
+        data: bytes = message.payload
+        if message.retain:
+            self._drops.count("retained", topic)
+            return 0, None
+        if not message.qos and len(self._queue) >= self._window:
+            self._drops.count("overrun", f"{topic}: published with QoS 0, nothing slows that down")
+            return 0, None
+        numbers = self._numbers.get(topic)
+        if numbers is None:
+            if len(self._numbers) >= MOST_PARTITIONS:
+                self._fail(ConfigError(f"source {self.name}: more than {MOST_PARTITIONS} topics; subscribe to fewer"))
+                return NEVER, None
+            numbers = self._numbers[topic] = Numbers(None if self._numbered else 0)
+        if not self._numbered:
+            numbers.position = (numbers.position or 0) + 1
+            return numbers.position, data
+        try:
+            number, payload = payload_number(data)
+        except DataError as error:
+            self._drops.count("unnumbered", f"{topic}: {error}; see sequence=")
+            return 0, None
+        arrival, missing = numbers.arrived(number, data)
+        if arrival is Arrival.DOUBLED:
+            self._drops.count("doubled", f"{topic}: number {number}")
+        elif arrival is Arrival.RESTARTED:
+            return self._restarted(topic, number), None
+        elif missing:
+            self._drops.count("missing", f"{topic}: {missing} numbers before {number}", missing)
+            if self._gaps == "error":
+                self._fail(
+                    StreamGap(
+                        f"source {self.name}: {topic}: {missing} numbers before {number} have not come; to go on and "
+                        "count them, set gaps=count"
+                    )
+                )
+                return NEVER, None
+        return number + 1, payload if arrival is Arrival.NEW else None
+
+    def _restarted(self, topic: str, number: int) -> int:
+        """A number that was there, of a producer that has begun anew; the position of its message."""
+        what = f"{topic}: number {number} comes again with other samples"
+        if self._gaps == "skip":
+            self._drops.count("restarted", what)
+            return 0
+        self._fail(
+            StreamGap(
+                f"source {self.name}: {what}: its producer has started anew and must number with a larger life "
+                "(rowcast.sources.numbering), or has no numbers (sequence=none); to drop them and go on, set gaps=skip"
+            )
+        )
+        return NEVER
+
+    def _acknowledge(self) -> None:
+        """Say to the broker what is committed, in the order in which it came."""
+        client, waiting = self._client, self._unacknowledged
+        while client is not None and waiting and waiting[0][2] <= self._committed.get(waiting[0][1], 0):
+            client.ack(waiting.popleft()[0], 1)

@@ -1,0 +1,179 @@
+"""The tasks with recorded streams: objects in a garden, a wall that is followed, the radio map of a hall."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from rowcast.errors import DataError, visible
+from rowcast.metric import Metric
+from rowcast.tasks._files import open_folder
+from rowcast.tasks.base import TaskSettings
+from rowcast.tasks.drift.recordings import Recording, parts, read_columns, standardised
+from rowcast.tasks.drift.settings import RssiSettings
+from rowcast.tasks.drift.task import Batch, DriftTask
+
+__all__ = ["OutdoorTask", "RecordedTask", "RssiTask", "WallTask"]
+
+
+class RecordedTask(DriftTask):
+    """A drifting stream from files; it ends where they end.
+
+    With as many robots as files each plays its own; more robots share one row by row.
+
+    Attributes:
+        recordings: what is in the files.
+        dropped: how many rows were left out, by reason.
+    """
+
+    #: What the data folder must hold.
+    files: ClassVar[tuple[str, ...]]
+    #: Inputs are scaled by what a robot has seen so far; for inputs without a scale that is known before.
+    standardise: ClassVar[bool] = True
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        folder = open_folder(self.name, settings.data_dir, self.files)
+        self.dropped: dict[str, int] = {}
+        self.recordings = [self.read(folder / file) for file in self.files]
+        self._streams: dict[tuple[int, int], Batch] = {}
+
+    @abstractmethod
+    def read(self, path: Path) -> Recording:
+        """What is in one of :attr:`files`.
+
+        Raises:
+            DataError: not what was expected.
+        """
+
+    def samples(self, index: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self.check_index(index, workers)
+        return zip(*self._seen(index, workers), strict=True)
+
+    def whole(self, workers: int) -> Batch:
+        """All rows, each scaled as the robot saw it that has it."""
+        seen = [self._seen(index, workers) for index in range(workers)]
+        return torch.cat([inputs for inputs, _ in seen]), torch.cat([targets for _, targets in seen])
+
+    def describe_start(self) -> str:
+        rows = sum(len(each.targets) for each in self.recordings)
+        left_out = "".join(f", {count} dropped: {reason}" for reason, count in self.dropped.items())
+        return f"{rows} rows{left_out}; {super().describe_start()}"
+
+    def _seen(self, index: int, workers: int) -> Batch:
+        """The whole stream of a robot, as it sees it."""
+        if (index, workers) not in self._streams:
+            mine = parts(self.recordings, index, workers)
+            inputs = np.concatenate([each.inputs for each in mine])
+            targets = np.concatenate([each.targets for each in mine])
+            if self.standardise:
+                inputs = standardised(inputs)
+            self._streams[index, workers] = (torch.from_numpy(inputs), torch.from_numpy(targets))
+        return self._streams[index, workers]
+
+
+class OutdoorTask(RecordedTask):
+    """Objects in a garden, seen by a mobile robot: 40 objects, each approached ten times under changing light.
+
+    Objects come in runs of ten images and come back; an image is a histogram of 21 numbers. Four robots, one batch of
+    10 each at a time, 3 seeds (``benchmarks/drift.py``): with ``rehearsal=reservoir:200`` test-then-train accuracy is
+    {outdoor}.
+
+    Source: V. Losing, B. Hammer, H. Wersing, "Interactive Online Learning for Obstacle Classification on a Mobile
+    Robot", IJCNN 2015.
+    """
+
+    name = "outdoor"
+    files = ("outdoor_stream.csv.gz",)
+    features, outputs = 21, 40
+
+    def read(self, path: Path) -> Recording:
+        inputs, labels = read_columns(path, [f"f{number}" for number in range(self.features)], "label")
+        known = {str(label): label for label in range(self.outputs)}
+        return Recording(inputs.astype(np.float32), _classes(labels, known, path))
+
+
+class WallTask(RecordedTask):
+    """A robot follows a wall: 24 distances by ultrasound (m), and which of four moves is due.
+
+    The moves come back every few seconds. With ``rehearsal=reservoir:200`` test-then-train accuracy is {wall}.
+
+    Source: A. L. Freire, G. A. Barreto, M. Veloso, A. T. Varela, "Short-Term Memory Mechanisms in Neural Network
+    Learning of Robot Navigation Tasks", LARS 2009 ("Wall-Following Robot Navigation Data", UCI repository).
+    """
+
+    name = "wall"
+    files = ("sensor_readings_24.csv.gz",)
+    features, outputs = 24, 4
+
+    def read(self, path: Path) -> Recording:
+        inputs, labels = read_columns(path, [f"S{number}" for number in range(1, self.features + 1)], "OUTPUT")
+        return Recording(inputs.astype(np.float32), _classes(labels, dict(zip(_MOVES, range(4), strict=True)), path))
+
+
+class RssiTask(RecordedTask):
+    """The radio map of a hall: from where a robot is (m) to the level of five antennas (dBm).
+
+    Three robots play one recording each, made on three days: here the world itself moves, and old samples say what is
+    no longer true. With ``rehearsal=reservoir:200`` the error is {rssi}.
+
+    Some rows are glitches of the receiver, with levels that none can measure. They are dropped and counted; against
+    those that stay below the limits the loss is linear beyond 10 dB.
+
+    Source: R. Parashar, R. Parasuraman, "Particle Filter Based Localization of Access Points Using Direction of
+    Arrival on Mobile Robots", VTC-Fall 2020.
+    """
+
+    metrics = (Metric("prequential_mae", "dB", "lower"), Metric("stream_mae", "dB", "lower"))
+    Settings: ClassVar[type[TaskSettings]] = RssiSettings
+    name = "rssi"
+    files = ("dataset1.csv.gz", "dataset3.csv.gz", "dataset5.csv.gz")
+    features, outputs = 2, 5
+    standardise = False
+
+    def read(self, path: Path) -> Recording:
+        levels = [f"{antenna}_rssi_dbm" for antenna in ("UL", "UR", "LL", "LR", "C")]
+        values, _ = read_columns(path, ["x_m", "y_m", *levels])
+        dbm = values[:, 2:]
+        valid = np.all((dbm >= _LEAST_DBM) & (dbm <= _MOST_DBM), axis=1)
+        if self.settings.glitches == "drop":
+            if not valid.any():
+                raise DataError(f"{path}: expected levels of {_LEAST_DBM:g}..{_MOST_DBM:g} dBm, found none")
+            self.dropped[_GLITCH] = self.dropped.get(_GLITCH, 0) + int((~valid).sum())
+            values = values[valid]
+        places, wanted = values[:, :2] / _UNIT_M, (values[:, 2:] - _MIDDLE_DBM) / _UNIT_DB
+        return Recording(places.astype(np.float32), wanted.astype(np.float32))
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Huber's loss in units of 10 dB, mean over the antennas."""
+        return functional.smooth_l1_loss(outputs, targets, reduction="none").mean(dim=1)
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The absolute error of each sample in dB, mean over the antennas."""
+        return _UNIT_DB * (outputs - targets).abs().mean(dim=1)
+
+
+_MOVES = ("Move-Forward", "Sharp-Right-Turn", "Slight-Left-Turn", "Slight-Right-Turn")
+#: Levels that a receiver can measure.
+_LEAST_DBM, _MOST_DBM = -100.0, 0.0
+_GLITCH = f"a level above {_MOST_DBM:g} or below {_LEAST_DBM:g} dBm"
+#: Units in which the model sees places and levels, and the level that is its zero.
+_UNIT_M, _UNIT_DB, _MIDDLE_DBM = 10.0, 10.0, -50.0
+
+
+def _classes(labels: list[str], known: dict[str, int], path: Path) -> NDArray[np.int64]:
+    for row, label in enumerate(labels):
+        if label not in known:
+            raise DataError(
+                f"{path}: row {row + 1}: expected a class ({', '.join(list(known)[:4])} ...), "
+                f"found {visible(label, 40)!r}; is it the right file under this name?"
+            )
+    return np.array([known[label] for label in labels], dtype=np.int64)
