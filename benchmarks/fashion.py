@@ -1,0 +1,116 @@
+"""The task of ``streams.py``: Fashion-MNIST and a small CNN, as the streams of ScaDLES were prototyped with them.
+
+``rowcast compare --task benchmarks/fashion.py:Fashion --data FOLDER`` runs it as any other task; the folder holds the
+four files of the data set (``train-images-idx3-ubyte.gz`` and so on).
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rowcast.config import setting
+from rowcast.errors import DataError
+from rowcast.tasks import Metric, Task, TaskSettings, TaskWorker
+
+#: What the CNN has without batch norm.
+PARAMETERS = 52_138
+
+
+@dataclass(frozen=True)
+class FashionSettings(TaskSettings):
+    batch: int = setting(64, "Images of a step, where no stream says otherwise.", low=1, high=65_536)
+    lr: float = setting(0.05, "Learning rate.", low=0.0, high=10.0)
+    momentum: float = setting(0.9, "Of the optimizer.", low=0.0, high=0.999)
+    norm: bool = setting(False, "With batch norm, whose statistics stay with each robot.")
+    skew: bool = setting(False, "Each robot sees one class only; otherwise all see the same.")
+    test_items: int = setting(2000, "Test images of a look.", low=1, high=10_000)
+    looking: int = setting(1, "So many robots look at the test images, the first ones.", low=1, high=10_000)
+
+
+class Fashion(Task):
+    """Ten kinds of clothes, 28 x 28 pixels."""
+
+    metrics = (Metric("accuracy", "%"),)
+    Settings = FashionSettings
+
+    def __init__(self, settings: TaskSettings) -> None:
+        super().__init__(settings)
+        folder = Path(settings.data_dir or ".")
+        self.images, self.labels = _read(folder, "train")
+        self.test_images, self.test_labels = (part[: settings.test_items] for part in _read(folder, "t10k"))
+
+    def make_model(self) -> nn.Module:
+        def norm(channels: int) -> list[nn.Module]:
+            return [nn.BatchNorm2d(channels)] if self.settings.norm else []
+
+        return nn.Sequential(
+            *(nn.Conv2d(1, 8, 3, padding=1), *norm(8), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 16, 3, padding=1), *norm(16), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)),
+        )
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=self.settings.lr, momentum=self.settings.momentum)
+
+    def samples(self, index: int, workers: int) -> Iterator[int]:
+        """Places of images: shuffled passes over the part of this robot."""
+        mine, rng = self._part(index, workers), self.rng(1, index)
+        while True:
+            yield from rng.permutation(mine).tolist()
+
+    def collate(self, samples: Any) -> tuple[Tensor, Tensor]:
+        places = torch.tensor(samples)
+        return self.images[places].float() / 255, self.labels[places]
+
+    def batches(self, index: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        samples = self.samples(index, workers)
+        while True:
+            yield self.collate([next(samples) for _ in range(self.settings.batch)])
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def evaluate(self, worker: TaskWorker) -> Mapping[str, float]:
+        if worker.index >= self.settings.looking:
+            return {}
+        found = [
+            worker.model(images.float() / 255).argmax(1) == labels
+            for images, labels in zip(self.test_images.split(500), self.test_labels.split(500), strict=True)
+        ]
+        return {"accuracy": 100 * float(torch.cat(found).float().mean())}
+
+    def _part(self, index: int, workers: int) -> NDArray[np.int64]:
+        if self.settings.skew:
+            return np.flatnonzero(self.labels.numpy() == index % 10)
+        return self.rng(0).permutation(len(self.labels))[index::workers]
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Images ``(n, 1, 28, 28)`` uint8 and labels ``(n,)`` of one part of the data set.
+
+    Raises:
+        DataError: a file is not there, or is another one.
+    """
+    found = []
+    for kind, magic, head in (("images-idx3", 2051, 16), ("labels-idx1", 2049, 8)):
+        path = folder / f"{part}-{kind}-ubyte.gz"
+        try:
+            data = gzip.decompress(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{path}: expected a file of Fashion-MNIST: {error}") from error
+        if int.from_bytes(data[:4], "big") != magic:
+            raise DataError(f"{path}: expected the IDX format with the number {magic}")
+        found.append(np.frombuffer(data, np.uint8, offset=head).copy())
+    images = torch.from_numpy(found[0]).reshape(-1, 1, 28, 28)
+    return images, torch.from_numpy(found[1]).long()
