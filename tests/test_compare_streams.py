@@ -15,9 +15,9 @@ from rowcast.config import load_tables
 from rowcast.errors import ConfigError, DataError
 from rowcast.experiment import Cell, Comparison, plan_cells, run_comparison
 from rowcast.experiment.feeding import Feeding, find_streams, usual_buffer
-from rowcast.experiment.runners.fed import sample_bytes
 from rowcast.experiment.runners.virtual import run_virtual
 from rowcast.streams import parse_batch
+from rowcast.tasks.sizes import bytes_of
 from stub_cells import run_stub
 
 SMALL = Comparison(policies=("bsp", "rowcast"), workers=(2,), hours=0.01, seeds=1, devices=("0.1@64",))
@@ -311,6 +311,6 @@ def test_bytes_of_a_sample() -> None:
     import numpy as np
     import torch
 
-    assert sample_bytes((torch.zeros(3, 32, 32), torch.tensor(1))) == 3 * 32 * 32 * 4 + 8
-    assert sample_bytes({"image": np.zeros(7, np.uint8), "name": "seven", "label": 7}) == 7 + 5 + 8
-    assert sample_bytes([b"abc", 1.0]) == 11
+    assert bytes_of((torch.zeros(3, 32, 32), torch.tensor(1))) == 3 * 32 * 32 * 4 + 8
+    assert bytes_of({"image": np.zeros(7, np.uint8), "name": "seven", "label": 7}) == 7 + 5 + 8
+    assert bytes_of([b"abc", 1.0]) == 11
