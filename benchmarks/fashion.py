@@ -68,6 +68,10 @@ class Fashion(Task):
         while True:
             yield from rng.permutation(mine).tolist()
 
+    def sample_bytes(self, sample: int) -> int:
+        """Of the pixels and the label."""
+        return 28 * 28 + 1
+
     def collate(self, samples: Any) -> tuple[Tensor, Tensor]:
         places = torch.tensor(samples)
         return self.images[places].float() / 255, self.labels[places]
