@@ -9,7 +9,7 @@ or in folders of it; without it only the embedded stream is measured.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -123,6 +123,7 @@ def figures_of(stream: Stream, seeds: int, data: Path | None, out: Path) -> list
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="the recorded streams, in it or in folders of it")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="of every task, as lr=0.05")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
     options = parser.parse_args()
     streams, seeds, left_out = STREAMS, options.seeds, []
@@ -135,6 +136,7 @@ def main() -> None:
             if stream.file and data is None:
                 left_out.append(f"{stream.task} ({stream.file} is not there)")
                 continue
+            stream = replace(stream, options=(*stream.options, *options.set))
             figures += figures_of(stream, seeds, data, Path(folder) / str(number))
     missing = f"; left out: {', '.join(dict.fromkeys(left_out))}" if left_out else ""
     finish(f"Test then train on streams that drift, {seeds} seeds{missing}", figures, options)

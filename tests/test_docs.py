@@ -539,6 +539,10 @@ EXPORTED: dict[str, str] = {
         DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
         load_dataset
     """,
+    "rowcast.tasks.drift": """
+        DRIFT_TASKS DigitsSettings DriftDigitsTask DriftSettings DriftTask DriftWorker OutdoorTask RecordedTask
+        RssiSettings RssiTask WallTask
+    """,
     "rowcast.testing": """
         DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_source check_task check_tensor_codec
     """,
