@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mcap.writer import CompressionType, Writer
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as BagWriter
 
 from rowcast.errors import SourceEnded
@@ -97,9 +97,17 @@ def write_mcap(
     return messages
 
 
-def write_bag(path: Path, storage: StoragePlugin, topics: Sequence[str] = ("/a", "/b"), count: int = 60) -> list[bytes]:
+def write_bag(
+    path: Path,
+    storage: StoragePlugin,
+    topics: Sequence[str] = ("/a", "/b"),
+    count: int = 60,
+    packed: CompressionMode = CompressionMode.NONE,
+) -> list[bytes]:
     """A rosbag2 of ``count`` messages, topics in turn; returns the content of each."""
-    with BagWriter(path, version=9, storage_plugin=storage) as writer:
+    whole = BagWriter(path, version=9, storage_plugin=storage)
+    whole.set_compression(packed, CompressionFormat.ZSTD)
+    with whole as writer:
         connections = [
             writer.add_connection(topic, "std_msgs/msg/String", msgdef="string data\n", rihs01="RIHS01_0")
             for topic in topics

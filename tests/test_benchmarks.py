@@ -17,6 +17,7 @@ FOLDER = ROOT / "benchmarks"
 #: option ``--tiny`` for it, ``common.reference_layout`` a tiny layout.
 TINY = {
     "beyond": ["--tiny", "--parts", "timing,silence,delivery"],
+    "drift": ["--tiny"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "memory": ["--tiny"],

@@ -549,7 +549,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.loader": "StreamLoader",
     "rowcast.sources": """
         CsvRow CsvSource DirectorySource KafkaSource McapSource MqttSource PulledSource REGISTRY ReplaySource
-        RosbagSource SourceKind SourceText ValidRange make_source number_payload register
+        RosbagSource SourceKind SourceText ValidRange join_sources make_source number_payload register
     """,
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS

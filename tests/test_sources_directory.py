@@ -147,6 +147,25 @@ def test_who_only_looks_leaves_nothing_behind(tmp_path: Path, opened: Opened) ->
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_listing_that_takes_long_is_made_less_often(
+    tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time, whole, listings = FakeTime(), os.scandir, []
+
+    def slow(path: Path) -> Any:
+        time.now += 0.1
+        listings.append(time.now)
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", slow)
+    source = opened(directory(tmp_path, time, settle_s=0.0))
+    time.meanwhile = lambda: put(tmp_path, str(time.pauses)) and None
+    for _ in range(500):
+        source.take(1, 0.02)
+        time.pause(0.02)
+    assert 0.7 <= 0.1 * len(listings) / (time.now - 100.0) * 20 <= 1.1
+
+
 def test_a_line_that_was_written_in_part_is_written_anew(tmp_path: Path, opened: Opened) -> None:
     time = FakeTime()
     for name in ("a", "bcd"):

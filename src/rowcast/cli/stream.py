@@ -11,8 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from rowcast.errors import ConfigError, SourceEnded, visible
-from rowcast.sources import make_source
-from rowcast.sources.stats import StreamStats
 from rowcast.streams import Source
 
 __all__ = ["app", "describe"]
@@ -52,12 +50,16 @@ def stats(
     """Read a source and print how much comes how fast. Nothing is committed or left behind."""
     if not math.isfinite(seconds):
         raise ConfigError(f"--seconds: expected a finite time, got {seconds:g}")
+    from rowcast.sources import make_source
+
     figures = _read(make_source(source, look=True), seconds or math.inf)
     typer.echo(json.dumps(figures, indent=2) if as_json else "\n".join(describe(source, figures)))
 
 
 def _read(source: Source, seconds: float) -> dict[str, Any]:
     """The figures of what comes within so many seconds."""
+    from rowcast.sources.stats import StreamStats
+
     found = StreamStats()
     source.open()
     try:

@@ -7,6 +7,7 @@ Each follows :class:`rowcast.streams.Source`; a client library is imported when 
 from rowcast.sources.base import PulledSource
 from rowcast.sources.csv_file import CsvRow, CsvSource, ValidRange
 from rowcast.sources.directory import DirectorySource
+from rowcast.sources.joined import join_sources
 from rowcast.sources.kafka import KafkaSource
 from rowcast.sources.mcap_file import McapSource
 from rowcast.sources.mqtt import MqttSource
@@ -30,6 +31,7 @@ __all__ = [
     "SourceKind",
     "SourceText",
     "ValidRange",
+    "join_sources",
     "make_source",
     "number_payload",
     "register",

@@ -30,18 +30,20 @@ class Drops:
         self._name = name
         self._counts: dict[str, int] = {}
 
-    def count(self, reason: str, what: str, samples: int = 1) -> None:
+    def count(self, reason: str, what: str, samples: int = 1, level: int = logging.WARNING) -> None:
         """Count some.
 
         Args:
             reason: for the table of counts; few different ones.
             what: the first of them, for people.
             samples: how many; none is nothing to tell.
+            level: of the line in the log.
         """
         if not samples:
             return
         if reason not in self._counts:
-            log.warning(
+            log.log(
+                level,
                 "source %s: dropped, and from now on only counted: %s: %s",
                 visible(self._name), visible(reason), visible(what, 200),
             )  # fmt: skip

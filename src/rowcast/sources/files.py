@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rowcast.errors import ConfigError, DataError, near_match
@@ -21,6 +22,17 @@ _KINDS = {
 }
 
 
+def _packs_messages(bag: Path) -> bool:
+    """Whether the messages of a rosbag2 are compressed one by one: what is in its MCAP files is not what was sent."""
+    try:
+        text = (bag / "metadata.yaml").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DataError(f"{bag}/metadata.yaml: cannot be read: {error.strerror}") from error
+    return re.search(r"""^\s*compression_mode:\s*["']?message\b""", text, re.MULTILINE | re.IGNORECASE) is not None
+
+
 def recorded(text: SourceText) -> Source:
     """The source of a file or folder, not opened.
 
@@ -36,7 +48,7 @@ def recorded(text: SourceText) -> Source:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         raise ConfigError(f"{path}: not a kind of file that can be read; {near_match(ending, _KINDS)}, or a rosbag2")
-    if any(path.glob("*.mcap")):
+    if any(path.glob("*.mcap")) and not _packs_messages(path):
         return McapSource.from_text(text)
     if (path / "metadata.yaml").exists() or any(path.glob("*.db3")):
         return RosbagSource.from_text(text)

@@ -26,6 +26,8 @@ DEFAULTS: Mapping[str, Any] = {
     # Samples that wait here for the reader: 16 MiB, and what one answer of a broker brings.
     "queued.max.messages.kbytes": 16_384,
     "fetch.max.bytes": 8_388_608,
+    # Where they are full: pause before the next request. The library's second is long for a fast reader.
+    "fetch.queue.backoff.ms": 100,
     "reconnect.backoff.ms": 250,
     "reconnect.backoff.max.ms": 5000,
     "log.connection.close": False,

@@ -41,6 +41,8 @@ SAMPLE_BYTES = 160
 #: Answers of a broker that another attempt would not change: version, client's id, password, not authorized, banned.
 REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 TAKEN_OVER = 0x8E
+#: Connections that end sooner, so many in a row: two clients of one name end each other's, and not all brokers say so.
+SHORT_S, SHORT_IN_A_ROW = 20.0, 2
 #: Behind every position: of what is never acknowledged.
 NEVER = 1 << 65
 
@@ -146,8 +148,10 @@ class MqttSource:
         self._error: RowcastError | None = None
         self._drops = Drops(self.name)
         self._subscribed, self._was_subscribed = False, False
+        # Since when there is a connection, or none; when a message came last.
         self._since_s = self._came_s = time.monotonic()
         self._reason = ""
+        self._short = 0  # connections in a row that ended soon
 
     # -- the protocol ----------------------------------------------------------------------------------------------
 
@@ -280,16 +284,19 @@ class MqttSource:
                 return
             self._subscribed = self._was_subscribed = True
             self._reason = ""
-            self._came_s = time.monotonic()
+            self._came_s = self._since_s = time.monotonic()
             self._changed.notify_all()
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
         with self._changed:
-            if self._subscribed:
-                self._subscribed, self._since_s = False, time.monotonic()
-            self._reason = visible(str(code), 200)
-            if code.value == TAKEN_OVER:
-                self._reason = f"another client has the name {visible(self._id)}"
+            if not self._subscribed:
+                return  # where the broker has said why, a second call follows that knows no reason
+            now = time.monotonic()
+            self._short = self._short + 1 if now - self._since_s < SHORT_S else 0
+            self._subscribed, self._since_s = False, now
+            self._reason = visible(str(code), 200) if flags.is_disconnect_packet_from_server else "connection lost"
+            if code.value == TAKEN_OVER or self._short >= SHORT_IN_A_ROW:
+                self._reason += f"; another client may have the name {visible(self._id)}"
 
     def _fail(self, error: RowcastError) -> None:
         """Nothing is delivered behind an error."""
@@ -340,7 +347,7 @@ class MqttSource:
             return 0, None
         arrival, missing = numbers.arrived(number, data)
         if arrival is Arrival.DOUBLED:
-            self._drops.count("doubled", f"{topic}: number {number}")
+            self._drops.count("doubled", f"{topic}: number {number}", level=logging.INFO)
         elif arrival is Arrival.RESTARTED:
             return self._restarted(topic, number), None
         elif missing:

@@ -20,8 +20,9 @@ from rowcast.errors import ConfigError, DataError
 __all__ = ["LIVES", "Arrival", "Numbers", "number_payload", "payload_number"]
 
 _NUMBER = struct.Struct(">Q")
-#: Messages of a life, and lives.
+#: Messages of a life; lives are one fewer: eight bytes of 255 are no number.
 LIVES = 1 << 32
+_NO_LIFE = b"\xff\xff\xff\xff"
 #: Most messages that can be under way at a time.
 IN_FLIGHT = 1 << 16
 #: Messages of a topic whose bytes are compared when they come again.
@@ -37,13 +38,16 @@ def number_payload(count: int, payload: bytes, life: int = 0) -> bytes:
         life: larger at each start of the producer, as ``int(time.time())`` is.
 
     Raises:
-        ConfigError: one of the numbers is not from 0 to 4294967295.
+        ConfigError: the count is not from 0 to 4294967295, or the life not from 0 to 4294967294.
 
     >>> payload_number(number_payload(7, b"abc", life=2))
     (8589934599, b'abc')
     """
-    if not (0 <= count < LIVES and 0 <= life < LIVES):
-        raise ConfigError(f"number of a message: expected a count and a life below {LIVES}, got {count} and {life}")
+    if not (0 <= count < LIVES and 0 <= life < LIVES - 1):
+        raise ConfigError(
+            f"number of a message: expected a count and a life of 0 or more, below {LIVES} and {LIVES - 1}, got "
+            f"{count} and {life}"
+        )
     return _NUMBER.pack(life * LIVES + count) + payload
 
 
@@ -51,10 +55,12 @@ def payload_number(data: bytes) -> tuple[int, bytes]:
     """Number and payload of a message; the reverse of :func:`number_payload`.
 
     Raises:
-        DataError: it is shorter than a number.
+        DataError: it has none.
     """
-    if len(data) < _NUMBER.size:
-        raise DataError(f"expected 8 bytes of a number in front of the message, got {len(data)} bytes in all")
+    if len(data) < _NUMBER.size or data.startswith(_NO_LIFE):
+        raise DataError(
+            f"expected 8 bytes of a number in front of the message, got {bytes(data[:8])!r} of {len(data)} bytes"
+        )
     return _NUMBER.unpack_from(data)[0], data[_NUMBER.size :]
 
 
