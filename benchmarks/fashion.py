@@ -50,14 +50,7 @@ class Fashion(Task):
         self.test_images, self.test_labels = (part[: settings.test_items] for part in _read(folder, "t10k"))
 
     def make_model(self) -> nn.Module:
-        def norm(channels: int) -> list[nn.Module]:
-            return [nn.BatchNorm2d(channels)] if self.settings.norm else []
-
-        return nn.Sequential(
-            *(nn.Conv2d(1, 8, 3, padding=1), *norm(8), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(8, 16, 3, padding=1), *norm(16), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)),
-        )
+        return make_cnn(norm=self.settings.norm)
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=self.settings.lr, momentum=self.settings.momentum)
@@ -97,6 +90,19 @@ class Fashion(Task):
         if self.settings.skew:
             return np.flatnonzero(self.labels.numpy() == index % 10)
         return self.rng(0).permutation(len(self.labels))[index::workers]
+
+
+def make_cnn(*, norm: bool = False) -> nn.Module:
+    """Two convolutions and two linear layers, :data:`PARAMETERS` without batch norm."""
+
+    def normed(channels: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(channels)] if norm else []
+
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), *normed(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), *normed(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)),
+    )
 
 
 @lru_cache(maxsize=4)

@@ -218,7 +218,10 @@ def test_what_was_written_as_csv_is_read(tmp_path_factory: pytest.TempPathFactor
     assert found == rows
 
 
-@given(st.binary(max_size=300), st.integers(0, 12), st.sampled_from([1, 2, 7, 1000]))
+pieces_of_lines = st.lists(st.sampled_from([b"\n", b"\n\n", b"a", b"bb\r", b"c" * 5])).map(b"".join)
+
+
+@given(pieces_of_lines, st.integers(0, 12), st.sampled_from([1, 2, 7, 1000]))
 def test_lines_are_those_of_the_content(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, skipped: int, block: int
 ) -> None:

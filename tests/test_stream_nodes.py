@@ -258,7 +258,7 @@ def test_in_a_large_team_only_those_are_told_whose_share_changes_much() -> None:
     changed = team.supply("team:2000", w3=15.0)
     assert changed["w3"] == 146 and changed["w19"] == 100 and len(team.said) < before + 20
     again = len(team.said)
-    assert team.supply("team:2000", w3=15.8)["w3"] == 153 and len(team.said) == again + 2
+    assert team.supply("team:2000", w3=15.8)["w3"] == 154 and len(team.said) == again + 2
     assert team.supply("team:2000", w5=40.0)["w19"] == 85
 
 

@@ -103,7 +103,6 @@ class McapSource(PulledSource):
             for topic, count in _by_topic(file, segment).items():
                 if topic in self._at:
                     lost = max(before[topic] + count - max(self._at[topic], before[topic]), 0)
-                    self._at[topic] += lost
                     self._count -= lost
                     self._drops.count("damaged", f"{file.path}: the chunk at byte {segment.offset}: {error}", lost)
             return
