@@ -91,6 +91,9 @@ class Trainer(Protocol):
     def delivered(self) -> Positions:
         """What may be committed."""
 
+    def complete(self) -> bool:
+        """Every sample was trained."""
+
 
 class CountingTrainer:
     """Counts each sample; its state is a file."""
@@ -121,6 +124,9 @@ class CountingTrainer:
         del self.under_way[: -behind - 1]
         return self.under_way[0]
 
+    def complete(self) -> bool:
+        return bool(self.counts.all())
+
 
 def read_state(case: Case) -> Trained:
     """The trained state; a new one where nothing was trained."""
@@ -144,7 +150,7 @@ def read_and_train(case: Case, source: Source, trainer: Trainer) -> None:
     Path(case.state).with_suffix(".open").touch()
     until = time.monotonic() + IDLE_S
     batch: list[Sample] = []
-    while time.monotonic() < until:
+    while time.monotonic() < until and not trainer.complete():
         some = source.take(case.batch - len(batch), 0.2)
         batch += some
         if some:

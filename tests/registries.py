@@ -7,6 +7,7 @@ import pytest
 import rowcast.codecs
 import rowcast.codecs.tensors
 import rowcast.energy
+import rowcast.sources
 import rowcast.sync
 import rowcast.tasks
 from rowcast.training import rules
@@ -15,6 +16,7 @@ REGISTRIES = (
     rowcast.codecs.REGISTRY,
     rowcast.energy.REGISTRY,
     rowcast.sync.REGISTRY,
+    rowcast.sources.REGISTRY,
     rowcast.tasks.TASKS,
     rowcast.codecs.tensors.REGISTRY,
 )

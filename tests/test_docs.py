@@ -546,7 +546,10 @@ EXPORTED: dict[str, str] = {
         Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit
     """,
     "rowcast.loader": "StreamLoader",
-    "rowcast.sources": "",
+    "rowcast.sources": """
+        CsvRow CsvSource DirectorySource KafkaSource McapSource MqttSource PulledSource REGISTRY ReplaySource
+        RosbagSource SourceKind SourceText ValidRange join_sources make_source number_payload register
+    """,
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS
         MOST_REHEARSED Positions RateBatch RateMeter RateTrace Rehearsal Reservoir Sample Source SpeedBatch

@@ -142,7 +142,7 @@ def test_a_plug_in_cannot_take_the_name_of_what_is_built_in(install, caplog) -> 
 
 
 def test_each_kind_has_its_group() -> None:
-    groups = [f"rowcast.{name}" for name in ("codecs", "meters", "policies", "tasks", "tensor_codecs")]
+    groups = [f"rowcast.{name}" for name in ("codecs", "meters", "policies", "sources", "tasks", "tensor_codecs")]
     assert [registry.group for registry in REGISTRIES] == groups
 
 

@@ -236,6 +236,19 @@ def test_samples_that_are_gone_are_skipped_and_counted_where_that_is_wanted(topi
     assert [record.levelno for record in caplog.records if "gone" in record.message] == [logging.WARNING]
 
 
+def test_a_topic_that_was_made_anew_is_an_error_or_said(topic, caplog):
+    topic.put(8)
+    with pytest.raises(
+        StreamGap, match="partition 0 was read up to 7, and the broker has only 2: the topic was made anew"
+    ):
+        topic.source().open(Positions({"0": 7}))
+    source = topic.source(gaps="skip")
+    assert source.open(Positions({"0": 7})) == Positions(dict.fromkeys("0123", 0))
+    assert len(all_of(source, 8)) == 8
+    assert "partition 0 was read up to 7, and the broker has only 2" in caplog.text
+    source.close()
+
+
 #: Little is fetched ahead, so that what is gone later was not here already.
 LITTLE = {"queued.max.messages.kbytes": "64", "fetch.queue.backoff.ms": "10"}
 

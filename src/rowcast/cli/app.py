@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rowcast.cli import compare, demo, report, serve, split, trace, train, validate
+from rowcast.cli import compare, demo, report, serve, split, stream, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
 from rowcast.cli.options import PanelCommand
 from rowcast.cli.streams import steady_output
@@ -42,6 +42,7 @@ app.command("train", cls=PanelCommand)(train.train)
 app.command("demo", cls=PanelCommand)(demo.demo)
 app.add_typer(trace.app)
 app.add_typer(split.app)
+app.add_typer(stream.app)
 app.command("compare", cls=PanelCommand)(compare.compare)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)

@@ -36,9 +36,11 @@ class Drops:
         Args:
             reason: for the table of counts; few different ones.
             what: the first of them, for people.
-            samples: how many.
+            samples: how many; none is nothing to tell.
             level: of the line in the log.
         """
+        if not samples:
+            return
         if reason not in self._counts:
             log.log(
                 level,
@@ -73,6 +75,7 @@ class PulledSource(abc.ABC):
     ) -> None:
         self.name = name
         self._clock, self._pause = clock, pause
+        self._latest = self._back = 0.0
         self._is_open = False
         self._drops = Drops(name)
         self._trouble = ""
@@ -82,6 +85,7 @@ class PulledSource(abc.ABC):
         if self._is_open:
             raise LocalProtocolError(f"source {self.name}: open: it is open already; close it first")
         self._drops, self._trouble = Drops(self.name), ""
+        self._latest, self._back = self._clock(), 0.0
         try:
             begin = self._begin(Positions() if positions is None else positions)
         except BaseException:
@@ -98,9 +102,9 @@ class PulledSource(abc.ABC):
         samples = self._next(at_most)
         if samples or timeout_s <= 0:
             return samples
-        until = self._clock() + timeout_s
+        until = self._now() + timeout_s
         while not samples:
-            left = until - self._clock()
+            left = until - self._now()
             if left <= 0:
                 break
             self._pause(min(left, self._patience_s()))
@@ -158,6 +162,20 @@ class PulledSource(abc.ABC):
     def _patience_s(self) -> float:
         """Seconds to wait before the next look."""
         return POLL_S
+
+    def _now(self) -> float:
+        """Seconds that never go back, whatever the clock does."""
+        now = self._clock() + self._back
+        if now < self._latest:
+            if not self._back:
+                log.warning(
+                    "source %s: the clock went back by %.3g s; it goes on as if it had not",
+                    visible(self.name), self._latest - now,
+                )  # fmt: skip
+            self._back += self._latest - now
+            now = self._latest
+        self._latest = now
+        return now
 
     def _troubled(self, text: str) -> None:
         """Say what is wrong, once."""

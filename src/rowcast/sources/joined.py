@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rowcast.errors import ConfigError, SourceEnded
+from rowcast.errors import ConfigError, RowcastError, SourceEnded
 from rowcast.streams import Positions, Sample, Source
 
 __all__ = ["join_sources"]
@@ -37,8 +37,13 @@ class _Joined:
     def open(self, positions: Positions | None = None) -> Positions:
         begun: dict[str, int] = {}
         for place, source in enumerate(self._sources):
-            found = source.open(None if positions is None else _own(positions, place))
+            try:
+                found = source.open(None if positions is None else _own(positions, place))
+            except BaseException:
+                self._close(self._sources[:place])
+                raise
             begun.update({f"{place}/{name}": position for name, position in found.items()})
+        self._ended = [False] * len(self._sources)
         return Positions(begun)
 
     def take(self, at_most: int, timeout_s: float) -> list[Sample]:
@@ -48,8 +53,14 @@ class _Joined:
         found: list[Sample] = []
         for turn in (0.0, timeout_s / max(len(order), 1)):
             for place in order:
-                if len(found) < at_most and not self._ended[place]:
+                if len(found) >= at_most or self._ended[place]:
+                    continue
+                try:
                     found += self._take(place, at_most - len(found), turn if not found else 0.0)
+                except RowcastError:
+                    if found:
+                        return found  # delivered first; the next call meets the error again
+                    raise
             if found:
                 return found
         if all(self._ended):
@@ -66,17 +77,19 @@ class _Joined:
 
     def commit(self, positions: Positions) -> None:
         for place, source in enumerate(self._sources):
-            own = _own(positions, place)
-            if own:
-                source.commit(own)
+            source.commit(_own(positions, place))
 
     def lag(self) -> int | None:
         lags = [source.lag() for source in self._sources]
         return None if None in lags else sum(lag for lag in lags if lag is not None)
 
     def close(self) -> None:
+        self._close(self._sources)
+
+    @staticmethod
+    def _close(sources: Sequence[Source]) -> None:
         errors: list[Exception] = []
-        for source in self._sources:
+        for source in sources:
             try:
                 source.close()
             except Exception as error:  # the others are closed all the same

@@ -141,8 +141,7 @@ class LineFile:
             if self._gzip:
                 data = cast(gzip.GzipFile, self._file).read1(BLOCK_BYTES)
             else:
-                if self._at_end:
-                    self._check_unchanged()
+                self._check_unchanged()
                 data = self._file.read(BLOCK_BYTES)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             self.cut = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
 import sys
 import threading
@@ -120,10 +121,15 @@ class MqttSource:
         connection ``option.NAME=VALUE`` or ``options=FILE`` with lines of ``name=value``."""
         options = passed_options(text, MQTT_OPTIONS)
         text.port  # noqa: B018 (refuses what is none, and a user's name in front of the host)
+        client = text.one("client", "rowcast")
+        if text.look:  # the session of the device is not taken over, and the broker soon forgets this one
+            client, options = f"rowcast-look-{secrets.token_hex(4)}", {**options, "expiry_s": "1"}
+            if options.get("version", "5") != "5":
+                raise ConfigError(f"source {str(text)!r}: only looking leaves a session behind; set option.version=5")
         return cls(
             text.place.partition("/")[0],
             text.path,
-            client=text.one("client", "rowcast"),
+            client=client,
             gaps=text.one("gaps", "count"),
             sequence=text.one("sequence", "payload"),
             window=int(text.number("window", WINDOW, 1, MOST_WINDOW)),

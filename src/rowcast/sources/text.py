@@ -31,6 +31,8 @@ class SourceText:
         place: what stands between scheme and options. Escapes such as ``%3F`` are decoded where there is a scheme; the
             name of a file is taken as it is.
         options: name -> its values, in the order given; an option may be given several times.
+        look: whoever asks only looks: the source takes nothing away from one that trains on the same, and leaves
+            nothing behind: no file, no session, no group of its own.
 
     >>> text = SourceText.parse("kafka://10.0.0.1:9092/camera?group=a")
     >>> text.scheme, text.host, text.port, text.path, text.one("group")
@@ -40,14 +42,16 @@ class SourceText:
     scheme: str
     place: str
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    look: bool = False
 
     @classmethod
-    def parse(cls, text: str, settings: Mapping[str, Any] | None = None) -> SourceText:
+    def parse(cls, text: str, settings: Mapping[str, Any] | None = None, look: bool = False) -> SourceText:
         """The parts of a text.
 
         Args:
             text: the text.
             settings: further options; a list or tuple gives several values. One that the text has as well is refused.
+            look: nothing is to be taken away, and nothing left behind.
 
         Raises:
             ConfigError: an option without a value, or without a name; one that is given in both ways.
@@ -67,7 +71,7 @@ class SourceText:
                 raise ConfigError(f"source {visible(text)!r}: option {name!r} is given twice; leave one out")
             values = value if isinstance(value, list | tuple) else (value,)
             options[name] = tuple(_told(each) for each in values)
-        return cls(scheme.lower(), unquote(place) if found else place, options)
+        return cls(scheme.lower(), unquote(place) if found else place, options, look)
 
     def __str__(self) -> str:
         """The text as it may be shown: what ends in ``password``, ``secret``, ``token`` or ``key`` is left out."""

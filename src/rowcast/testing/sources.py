@@ -32,6 +32,7 @@ def check_source(
     *,
     seekable: bool = True,
     keeps_commits: bool = False,
+    timed: bool = False,
     dropped: Mapping[str, int] | None = None,
     wait_s: float = 10.0,
     clock: Callable[[], float] | None = None,
@@ -57,12 +58,14 @@ def check_source(
             samples from the start.
         seekable: it can be opened at any positions. One that is not (MQTT) begins behind what was committed.
         keeps_commits: ``open()`` begins at the last commit. One that is not seekable always does.
+        timed: the samples of a finite source come by a clock: its lag counts those that have come.
         dropped: what a finite source drops of all its samples, by reason.
         wait_s: longest time for a sample to come.
         clock: seconds that grow; with it the suite measures how long ``take`` waits. Take that of the source, if it
             has one of its own.
     """
-    suite = _Suite(make, produce, seekable, keeps_commits or not seekable, dict(dropped or {}), wait_s, clock)
+    keeps = keeps_commits or not seekable
+    suite = _Suite(make, produce, seekable, keeps, dict(dropped or {}), wait_s, clock, timed)
     _check_misuse(suite)
     if seekable:
         everything = _check_reading(suite)
@@ -82,6 +85,7 @@ class _Suite:
     dropped: dict[str, int]
     wait_s: float
     clock: Callable[[], float] | None
+    timed: bool
 
     @property
     def finite(self) -> bool:
@@ -197,9 +201,8 @@ def _check_reading(suite: _Suite) -> list[Sample]:
     source.open(Positions())
     left = source.lag()
     count, more = len(everything), sum(suite.dropped.values()) if suite.finite else 0
-    assert left is None or (count if suite.finite else 0) <= left <= count + more, (
-        f"lag {left}, {count} samples are left"
-    )
+    least = count if suite.finite and not suite.timed else 0
+    assert left is None or least <= left <= count + more, f"lag {left}, {count} samples are left"
     one = source.take(1, suite.wait_s)
     assert len(one) == 1, f"take(1) gave {len(one)}"
     again = [*one, *suite.rest(source, count - 1, at_most=count)]

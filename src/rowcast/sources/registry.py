@@ -1,0 +1,73 @@
+"""Sources by what a text stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rowcast.errors import ConfigError, near_match, visible
+from rowcast.registry import Registry
+from rowcast.sources.directory import DirectorySource
+from rowcast.sources.files import recorded
+from rowcast.sources.kafka import KafkaSource
+from rowcast.sources.mqtt import MqttSource
+from rowcast.sources.replay import REPLAY_OPTIONS, ReplaySource
+from rowcast.sources.text import SourceKind, SourceText
+from rowcast.streams import Source
+
+__all__ = ["REGISTRY", "make_source", "register"]
+
+
+def _checked(name: str, kind: object) -> SourceKind:
+    """``kind`` as a kind of source of that scheme."""
+    if not callable(kind):
+        raise ConfigError(
+            f"source {name!r}: expected a function or class method that makes a source of a SourceText, got {kind!r}"
+        )
+    return kind
+
+
+#: What makes a source, by scheme.
+REGISTRY: Registry[SourceKind] = Registry("kind of source", "rowcast.sources", _checked)
+
+
+def register(scheme: str, kind: SourceKind) -> SourceKind:
+    """Add a kind of source, for texts that begin with ``SCHEME://``.
+
+    Raises:
+        ConfigError: a scheme that cannot be one, or that is taken.
+    """
+    return REGISTRY.register(scheme, kind)
+
+
+def make_source(text: str | Path, *, look: bool = False, **settings: Any) -> Source:
+    """The source that a text stands for; not opened yet, and nothing is connected.
+
+    ``drive.csv?time=t_s``, ``drive.csv.gz``, ``drive.mcap?topic=/camera``, the folder of a rosbag2, ``bag.db3``; each
+    of them with ``rate=100``, ``rates=FILE.csv``, ``speed=2`` or ``loop=1`` is played at that rate, and with
+    ``replay://`` in front as it was recorded. ``dir://FOLDER`` is a directory that grows,
+    ``kafka://HOST:PORT/TOPIC`` and ``mqtt://HOST:PORT/TOPIC`` are topics of brokers.
+
+    Args:
+        text: the text; a path is that of a file or folder.
+        look: it is only looked at: a source takes nothing away, and leaves nothing behind (see :class:`SourceText`).
+        settings: options, besides those of the text.
+
+    Raises:
+        ConfigError: a scheme or a kind of file that is not known (the nearest is in the message), options that do not
+            fit, or a library that is not installed.
+    """
+    parts = SourceText.parse(str(text), settings, look)
+    if parts.scheme:
+        if parts.scheme not in REGISTRY:
+            raise ConfigError(
+                f"source {str(parts)!r}: unknown scheme {visible(parts.scheme)!r}; {near_match(parts.scheme, REGISTRY)}"
+            )
+        return REGISTRY.find(parts.scheme)(parts)
+    return ReplaySource.from_text(parts) if set(REPLAY_OPTIONS) & parts.options.keys() else recorded(parts)
+
+
+register("replay", ReplaySource.from_text)
+register("dir", DirectorySource.from_text)
+register("kafka", KafkaSource.from_text)
+register("mqtt", MqttSource.from_text)
