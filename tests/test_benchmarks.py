@@ -27,6 +27,7 @@ TINY = {
     "split_rows": ["--tiny"],
     "split_sockets": ["--tiny"],
     "step_cost": ["--tiny"],
+    "stream_faults": ["--tiny", "--only", "kafka, positions"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],
 }
