@@ -265,10 +265,13 @@ def run(case: Case, seed: int) -> Outcome:
 
     if case.broker == "kafka":
         publish_kafka(case)
+    else:
+        source = make_source(case)  # with it the broker begins to keep what comes
+        source.open()
+        source.close()
+        publish_mqtt(case)
     process = started(case)
     try:
-        if case.broker == "mqtt":  # after the subscription
-            publish_mqtt(case)
         for kill in range(case.kills):
             # At a random sample of the kill's part of the stream, and a random time after it.
             wanted = int(case.samples * (kill + moments.uniform(0.2, 0.8)) / (case.kills + 1))

@@ -22,9 +22,7 @@ def faults(monkeypatch):
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(
-    "k", range(5), ids=["kafka-state", "kafka-commit", "kafka-control", "mqtt-state", "mqtt-commit"]
-)
+@pytest.mark.parametrize("k", [0, 1, 3], ids=["kafka-state", "kafka-commit", "mqtt-state"])
 def test_nothing_is_lost_where_a_reader_is_killed(faults, k):
     case = faults.short(faults.CASES[k])
     if not faults.installed(case.broker):
