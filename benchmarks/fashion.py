@@ -50,14 +50,7 @@ class Fashion(Task):
         self.test_images, self.test_labels = (part[: settings.test_items] for part in _read(folder, "t10k"))
 
     def make_model(self) -> nn.Module:
-        def norm(channels: int) -> list[nn.Module]:
-            return [nn.BatchNorm2d(channels)] if self.settings.norm else []
-
-        return nn.Sequential(
-            *(nn.Conv2d(1, 8, 3, padding=1), *norm(8), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(8, 16, 3, padding=1), *norm(16), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)),
-        )
+        return make_cnn(norm=self.settings.norm)
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=self.settings.lr, momentum=self.settings.momentum)
@@ -67,6 +60,10 @@ class Fashion(Task):
         mine, rng = self._part(index, workers), self.rng(1, index)
         while True:
             yield from rng.permutation(mine).tolist()
+
+    def sample_bytes(self, sample: int) -> int:
+        """Of the pixels and the label."""
+        return 28 * 28 + 1
 
     def collate(self, samples: Any) -> tuple[Tensor, Tensor]:
         places = torch.tensor(samples)
@@ -93,6 +90,30 @@ class Fashion(Task):
         if self.settings.skew:
             return np.flatnonzero(self.labels.numpy() == index % 10)
         return self.rng(0).permutation(len(self.labels))[index::workers]
+
+
+def make_cnn(*, norm: bool = False) -> nn.Module:
+    """Two convolutions and two linear layers, :data:`PARAMETERS` without batch norm."""
+
+    def normed(channels: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(channels)] if norm else []
+
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), *normed(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), *normed(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)),
+    )
+
+
+def write_noise(folder: Path, images: int) -> None:
+    """Files of the same format with so many images of noise each: to run everything, and to learn nothing."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "t10k"):
+        for kind, magic, shape, most in (("images-idx3", 2051, (28, 28), 256), ("labels-idx1", 2049, (), 10)):
+            head = b"".join(number.to_bytes(4, "big") for number in (magic, images, *shape))
+            body = rng.integers(0, most, (images, *shape), dtype=np.uint8).tobytes()
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + body, 1))
 
 
 @lru_cache(maxsize=4)

@@ -101,10 +101,13 @@ def bullet(head: str, text: str) -> str:
     return textwrap.fill(f"- {head} {text}".rstrip(), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def settings(kind: type) -> str:
-    """The fields of a settings class."""
+def settings(kind: type, without: type | None = None) -> str:
+    """The fields of a settings class, without those of another."""
+    left_out = set() if without is None else {field.name for field in dataclasses.fields(without)}
     lines = []
     for entry in config.describe(kind):
+        if entry["name"] in left_out:
+            continue
         facts = f"{entry['default']} {entry['unit']}".rstrip()
         if entry["range"]:
             facts += f"; range {entry['range']}"
@@ -175,6 +178,14 @@ def options_of_tasks() -> str:
     from rowcast.tasks.cruda import CrudaOptions  # late: it loads PyTorch
 
     return settings(CrudaOptions)
+
+
+def drift_options(name: str) -> str:
+    """What may be set of the tasks whose world drifts: of all of them, or more of one."""
+    from rowcast.tasks import TaskSettings, drift  # late: it loads PyTorch
+
+    common = drift.DriftSettings
+    return settings(common, TaskSettings) if name == "" else settings(drift.DRIFT_TASKS[name].Settings, common)
 
 
 def measured_runs() -> str:
@@ -359,6 +370,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "MethodSettings": split_methods,
     "SplitDemoSettings": split_demo,
     "CrudaOptions": options_of_tasks,
+    "DriftSettings": lambda: drift_options(""),
+    "RssiSettings": lambda: drift_options("rssi"),
+    "DigitsSettings": lambda: drift_options("drift-digits"),
     "policies": policies,
     "options": options,
     "option_table": option_table,

@@ -17,6 +17,7 @@ FOLDER = ROOT / "benchmarks"
 #: option ``--tiny`` for it, ``common.reference_layout`` a tiny layout.
 TINY = {
     "beyond": ["--tiny", "--parts", "timing,silence,delivery"],
+    "drift": ["--tiny"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "memory": ["--tiny"],
@@ -28,6 +29,8 @@ TINY = {
     "split_sockets": ["--tiny"],
     "step_cost": ["--tiny"],
     "stream_faults": ["--tiny", "--only", "kafka, positions"],
+    "stream_loader": ["--tiny"],
+    "streams": ["--tiny", "--only", "s1,s2,outdoor,topk"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],
 }

@@ -11,7 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     assert (seen[0].finished, seen[0].total, seen[0].left_s) == (0, 4, None)
     assert (seen[-1].finished, seen[-1].total, seen[-1].left_s, seen[-1].running) == (4, 4, 0.0, ())
     record = json.loads((tmp_path / "cells" / cells[0].name / "done.json").read_text())
-    assert record["cell"] == asdict(cells[0])
+    assert record["cell"] == cells[0].written()
     assert {"rowcast", "python", "torch", "numpy"} <= record["versions"].keys()
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/*")}
@@ -285,7 +285,7 @@ def test_runs_of_a_version_with_other_settings_are_refused(tmp_path: Path) -> No
     """Also where none of them is wanted again: the report would draw them beside the new ones."""
     (tmp_path / "cells" / "bsp_outdoor_w2_btask_c1.5_s0").mkdir(parents=True)
     done = tmp_path / "cells" / "bsp_outdoor_w2_btask_c1.5_s0" / "done.json"
-    settings = asdict(plan_cells(SMALL)[0])
+    settings = plan_cells(SMALL)[0].written()
     del settings["devices"], settings["encode_s"]
     done.write_text(json.dumps({"cell": {**settings, "compute_s": 1.5}}))
     with pytest.raises(ConfigError, match=r"c1\.5_s0: was run by another version .* no devices, no encode_s,"):

@@ -479,7 +479,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
     "rowcast.drivers.virtual": """
-        Clock Device InferenceSimulation ProfileEngine ServerCosts Simulation VirtualRobot VirtualWorker
+        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation VirtualRobot VirtualStream
+        VirtualWorker
     """,
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
@@ -532,12 +533,17 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.sync.families": "ASP BSP DILOCO FLOWN LOCALSGD REGISTRY ROG ROWCAST SSP",
     "rowcast.tasks": """
-        FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task register
+        FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task pack_item
+        register unpack_item
     """,
     "rowcast.tasks.cruda": """
         CRUDA_TASKS ConvMLP ConvMLPConfig CrudaOptions CrudaSettings CrudaTask CrudaWorker DATASETS Dataset
         DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
         load_dataset
+    """,
+    "rowcast.tasks.drift": """
+        DRIFT_TASKS DigitsSettings DriftDigitsTask DriftSettings DriftTask DriftWorker OutdoorTask RecordedTask
+        RssiSettings RssiTask WallTask
     """,
     "rowcast.testing": """
         DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_source check_task check_tensor_codec

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from broker_processes import Mosquitto, all_of, free_port, needs_mosquitto, taking_until
 from rowcast.errors import ConfigError, DataError, StreamGap
+from rowcast.sources import make_source, mqtt_settings, mqtt_topics
 from rowcast.sources import mqtt as mqtt_module
-from rowcast.sources import mqtt_settings, mqtt_topics
 from rowcast.sources.mqtt import MqttSource
 from rowcast.sources.numbering import IN_FLIGHT, LIVES, Arrival, Numbers, number_payload, payload_number
 from rowcast.sources.text import SourceText
@@ -609,3 +609,14 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
     with pytest.raises(ConfigError, match=r"pip install 'rowcast\[mqtt\]'"):
         MqttSource("h", "t")
+
+
+def test_who_only_looks_takes_nothing_from_the_device(broker, producer, name, source):
+    watched = f"mqtt://{broker.address}/{name}?client={name}"
+    look = make_source(watched, look=True)
+    look.open()
+    producer.numbered(name, range(10))
+    assert [sample.position for sample in all_of(look, 10)] == list(range(1, 11))
+    look.close()
+    assert [sample.position for sample in all_of(source, 10)] == list(range(1, 11))
+    assert source.trouble == ""  # its session was not taken over

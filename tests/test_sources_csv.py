@@ -146,10 +146,11 @@ def test_take_waits_for_a_row_and_for_its_end(tmp_path: Path, opened: Opened) ->
     time = FakeTime()
     source = opened(CsvSource(path, follow=True, **time.settings))
     assert source.columns == () and source.lag() == 0
+    assert source.take(1, 0.0) == [] and source.trouble == "it has no header line yet"
     pieces = iter(["t_", "s,x\n", "0,", "1", "\n2,2\n"])
     time.meanwhile = lambda: append(path, next(pieces, ""))
     assert [sample.payload.line for sample in source.take(1, 10.0)] == [b"0,1"]
-    assert time.pauses == 5 and source.lag() == 1
+    assert time.pauses == 5 and source.lag() == 1 and source.trouble == ""
     assert len(source.take(5, 10.0)) == 1
     before = time.now
     assert source.take(1, 0.5) == [] and time.now == pytest.approx(before + 0.5)
@@ -217,7 +218,10 @@ def test_what_was_written_as_csv_is_read(tmp_path_factory: pytest.TempPathFactor
     assert found == rows
 
 
-@given(st.binary(max_size=300), st.integers(0, 12), st.sampled_from([1, 2, 7, 1000]))
+pieces_of_lines = st.lists(st.sampled_from([b"\n", b"\n\n", b"a", b"bb\r", b"c" * 5])).map(b"".join)
+
+
+@given(pieces_of_lines, st.integers(0, 12), st.sampled_from([1, 2, 7, 1000]))
 def test_lines_are_those_of_the_content(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, skipped: int, block: int
 ) -> None:

@@ -73,19 +73,16 @@ def test_only_complete_files(tmp_path: Path, opened: Opened) -> None:
     assert source.take(9, 5.0) == []
     (tmp_path / "a.part").rename(tmp_path / "a")
     assert len(source.take(9, 0.0)) == 1
-    path = put(tmp_path, "z", b"", at=LONG_AGO + time.now)
-    growth = iter([b"1", b"12", b"123"])
+    path, began = put(tmp_path, "z", b"", at=LONG_AGO * 2), time.now
+    os.utime(tmp_path, (LONG_AGO, LONG_AGO))  # nothing new comes, but one is waited for
 
     def grow() -> None:
-        content = next(growth, None)
-        if content is not None:
-            path.write_bytes(content)
-            os.utime(path, (LONG_AGO + time.now, LONG_AGO + time.now))
+        path.write_bytes(b"x" * min(int((time.now - began) / 0.7), 2))
+        os.utime(path, (LONG_AGO * 2, LONG_AGO * 2))  # the size alone tells
 
     time.meanwhile = grow
-    began = time.now
-    assert contents(source.take(9, 5.0)) == [b"123"]
-    assert 1.0 <= time.now - began <= 1.2
+    assert contents(source.take(9, 5.0)) == [b"xx"]
+    assert 2.4 <= time.now - began <= 2.5
 
 
 def test_a_time_in_the_future_does_not_keep_a_file_back(tmp_path: Path, opened: Opened) -> None:
@@ -145,6 +142,56 @@ def test_who_only_looks_leaves_nothing_behind(tmp_path: Path, opened: Opened) ->
     for source in (make_source(f"dir://{tmp_path}", look=True), make_source(f"dir://{tmp_path}", index="none")):
         assert len(opened(source).take(9, 0.0)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_name_that_was_deleted_and_comes_again_is_read_again(tmp_path: Path, opened: Opened) -> None:
+    source = opened(directory(tmp_path, FakeTime()))
+    for content in (b"1", b"2"):
+        path = put(tmp_path, "a", content)
+        assert contents(source.take(9, 0.0)) == [content]
+        assert source.take(9, 0.0) == []
+        path.unlink()
+        assert source.take(9, 0.0) == []
+
+
+def test_a_directory_is_listed_only_when_it_may_have_changed(
+    tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time, whole, listings = FakeTime(), os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: listings.append(path) or whole(path))
+
+    def touched(at: float) -> None:
+        os.utime(tmp_path, (at, at))
+        listings.clear()
+
+    source = opened(directory(tmp_path, time, index=None))
+    touched(LONG_AGO)
+    assert source.take(1, 1.0) == [] and len(listings) == 1
+    put(tmp_path, "a")
+    touched(LONG_AGO + time.now - 1.0)  # too near: another file may come without moving it on
+    assert len(source.take(1, 0.0)) == 1 and source.take(1, 0.2) == [] and len(listings) > 5
+    put(tmp_path, "b")
+    os.utime(tmp_path, (LONG_AGO + time.now - 1.2, LONG_AGO + time.now - 1.2))
+    assert len(source.take(1, 0.0)) == 1
+
+
+def test_a_listing_that_takes_long_is_made_less_often(
+    tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time, whole, listings = FakeTime(), os.scandir, []
+
+    def slow(path: Path) -> Any:
+        time.now += 0.1
+        listings.append(time.now)
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", slow)
+    source = opened(directory(tmp_path, time, settle_s=0.0))
+    time.meanwhile = lambda: put(tmp_path, str(time.pauses)) and None
+    for _ in range(500):
+        source.take(1, 0.02)
+        time.pause(0.02)
+    assert 0.7 <= 0.1 * len(listings) / (time.now - 100.0) * 20 <= 1.1
 
 
 def test_a_line_that_was_written_in_part_is_written_anew(tmp_path: Path, opened: Opened) -> None:

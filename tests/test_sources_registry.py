@@ -23,7 +23,7 @@ from rowcast.sources import (
     make_source,
     register,
 )
-from rowcast.streams import Source
+from rowcast.streams import Positions, Source
 
 
 def test_what_stands_for_which(tmp_path: Path) -> None:
@@ -48,6 +48,14 @@ def test_what_stands_for_which(tmp_path: Path) -> None:
     for text, kind in kinds.items():
         source = make_source(text)
         assert type(source) is kind and isinstance(source, Source), text
+
+
+def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a?rate=b%20.csv", 3)
+    source = make_source(path, time="t_s")
+    assert source.open() == Positions({path.name: 0})
+    assert len(source.take(9, 0.0)) == 3
+    source.close()
 
 
 def test_an_unknown_scheme_or_ending(tmp_path: Path) -> None:

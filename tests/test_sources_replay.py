@@ -139,6 +139,18 @@ def test_looped_it_goes_on_exactly(
     ]
 
 
+def test_looped_partitions_may_be_laps_apart(tmp_path: Path, opened: Opened) -> None:
+    path, time = tmp_path / "a.mcap", FakeTime()
+    write_mcap(path, topics=("/a", "/b"), count=10)
+    behind = Positions({"/a": 17, "/b": 3})
+    source = opened(ReplaySource(McapSource(path), rates=1000.0, loop=True, **time.settings), behind)
+    time.now += 1.0
+    samples = taken(source, 40)
+    for topic, first in behind.items():
+        found = [sample.position for sample in samples if sample.partition == topic]
+        assert found == list(range(first + 1, first + 1 + len(found))) and len(found) > 5
+
+
 def test_what_is_dropped_in_each_lap_is_counted(tmp_path: Path, opened: Opened) -> None:
     path, time = write_csv(tmp_path / "a.csv", 10), FakeTime()
     with path.open("a") as file:

@@ -235,7 +235,8 @@ def test_the_team_shares_its_batch_in_proportion() -> None:
     assert team.supply(a=10.0) == {"a": 100, "b": None, "c": None}
     assert team.supply(b=30.0, c=0.0) == {"a": 25, "b": 75, "c": 0}
     assert team.supply(c=20.0) == {"a": 17, "b": 50, "c": 33}
-    assert team.nodes["a"].supplier.team_rate == pytest.approx(60.0)
+    assert team.supply(c=30.0) == {"a": 14, "b": 43, "c": 43}
+    assert team.nodes["a"].supplier.team_rate == pytest.approx(70.0)
 
 
 def test_what_changes_by_less_than_the_dead_band_is_not_said() -> None:
@@ -244,8 +245,21 @@ def test_what_changes_by_less_than_the_dead_band_is_not_said() -> None:
     before = len(team.said)
     assert team.supply(a=10.4, b=9.6) == {"a": 50, "b": 50}
     assert len(team.said) == before
-    assert team.supply(a=11.0) == {"a": 52, "b": 48}
-    assert team.supply("team:200", a=11.0) == {"a": 105, "b": 48}
+    assert team.supply(a=12.0) == {"a": 55, "b": 45}
+    assert team.supply("team:200", a=12.0) == {"a": 109, "b": 45}
+
+
+def test_in_a_large_team_only_those_are_told_whose_share_changes_much() -> None:
+    names = [f"w{place}" for place in range(20)]
+    team = Shared(names)
+    shares = team.supply("team:2000", **dict.fromkeys(names, 10.0))
+    assert sum(share or 0 for share in shares.values()) == pytest.approx(2000, rel=0.05)
+    before = len(team.said)
+    changed = team.supply("team:2000", w3=15.0)
+    assert changed["w3"] == 146 and changed["w19"] == 100 and len(team.said) < before + 20
+    again = len(team.said)
+    assert team.supply("team:2000", w3=15.8)["w3"] == 154 and len(team.said) == again + 2
+    assert team.supply("team:2000", w5=40.0)["w19"] == 85
 
 
 def test_those_who_come_and_go_change_the_shares() -> None:

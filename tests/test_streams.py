@@ -356,12 +356,12 @@ def test_a_truncated_queue_is_a_second_and_a_batch_at_most(rate, cost_s, rule):
 
 
 def test_positions_of_a_batch_are_behind_everything_before_it():
-    feed = Feed(FixedBatch(3), parse_buffer("truncate:4"), positions=Positions({"0": 2}))
+    feed = Feed(FixedBatch(3), parse_buffer("truncate:6"), positions=Positions({"0": 2}))
     feed.arrived(0.0, [*samples(10, 2), *samples(2, 0, partition="1")])
     batch = feed.take(1.0)
-    assert [(one.partition, one.position) for one in batch.samples] == [("0", 8), ("0", 9), ("0", 10)]
-    assert batch.positions == {"0": 10} and batch.dropped == 5
-    assert feed.take(1.0).positions == {"0": 12, "1": 1}
+    assert [(one.partition, one.position) for one in batch.samples] == [("0", 9), ("0", 10), ("0", 11)]
+    assert batch.positions == {"0": 11} and batch.dropped == 6
+    assert feed.take(1.0).positions == {"0": 12, "1": 2}
 
 
 def test_the_end_of_a_stream_is_a_smaller_batch():

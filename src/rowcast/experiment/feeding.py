@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,14 +53,19 @@ class Feeding:
 
 
 def find_streams(text: str) -> StreamPattern:
-    """The pattern of a text; that of a recording has its whole path as its text.
+    """The pattern of a text; its own text is the shortest that says the same, a recording's its whole path.
 
     Raises:
         ConfigError: the text has none of the forms, or a rate is out of its range.
         DataError: a recording cannot be read, or breaks its format.
     """
     if not text.strip().lower().endswith(SUFFIX):
-        return parse_streams(text)
+        pattern = parse_streams(text)
+        if pattern.name:
+            short = pattern.name if pattern.every_s is None else f"{pattern.name}~{pattern.every_s:.12g}"
+        else:
+            short = "/".join(f"{trace.rate_at(0.0):.12g}" for trace in pattern.traces)
+        return replace(pattern, text=short)
     path = Path(text.strip()).resolve()
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -12,7 +12,7 @@ from rowcast.errors import SourceEnded
 from rowcast.experiment.settings import StreamSettings
 from rowcast.loader import StreamLoader
 from rowcast.optim import Optimizer
-from rowcast.sources import join_sources, make_source
+from rowcast.sources.joined import join_sources
 from rowcast.tasks import TaskWorker
 
 __all__ = ["Computed", "computing", "streaming"]
@@ -65,6 +65,8 @@ def streaming(
     if settings is None or not settings.sources:
         yield None
         return
+    from rowcast.sources.registry import make_source
+
     loader = StreamLoader(
         join_sources([make_source(text) for text in settings.sources]),
         robot.task.decode,

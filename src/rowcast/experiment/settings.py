@@ -250,7 +250,7 @@ class Comparison(Checked):
     batch: tuple[int | str, ...] = setting(
         (),
         "Items of one step of one robot; or a rule that says when how many samples make a batch: 'fixed:64', "
-        "'rate:1s', 'team:1024', 'speed:1024' (docs/streams.md). None: the task's; with streams 'team:' with 64 for "
+        "'rate:1s', 'team:1024', 'speed:1024'. None: the task's; with streams 'team:' with 64 for "
         "each robot.",
         low=1,
         high=65_536,

@@ -247,7 +247,7 @@ class StreamLoader(IterableDataset[Any]):
         if self._optimizer is None or self._team is None:
             return
         self.commit(self._optimizer.delivered)
-        self._team.supply(self.rule, feed.rate(time.monotonic()))
+        self._team.supply(self.rule, feed.supply(time.monotonic()))
         feed.share = self._team.share
 
     def _announce(self, batch: FeedBatch, samples: int) -> None:

@@ -155,5 +155,5 @@ class StreamTeam(TeamLike, Protocol):
 
         Args:
             rule: of its batches.
-            rate: of its stream (samples/s); ``None``: not known yet.
+            rate: that its stream allows (samples/s), see :meth:`rowcast.streams.Feed.supply`; ``None``: not known yet.
         """

@@ -18,7 +18,7 @@ from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError, visible
 from rowcast.metric import Metric, metrics_from_json
 from rowcast.report.journals import read_robots
-from rowcast.report.values import Conditions, Experiment, Run
+from rowcast.report.values import Conditions, Experiment, Feeding, Run
 
 __all__ = ["ACCURACY", "read_experiment", "read_run", "worker_journals"]
 
@@ -106,7 +106,7 @@ def _read_finished(path: Path, power: PowerStates, notes: list[str]) -> Run:
     content = _read_json(path)
     try:
         cell = content["cell"]
-        conditions = Conditions(cell["links"], cell["devices"], cell["workers"], cell["batch"])
+        conditions = Conditions(cell["links"], cell["devices"], cell["workers"], cell["batch"], _feeding(cell, path))
         seconds = 3600.0 * cell["hours"]
         policy, seed = cell["policy"], cell["seed"]
     except (KeyError, TypeError) as error:
@@ -120,6 +120,17 @@ def _read_finished(path: Path, power: PowerStates, notes: list[str]) -> Run:
     notes += team.notes
     versions = _object(content, "versions", path)
     return Run(path.parent, policy, seed, conditions, seconds, cell, versions, metrics, team.robots)
+
+
+def _feeding(cell: Mapping[str, Any], path: Path) -> Feeding | None:
+    """Where the batches of a run are from; ``None``: its task, as of all runs before there were streams."""
+    found = cell.get("feeding")
+    if found is None:
+        return None
+    names = [field.name for field in dataclasses.fields(Feeding)]
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
+        raise ConfigError(f"{path}: cell: feeding = {found!r} is not what 'rowcast compare' writes")
+    return Feeding(**{name: found[name] for name in names})
 
 
 def _check_settings(path: Path, policy: Any, seed: Any, conditions: Conditions, seconds: float) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +27,9 @@ from rowcast.report.curves import ALONG, Along
 from rowcast.report.measures import is_share, step_count, words_of
 from rowcast.report.moments import MOST_LANES, first_seed_timeline, micro_table
 from rowcast.report.panel_figures import draw_micro, draw_sensitivity
-from rowcast.report.table import Table, Value, shown, table_of
+from rowcast.report.parts import Section, TableOrFigure, across
+from rowcast.report.stream_sections import stream_sections
+from rowcast.report.table import Table
 from rowcast.report.targets import target_table
 from rowcast.report.timeline import state_shares
 from rowcast.report.timeline_figure import draw_timeline
@@ -36,41 +37,12 @@ from rowcast.report.values import Conditions, Experiment, Groups
 
 __all__ = ["Section", "TableOrFigure", "sections"]
 
-#: An interval that is narrower than this share of its mean is rounding.
-_NOISE = 1e-12
 #: What a metric is drawn against -> label of the axis, and what the caption says of it.
 _AXES: dict[Along, tuple[str, str]] = {
     "steps": ("steps (iterations of each robot)", "iteration at which each robot measured"),
     "time": ("time (s)", "time of each measurement"),
     "energy": ("energy of the team (J)", "time of each measurement and events 'step', priced by the power states"),
 }
-
-
-@dataclass(frozen=True)
-class TableOrFigure:
-    """A figure with its numbers, or a table alone.
-
-    Attributes:
-        name: of its files, without the suffix.
-        title, caption: of the page; the caption says which numbers of the journals it is made from.
-        numbers: what the CSV file holds; ``shown``: the same as a table of the page has them.
-        draw: writes the figure to a path; ``None`` for a table.
-    """
-
-    name: str
-    title: str
-    caption: str
-    numbers: Table
-    shown: Table
-    draw: Callable[[Path], None] | None = None
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page under one heading."""
-
-    title: str
-    parts: tuple[TableOrFigure, ...]
 
 
 def sections(experiment: Experiment) -> tuple[list[Section], list[str]]:
@@ -82,6 +54,7 @@ def sections(experiment: Experiment) -> tuple[list[Section], list[str]]:
         groups = experiment.by_policy(conditions)
         notes += _left_out(groups, experiment.metrics, conditions)
         found.append(Section(str(conditions), tuple(_of_conditions(experiment, groups, conditions, suffix, notes))))
+    found += stream_sections(experiment)
     parts = [
         _sensitivity(axis, table, experiment.metrics, each[0]) for axis, table in sensitivity_tables(experiment).items()
     ]
@@ -161,7 +134,7 @@ def _summaries(groups: Groups, metrics: Sequence[Metric], suffix: str) -> Iterat
         "What the runs came to",
         f"Events 'step' and 'metric' of all robots; mean and 95 % interval.{better}",
         summary,
-        _across(summary),
+        across(summary),
     )
     paired = paired_table(groups, metrics)
     if paired.rows:
@@ -172,7 +145,7 @@ def _summaries(groups: Groups, metrics: Sequence[Metric], suffix: str) -> Iterat
             f"As the summary, each run against the one with the same seed and so the same links: {differ} by their "
             f"difference, all else by its ratio.{better}",
             paired,
-            _across(paired),
+            across(paired),
         )
 
 
@@ -268,36 +241,14 @@ def _sensitivity(axis: str, table: Table, metrics: Sequence[Metric], conditions:
     )
 
 
-def _across(summary: Table) -> Table:
-    """Measures with a line for each policy, as one reads them."""
-    measures = summary.distinct("measure")
-
-    def line(policy: str) -> list[Value]:
-        own = summary.where(policy=policy)
-        found = [own.where(measure=measure).rows for measure in measures]
-        written = [_with_interval(*rows[0][-4:]) if rows else "" for rows in found]
-        return [policy, *written, max(int(count) for count in own.numbers("seeds"))]
-
-    return table_of(("policy", *measures, "seeds"), (line(policy) for policy in summary.distinct("policy")))
-
-
-def _with_interval(mean: Value, low: Value, high: Value, count: Value) -> str:
-    if mean is None:
-        return ""
-    assert isinstance(mean, float)
-    if not isinstance(high, float):
-        return shown(mean)
-    half = high - mean
-    return f"{shown(mean)} ± {shown(half if half > _NOISE * abs(mean) else 0.0)}"
-
-
 def _suffixes(each: Sequence[Conditions]) -> list[str]:
     """What the names of the files under each conditions end in: nothing for a single one, else links and devices."""
     if len(each) == 1:
         return [""]
     found: list[str] = []
     for conditions in each:
-        text = f"{Path(conditions.links).name}-{conditions.devices_name}"
+        stream = conditions.feeding.stream if conditions.feeding else ""
+        text = f"{Path(conditions.links).name}-{conditions.devices_name}-{stream}"
         plain = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
         numbered = (f"-{plain}" if k == 1 else f"-{plain}-{k}" for k in itertools.count(1))
         found.append(next(name for name in numbered if name not in found))

@@ -51,18 +51,28 @@ FAMILIES: Mapping[str, str] = {
     "rog": "#0072B2",
     "rowcast": "#D55E00",
 }
+#: Rule of batches (the text before a colon) -> colour; the same in every figure.
+RULES: Mapping[str, str] = {
+    "fixed": "#000000",
+    "rate": "#E69F00",
+    "team": "#D55E00",
+    "speed": "#0072B2",
+}
 _OTHER = "#009E73"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
 INK, FAINT = "#222222", "#8A8A8A"
 _DPI = 150
+#: Inches of a letter of a legend, about, and of what stands before a text; share of a figure beside the headline.
+_LETTER, _HANDLE, _BESIDE = 0.07, 0.7, 0.8
 
 
 def line_styles(policies: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Colour by family, line style by place within the family, marker by place in the figure."""
+    """Colour by family or rule, line style by place within the family, marker by place in the figure."""
     seen: dict[str, Iterator[int]] = {}
     for place, policy in enumerate(policies):
-        colour = FAMILIES.get(policy.partition(":")[0], _OTHER)
+        family = policy.partition(":")[0]
+        colour = FAMILIES.get(family) or RULES.get(family, _OTHER)
         within = next(seen.setdefault(colour, count()))
         yield colour, _LINES[within % len(_LINES)], _MARKERS[place % len(_MARKERS)]
 
@@ -85,11 +95,18 @@ def seconds_text(value: float) -> str:
 
 
 def figure_legend(figure: Figure, axes: Axes) -> None:
-    """A legend of what is in ``axes``, at the right of the headline: in two rows where one would run into it."""
+    """A legend of what is in ``axes``, at the right of the headline: in two rows where one would run into it.
+
+    Where both would, it stands below.
+    """
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         columns = len(labels) if len(labels) <= 4 else -(-len(labels) // 2)
-        figure.legend(handles, labels, loc="outside upper right", ncols=columns, frameon=False)
+        inches = columns * (_LETTER * max(map(len, labels)) + _HANDLE)
+        if inches <= _BESIDE * figure.get_figwidth():
+            figure.legend(handles, labels, loc="outside upper right", ncols=columns, frameon=False)
+        else:
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def headline(figure: Figure, text: str) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "Array",
     "Conditions",
     "Experiment",
+    "Feeding",
     "Groups",
     "Robot",
     "Run",
@@ -95,6 +96,32 @@ class Robot:
 
 
 @dataclass(frozen=True)
+class Feeding:
+    """Where the batches of a run are from that a rule makes; texts as in the settings.
+
+    Attributes:
+        rates: of the streams; '' where there were always enough samples.
+        batch: the rule.
+        buffer, inject: '' for none.
+    """
+
+    rates: str
+    batch: str
+    buffer: str
+    inject: str
+
+    @property
+    def stream(self) -> str:
+        """The stream in a few words; '' without one."""
+        return Path(self.rates).name if self.rates else ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Batch, buffer and injection, as far as there are any."""
+        return tuple(filter(None, (self.batch, self.buffer, self.inject and f"injection {self.inject}")))
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What is the same for the runs of one figure."""
 
@@ -102,11 +129,18 @@ class Conditions:
     devices: str | None
     workers: int
     batch: int | None
+    feeding: Feeding | None = None
 
     def __str__(self) -> str:
         batch = "" if self.batch is None else f", batch {self.batch}"
+        return f"{self.team}{batch}{''.join(f', {part}' for part in self.feeding.words) if self.feeding else ''}"
+
+    @property
+    def team(self) -> str:
+        """All but the batches."""
         robots = "1 robot" if self.workers == 1 else f"{self.workers} robots"
-        return f"{Path(self.links).name}, {robots}{self._gradient}{batch}"
+        stream = f", stream {self.feeding.stream}" if self.feeding and self.feeding.rates else ""
+        return f"{Path(self.links).name}, {robots}{self._gradient}{stream}"
 
     @property
     def devices_name(self) -> str:
@@ -189,16 +223,19 @@ class Experiment:
 
     @property
     def conditions(self) -> list[Conditions]:
-        """Those of the main figures: every kind of link and device, with the first size of team and of batch."""
+        """Those of the main figures: every kind of link, device and stream, with the first of all else."""
         found = list(dict.fromkeys(run.conditions for run in self.runs))
         base = self.base
-        kept = [each for each in found if (each.workers, each.batch) == (base.workers, base.batch)]
+        alike = (base.workers, base.batch, base.feeding and base.feeding.words)
+        kept = [each for each in found if (each.workers, each.batch, each.feeding and each.feeding.words) == alike]
         return kept or found[:1]
 
     @property
     def base(self) -> Conditions:
         """The first conditions of the settings that have a finished run, by workers and batch."""
         wanted = [_first(self.settings.get(name)) for name in ("workers", "batch")]
+        if isinstance(wanted[1], str):
+            wanted[1] = None  # a rule: of several, runs with the first stand first
         for run in self.runs:
             if [run.conditions.workers, run.conditions.batch] == wanted:
                 return run.conditions

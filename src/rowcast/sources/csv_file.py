@@ -237,6 +237,7 @@ class CsvSource(PulledSource):
     def _next(self, at_most: int) -> list[Sample]:
         if self._columns is None:
             self._read_header()
+            self._trouble = "" if self._columns else "it has no header line yet"
         if self._columns is None or self._lines is None:
             return []
         while lines := self._lines.lines(at_most):

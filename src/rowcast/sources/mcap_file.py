@@ -12,7 +12,7 @@ from rowcast.errors import ConfigError, DataError, SourceEnded, StreamGap, near_
 from rowcast.sources.base import PulledSource
 from rowcast.sources.mcap_index import DamagedChunk, McapFile, Segment
 from rowcast.sources.text import SourceText
-from rowcast.streams import Positions, Sample
+from rowcast.streams import MOST_PARTITIONS, Positions, Sample
 
 __all__ = ["BAG_OPTIONS", "McapSource", "chosen_topics", "in_order"]
 
@@ -103,7 +103,6 @@ class McapSource(PulledSource):
             for topic, count in _by_topic(file, segment).items():
                 if topic in self._at:
                     lost = max(before[topic] + count - max(self._at[topic], before[topic]), 0)
-                    self._at[topic] += lost
                     self._count -= lost
                     self._drops.count("damaged", f"{file.path}: the chunk at byte {segment.offset}: {error}", lost)
             return
@@ -139,14 +138,19 @@ def chosen_topics(name: str, there: Iterable[str], wanted: Sequence[str]) -> lis
     """The topics to deliver, in the order of their names.
 
     Raises:
-        ConfigError: one that is wanted is not there; the message has the nearest.
+        ConfigError: one that is wanted is not there (the message has the nearest), or they are too many.
     """
     known = sorted(set(there))
     for topic in wanted:
         if topic not in known:
             hint = near_match(topic, known) if known else "there are none"
             raise ConfigError(f"{name}: no topic {visible(topic)!r}; {visible(hint)}")
-    return sorted(set(wanted)) or known
+    chosen = sorted(set(wanted)) or known
+    if len(chosen) > MOST_PARTITIONS:
+        raise ConfigError(
+            f"{name}: {len(chosen)} topics, and at most {MOST_PARTITIONS} can be read; choose: topic=NAME"
+        )
+    return chosen
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def make_source(text: str | Path, *, look: bool = False, **settings: Any) -> Sou
     ``kafka://HOST:PORT/TOPIC`` and ``mqtt://HOST:PORT/TOPIC`` are topics of brokers.
 
     Args:
-        text: the text; a path is that of a file or folder.
+        text: the text; a ``Path`` is that of a file or folder as it is, whatever characters it has.
         look: it is only looked at: a source takes nothing away, and leaves nothing behind (see :class:`SourceText`).
         settings: options, besides those of the text.
 
@@ -57,7 +58,9 @@ def make_source(text: str | Path, *, look: bool = False, **settings: Any) -> Sou
         ConfigError: a scheme or a kind of file that is not known (the nearest is in the message), options that do not
             fit, or a library that is not installed.
     """
-    parts = SourceText.parse(str(text), settings, look)
+    parts = SourceText.parse("" if isinstance(text, Path) else text, settings, look)
+    if isinstance(text, Path):
+        parts = replace(parts, place=str(text))
     if parts.scheme:
         if parts.scheme not in REGISTRY:
             raise ConfigError(

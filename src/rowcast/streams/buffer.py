@@ -135,9 +135,14 @@ class Buffer:
             taken.append(sample)
         return taken, waited_s / max(len(taken), 1)
 
-    def truncate(self, rate: float | None) -> list[Sample]:
-        """A step is over: drop what is beyond the rule, the oldest first; what was dropped."""
-        return self._cut(self.rule.keeps(rate), "truncated") if self.rule.truncates else []
+    def truncate(self, rate: float | None, batch: int = 0) -> list[Sample]:
+        """Drop what is beyond the rule, the oldest first; what was dropped.
+
+        Args:
+            rate: of the stream (samples/s), where it is known.
+            batch: samples that are about to be taken, and are kept in any case.
+        """
+        return self._cut(max(self.rule.keeps(rate), batch), "truncated") if self.rule.truncates else []
 
     def _cut(self, keep: float, why: str) -> list[Sample]:
         return [self._drop(why) for _ in range(max(len(self._queue) - int(min(keep, len(self._queue))), 0))]

@@ -66,12 +66,22 @@ class Feed:
         self._meter = RateMeter()
         self._since = math.nan
         self._wanted_at: float | None = None
+        self._left = 0
         self._most_queued = 0
         self._dropped = 0
 
     def rate(self, now: float) -> float | None:
         """Of the stream (samples/s); ``None`` while nobody can know."""
         return self._meter.rate(now)
+
+    def supply(self, now: float) -> float | None:
+        """What the next batch can draw on: the rate, and beside it what the last batch has left, used up in a second.
+
+        So who holds more than its share takes more of the team's next batch, and nobody's queue stays long while
+        another one's is empty.
+        """
+        rate = self.rate(now)
+        return None if rate is None else rate + self._left
 
     def arrived(self, now: float, samples: Sequence[Sample], times_s: Sequence[float] | None = None) -> None:
         """Samples have arrived; none says that time has passed. The stream begins with the first call.
@@ -98,7 +108,9 @@ class Feed:
                 return None
         elif held.queued < self.rule.needs(held) or now < self.rule.begins_at(held):
             return None
-        samples, age_s = self.buffer.take(now, self.rule.takes(held))
+        count = self.rule.takes(held)
+        self._pass(self.buffer.truncate(self.rate(now), count))
+        samples, age_s = self.buffer.take(now, count)
         self.positions = self.positions.behind(samples)
         self._pass(self.buffer.truncate(self.rate(now)))
         dropped = sum(self.buffer.dropped.values())
@@ -111,6 +123,7 @@ class Feed:
             self.positions,
         )
         self._since, self._wanted_at = now, None
+        self._left = len(self.buffer)
         self._dropped, self._most_queued = dropped, len(self.buffer)
         return batch
 

@@ -172,7 +172,8 @@ class Importance(_Kept):
     easy. What is drawn: one after the other, in proportion to the losses of those that are left.
 
     A sample whose loss is not known counts as the costliest that is kept, so that it is tried soon. A loss that is no
-    finite number leaves things as they are. It has not paid so far: see :mod:`rowcast.tasks.drift`.
+    finite number leaves things as they are. It gave less than a :class:`Reservoir` in each task of
+    :mod:`rowcast.tasks.drift` where that pays.
 
     Source: P. Efraimidis, P. Spirakis, "Weighted Random Sampling with a Reservoir", Information Processing Letters 97,
     2006.

@@ -55,6 +55,7 @@ from rowcast.optim.team import TeamLike
 from rowcast.streams import Sample
 from rowcast.tasks.items import unpack_item
 from rowcast.tasks.options import TaskOptions, options_of
+from rowcast.tasks.sizes import bytes_of
 from rowcast.tasks.states import State, load_npz_state, save_npz_state
 
 __all__ = ["Metric", "Task", "TaskSettings", "TaskWorker"]
@@ -154,6 +155,10 @@ class Task(ABC):
             Exception: it is no such sample; it is dropped and counted.
         """
         return unpack_item(sample.payload)
+
+    def sample_bytes(self, sample: Any) -> int:
+        """Bytes of one of :meth:`samples` where it is given away raw; here, of the tensors and numbers in it."""
+        return bytes_of(sample)
 
     def worker(self, index: int, workers: int) -> TaskWorker:
         """The part of worker ``index`` (from 0) of a team of ``workers``.

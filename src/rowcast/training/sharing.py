@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from rowcast.errors import RemoteProtocolError
 from rowcast.streams import share
+from rowcast.streams.sharing import DEAD_BAND
 from rowcast.training.member import Member
 from rowcast.wire import Message, Share, Supply
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from rowcast.training.team import Team
 
 __all__ = ["Sharing"]
+
+#: Where so many workers share a batch, everybody is told of every change; beyond, not of small ones.
+SMALL_TEAM = 16
 
 #: What a worker may say of itself: samples a second, and samples of a team's batch.
 MOST_RATE, MOST_SAMPLES = 1e9, 10**9
@@ -22,7 +26,8 @@ class Sharing:
     """Tells each worker its share, in proportion to what each can train on, by the largest remainder.
 
     The shares of those whom the gate counts sum up to the batch. They are looked at again when a worker says that
-    what it can train on has changed, and when workers come or go.
+    what it can train on has changed, and when workers come or go. Who has said so is told its share at once, and in a
+    small team so is everybody; in a large one others hear when theirs has changed by more than the dead band.
 
     Args:
         team: the team.
@@ -47,14 +52,14 @@ class Sharing:
                 f"{supply.total}"
             )
         self._supplies[member.name] = supply
-        self._share_out()
+        self._share_out(member)
 
     def refresh(self) -> None:
         """Share out again if somebody has come or gone since the last time."""
         if self._supplies and self._epoch != self._team.gate.epoch:
             self._share_out()
 
-    def _share_out(self) -> None:
+    def _share_out(self, asker: Member | None = None) -> None:
         team = self._team
         self._epoch = team.gate.epoch
         for name in self._supplies.keys() - team.members.keys():
@@ -71,12 +76,13 @@ class Sharing:
         for place, member in enumerate(sharing):
             total = self._supplies[member.name].total
             if member.link is not None:
-                self._tell(member, Share(shares[total][place], sum(rates)))
+                at_once = asker is None or member is asker or len(sharing) <= SMALL_TEAM
+                self._tell(member, Share(shares[total][place], sum(rates)), 0.0 if at_once else DEAD_BAND)
 
-    def _tell(self, member: Member, message: Share) -> None:
-        """Tell a member its share, if it does not know it on this connection."""
+    def _tell(self, member: Member, message: Share, band: float) -> None:
+        """Tell a member its share, unless on this connection it knows one that differs by this share of it at most."""
         link, told = self._told.get(member.name, (None, None))
-        if told is not None and link is member.link and told.samples == message.samples:
+        if told is not None and link is member.link and abs(message.samples - told.samples) <= band * told.samples:
             return
         assert member.link is not None
         self._told[member.name] = member.link, message

@@ -49,7 +49,7 @@ class Supplier:
 
         Args:
             rule: of the worker's batches.
-            rate: of its stream (samples/s); ``None``: not known.
+            rate: that its stream allows (samples/s); ``None``: not known.
         """
         usable = self._usable(rule, rate)
         # Beyond 1e9 a server takes it for nonsense.

@@ -120,7 +120,7 @@ class VirtualStream:
         worker, feed = self._worker, self._feed
         rule = feed.rule
         if rule.shares_by:
-            worker.supply(rule, feed.rate(now))
+            worker.supply(rule, feed.supply(now))
             feed.share = worker.share
             if feed.share is None and rule.shares_by == "speed":
                 feed.share = max(rule.total // max(worker.members, 1), 1)

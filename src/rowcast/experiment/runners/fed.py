@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
-from torch import Tensor
 
 from rowcast.drivers.virtual import Gifts, VirtualStream, VirtualWorker
 from rowcast.errors import ConfigError, SourceEnded
@@ -15,7 +12,7 @@ from rowcast.experiment.feeding import Feeding, find_streams
 from rowcast.streams import BatchRule, BufferRule, Feed, parse_batch, parse_buffer, parse_injection
 from rowcast.tasks import Task, TaskWorker
 
-__all__ = ["FedWorker", "Feeder", "sample_bytes"]
+__all__ = ["FedWorker", "Feeder"]
 
 
 class FedWorker:
@@ -83,17 +80,4 @@ def _measured(samples: Iterator[Any], task: Task, index: int) -> tuple[Iterator[
         first = next(samples)
     except (StopIteration, SourceEnded):
         raise ConfigError(f"task {type(task).__name__}: samples: robot {index} has none at all") from None
-    return itertools.chain([first], samples), sample_bytes(first)
-
-
-def sample_bytes(sample: Any) -> int:
-    """Bytes of the tensors, arrays and numbers that a sample is made of."""
-    if isinstance(sample, Tensor | np.ndarray):
-        return int(sample.nbytes)
-    if isinstance(sample, bytes | str):
-        return len(sample)
-    if isinstance(sample, Mapping):
-        return sum(map(sample_bytes, sample.values()))
-    if isinstance(sample, tuple | list):
-        return sum(map(sample_bytes, sample))
-    return 8
+    return itertools.chain([first], samples), task.sample_bytes(first)

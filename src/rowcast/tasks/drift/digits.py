@@ -32,8 +32,8 @@ class DriftDigitsTask(DriftTask):
     ``1 - fade * (1 - cos(2 pi i / period)) / 2``; noise is added. Each robot has an order of its own, of the classes
     and of the images. The second metric is measured on 500 images that no robot sees, evenly over one period.
 
-    Four robots, a batch of 10 each at a time, one period, 3 seeds (``benchmarks/drift.py``): with
-    ``rehearsal=reservoir:200`` test-then-train accuracy is {digits}.
+    Four robots, 10 new samples each in a step, one period of 2000, 3 seeds (``benchmarks/drift.py``): tested before it
+    is trained on, 24 % of the stream are right, with ``rehearsal=reservoir:200`` 54 %.
     """
 
     Settings: ClassVar[type[TaskSettings]] = DigitsSettings

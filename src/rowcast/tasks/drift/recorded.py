@@ -83,9 +83,9 @@ class RecordedTask(DriftTask):
 class OutdoorTask(RecordedTask):
     """Objects in a garden, seen by a mobile robot: 40 objects, each approached ten times under changing light.
 
-    Objects come in runs of ten images and come back; an image is a histogram of 21 numbers. Four robots, one batch of
-    10 each at a time, 3 seeds (``benchmarks/drift.py``): with ``rehearsal=reservoir:200`` test-then-train accuracy is
-    {outdoor}.
+    Objects come in runs of ten images and come back; an image is a histogram of 21 numbers. Four robots, 10 new samples
+    each in a step, 3 seeds (``benchmarks/drift.py``): tested before it is trained on, 13.7 % of the stream are right,
+    with ``rehearsal=reservoir:200`` 24.8 %; of the whole stream afterwards 25 % and 53 %.
 
     Source: V. Losing, B. Hammer, H. Wersing, "Interactive Online Learning for Obstacle Classification on a Mobile
     Robot", IJCNN 2015.
@@ -104,7 +104,8 @@ class OutdoorTask(RecordedTask):
 class WallTask(RecordedTask):
     """A robot follows a wall: 24 distances by ultrasound (m), and which of four moves is due.
 
-    The moves come back every few seconds. With ``rehearsal=reservoir:200`` test-then-train accuracy is {wall}.
+    The moves come back every few seconds. Measured as for :class:`OutdoorTask`: 44.4 % are right, with
+    ``rehearsal=reservoir:200`` 60.9 %; of the whole stream afterwards 50 % and 78 %.
 
     Source: A. L. Freire, G. A. Barreto, M. Veloso, A. T. Varela, "Short-Term Memory Mechanisms in Neural Network
     Learning of Robot Navigation Tasks", LARS 2009 ("Wall-Following Robot Navigation Data", UCI repository).
@@ -122,8 +123,9 @@ class WallTask(RecordedTask):
 class RssiTask(RecordedTask):
     """The radio map of a hall: from where a robot is (m) to the level of five antennas (dBm).
 
-    Three robots play one recording each, made on three days: here the world itself moves, and old samples say what is
-    no longer true. With ``rehearsal=reservoir:200`` the error is {rssi}.
+    Three robots play one recording each. Here the world itself moves, and old samples hold back: measured as for
+    :class:`OutdoorTask`, the error is 6.7 dB, with ``rehearsal=reservoir:200`` 7.3 dB, and with three steps for each
+    new batch 5.3 dB.
 
     Some rows are glitches of the receiver, with levels that none can measure. They are dropped and counted; against
     those that stay below the limits the loss is linear beyond 10 dB.

@@ -29,7 +29,7 @@ class DriftSettings(TaskSettings):
         20, "Old samples beside the new ones of a step, where there is a rehearsal.", unit="samples", low=1, high=65_536
     )
     steps: int = setting(1, "Steps for each new batch; it is tested before the first.", unit="steps", low=1, high=1000)
-    lr: float = setting(0.06, "Learning rate.", low=0.0, high=10.0)
+    lr: float = setting(0.07, "Learning rate.", low=0.0, high=10.0)
     momentum: float = setting(0.9, "Momentum, local to each robot.", low=0.0, high=0.999)
     hidden: tuple[int, ...] = setting((64, 64), "Units of each hidden layer of the model.", low=1, high=16_384)
 

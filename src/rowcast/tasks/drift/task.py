@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,12 @@ class DriftTask(Task):
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=self.settings.lr, momentum=self.settings.momentum)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
+        task = cls.build(options, data_dir=data_dir)
+        for index in range(workers):
+            task.samples(index, workers)
 
     def worker(self, index: int, workers: int) -> DriftWorker:
         self.check_index(index, workers)

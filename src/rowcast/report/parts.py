@@ -1,0 +1,64 @@
+"""What a page of a report is made of: sections of figures with their numbers, and of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rowcast.report.table import Table, Value, shown, table_of
+
+__all__ = ["Section", "TableOrFigure", "across", "with_interval"]
+
+#: An interval that is narrower than this share of its mean is rounding.
+_NOISE = 1e-12
+
+
+@dataclass(frozen=True)
+class TableOrFigure:
+    """A figure with its numbers, or a table alone.
+
+    Attributes:
+        name: of its files, without the suffix.
+        title, caption: of the page; the caption says which numbers of the journals it is made from.
+        numbers: what the CSV file holds; ``shown``: the same as a table of the page has them.
+        draw: writes the figure to a path; ``None`` for a table.
+    """
+
+    name: str
+    title: str
+    caption: str
+    numbers: Table
+    shown: Table
+    draw: Callable[[Path], None] | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under one heading."""
+
+    title: str
+    parts: tuple[TableOrFigure, ...]
+
+
+def across(summary: Table) -> Table:
+    """Measures with a line for each policy, as one reads them."""
+    measures = summary.distinct("measure")
+
+    def line(policy: str) -> list[Value]:
+        own = summary.where(policy=policy)
+        found = [own.where(measure=measure).rows for measure in measures]
+        written = [with_interval(*rows[0][-4:]) if rows else "" for rows in found]
+        return [policy, *written, max(int(count) for count in own.numbers("seeds"))]
+
+    return table_of(("policy", *measures, "seeds"), (line(policy) for policy in summary.distinct("policy")))
+
+
+def with_interval(mean: Value, low: Value, high: Value, count: Value) -> str:
+    if mean is None:
+        return ""
+    assert isinstance(mean, float)
+    if not isinstance(high, float):
+        return shown(mean)
+    half = high - mean
+    return f"{shown(mean)} ± {shown(half if half > _NOISE * abs(mean) else 0.0)}"

@@ -1,0 +1,92 @@
+"""The sections of a page on runs with streams: their figures and tables by batch, buffer and injection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from rowcast.metric import Metric
+from rowcast.report.comparison import curve_table
+from rowcast.report.curve_figure import CurvePanel, draw_curves
+from rowcast.report.measures import words_of
+from rowcast.report.parts import Section, TableOrFigure, with_interval
+from rowcast.report.stream_figure import draw_queues
+from rowcast.report.stream_tables import PARTS, StreamGroup, queue_table, stream_groups, stream_table
+from rowcast.report.table import Table, Value, table_of
+from rowcast.report.targets import target_table
+from rowcast.report.values import Experiment
+
+__all__ = ["stream_sections"]
+
+
+def stream_sections(experiment: Experiment) -> list[Section]:
+    """A section for each team and stream; none where no batch is made by a rule."""
+    groups = stream_groups(experiment)
+    names = [""] if len(groups) == 1 else [f"-{place}" for place in range(1, len(groups) + 1)]
+    return [
+        Section(f"Streams: {group.team}", tuple(_parts(group, experiment.metrics, name)))
+        for group, name in zip(groups, names, strict=True)
+    ]
+
+
+def _parts(group: StreamGroup, metrics: Sequence[Metric], suffix: str) -> Iterator[TableOrFigure]:
+    primary = metrics[0]
+    numbers = stream_table(group, metrics)
+    targets = target_table(group.groups, primary)
+    yield TableOrFigure(
+        f"streams{suffix}",
+        "What the streams came to",
+        "Events 'step' of all robots: samples, dropped, queued, age_s (mean over samples), exposed, starve_s; sums "
+        f"over the team. Time until a level of the {words_of(primary)} is kept: as the targets by policy, '>' is a "
+        "bound. Exposed are raw samples that left their robot. Mean and 95 % interval over seeds.",
+        numbers,
+        _across(group, numbers, targets, primary),
+    )
+    if targets.rows:
+        yield TableOrFigure(
+            f"stream-targets{suffix}",
+            f"Time and energy until a level of the {words_of(primary)} is kept, by batch",
+            "As the targets by policy; the levels are those of the runs of this section.",
+            targets,
+            targets,
+        )
+    curves = curve_table(group.groups, primary, "time")
+    if curves.rows:
+        name = words_of(primary)
+        yield TableOrFigure(
+            f"stream-{primary.name}{suffix}",
+            f"{name[:1].upper()}{name[1:]} against time, by batch",
+            f"Events 'metric' named {primary.name}: time of each measurement; each robot with its own replica, then "
+            "the mean over robots and seeds where all of them have been. Band: 95 % interval.",
+            curves,
+            curves,
+            partial(draw_curves, [CurvePanel(curves, "time (s)")], primary),
+        )
+    queues = queue_table(group)
+    if queues.rows:
+        yield TableOrFigure(
+            f"queues{suffix}",
+            "What waits, and for how long",
+            "Events 'step' of the first seed: queued (the most that waited at one time since the batch before; mean "
+            "over the robots, and the largest) and age_s, of the newest step of each robot.",
+            queues,
+            queues,
+            partial(draw_queues, queues),
+        )
+
+
+def _across(group: StreamGroup, numbers: Table, targets: Table, metric: Metric) -> Table:
+    """Measures with a line for each kind of batch, as one reads them, behind the time to each level of a metric."""
+    levels = targets.distinct(targets.columns[0])
+    unit = f" {metric.unit}" if metric.unit else ""
+    measures = numbers.distinct("measure")
+
+    def line(name: str, parts: tuple[str, ...]) -> list[Value]:
+        own = numbers.where(**dict(zip(PARTS, parts, strict=True)))
+        reached = targets.where(policy=name, until_then="seconds")
+        times = {str(row[0]): f"{row[3]} {with_interval(*row[-4:])}".strip() for row in reached.rows}
+        written = [with_interval(*own.where(measure=measure).rows[0][-4:]) for measure in measures]
+        return [*parts, *(times[level] for level in levels), *written, len(group.groups[name])]
+
+    columns = [*PARTS, *(f"time to {level}{unit} (s)" for level in levels), *measures, "seeds"]
+    return table_of(columns, (line(name, parts) for name, parts in group.parts.items()))
