@@ -23,6 +23,7 @@ from rowcast.streams import Positions
 from rowcast.testing import check_source
 
 mqtt = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
+PacketTypes, ReasonCode = mqtt.PacketTypes, mqtt.ReasonCode
 LIMIT_S = 20.0
 names = map("robot{}".format, itertools.count())
 
@@ -463,6 +464,14 @@ def test_a_second_client_of_the_same_name_is_named(make, name, quick):
     taking_until(first, lambda: f"another client may have the name {name}" in first.trouble + second.trouble)
 
 
+def test_a_subscription_that_is_refused_is_an_error(source):
+    """Said by hand: mosquitto takes any subscription, and only delivers nothing where that is not allowed."""
+    refused = ReasonCode(PacketTypes.SUBACK, identifier=0x87)
+    source._on_subscribe(source._client, None, 1, [refused], None)
+    with pytest.raises(ConfigError, match="the broker refuses the subscription: Not authorized"):
+        source.take(1, 0.0)
+
+
 def test_a_client_that_may_not_connect_is_refused(tmp_path):
     with Mosquitto(tmp_path, "allow_anonymous false\n") as closed:
         options = {"username": "me", "password": "hunter2"}
@@ -585,6 +594,10 @@ def test_a_text_says_what_to_read(tmp_path):
         ("mqtt://h/t?sequence=time", "sequence: expected payload, none, got 'time'"),
         ("mqtt://h/t?window=70000", "from 1 to 65535"),
         ("mqtt://h/", "expected a topic"),
+        ("mqtt://h/robots/#/camera", "expected a topic, with"),
+        ("mqtt://h/robots/a+", "expected a topic, with"),
+        ("mqtt://h/" + "t" * 65536, "expected a topic, with"),
+        ("mqtt://h/t?client=", "expected NAME=VALUE|name of a client"),
         ("mqtt:///t", "expected HOST:PORT"),
         ("mqtt://me:secret@h/t", "expected HOST:PORT"),
         ("mqtt://h/t?option.user=a", "unknown setting 'user'"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rowcast.errors import ConfigError, LocalProtocolError, RowcastError, visible
 from rowcast.sources.client_options import passed_options
 from rowcast.sources.libraries import needing
-from rowcast.sources.mqtt_settings import MqttLink
+from rowcast.sources.mqtt_settings import MqttLink, check_topic
 from rowcast.sources.mqtt_topics import MqttTopics
 from rowcast.sources.text import SourceText
 from rowcast.streams import Positions, Sample
@@ -100,8 +100,9 @@ class MqttSource:
                 raise ConfigError(f"source {self.name}: {what}: expected {', '.join(known)}, got {visible(value)!r}")
         if not 1 <= window <= MOST_WINDOW:
             raise ConfigError(f"source {self.name}: window: expected 1 to {MOST_WINDOW} messages, got {window}")
-        if not topic or not client:
-            raise ConfigError(f"source {self.name}: expected a topic and the name of a client")
+        if not client:
+            raise ConfigError(f"source {self.name}: expected the name of a client, got none")
+        check_topic(topic, self.name)
         self._link = MqttLink.from_options(options or {}, self.name)
         address = SourceText("mqtt", broker)
         self._host, self._port = address.host, address.port or (8883 if self._link.encrypted else 1883)
@@ -271,21 +272,29 @@ class MqttSource:
                 self.name, visible(self._id),
             )  # fmt: skip
         client.subscribe(self._topic, **self._link.subscription())
+        if flags.session_present:  # the answer comes behind all that the broker has kept
+            self._up()
+
+    def _up(self) -> None:
+        """Samples come from now on."""
+        with self._changed:
+            if not self._subscribed:
+                self._subscribed = self._was_subscribed = True
+                self._reason = ""
+                self._came_s = self._since_s = time.monotonic()
+                self._changed.notify_all()
 
     def _on_connect_fail(self, client: Client, data: Any) -> None:
         with self._changed:
             self._reason = visible(str(sys.exc_info()[1] or "no connection"), 200)
 
     def _on_subscribe(self, client: Client, data: Any, mid: int, codes: Any, properties: Any) -> None:
+        if not any(code.is_failure for code in codes):
+            self._up()
+            return
         with self._changed:
-            if any(code.is_failure for code in codes):
-                refusal = visible(str(codes[0]))
-                self._fail(ConfigError(f"source {self.name}: the broker refuses the subscription: {refusal}"))
-                return
-            self._subscribed = self._was_subscribed = True
-            self._reason = ""
-            self._came_s = self._since_s = time.monotonic()
-            self._changed.notify_all()
+            refusal = visible(str(codes[0]))
+            self._fail(ConfigError(f"source {self.name}: the broker refuses the subscription: {refusal}"))
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
         with self._changed:
