@@ -56,6 +56,8 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/split_rows.py --check
 	$(BIN)/python benchmarks/split_sockets.py --check
 	$(BIN)/python benchmarks/drift.py --check
+	$(BIN)/python benchmarks/stream_faults.py --check
+	$(BIN)/python benchmarks/stream_loader.py --check
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:

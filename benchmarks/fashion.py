@@ -105,6 +105,17 @@ def make_cnn(*, norm: bool = False) -> nn.Module:
     )
 
 
+def write_noise(folder: Path, images: int) -> None:
+    """Files of the same format with so many images of noise each: to run everything, and to learn nothing."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "t10k"):
+        for kind, magic, shape, most in (("images-idx3", 2051, (28, 28), 256), ("labels-idx1", 2049, (), 10)):
+            head = b"".join(number.to_bytes(4, "big") for number in (magic, images, *shape))
+            body = rng.integers(0, most, (images, *shape), dtype=np.uint8).tobytes()
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + body, 1))
+
+
 @lru_cache(maxsize=4)
 def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Images ``(n, 1, 28, 28)`` uint8 and labels ``(n,)`` of one part of the data set.

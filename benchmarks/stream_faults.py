@@ -29,11 +29,8 @@ from rowcast.sources.mqtt import MqttSource
 from rowcast.sources.numbering import number_payload
 from rowcast.streams import Positions, Sample, Source
 
-KILLS = 3
 #: Own iterations that may be under way when a worker is killed: policy slack, pull bound, and the one that it computes.
 SLACK, PULL_BOUND = 2, 1
-#: A reader for which nothing comes any more ends after so long.
-IDLE_S = 3.0
 LIMIT_S = 60.0
 
 
@@ -44,6 +41,8 @@ class Case:
     Attributes:
         broker: ``kafka`` or ``mqtt``.
         begin: ``state``: where the trained state says; ``commit``: where the last commit was.
+        kills: so many.
+        idle_s: a reader for which nothing comes any more ends after so long.
         commit: ``behind`` training, by as many batches as may be under way; ``first``: before it, as a control.
     """
 
@@ -56,6 +55,8 @@ class Case:
     batch: int = 64
     payload: int = 200
     compute_s: float = 0.004
+    kills: int = 3
+    idle_s: float = 3.0
 
     @property
     def name(self) -> str:
@@ -91,6 +92,9 @@ class Trainer(Protocol):
     def delivered(self) -> Positions:
         """What may be committed."""
 
+    def complete(self) -> bool:
+        """Every sample was trained."""
+
 
 class CountingTrainer:
     """Counts each sample; its state is a file."""
@@ -121,6 +125,9 @@ class CountingTrainer:
         del self.under_way[: -behind - 1]
         return self.under_way[0]
 
+    def complete(self) -> bool:
+        return bool(self.counts.all())
+
 
 def read_state(case: Case) -> Trained:
     """The trained state; a new one where nothing was trained."""
@@ -142,13 +149,13 @@ def read_and_train(case: Case, source: Source, trainer: Trainer) -> None:
     """The loop of a worker: until nothing comes any more."""
     positions = source.open(trainer.begin())
     Path(case.state).with_suffix(".open").touch()
-    until = time.monotonic() + IDLE_S
+    until = time.monotonic() + case.idle_s
     batch: list[Sample] = []
-    while time.monotonic() < until:
+    while time.monotonic() < until and not trainer.complete():
         some = source.take(case.batch - len(batch), 0.2)
         batch += some
         if some:
-            until = time.monotonic() + IDLE_S
+            until = time.monotonic() + case.idle_s
         if len(batch) < case.batch and some:
             continue
         if batch:
@@ -249,7 +256,7 @@ def started(case: Case) -> SpawnProcess:
 
 
 def run(case: Case, seed: int) -> Outcome:
-    """A worker that is killed three times, and one that reads to the end."""
+    """Workers that are killed, and one that reads to the end."""
     moments = random.Random(seed)
     outcome = Outcome()
 
@@ -258,13 +265,16 @@ def run(case: Case, seed: int) -> Outcome:
 
     if case.broker == "kafka":
         publish_kafka(case)
+    else:
+        source = make_source(case)  # with it the broker begins to keep what comes
+        source.open()
+        source.close()
+        publish_mqtt(case)
     process = started(case)
     try:
-        if case.broker == "mqtt":  # after the subscription
-            publish_mqtt(case)
-        for kill in range(KILLS):
+        for kill in range(case.kills):
             # At a random sample of the kill's part of the stream, and a random time after it.
-            wanted = int(case.samples * (kill + moments.uniform(0.2, 0.8)) / (KILLS + 1))
+            wanted = int(case.samples * (kill + moments.uniform(0.2, 0.8)) / (case.kills + 1))
             wait_for(f"{case.name}: {wanted} samples are trained", lambda: trained() >= wanted)  # noqa: B023
             time.sleep(moments.uniform(0.0, 2 * case.compute_s))
             process.kill()
@@ -307,7 +317,7 @@ def figures_of(case: Case, outcome: Outcome) -> list[Figure]:
                 Figure(f"{case.name}: came again, recognised", outcome.recognised, "samples", 1, at_least=True)
             )
     else:
-        bound = KILLS * (SLACK + PULL_BOUND + 1) * case.batch
+        bound = case.kills * (SLACK + PULL_BOUND + 1) * case.batch
         asked = bound if case.broker == "kafka" else None
         found.append(
             Figure(
@@ -315,7 +325,7 @@ def figures_of(case: Case, outcome: Outcome) -> list[Figure]:
                 outcome.doubled,
                 "samples",
                 asked,
-                note=f"{KILLS} kills, {SLACK} + {PULL_BOUND} + 1 batches of {case.batch}",
+                note=f"{case.kills} kills, {SLACK} + {PULL_BOUND} + 1 batches of {case.batch}",
             )
         )
     return found
@@ -337,17 +347,24 @@ def installed(broker: str) -> bool:
     return importlib.util.find_spec("paho") is not None and mosquitto_program() is not None
 
 
+def short(case: Case) -> Case:
+    """The same in a second or two, with one kill."""
+    return replace(case, samples=160, batch=8, compute_s=0.002, kills=1, idle_s=1.0)
+
+
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases with this in their name")
     options = parser.parse_args()
     figures: list[Figure] = []
     for case in CASES:
+        if options.only not in case.name:
+            continue
         if not installed(case.broker):
             print(f"left out: {case.name}: its broker or client library is not installed")
             continue
-        if options.tiny:
-            case = replace(case, samples=240, batch=16, compute_s=0.002)
+        case = short(case) if options.tiny else case
         figures += figures_of(case, run_alone(case, options.seed))
     finish("A reader of a stream, killed three times", figures, options)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from common import Figure, arguments, finish
-from fashion import PARAMETERS, Fashion, make_cnn
+from fashion import PARAMETERS, Fashion, make_cnn, write_noise
 from rowcast.experiment import Cell, Comparison, run_comparison
 from rowcast.experiment.folder import cell_folder
 from rowcast.experiment.runners.virtual import REFERENCE_BYTES, model_bytes
@@ -377,7 +377,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args = parser.parse_args()
     args.seeds, args.every_s = ((0,), 10.0) if args.tiny else ((0, 1, 2), 3.0)
-    if not args.data.is_dir():
+    if args.tiny:
+        args.data = args.out / "noise"
+        write_noise(args.data, 2000)
+    elif not args.data.is_dir():
         print(f"{args.data}: no such folder; give that of Fashion-MNIST with --data", file=sys.stderr)
         raise SystemExit(2)
     torch.set_num_threads(1)

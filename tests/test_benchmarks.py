@@ -28,6 +28,9 @@ TINY = {
     "split_rows": ["--tiny"],
     "split_sockets": ["--tiny"],
     "step_cost": ["--tiny"],
+    "stream_faults": ["--tiny", "--only", "kafka, positions"],
+    "stream_loader": ["--tiny"],
+    "streams": ["--tiny", "--only", "s1,s2,outdoor,topk"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],
 }

@@ -533,7 +533,8 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.sync.families": "ASP BSP DILOCO FLOWN LOCALSGD REGISTRY ROG ROWCAST SSP",
     "rowcast.tasks": """
-        FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task register
+        FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task pack_item
+        register unpack_item
     """,
     "rowcast.tasks.cruda": """
         CRUDA_TASKS ConvMLP ConvMLPConfig CrudaOptions CrudaSettings CrudaTask CrudaWorker DATASETS Dataset

@@ -202,6 +202,42 @@ def test_the_lag_counts_what_is_there(topic, monkeypatch):
     source.close()
 
 
+def test_a_commit_that_fails_is_said_and_made_again(topic):
+    source = topic.put(8).source(group="a")
+    source.open()
+    refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED)
+    source._on_commit(refusal, [confluent_kafka.TopicPartition(topic.name, 0, 1)])
+    assert source.trouble.startswith("commits fail: ")
+    source.commit(Positions({"0": 2}))
+    assert len(all_of(source, 8)) == 8
+    taking_until(source, lambda: not source.trouble)
+    assert begins(topic, group="a")["0"] == 2
+    source.close()
+
+
+def test_what_the_broker_refuses_for_good_is_an_error(topic):
+    source = topic.put(8).source(group="a")
+    source.open()
+    refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    assert source._refused(refusal)
+    with pytest.raises(ConfigError, match="the broker refuses: "):
+        source.take(1, 0.0)
+    source.close()
+
+
+def test_partitions_at_several_brokers_are_read():
+    with KafkaMock(3) as mock:
+        assert mock.address.count(":") == 3
+        topic = Topic(mock).put(40)
+        source = topic.source(group="a")
+        source.open()
+        samples = all_of(source, 40)
+        assert sorted(numbers(samples)) == list(range(40))
+        source.commit(Positions().behind(samples))
+        source.close()
+        assert begins(topic, group="a") == dict.fromkeys("0123", 10)
+
+
 # -- samples that are gone -----------------------------------------------------------------------------------------
 
 
@@ -234,6 +270,19 @@ def test_samples_that_are_gone_are_skipped_and_counted_where_that_is_wanted(topi
     assert all_of(source, 1)[0].position == oldest + 1
     source.close()
     assert [record.levelno for record in caplog.records if "gone" in record.message] == [logging.WARNING]
+
+
+def test_a_topic_that_was_made_anew_is_an_error_or_said(topic, caplog):
+    topic.put(8)
+    with pytest.raises(
+        StreamGap, match="partition 0 was read up to 7, and the broker has only 2: the topic was made anew"
+    ):
+        topic.source().open(Positions({"0": 7}))
+    source = topic.source(gaps="skip")
+    assert source.open(Positions({"0": 7})) == Positions(dict.fromkeys("0123", 0))
+    assert len(all_of(source, 8)) == 8
+    assert "partition 0 was read up to 7, and the broker has only 2" in caplog.text
+    source.close()
 
 
 #: Little is fetched ahead, so that what is gone later was not here already.

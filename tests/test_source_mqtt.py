@@ -272,6 +272,16 @@ def test_retained_messages_are_no_samples(producer, name, make):
     producer.publish(name, b"", retain=True)
 
 
+def test_a_topic_that_is_no_text_is_dropped_and_acknowledged(source, monkeypatch):
+    sent = []
+    monkeypatch.setattr(source._client, "ack", lambda mid, qos: sent.append(mid))
+    message = mqtt.MQTTMessage(mid=7, topic=b"\xff")
+    message.qos, message.payload = 1, number_payload(0, b"0")
+    source._on_message(source._client, None, message)
+    assert source.dropped == {"unnamed": 1}
+    assert sent == [7]
+
+
 def test_the_window_bounds_what_is_not_committed(producer, name, make):
     source = make(window=20)
     source.open()

@@ -122,7 +122,7 @@ class KafkaSource:
         self._kept: dict[int, int] = {}  # committed, and a broker has confirmed it
         self._wanted: dict[int, int] = {}  # to be committed
         self._answer_due = False  # for a commit
-        self._commit_again_s = 0.0
+        self._commit_again_s, self._commits_fail = 0.0, ""
         self._early: deque[Any] = deque()  # came while a commit was waited for
         self._error: RowcastError | None = None
         self._waits = ""
@@ -220,7 +220,7 @@ class KafkaSource:
     @property
     def trouble(self) -> str:
         """See :class:`rowcast.streams.Source`."""
-        return "" if self._consumer is None else self._health.trouble or self._waits
+        return "" if self._consumer is None else self._health.trouble or self._waits or self._commits_fail
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -243,6 +243,8 @@ class KafkaSource:
                 self._waits = str(error)
                 self._health.answered()
             except self._kafka.KafkaException as error:
+                if self._refused(error.args[0]):
+                    return
                 self._health.failed(error.args[0].str(), down=True)
             except RowcastError as error:
                 self._error = error
@@ -258,6 +260,19 @@ class KafkaSource:
                 return
             consumer.poll(0)  # for what it has to report; no messages, since nothing is assigned
             self._closing.wait(AGAIN_S)
+
+    def _refused(self, error: Any) -> bool:
+        """Whether it may not read here, which is an error: another attempt would not change it."""
+        codes = self._kafka.KafkaError
+        if error.code() not in (
+            codes.TOPIC_AUTHORIZATION_FAILED,
+            codes.GROUP_AUTHORIZATION_FAILED,
+            codes.CLUSTER_AUTHORIZATION_FAILED,
+        ):
+            return False
+        self._error = ConfigError(f"source {self.name}: the broker refuses: {visible(error.str())}")
+        self._located.set()
+        return True
 
     def _assign(self, consumer: Any) -> None:
         """Read on behind what was delivered; what waits here is fetched again."""
@@ -309,9 +324,7 @@ class KafkaSource:
                 self._error = gap
                 return
             self._assign(consumer)
-        elif error.code() in (codes.TOPIC_AUTHORIZATION_FAILED, codes.GROUP_AUTHORIZATION_FAILED):
-            self._error = ConfigError(f"source {self.name}: {visible(error.str())}")
-        else:
+        elif not self._refused(error):
             self._health.failed(error.str())
 
     def _on_error(self, error: Any) -> None:
@@ -337,18 +350,17 @@ class KafkaSource:
             consumer.commit(offsets=places, asynchronous=True)
         except self._kafka.KafkaException as error:
             self._commit_again_s = time.monotonic() + AGAIN_S
-            self._health.failed(error.args[0].str())
+            self._commits_fail = f"commits fail: {visible(error.args[0].str())}"
         else:
             self._answer_due = True
 
     def _on_commit(self, error: Any, places: list[Any]) -> None:
         """The answer to a commit."""
-        self._answer_due = False
+        self._answer_due, self._commits_fail = False, ""
         for place in places:
             wrong = error or place.error
             if wrong is not None:
-                log.debug("source %s: commit: %s", self.name, wrong)
-                self._health.failed(wrong.str())
+                self._commits_fail = f"commits fail: {visible(wrong.str())}"
                 self._commit_again_s = time.monotonic() + AGAIN_S
             else:
                 self._kept[place.partition] = max(place.offset, self._kept.get(place.partition, 0))

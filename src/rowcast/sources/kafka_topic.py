@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from rowcast.sources.base import Drops
 from rowcast.streams import MOST_PARTITIONS, Positions
 
 __all__ = ["KafkaTopic", "NoTopicYet", "chosen_partitions"]
+
+log = logging.getLogger("rowcast")
 
 #: Longest wait for one answer of a broker.
 REQUEST_S = 2.0
@@ -167,5 +170,8 @@ class KafkaTopic:
             raise StreamGap(
                 f"source {self.name}: {what}; to go on with the oldest one and count what is gone, set gaps=skip"
             )
-        drops.count("gone", what, gone)
+        if gone:
+            drops.count("gone", what, gone)
+        else:  # how many is not known
+            log.warning("source %s: %s; it begins at %d", self.name, what, low)
         return low

@@ -230,7 +230,8 @@ class MqttSource:
     @property
     def dropped(self) -> Mapping[str, int]:
         """See :class:`rowcast.streams.Source`: ``doubled``, ``missing``, ``restarted``, ``unnumbered`` (shorter than a
-        number), ``retained`` (from before the subscription), ``overrun`` (QoS 0, more than the window)."""
+        number), ``unnamed`` (a topic that is no UTF-8), ``retained`` (from before the subscription), ``overrun``
+        (QoS 0, more than the window)."""
         return self._drops.counts
 
     # -- the connection: called in the client's thread -------------------------------------------------------------
@@ -310,9 +311,13 @@ class MqttSource:
         with self._changed:
             if self._error is not None:
                 return
-            topic, now_s = message.topic, time.time()
-            self._came_s = time.monotonic()
-            position, payload = self._judged(topic, message)
+            now_s, self._came_s = time.time(), time.monotonic()
+            try:
+                topic = message.topic
+            except UnicodeDecodeError as error:  # raised on, it would end the client's thread
+                topic = ""
+                self._drops.count("unnamed", str(error))
+            position, payload = self._judged(topic, message) if topic else (0, None)
             if message.qos:
                 self._unacknowledged.append((message.mid, topic, position))
             if payload is None:

@@ -19,7 +19,7 @@ __all__ = ["SourceKind", "SourceText"]
 
 _YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 #: Options that end so are not shown: texts of sources stand in messages and logs.
-_HIDDEN = ("password", "secret", "token", "key")
+_HIDDEN = ("password", "secret", "token", "key", "pem", "jaas.config", "oauthbearer.config")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SourceText:
         return cls(scheme.lower(), unquote(place) if found else place, options, look)
 
     def __str__(self) -> str:
-        """The text as it may be shown: what ends in ``password``, ``secret``, ``token`` or ``key`` is left out."""
+        """The text as it may be shown: what ends as a secret does, in ``password`` or ``key``, is left out."""
         tail = "&".join(
             f"{name}={'...' if name.lower().endswith(_HIDDEN) else quote(value, safe='/:,.*+-')}"
             for name, values in self.options.items()
