@@ -103,13 +103,13 @@ def test_runs_are_grouped_by_stream_and_named_by_what_differs(folder: Path) -> N
     assert first.team == "outdoor, 2 robots, 1 s a gradient, stream S1"
     # Each batch has one buffer, so that it is not said; there is one policy.
     assert list(first.groups) == [
-        "fixed:64, no injection",
+        "fixed:64",
         "fixed:64, injection 0.5/0.25",
-        "team:128, no injection",
+        "team:128",
         "team:128, injection 0.5/0.25",
     ]
     assert first.parts["team:128, injection 0.5/0.25"] == ("team:128", "truncate:1s", "0.5/0.25", "bsp")
-    assert [run.seed for run in first.groups["fixed:64, no injection"]] == [0, 1]
+    assert [run.seed for run in first.groups["fixed:64"]] == [0, 1]
 
 
 def test_the_main_figures_show_the_first_batch_of_each_stream(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_the_time_to_a_level_is_that_of_the_targets(folder: Path) -> None:
     assert fixed[f"time to {low} % (s)"] and not str(fixed[f"time to {low} % (s)"]).startswith(">")
     assert str(fixed[f"time to {high} % (s)"]).startswith("> ")
     reached = targets.where(until_then="seconds", accuracy_percent=low)
-    seconds = [reached.where(policy=f"{name}, no injection").numbers("mean")[0] for name in ("fixed:64", "team:128")]
+    seconds = [reached.where(policy=f"{name}").numbers("mean")[0] for name in ("fixed:64", "team:128")]
     # The average is two looks behind.
     assert seconds[0] - 20 == 2 * (seconds[1] - 20)
     assert str(team[f"time to {low} % (s)"]).startswith(f"{seconds[1]:.4g}")
@@ -174,7 +174,7 @@ def test_the_time_to_a_level_is_that_of_the_targets(folder: Path) -> None:
 def test_queues_over_time_are_those_of_the_newest_steps(folder: Path) -> None:
     group = stream_groups(read_experiment(folder))[0]
     table = queue_table(group)
-    fixed = table.where(policy="fixed:64, no injection")
+    fixed = table.where(policy="fixed:64")
     times = fixed.numbers("time_s")
     assert times[-1] == EVERY_S * STEPS and fixed.values("queued")[0] is None  # before the first step
     for time_s, queued, most, age_s in zip(
