@@ -99,6 +99,11 @@ def whole_model_link() -> str:
     return f"constant:{8e-6 * 4 * layout.elements / ONE_WAY_S / scale:.0f}"
 
 
+def team_of(args) -> str:
+    """The batch of the whole team: 64 for each robot."""
+    return f"team:{64 * (TINY_WORKERS if args.tiny else WORKERS)}"
+
+
 def run(setting: Setting, args) -> list[Result]:
     """The runs of a comparison, finished now or before."""
     out = args.out / setting.name
@@ -129,7 +134,7 @@ def result_of(cell: Cell, folder: Path) -> Result:
                 steps.append(record)
             elif record["event"] == "metric" and record["name"] == "accuracy":
                 accuracy.append((record["t"], record["value"]))
-    return Result(cell, sorted(accuracy), steps, max(step["t"] for step in steps))
+    return Result(cell, sorted(accuracy), steps, max((step["t"] for step in steps), default=0.0))
 
 
 def by_batch(results: Iterable[Result]) -> Iterator[tuple[int, dict[str, Result]]]:
@@ -150,7 +155,7 @@ def slowest(streams: str, seed: int, workers: int = WORKERS) -> float:
 def low_rates(name: str, streams: str, target: float, seeds: tuple[int, ...], seconds: float, args) -> list[Figure]:
     """Low and scattered rates: what waiting for the slowest costs; who does not wait gets two fifths of the time."""
     waiting = Setting(f"{name}-fixed", (streams,), seeds, ("fixed:64",), seconds, every_s=args.every_s)
-    others = Setting(name, (streams,), seeds, ("rate:1s", "team:1024"), 0.4 * seconds, every_s=args.every_s)
+    others = Setting(name, (streams,), seeds, ("rate:1s", team_of(args)), 0.4 * seconds, every_s=args.every_s)
     figures = []
     for seed, runs in by_batch([*run(waiting, args), *run(others, args)]):
         fixed_s = runs["fixed"].time_to(target)
@@ -206,7 +211,7 @@ def high_rates(args) -> list[Figure]:
     """High rates: a window of one second makes batches that cost accuracy, a batch of the team does not."""
     seconds, long = (5.0, 5.0) if args.tiny else (150.0, 280.0)
     seeds = args.seeds
-    short = Setting("s2", ("S2",), seeds, ("fixed:64", "team:1024"), seconds, every_s=args.every_s)
+    short = Setting("s2", ("S2",), seeds, ("fixed:64", team_of(args)), seconds, every_s=args.every_s)
     windows = Setting("s2-rate", ("S2",), seeds, ("rate:1s",), long, every_s=args.every_s)
     rates = dict(by_batch(run(windows, args)))
     figures = []
@@ -248,7 +253,7 @@ def outdoors(args) -> list[Figure]:
         "outdoor",
         ("S1",),
         args.seeds,
-        ("team:1024",),
+        (team_of(args),),
         seconds,
         policies=("bsp", "rowcast"),
         links="outdoor",
@@ -259,7 +264,7 @@ def outdoors(args) -> list[Figure]:
     for seed in args.seeds:
         runs = {result.cell.policy: result for result in results if result.cell.seed == seed}
         arrive = sum(trace.rate_at(0) for trace in parse_streams("S1").team(WORKERS, seed))
-        bound = max(1024 / arrive, max_compute_s(seed))
+        bound = max(64 * WORKERS / arrive, max_compute_s(seed))
         ours, bsp = runs["rowcast"], runs["bsp"]
         asked = not args.tiny
         figures += [
@@ -378,7 +383,7 @@ def main() -> None:
     args = parser.parse_args()
     args.seeds, args.every_s = ((0,), 10.0) if args.tiny else ((0, 1, 2), 3.0)
     if args.tiny:
-        args.data = args.out / "noise"
+        args.data, args.jobs = args.out / "noise", 0
         write_noise(args.data, 2000)
     elif not args.data.is_dir():
         print(f"{args.data}: no such folder; give that of Fashion-MNIST with --data", file=sys.stderr)

@@ -17,7 +17,9 @@ from live import LiveServer
 from rowcast.errors import ConfigError, DataError, SourceEnded
 from rowcast.experiment import Comparison, RobotSettings, run_comparison, run_robot
 from rowcast.journal import read_journal
-from rowcast.tasks import TASKS, build_task
+from rowcast.sources import CsvSource
+from rowcast.streams import Sample
+from rowcast.tasks import TASKS, build_task, pack_item
 from rowcast.tasks.drift import DRIFT_TASKS, DriftTask
 from rowcast.tasks.drift.digits import rotated
 from rowcast.tasks.drift.recordings import standardised
@@ -26,6 +28,8 @@ from rowcast.testing import check_task
 REAL = Path(__file__).parents[2] / "shared" / "data"
 FOLDERS = {"outdoor": "stream_outdoor_objects", "wall": "stream_wall_following", "rssi": "stream_robot_rssi"}
 MOVES = ("Move-Forward", "Sharp-Right-Turn", "Slight-Left-Turn", "Slight-Right-Turn")
+#: Positions behind the glitches that the small recordings hold.
+GLITCHES = {"outdoor": [], "wall": [], "rssi": [1, 101]}
 RSSI_HEAD = "t_s,x_m,y_m,qz,qw,UL_rssi_dbm,UR_rssi_dbm,LL_rssi_dbm,LR_rssi_dbm,C_rssi_dbm"
 
 
@@ -351,7 +355,9 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 def test_recordings_of_glitches_only(tmp_path: Path) -> None:
     for number in (1, 3, 5):
         write(tmp_path / f"dataset{number}.csv.gz", RSSI_HEAD, ["0,0,0,0,1,102,-30,-30,-30,-30"])
-    with pytest.raises(DataError, match=r"dataset1\.csv\.gz: expected levels of -100\.\.0 dBm, found none"):
+    with pytest.raises(
+        DataError, match=r"dataset1\.csv\.gz: expected some rows that are valid, found a level above 0 or below"
+    ):
         build_task("rssi", tmp_path)
 
 
@@ -380,6 +386,50 @@ def test_more_robots_than_rows(tmp_path: Path) -> None:
         DRIFT_TASKS["wall"].check({}, data_dir=tmp_path, workers=4)
     with pytest.raises(ConfigError, match="worker index"):
         task.samples(3, 3)
+
+
+# -- rows that a source delivers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_rows_of_a_source_are_what_the_task_reads_itself(name: str, data: Path) -> None:
+    """The same inputs and targets, scaled as they come; glitches are refused, so that whoever decodes counts them."""
+    task = made(name, data)
+    source = CsvSource(data / task.files[0])
+    source.open()
+    rows: list[Sample] = []
+    while len(rows) < 150:
+        more = source.take(150 - len(rows), 1.0)
+        assert more, "the file holds more"
+        rows += more
+    source.close()
+    found, refused = [], []
+    for row in rows:
+        try:
+            found.append(task.decode(row))
+        except DataError as error:
+            refused.append(str(error))
+    assert refused == [f"{task.files[0]}: position {at}: a level above 0 or below -100 dBm" for at in GLITCHES[name]]
+    wanted = task.samples(0, len(task.files))
+    for (inputs, target), (own_inputs, own_target) in zip(found, wanted, strict=False):
+        assert torch.allclose(inputs, own_inputs, atol=1e-3) and torch.equal(target, own_target)
+    inputs, targets = task.collate(found)
+    assert inputs.shape == (150 - len(refused), task.features)
+    assert task.worker(0, 3).compute_on((inputs, targets)) > 0
+
+
+def test_items_in_messages_and_rows_of_something_else(data: Path) -> None:
+    task = made("wall", data)
+    item = next(task.samples(0, 2))
+    inputs, target = task.decode(Sample("0", 1, 0.0, pack_item(item), 0))
+    assert torch.equal(inputs, item[0]) and torch.equal(target, item[1])
+    for row, says in (
+        ({"S1": "0.5"}, "file: position 7: expected the columns of task wall; lacks S2, S3"),
+        (dict.fromkeys(task.columns, "far") | {"OUTPUT": MOVES[0]}, "S1: expected a finite number, found 'far'"),
+        (dict.fromkeys(task.columns, "1") | {"OUTPUT": "Stop"}, "expected a class (Move-Forward"),
+    ):
+        with pytest.raises(DataError, match=re.escape(says)):
+            task.decode(Sample("file", 7, 0.0, row, 0))
 
 
 # -- the digits --------------------------------------------------------------------------------------------------------

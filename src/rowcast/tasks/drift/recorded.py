@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from rowcast.errors import DataError, visible
 from rowcast.metric import Metric
+from rowcast.streams import Sample
 from rowcast.tasks._files import open_folder
 from rowcast.tasks.base import TaskSettings
-from rowcast.tasks.drift.recordings import Recording, parts, read_columns, standardised
+from rowcast.tasks.drift.recordings import Recording, RunningScale, as_number, parts, read_columns, standardised
 from rowcast.tasks.drift.settings import RssiSettings
 from rowcast.tasks.drift.task import Batch, DriftTask
 
@@ -36,6 +37,9 @@ class RecordedTask(DriftTask):
 
     #: What the data folder must hold.
     files: ClassVar[tuple[str, ...]]
+    #: Columns of numbers in the files, and the one with the name of the class; '': none.
+    columns: ClassVar[tuple[str, ...]]
+    label: ClassVar[str] = ""
     #: Inputs are scaled by what a robot has seen so far; for inputs without a scale that is known before.
     standardise: ClassVar[bool] = True
 
@@ -43,16 +47,46 @@ class RecordedTask(DriftTask):
         super().__init__(settings)
         folder = open_folder(self.name, settings.data_dir, self.files)
         self.dropped: dict[str, int] = {}
-        self.recordings = [self.read(folder / file) for file in self.files]
+        self.recordings = [self._read(folder / file) for file in self.files]
         self._streams: dict[tuple[int, int], Batch] = {}
+        self._scale = RunningScale()
 
     @abstractmethod
-    def read(self, path: Path) -> Recording:
-        """What is in one of :attr:`files`.
+    def recording(self, values: NDArray[np.float64], labels: list[str]) -> Recording:
+        """Inputs and targets, from :attr:`columns` ``(rows, columns)`` and :attr:`label`.
 
         Raises:
-            DataError: not what was expected.
+            DataError: an unknown class.
         """
+
+    def invalid(self, values: NDArray[np.float64]) -> tuple[NDArray[np.bool_], str]:
+        """Which rows ``(rows,)`` are to be left out, and why; here, none."""
+        return np.zeros(len(values), dtype=np.bool_), ""
+
+    def decode(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """A row that a source delivers, as :class:`rowcast.sources.CsvSource` does: input and target.
+
+        It is scaled by the rows that were decoded before it, so decode those of one robot, in their order. Bytes are
+        taken as :func:`rowcast.tasks.pack_item` writes them.
+
+        Raises:
+            DataError: a column is missing or holds no number, an unknown class, or a row that is to be left out.
+        """
+        row = sample.payload
+        if not isinstance(row, Mapping):
+            inputs, targets = super().decode(sample)
+            return inputs, targets
+        where = f"{sample.partition}: position {sample.position}"
+        missing = [name for name in (*self.columns, self.label) if name and name not in row]
+        if missing:
+            raise DataError(f"{where}: expected the columns of task {self.name}; lacks {', '.join(missing)}")
+        values = np.array([[as_number(row[name], where, name) for name in self.columns]])
+        wrong, why = self.invalid(values)
+        if wrong[0]:
+            raise DataError(f"{where}: {why}")
+        one = self.recording(values, [row[self.label]] if self.label else [])
+        scaled = self._scale.scaled(one.inputs[0]) if self.standardise else one.inputs[0]
+        return torch.from_numpy(scaled), torch.from_numpy(one.targets)[0]
 
     def samples(self, index: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.check_index(index, workers)
@@ -67,6 +101,19 @@ class RecordedTask(DriftTask):
         rows = sum(len(each.targets) for each in self.recordings)
         left_out = "".join(f", {count} dropped: {reason}" for reason, count in self.dropped.items())
         return f"{rows} rows{left_out}; {super().describe_start()}"
+
+    def _read(self, path: Path) -> Recording:
+        values, labels = read_columns(path, self.columns, self.label or None)
+        wrong, why = self.invalid(values)
+        if wrong.all():
+            raise DataError(f"{path}: expected some rows that are valid, found {why} in each")
+        if wrong.any():
+            self.dropped[why] = self.dropped.get(why, 0) + int(wrong.sum())
+        kept = np.flatnonzero(~wrong)
+        try:
+            return self.recording(values[kept], [labels[row] for row in kept] if labels else [])
+        except DataError as error:
+            raise DataError(f"{path}: {error}; is it the right file under this name?") from error
 
     def _seen(self, index: int, workers: int) -> Batch:
         """The whole stream of a robot, as it sees it."""
@@ -94,11 +141,10 @@ class OutdoorTask(RecordedTask):
     name = "outdoor"
     files = ("outdoor_stream.csv.gz",)
     features, outputs = 21, 40
+    columns, label = tuple(f"f{number}" for number in range(21)), "label"
 
-    def read(self, path: Path) -> Recording:
-        inputs, labels = read_columns(path, [f"f{number}" for number in range(self.features)], "label")
-        known = {str(label): label for label in range(self.outputs)}
-        return Recording(inputs.astype(np.float32), _classes(labels, known, path))
+    def recording(self, values: NDArray[np.float64], labels: list[str]) -> Recording:
+        return Recording(values.astype(np.float32), _classes(labels, [str(label) for label in range(self.outputs)]))
 
 
 class WallTask(RecordedTask):
@@ -114,10 +160,10 @@ class WallTask(RecordedTask):
     name = "wall"
     files = ("sensor_readings_24.csv.gz",)
     features, outputs = 24, 4
+    columns, label = tuple(f"S{number}" for number in range(1, 25)), "OUTPUT"
 
-    def read(self, path: Path) -> Recording:
-        inputs, labels = read_columns(path, [f"S{number}" for number in range(1, self.features + 1)], "OUTPUT")
-        return Recording(inputs.astype(np.float32), _classes(labels, dict(zip(_MOVES, range(4), strict=True)), path))
+    def recording(self, values: NDArray[np.float64], labels: list[str]) -> Recording:
+        return Recording(values.astype(np.float32), _classes(labels, _MOVES))
 
 
 class RssiTask(RecordedTask):
@@ -139,20 +185,19 @@ class RssiTask(RecordedTask):
     name = "rssi"
     files = ("dataset1.csv.gz", "dataset3.csv.gz", "dataset5.csv.gz")
     features, outputs = 2, 5
+    columns = ("x_m", "y_m", *(f"{antenna}_rssi_dbm" for antenna in ("UL", "UR", "LL", "LR", "C")))
     standardise = False
 
-    def read(self, path: Path) -> Recording:
-        levels = [f"{antenna}_rssi_dbm" for antenna in ("UL", "UR", "LL", "LR", "C")]
-        values, _ = read_columns(path, ["x_m", "y_m", *levels])
+    def invalid(self, values: NDArray[np.float64]) -> tuple[NDArray[np.bool_], str]:
+        if self.settings.glitches == "keep":
+            return super().invalid(values)
         dbm = values[:, 2:]
-        valid = np.all((dbm >= _LEAST_DBM) & (dbm <= _MOST_DBM), axis=1)
-        if self.settings.glitches == "drop":
-            if not valid.any():
-                raise DataError(f"{path}: expected levels of {_LEAST_DBM:g}..{_MOST_DBM:g} dBm, found none")
-            self.dropped[_GLITCH] = self.dropped.get(_GLITCH, 0) + int((~valid).sum())
-            values = values[valid]
-        places, wanted = values[:, :2] / _UNIT_M, (values[:, 2:] - _MIDDLE_DBM) / _UNIT_DB
-        return Recording(places.astype(np.float32), wanted.astype(np.float32))
+        wrong: NDArray[np.bool_] = np.any((dbm < _LEAST_DBM) | (dbm > _MOST_DBM), axis=1)
+        return wrong, _GLITCH
+
+    def recording(self, values: NDArray[np.float64], labels: list[str]) -> Recording:
+        places, levels = values[:, :2] / _UNIT_M, (values[:, 2:] - _MIDDLE_DBM) / _UNIT_DB
+        return Recording(places.astype(np.float32), levels.astype(np.float32))
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Huber's loss in units of 10 dB, mean over the antennas."""
@@ -171,11 +216,10 @@ _GLITCH = f"a level above {_MOST_DBM:g} or below {_LEAST_DBM:g} dBm"
 _UNIT_M, _UNIT_DB, _MIDDLE_DBM = 10.0, 10.0, -50.0
 
 
-def _classes(labels: list[str], known: dict[str, int], path: Path) -> NDArray[np.int64]:
+def _classes(labels: list[str], known: Sequence[str]) -> NDArray[np.int64]:
+    numbers = {name: number for number, name in enumerate(known)}
     for row, label in enumerate(labels):
-        if label not in known:
-            raise DataError(
-                f"{path}: row {row + 1}: expected a class ({', '.join(list(known)[:4])} ...), "
-                f"found {visible(label, 40)!r}; is it the right file under this name?"
-            )
-    return np.array([known[label] for label in labels], dtype=np.int64)
+        if label not in numbers:
+            shown = ", ".join(known[:4])
+            raise DataError(f"row {row + 1}: expected a class ({shown} ...), found {visible(label, 40)!r}")
+    return np.array([numbers[label] for label in labels], dtype=np.int64)

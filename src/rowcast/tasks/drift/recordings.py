@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from rowcast.errors import ConfigError, DataError, visible
 
-__all__ = ["Recording", "parts", "read_columns", "standardised"]
+__all__ = ["Recording", "RunningScale", "as_number", "parts", "read_columns", "standardised"]
 
 _AGAIN = "fetch the file again"
 _CLIP = 3.0
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_columns(path: Path, numbers: Sequence[str], text: str | None = None) ->
                 where = f"{path}: line {rows.line_num}"
                 if len(row) != len(head):
                     raise DataError(f"{where}: expected {len(head)} columns, found {len(row)}; {_AGAIN}")
-                values.append([_number(row[place], where, head[place]) for place in places])
+                values.append([as_number(row[place], where, head[place]) for place in places])
                 if text is not None:
                     texts.append(row[head.index(text)])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
@@ -78,7 +79,12 @@ def read_columns(path: Path, numbers: Sequence[str], text: str | None = None) ->
     return np.asarray(values), texts
 
 
-def _number(cell: str, where: str, column: str) -> float:
+def as_number(cell: str, where: str, column: str) -> float:
+    """The finite number in a cell.
+
+    Raises:
+        DataError: it is none; ``where`` and ``column`` are in the message.
+    """
     try:
         value = float(cell)
     except ValueError:
@@ -119,7 +125,31 @@ def standardised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     counts = np.arange(1, len(values) + 1)[:, None]
     mean = np.cumsum(values, axis=0) / counts
     variance = np.maximum(np.cumsum(values**2, axis=0) / counts - mean**2, 0.0)
-    scaled: NDArray[np.float32] = np.clip((values - mean) / (np.sqrt(variance) + 1e-6), -_CLIP, _CLIP).astype(
+    scaled: NDArray[np.float32] = np.clip((values - mean) / (np.sqrt(variance) + _LEAST), -_CLIP, _CLIP).astype(
         np.float32
     )
     return scaled
+
+
+class RunningScale:
+    """What :func:`standardised` does, for one row after the other as they come."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean: NDArray[np.float64] | None = None
+        self._squares: NDArray[np.float64] | None = None
+
+    def scaled(self, row: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next row ``(features,)`` over mean and deviation of itself and of those before it."""
+        value = row.astype(np.float64)
+        if self._mean is None or self._squares is None:
+            self._mean, self._squares = np.zeros_like(value), np.zeros_like(value)
+        self._count += 1
+        off = value - self._mean
+        self._mean += off / self._count
+        self._squares += off * (value - self._mean)
+        deviation = np.sqrt(self._squares / self._count)
+        scaled: NDArray[np.float32] = np.clip((value - self._mean) / (deviation + _LEAST), -_CLIP, _CLIP).astype(
+            np.float32
+        )
+        return scaled
