@@ -192,6 +192,7 @@ def test_figures_and_tables_have_the_wait_for_data(folder: Path) -> None:
     assert composition.distinct("seconds_per_step_in") == ["starve", "compute", "communicate", "stall", "whole"]
     assert composition.where(seconds_per_step_in="starve").numbers("mean") == [4.0]
     assert composition.where(seconds_per_step_in="whole").numbers("mean") == [10.0]
+    assert parts["composition-outdoor-1-S1"].caption.startswith("Events 'step': starve_s, compute_s,")
     energy = parts["energy-outdoor-1-S1"].numbers
     assert energy.where(joules_per_step_in="starve").numbers("mean") == [pytest.approx(4 * 4.04)]
     assert parts["power-states"].numbers.distinct("state")[0] == "starve"
@@ -219,6 +220,7 @@ def test_without_streams_nothing_of_them_is_shown(tmp_path: Path) -> None:
     found, _ = sections(experiment)
     for section in found:
         for part in section.parts:
+            assert "starve" not in part.caption
             assert "starve" not in [*part.numbers.columns, *map(str, (v for row in part.numbers.rows for v in row))]
     write_results(experiment)
     assert "starve_s" not in (tmp_path / "results.jsonl").read_text()
