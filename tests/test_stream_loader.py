@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from live import IMPATIENT, LiveServer, eventually
 from rowcast import StreamLoader
 from rowcast.drivers.sockets import Team
-from rowcast.errors import ConfigError, LocalProtocolError, SourceEnded, StreamGap
+from rowcast.errors import ConfigError, DataError, LocalProtocolError, SourceEnded, StreamGap
 from rowcast.loader import loader as loader_module
 from rowcast.optim import Optimizer
 from rowcast.streams import Positions, Sample
@@ -126,6 +126,24 @@ def test_what_cannot_be_decoded_is_dropped_counted_and_the_first_shown(caplog):
         loader.commit()
     [record] = [one for one in caplog.records if "cannot be decoded" in one.message]
     assert "sample 1 of 0" in record.message and "ValueError: no picture: 0" in record.message
+
+
+def test_bad_data_is_dropped_and_another_error_of_ours_is_not(caplog):
+    """What a task says of a sample that is none is a DataError; that a setting is wrong is no sample's fault."""
+    errors = {3: DataError("cut off"), 10: ConfigError("no such column")}
+
+    def odd(sample):
+        if sample.payload in errors:
+            raise errors[sample.payload]
+        return number(sample)
+
+    with StreamLoader(ListSource(16), odd, batch="fixed:4") as loader:
+        batches = iter(loader)
+        assert [next(batches)[:, 0].tolist() for _ in range(2)] == [[0, 1, 2], [4, 5, 6, 7]]
+        assert loader.dropped == {"undecodable": 1}
+        with pytest.raises(ConfigError, match="no such column"):
+            next(batches)
+    assert any("DataError: cut off" in record.message for record in caplog.records)
 
 
 def test_a_batch_of_which_nothing_can_be_decoded_is_none(caplog):

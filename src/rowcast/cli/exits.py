@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import enum
 
-from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, ModelMismatch, ParametersConflict, RemoteProtocolError
+from rowcast.errors import (
+    ConfigError,
+    LayoutMismatch,
+    LinkLost,
+    ModelMismatch,
+    ParametersConflict,
+    RemoteProtocolError,
+    StreamGap,
+)
 
 __all__ = ["MEANINGS", "ExitCode", "exit_code"]
 
@@ -24,7 +32,7 @@ class ExitCode(enum.IntEnum):
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.FINE: "all went well",
     ExitCode.INTERNAL: "an internal error, a failed check, or a process of an experiment failed",
-    ExitCode.USAGE: "wrong usage, setting or file",
+    ExitCode.USAGE: "wrong usage, setting or file; or samples that are gone from a source",
     ExitCode.LINK: "the link or the server is not there",
     ExitCode.REFUSED: "refused by the other end: secret, layout, version, name, parameters or model",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
@@ -33,6 +41,7 @@ MEANINGS: dict[ExitCode, str] = {
 #: The first class that fits decides.
 _BY_CLASS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (ConfigError, ExitCode.USAGE),
+    (StreamGap, ExitCode.USAGE),
     (LayoutMismatch, ExitCode.REFUSED),
     (ParametersConflict, ExitCode.REFUSED),
     (ModelMismatch, ExitCode.REFUSED),

@@ -8,14 +8,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rowcast.errors import SourceEnded
+from rowcast.errors import ConfigError, SourceEnded
 from rowcast.experiment.settings import StreamSettings
 from rowcast.loader import StreamLoader
 from rowcast.optim import Optimizer
 from rowcast.sources.joined import join_sources
+from rowcast.sources.registry import make_source
+from rowcast.streams import Source
 from rowcast.tasks import TaskWorker
 
-__all__ = ["Computed", "computing", "streaming"]
+__all__ = ["Computed", "computing", "source_of", "streaming"]
 
 
 @dataclass(frozen=True)
@@ -51,24 +53,44 @@ def computing(robot: TaskWorker, loader: StreamLoader | None) -> Iterator[Comput
     raise SourceEnded("the samples are over")
 
 
+def source_of(settings: StreamSettings | None) -> Source | None:
+    """Where the samples of a robot come from; nothing is opened or connected yet. ``None``: it has data of its own.
+
+    Raises:
+        ConfigError: a text that stands for no source; or what becomes of samples is said, and not where they are from.
+    """
+    if settings is None:
+        return None
+    if not settings.sources:
+        raise ConfigError(
+            "batch, buffer and rehearsal say what becomes of samples that arrive, and no source is given: add --source "
+            "SOURCE (in a file [robot.stream] sources), or leave them out; with its own data a task makes its batches "
+            "as its options say"
+        )
+    return join_sources([make_source(text) for text in settings.sources])
+
+
 @contextlib.contextmanager
 def streaming(
-    settings: StreamSettings | None, robot: TaskWorker, optimizer: Optimizer, seconds: float | None
+    source: Source | None,
+    settings: StreamSettings | None,
+    robot: TaskWorker,
+    optimizer: Optimizer,
+    seconds: float | None,
 ) -> Iterator[StreamLoader | None]:
     """The loader of a robot whose samples arrive; ``None``: it has data of its own.
 
     Args:
-        settings: where samples come from, and what becomes of them.
+        source: where samples come from, as :func:`source_of` has it.
+        settings: what becomes of them.
         robot, optimizer: what is trained on them.
         seconds: the wait for samples ends after so long.
     """
-    if settings is None or not settings.sources:
+    if source is None or settings is None:
         yield None
         return
-    from rowcast.sources.registry import make_source
-
     loader = StreamLoader(
-        join_sources([make_source(text) for text in settings.sources]),
+        source,
         robot.task.decode,
         optimizer,
         batch=settings.batch,

@@ -17,7 +17,7 @@ from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.drivers.sockets.tcp import split_address
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.audit import WorkerAudit
-from rowcast.experiment.gradients import Computed, computing, streaming
+from rowcast.experiment.gradients import Computed, computing, source_of, streaming
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
@@ -116,6 +116,7 @@ def run_robot(
     endpoint.security.check_join(host)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
+    source = source_of(settings.stream)
     robot = load_robot(settings)
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
@@ -137,7 +138,7 @@ def run_robot(
         optimizer = robot.wrap(team)
         if joined is not None:
             joined(team)
-        loader = stack.enter_context(streaming(settings.stream, robot, optimizer, settings.seconds))
+        loader = stack.enter_context(streaming(source, settings.stream, robot, optimizer, settings.seconds))
         busy_s = _train(settings, _Trainee(robot, optimizer, team, computing(robot, loader)), shaper, progress)
         optimizer.close()
         audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, pace_s=settings.pace_s)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from rowcast.config import as_number
-from rowcast.errors import ConfigError, LocalProtocolError, RowcastError, visible
+from rowcast.errors import ConfigError, DataError, LocalProtocolError, RowcastError, visible
 from rowcast.loader.puller import Puller
 from rowcast.optim import Optimizer
 from rowcast.optim.team import StreamTeam
@@ -293,9 +293,9 @@ class StreamLoader(IterableDataset[Any]):
         for sample in samples:
             try:
                 items.append(self._decode(sample))
-            except RowcastError:
-                raise
             except Exception as error:
+                if isinstance(error, RowcastError) and not isinstance(error, DataError):
+                    raise
                 if not self._undecodable:
                     log.warning(
                         "%s: sample %s of %s cannot be decoded, and is dropped as all such are: %s: %s",

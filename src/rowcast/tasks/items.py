@@ -1,7 +1,7 @@
 """Items of a task as bytes, as they travel in the messages of a source: tensors and numbers, nothing that is executed.
 
 An item is a tensor, a number, a text, or a list, tuple or mapping of such. It is written as MessagePack; a tensor is an
-extension of type 1: its name, its shape and its bytes.
+extension of type 1: its kind, its shape and its bytes, of which those of a number stand with the lowest first.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import msgspec
 import numpy as np
 import torch
 
-from rowcast.errors import DataError
+from rowcast.errors import DataError, visible
 
-__all__ = ["pack_item", "unpack_item"]
+__all__ = ["labelled", "pack_item", "unpack_item"]
 
 _TENSOR = 1
-_KINDS = ("float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64", "bool")
+_KINDS = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in ("float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64", "bool")
+}
+_MOST_DIMENSIONS = 32
 
 
 def _written(value: Any) -> Any:
@@ -27,20 +31,30 @@ def _written(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if not isinstance(value, np.ndarray) or value.dtype.name not in _KINDS:
-        raise TypeError(f"expected tensors, numbers and texts, got {type(value).__name__}")
-    head = msgspec.msgpack.encode((value.dtype.name, value.shape))
-    return msgspec.msgpack.Ext(_TENSOR, len(head).to_bytes(2, "big") + head + np.ascontiguousarray(value).tobytes())
+        raise TypeError(f"expected tensors, numbers and texts, got {getattr(value, 'dtype', type(value).__name__)}")
+    kind = value.dtype.name
+    head = msgspec.msgpack.encode((kind, value.shape))
+    body = value.astype(_KINDS[kind], copy=False).tobytes()
+    return msgspec.msgpack.Ext(_TENSOR, len(head).to_bytes(2, "big") + head + body)
 
 
 def _read(code: int, data: memoryview) -> torch.Tensor:
+    if code != _TENSOR:
+        raise ValueError(f"expected a tensor, got extension {code}")
     end = 2 + int.from_bytes(data[:2], "big")
     kind, shape = msgspec.msgpack.decode(data[2:end], type=tuple[str, tuple[int, ...]])
     body = data[end:]
-    if code != _TENSOR or kind not in _KINDS or min(shape, default=0) < 0:
-        raise ValueError(f"expected a tensor of {', '.join(_KINDS)}, got extension {code} with {kind!r} {shape}")
-    if math.prod(shape) * np.dtype(kind).itemsize != len(body):
+    if kind not in _KINDS or len(shape) > _MOST_DIMENSIONS or min(shape, default=0) < 0:
+        raise ValueError(
+            f"expected a tensor of {', '.join(_KINDS)} in {_MOST_DIMENSIONS} dimensions at most, got {kind!r} in "
+            f"{len(shape)}"
+        )
+    if math.prod(shape) * _KINDS[kind].itemsize != len(body):
         raise ValueError(f"expected the {kind} of a tensor {shape}, got {len(body)} bytes")
-    return torch.from_numpy(np.frombuffer(body, dtype=kind).reshape(shape).copy())
+    array = np.frombuffer(body, _KINDS[kind]).reshape(shape)
+    if kind == "bool":  # a byte other than 0 and 1 is none that PyTorch may be given
+        array = array.view(np.uint8) != 0
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_written)
@@ -51,12 +65,12 @@ def pack_item(item: Any) -> bytes:
     """An item as bytes.
 
     Raises:
-        DataError: it holds something else than tensors, numbers and texts.
+        DataError: it holds something else than tensors, numbers and texts, or itself.
     """
     try:
         return _encoder.encode(item)
-    except (TypeError, OverflowError, msgspec.MsgspecError) as error:
-        raise DataError(f"item: cannot be written: {error}") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError, msgspec.MsgspecError) as error:
+        raise DataError(f"item: cannot be written: {visible(str(error), 200)}") from error
 
 
 def unpack_item(data: bytes) -> Any:
@@ -67,7 +81,41 @@ def unpack_item(data: bytes) -> Any:
     """
     try:
         return _decoder.decode(data)
-    except (ValueError, TypeError, OverflowError, msgspec.MsgspecError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise DataError(
-            f"item: expected what rowcast.tasks.pack_item writes, got {len(data)} bytes: {error}"
+            f"item: expected what rowcast.tasks.pack_item writes, got {len(data)} bytes: {visible(str(error), 200)}"
         ) from error
+
+
+def labelled(item: Any, shape: tuple[int, ...], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An input and its target, if ``item`` is such a pair that a model can be trained on.
+
+    Args:
+        item: what came.
+        shape: of the input, in floating point.
+        classes: the target is one of them, int64; or so many values in floating point.
+
+    Raises:
+        DataError: it is something else.
+    """
+    tensors = [each for each in item if isinstance(each, torch.Tensor)] if isinstance(item, list | tuple) else []
+    if len(tensors) == len(item if tensors else ()) == 2:
+        given, target = tensors
+        if given.is_floating_point() and given.shape == shape:
+            if target.is_floating_point() and target.shape == (classes,):
+                return given.float(), target.float()
+            if target.dtype == torch.int64 and target.shape == () and 0 <= int(target) < classes:
+                return given.float(), target
+    raise DataError(
+        f"item: expected an input {shape} and one of {classes} classes, or values, got {visible(_outline(item), 200)}"
+    )
+
+
+def _outline(item: Any) -> str:
+    """What an item is made of, in a few words."""
+    if isinstance(item, torch.Tensor):
+        value = f" {item.item()}" if item.shape == () else ""
+        return f"{str(item.dtype).removeprefix('torch.')} {tuple(item.shape)}{value}"
+    if isinstance(item, list | tuple):
+        return f"[{', '.join(map(_outline, item[:4]))}{', ...' * (len(item) > 4)}]"
+    return type(item).__name__

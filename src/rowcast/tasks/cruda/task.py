@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +27,7 @@ from torch.nn import functional
 
 from rowcast.errors import ConfigError, near_match
 from rowcast.metric import Metric
+from rowcast.streams import Sample
 from rowcast.tasks.base import ShareDone, Task, TaskSettings, TaskWorker
 from rowcast.tasks.cruda.data import Dataset, load_dataset
 from rowcast.tasks.cruda.models import ConvMLP, ConvMLPConfig, freeze_batch_norm, seeded_model
@@ -35,7 +35,8 @@ from rowcast.tasks.cruda.own import OWN_SETS
 from rowcast.tasks.cruda.settings import MODEL_OPTIONS, CrudaOptions, CrudaSettings
 from rowcast.tasks.cruda.shards import dirichlet_shards
 from rowcast.tasks.cruda.shift import DomainShift
-from rowcast.tasks.cruda.worker import CrudaWorker, endless_batches
+from rowcast.tasks.cruda.worker import CrudaWorker, endless_batches, one_cycle
+from rowcast.tasks.items import labelled
 from rowcast.tasks.options import TaskOptions
 from rowcast.tasks.states import State
 
@@ -138,7 +139,7 @@ class CrudaTask(Task):
         steps = settings.pretrain_epochs * (count // batch)
         if steps:
             optimizer = torch.optim.AdamW(model.parameters(), lr=settings.pretrain_lr, weight_decay=0.01)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _one_cycle(step, steps))
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
             labels = torch.from_numpy(self.dataset.train_labels)
             rng = self.rng(_PRETRAIN)
             order = endless_batches(np.arange(count), batch, rng)
@@ -213,6 +214,10 @@ class CrudaTask(Task):
         images, labels = self._seen(index, workers)
         order = endless_batches(np.arange(len(labels)), 1, self.rng(_BATCHES, workers, index))
         return ((images[one], labels[one]) for (one,) in order)
+
+    def decode(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """One of :meth:`samples`, as :func:`rowcast.tasks.pack_item` writes it."""
+        return labelled(super().decode(sample), self.dataset.shape, len(self.dataset.classes))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of images ``(n, channels, height, width)`` with labels ``(n,)``; batch norm stays frozen."""
@@ -362,14 +367,6 @@ class CrudaTask(Task):
         if settings.image_size is not None and settings.dataset != "images":
             raise ConfigError(f"image_size: goes with task 'cruda-images', got it for {cls.name!r}")
         return settings, fit
-
-
-def _one_cycle(step: int, steps: int) -> float:
-    """Share of the highest learning rate: a linear rise over the first quarter, then half a cosine down to 0."""
-    rise = max(1, steps // 4)
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(1, steps - rise))
 
 
 def _torch_seed(seed: int, stream: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from rowcast.tasks.base import TaskWorker
 if TYPE_CHECKING:
     from rowcast.tasks.cruda.task import CrudaTask
 
-__all__ = ["CrudaWorker", "endless_batches"]
+__all__ = ["CrudaWorker", "endless_batches", "one_cycle"]
 
 
 class CrudaWorker(TaskWorker):
@@ -72,3 +73,11 @@ def endless_batches(indices: NDArray[np.int64], batch: int, rng: np.random.Gener
         order = rng.permutation(indices)
         for start in range(0, len(order) - batch + 1, batch):
             yield order[start : start + batch]
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Share of the highest learning rate: a linear rise over the first quarter, then half a cosine down to 0."""
+    rise = max(1, steps // 4)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(1, steps - rise))

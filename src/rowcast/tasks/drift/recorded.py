@@ -74,8 +74,7 @@ class RecordedTask(DriftTask):
         """
         row = sample.payload
         if not isinstance(row, Mapping):
-            inputs, targets = super().decode(sample)
-            return inputs, targets
+            return super().decode(sample)
         where = f"{sample.partition}: position {sample.position}"
         missing = [name for name in (*self.columns, self.label) if name and name not in row]
         if missing:

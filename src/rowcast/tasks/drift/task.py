@@ -14,9 +14,11 @@ from torch.nn import functional
 
 from rowcast.errors import ConfigError, SourceEnded
 from rowcast.metric import Metric
+from rowcast.streams import Sample
 from rowcast.tasks.base import Task, TaskSettings, TaskWorker
 from rowcast.tasks.drift.settings import DriftSettings
 from rowcast.tasks.drift.worker import DriftWorker
+from rowcast.tasks.items import labelled
 
 __all__ = ["Batch", "DriftTask"]
 
@@ -89,6 +91,14 @@ class DriftTask(Task):
     def collate(self, samples: Sequence[tuple[Tensor, Tensor]]) -> Batch:
         inputs, targets = zip(*samples, strict=True)
         return torch.stack(inputs), torch.stack(targets)
+
+    def decode(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Input and target, as :func:`rowcast.tasks.pack_item` writes them.
+
+        Raises:
+            DataError: something else, or of another shape.
+        """
+        return labelled(super().decode(sample), (self.features,), self.outputs)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         inputs, targets = batch

@@ -1,0 +1,205 @@
+"""A team on this machine: the server in this process, each robot in one of its own, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from rowcast.config import LinkSettings, ServerSettings, save_tables
+from rowcast.drivers.sockets import Server
+from rowcast.errors import ConfigError
+from rowcast.experiment.claim import claimed
+from rowcast.experiment.preparing import now_and_then
+from rowcast.experiment.processes import ProcessGroup
+from rowcast.experiment.settings import RobotSettings
+from rowcast.experiment.starting import keep_starting_state
+from rowcast.journal import open_journal
+from rowcast.session import record_start
+from rowcast.sync import parse_policy
+from rowcast.tasks import Task
+from rowcast.training import ServerNode
+from rowcast.training.member import MemberStatus
+
+__all__ = [
+    "SERVER_JOURNAL",
+    "DemoObserver",
+    "LocalRun",
+    "claimed_folder",
+    "run_team",
+    "starting_model",
+    "team_processes",
+]
+
+SERVER_JOURNAL = "server.jsonl"
+#: A machine may take so long to load PyTorch in all workers at once (s).
+READY_LIMIT_S = 120.0
+#: Delivering the rest over unhindered loopback, and a last look at the test images (s).
+FINISH_LIMIT_S = 45.0
+#: The end of a worker process that has nothing more to do (s).
+END_LIMIT_S = 20.0
+#: How often the observer is told where everybody is (s).
+TICK_S = 0.5
+
+
+class DemoObserver(Protocol):
+    """Shows how a comparison goes."""
+
+    def says(self, text: str) -> None:
+        """Something began or ended."""
+
+    def shows(self, run: str, left_s: float, total_s: float, lines: list[MemberStatus]) -> None:
+        """Where everybody is; called about twice a second."""
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """What a team is to do.
+
+    Attributes:
+        name: for people.
+        folder: takes the journals; what an earlier run has left in it is deleted.
+        policy: its text.
+        seconds: how long the robots train.
+        link: how the server puts bytes on the links.
+        robots: what each does; the server's address, journal and audit are filled in here.
+    """
+
+    name: str
+    folder: Path
+    policy: str
+    seconds: float
+    link: LinkSettings
+    robots: Sequence[RobotSettings]
+
+    def journal(self, name: str) -> Path:
+        """Of a robot."""
+        return self.folder / f"{name}.jsonl"
+
+    def audit(self, name: str) -> Path:
+        """Of a robot."""
+        return self.folder / f"{name}.npz"
+
+
+@contextlib.contextmanager
+def claimed_folder(out: Path) -> Iterator[None]:
+    """``out`` is there, and no other demo is in it meanwhile.
+
+    Raises:
+        ConfigError: it cannot be made, or another demo runs in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out {out}: cannot be made: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        try:  # another demo in the folder would delete the journals of this one
+            busy = f"out {out}: another demo runs in this folder; choose another --out"
+            stack.enter_context(claimed(out / ".lock", busy))
+        except OSError as error:
+            raise ConfigError(f"out {out}: cannot be used: {error.strerror}") from error
+        yield
+
+
+def starting_model(task: Task, out: Path, observer: DemoObserver, code: str) -> Path:
+    """The file of the starting model; made if there is none that fits.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+    """
+    try:
+        kept = keep_starting_state(task, out / "states", now_and_then(observer.says), code=code)
+        path = out / "states" / "start.npz" if kept is None else kept
+        if kept is None:
+            path.parent.mkdir(exist_ok=True)
+            task.save_state(path)
+    except OSError as error:
+        raise ConfigError(f"out {out}: cannot be used: {error}") from error
+    observer.says(f"starting model: {task.describe_start()}")
+    return path
+
+
+@contextlib.asynccontextmanager
+async def team_processes() -> AsyncIterator[ProcessGroup]:
+    """The processes of several runs, one after the other: to load PyTorch takes seconds of each."""
+    async with ProcessGroup() as group:
+        yield group
+        await group.wait_ended(END_LIMIT_S)
+
+
+async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: DemoObserver) -> ServerNode:
+    """One run; the processes are started for the first. Their logs are in ``logs``.
+
+    Returns:
+        the server, as it was at the end.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+        WorkerFailed: a worker process ended badly or hangs.
+    """
+    _empty(run.folder)
+    files = [run.folder / f"{robot.name}.json" for robot in run.robots]
+    async with _server(run) as (node, server):
+        for robot, file in zip(run.robots, files, strict=True):
+            told = replace(
+                robot,
+                server=f"127.0.0.1:{server.port}",
+                journal=run.journal(robot.name),
+                audit=run.audit(robot.name),
+            )
+            save_tables(file, {"robot": told})
+        if not group.workers:
+            observer.says(f"{run.name}: starting {len(files)} workers")
+            for robot, file in zip(run.robots, files, strict=True):
+                command = [sys.executable, "-m", "rowcast", "train", "--config", str(file), "--quiet", "--await-start"]
+                await group.start(robot.name, command, logs / f"{robot.name}.log")
+            await group.wait_ready(READY_LIMIT_S)
+        watcher = asyncio.ensure_future(_watch(node, run, observer))
+        try:
+            group.go(map(str, files))
+            await group.wait_finished(run.seconds + FINISH_LIMIT_S)
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+    return node
+
+
+def _empty(folder: Path) -> None:
+    """The folder of a run, without what an earlier one has left in it."""
+    try:
+        folder.mkdir(exist_ok=True)
+        for stale in [path for kind in ("jsonl", "npz", "json") for path in folder.glob(f"*.{kind}")]:
+            stale.unlink()
+    except OSError as error:
+        raise ConfigError(f"out {folder}: cannot be used: {error.strerror}") from error
+
+
+@contextlib.asynccontextmanager
+async def _server(run: LocalRun) -> AsyncIterator[tuple[ServerNode, Server[ServerNode]]]:
+    """The server, listening on loopback."""
+    with open_journal("server", run.folder / SERVER_JOURNAL) as journal:
+        settings = ServerSettings(expected_workers=len(run.robots), gather_s=0.0)
+        record_start(journal, time.monotonic(), "server", run.policy, settings, run.link)
+        node = ServerNode(parse_policy(run.policy), settings=settings, link_settings=run.link, journal=journal)
+        server = Server(node, "127.0.0.1", 0, link_settings=run.link)
+        await server.start()
+        try:
+            yield node, server
+        finally:
+            await server.close()
+            journal.record(time.monotonic(), "end", cause="the run is over")
+
+
+async def _watch(node: ServerNode, run: LocalRun, observer: DemoObserver) -> None:
+    """Tell the observer now and then where everybody is."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + run.seconds
+    while True:
+        now = loop.time()
+        observer.shows(run.name, max(ends - now, 0.0), run.seconds, node.status(now))
+        await asyncio.sleep(TICK_S)
