@@ -3,8 +3,8 @@
 A process takes batches from a source, trains them and commits; it is killed at random moments and started again. What
 it trains is a count per sample, in a file that is replaced in one step with the positions, as a server holds both:
 ``Trainer`` is all that knows of it. Then the same with a worker of a real team, its ``StreamLoader``, and the team's
-parameters at the server (``team_faults.py``). Kafka is librdkafka's mock in another process, MQTT a mosquitto; a broker that is
-not installed is left out, and said so.
+parameters at the server (``team_faults.py``). Kafka is librdkafka's mock in another process, MQTT a mosquitto; a broker
+that is not installed is left out, and said so.
 """
 
 from __future__ import annotations
