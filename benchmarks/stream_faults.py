@@ -2,8 +2,9 @@
 
 A process takes batches from a source, trains them and commits; it is killed at random moments and started again. What
 it trains is a count per sample, in a file that is replaced in one step with the positions, as a server holds both:
-``Trainer`` is all that knows of it. Kafka is librdkafka's mock in another process, MQTT a mosquitto; a broker that is
-not installed is left out, and said so.
+``Trainer`` is all that knows of it. Then the same with a worker of a real team, its ``StreamLoader``, and the team's
+parameters at the server (``team_faults.py``). Kafka is librdkafka's mock in another process, MQTT a mosquitto; a broker
+that is not installed is left out, and said so.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rowcast.sources.kafka import KafkaSource
 from rowcast.sources.mqtt import MqttSource
 from rowcast.sources.numbering import number_payload
 from rowcast.streams import Positions, Sample, Source
+from team_faults import TEAM_CASES, figures_of_team, run_team
 
 #: Own iterations that may be under way when a worker is killed: policy slack, pull bound, and the one that it computes.
 SLACK, PULL_BOUND = 2, 1
@@ -366,6 +368,10 @@ def main() -> None:
             continue
         case = short(case) if options.tiny else case
         figures += figures_of(case, run_alone(case, options.seed))
+    for team in TEAM_CASES:
+        if options.only in team.name and installed("kafka"):
+            team = replace(team, samples=200, kills=1) if options.tiny else team
+            figures += figures_of_team(team, run_team(team, options.seed))
     finish("A reader of a stream, killed three times", figures, options)
 
 

@@ -216,6 +216,10 @@ def test_a_batch_takes_time_in_proportion_to_its_samples() -> None:
     assert measured.gradient_s(0) == 0.128  # of as many samples as it was measured with
     assert drawn.gradient_s(4, 96) == pytest.approx(3 * drawn.gradient_s(4, 32)) and drawn.gradient_s(4) != 0.5
     assert always.gradient_s(0, 1) == always.gradient_s(0, 1000) == 2.0
+    # Where all batches are of one size, that is said once.
+    fixed = parse_devices("0.128@64/0.5@32~0.1/2").team(3, 5, batch=32)
+    assert [device.samples for device in fixed] == [None] * 3
+    assert [device.gradient_s(4) for device in fixed] == pytest.approx([0.064, drawn.gradient_s(4), 2.0])
     with pytest.raises(ConfigError, match="expected 1 sample or more"):
         Device(1.0, samples=0)
 

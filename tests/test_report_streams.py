@@ -20,6 +20,7 @@ from rowcast.report.sections import sections
 from rowcast.report.stream_figure import draw_queues
 from rowcast.report.stream_tables import queue_table, stream_groups
 from rowcast.report.table import table_of
+from rowcast.report.values import Feeding
 from stub_cells import run_stub
 
 #: Seconds between the steps of the stand-in, and steps.
@@ -30,7 +31,7 @@ SETTINGS = Comparison(
     hours=EVERY_S * STEPS / 3600,
     seeds=2,
     devices=("1",),
-    streams=("S1", "50"),
+    streams=("S1", "40/60"),
     batch=("fixed:64", "team:128"),
     inject=("0", "0.5/0.25"),
     eval_every_s=EVERY_S,
@@ -89,32 +90,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_recording_is_named_by_its_file() -> None:
+    """A list of rates is no path."""
+    assert Feeding("/data/rates.csv", "fixed:64", "persist", "").stream == "rates.csv"
+    assert Feeding("12/30/75", "fixed:64", "persist", "").stream == "12/30/75"
+    assert Feeding("", "fixed:64", "", "0.1/0.1").words == ("fixed:64", "injection 0.1/0.1")
+
+
 def test_runs_are_grouped_by_stream_and_named_by_what_differs(folder: Path) -> None:
     first, second = stream_groups(read_experiment(folder))
-    assert (first.stream, second.stream) == ("S1", "50")
+    assert (first.stream, second.stream) == ("S1", "40/60")
     assert first.team == "outdoor, 2 robots, 1 s a gradient, stream S1"
     # Each batch has one buffer, so that it is not said; there is one policy.
     assert list(first.groups) == [
-        "fixed:64, no injection",
+        "fixed:64",
         "fixed:64, injection 0.5/0.25",
-        "team:128, no injection",
+        "team:128",
         "team:128, injection 0.5/0.25",
     ]
     assert first.parts["team:128, injection 0.5/0.25"] == ("team:128", "truncate:1s", "0.5/0.25", "bsp")
-    assert [run.seed for run in first.groups["fixed:64, no injection"]] == [0, 1]
+    assert [run.seed for run in first.groups["fixed:64"]] == [0, 1]
 
 
 def test_the_main_figures_show_the_first_batch_of_each_stream(folder: Path) -> None:
     experiment = read_experiment(folder)
     assert [str(each) for each in experiment.conditions] == [
         "outdoor, 2 robots, 1 s a gradient, stream S1, fixed:64, persist",
-        "outdoor, 2 robots, 1 s a gradient, stream 50, fixed:64, persist",
+        "outdoor, 2 robots, 1 s a gradient, stream 40/60, fixed:64, persist",
     ]
     found, _ = sections(experiment)
     assert [section.title for section in found] == [
         *map(str, experiment.conditions),
         "Streams: outdoor, 2 robots, 1 s a gradient, stream S1",
-        "Streams: outdoor, 2 robots, 1 s a gradient, stream 50",
+        "Streams: outdoor, 2 robots, 1 s a gradient, stream 40/60",
         "Power",
     ]
     names = [part.name for section in found for part in section.parts]
@@ -157,7 +165,7 @@ def test_the_time_to_a_level_is_that_of_the_targets(folder: Path) -> None:
     assert fixed[f"time to {low} % (s)"] and not str(fixed[f"time to {low} % (s)"]).startswith(">")
     assert str(fixed[f"time to {high} % (s)"]).startswith("> ")
     reached = targets.where(until_then="seconds", accuracy_percent=low)
-    seconds = [reached.where(policy=f"{name}, no injection").numbers("mean")[0] for name in ("fixed:64", "team:128")]
+    seconds = [reached.where(policy=f"{name}").numbers("mean")[0] for name in ("fixed:64", "team:128")]
     # The average is two looks behind.
     assert seconds[0] - 20 == 2 * (seconds[1] - 20)
     assert str(team[f"time to {low} % (s)"]).startswith(f"{seconds[1]:.4g}")
@@ -166,7 +174,7 @@ def test_the_time_to_a_level_is_that_of_the_targets(folder: Path) -> None:
 def test_queues_over_time_are_those_of_the_newest_steps(folder: Path) -> None:
     group = stream_groups(read_experiment(folder))[0]
     table = queue_table(group)
-    fixed = table.where(policy="fixed:64, no injection")
+    fixed = table.where(policy="fixed:64")
     times = fixed.numbers("time_s")
     assert times[-1] == EVERY_S * STEPS and fixed.values("queued")[0] is None  # before the first step
     for time_s, queued, most, age_s in zip(
@@ -184,6 +192,7 @@ def test_figures_and_tables_have_the_wait_for_data(folder: Path) -> None:
     assert composition.distinct("seconds_per_step_in") == ["starve", "compute", "communicate", "stall", "whole"]
     assert composition.where(seconds_per_step_in="starve").numbers("mean") == [4.0]
     assert composition.where(seconds_per_step_in="whole").numbers("mean") == [10.0]
+    assert parts["composition-outdoor-1-S1"].caption.startswith("Events 'step': starve_s, compute_s,")
     energy = parts["energy-outdoor-1-S1"].numbers
     assert energy.where(joules_per_step_in="starve").numbers("mean") == [pytest.approx(4 * 4.04)]
     assert parts["power-states"].numbers.distinct("state")[0] == "starve"
@@ -211,6 +220,7 @@ def test_without_streams_nothing_of_them_is_shown(tmp_path: Path) -> None:
     found, _ = sections(experiment)
     for section in found:
         for part in section.parts:
+            assert "starve" not in part.caption
             assert "starve" not in [*part.numbers.columns, *map(str, (v for row in part.numbers.rows for v in row))]
     write_results(experiment)
     assert "starve_s" not in (tmp_path / "results.jsonl").read_text()

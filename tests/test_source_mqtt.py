@@ -6,7 +6,6 @@ import itertools
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from broker_processes import Mosquitto, all_of, free_port, needs_mosquitto, taking_until
 from rowcast.errors import ConfigError, DataError, StreamGap
-from rowcast.sources import make_source, mqtt_settings
+from rowcast.sources import make_source, mqtt_settings, mqtt_topics
 from rowcast.sources import mqtt as mqtt_module
 from rowcast.sources.mqtt import MqttSource
 from rowcast.sources.numbering import IN_FLIGHT, LIVES, Arrival, Numbers, number_payload, payload_number
@@ -24,6 +23,7 @@ from rowcast.streams import Positions
 from rowcast.testing import check_source
 
 mqtt = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
+PacketTypes, ReasonCode = mqtt.PacketTypes, mqtt.ReasonCode
 LIMIT_S = 20.0
 names = map("robot{}".format, itertools.count())
 
@@ -46,6 +46,12 @@ def quick(monkeypatch):
     """open() does not wait long for a broker; the client connects again soon."""
     monkeypatch.setattr(mqtt_module, "OPEN_S", 0.2)
     monkeypatch.setattr(mqtt_settings, "AGAIN_S", (0.05, 0.05))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Missing numbers are soon given up."""
+    monkeypatch.setattr(mqtt_topics, "HOLD_S", 0.05)
 
 
 class Producer:
@@ -182,21 +188,21 @@ def test_what_is_behind_the_positions_is_dropped_when_it_comes_again(producer, n
     assert third.dropped == {}
 
 
-def test_a_number_that_never_came_is_counted(producer, name, source, caplog):
+def test_a_number_that_never_came_is_counted(producer, name, source, caplog, impatient):
     producer.numbered(name, [3, 4, 7, 8])
     assert counts(all_of(source, 4)) == [3, 4, 7, 8]
     assert source.dropped == {"missing": 2}
-    assert f"{name}: 2 numbers before 7" in caplog.text
+    assert f"{name}: 2 numbers from 5 on" in caplog.text
 
 
-def test_a_number_that_never_came_is_an_error_where_that_is_wanted(producer, name, make):
+def test_a_number_that_never_came_is_an_error_where_that_is_wanted(producer, name, make, impatient):
     source = make(gaps="error")
     source.open()
     producer.numbered(name, [0, 1, 5, 6])
     assert counts(all_of(source, 2)) == [0, 1]
     for _ in range(2):
         with pytest.raises(
-            StreamGap, match="3 numbers before 5 have not come; to go on and count them, set gaps=count"
+            StreamGap, match="3 numbers from 2 on have not come; to go on and count them, set gaps=count"
         ):
             source.take(5, LIMIT_S)
     source.close()
@@ -207,7 +213,41 @@ def test_a_number_that_never_came_is_an_error_where_that_is_wanted(producer, nam
     assert again.dropped == {"doubled": 2, "missing": 3}
 
 
-def test_a_producer_that_starts_anew_with_a_larger_life_goes_on(producer, name, source):
+def test_numbers_that_come_late_are_waited_for_and_delivered_in_order(producer, name, source):
+    """A client that connects again may send what is new before what it still has."""
+    producer.numbered(name, [0, 5, 6, 3])
+    assert counts(all_of(source, 1)) == [0]
+    assert source.take(1, 0.1) == []
+    producer.numbered(name, [1, 5, 2, 4, 7])
+    assert counts(all_of(source, 7)) == [1, 2, 3, 4, 5, 6, 7]
+    assert source.dropped == {"doubled": 1}
+
+
+def test_numbers_that_come_after_they_were_given_up_are_not_taken_for_doubles(
+    producer, name, source, impatient, caplog
+):
+    producer.numbered(name, [3, 5])
+    assert counts(all_of(source, 2)) == [3, 5]
+    producer.numbered(name, [4, 2, 3, 6])
+    assert counts(all_of(source, 1)) == [6]
+    assert source.dropped == {"missing": 1, "late": 2, "doubled": 1}
+    assert f"{name}: number 4 came behind those that follow it" in caplog.text
+
+
+def test_what_is_held_comes_while_other_topics_go_on(producer, name, make, impatient):
+    source = make(f"{name}/#")
+    source.open()
+    producer.numbered(f"{name}/a", [0, 2])
+    producer.numbered(f"{name}/b", range(50))
+    found = []
+    until = time.monotonic() + LIMIT_S
+    while len(found) < 52 and time.monotonic() < until:
+        found += source.take(1, 0.1)
+    assert counts(sample for sample in found if sample.partition.endswith("a")) == [0, 2]
+    assert source.dropped == {"missing": 1}
+
+
+def test_a_producer_that_starts_anew_with_a_larger_life_goes_on(producer, name, source, impatient):
     producer.numbered(name, range(3), life=1)
     producer.numbered(name, range(3), life=2)
     assert counts(all_of(source, 6)) == [0, 1, 2, 0, 1, 2]
@@ -295,17 +335,18 @@ def test_the_window_bounds_what_is_not_committed(producer, name, make):
     assert counts(all_of(source, 20)) == list(range(25, 45))
 
 
-def test_qos_0_beyond_the_window_is_dropped_and_counted(producer, name, make):
+def test_qos_0_beyond_the_window_is_dropped_and_counted(producer, name, make, impatient):
     source = make(window=5)
     source.open()
     producer.publish(name, *(number_payload(count, str(count).encode()) for count in range(8)), qos=0)
     producer.numbered(name, [8])
-    deadline = threading.Event()
     until = time.monotonic() + LIMIT_S
-    while len(source._numbers) == 0 or source._numbers[name].position != 9:
-        assert time.monotonic() < until
-        deadline.wait(0.01)
-    assert counts(source.take(10, 1.0)) == [0, 1, 2, 3, 4, 8]
+    with source._changed:
+        while not source._unacknowledged:  # the last has come; nothing was taken before
+            assert time.monotonic() < until
+            source._changed.wait(0.01)
+    assert counts(source.take(10, 0.0)) == [0, 1, 2, 3, 4]
+    assert counts(all_of(source, 1)) == [8]
     assert source.dropped == {"overrun": 3, "missing": 3}
 
 
@@ -364,7 +405,9 @@ def test_a_broker_that_is_stopped_and_started_again(own_broker, quick):
     producer.close()
 
 
-def test_a_broker_that_has_lost_its_sessions_is_said_and_what_is_missing_is_counted(own_broker, quick, caplog):
+def test_a_broker_that_has_lost_its_sessions_is_said_and_what_is_missing_is_counted(
+    own_broker, quick, caplog, impatient
+):
     producer = Producer(own_broker)
     source = MqttSource(own_broker.address, "samples", client="robot")
     source.open()
@@ -421,6 +464,14 @@ def test_a_second_client_of_the_same_name_is_named(make, name, quick):
     taking_until(first, lambda: f"another client may have the name {name}" in first.trouble + second.trouble)
 
 
+def test_a_subscription_that_is_refused_is_an_error(source):
+    """Said by hand: mosquitto takes any subscription, and only delivers nothing where that is not allowed."""
+    refused = ReasonCode(PacketTypes.SUBACK, identifier=0x87)
+    source._on_subscribe(source._client, None, 1, [refused], None)
+    with pytest.raises(ConfigError, match="the broker refuses the subscription: Not authorized"):
+        source.take(1, 0.0)
+
+
 def test_a_client_that_may_not_connect_is_refused(tmp_path):
     with Mosquitto(tmp_path, "allow_anonymous false\n") as closed:
         options = {"username": "me", "password": "hunter2"}
@@ -464,31 +515,49 @@ def test_a_broker_with_tls_and_passwords(tmp_path):
 # -- numbers -------------------------------------------------------------------------------------------------------
 
 
+def arrived(numbers, number, data=None):
+    """What a message is, and what is delivered with it."""
+    arrival = numbers.arrived(0.0, number, b"%d" % number if data is None else data, number)
+    return arrival, numbers.ready()
+
+
 @given(st.lists(st.integers(0, 40), max_size=60), st.integers(0, 3))
-def test_each_number_is_new_once_and_what_is_missing_is_what_never_came(steps, life):
-    """Numbers that go on, are left out, or come again: as a broker and a producer may send them."""
-    numbers, seen, missing, doubled = Numbers(life * LIVES), [], 0, 0
-    newest = -1
-    for step in steps:
-        count = step if step <= newest else newest + 1 + step % 3
-        arrival, gone = numbers.arrived(life * LIVES + count, b"%d" % count)
-        missing += gone
-        if arrival is Arrival.NEW:
-            seen.append(count)
-            newest = count
-        else:
-            assert arrival is Arrival.DOUBLED
-            doubled += 1
-    assert seen == sorted(set(seen))
-    assert missing == newest + 1 - len(seen)
-    assert len(steps) == len(seen) + doubled
-    assert numbers.position == life * LIVES + newest + 1
+def test_each_number_is_delivered_once_and_in_order(found, life):
+    """In whatever order numbers come, and however often."""
+    numbers, delivered, doubled = Numbers(life * LIVES), [], 0
+    for number in found:
+        arrival, ready = arrived(numbers, life * LIVES + number)
+        delivered += ready
+        doubled += arrival is Arrival.DOUBLED
+        assert arrival in (Arrival.NEW, Arrival.DOUBLED)
+    assert len(found) == len(set(found)) + doubled
+    missing = 0
+    while numbers.holds:
+        missing += numbers.give_up()
+        delivered += numbers.ready()
+    assert [number - life * LIVES for number in delivered] == sorted(set(found))
+    assert missing == max(found, default=-1) + 1 - len(set(found))
+    assert numbers.position == life * LIVES + max(found, default=-1) + 1
+
+
+def test_lives_follow_each_other_and_what_is_before_a_new_one_is_waited_for():
+    numbers = Numbers(3)
+    assert arrived(numbers, LIVES) == (Arrival.NEW, [LIVES])
+    assert arrived(numbers, 2 * LIVES + 1) == (Arrival.NEW, [])
+    assert arrived(numbers, 2 * LIVES) == (Arrival.NEW, [2 * LIVES, 2 * LIVES + 1])
+    assert arrived(numbers, 3 * LIVES + 2) == (Arrival.NEW, [])
+    assert (numbers.give_up(), numbers.ready()) == (2, [3 * LIVES + 2])
+    assert (numbers.give_up(), numbers.ready(), numbers.holds) == (0, [], False)
 
 
 def test_what_lies_further_back_than_anything_in_flight_is_of_a_new_start():
     numbers = Numbers(IN_FLIGHT + 10)
-    assert numbers.arrived(10, b"a") == (Arrival.DOUBLED, 0)
-    assert numbers.arrived(9, b"a") == (Arrival.RESTARTED, 0)
+    assert arrived(numbers, 10) == (Arrival.DOUBLED, [])
+    assert arrived(numbers, 9) == (Arrival.RESTARTED, [])
+    assert arrived(numbers, IN_FLIGHT + 10) == (Arrival.NEW, [IN_FLIGHT + 10])
+    assert arrived(numbers, IN_FLIGHT + 10, b"other") == (Arrival.RESTARTED, [])
+    assert arrived(numbers, IN_FLIGHT + 12) == (Arrival.NEW, [])
+    assert arrived(numbers, IN_FLIGHT + 12, b"other") == (Arrival.RESTARTED, [])
 
 
 def test_numbers_and_payloads_there_and_back():
@@ -525,6 +594,10 @@ def test_a_text_says_what_to_read(tmp_path):
         ("mqtt://h/t?sequence=time", "sequence: expected payload, none, got 'time'"),
         ("mqtt://h/t?window=70000", "from 1 to 65535"),
         ("mqtt://h/", "expected a topic"),
+        ("mqtt://h/robots/#/camera", "expected a topic, with"),
+        ("mqtt://h/robots/a+", "expected a topic, with"),
+        ("mqtt://h/" + "t" * 65536, "expected a topic, with"),
+        ("mqtt://h/t?client=", "expected NAME=VALUE|name of a client"),
         ("mqtt:///t", "expected HOST:PORT"),
         ("mqtt://me:secret@h/t", "expected HOST:PORT"),
         ("mqtt://h/t?option.user=a", "unknown setting 'user'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def faults(monkeypatch):
     import stream_faults
 
     yield stream_faults
-    for name in {"stream_faults", "brokers", "common"} & (set(sys.modules) - known):
+    for name in {"stream_faults", "team_faults", "brokers", "common"} & (set(sys.modules) - known):
         del sys.modules[name]
 
 
@@ -31,3 +32,14 @@ def test_nothing_is_lost_where_a_reader_is_killed(faults, k):
     figures = faults.figures_of(case, outcome)
     assert [figure for figure in figures if not figure.met] == []
     assert len(outcome.killed_at) == 1 and 0 < outcome.killed_at[0] < case.samples
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("k", [0, 2], ids=["bsp", "rowcast"])
+def test_nothing_is_lost_where_a_worker_of_a_team_is_killed(faults, k):
+    if not faults.installed("kafka"):
+        pytest.skip("kafka: its client library is not installed (pip install 'rowcast[kafka]')")
+    case = replace(faults.TEAM_CASES[k], samples=400, batch=16, kills=1)
+    found = faults.run_team(case, seed=1)
+    assert [figure for figure in faults.figures_of_team(case, found) if not figure.met] == []
+    assert 0 < found.killed_at[0] < case.samples

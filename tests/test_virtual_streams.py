@@ -185,7 +185,7 @@ RULES = (("fixed:64", "persist"), ("fixed:64", "truncate:1s"), ("rate:1s", "trun
 @pytest.mark.parametrize(("rule", "buffer"), RULES)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_nothing_is_lost_and_the_queue_is_bounded(policy: str, rule: str, buffer: str, pattern: str) -> None:
-    seconds = 20.0
+    seconds = 12.0
     rates = parse_streams(pattern).team(4, 1)
     team = Team(rule, buffer, rates, policy=policy)
     most: list[int] = [0] * 4
@@ -243,6 +243,32 @@ def test_the_parts_of_a_step_add_up() -> None:
             assert parts == pytest.approx(step["t"] - before["t"], abs=1e-5)
             assert step["compute_s"] == pytest.approx(3 * 0.05, abs=1e-5)
     assert max(step["starve_s"] for step in team.steps(0)) > 14  # the silence
+
+
+def test_the_work_of_push_and_pull_comes_once_for_each_iteration() -> None:
+    device = Device(0.1, encode_s=0.5, decode_s=0.25, samples=64)
+    team = Team("fixed:32", "persist", constant(1000), policy="localsgd:3", devices=[device]).run(10)
+    first, *others = (step["compute_s"] for step in team.steps(0))
+    assert first == pytest.approx(3 * 0.05 + 0.5) and others == pytest.approx([3 * 0.05 + 0.75] * len(others))
+
+
+def test_drawn_times_are_those_of_each_gradient() -> None:
+    """A spread is drawn for each batch, and scaled by its samples."""
+    device = Device(0.1, 0.3, seed=7, samples=64)
+    team = Team("fixed:16", "persist", constant(1000), devices=[device]).run(3)
+    taken = [step["compute_s"] for step in team.steps(0)]
+    assert taken == pytest.approx([device.gradient_s(n) / 4 for n in range(len(taken))], abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [RateTrace.constant(37.0), RateTrace([0.0, 2.0, 5.0], [10.0, 0.0, 75.0], 7.5), RateTrace([0.0, 1.0], [0.0, 3.0])],
+    ids=["constant", "periodic", "late"],
+)
+def test_samples_come_one_by_one_as_all_together(trace: RateTrace) -> None:
+    times = trace.times_of(100, 900)
+    assert times.tolist() == pytest.approx([trace.time_of(100 + k) for k in range(900)])
+    assert [trace.count_until(time) for time in times.tolist()] == list(range(101, 1001))
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from rowcast.streams import Feed, FeedBatch, Positions, Source
 
 __all__ = ["Puller"]
 
-#: The source is asked for so many samples at most, and waits for the first one for so long (s).
-_AT_MOST, _TIMEOUT_S = 512, 0.2
+#: The source is asked for so many samples at most, and waits for the first one for so long (s); as long a commit may
+#: have to wait for its turn.
+_AT_MOST, _TIMEOUT_S = 512, 0.05
 #: Samples that come one by one are taken in lumps of so much time (s): waking up for each costs more than the sample.
 _LUMP_S = 0.02
 

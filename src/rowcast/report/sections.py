@@ -33,7 +33,7 @@ from rowcast.report.table import Table
 from rowcast.report.targets import target_table
 from rowcast.report.timeline import state_shares
 from rowcast.report.timeline_figure import draw_timeline
-from rowcast.report.values import Conditions, Experiment, Groups
+from rowcast.report.values import Conditions, Experiment, Groups, states_of
 
 __all__ = ["Section", "TableOrFigure", "sections"]
 
@@ -100,8 +100,7 @@ def _of_conditions(
     yield TableOrFigure(
         f"composition{suffix}",
         "Average time composition of a step",
-        "Events 'step': compute_s, communicate_s, stall_s; the mean over all steps of all robots of a run, then over "
-        "seeds.",
+        f"Events 'step': {_fields(groups)}; the mean over all steps of all robots of a run, then over seeds.",
         composition,
         composition,
         partial(draw_bars, composition, SECONDS),
@@ -123,6 +122,11 @@ def _of_conditions(
     )
     yield _timeline(groups, suffix)
     yield from _micro(groups, suffix)
+
+
+def _fields(groups: Groups) -> str:
+    """The parts of a step in the journal."""
+    return ", ".join(f"{state}_s" for state in states_of(run for runs in groups.values() for run in runs))
 
 
 def _summaries(groups: Groups, metrics: Sequence[Metric], suffix: str) -> Iterator[TableOrFigure]:
@@ -205,7 +209,7 @@ def _timeline(groups: Groups, suffix: str) -> TableOrFigure:
     return TableOrFigure(
         f"timeline{suffix}",
         f"Who computed, sent and stalled, and when, seed {run.seed}",
-        "Events 'step': compute_s, communicate_s, stall_s, in bins, and below step by step; where a push ends and a "
+        f"Events 'step': {_fields(groups)}, in bins, and below step by step; where a push ends and a "
         "pull begins is right to about the quota. Thin: overlap_s. Line: the trace under the robot's link towards the "
         f"server, where the run left it. At most {MOST_LANES} robots; the table has the totals of the CSV file.",
         table,

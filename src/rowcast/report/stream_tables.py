@@ -83,8 +83,8 @@ def stream_groups(experiment: Experiment) -> list[StreamGroup]:
 def _label(parts: tuple[str, ...], several: Sequence[bool]) -> str:
     """The batch, and what else differs within the group."""
     batch, buffer, inject, policy = parts
-    others = (buffer, f"injection {inject}" if inject else "no injection", policy)
-    return ", ".join([batch, *(text for text, differs in zip(others, several, strict=True) if differs)])
+    others = (buffer, inject and f"injection {inject}", policy)
+    return ", ".join([batch, *(text for text, differs in zip(others, several, strict=True) if differs and text)])
 
 
 # -- what the runs came to ---------------------------------------------------------------------------------------------

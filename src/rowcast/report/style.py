@@ -102,11 +102,12 @@ def figure_legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         columns = len(labels) if len(labels) <= 4 else -(-len(labels) // 2)
-        inches = columns * (_LETTER * max(map(len, labels)) + _HANDLE)
-        if inches <= _BESIDE * figure.get_figwidth():
+        entry = _LETTER * max(map(len, labels)) + _HANDLE
+        room = figure.get_figwidth()
+        if columns * entry <= _BESIDE * room:
             figure.legend(handles, labels, loc="outside upper right", ncols=columns, frameon=False)
         else:
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+            figure.legend(handles, labels, loc="outside lower center", ncols=max(1, int(room // entry)), frameon=False)
 
 
 def headline(figure: Figure, text: str) -> None:

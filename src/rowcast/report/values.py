@@ -113,7 +113,7 @@ class Feeding:
     @property
     def stream(self) -> str:
         """The stream in a few words; '' without one."""
-        return Path(self.rates).name if self.rates.lower().endswith(".csv") else self.rates
+        return Path(self.rates).name if Path(self.rates).is_absolute() else self.rates
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import socket
 import sys
@@ -12,14 +13,13 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rowcast.errors import ConfigError, DataError, LocalProtocolError, RowcastError, StreamGap, visible
-from rowcast.sources.base import Drops
+from rowcast.errors import ConfigError, LocalProtocolError, RowcastError, visible
 from rowcast.sources.client_options import passed_options
 from rowcast.sources.libraries import needing
-from rowcast.sources.mqtt_settings import MqttLink
-from rowcast.sources.numbering import Arrival, Numbers, payload_number
+from rowcast.sources.mqtt_settings import MqttLink, check_topic
+from rowcast.sources.mqtt_topics import MqttTopics
 from rowcast.sources.text import SourceText
-from rowcast.streams import MOST_PARTITIONS, Positions, Sample
+from rowcast.streams import Positions, Sample
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -36,15 +36,11 @@ WINDOW = 8192
 MOST_WINDOW = 65_535
 #: Where so many are not committed and nothing has come for so long, the broker may hold back what it has.
 HELD, HELD_S = 16, 5.0
-#: What a sample takes besides its payload: two objects.
-SAMPLE_BYTES = 160
 #: Answers of a broker that another attempt would not change: version, client's id, password, not authorized, banned.
 REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 TAKEN_OVER = 0x8E
 #: Connections that end sooner, so many in a row: two clients of one name end each other's, and not all brokers say so.
 SHORT_S, SHORT_IN_A_ROW = 20.0, 2
-#: Behind every position: of what is never acknowledged.
-NEVER = 1 << 65
 
 
 class MqttSource:
@@ -55,7 +51,9 @@ class MqttSource:
     is no synchronous acknowledgement in MQTT: a message may come again although it was committed. Hence the numbers
     in front of the payloads, see :mod:`rowcast.sources.numbering` and :func:`number_payload`: the payload of a sample
     is without it, its position is the number + 1, its partition is the topic. What comes again is dropped and counted
-    as ``doubled``, numbers that never came as ``missing``, both with the first in the log. A message whose number has
+    as ``doubled``. A producer that was cut off may send what is new before what is older: what is behind a number that
+    has not come is held for 2 seconds, and then delivered; the number counts as ``missing``, or as ``late`` too if it
+    comes after all. A message whose number has
     been there with other bytes, or lies further back than anything can be sent again, is from a producer that has
     started anew with the same life: a :class:`rowcast.errors.StreamGap`.
 
@@ -102,8 +100,9 @@ class MqttSource:
                 raise ConfigError(f"source {self.name}: {what}: expected {', '.join(known)}, got {visible(value)!r}")
         if not 1 <= window <= MOST_WINDOW:
             raise ConfigError(f"source {self.name}: window: expected 1 to {MOST_WINDOW} messages, got {window}")
-        if not topic or not client:
-            raise ConfigError(f"source {self.name}: expected a topic and the name of a client")
+        if not client:
+            raise ConfigError(f"source {self.name}: expected the name of a client, got none")
+        check_topic(topic, self.name)
         self._link = MqttLink.from_options(options or {}, self.name)
         address = SourceText("mqtt", broker)
         self._host, self._port = address.host, address.port or (8883 if self._link.encrypted else 1883)
@@ -113,7 +112,7 @@ class MqttSource:
         self._numbered = sequence == "payload"
         self._client: Client | None = None
         self._changed = threading.Condition()
-        self._reset()
+        self._reset(Positions())
 
     @classmethod
     def from_text(cls, text: SourceText) -> MqttSource:
@@ -139,14 +138,11 @@ class MqttSource:
     def __repr__(self) -> str:
         return f"<MqttSource {self.name}>"
 
-    def _reset(self) -> None:
-        self._queue: deque[Sample] = deque()
+    def _reset(self, positions: Positions) -> None:
+        self._topics = MqttTopics(self.name, self._gaps, self._numbered, self._window, positions)
         # In the order in which they came over this connection, as they have to be acknowledged: (mid, topic, position).
         self._unacknowledged: deque[tuple[int, str, int]] = deque()
-        self._numbers: dict[str, Numbers] = {}
-        self._committed: dict[str, int] = {}
-        self._error: RowcastError | None = None
-        self._drops = Drops(self.name)
+        self._committed: dict[str, int] = dict(positions)
         self._subscribed, self._was_subscribed = False, False
         # Since when there is a connection, or none; when a message came last.
         self._since_s = self._came_s = time.monotonic()
@@ -160,16 +156,14 @@ class MqttSource:
         ``positions`` is dropped. Returns after 5 seconds at the latest, also where no broker has answered."""
         if self._client is not None:
             raise LocalProtocolError(f"source {self.name}: open: it is open already; close it first")
-        self._reset()
-        self._committed = dict(positions or {})
-        self._numbers = {topic: Numbers(position) for topic, position in self._committed.items()}
+        self._reset(positions or Positions())
         self._client = client = self._new_client()
         client.loop_start()
         with self._changed:
-            self._changed.wait_for(lambda: self._subscribed or self._error is not None, OPEN_S)
-        if self._error is not None:
+            self._changed.wait_for(lambda: self._subscribed or self._topics.error is not None, OPEN_S)
+        if self._topics.error is not None:
             self.close()
-            raise self._error
+            raise self._topics.error
         return positions or Positions()
 
     def take(self, at_most: int, timeout_s: float) -> list[Sample]:
@@ -177,12 +171,18 @@ class MqttSource:
         self._opened("take")
         if at_most < 1:
             raise ConfigError(f"source {self.name}: take: expected 1 sample or more, got {at_most}")
+        until = time.monotonic() + timeout_s
         with self._changed:
-            if not self._queue and self._error is None and timeout_s > 0:
-                self._changed.wait_for(lambda: self._queue or self._error is not None, timeout_s)
-            if not self._queue and self._error is not None:
-                raise self._error
-            return [self._queue.popleft() for _ in range(min(at_most, len(self._queue)))]
+            while True:
+                now = time.monotonic()
+                # What is missing may come over the next connection.
+                held_s = self._topics.waited(now, self._since_s) if self._subscribed else math.inf
+                if self._topics.queue or self._topics.error is not None or now >= until:
+                    break
+                self._changed.wait(min(until - now, held_s))
+            if not self._topics.queue and self._topics.error is not None:
+                raise self._topics.error
+            return [self._topics.queue.popleft() for _ in range(min(at_most, len(self._topics.queue)))]
 
     def commit(self, positions: Positions) -> None:
         """See :class:`rowcast.streams.Source`."""
@@ -216,7 +216,7 @@ class MqttSource:
             if not self._subscribed:
                 reason = f" ({self._reason})" if self._reason else ""
                 return f"no broker answers at {self._host}:{self._port} since {now - self._since_s:.0f} s{reason}"
-            if self._queue:
+            if self._topics.queue:
                 return ""
             if held >= self._window:
                 return f"{held} samples are not committed, and more than the window of {self._window} never are"
@@ -229,10 +229,10 @@ class MqttSource:
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """See :class:`rowcast.streams.Source`: ``doubled``, ``missing``, ``restarted``, ``unnumbered`` (shorter than a
-        number), ``unnamed`` (a topic that is no UTF-8), ``retained`` (from before the subscription), ``overrun``
-        (QoS 0, more than the window)."""
-        return self._drops.counts
+        """See :class:`rowcast.streams.Source`: ``doubled``, ``missing``, ``late``, ``restarted``,
+        ``unnumbered`` (shorter than a number), ``unnamed`` (a topic that is no UTF-8), ``retained`` (from before the
+        subscription), ``overrun`` (QoS 0, more than the window; their numbers are missing too)."""
+        return self._topics.drops.counts
 
     # -- the connection: called in the client's thread -------------------------------------------------------------
 
@@ -272,21 +272,29 @@ class MqttSource:
                 self.name, visible(self._id),
             )  # fmt: skip
         client.subscribe(self._topic, **self._link.subscription())
+        if flags.session_present:  # the answer comes behind all that the broker has kept
+            self._up()
+
+    def _up(self) -> None:
+        """Samples come from now on."""
+        with self._changed:
+            if not self._subscribed:
+                self._subscribed = self._was_subscribed = True
+                self._reason = ""
+                self._came_s = self._since_s = time.monotonic()
+                self._changed.notify_all()
 
     def _on_connect_fail(self, client: Client, data: Any) -> None:
         with self._changed:
             self._reason = visible(str(sys.exc_info()[1] or "no connection"), 200)
 
     def _on_subscribe(self, client: Client, data: Any, mid: int, codes: Any, properties: Any) -> None:
+        if not any(code.is_failure for code in codes):
+            self._up()
+            return
         with self._changed:
-            if any(code.is_failure for code in codes):
-                refusal = visible(str(codes[0]))
-                self._fail(ConfigError(f"source {self.name}: the broker refuses the subscription: {refusal}"))
-                return
-            self._subscribed = self._was_subscribed = True
-            self._reason = ""
-            self._came_s = self._since_s = time.monotonic()
-            self._changed.notify_all()
+            refusal = visible(str(codes[0]))
+            self._fail(ConfigError(f"source {self.name}: the broker refuses the subscription: {refusal}"))
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
         with self._changed:
@@ -300,86 +308,24 @@ class MqttSource:
                 self._reason += f"; another client may have the name {visible(self._id)}"
 
     def _fail(self, error: RowcastError) -> None:
-        """Nothing is delivered behind an error."""
-        if self._error is None:
-            self._error = error
+        """Another attempt would not change it."""
+        self._topics.fail(error)
         self._changed.notify_all()
 
     # -- messages --------------------------------------------------------------------------------------------------
 
     def _on_message(self, client: Client, data: Any, message: Any) -> None:
         with self._changed:
-            if self._error is not None:
+            if self._topics.error is not None:
                 return
-            now_s, self._came_s = time.time(), time.monotonic()
-            try:
-                topic = message.topic
-            except UnicodeDecodeError as error:  # raised on, it would end the client's thread
-                topic = ""
-                self._drops.count("unnamed", str(error))
-            position, payload = self._judged(topic, message) if topic else (0, None)
+            self._came_s = time.monotonic()
+            waiting = len(self._topics.queue)
+            topic, position = self._topics.arrived(self._came_s, message)
             if message.qos:
                 self._unacknowledged.append((message.mid, topic, position))
-            if payload is None:
-                self._acknowledge()
-                return
-            self._queue.append(Sample(topic, position, now_s, payload, len(payload) + SAMPLE_BYTES))
-            if len(self._queue) == 1:
+            self._acknowledge()
+            if not waiting:
                 self._changed.notify_all()
-
-    def _judged(self, topic: str, message: Any) -> tuple[int, bytes | None]:
-        """The position of a message, and its payload, if it is to be delivered."""
-        data: bytes = message.payload
-        if message.retain:
-            self._drops.count("retained", topic)
-            return 0, None
-        if not message.qos and len(self._queue) >= self._window:
-            self._drops.count("overrun", f"{topic}: published with QoS 0, nothing slows that down")
-            return 0, None
-        numbers = self._numbers.get(topic)
-        if numbers is None:
-            if len(self._numbers) >= MOST_PARTITIONS:
-                self._fail(ConfigError(f"source {self.name}: more than {MOST_PARTITIONS} topics; subscribe to fewer"))
-                return NEVER, None
-            numbers = self._numbers[topic] = Numbers(None if self._numbered else 0)
-        if not self._numbered:
-            numbers.position = (numbers.position or 0) + 1
-            return numbers.position, data
-        try:
-            number, payload = payload_number(data)
-        except DataError as error:
-            self._drops.count("unnumbered", f"{topic}: {error}; see sequence=")
-            return 0, None
-        arrival, missing = numbers.arrived(number, data)
-        if arrival is Arrival.DOUBLED:
-            self._drops.count("doubled", f"{topic}: number {number}", level=logging.INFO)
-        elif arrival is Arrival.RESTARTED:
-            return self._restarted(topic, number), None
-        elif missing:
-            self._drops.count("missing", f"{topic}: {missing} numbers before {number}", missing)
-            if self._gaps == "error":
-                self._fail(
-                    StreamGap(
-                        f"source {self.name}: {topic}: {missing} numbers before {number} have not come; to go on and "
-                        "count them, set gaps=count"
-                    )
-                )
-                return NEVER, None
-        return number + 1, payload if arrival is Arrival.NEW else None
-
-    def _restarted(self, topic: str, number: int) -> int:
-        """A number that was there, of a producer that has begun anew; the position of its message."""
-        what = f"{topic}: number {number} comes again with other samples"
-        if self._gaps == "skip":
-            self._drops.count("restarted", what)
-            return 0
-        self._fail(
-            StreamGap(
-                f"source {self.name}: {what}: its producer has started anew and must number with a larger life "
-                "(rowcast.sources.numbering), or has no numbers (sequence=none); to drop them and go on, set gaps=skip"
-            )
-        )
-        return NEVER
 
     def _acknowledge(self) -> None:
         """Say to the broker what is committed, in the order in which it came."""

@@ -12,7 +12,7 @@ from rowcast.errors import ConfigError, near_match, visible
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
-__all__ = ["MqttLink"]
+__all__ = ["MqttLink", "check_topic"]
 
 VERSIONS = ("5", "3.1.1")
 #: A session is kept for a week after the device was there last.
@@ -21,8 +21,24 @@ EXPIRY_S = 604_800
 KEEPALIVE_S = 15
 #: Pauses between two attempts to connect, in seconds.
 AGAIN_S = (1, 15)
+MOST_TOPIC_BYTES = 0xFFFF
 MOST_EXPIRY_S = 0xFFFF_FFFF
 MOST_KEEPALIVE_S = 0xFFFF
+
+
+def check_topic(topic: str, source: str) -> None:
+    """Refuse what one cannot subscribe to.
+
+    Raises:
+        ConfigError: ``+`` or ``#`` are not a level of their own, or ``#`` is not the last; it is empty, or too long.
+    """
+    levels = topic.split("/")
+    alone = all(level in ("+", "#") or not set(level) & set("+#\0") for level in levels)
+    if not alone or "#" in levels[:-1] or not 0 < len(topic.encode()) <= MOST_TOPIC_BYTES:
+        raise ConfigError(
+            f"source {source}: expected a topic, with + for any level and # as the last for all below, got "
+            f"{visible(topic, 100)!r}"
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,18 +13,23 @@ than 65,535 messages back (it knows a message in flight by 16 bits).
 from __future__ import annotations
 
 import enum
+import heapq
 import struct
+from typing import Generic, TypeVar
 
 from rowcast.errors import ConfigError, DataError
 
 __all__ = ["LIVES", "Arrival", "Numbers", "number_payload", "payload_number"]
 
+Item = TypeVar("Item")
 _NUMBER = struct.Struct(">Q")
 #: Messages of a life; lives are one fewer: eight bytes of 255 are no number.
 LIVES = 1 << 32
 _NO_LIFE = b"\xff\xff\xff\xff"
 #: Most messages that can be under way at a time.
 IN_FLIGHT = 1 << 16
+#: Most stretches of numbers that are remembered as given up.
+GIVEN_UP = 64
 #: Messages of a topic whose bytes are compared when they come again.
 REMEMBERED = 1 << 10
 
@@ -69,45 +74,84 @@ class Arrival(enum.Enum):
 
     NEW = "new"
     DOUBLED = "doubled"
+    LATE = "late"
     RESTARTED = "restarted"
 
 
-class Numbers:
-    """What has come of one producer.
+class Numbers(Generic[Item]):
+    """Puts what comes of one producer into the order of its numbers.
+
+    A client that connects again may send what is new before what it still has from before, so a number that is left
+    out can come later. What is behind it is held until then, or until :meth:`give_up`.
 
     Args:
         position: behind what counts as delivered; ``None``: the first number that comes is the first.
 
     Attributes:
-        position: behind the newest.
+        position: of the next number that is to be delivered.
+        since_s: when something came last that was left out before; since then nothing has moved.
     """
 
-    __slots__ = ("_prints", "_seen", "position")
+    __slots__ = ("_begin", "_gone", "_held", "_newest", "_order", "_prints", "_seen", "position", "since_s")
 
     def __init__(self, position: int | None = None) -> None:
         self.position = position
+        self.since_s = 0.0
+        self._begin = 0  # the first that came, where nothing was known before
+        self._newest = -1
+        self._held: dict[int, Item] = {}
+        self._order: list[int] = []  # a heap of the numbers that are held
+        self._gone: list[tuple[int, int]] = []  # numbers that were given up, the newest of such
         self._seen: list[int] = [-1] * REMEMBERED
         self._prints: list[int] = [0] * REMEMBERED
 
-    def arrived(self, number: int, data: bytes) -> tuple[Arrival, int]:
+    @property
+    def holds(self) -> bool:
+        """Whether something is held, since what is before it has not come."""
+        return bool(self._held)
+
+    def arrived(self, now: float, number: int, data: bytes, item: Item) -> Arrival:
         """Take in a message.
 
         Args:
+            now: seconds that only grow.
             number: its number.
             data: all of it.
-
-        Returns:
-            what it is; and how many messages are missing in front of it. At the start of a life those that are missing
-            at the end of the one before are not known.
+            item: what :meth:`ready` gives, if it is new.
         """
+        if self.position is None:
+            self.position = self._begin = number
         slot = number % REMEMBERED
-        if self.position is None or number >= self.position:
-            expected = number if self.position is None else max(self.position, number - number % LIVES)
+        if number >= self.position and number not in self._held:
             self._seen[slot], self._prints[slot] = number, hash(data)
-            self.position = number + 1
-            return Arrival.NEW, number - expected
+            if number < self._newest or not self._held:
+                self.since_s = now
+            self._newest = max(number, self._newest)
+            self._held[number] = item
+            heapq.heappush(self._order, number)
+            return Arrival.NEW
         if self._seen[slot] == number:
-            same = self._prints[slot] == hash(data)
-        else:
-            same = self.position - number <= IN_FLIGHT
-        return (Arrival.DOUBLED if same else Arrival.RESTARTED), 0
+            return Arrival.DOUBLED if self._prints[slot] == hash(data) else Arrival.RESTARTED
+        if number < self.position and self.position - number > IN_FLIGHT:
+            return Arrival.RESTARTED
+        late = number < self._begin or any(low <= number < high for low, high in self._gone)
+        return Arrival.LATE if late else Arrival.DOUBLED
+
+    def ready(self) -> list[Item]:
+        """What is next, in order. A new life begins where the one before was; how long that was is not known."""
+        found: list[Item] = []
+        while self._order and (self._order[0] == self.position or self._order[0] % LIVES == 0):
+            number = heapq.heappop(self._order)
+            self.position = number + 1
+            found.append(self._held.pop(number))
+        return found
+
+    def give_up(self) -> int:
+        """No longer wait for what is before the first that is held: how many numbers that is, of the life of that."""
+        if not self._order:
+            return 0
+        first = self._order[0]
+        begin = max(self.position or 0, first - first % LIVES)
+        self._gone = [*self._gone[1 - GIVEN_UP :], (begin, first)]
+        self.position = first
+        return first - begin

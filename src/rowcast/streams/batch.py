@@ -27,6 +27,8 @@ from rowcast.errors import ConfigError, near_match
 
 __all__ = ["MOST_SAMPLES", "BatchRule", "FixedBatch", "Held", "RateBatch", "SpeedBatch", "TeamBatch", "parse_batch"]
 
+#: Samples of a batch for which learning rates are meant, where nothing is said.
+_USUAL = 64
 #: Samples of one batch at most: what a processor cannot hold at once.
 MOST_SAMPLES = 65_536
 
@@ -102,11 +104,11 @@ class RateBatch(BatchRule):
     """What came within a window; ``reference``: samples of each worker for which the learning rate is meant."""
 
     window_s: float = 1.0
-    reference: int = 64
+    reference: int = _USUAL
 
     def __str__(self) -> str:
         text = f"rate:{self.window_s:g}s"
-        return text if self.reference == 64 else f"{text}@{self.reference}"
+        return text if self.reference == _USUAL else f"{text}@{self.reference}"
 
     def needs(self, held: Held) -> int:
         return 1
@@ -155,8 +157,8 @@ class SpeedBatch(TeamBatch):
 
 
 def _at_the_rate(held: Held, window_s: float) -> int:
-    """Samples of a window, of those that wait."""
-    wanted = held.queued if held.rate is None else round(held.rate * window_s)
+    """Samples of a window, of those that wait; as long as the rate is not known, no more than usual."""
+    wanted = _USUAL if held.rate is None else round(held.rate * window_s)
     return min(max(1, wanted), held.queued, MOST_SAMPLES)
 
 
