@@ -1,4 +1,4 @@
-"""A batch of the whole team, shared out: in proportion, in whole samples, within bounds (algorithms.md 5)."""
+"""A batch of the whole team, shared out: in proportion, in whole samples, within bounds (algorithms.md 13)."""
 
 from __future__ import annotations
 
