@@ -57,7 +57,7 @@ class Setting:
     inject: tuple[str, ...] = ("0",)
     links: str | None = None
     workers: int | None = None
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("looking=1",)  # all hold the same, or nearly
     every_s: float = 5.0
 
 
@@ -310,7 +310,7 @@ def injections(args) -> list[Figure]:
             seconds,
             inject=("0", "0.05/0.05", "0.1/0.1", "0.25/0.25"),
             workers=SKEWED,
-            options=("skew=true", f"norm={str(norm).lower()}", f"looking={SKEWED}"),
+            options=("skew=true", f"norm={str(norm).lower()}", "looking=10"),
             every_s=10.0,
         )
         results = run(setting, args)

@@ -12,7 +12,7 @@ from rowcast.streams.patterns import StreamPattern, parse_streams, read_rates
 from rowcast.streams.rates import RateMeter, RateTrace
 from rowcast.streams.rehearsal import MOST_REHEARSED, Importance, Rehearsal, Reservoir, parse_rehearsal
 from rowcast.streams.sample import MOST_PARTITIONS, Positions, Sample
-from rowcast.streams.sharing import rebalanced, share
+from rowcast.streams.sharing import share
 from rowcast.streams.source import Source
 from rowcast.streams.topk import AdaptiveTopK, compresses
 
@@ -47,6 +47,5 @@ __all__ = [
     "parse_rehearsal",
     "parse_streams",
     "read_rates",
-    "rebalanced",
     "share",
 ]

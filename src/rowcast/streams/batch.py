@@ -10,7 +10,7 @@
 
 A batch of ``n`` samples counts ``n / B`` times its mean gradient, where ``B`` is the batch of the whole team for which
 the learning rate is meant. That is ScaDLES's weighted mean with its scaled learning rate in one constant:
-``(b_i / sum b) (sum b / B) = b_i / B`` (algorithms.md 5): a worker needs to know nobody else's rate for it.
+``(b_i / sum b) (sum b / B) = b_i / B`` (algorithms.md 13): a worker needs to know nobody else's rate for it.
 """
 
 from __future__ import annotations

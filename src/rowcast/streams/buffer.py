@@ -1,4 +1,4 @@
-"""Samples that wait for their turn: kept all, or truncated (ScaDLES; algorithms.md 5)."""
+"""Samples that wait for their turn: kept all, or truncated (ScaDLES; algorithms.md 13.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data injection of ScaDLES: some devices share some of their samples with all others (algorithms.md 5).
+"""Data injection of ScaDLES: some devices share some of their samples with all others (algorithms.md 13).
 
 Meant for streams whose labels are skewed, with statistics of batch norm that stay on a device. It exposes raw samples;
 it is off unless asked for, and what it exposed is counted. Without local batch statistics it does harm: the sum of the

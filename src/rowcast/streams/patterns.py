@@ -1,4 +1,4 @@
-"""The rates of a team's streams by name: those of ScaDLES, and constant ones (algorithms.md 5).
+"""The rates of a team's streams by name: those of ScaDLES, and constant ones (algorithms.md 13).
 
 ================ =======================================================================================================
 ``S1``           drawn uniformly, mean 38, standard deviation 24 samples a second; one rate for each robot

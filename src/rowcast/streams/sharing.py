@@ -1,4 +1,4 @@
-"""A batch of the whole team, shared out: in proportion, in whole samples, within bounds (algorithms.md 5)."""
+"""A batch of the whole team, shared out: in proportion, in whole samples, within bounds (algorithms.md 13)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from rowcast.errors import ConfigError
 
-__all__ = ["DEAD_BAND", "rebalanced", "share"]
+__all__ = ["DEAD_BAND", "share"]
 
-#: Batches stay as they are while none would change by more than this share of it (Tyagi and Sharma 2020).
+#: What a worker can train on counts as unchanged within this share of it (Tyagi and Sharma 2020).
 DEAD_BAND = 0.05
 
 
@@ -19,6 +19,9 @@ def share(
     total: int, weights: Sequence[float], least: Sequence[int] | None = None, most: Sequence[int] | None = None
 ) -> list[int]:
     """Share ``total`` samples out in proportion to ``weights``, by the largest remainder.
+
+    With the measured speeds of processors as weights it is dynamic batching: ``b_k mu / mu_k``, the batch times the
+    mean time over its own, is in proportion to the speed ``b_k / mu_k`` (Tyagi and Sharma 2020).
 
     A share beyond its bounds is put on its bound, and the others share what that leaves. Of equal remainders the first
     wins, so that the same values give the same shares everywhere.
@@ -70,38 +73,3 @@ def _in_proportion(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[
     rest = total - int(shares.sum())
     shares[np.argsort(-(exact - shares), kind="stable")[:rest]] += 1
     return shares
-
-
-def rebalanced(
-    batches: Sequence[int],
-    seconds: Sequence[float],
-    *,
-    least: int = 1,
-    most: int | None = None,
-    dead_band: float = DEAD_BAND,
-) -> list[int]:
-    """Batches that follow the measured speed of unequal processors, with the same sum (Tyagi and Sharma 2020).
-
-    A worker that computes ``seconds`` for its batch gets its batch times the mean of all over its own: so that all
-    take as long. Nothing changes while no batch would change by ``dead_band`` of it or more.
-
-    Args:
-        batches: samples of each worker, 1 or more.
-        seconds: mean time of a gradient of each, since the last change; above 0.
-        least, most: bounds of a batch; ``most``: memory of a device.
-        dead_band: share of a batch.
-
-    Returns:
-        the batches of the next steps.
-
-    Raises:
-        ConfigError: as many values as workers are expected, above 0.
-    """
-    if len(batches) != len(seconds) or min(batches, default=0) < 1 or not min(seconds, default=0.0) > 0:
-        raise ConfigError(f"batches: expected a batch and a time above 0 of each worker, got {batches} and {seconds}")
-    mean = sum(seconds) / len(seconds)
-    wanted = [batch * mean / own for batch, own in zip(batches, seconds, strict=True)]
-    if all(abs(new - old) < dead_band * old for new, old in zip(wanted, batches, strict=True)):
-        return list(batches)
-    total, workers = sum(batches), len(batches)
-    return share(total, wanted, [least] * workers, [total if most is None else most] * workers)

@@ -2,8 +2,8 @@
 
 A device votes to compress where the share of energy that the largest elements leave out, ``||g - Topk(g)||^2 /
 ||g||^2``, is ``delta`` or less on average (EWMA); the team compresses where more than half of it votes so
-(algorithms.md 5). What is not sent stays, and is added to the next gradient. The published code changes what stays also
-in rounds that are sent whole, so that mass is sent twice: not here.
+(algorithms.md 13.6). What is not sent stays, and is added to the next gradient. The published code changes what stays
+also in rounds that are sent whole, so that mass is sent twice: not here.
 """
 
 from __future__ import annotations
