@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from commands import running
 from live import LIMIT_S, python
@@ -184,6 +186,14 @@ def test_the_display_shows_batch_and_queue_where_there_are_streams(streams):
     assert (cells.get("batch"), cells.get("queue")) == ((["32", "-"], ["70", "-"]) if streams else (None, None))
 
 
+def test_the_display_fits_80_columns():
+    metrics = {"accuracy": 50.0, "share": 1.0, "rate_bps": 27.8e6, "samples": 1024.0, "queued": 12345.0}
+    console = Console(width=80, file=io.StringIO())
+    console.print(team_table("team:256", [MemberStatus("robot-10", "waiting", 1000, 10, 12.0, metrics)]))
+    lines = console.file.getvalue().splitlines()
+    assert "…" not in "".join(lines) and "waiting 12 s" in lines[-2]
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 WHOLE = str(Path(__file__).parents[1] / "examples" / "diabetes_task.py") + ":Diabetes"
@@ -351,7 +361,7 @@ def test_the_picture(tmp_path, seconds):
     [
         (3, "runs: expected a list of objects, got 3"),
         ([{"policy": "bsp"}], "expected folder and policy of each, got None and 'bsp'"),
-        ([{"folder": "../a", "policy": "bsp"}], "expected the name of a policy or a folder, got '../a'"),
+        ([{"folder": "../a", "policy": "bsp"}], "expected the name of a folder, got '../a'"),
         ([{"folder": "a", "policy": "bsp", "feeding": 3}], "feeding = 3 is not what"),
     ],
     ids=["no list", "no folder", "a folder elsewhere", "no feeding"],

@@ -126,9 +126,15 @@ class DemoDisplay:
 def team_table(title: str, lines: Sequence[MemberStatus], metric: Metric | None = None) -> Table:
     """The table; fits 80 columns."""
     metric = metric or _reported(lines)
-    table = Table(title=Text(visible(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("worker", no_wrap=True)
     streams = _streams(lines)
+    table = Table(
+        title=Text(visible(title), "bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if streams else (0, 1),
+    )
+    table.add_column("worker", no_wrap=True)
     for name in (
         *("steps", metric.name if metric else "metric", *(["batch", "queue"] if streams else [])),
         *("link\nMbit/s", "rows\nsent", "behind"),

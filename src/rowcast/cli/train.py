@@ -100,8 +100,9 @@ class _Talk:
             return
         self._next = now + REPORT_EVERY_S
         metrics = self._team.node.metrics
+        fed = "batch {samples:.0f}, queue {queued:.0f}, ".format(**metrics) if "queued" in metrics else ""
         self.says(
-            f"{self._team.name}: step {progress.iteration}, loss {progress.loss:.3f}, {progress.written}, "
+            f"{self._team.name}: step {progress.iteration}, loss {progress.loss:.3f}, {progress.written}, {fed}"
             f"rows sent {100 * metrics.get('share', 0):.0f} %, behind {metrics.get('staleness', 0):.0f}"
         )
 

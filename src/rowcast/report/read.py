@@ -164,8 +164,6 @@ def _read_demo(folder: Path, power: PowerStates, notes: list[str]) -> Iterator[R
     metrics = _metrics(summary, path)
     devices = f"{pace_s:g}" if isinstance(pace_s, int | float) else None
     for name, policy, feeding in _runs_of_demo(summary, path):
-        if Path(name).name != name:
-            raise ConfigError(f"{path}: expected the name of a policy or a folder, got {name!r}")
         if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
             raise ConfigError(f"{path}: settings: seconds: expected the length of a run above 0, got {seconds!r}")
         files = _worker_files(folder / name)
@@ -179,7 +177,7 @@ def _read_demo(folder: Path, power: PowerStates, notes: list[str]) -> Iterator[R
 def _runs_of_demo(summary: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, Feeding | None]]:
     """Folder, policy and batches of each run."""
     for policy in _object(summary, "policies", path):
-        yield policy.replace(":", "-"), policy, None
+        yield _within(policy.replace(":", "-"), "policy", path), policy, None
     runs = summary.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise ConfigError(f"{path}: runs: expected a list of objects, got {runs!r}")
@@ -187,7 +185,14 @@ def _runs_of_demo(summary: Mapping[str, Any], path: Path) -> Iterator[tuple[str,
         name, policy = run.get("folder"), run.get("policy")
         if not isinstance(name, str) or not isinstance(policy, str):
             raise ConfigError(f"{path}: runs: expected folder and policy of each, got {name!r} and {policy!r}")
-        yield name, policy, _feeding(run, path)
+        yield _within(name, "folder", path), policy, _feeding(run, path)
+
+
+def _within(name: str, what: str, path: Path) -> str:
+    """A name in a file that is that of a folder beside it, and leads nowhere else."""
+    if Path(name).name != name:
+        raise ConfigError(f"{path}: expected the name of a {what}, got {name!r}")
+    return name
 
 
 def _metrics(content: Mapping[str, Any], path: Path) -> tuple[Metric, ...]:
