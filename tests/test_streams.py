@@ -334,9 +334,10 @@ def test_a_share_of_the_team_begins_when_it_is_there():
     feed, _, found = fed_by("team:1024", 40, share_of=60)
     assert [len(batch.samples) for _, batch in found] == [60] * len(found)
     assert np.diff([now for now, _ in found]) == pytest.approx(1.5, abs=0.051)
-    feed.share = None
-    assert feed.begins_at(20.0) == pytest.approx(found[-1][0] + 1.0)
-    assert isinstance(feed.rule, TeamBatch)
+    feed.told(None, 4)
+    assert isinstance(feed.rule, TeamBatch) and feed.share == 256
+    feed.told(0, 4)
+    assert feed.missing(20.0) <= 1  # who has nothing waits for one sample at least
 
 
 @given(st.integers(5, 300), st.floats(0.0, 6.0), st.sampled_from(["fixed:32", "rate:1s", "team:256"]))

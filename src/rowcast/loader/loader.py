@@ -248,7 +248,7 @@ class StreamLoader(IterableDataset[Any]):
             return
         self.commit(self._optimizer.delivered)
         self._team.supply(self.rule, feed.supply(time.monotonic()))
-        feed.share = self._team.share
+        feed.told(self._team.share, self._team.members)
 
     def _announce(self, batch: FeedBatch, samples: int) -> None:
         """Tell the team what the next step is computed on."""

@@ -121,9 +121,7 @@ class VirtualStream:
         rule = feed.rule
         if rule.shares_by:
             worker.supply(rule, feed.supply(now))
-            feed.share = worker.share
-            if feed.share is None and rule.shares_by == "speed":
-                feed.share = max(rule.total // max(worker.members, 1), 1)
+            feed.told(worker.share, worker.members)
             if self._arrivals is None:
                 self.look()  # as many as are wanted by now
         return feed.take(now)
