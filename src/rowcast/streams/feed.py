@@ -41,7 +41,7 @@ class Feed:
     Args:
         batch: when how many samples make a batch.
         buffer: what is kept until then.
-        most_bytes: of all waiting samples.
+        most_bytes: of all waiting samples, as far as a batch takes no more.
         positions: where the stream begins.
 
     Attributes:
@@ -130,6 +130,10 @@ class Feed:
         self._left = len(self.buffer)
         self._dropped, self._most_queued = dropped, len(self.buffer)
         return batch
+
+    def room(self, now: float) -> bool:
+        """Whether more may be taken from the source: there is room, or a batch cannot begin without."""
+        return self.buffer.room or self.missing(now) > 0
 
     def missing(self, now: float) -> int:
         """Samples that have to come before a batch can begin."""

@@ -102,7 +102,7 @@ class VirtualStream:
             self._flows = True
             feed.arrived(now, ())
         due = self._due(now)
-        while self.arrived < due and feed.buffer.room:
+        while self.arrived < due and feed.room(now):
             count = min(due - self.arrived, _MOST_AHEAD)
             known = self._drawer.known(self.arrived + count) - self.arrived
             if known > 0:
