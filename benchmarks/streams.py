@@ -77,12 +77,14 @@ class Result:
     seconds: float
 
     def time_to(self, target: float) -> float:
-        """When the accuracy was first ``target`` % (s); infinite: not within the run."""
-        return next((time for time, value in self.accuracy if value >= target), float("inf"))
+        """When the mean of three looks in a row was first ``target`` % (s); infinite: not within the run."""
+        times = [time for time, _ in self.accuracy]
+        means = np.convolve([value for _, value in self.accuracy], np.ones(3) / 3, "valid")
+        return next((time for time, mean in zip(times[2:], means, strict=False) if mean >= target), float("inf"))
 
     def accuracy_at(self, time_s: float) -> float:
-        """Mean of the last three looks until then, of all robots that looked (%)."""
-        looks = sorted({time for time, _ in self.accuracy if time <= time_s})[-3:]
+        """Mean of the last five looks until then, of all robots that looked (%)."""
+        looks = sorted({time for time, _ in self.accuracy if time <= time_s})[-5:]
         return statistics.mean(value for time, value in self.accuracy if time in looks)
 
     @property
@@ -311,7 +313,7 @@ def injections(args) -> list[Figure]:
             inject=("0", "0.05/0.05", "0.1/0.1", "0.25/0.25"),
             workers=SKEWED,
             options=("skew=true", f"norm={str(norm).lower()}", "looking=10"),
-            every_s=10.0,
+            every_s=args.every_s * 2,
         )
         results = run(setting, args)
         for inject in ("", "0.05/0.05", "0.1/0.1", "0.25/0.25"):
