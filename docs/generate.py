@@ -13,6 +13,7 @@ journal event. ``tests/test_docs.py`` fails while a page is out of date.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 import textwrap
@@ -117,74 +118,9 @@ def settings(kind: type, without: type | None = None) -> str:
     return "\n".join(lines)
 
 
-def comparison() -> str:
-    """The settings of a comparison."""
-    from rowcast.experiment import Comparison  # late: it loads PyTorch
-
-    return settings(Comparison)
-
-
-def serving() -> str:
-    """What a server is told beside its settings."""
-    from rowcast.cli.serve import ServeSettings  # late: the other parts need no command
-
-    return settings(ServeSettings)
-
-
-def robot() -> str:
-    """The settings of a robot of a built-in task."""
-    from rowcast.experiment import RobotSettings  # late: it loads PyTorch
-
-    return settings(RobotSettings)
-
-
-def demo() -> str:
-    """The settings of a demo."""
-    from rowcast.experiment import DemoSettings  # late: it loads PyTorch
-
-    return settings(DemoSettings)
-
-
-def stream_demo() -> str:
-    """The settings of a demo of streams."""
-    from rowcast.experiment.stream_settings import StreamDemoSettings  # late: the other parts need no command
-
-    return settings(StreamDemoSettings)
-
-
-def split_serving() -> str:
-    """What a server of inferences is told beside its settings."""
-    from rowcast.experiment.inference.settings import SplitServeSettings  # late: the other parts need no command
-
-    return settings(SplitServeSettings)
-
-
-def camera() -> str:
-    """What a robot that asks for inferences is told beside its settings."""
-    from rowcast.experiment.inference.settings import CameraSettings  # late: the other parts need no command
-
-    return settings(CameraSettings)
-
-
-def split_methods() -> str:
-    """Which methods of split inference are compared."""
-    from rowcast.experiment.inference.settings import MethodSettings  # late: the other parts need no command
-
-    return settings(MethodSettings)
-
-
-def split_demo() -> str:
-    """The settings of a demo of split inference."""
-    from rowcast.experiment.inference.settings import SplitDemoSettings  # late: the other parts need no command
-
-    return settings(SplitDemoSettings)
-
-
-def options_of_tasks() -> str:
-    """What may be set of a built-in task."""
-    from rowcast.tasks.cruda import CrudaOptions  # late: it loads PyTorch
-
-    return settings(CrudaOptions)
+def late(module: str, name: str) -> Callable[[], str]:
+    """The settings of a class whose module is loaded when they are written: it loads PyTorch, or takes long."""
+    return lambda: settings(getattr(importlib.import_module(module), name))
 
 
 def drift_options(name: str) -> str:
@@ -193,13 +129,6 @@ def drift_options(name: str) -> str:
 
     common = drift.DriftSettings
     return settings(common, TaskSettings) if name == "" else settings(drift.DRIFT_TASKS[name].Settings, common)
-
-
-def measured_runs() -> str:
-    """What may be said of a measured run."""
-    from rowcast.experiment import RunSettings  # late: it loads PyTorch
-
-    return settings(RunSettings)
 
 
 def policies() -> str:
@@ -367,17 +296,17 @@ PARTS: dict[str, Callable[[], str]] = {
     "LinkSettings": lambda: settings(config.LinkSettings),
     "AskerSettings": lambda: settings(config.AskerSettings),
     "AnswererSettings": lambda: settings(config.AnswererSettings),
-    "ServeSettings": serving,
-    "RobotSettings": robot,
-    "DemoSettings": demo,
-    "StreamDemoSettings": stream_demo,
-    "Comparison": comparison,
-    "RunSettings": measured_runs,
-    "SplitServeSettings": split_serving,
-    "CameraSettings": camera,
-    "MethodSettings": split_methods,
-    "SplitDemoSettings": split_demo,
-    "CrudaOptions": options_of_tasks,
+    "ServeSettings": late("rowcast.cli.serve", "ServeSettings"),
+    "RobotSettings": late("rowcast.experiment", "RobotSettings"),
+    "DemoSettings": late("rowcast.experiment", "DemoSettings"),
+    "StreamDemoSettings": late("rowcast.experiment.stream_settings", "StreamDemoSettings"),
+    "Comparison": late("rowcast.experiment", "Comparison"),
+    "RunSettings": late("rowcast.experiment", "RunSettings"),
+    "SplitServeSettings": late("rowcast.experiment.inference.settings", "SplitServeSettings"),
+    "CameraSettings": late("rowcast.experiment.inference.settings", "CameraSettings"),
+    "MethodSettings": late("rowcast.experiment.inference.settings", "MethodSettings"),
+    "SplitDemoSettings": late("rowcast.experiment.inference.settings", "SplitDemoSettings"),
+    "CrudaOptions": late("rowcast.tasks.cruda", "CrudaOptions"),
     "DriftSettings": lambda: drift_options(""),
     "RssiSettings": lambda: drift_options("rssi"),
     "DigitsSettings": lambda: drift_options("drift-digits"),
