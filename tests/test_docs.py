@@ -254,7 +254,11 @@ def test_python_blocks_parse(page: Path) -> None:
 
 def test_the_adoption_examples_are_about_ten_lines() -> None:
     blocks = [block for block in blocks_of(ROOT / "README.md") if block.language == "python"]
-    assert [max(len([line for line in block.text.splitlines() if line.strip()]), 12) for block in blocks] == [12, 12, 12]
+    assert [max(len([line for line in block.text.splitlines() if line.strip()]), 12) for block in blocks] == [
+        12,
+        12,
+        12,
+    ]
 
 
 # -- generated pages -----------------------------------------------------------------------------------------
@@ -559,8 +563,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS
         MOST_REHEARSED Positions RateBatch RateMeter RateTrace Rehearsal Reservoir Sample Source SpeedBatch
-        StreamPattern TeamBatch compresses parse_batch parse_buffer parse_injection parse_rehearsal parse_streams
-        read_rates share
+        StreamPattern TeamBatch TopK compresses parse_batch parse_buffer parse_injection parse_rehearsal parse_streams
+        parse_topk read_rates share
     """,
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
