@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FUZZ_INPUTS ?= 1000000
 
-.PHONY: setup demo demo-split paper test check bench fuzz faults mutate clean
+.PHONY: setup demo demo-split demo-stream paper test check bench fuzz faults mutate clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ demo: $(STAMP)  ## a server, four workers, fading links: bsp, rog:4 and rowcast
 
 demo-split: $(STAMP)  ## a robot and a server, a fading link: local, offload, pipeline and rowcast
 	$(BIN)/rowcast split demo --seconds 60 --seed 0 --out demo-split-out
+
+demo-stream: $(STAMP)  ## a server, four robots with 12 to 75 samples a second: fixed, rate and team batches
+	$(BIN)/rowcast stream demo --seconds 20 --seed 0 --out demo-stream-out
 
 paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, with a report
 	$(BIN)/rowcast compare --task cruda-digits --policies bsp,ssp:4,ssp:20,flown:4,rog:4,rog:20 --links outdoor \
@@ -61,4 +64,4 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:
-	rm -rf $(VENV) demo-out demo-split-out split-bench-out bench-out paper-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out demo-split-out demo-stream-out split-bench-out bench-out paper-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from rowcast.config import setting
 from rowcast.errors import DataError
+from rowcast.optim import Optimizer
+from rowcast.optim.team import TeamLike
 from rowcast.tasks import Metric, Task, TaskSettings, TaskWorker
 
 #: What the CNN has without batch norm.
@@ -34,7 +36,7 @@ class FashionSettings(TaskSettings):
     norm: bool = setting(False, "With batch norm, whose statistics stay with each robot.")
     skew: bool = setting(False, "Each robot sees one class only; otherwise all see the same.")
     test_items: int = setting(2000, "Test images of a look.", low=1, high=10_000)
-    looking: int = setting(1, "So many robots look at the test images, the first ones.", low=1, high=10_000)
+    looking: int = setting(10_000, "So many robots look at the test images, the first ones.", low=1, high=10_000)
 
 
 class Fashion(Task):
@@ -77,6 +79,12 @@ class Fashion(Task):
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
+    def worker(self, index: int, workers: int) -> TaskWorker:
+        self.check_index(index, workers)
+        model = self.model()
+        batches = self.batches(index, workers)
+        return _Worker(self, model, self.make_optimizer(model), batches, index=index, workers=workers)
+
     def evaluate(self, worker: TaskWorker) -> Mapping[str, float]:
         if worker.index >= self.settings.looking:
             return {}
@@ -90,6 +98,13 @@ class Fashion(Task):
         if self.settings.skew:
             return np.flatnonzero(self.labels.numpy() == index % 10)
         return self.rng(0).permutation(len(self.labels))[index::workers]
+
+
+class _Worker(TaskWorker):
+    """Its statistics of batch norm are its own, as in ScaDLES."""
+
+    def wrap(self, team: TeamLike, *, nonfinite: str = "raise") -> Optimizer:
+        return Optimizer(self.optimizer, self.model, team, nonfinite=nonfinite, buffers="local")
 
 
 def make_cnn(*, norm: bool = False) -> nn.Module:

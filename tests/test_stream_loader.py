@@ -179,6 +179,57 @@ def test_the_source_keeps_what_the_buffer_has_no_room_for():
         assert source.most_ahead <= 200 * 4 + 2 * 512 and not loader.dropped
 
 
+def test_a_batch_beyond_the_memory_is_gathered():
+    with StreamLoader(ListSource(4000), number, batch="fixed:2000", most_bytes=50_000) as loader:
+        assert [len(batch) for batch in loader] == [2000, 2000] and not loader.dropped
+
+
+def test_a_source_that_cannot_be_opened_may_be_tried_again():
+    source = ListSource(8)
+    opens = source.open
+    refusals = [ConfigError("no such topic")]
+
+    def later(positions=None):
+        if refusals:
+            raise refusals.pop()
+        return opens(positions)
+
+    source.open = later
+    with StreamLoader(source, number, batch="fixed:4") as loader:
+        with pytest.raises(ConfigError, match="no such topic"):
+            next(iter(loader))
+        assert len(read(loader)) == 2
+
+
+def test_the_feed_is_looked_at_by_one_thread_at_a_time():
+    """The rate is a sum over a window that the thread of the source changes, too."""
+    with LiveServer("asp?codec=raw") as server:
+        _, optimizer = joined(server)
+        with StreamLoader(ListSource(4000), number, optimizer, batch="team:4") as loader:
+            lock, free = loader._puller._changed, []
+
+            def try_lock():
+                free.append(lock.acquire(blocking=False))
+                if free[-1]:
+                    lock.release()
+
+            real = loader._puller.feed.rate
+
+            def rate(now):
+                other = threading.Thread(target=try_lock)
+                other.start()
+                other.join()
+                return real(now)
+
+            batches = iter(loader)
+            next(batches)
+            loader._puller.feed.rate = rate
+            next(batches)
+            _ = loader.rate
+            assert free and not any(free)
+        optimizer.close()
+
+
 def test_who_waits_for_samples_is_told_why(monkeypatch, caplog):
     monkeypatch.setattr(loader_module, "_LOOK_S", 0.01)
     monkeypatch.setattr(loader_module, "_PATIENCE_S", 0.05)

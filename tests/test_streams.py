@@ -105,8 +105,19 @@ def test_a_buffer_that_persists_asks_for_no_more_than_its_memory():
 
 def test_a_buffer_that_truncates_drops_what_its_memory_does_not_hold():
     buffer = Buffer(parse_buffer("truncate:100"), most_bytes=1000)
-    gone = buffer.put(0.0, samples(25), None, 50)
+    gone = buffer.put(0.0, samples(25), None, 5)
     assert buffer.dropped == {"memory": 15} and [sample.payload for sample in gone] == list(range(15))
+
+
+@pytest.mark.parametrize("rule", ["persist", "truncate:100"])
+def test_a_batch_that_is_larger_than_the_memory_begins_all_the_same(rule):
+    feed = Feed(parse_batch("fixed:50"), parse_buffer(rule), most_bytes=1000)
+    feed.arrived(0.0, [])
+    for come in range(0, 50, 10):
+        assert feed.room(1.0)
+        feed.arrived(1.0, samples(10, come))
+    batch = feed.take(2.0)
+    assert batch is not None and len(batch.samples) == 50 and not batch.dropped
 
 
 @pytest.mark.parametrize("text", ["persist", "truncate:1s", "truncate:0.25s", "truncate:500"])
@@ -121,6 +132,16 @@ def test_unknown_buffers(text):
 
 
 # -- rates -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_sample_of_a_turn_has_a_time_however_many_turns_have_passed():
+    trace = RateTrace([0.0, 1.7], [38.0, 0.0], period_s=2.7)
+    numbers = [round(64.6 * turn) - 1 for turn in range(5, 1_000_000, 5)]
+    for number in numbers[::97]:
+        turn = (number + 1) // 323 * 5
+        assert trace.time_of(number) == pytest.approx((turn - 1) * 2.7 + 1.7, abs=1e-3)
+        assert trace.times_of(number, 1)[0] == pytest.approx(trace.time_of(number), abs=1e-6)
+        assert trace.count_until(trace.time_of(number)) == number + 1
 
 
 @given(
@@ -334,9 +355,10 @@ def test_a_share_of_the_team_begins_when_it_is_there():
     feed, _, found = fed_by("team:1024", 40, share_of=60)
     assert [len(batch.samples) for _, batch in found] == [60] * len(found)
     assert np.diff([now for now, _ in found]) == pytest.approx(1.5, abs=0.051)
-    feed.share = None
-    assert feed.begins_at(20.0) == pytest.approx(found[-1][0] + 1.0)
-    assert isinstance(feed.rule, TeamBatch)
+    feed.told(None, 4)
+    assert isinstance(feed.rule, TeamBatch) and feed.share == 256
+    feed.told(0, 4)
+    assert feed.missing(20.0) <= 1  # who has nothing waits for one sample at least
 
 
 @given(st.integers(5, 300), st.floats(0.0, 6.0), st.sampled_from(["fixed:32", "rate:1s", "team:256"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from rowcast.cli.options import limit_threads, options_from
 from rowcast.cli.streams import PlainConsole
 from rowcast.experiment.loading import loading
 from rowcast.experiment.settings import DemoSettings
-
-if TYPE_CHECKING:
-    from rowcast.training.member import MemberStatus
 
 __all__ = ["demo"]
 
@@ -30,7 +27,7 @@ def demo(
     The links are scaled so that sending the whole encoded model at the best rate takes 0.67 of the computing time.
     """
     with loading():
-        from rowcast.cli.display import TeamDisplay
+        from rowcast.cli.display import DemoDisplay, TeamDisplay
         from rowcast.cli.results import finish
         from rowcast.experiment import run_demo
         from rowcast.tasks import find_task
@@ -42,24 +39,8 @@ def demo(
     metric = find_task(demo.task, demo.data).kind.metrics[0]
     try:
         with TeamDisplay(console, metric=metric) as display:
-            runs = run_demo(demo, out, _Observer(display))
+            runs = run_demo(demo, out, DemoDisplay(display))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finish(demo, runs, out, console)
     console.print(f"took {time.monotonic() - began:.0f} s; everything is in {out}", highlight=False)
-
-
-class _Observer:
-    """Puts what the experiment tells on the display."""
-
-    def __init__(self, display: object) -> None:
-        from rowcast.cli.display import TeamDisplay
-
-        assert isinstance(display, TeamDisplay)
-        self._display = display
-
-    def says(self, text: str) -> None:
-        self._display.says(text)
-
-    def shows(self, policy: str, left_s: float, total_s: float, lines: list[MemberStatus]) -> None:
-        self._display.shows(f"{policy}: {left_s:.0f} of {total_s:.0f} s left", lines)

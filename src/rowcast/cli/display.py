@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from rowcast.training.member import MemberStatus
 
-__all__ = ["LiveDisplay", "TeamDisplay", "on_terminal"]
+__all__ = ["DemoDisplay", "LiveDisplay", "TeamDisplay", "on_terminal"]
 
 #: Where the output is not a terminal: seconds between two reports.
 PLAIN_EVERY_S = 10.0
 #: Characters of a line, and of the name of a worker in it, at most.
 LONGEST, LONGEST_NAME = 20_000, 40
 #: Figures that every worker reports, whatever it trains.
-_OF_THE_NODE = ("loss", "rate_bps", "share", "staleness")
+_OF_THE_NODE = ("loss", "rate_bps", "share", "staleness", "samples", "queued")
 
 
 def on_terminal(console: Console) -> bool:
@@ -104,16 +104,41 @@ class TeamDisplay(LiveDisplay):
         self._update(lambda: team_table(title, lines, self._metric), lambda: plain(title, lines, self._metric))
 
 
+class DemoDisplay:
+    """Puts what a demo tells on the display.
+
+    Args:
+        display: where to.
+    """
+
+    def __init__(self, display: TeamDisplay) -> None:
+        self._display = display
+
+    def says(self, text: str) -> None:
+        """Something began or ended."""
+        self._display.says(text)
+
+    def shows(self, run: str, left_s: float, total_s: float, lines: list[MemberStatus]) -> None:
+        """Where everybody is."""
+        self._display.shows(f"{run}: {left_s:.0f} of {total_s:.0f} s left", lines)
+
+
 def team_table(title: str, lines: Sequence[MemberStatus], metric: Metric | None = None) -> Table:
     """The table; fits 80 columns."""
     metric = metric or _reported(lines)
     table = Table(title=Text(visible(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("worker", no_wrap=True)
-    for name in ("steps", metric.name if metric else "metric", "link\nMbit/s", "rows\nsent", "behind"):
+    streams = _streams(lines)
+    for name in (
+        *("steps", metric.name if metric else "metric", *(["batch", "queue"] if streams else [])),
+        *("link\nMbit/s", "rows\nsent", "behind"),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for line in lines:
-        table.add_row(Text(visible(line.name, LONGEST_NAME)), *map(Text, _texts(line, metric)))
+        steps, measured, *others = _texts(line, metric)
+        fed = _fed(line) if streams else ()
+        table.add_row(Text(visible(line.name, LONGEST_NAME)), *map(Text, (steps, measured, *fed, *others)))
     if not lines:
         table.add_row("nobody yet")
     return table
@@ -126,7 +151,8 @@ def plain(title: str, lines: Sequence[MemberStatus], metric: Metric | None = Non
     for line in lines:
         steps, measured, rate, share, behind, state = _texts(line, metric)
         name = visible(line.name, LONGEST_NAME)
-        parts.append(f"{name}: step {steps}, {measured}, {rate} Mbit/s, rows {share}, behind {behind}, {state}")
+        fed = "batch {}, queue {}, ".format(*_fed(line)) if _streams([line]) else ""
+        parts.append(f"{name}: step {steps}, {measured}, {fed}{rate} Mbit/s, rows {share}, behind {behind}, {state}")
     return f"{title} | " + (" | ".join(parts) or "nobody yet")
 
 
@@ -138,6 +164,17 @@ def _reported(lines: Sequence[MemberStatus]) -> Metric | None:
                 with contextlib.suppress(ConfigError):
                     return Metric(name)
     return None
+
+
+def _streams(lines: Sequence[MemberStatus]) -> bool:
+    """Whether somebody is fed by a stream."""
+    return any("queued" in line.metrics for line in lines)
+
+
+def _fed(line: MemberStatus) -> tuple[str, str]:
+    """Samples of the newest batch, and the most that waited for it."""
+    batch, queue = (line.metrics.get(name) for name in ("samples", "queued"))
+    return ("-" if batch is None else f"{batch:.0f}"), ("-" if queue is None else f"{queue:.0f}")
 
 
 def _texts(line: MemberStatus, metric: Metric | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ def report(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="What 'rowcast compare', 'rowcast demo', 'rowcast split bench' or 'rowcast split demo' wrote.",
+            help="What 'rowcast compare', 'demo', 'stream demo', 'split bench' or 'split demo' wrote.",
         ),
     ],
 ) -> None:

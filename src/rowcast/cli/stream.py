@@ -1,4 +1,4 @@
-"""``rowcast stream``: what a stream of samples is like."""
+"""``rowcast stream``: what a stream of samples is like, and how one trains on it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rowcast.cli.options import PanelCommand
+from rowcast.cli.stream_demo import demo
 from rowcast.errors import ConfigError, SourceEnded, visible
 from rowcast.streams import Source
 
@@ -17,7 +19,7 @@ __all__ = ["app", "describe"]
 
 app = typer.Typer(
     name="stream",
-    help="Streams of samples: statistics.",
+    help="Streams of samples: statistics, and a demo of training on them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -29,7 +31,10 @@ AT_MOST, WAIT_S = 256, 0.2
 
 @app.callback()
 def _group() -> None:
-    """Streams of samples: statistics."""
+    """Streams of samples: statistics, and a demo of training on them."""
+
+
+app.command("demo", cls=PanelCommand)(demo)
 
 
 @app.command("stats")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,27 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
-from rowcast.experiment.loading import loading
 from rowcast.experiment.local_team import (
     SERVER_JOURNAL,
     DemoObserver,
     LocalRun,
-    claimed_folder,
+    demo_folder,
+    drained_metrics,
     run_team,
     starting_model,
+    starting_point,
     team_processes,
 )
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.robot import shaped_trace
 from rowcast.experiment.settings import DemoSettings, RobotSettings, ShapeSettings
 from rowcast.journal import read_journal
-from rowcast.optim.shared import shared_parameters
-from rowcast.optim.tensors import read_into
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.tasks import Metric, Task, find_task
 
-__all__ = ["DemoObserver", "PolicyRun", "drained_metrics", "run_demo"]
+__all__ = ["DemoObserver", "PolicyRun", "run_demo"]
 
 
 @dataclass(frozen=True)
@@ -92,21 +91,17 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
     found = find_task(settings.task, settings.data)
     options = found.kind.limit_tests({}, settings.test_items)
     task = found.kind.build(options, data_dir=settings.data, seed=settings.seed)
-    with claimed_folder(out):
+    with demo_folder(out):
         return _run_all(replace(settings, task=found.name), out, observer, task, found.code)
 
 
 def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: Task, code: str) -> list[PolicyRun]:
     state = starting_model(task, out, observer, code)
-    with loading():
-        robot = task.worker(0, settings.workers)
-    shared = shared_parameters(robot.model, robot.optimizer)
-    initial = shared.layout.zeros()
-    read_into(initial, shared.layout, shared.tensors)
+    layout, initial = starting_point(task, settings.workers)
     # The links are the same for all policies, also where these encode differently.
-    model_bytes = int(parse_policy(settings.policies[0]).row_codec.row_bytes(shared.layout).sum())
+    model_bytes = int(parse_policy(settings.policies[0]).row_codec.row_bytes(layout).sum())
     best_bps = 8 * model_bytes / (settings.ratio * settings.pace_s)
-    job = _Job(settings, task.metrics, out, shared.layout, initial, model_bytes, best_bps)
+    job = _Job(settings, task.metrics, out, layout, initial, model_bytes, best_bps)
     return asyncio.run(_run_policies(job, state, observer))
 
 
@@ -136,15 +131,6 @@ async def _run_policy(job: _Job, text: str, state: Path, group: ProcessGroup, ob
         model_bytes=job.model_bytes,
         congestion_control=_congestion_control(run.folder / SERVER_JOURNAL),
     )
-
-
-def drained_metrics(metrics: Sequence[Metric], workers: Sequence[WorkerAudit]) -> dict[str, float]:
-    """The metrics after everything was delivered, by name: the mean over workers, where each measured it."""
-    return {
-        metric.name: float(np.mean([worker.metrics[metric.name] for worker in workers]))
-        for metric in metrics
-        if all(metric.name in worker.metrics for worker in workers)
-    }
 
 
 def _congestion_control(server_journal: Path) -> str | None:

@@ -32,6 +32,7 @@ __all__ = [
     "is_finished",
     "refuse_another_version",
     "run_into_folder",
+    "versions",
     "write_whole",
 ]
 
@@ -112,7 +113,7 @@ def run_into_folder(cell: Cell, folder: Path, run: RunCell, tell: Callable[[floa
         done = {
             "cell": cell.written(),
             "metrics": metrics_to_json(load_task(cell.task).metrics),
-            "versions": _versions(),
+            "versions": versions(),
             "real_s": round(time.monotonic() - began, 3),
         }
         write_whole(folder / "done.json", done)
@@ -127,7 +128,8 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     part.replace(path)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what computes."""
     found = {"rowcast": __version__, "python": platform.python_version()}
     for name in ("torch", "numpy", "numba"):
         with contextlib.suppress(PackageNotFoundError):

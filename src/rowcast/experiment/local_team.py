@@ -11,15 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from rowcast.config import LinkSettings, ServerSettings, save_tables
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError
+from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.claim import claimed
+from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.settings import RobotSettings
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal
+from rowcast.metric import Metric
+from rowcast.optim.shared import shared_parameters
+from rowcast.optim.tensors import read_into
+from rowcast.rows import Layout
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
 from rowcast.tasks import Task
@@ -30,9 +39,11 @@ __all__ = [
     "SERVER_JOURNAL",
     "DemoObserver",
     "LocalRun",
-    "claimed_folder",
+    "demo_folder",
+    "drained_metrics",
     "run_team",
     "starting_model",
+    "starting_point",
     "team_processes",
 ]
 
@@ -87,7 +98,7 @@ class LocalRun:
 
 
 @contextlib.contextmanager
-def claimed_folder(out: Path) -> Iterator[None]:
+def demo_folder(out: Path) -> Iterator[None]:
     """``out`` is there, and no other demo is in it meanwhile.
 
     Raises:
@@ -122,6 +133,16 @@ def starting_model(task: Task, out: Path, observer: DemoObserver, code: str) -> 
         raise ConfigError(f"out {out}: cannot be used: {error}") from error
     observer.says(f"starting model: {task.describe_start()}")
     return path
+
+
+def starting_point(task: Task, workers: int) -> tuple[Layout, npt.NDArray[np.float32]]:
+    """How the model that a team of ``workers`` trains lies in memory, and what it begins with."""
+    with loading():
+        robot = task.worker(0, workers)
+    shared = shared_parameters(robot.model, robot.optimizer)
+    initial = shared.layout.zeros()
+    read_into(initial, shared.layout, shared.tensors)
+    return shared.layout, initial
 
 
 @contextlib.asynccontextmanager
@@ -167,6 +188,15 @@ async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: Dem
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
     return node
+
+
+def drained_metrics(metrics: Sequence[Metric], workers: Sequence[WorkerAudit]) -> dict[str, float]:
+    """The metrics after everything was delivered, by name: the mean over workers, where each measured it."""
+    return {
+        metric.name: float(np.mean([worker.metrics[metric.name] for worker in workers]))
+        for metric in metrics
+        if all(metric.name in worker.metrics for worker in workers)
+    }
 
 
 def _empty(folder: Path) -> None:

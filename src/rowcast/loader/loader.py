@@ -69,7 +69,8 @@ class StreamLoader(IterableDataset[Any]):
             200 or 'reservoir:200', 'importance:200'; ``None``: none do. With 'reservoir:200@0.5' so many old ones come
             with each new one, otherwise 2. It pays where what was seen comes back, and costs where the world moves.
         collate: makes a batch of a list of items.
-        most_bytes: of all waiting samples together. Where nothing is truncated, the source then keeps what follows.
+        most_bytes: of all waiting samples together, as far as a batch takes no more. Where nothing is truncated, the
+            source then keeps what follows.
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -131,7 +132,7 @@ class StreamLoader(IterableDataset[Any]):
     @property
     def dropped(self) -> Mapping[str, int]:
         """Samples that were not trained on, by reason: ``truncated``, ``memory``, ``undecodable``, and the source's."""
-        counts = Counter(self._puller.dropped) + self._puller.feed.buffer.dropped
+        counts = Counter(self._puller.dropped)
         if self._undecodable:
             counts["undecodable"] = self._undecodable
         return counts
@@ -139,7 +140,7 @@ class StreamLoader(IterableDataset[Any]):
     @property
     def rate(self) -> float | None:
         """Of the stream (samples/s); ``None`` while nobody can know."""
-        return self._puller.feed.rate(time.monotonic())
+        return self._puller.rate
 
     def __iter__(self) -> Iterator[Any]:
         """Batches until the source ends; waits for each.
@@ -223,9 +224,9 @@ class StreamLoader(IterableDataset[Any]):
         if self._closed:
             raise LocalProtocolError("StreamLoader: it is closed; make another one")
         if not self._started:
-            self._started = True
             positions = Positions() if self._team is None else Positions.unpack(self._team.resumed_positions)
             self._puller.start(positions or None)
+            self._started = True
 
     def _next(self) -> FeedBatch | None:
         """The next batch; ``None`` at the end of the source. Says why it takes long."""
@@ -242,13 +243,13 @@ class StreamLoader(IterableDataset[Any]):
                 why = self._puller.trouble or "the source delivers too few"
                 log.warning("%s: waiting for samples, for %.3g s: %s", self._name, waited_s, visible(why))
 
-    def _prepare(self, feed: Feed) -> None:
+    def _prepare(self) -> None:
         """Before a look whether a batch can begin."""
         if self._optimizer is None or self._team is None:
             return
         self.commit(self._optimizer.delivered)
-        self._team.supply(self.rule, feed.supply(time.monotonic()))
-        feed.share = self._team.share
+        self._team.supply(self.rule, self._puller.supply)
+        self._puller.feed.told(self._team.share, self._team.members)
 
     def _announce(self, batch: FeedBatch, samples: int) -> None:
         """Tell the team what the next step is computed on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from rowcast.errors import SourceEnded
@@ -54,22 +55,35 @@ class Puller:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Samples that the source did not deliver, by reason."""
-        return dict(self._source.dropped)
+        """Samples that the source did not deliver, and those that gave way to newer ones, by reason."""
+        with self._changed:
+            return dict(Counter(self._source.dropped) + self.feed.buffer.dropped)
 
-    def next(self, timeout_s: float, prepare: Callable[[Feed], None]) -> FeedBatch | None:
+    @property
+    def rate(self) -> float | None:
+        """Of the stream (samples/s); ``None`` while nobody can know."""
+        with self._changed:
+            return self.feed.rate(self._clock())
+
+    @property
+    def supply(self) -> float | None:
+        """What the next batch can draw on (samples/s); see :meth:`Feed.supply`."""
+        with self._changed:
+            return self.feed.supply(self._clock())
+
+    def next(self, timeout_s: float, prepare: Callable[[], None]) -> FeedBatch | None:
         """The next batch; ``None``: none within so many seconds, or at all (:attr:`over`).
 
         Args:
             timeout_s: longest wait.
-            prepare: called with the feed before each look at it, on this thread, without a lock held.
+            prepare: called before each look at the feed, on this thread, without a lock held.
 
         Raises:
             Exception: what the source raised.
         """
         until = self._clock() + timeout_s
         while True:
-            prepare(self.feed)
+            prepare()
             with self._changed:
                 now = self._clock()
                 batch = self.feed.take(now)
@@ -135,7 +149,7 @@ class Puller:
     def _room(self) -> bool:
         """Wait until there is room for more; whether to go on."""
         with self._changed:
-            while not self._stopping and not self.feed.buffer.room and self._to_commit is None:
+            while not self._stopping and not self.feed.room(self._clock()) and self._to_commit is None:
                 self._changed.wait()
             return not self._stopping
 

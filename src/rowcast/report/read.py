@@ -1,4 +1,4 @@
-"""Reads what ``rowcast compare`` and ``rowcast demo`` leave behind: folders and JSON files, to values.
+"""Reads what ``rowcast compare``, ``demo`` and ``stream demo`` leave behind: folders and JSON files, to values.
 
 A report needs neither the task's code nor PyTorch: which metrics a run was judged by, their units and directions stand
 in its ``done.json`` (``metrics``, as :func:`rowcast.metric.metrics_to_json` writes them). Folders from before that
@@ -28,7 +28,7 @@ SERVER_JOURNAL = "server.jsonl"
 
 
 def read_experiment(folder: str | Path) -> Experiment:
-    """Read the finished runs that ``rowcast compare --out FOLDER``, or ``rowcast demo --out FOLDER``, left.
+    """Read the finished runs that ``rowcast compare --out FOLDER`` left, or ``demo`` or ``stream demo`` in its place.
 
     Raises:
         ConfigError: there are none, or a file is not what these commands write.
@@ -136,7 +136,7 @@ def _feeding(cell: Mapping[str, Any], path: Path) -> Feeding | None:
         return None
     names = [field.name for field in dataclasses.fields(Feeding)]
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
-        raise ConfigError(f"{path}: cell: feeding = {found!r} is not what 'rowcast compare' writes")
+        raise ConfigError(f"{path}: feeding = {found!r} is not what 'rowcast compare' writes")
     return Feeding(**{name: found[name] for name in names})
 
 
@@ -162,7 +162,7 @@ def _check_settings(path: Path, policy: Any, seed: Any, conditions: Conditions, 
 
 
 def _read_demo(folder: Path, power: PowerStates, notes: list[str]) -> Iterator[Run]:
-    """The policies of a demo count as runs with one seed."""
+    """The policies of a demo, or the batches of one of streams, count as runs with one seed."""
     path = folder / "summary.json"
     if not path.is_file():
         return
@@ -170,19 +170,32 @@ def _read_demo(folder: Path, power: PowerStates, notes: list[str]) -> Iterator[R
     settings, versions = (_object(summary, name, path) for name in ("settings", "versions"))
     seconds, pace_s = settings.get("seconds"), settings.get("pace_s")
     metrics = _metrics(summary, path)
-    for policy in _object(summary, "policies", path):
-        name = policy.replace(":", "-")
+    devices = f"{pace_s:g}" if isinstance(pace_s, int | float) else None
+    for name, policy, feeding in _runs_of_demo(summary, path):
         if Path(name).name != name:
-            raise ConfigError(f"{path}: expected the name of a policy, got {policy!r}")
+            raise ConfigError(f"{path}: expected the name of a policy or a folder, got {name!r}")
         if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
             raise ConfigError(f"{path}: settings: seconds: expected the length of a run above 0, got {seconds!r}")
         files = _worker_files(folder / name)
-        devices = f"{pace_s:g}" if isinstance(pace_s, int | float) else None
-        conditions = Conditions(str(settings.get("trace", "")), devices, len(files), None)
+        conditions = Conditions(str(settings.get("trace", "loopback")), devices, len(files), None, feeding)
         team = read_robots(files, power, metrics, training_s=float(seconds))
         notes += team.notes
         seed = int(summary.get("seed", 0))
         yield Run(folder / name, policy, seed, conditions, team.seconds, settings, versions, metrics, team.robots)
+
+
+def _runs_of_demo(summary: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, Feeding | None]]:
+    """Folder, policy and batches of each run."""
+    for policy in _object(summary, "policies", path):
+        yield policy.replace(":", "-"), policy, None
+    runs = summary.get("runs", [])
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise ConfigError(f"{path}: runs: expected a list of objects, got {runs!r}")
+    for run in runs:
+        name, policy = run.get("folder"), run.get("policy")
+        if not isinstance(name, str) or not isinstance(policy, str):
+            raise ConfigError(f"{path}: runs: expected folder and policy of each, got {name!r} and {policy!r}")
+        yield name, policy, _feeding(run, path)
 
 
 def _metrics(content: Mapping[str, Any], path: Path) -> tuple[Metric, ...]:

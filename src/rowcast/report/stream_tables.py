@@ -9,13 +9,31 @@ from functools import partial
 
 import numpy as np
 
+from rowcast.errors import ConfigError
 from rowcast.metric import Metric
 from rowcast.report.comparison import over_seeds
-from rowcast.report.measures import Measure, at_the_end, step_values, total_joules
+from rowcast.report.measures import (
+    Measure,
+    at_the_end,
+    final_value,
+    seconds_in,
+    step_count,
+    step_values,
+    total_joules,
+)
 from rowcast.report.table import BOUNDS, Table, Value, table_of
 from rowcast.report.values import STARVE, Array, Conditions, Experiment, Groups, Run, states_of
 
-__all__ = ["PARTS", "StreamGroup", "queue_table", "stream_groups", "stream_measures", "stream_table"]
+__all__ = [
+    "PARTS",
+    "StreamGroup",
+    "StreamSummary",
+    "queue_table",
+    "stream_groups",
+    "stream_measures",
+    "stream_table",
+    "summarise_stream",
+]
 
 #: What runs of one team and stream may differ in.
 PARTS = ("batch", "buffer", "injection", "top-k", "policy")
@@ -130,6 +148,58 @@ def stream_table(group: StreamGroup, metrics: Sequence[Metric]) -> Table:
         for each in measures
     )
     return table_of(("stream", *PARTS, "measure", *BOUNDS), rows)
+
+
+@dataclass(frozen=True)
+class StreamSummary:
+    """A run with streams as ``rowcast stream demo`` tells it."""
+
+    batch: str  #: rule of the batches
+    steps: float  #: mean over robots of the number of steps
+    samples_per_s: float  #: that the team was trained on, over the whole run
+    step_s: float  #: mean seconds of a step
+    starve_share: float  #: of the time of all steps, in which a robot waited for data; 0..1
+    age_s: float  #: mean seconds from the arrival of a sample until its batch began
+    largest_queue: int  #: samples of one robot
+    dropped: int  #: samples that nobody was trained on because newer ones came
+    final: Mapping[str, float | None]  #: of each metric, the primary first: its value at the end; None if none was
+
+    def to_json(self) -> dict[str, float | str | None]:
+        """The fields, with ``final_NAME`` for each metric; ``None`` where a value is not a number."""
+        fields = dict(vars(self))
+        final = fields.pop("final")
+        fields |= {f"final_{name}": value for name, value in final.items()}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in fields.items()
+        }
+
+
+def summarise_stream(run: Run) -> StreamSummary:
+    """Numbers of one run whose batches a rule makes; nothing but its journals is looked at.
+
+    Raises:
+        ConfigError: no robot finished a step, so that there is nothing to tell.
+    """
+    fed = run.conditions.feeding
+    batch = fed.batch if fed is not None else ""
+    if not step_count(run):
+        raise ConfigError(
+            f"{run.folder}: no robot finished a step with batches {batch} in {run.seconds:.3g} s; train for longer, or "
+            "take smaller batches"
+        )
+    age_s, starve = _mean_age(run), _starve_share(run)
+    return StreamSummary(
+        batch=batch,
+        steps=step_count(run) / len(run.robots),
+        samples_per_s=_sum(run, "samples") / run.seconds,
+        step_s=seconds_in(run),
+        starve_share=0.0 if starve is None else starve / 100,
+        age_s=math.nan if age_s is None else age_s,
+        largest_queue=int(_largest_queue(run) or 0),
+        dropped=int(_sum(run, "dropped")),
+        final={metric.name: final_value(run, metric) for metric in run.metrics},
+    )
 
 
 # -- over time ---------------------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
-"""The runs of a demo as a table for the terminal."""
+"""The runs of a demo as a table for the terminal, by policy or by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from rich import box
 from rich.table import Table
 
 from rowcast.metric import Metric
 from rowcast.report.measures import RunSummary, is_share, words_of
+from rowcast.report.stream_tables import StreamSummary
 
-__all__ = ["terminal_table"]
+__all__ = ["stream_terminal_table", "terminal_table"]
+
+_Summary = TypeVar("_Summary")
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 #: Characters of a line of a heading.
@@ -32,7 +36,7 @@ def terminal_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -
     primary = metrics[0]
     columns: dict[str, Callable[[RunSummary], str]] = {
         "policy": lambda run: run.policy,
-        "steps": lambda run: f"{run.steps:.1f}".removesuffix(".0"),
+        "steps": lambda run: _count(run.steps),
         "time\ns": lambda run: _number(run.seconds),
         "step\ns": lambda run: _number(run.step_s),
         "starve\ns": lambda run: _number(run.starve_s),
@@ -46,15 +50,45 @@ def terminal_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -
     if not any(run.starve_s for run in summaries):
         del columns["starve\ns"]
     columns[_heading(primary)] = lambda run: _value(run.final.get(primary.name), primary)
+    return _table(columns, summaries, _notes(summaries, metrics))
+
+
+def stream_terminal_table(summaries: Sequence[StreamSummary], metrics: Sequence[Metric], robots: int) -> Table:
+    """One line for each rule of batches; fits a terminal of 80 columns.
+
+    Args:
+        summaries: one for each rule.
+        metrics: of the job, the primary one first.
+        robots: of the team.
+    """
+    primary = metrics[0]
+    columns: dict[str, Callable[[StreamSummary], str]] = {
+        "batch": lambda run: run.batch,
+        "steps": lambda run: _count(run.steps),
+        "samples\na second": lambda run: _number(run.samples_per_s),
+        "step\ns": lambda run: _number(run.step_s),
+        "starve": lambda run: f"{100 * run.starve_share:.0f}%",
+        "age\ns": lambda run: _number(run.age_s),
+        "largest\nqueue": lambda run: f"{run.largest_queue:,}",
+        "dropped": lambda run: f"{run.dropped:,}",
+        _heading(primary): lambda run: _value(run.final.get(primary.name), primary),
+    }
+    lines = [
+        f"steps, step, starve: mean of {robots} robots; samples trained, dropped: of all of them",
+        "age: of a sample, from its arrival until it is trained on; queue: of one robot",
+        *_other_metrics([(run.batch, run.final) for run in summaries], metrics),
+    ]
+    return _table(columns, summaries, "\n".join(lines), padding=1)
+
+
+def _table(
+    columns: Mapping[str, Callable[[_Summary], str]], summaries: Sequence[_Summary], notes: str, padding: int = 0
+) -> Table:
     result = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-        caption=_notes(summaries, metrics),
-        caption_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, padding, 0, 0), caption=notes, caption_justify="left"
     )
-    for name in columns:
-        result.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+    for place, name in enumerate(columns):
+        result.add_column(name, justify="right" if place else "left", no_wrap=True)
     for run in summaries:
         result.add_row(*(of_run(run) for of_run in columns.values()))
     return result
@@ -68,13 +102,19 @@ def _notes(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> str:
     skipped = [f"{run.policy} {run.skipped}" for run in summaries if run.skipped]
     if skipped:
         lines.append(f"steps without a contribution: {', '.join(skipped)}")
+    return "\n".join([*lines, *_other_metrics([(run.policy, run.final) for run in summaries], metrics)])
+
+
+def _other_metrics(
+    finals: Sequence[tuple[str, Mapping[str, float | None]]], metrics: Sequence[Metric]
+) -> Iterator[str]:
+    """What the metrics beside the primary one came to, and of which lower is better."""
     for metric in metrics[1:]:
-        each = ", ".join(f"{run.policy} {metric.written(run.final.get(metric.name))}" for run in summaries)
-        lines.append(f"{words_of(metric)} at the end: {each}")
+        each = ", ".join(f"{name} {metric.written(final.get(metric.name))}" for name, final in finals)
+        yield f"{words_of(metric)} at the end: {each}"
     lower = [metric.label for metric in metrics if metric.better == "lower"]
     if lower:
-        lines.append(f"lower is better: {', '.join(lower)}")
-    return "\n".join(lines)
+        yield f"lower is better: {', '.join(lower)}"
 
 
 def _heading(metric: Metric) -> str:
@@ -107,6 +147,11 @@ def _bytes(count: float) -> str:
         count, power = count / 1000, power + 1
     digits = 0 if power == 0 or count >= 99.95 else 1 if count >= 9.995 else 2
     return f"{count:.{digits}f} {_UNITS[power]}"
+
+
+def _count(mean: float) -> str:
+    """A mean of whole numbers."""
+    return f"{mean:.1f}".removesuffix(".0")
 
 
 def _number(value: float) -> str:

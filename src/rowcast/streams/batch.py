@@ -4,7 +4,7 @@
 ``fixed:64``    64 samples, however long they take to come
 ``rate:1s``     what came in one second (ScaDLES); counts as its share of 64 samples for each worker (``rate:1s@64``)
 ``team:1024``   this worker's share of 1,024 samples of the whole team, in proportion to what each one's stream brings
-                and its processor can take; counts as that share
+                and its processor can take; counts as that share; until the server has told the shares they are equal
 ``speed:1024``  the same, in proportion to the processors alone (Tyagi and Sharma 2020)
 =============== ========================================================================================================
 
@@ -41,7 +41,7 @@ class Held:
         queued: samples that wait.
         rate: of the stream (samples/s); ``None``: not known yet.
         since: when the last batch was taken, or the stream began (s).
-        share: of the team's batch, as the server told it; ``None``: not told yet.
+        share: of the team's batch; ``None``: all of it.
     """
 
     queued: int
@@ -125,7 +125,7 @@ class RateBatch(BatchRule):
 
 @dataclass(frozen=True)
 class TeamBatch(BatchRule):
-    """A share of a batch of the whole team; until the server has told it, what came in one second."""
+    """A share of a batch of the whole team."""
 
     total: int  # type: ignore[misc]
     shares_by = "stream"
@@ -134,13 +134,10 @@ class TeamBatch(BatchRule):
         return f"team:{self.total}"
 
     def needs(self, held: Held) -> int:
-        return 1 if held.share is None else max(1, held.share)
+        return self.total if held.share is None else max(1, held.share)
 
     def takes(self, held: Held) -> int:
-        return _at_the_rate(held, 1.0) if held.share is None else max(1, held.share)
-
-    def begins_at(self, held: Held) -> float:
-        return held.since + 1.0 if held.share is None else -math.inf
+        return self.needs(held)
 
     def weight(self, samples: int, members: int) -> float:
         return samples / self.total
@@ -148,7 +145,7 @@ class TeamBatch(BatchRule):
 
 @dataclass(frozen=True)
 class SpeedBatch(TeamBatch):
-    """The same by the speed of the processors; until the server has told the share, an equal one of the team's."""
+    """The same by the speed of the processors."""
 
     shares_by = "speed"
 

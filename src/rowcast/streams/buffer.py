@@ -77,7 +77,8 @@ class Buffer:
 
     Args:
         rule: what is kept.
-        most_bytes: of all samples together; a rule that truncates drops beyond it, too.
+        most_bytes: of all samples together; a rule that truncates drops beyond it, too, but none of those that the
+            batch needs that is being gathered.
 
     Attributes:
         dropped: samples that were not trained on, by reason.
@@ -121,7 +122,7 @@ class Buffer:
         if not self.rule.truncates:
             return []
         gone = self._cut(self.rule.keeps(rate) + batch, "truncated")
-        while self.bytes > self._most_bytes and len(self._queue) > 1:
+        while self.bytes > self._most_bytes and len(self._queue) > max(batch, 1):
             gone.append(self._drop("memory"))
         return gone
 

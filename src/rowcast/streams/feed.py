@@ -41,11 +41,11 @@ class Feed:
     Args:
         batch: when how many samples make a batch.
         buffer: what is kept until then.
-        most_bytes: of all waiting samples.
+        most_bytes: of all waiting samples, as far as a batch takes no more.
         positions: where the stream begins.
 
     Attributes:
-        share: this worker's share of the team's batch, as the server tells it (samples).
+        share: this worker's share of the team's batch (samples); ``None``: all of it.
         positions: behind everything that was taken or dropped.
         ended: nothing follows; what is left is the last batch, however little it is.
     """
@@ -69,6 +69,10 @@ class Feed:
         self._left = 0
         self._most_queued = 0
         self._dropped = 0
+
+    def told(self, share: int | None, members: int) -> None:
+        """The server has told this share of the team's batch; ``None``, before it did: an equal one of ``members``."""
+        self.share = max(self.rule.total // max(members, 1), 1) if share is None else share
 
     def rate(self, now: float) -> float | None:
         """Of the stream (samples/s); ``None`` while nobody can know."""
@@ -126,6 +130,10 @@ class Feed:
         self._left = len(self.buffer)
         self._dropped, self._most_queued = dropped, len(self.buffer)
         return batch
+
+    def room(self, now: float) -> bool:
+        """Whether more may be taken from the source: there is room, or a batch cannot begin without."""
+        return self.buffer.room or self.missing(now) > 0
 
     def missing(self, now: float) -> int:
         """Samples that have to come before a batch can begin."""

@@ -21,6 +21,8 @@ WINDOW_S = 10.0
 _GRAIN_S = 0.1
 #: The first look is after so many seconds: the rate of the first sample alone means nothing.
 _FIRST_S = 0.5
+#: Keeps the last sample of a turn out of the next one, which may begin with silence, however many turns have passed.
+_LESS = 1 - 1e-15
 
 
 class RateMeter:
@@ -122,8 +124,8 @@ class RateTrace:
         wanted = float(sample + 1)
         turns = 0.0
         if self._period_s is not None:
-            turns = math.ceil(wanted / self._per_turn - 1e-12) - 1.0
-            wanted -= turns * self._per_turn
+            turns = max(math.ceil(wanted / self._per_turn * _LESS) - 1.0, 0.0)
+            wanted = min(wanted - turns * self._per_turn, self._per_turn)
         place = int(np.searchsorted(self._counts, wanted, side="left")) - 1
         place = min(max(place, 0), len(self._rates) - 1)
         return float(
@@ -135,8 +137,8 @@ class RateTrace:
         wanted = np.arange(first + 1, first + count + 1, dtype=np.float64)
         turns = np.zeros(count)
         if self._period_s is not None:
-            turns = np.ceil(wanted / self._per_turn - 1e-12) - 1.0
-            wanted -= turns * self._per_turn
+            turns = np.maximum(np.ceil(wanted / self._per_turn * _LESS) - 1.0, 0.0)
+            wanted = np.minimum(wanted - turns * self._per_turn, self._per_turn)
         places = np.clip(np.searchsorted(self._counts, wanted, side="left") - 1, 0, len(self._rates) - 1)
         inside: Array = self._times[places] + (wanted - self._counts[places]) / self._rates[places]
         return turns * (self._period_s or 0.0) + inside

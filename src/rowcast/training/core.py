@@ -237,6 +237,8 @@ class WorkerCore:
         step.record(now, self.journal, self.layout, self.iteration, self.outbox.meter.rate_bps(now))
         self.metrics["share"] = step.share(self.layout)
         self.metrics["staleness"] = float(step.staleness)
+        if step.fed is not None:
+            self.metrics |= {"samples": float(step.fed.samples), "queued": float(step.fed.queued)}
         self.done_step, self.step = step, Step(started=now)
 
     def say(self, message: Message) -> None:

@@ -102,7 +102,7 @@ class VirtualStream:
             self._flows = True
             feed.arrived(now, ())
         due = self._due(now)
-        while self.arrived < due and feed.buffer.room:
+        while self.arrived < due and feed.room(now):
             count = min(due - self.arrived, _MOST_AHEAD)
             known = self._drawer.known(self.arrived + count) - self.arrived
             if known > 0:
@@ -121,9 +121,7 @@ class VirtualStream:
         rule = feed.rule
         if rule.shares_by:
             worker.supply(rule, feed.supply(now))
-            feed.share = worker.share
-            if feed.share is None and rule.shares_by == "speed":
-                feed.share = max(rule.total // max(worker.members, 1), 1)
+            feed.told(worker.share, worker.members)
             if self._arrivals is None:
                 self.look()  # as many as are wanted by now
         return feed.take(now)
