@@ -560,8 +560,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS
         MOST_REHEARSED Positions RateBatch RateMeter RateTrace Rehearsal Reservoir Sample Source SpeedBatch
-        StreamPattern TeamBatch compresses parse_batch parse_buffer parse_injection parse_rehearsal parse_streams
-        read_rates share
+        StreamPattern TeamBatch TopK compresses parse_batch parse_buffer parse_injection parse_rehearsal parse_streams
+        parse_topk read_rates share
     """,
     "rowcast.wire": """
         Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant

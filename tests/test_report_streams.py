@@ -108,7 +108,7 @@ def test_runs_are_grouped_by_stream_and_named_by_what_differs(folder: Path) -> N
         "team:128",
         "team:128, injection 0.5/0.25",
     ]
-    assert first.parts["team:128, injection 0.5/0.25"] == ("team:128", "truncate:1s", "0.5/0.25", "bsp")
+    assert first.parts["team:128, injection 0.5/0.25"] == ("team:128", "truncate:1s", "0.5/0.25", "", "bsp")
     assert [run.seed for run in first.groups["fixed:64"]] == [0, 1]
 
 

@@ -14,10 +14,12 @@ from rowcast.experiment.feeding import Feeding
 from rowcast.tasks import Task, find_task, load_task
 from rowcast.tasks.options import read_options
 
-__all__ = ["OPTION_JOIN", "Cell", "batch_option", "batch_size"]
+__all__ = ["LATER", "OPTION_JOIN", "Cell", "batch_option", "batch_size"]
 
 #: Between the options of a task in one text.
 OPTION_JOIN = "; "
+#: Fields that runs of older versions have not, and what says nothing in them; a run without streams has no ``feeding``.
+LATER: Mapping[str, Any] = {"feeding": None, "topk": ""}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Cell:
         driver: name of the runner; see :data:`rowcast.experiment.runners.RUNNERS`.
         task_code: digest of the user's file that the task is of; '' for a task of a package.
         feeding: where batches are from that a rule makes; ``None``: they are the task's.
+        topk: what is used of each gradient, as :func:`rowcast.streams.parse_topk` takes it; '' for all.
     """
 
     policy: str
@@ -64,13 +67,11 @@ class Cell:
     driver: str = "virtual"
     task_code: str = ""
     feeding: Feeding | None = None
+    topk: str = ""
 
     def written(self) -> dict[str, Any]:
-        """As files have it: one without streams has no ``feeding``, as before there were any."""
-        found = asdict(self)
-        if self.feeding is None:
-            del found["feeding"]
-        return found
+        """As files have it: without the fields of :data:`LATER` that say nothing, as before there were any."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
 
     def options(self) -> dict[str, Any]:
         """What differs from the task's own settings, by name: its options, the batch, the limit of an evaluation."""
@@ -111,6 +112,8 @@ class Cell:
             parts |= {
                 key: _slug(text) for key, text in zip("rqi", (fed.rates, fed.buffer, fed.inject), strict=True) if text
             }
+        if self.topk:
+            parts["k"] = _slug(self.topk)
         middle = "_".join(key + text for key, text in parts.items())
         return f"{_slug(self.policy)}_{_slug(self.links)}_w{self.workers}_{middle}_s{self.seed}"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError
-from rowcast.experiment.cell import Cell
+from rowcast.experiment.cell import LATER, Cell
 from rowcast.experiment.claim import claimed
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners import RunCell
@@ -58,10 +58,10 @@ def refuse_another_version(out: Path) -> None:
     Raises:
         ConfigError: there is such a run; the message names those settings.
     """
-    wanted = {field.name for field in fields(Cell)} - {"feeding"}  # which a run without streams has not
+    wanted = {field.name for field in fields(Cell)} - LATER.keys()
     for path in sorted(out.glob("cells/*/done.json")):
         try:
-            found = set(json.loads(path.read_text(encoding="utf-8"))["cell"]) - {"feeding"}
+            found = set(json.loads(path.read_text(encoding="utf-8"))["cell"]) - LATER.keys()
         except (OSError, ValueError, KeyError, TypeError):
             continue  # said when that run is wanted, or drawn
         words = [f"no {name}" for name in sorted(wanted - found)] + [f"a {name}" for name in sorted(found - wanted)]

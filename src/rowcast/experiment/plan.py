@@ -1,9 +1,9 @@
 """What a comparison of policies is made of: the cells that follow from its settings.
 
 A cell is one run: one policy, one seed, one kind of link, one size of team, one batch, one device, and where samples
-come as streams one kind of these, of their buffers and of what robots give each other of them. The settings
-list the values of each; the plan is their product, in an order that gives all policies one seed before any policy
-gets its second, so that an early look at the results compares all of them.
+come as streams one kind of these, of their buffers and of what robots give each other of them, and one top-k of
+gradients. The settings list the values of each; the plan is their product, in an order that gives all policies one seed
+before any policy gets its second, so that an early look at the results compares all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.feeding import Feeding, plan_feeding
 from rowcast.experiment.settings import Comparison
 from rowcast.links import PROFILES, load_team, named_trace
+from rowcast.streams import parse_topk
 from rowcast.sync import parse_policy
 from rowcast.tasks import Task, find_task
 from rowcast.tasks.options import read_options, written_options
@@ -42,15 +43,15 @@ def plan_cells(settings: Comparison) -> list[Cell]:
     devices = _devices_for(settings.devices, settings.workers)
     task = find_task(settings.task, settings.data)
     options = read_options(task.kind.options_type(), settings.task_options)
+    topks = _topk_for(settings.topk, settings.policies)
     batches = {workers: plan_feeding(settings, workers) for workers in settings.workers}
     for batch in dict.fromkeys(batch for own in batches.values() for batch, _ in own):
         task.kind.check(batch_option(task.kind, options, batch), data_dir=settings.data, workers=max(settings.workers))
     _check_feeding(task.kind, options, batches, devices)
     axes = (
-        (seed, link, device, workers, *batch, policy)
+        (seed, link, device, workers, *batch, topk, policy)
         for seed, link, device, workers in itertools.product(settings.seed_list, links, devices, settings.workers)
-        for batch in batches[workers]
-        for policy in settings.policies
+        for batch, topk, policy in itertools.product(batches[workers], topks, settings.policies)
     )
     return [
         Cell(
@@ -75,8 +76,9 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             driver=settings.driver,
             task_code=task.code,
             feeding=feeding,
+            topk=topk,
         )
-        for seed, link, device, workers, batch, feeding, policy in axes
+        for seed, link, device, workers, batch, feeding, topk, policy in axes
     ]
 
 
@@ -130,4 +132,26 @@ def _devices_for(texts: Sequence[str], teams: Sequence[int]) -> list[str]:
         if profile.text in found:
             raise ConfigError(f"devices: {found[profile.text]} and {text} are the same")
         found[profile.text] = text
+    return list(found)
+
+
+def _topk_for(texts: Sequence[str], policies: Sequence[str]) -> list[str]:
+    """The values of top-k as cells have them, each once; '' for none.
+
+    Raises:
+        ConfigError: two are the same, or a policy sends no gradients of which that could be said.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ("0",):
+        rule = parse_topk(text)
+        short = "" if rule is None else str(rule)
+        if short in found:
+            raise ConfigError(f"topk: {found[short]} and {text} are the same")
+        found[short] = text
+        for policy in policies if short else ():
+            if (steps := parse_policy(policy).local_steps) > 1:
+                raise ConfigError(
+                    f"topk {text}: thins each gradient that is sent, and {policy} sends the sum of {steps} steps; "
+                    "compare this policy without top-k"
+                )
     return list(found)

@@ -211,8 +211,9 @@ class DemoSettings(Checked):
 class Comparison(Checked):
     """Settings of a comparison of policies; in a file, the table ``[compare]``.
 
-    The values of ``policies``, ``links``, ``workers``, ``batch``, ``streams``, ``buffer``, ``inject``, ``devices`` and
-    ``seeds`` are combined in all ways. The first of ``workers`` and of ``batch`` is the one that the main figures show.
+    The values of ``policies``, ``links``, ``workers``, ``batch``, ``streams``, ``buffer``, ``inject``, ``topk``,
+    ``devices`` and ``seeds`` are combined in all ways. The first of ``workers`` and of ``batch`` is the one that the
+    main figures show.
 
     Raises:
         ConfigError: a value out of its range, an empty list, or a value that is in its list twice.
@@ -276,6 +277,13 @@ class Comparison(Checked):
         "exposes raw samples. '0': none.",
         flag="--inject",
     )
+    topk: tuple[str, ...] = setting(
+        (),
+        "Adaptive top-k of ScaDLES, as ratio/delta: of a gradient the share 'ratio' with the largest elements is used "
+        "where that leaves out no more than the share 'delta' of its energy, and the rest later; '0.1/1': always. '0': "
+        "none.",
+        flag="--topk",
+    )
     devices: tuple[str, ...] = setting(
         ("2.18",),
         "What one gradient takes: seconds ('2.18'), of so many samples ('0.128@64'), one for each robot "
@@ -334,7 +342,18 @@ class Comparison(Checked):
         for name in ("policies", "links", "workers", "devices"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}: expected at least one")
-        for name in ("policies", "links", "workers", "batch", "streams", "buffer", "inject", "devices", "seeds"):
+        for name in (
+            "policies",
+            "links",
+            "workers",
+            "batch",
+            "streams",
+            "buffer",
+            "inject",
+            "topk",
+            "devices",
+            "seeds",
+        ):
             values = getattr(self, name)
             if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ConfigError(f"{name}: {', '.join(map(str, values))} names one twice")

@@ -102,13 +102,18 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "rate_bps": "measured delivery rate of the push direction, bit/s",
         "staleness": "iterations by which this worker is behind the fastest",
         "skipped": "true when the step made no contribution (NaN, Inf, skipped by a gradient scaler)",
-        "starve_s": "seconds in which the training loop waited for data; this field and those below only with a stream",
+        "starve_s": "seconds in which the training loop waited for data; this field and those down to "
+        "exposed_bytes only with a stream",
         "samples": "samples that it was computed on, those of others included",
         "queued": "the most samples that waited at one time since the batch before",
         "dropped": "samples of the stream that nobody was trained on since the batch before",
         "age_s": "mean seconds from the arrival of a sample until its batch began",
         "exposed": "raw samples given to other workers, each as often as somebody got it",
         "exposed_bytes": "bytes of those",
+        "floats": "numbers of its gradient that would be sent, an index counted as one; 0 where it was not finite; "
+        "this field and those below only with top-k",
+        "gradient_floats": "numbers of the whole gradient, or 0 likewise",
+        "compressed": "whether only the largest elements of the gradient are used, with what was left before",
     },
     "served": {
         "peer": "who is at the other end: a robot's name, or 'server'",

@@ -212,8 +212,8 @@ def sensitivity_tables(experiment: Experiment) -> dict[str, Table]:
     base = experiment.conditions[0]
     found = {}
     for axis, value_of, alike in (
-        ("batch", lambda run: run.conditions.batch, lambda c: (c.links, c.devices, c.workers, c.feeding)),
-        ("workers", lambda run: run.conditions.workers, lambda c: (c.links, c.devices, c.batch, c.feeding)),
+        ("batch", lambda run: run.conditions.batch, lambda c: (c.links, c.devices, c.workers, c.feeding, c.topk)),
+        ("workers", lambda run: run.conditions.workers, lambda c: (c.links, c.devices, c.batch, c.feeding, c.topk)),
         ("threshold", lambda run: threshold_of(run.policy), lambda c: c),
     ):
         chosen = [run for run in experiment.runs if alike(run.conditions) == alike(base) and value_of(run) is not None]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rowcast.report.table import Table, Value, shown, table_of
 
-__all__ = ["Section", "TableOrFigure", "across", "with_interval"]
+__all__ = ["Section", "TableOrFigure", "across", "with_interval", "with_levels"]
 
 #: An interval that is narrower than this share of its mean is rounding.
 _NOISE = 1e-12
@@ -52,6 +52,32 @@ def across(summary: Table) -> Table:
         return [policy, *written, max(int(count) for count in own.numbers("seeds"))]
 
     return table_of(("policy", *measures, "seeds"), (line(policy) for policy in summary.distinct("policy")))
+
+
+def with_levels(
+    columns: Sequence[str], parts: Mapping[str, tuple[str, ...]], numbers: Table, targets: Table, unit: str
+) -> Table:
+    """Measures with a line for each group of runs, as one reads them, behind the time to each level of a metric.
+
+    Args:
+        columns: what groups differ in; ``parts``: of each group, by its name.
+        numbers: those columns, the measures, and their means.
+        targets: of the same names, as :func:`rowcast.report.targets.target_table` gives them.
+        unit: of the levels.
+    """
+    levels = targets.distinct(targets.columns[0])
+    unit = f" {unit}" if unit else ""
+    measures = numbers.distinct("measure")
+
+    def line(name: str, own_parts: tuple[str, ...]) -> list[Value]:
+        own = numbers.where(**dict(zip(columns, own_parts, strict=True)))
+        reached = targets.where(policy=name, until_then="seconds")
+        times = {str(row[0]): f"{row[3]} {with_interval(*row[-4:])}".strip() for row in reached.rows}
+        written = [with_interval(*own.where(measure=measure).rows[0][-4:]) for measure in measures]
+        return [*own_parts, *(times[level] for level in levels), *written, max(map(int, own.numbers("seeds")))]
+
+    header = [*columns, *(f"time to {level}{unit} (s)" for level in levels), *measures, "seeds"]
+    return table_of(header, (line(name, own_parts) for name, own_parts in parts.items()))
 
 
 def with_interval(mean: Value, low: Value, high: Value, count: Value) -> str:

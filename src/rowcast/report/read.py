@@ -106,7 +106,14 @@ def _read_finished(path: Path, power: PowerStates, notes: list[str]) -> Run:
     content = _read_json(path)
     try:
         cell = content["cell"]
-        conditions = Conditions(cell["links"], cell["devices"], cell["workers"], cell["batch"], _feeding(cell, path))
+        conditions = Conditions(
+            cell["links"],
+            cell["devices"],
+            cell["workers"],
+            cell["batch"],
+            _feeding(cell, path),
+            cell.get("topk", ""),
+        )
         seconds = 3600.0 * cell["hours"]
         policy, seed = cell["policy"], cell["seed"]
     except (KeyError, TypeError) as error:
@@ -146,6 +153,7 @@ def _check_settings(path: Path, policy: Any, seed: Any, conditions: Conditions, 
         ("devices", conditions.devices, str | None),
         ("workers", conditions.workers, int),
         ("batch", conditions.batch, int | None),
+        ("topk", conditions.topk, str),
     ):
         if not isinstance(value, kinds):
             raise ConfigError(f"{path}: cell: {name} = {value!r} is not what 'rowcast compare' writes")

@@ -33,6 +33,7 @@ from rowcast.report.table import Table
 from rowcast.report.targets import target_table
 from rowcast.report.timeline import state_shares
 from rowcast.report.timeline_figure import draw_timeline
+from rowcast.report.topk_sections import topk_sections
 from rowcast.report.values import Conditions, Experiment, Groups, states_of
 
 __all__ = ["Section", "TableOrFigure", "sections"]
@@ -55,6 +56,7 @@ def sections(experiment: Experiment) -> tuple[list[Section], list[str]]:
         notes += _left_out(groups, experiment.metrics, conditions)
         found.append(Section(str(conditions), tuple(_of_conditions(experiment, groups, conditions, suffix, notes))))
     found += stream_sections(experiment)
+    found += topk_sections(experiment)
     parts = [
         _sensitivity(axis, table, experiment.metrics, each[0]) for axis, table in sensitivity_tables(experiment).items()
     ]

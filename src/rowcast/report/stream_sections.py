@@ -1,4 +1,4 @@
-"""The sections of a page on runs with streams: their figures and tables by batch, buffer and injection."""
+"""The sections of a page on runs with streams: their figures and tables by batch, buffer, injection and top-k."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from rowcast.metric import Metric
 from rowcast.report.comparison import curve_table
 from rowcast.report.curve_figure import CurvePanel, draw_curves
 from rowcast.report.measures import words_of
-from rowcast.report.parts import Section, TableOrFigure, with_interval
+from rowcast.report.parts import Section, TableOrFigure, with_levels
 from rowcast.report.stream_figure import draw_queues
 from rowcast.report.stream_tables import PARTS, StreamGroup, queue_table, stream_groups, stream_table
-from rowcast.report.table import Table, Value, table_of
 from rowcast.report.targets import target_table
 from rowcast.report.values import Experiment
 
@@ -40,7 +39,7 @@ def _parts(group: StreamGroup, metrics: Sequence[Metric], suffix: str) -> Iterat
         f"over the team. Time until a level of the {words_of(primary)} is kept: as the targets by policy, '>' is a "
         "bound. Exposed are raw samples that left their robot. Mean and 95 % interval over seeds.",
         numbers,
-        _across(group, numbers, targets, primary),
+        with_levels(PARTS, group.parts, numbers, targets, primary.unit),
     )
     if targets.rows:
         yield TableOrFigure(
@@ -73,20 +72,3 @@ def _parts(group: StreamGroup, metrics: Sequence[Metric], suffix: str) -> Iterat
             queues,
             partial(draw_queues, queues),
         )
-
-
-def _across(group: StreamGroup, numbers: Table, targets: Table, metric: Metric) -> Table:
-    """Measures with a line for each kind of batch, as one reads them, behind the time to each level of a metric."""
-    levels = targets.distinct(targets.columns[0])
-    unit = f" {metric.unit}" if metric.unit else ""
-    measures = numbers.distinct("measure")
-
-    def line(name: str, parts: tuple[str, ...]) -> list[Value]:
-        own = numbers.where(**dict(zip(PARTS, parts, strict=True)))
-        reached = targets.where(policy=name, until_then="seconds")
-        times = {str(row[0]): f"{row[3]} {with_interval(*row[-4:])}".strip() for row in reached.rows}
-        written = [with_interval(*own.where(measure=measure).rows[0][-4:]) for measure in measures]
-        return [*parts, *(times[level] for level in levels), *written, len(group.groups[name])]
-
-    columns = [*PARTS, *(f"time to {level}{unit} (s)" for level in levels), *measures, "seeds"]
-    return table_of(columns, (line(name, parts) for name, parts in group.parts.items()))

@@ -1,4 +1,4 @@
-"""Runs with streams, by batch, buffer and injection: what they came to, and their queues over time."""
+"""Runs with streams, by batch, buffer, injection and top-k: what they came to, and their queues over time."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ __all__ = [
 ]
 
 #: What runs of one team and stream may differ in.
-PARTS = ("batch", "buffer", "injection", "policy")
+PARTS = ("batch", "buffer", "injection", "top-k", "policy")
 #: Points of a queue over time.
 POINTS = 200
 
 
 @dataclass(frozen=True)
 class StreamGroup:
-    """Runs that differ in policy, batch, buffer and injection only.
+    """Runs that differ in policy, batch, buffer, injection and top-k only.
 
     Attributes:
         team: links, robots, devices and stream, in words.
         stream: its rates; '' where there were always enough samples.
         groups: the runs of each, by a name: the batch, then what differs of the others.
-        parts: of each name the batch, buffer, injection and policy.
+        parts: of each name the batch, buffer, injection, top-k and policy.
     """
 
     team: str
@@ -64,13 +64,13 @@ def stream_groups(experiment: Experiment) -> list[StreamGroup]:
     for run in experiment.runs:
         fed = run.conditions.feeding
         if fed is not None:
-            alike = replace(run.conditions, feeding=None), fed.rates
-            parts = (fed.batch, fed.buffer, fed.inject, run.policy)
+            alike = replace(run.conditions, feeding=None, topk=""), fed.rates
+            parts = (fed.batch, fed.buffer, fed.inject, run.conditions.topk, run.policy)
             teams.setdefault(alike, {}).setdefault(parts, []).append(run)
     found = []
     for by_parts in teams.values():
         # A buffer that goes with the batch is not said again.
-        kinds = [{(parts[0], parts[k]) for parts in by_parts} for k in range(1, 4)]
+        kinds = [{(parts[0], parts[k]) for parts in by_parts} for k in range(1, len(PARTS))]
         several = [len(each) > len({batch for batch, _ in each}) for each in kinds]
         names = {_label(parts, several): parts for parts in by_parts}
         groups = {name: sorted(by_parts[parts], key=lambda run: run.seed) for name, parts in names.items()}
@@ -82,8 +82,8 @@ def stream_groups(experiment: Experiment) -> list[StreamGroup]:
 
 def _label(parts: tuple[str, ...], several: Sequence[bool]) -> str:
     """The batch, and what else differs within the group."""
-    batch, buffer, inject, policy = parts
-    others = (buffer, inject and f"injection {inject}", policy)
+    batch, buffer, inject, topk, policy = parts
+    others = (buffer, inject and f"injection {inject}", topk and f"top-k {topk}", policy)
     return ", ".join([batch, *(text for text, differs in zip(others, several, strict=True) if differs and text)])
 
 

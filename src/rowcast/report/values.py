@@ -56,6 +56,9 @@ STEP_FIELDS = (
     "age_s",
     "exposed",
     "exposed_bytes",
+    "floats",
+    "gradient_floats",
+    "compressed",
 )
 #: Characters of the devices of a team that a heading has room for.
 _LONGEST = 40
@@ -123,17 +126,20 @@ class Feeding:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is the same for the runs of one figure."""
+    """What is the same for the runs of one figure; ``topk``: what is used of gradients, '' for all."""
 
     links: str
     devices: str | None
     workers: int
     batch: int | None
     feeding: Feeding | None = None
+    topk: str = ""
 
     def __str__(self) -> str:
-        batch = "" if self.batch is None else f", batch {self.batch}"
-        return f"{self.team}{batch}{''.join(f', {part}' for part in self.feeding.words) if self.feeding else ''}"
+        words = [] if self.batch is None else [f"batch {self.batch}"]
+        words += self.feeding.words if self.feeding else ()
+        words += [f"top-k {self.topk}"] if self.topk else []
+        return ", ".join([self.team, *words])
 
     @property
     def team(self) -> str:
@@ -226,9 +232,11 @@ class Experiment:
         """Those of the main figures: every kind of link, device and stream, with the first of all else."""
         found = list(dict.fromkeys(run.conditions for run in self.runs))
         base = self.base
-        alike = (base.workers, base.batch, base.feeding and base.feeding.words)
-        kept = [each for each in found if (each.workers, each.batch, each.feeding and each.feeding.words) == alike]
-        return kept or found[:1]
+
+        def rest(of: Conditions) -> tuple[object, ...]:
+            return of.workers, of.batch, of.feeding and of.feeding.words, of.topk
+
+        return [each for each in found if rest(each) == rest(base)] or found[:1]
 
     @property
     def base(self) -> Conditions:

@@ -14,7 +14,7 @@ from rowcast.streams.rehearsal import MOST_REHEARSED, Importance, Rehearsal, Res
 from rowcast.streams.sample import MOST_PARTITIONS, Positions, Sample
 from rowcast.streams.sharing import share
 from rowcast.streams.source import Source
-from rowcast.streams.topk import AdaptiveTopK, compresses
+from rowcast.streams.topk import AdaptiveTopK, TopK, compresses, parse_topk
 
 __all__ = [
     "MOST_PARTITIONS",
@@ -40,12 +40,14 @@ __all__ = [
     "SpeedBatch",
     "StreamPattern",
     "TeamBatch",
+    "TopK",
     "compresses",
     "parse_batch",
     "parse_buffer",
     "parse_injection",
     "parse_rehearsal",
     "parse_streams",
+    "parse_topk",
     "read_rates",
     "share",
 ]

@@ -9,18 +9,57 @@ also in rounds that are sent whole, so that mass is sent twice: not here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.config import as_number
 from rowcast.errors import ConfigError
 
-__all__ = ["AdaptiveTopK", "compresses"]
+__all__ = ["AdaptiveTopK", "TopK", "compresses", "parse_topk"]
 
 Vector = npt.NDArray[np.float32]
 
 #: Weight of the past in the average of the lost energy.
 _PAST = 0.9
+
+
+@dataclass(frozen=True)
+class TopK:
+    """What is sent of the gradients of a team.
+
+    Attributes:
+        ratio: share of the elements that a compressed gradient has, above 0 .. 1.
+        delta: largest mean share of lost energy at which a device votes to compress, 0 .. 1.
+    """
+
+    ratio: float
+    delta: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.12g}/{self.delta:.12g}"
+
+    def device(self, elements: int) -> AdaptiveTopK:
+        """The gradients of one device, of so many elements."""
+        return AdaptiveTopK(self.ratio, self.delta, elements)
+
+
+def parse_topk(text: str) -> TopK | None:
+    """Read ``0.1/0.3`` (ratio/delta); ``0`` or ``off``: gradients are sent whole.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if text.strip() in ("0", "off"):
+        return None
+    match [as_number(part) for part in text.split("/")]:
+        case [float(ratio), float(delta)] if 0 < ratio <= 1 and 0 <= delta <= 1:
+            return TopK(ratio, delta)
+    raise ConfigError(
+        f"topk: expected ratio/delta, a ratio above 0 and up to 1 and a delta of 0 to 1, as in 0.1/0.3, or 0, got "
+        f"{text!r}"
+    )
 
 
 def compresses(votes: Sequence[bool]) -> bool:

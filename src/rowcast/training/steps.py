@@ -10,7 +10,7 @@ from rowcast.rows import Layout
 from rowcast.wire import Go, Grant, Rows
 from rowcast.wire.frames import frame_bytes
 
-__all__ = ["Fed", "Step"]
+__all__ = ["Fed", "Step", "Thinned"]
 
 
 @dataclass
@@ -43,6 +43,19 @@ class Fed:
 
 
 @dataclass
+class Thinned:
+    """What would be sent of the gradients of a step; see the fields of the event 'step'."""
+
+    floats: int = 0
+    gradient_floats: int = 0
+    compressed: bool = True
+
+    def fields(self) -> dict[str, int | bool]:
+        """As the journal has them."""
+        return {"floats": self.floats, "gradient_floats": self.gradient_floats, "compressed": self.compressed}
+
+
+@dataclass
 class Step:
     """One step so far; times in seconds.
 
@@ -51,6 +64,7 @@ class Step:
         skipped: it made no contribution.
         streamed: rows travel while it computes; whether any did so all the time is not measured.
         fed: what a stream gave; ``None`` where the samples are not those of a stream.
+        thinned: what would be sent of its gradients; ``None`` without top-k.
     """
 
     started: float
@@ -67,6 +81,7 @@ class Step:
     pull_rows: int = 0
     pull_bytes: int = 0
     fed: Fed | None = None
+    thinned: Thinned | None = None
 
     @property
     def interval_s(self) -> float:
@@ -129,4 +144,5 @@ class Step:
             staleness=self.staleness,
             skipped=self.skipped,
             **({} if self.fed is None else self.fed.fields()),
+            **({} if self.thinned is None else self.thinned.fields()),
         )

@@ -13,7 +13,7 @@ from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
 from rowcast.training.patience import waits_for
 from rowcast.training.proposal.contribution import Update
-from rowcast.training.steps import Fed
+from rowcast.training.steps import Fed, Thinned
 from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Leave
 
@@ -125,6 +125,19 @@ class WorkerLoop(WorkerCore):
         fed.waited_s += age_s * samples
         fed.exposed += exposed
         fed.exposed_bytes += exposed_bytes
+
+    def thinned(self, floats: int, elements: int, *, compressed: bool) -> None:
+        """Top-k took from a gradient of the step that is under way; of several gradients of one step it is the sum.
+
+        Args:
+            floats: numbers of it that would be sent, an index counted as one; 0 where it could not be used.
+            elements: of the gradient.
+            compressed: whether only its largest elements are; of several gradients all must be.
+        """
+        thinned = self.step.thinned = self.step.thinned or Thinned()
+        thinned.floats += floats
+        thinned.gradient_floats += elements
+        thinned.compressed = thinned.compressed and compressed
 
     def exchange(self, now: float) -> None:
         """Finish the iteration: push, then wait at the gate, then pull. :attr:`state` is COMPUTING when done.

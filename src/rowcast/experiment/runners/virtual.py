@@ -18,6 +18,7 @@ from rowcast.experiment.cell import Cell, batch_size
 from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
+from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
@@ -25,6 +26,7 @@ from rowcast.links.channel import CHANNELS
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
 from rowcast.session import record_start
+from rowcast.streams import parse_topk
 from rowcast.sync import parse_policy
 from rowcast.tasks import TaskWorker
 from rowcast.training import ServerNode
@@ -108,6 +110,8 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
         simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs)
         feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
+        rule = parse_topk(cell.topk) if cell.topk else None
+        thinning = None if rule is None else Thinning(rule)
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
@@ -124,7 +128,8 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
                 journal=journal,
             )
             fed = None if feeder is None else feeder.stream(worker, index)
-            worker.train(functools.partial(_train, robot, worker, cell.eval_every_s, fed))
+            thinned = None if thinning is None else thinning.worker(robot, worker)
+            worker.train(functools.partial(_train, robot, worker, cell.eval_every_s, fed, thinned))
         simulation.run(cell.seconds, progress=progress)
         # Figures are made from the journals: a run that lacks a part of them does not count.
         if missed := sum(each.missed for each in journals):
@@ -169,7 +174,13 @@ def model_bytes(layout: Layout) -> int:
     return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
 
 
-def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float, fed: FedWorker | None) -> None:
+def _train(
+    robot: TaskWorker,
+    worker: VirtualWorker,
+    eval_every_s: float,
+    fed: FedWorker | None,
+    thinned: ThinningWorker | None,
+) -> None:
     """What a robot does until the simulation ends, or its data."""
     optimizer = robot.wrap(worker, nonfinite="skip")
     if fed is not None:
@@ -182,9 +193,13 @@ def _train(robot: TaskWorker, worker: VirtualWorker, eval_every_s: float, fed: F
                 look_at = (worker.now // eval_every_s + 1) * eval_every_s
             loss, samples = (robot.compute(), None) if fed is None else fed.compute(robot)
             optimizer.report(loss=loss)
+            if thinned is not None:
+                thinned.thin(samples)
             with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
                 optimizer.step(samples=samples)
     except SourceEnded:
+        if thinned is not None:
+            thinned.leave()
         optimizer.close()
         optimizer.report(**robot.evaluate())
 
