@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from rowcast.streams import parse_batch
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import ServerNode, WorkerNode, WorkerState
-from rowcast.wire import Message, PushEnd, Supply
+from rowcast.wire import Message, PushEnd, Rows, Supply
 from teams import LAYOUT, finished, worker
 
 TEAM = parse_batch("team:100")
@@ -32,8 +34,8 @@ def stepped(line: Line, now: float, positions: bytes) -> list[Message]:
 # -- exactly once ------------------------------------------------------------------------------------------------------
 
 
-def streaming_line(policy: str) -> Line:
-    line = Line(policy)
+def streaming_line(policy: str, limits: ServerSettings | None = None) -> Line:
+    line = Line(policy, limits=limits)
     line.pass_on(0.0)
     line.worker.supplier.supply(TEAM, 10.0)
     line.pass_on(0.0)
@@ -98,6 +100,50 @@ def test_rows_that_are_staged_count_when_the_worker_finishes() -> None:
     wanted = -1.0 - np.linspace(-1, 1, ROWS.elements, dtype=np.float32)
     np.testing.assert_allclose(line.server.parameters, wanted, atol=1e-5)
     assert line.server.frames_applied["robot"] == line.worker.outbox.sent_frames
+
+
+def pushed_in_part(line: Line, now: float, frames: int) -> None:
+    """The worker makes a step, and so many frames of it are acknowledged."""
+    line.step(now)
+    link = line.server.members["robot"].link
+    for _ in range(frames):
+        line.server.receive(now, link, line.worker.poll(now))
+        line.worker.receive(now, line.server.poll(now, link))
+
+
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:2?codec=raw"])
+def test_rows_that_are_staged_count_when_their_worker_is_forgotten(policy: str) -> None:
+    """It has heard that they are there: when it comes back it sends only the others."""
+    line = streaming_line(policy, ServerSettings(absence_limit_s=1.0, absent_workers=0))
+    stepped(line, 1.0, b"one")
+    pushed_in_part(line, 2.0, 6)
+    line.cut(2.0)
+    line.server.on_timer(60.0)
+    assert not line.server.members
+    line.connect(61.0)
+    line.pass_on(61.0)
+    line.worker.finish(62.0)
+    line.pass_on(62.0)
+    assert line.worker.state is WorkerState.DONE
+    np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -2.0, np.float32))
+
+
+def test_a_push_that_never_ends_takes_only_so_much_memory() -> None:
+    """What was staged counts before it takes more than two models."""
+    line = streaming_line("bsp?codec=raw")
+    line.step(1.0)
+    link, most = line.server.members["robot"].link, 0
+    before = line.server.frames_applied["robot"]
+    frame = line.worker.poll(1.0)
+    assert isinstance(frame, Rows)
+    for number in range(frame.number, frame.number + 999):
+        line.server.receive(1.0, link, dataclasses.replace(frame, number=number))
+        member = line.server.members["robot"]
+        most = max(most, sum(len(rows.payload) + 1024 for _, rows in member.staged))
+    assert 0 < most <= 2 * (ROWS.elements * 4 + ROWS.rows * 2048)
+    counted, staged = line.server.frames_applied["robot"] - before, len(member.staged)
+    assert counted + staged == 999 and counted > staged
+    assert line.server.parameters[0] == -counted
 
 
 @pytest.mark.parametrize("policy", ["rog:4?codec=raw", "rowcast:4?codec=raw"])
@@ -259,7 +305,7 @@ def test_in_a_large_team_only_those_are_told_whose_share_changes_much() -> None:
     assert changed["w3"] == 146 and changed["w19"] == 100 and len(team.said) < before + 20
     again = len(team.said)
     assert team.supply("team:2000", w3=15.8)["w3"] == 154 and len(team.said) == again + 2
-    assert team.supply("team:2000", w5=40.0)["w19"] == 85
+    assert team.supply("team:2000", w5=40.0)["w19"] == 84
 
 
 def test_those_who_come_and_go_change_the_shares() -> None:

@@ -62,6 +62,7 @@ class Member:
         life: the life of the server under which it was welcomed.
         staged: rows of a push that has not ended, with their codes, where a push counts whole or not at all; ``None``
             where rows count as they come.
+        staged_bytes: what those take in memory, about.
         metrics_left_out: it reported more than is kept, and this was said.
     """
 
@@ -94,6 +95,7 @@ class Member:
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_left_out: bool = False
     staged: list[tuple[Codec, Rows]] | None = None
+    staged_bytes: int = 0
     life: bytes = b""
 
     def take_push(self) -> dict[str, int]:
