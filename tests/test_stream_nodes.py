@@ -18,7 +18,7 @@ from rowcast.streams import parse_batch
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import ServerNode, WorkerNode, WorkerState
-from rowcast.wire import Message, PushEnd, Rows, Supply
+from rowcast.wire import Message, PushEnd, Rows, Share, Supply
 from teams import LAYOUT, finished, worker
 
 TEAM = parse_batch("team:100")
@@ -319,6 +319,31 @@ def test_those_who_come_and_go_change_the_shares() -> None:
     del team.nodes["b"]
     team.pass_on()
     assert team.supply() == {"a": 100}
+
+
+def test_a_new_life_without_a_stream_has_no_share() -> None:
+    team = Shared(["a", "b"])
+    assert team.supply(a=10.0, b=30.0) == {"a": 25, "b": 75}
+    team.server.link_down(1.0, team.links["b"][1], "kill -9")
+    layout = team.nodes["b"].layout
+    team.nodes["b"] = WorkerNode("b", layout, layout.zeros())
+    team.connect("b")
+    team.pass_on()
+    assert team.supply() == {"a": 100, "b": None}
+
+
+def test_in_a_large_team_few_are_told_that_one_has_gone() -> None:
+    names = [f"w{place}" for place in range(40)]
+    team = Shared(names)
+    team.supply("team:4000", **dict.fromkeys(names, 10.0))
+    team.nodes["w7"].leave(1.0, "enough")
+    with pytest.raises(LinkLost, match="enough"):
+        team.server.receive(1.0, team.links["w7"][1], team.nodes["w7"].poll(1.0))
+    team.server.link_down(1.0, team.links.pop("w7")[1], "left")
+    del team.nodes["w7"]
+    before = len(team.said)
+    team.pass_on()
+    assert not [one for one in team.said[before:] if isinstance(one, Share)]
 
 
 def test_a_share_that_a_cut_took_is_told_again() -> None:
