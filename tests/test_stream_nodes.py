@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from one_line import ROWS, Line, rows_of
 from rowcast.config import ServerSettings
-from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Link
 from rowcast.streams import parse_batch
@@ -19,6 +19,7 @@ from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import ServerNode, WorkerNode, WorkerState
 from rowcast.wire import Message, PushEnd, Rows, Share, Supply
+from rowcast.wire.fields import MAX_PLACES
 from teams import LAYOUT, finished, worker
 
 TEAM = parse_batch("team:100")
@@ -26,7 +27,7 @@ TEAM = parse_batch("team:100")
 
 def stepped(line: Line, now: float, positions: bytes) -> list[Message]:
     """One iteration whose data reaches up to ``positions``, as far as the messages get; what the worker sent."""
-    line.worker.positions = positions
+    line.worker.read_to(positions)
     line.step(now)
     return line.pass_on(now)
 
@@ -49,7 +50,7 @@ def test_a_push_that_a_crash_cut_off_counts_not_at_all(policy: str, frames: int)
     line = streaming_line(policy)
     stepped(line, 1.0, b"one")
     np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -1.0, np.float32))
-    line.worker.positions = b"two"
+    line.worker.read_to(b"two")
     line.step(2.0)
     link, sent = line.server.members["robot"].link, 0
     while sent < frames and (said := line.worker.poll(2.0)) is not None:
@@ -75,7 +76,7 @@ def test_a_push_that_a_crash_cut_off_counts_not_at_all(policy: str, frames: int)
 def test_a_push_that_a_cut_interrupts_goes_on_where_it_was() -> None:
     """The link is cut, and nobody dies: what was staged stays, and counts once."""
     line = streaming_line("bsp?codec=raw")
-    line.worker.positions = b"one"
+    line.worker.read_to(b"one")
     line.step(1.0)
     link = line.server.members["robot"].link
     for _ in range(6):
@@ -86,6 +87,26 @@ def test_a_push_that_a_cut_interrupts_goes_on_where_it_was() -> None:
     assert line.worker.state is WorkerState.COMPUTING and line.worker.resumed_positions == b""
     np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -1.0, np.float32))
     assert line.server.team.positions == {"robot": b"one"}
+
+
+def test_a_push_under_way_says_how_far_its_own_data_reaches() -> None:
+    """Behind an exchange that a Ctrl-C left to itself the loop reads the next batch before the push has ended."""
+    line = streaming_line("bsp?codec=raw")
+    line.worker.read_to(b"one")
+    line.step(1.0)
+    line.worker.read_to(b"two")
+    line.pass_on(1.0)
+    assert line.server.team.positions == {"robot": b"one"}
+
+
+def test_positions_that_no_message_has_room_for_are_refused() -> None:
+    line = streaming_line("bsp?codec=raw")
+    line.worker.read_to(bytes(MAX_PLACES))
+    with pytest.raises(ConfigError, match=f"at most {MAX_PLACES} bytes, got {MAX_PLACES + 1}: read fewer partitions"):
+        line.worker.read_to(bytes(MAX_PLACES + 1))
+    line.step(1.0)
+    line.pass_on(1.0)
+    assert line.server.team.positions == {"robot": bytes(MAX_PLACES)}
 
 
 def test_rows_that_are_staged_count_when_the_worker_finishes() -> None:
