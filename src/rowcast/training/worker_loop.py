@@ -135,7 +135,7 @@ class WorkerLoop(WorkerCore):
         """
         if len(positions) > MAX_PLACES:
             raise ConfigError(
-                f"source: expected positions of all its partitions in at most {MAX_PLACES} bytes, got {len(positions)}: "
+                f"source: expected positions of its partitions in at most {MAX_PLACES} bytes, got {len(positions)}: "
                 "read fewer partitions, or give them shorter names"
             )
         self.next_positions = positions
