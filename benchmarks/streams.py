@@ -34,7 +34,7 @@ WORKERS, TINY_WORKERS = 16, 3
 #: Seconds of one direction of an exchange of the whole model, uncompressed.
 ONE_WAY_S = 0.2
 #: Robots and what each computes of a step in the trials of injection and of top-k (ScaDLES's own size is 16).
-SKEWED, TOPK_DEVICES, TOPK_BATCH, TOPK_STEPS = 10, 8, 38, 150
+SKEWED, TOPK_DEVICES, SMALL_BATCH, TOPK_STEPS = 10, 8, 38, 150
 
 
 @dataclass(frozen=True)
@@ -306,9 +306,9 @@ def injections(args) -> list[Figure]:
     for norm in (True, False):
         setting = Setting(
             f"inject-{'norm' if norm else 'plain'}",
-            ("64",),
+            (str(SMALL_BATCH),),
             args.seeds,
-            ("fixed:64",),
+            (f"fixed:{SMALL_BATCH}",),
             seconds,
             inject=("0", "0.05/0.05", "0.1/0.1", "0.25/0.25"),
             workers=SKEWED,
@@ -349,7 +349,7 @@ def top_k(args) -> list[Figure]:
 
 def trained_with_top_k(ratio: float, delta: float, steps: int, seed: int, args) -> tuple[float, float, float]:
     """Accuracy, CNC ratio, and numbers sent of those of whole gradients, after so many steps of all devices."""
-    task = Fashion.build({"batch": TOPK_BATCH}, data_dir=args.data, seed=seed)
+    task = Fashion.build({"batch": SMALL_BATCH}, data_dir=args.data, seed=seed)
     model = task.worker(0, TOPK_DEVICES).model
     optimizer = task.make_optimizer(model)
     batches = [iter(task.batches(device, TOPK_DEVICES)) for device in range(TOPK_DEVICES)]

@@ -145,6 +145,13 @@ def demo() -> str:
     return settings(DemoSettings)
 
 
+def stream_demo() -> str:
+    """The settings of a demo of streams."""
+    from rowcast.experiment.stream_settings import StreamDemoSettings  # late: the other parts need no command
+
+    return settings(StreamDemoSettings)
+
+
 def split_serving() -> str:
     """What a server of inferences is told beside its settings."""
     from rowcast.experiment.inference.settings import SplitServeSettings  # late: the other parts need no command
@@ -363,6 +370,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ServeSettings": serving,
     "RobotSettings": robot,
     "DemoSettings": demo,
+    "StreamDemoSettings": stream_demo,
     "Comparison": comparison,
     "RunSettings": measured_runs,
     "SplitServeSettings": split_serving,
