@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from one_line import ROWS, Line, rows_of
+from rowcast.codecs import codec_by_name
 from rowcast.config import ServerSettings
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
@@ -147,6 +148,16 @@ def test_rows_that_are_staged_count_when_their_worker_is_forgotten(policy: str) 
     line.pass_on(62.0)
     assert line.worker.state is WorkerState.DONE
     np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -2.0, np.float32))
+
+
+def test_an_update_before_the_start_is_refused_and_not_staged() -> None:
+    line = streaming_line("bsp?codec=raw", ServerSettings(expected_workers=2))
+    member, codec, rows = line.server.members["robot"], codec_by_name("raw"), np.arange(1)
+    payload = codec.encode(ROWS, np.ones(ROWS.elements, np.float32), rows)
+    update = Rows(member.inbox.received + 1, 1, codec.wire_id, False, False, rows, payload)
+    with pytest.raises(RemoteProtocolError, match="expected no update before the start"):
+        line.server.receive(1.0, member.link, update)
+    assert member.staged == []
 
 
 def test_a_push_that_never_ends_takes_only_so_much_memory() -> None:

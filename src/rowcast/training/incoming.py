@@ -105,6 +105,8 @@ class Incoming:
                     raise RemoteProtocolError("expected parameters from the first worker only, and only once")
                 member.seed.count(rows)
                 member.owed.snapshot.apply(codec, rows)
+            elif self._team.model.ledger is None or not self._team.gate.opened:
+                raise RemoteProtocolError("expected no update before the start, got one")
             elif member.staged is not None:
                 self._stage(now, member, codec, rows)
             else:
@@ -118,8 +120,7 @@ class Incoming:
     def _apply(self, now: float, member: Member, codec: Codec, rows: Rows) -> None:
         """Add an update to the model, and to what everybody is owed."""
         model = self._team.model
-        if model.ledger is None or not self._team.gate.opened:
-            raise RemoteProtocolError("expected no update before the start, got one")
+        assert model.ledger is not None
         self._count_frame(member)
         if rows.iteration > member.begun_iteration:
             member.pushing_since = now
