@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rowcast.config import LinkSettings
+from rowcast.config import LinkSettings, ServerSettings
 from rowcast.rows import Layout
 from rowcast.session import Link
 from rowcast.sync import parse_policy
@@ -26,11 +26,12 @@ class Line:
     Args:
         policy: policy text.
         settings: frame and window sizes of both.
+        limits: of the server.
     """
 
-    def __init__(self, policy: str, settings: LinkSettings = WIDE) -> None:
+    def __init__(self, policy: str, settings: LinkSettings = WIDE, limits: ServerSettings | None = None) -> None:
         self._entropy, self._settings = random.Random(0).randbytes, settings
-        self.server = ServerNode(parse_policy(policy), link_settings=settings, entropy=self._entropy)
+        self.server = ServerNode(parse_policy(policy), settings=limits, link_settings=settings, entropy=self._entropy)
         self.begin_life(0.0)
 
     def begin_life(self, now: float) -> None:

@@ -347,6 +347,25 @@ def test_steps_of_a_round_weigh_by_their_mean():
     assert model.weight.item() == -2 * 2 * 0.5
 
 
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "localsgd:1?codec=raw"])
+def test_a_step_that_raised_does_not_weigh(policy):
+    """Its closure ran out of memory: the step behind it weighs by its own samples."""
+    with LiveServer(policy) as server:
+        model, optimizer = joined(server)
+        optimizer.batch = "team:8"
+
+        def closure():
+            raise MemoryError("a batch too large")
+
+        with pytest.raises(MemoryError):
+            optimizer.step(closure, samples=8)
+        optimizer.zero_grad()
+        model.weight.sum().backward()
+        optimizer.step(samples=2)
+        optimizer.close()
+    assert model.weight.item() == -0.25
+
+
 def test_samples_without_a_rule_are_refused():
     with LiveServer("bsp?codec=raw") as server:
         _, optimizer = joined(server)

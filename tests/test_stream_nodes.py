@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from one_line import ROWS, Line, rows_of
+from rowcast.codecs import codec_by_name
 from rowcast.config import ServerSettings
-from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Link
 from rowcast.streams import parse_batch
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import ServerNode, WorkerNode, WorkerState
-from rowcast.wire import Message, PushEnd, Supply
+from rowcast.wire import Message, PushEnd, Rows, Share, Supply
+from rowcast.wire.fields import MAX_PLACES
 from teams import LAYOUT, finished, worker
 
 TEAM = parse_batch("team:100")
@@ -24,7 +28,7 @@ TEAM = parse_batch("team:100")
 
 def stepped(line: Line, now: float, positions: bytes) -> list[Message]:
     """One iteration whose data reaches up to ``positions``, as far as the messages get; what the worker sent."""
-    line.worker.positions = positions
+    line.worker.read_to(positions)
     line.step(now)
     return line.pass_on(now)
 
@@ -32,8 +36,8 @@ def stepped(line: Line, now: float, positions: bytes) -> list[Message]:
 # -- exactly once ------------------------------------------------------------------------------------------------------
 
 
-def streaming_line(policy: str) -> Line:
-    line = Line(policy)
+def streaming_line(policy: str, limits: ServerSettings | None = None) -> Line:
+    line = Line(policy, limits=limits)
     line.pass_on(0.0)
     line.worker.supplier.supply(TEAM, 10.0)
     line.pass_on(0.0)
@@ -47,7 +51,7 @@ def test_a_push_that_a_crash_cut_off_counts_not_at_all(policy: str, frames: int)
     line = streaming_line(policy)
     stepped(line, 1.0, b"one")
     np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -1.0, np.float32))
-    line.worker.positions = b"two"
+    line.worker.read_to(b"two")
     line.step(2.0)
     link, sent = line.server.members["robot"].link, 0
     while sent < frames and (said := line.worker.poll(2.0)) is not None:
@@ -73,7 +77,7 @@ def test_a_push_that_a_crash_cut_off_counts_not_at_all(policy: str, frames: int)
 def test_a_push_that_a_cut_interrupts_goes_on_where_it_was() -> None:
     """The link is cut, and nobody dies: what was staged stays, and counts once."""
     line = streaming_line("bsp?codec=raw")
-    line.worker.positions = b"one"
+    line.worker.read_to(b"one")
     line.step(1.0)
     link = line.server.members["robot"].link
     for _ in range(6):
@@ -84,6 +88,26 @@ def test_a_push_that_a_cut_interrupts_goes_on_where_it_was() -> None:
     assert line.worker.state is WorkerState.COMPUTING and line.worker.resumed_positions == b""
     np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -1.0, np.float32))
     assert line.server.team.positions == {"robot": b"one"}
+
+
+def test_a_push_under_way_says_how_far_its_own_data_reaches() -> None:
+    """Behind an exchange that a Ctrl-C left to itself the loop reads the next batch before the push has ended."""
+    line = streaming_line("bsp?codec=raw")
+    line.worker.read_to(b"one")
+    line.step(1.0)
+    line.worker.read_to(b"two")
+    line.pass_on(1.0)
+    assert line.server.team.positions == {"robot": b"one"}
+
+
+def test_positions_that_no_message_has_room_for_are_refused() -> None:
+    line = streaming_line("bsp?codec=raw")
+    line.worker.read_to(bytes(MAX_PLACES))
+    with pytest.raises(ConfigError, match=f"at most {MAX_PLACES} bytes, got {MAX_PLACES + 1}: read fewer partitions"):
+        line.worker.read_to(bytes(MAX_PLACES + 1))
+    line.step(1.0)
+    line.pass_on(1.0)
+    assert line.server.team.positions == {"robot": bytes(MAX_PLACES)}
 
 
 def test_rows_that_are_staged_count_when_the_worker_finishes() -> None:
@@ -98,6 +122,60 @@ def test_rows_that_are_staged_count_when_the_worker_finishes() -> None:
     wanted = -1.0 - np.linspace(-1, 1, ROWS.elements, dtype=np.float32)
     np.testing.assert_allclose(line.server.parameters, wanted, atol=1e-5)
     assert line.server.frames_applied["robot"] == line.worker.outbox.sent_frames
+
+
+def pushed_in_part(line: Line, now: float, frames: int) -> None:
+    """The worker makes a step, and so many frames of it are acknowledged."""
+    line.step(now)
+    link = line.server.members["robot"].link
+    for _ in range(frames):
+        line.server.receive(now, link, line.worker.poll(now))
+        line.worker.receive(now, line.server.poll(now, link))
+
+
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:2?codec=raw"])
+def test_rows_that_are_staged_count_when_their_worker_is_forgotten(policy: str) -> None:
+    """It has heard that they are there: when it comes back it sends only the others."""
+    line = streaming_line(policy, ServerSettings(absence_limit_s=1.0, absent_workers=0))
+    stepped(line, 1.0, b"one")
+    pushed_in_part(line, 2.0, 6)
+    line.cut(2.0)
+    line.server.on_timer(60.0)
+    assert not line.server.members
+    line.connect(61.0)
+    line.pass_on(61.0)
+    line.worker.finish(62.0)
+    line.pass_on(62.0)
+    assert line.worker.state is WorkerState.DONE
+    np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -2.0, np.float32))
+
+
+def test_an_update_before_the_start_is_refused_and_not_staged() -> None:
+    line = streaming_line("bsp?codec=raw", ServerSettings(expected_workers=2))
+    member, codec, rows = line.server.members["robot"], codec_by_name("raw"), np.arange(1)
+    payload = codec.encode(ROWS, np.ones(ROWS.elements, np.float32), rows)
+    update = Rows(member.inbox.received + 1, 1, codec.wire_id, False, False, rows, payload)
+    with pytest.raises(RemoteProtocolError, match="expected no update before the start"):
+        line.server.receive(1.0, member.link, update)
+    assert member.staged == []
+
+
+def test_a_push_that_never_ends_takes_only_so_much_memory() -> None:
+    """What was staged counts before it takes more than two models."""
+    line = streaming_line("bsp?codec=raw")
+    line.step(1.0)
+    link, most = line.server.members["robot"].link, 0
+    before = line.server.frames_applied["robot"]
+    frame = line.worker.poll(1.0)
+    assert isinstance(frame, Rows)
+    for number in range(frame.number, frame.number + 999):
+        line.server.receive(1.0, link, dataclasses.replace(frame, number=number))
+        member = line.server.members["robot"]
+        most = max(most, sum(len(rows.payload) + 1024 for _, rows in member.staged))
+    assert 0 < most <= 2 * (ROWS.elements * 4 + ROWS.rows * 2048)
+    counted, staged = line.server.frames_applied["robot"] - before, len(member.staged)
+    assert counted + staged == 999 and counted > staged
+    assert line.server.parameters[0] == -counted
 
 
 @pytest.mark.parametrize("policy", ["rog:4?codec=raw", "rowcast:4?codec=raw"])
@@ -259,7 +337,7 @@ def test_in_a_large_team_only_those_are_told_whose_share_changes_much() -> None:
     assert changed["w3"] == 146 and changed["w19"] == 100 and len(team.said) < before + 20
     again = len(team.said)
     assert team.supply("team:2000", w3=15.8)["w3"] == 154 and len(team.said) == again + 2
-    assert team.supply("team:2000", w5=40.0)["w19"] == 85
+    assert team.supply("team:2000", w5=40.0)["w19"] == 84
 
 
 def test_those_who_come_and_go_change_the_shares() -> None:
@@ -273,6 +351,31 @@ def test_those_who_come_and_go_change_the_shares() -> None:
     del team.nodes["b"]
     team.pass_on()
     assert team.supply() == {"a": 100}
+
+
+def test_a_new_life_without_a_stream_has_no_share() -> None:
+    team = Shared(["a", "b"])
+    assert team.supply(a=10.0, b=30.0) == {"a": 25, "b": 75}
+    team.server.link_down(1.0, team.links["b"][1], "kill -9")
+    layout = team.nodes["b"].layout
+    team.nodes["b"] = WorkerNode("b", layout, layout.zeros())
+    team.connect("b")
+    team.pass_on()
+    assert team.supply() == {"a": 100, "b": None}
+
+
+def test_in_a_large_team_few_are_told_that_one_has_gone() -> None:
+    names = [f"w{place}" for place in range(40)]
+    team = Shared(names)
+    team.supply("team:4000", **dict.fromkeys(names, 10.0))
+    team.nodes["w7"].leave(1.0, "enough")
+    with pytest.raises(LinkLost, match="enough"):
+        team.server.receive(1.0, team.links["w7"][1], team.nodes["w7"].poll(1.0))
+    team.server.link_down(1.0, team.links.pop("w7")[1], "left")
+    del team.nodes["w7"]
+    before = len(team.said)
+    team.pass_on()
+    assert not [one for one in team.said[before:] if isinstance(one, Share)]
 
 
 def test_a_share_that_a_cut_took_is_told_again() -> None:

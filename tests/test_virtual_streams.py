@@ -21,6 +21,7 @@ from rowcast.rows import Layout
 from rowcast.streams import Feed, Injection, RateTrace, parse_batch, parse_buffer, parse_streams
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
+from rowcast.training.supplier import Supplier
 
 CALM = {"heartbeat_s": 600.0, "silence_limit_s": 3600.0, "patience_s": 600.0}
 LAYOUT = Layout.from_shapes([("weight", (20, 30)), ("bias", (30,))])
@@ -155,6 +156,13 @@ def test_a_team_batch_goes_by_what_the_processor_takes_where_that_is_less() -> N
     team = Team("team:100", "truncate:1s", constant(40, 40), devices=[slow, quick]).run(60)
     assert [feed.share for feed in team.feeds] == pytest.approx([20, 80], abs=2)
     assert team.mean("dropped", 0) == pytest.approx(30 * 2, rel=0.1)  # of 40 a second, for two seconds
+
+
+def test_each_step_is_one_measurement_of_the_speed(monkeypatch):
+    measured = []
+    monkeypatch.setattr(Supplier, "worked", lambda self, samples, seconds: measured.append((samples, seconds)))
+    team = Team("fixed:32", "persist", constant(50.0)).run(20.0)
+    assert measured == [(32, pytest.approx(step["compute_s"], abs=1e-6)) for step in team.steps(0)]
 
 
 def test_batches_follow_the_measured_speed() -> None:

@@ -74,8 +74,8 @@ class NodeView:
         return self.node.resumed_positions
 
     def read_to(self, positions: bytes) -> None:
-        """The data of the iteration that is finished next reaches up to there."""
-        self.node.positions = positions
+        """The data of the iteration that is finished next reaches up to there; see :meth:`WorkerNode.read_to`."""
+        self.node.read_to(positions)
 
     @property
     def local_steps(self) -> int:

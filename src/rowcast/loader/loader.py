@@ -55,7 +55,8 @@ class StreamLoader(IterableDataset[Any]):
     there: nothing is trained twice.
 
     It is an ``IterableDataset``, to be iterated itself or by a ``DataLoader`` with ``batch_size=None`` and without
-    worker processes: those would each read the whole stream.
+    worker processes: those would each read the whole stream. Each batch is to be trained on before the next is asked
+    for: what fetches ahead makes what is committed reach beyond what was trained.
 
     Args:
         source: where samples come from, not yet opened; or its text, as :func:`rowcast.sources.make_source` takes it.

@@ -170,8 +170,7 @@ class Optimizer(TeamOptimizer):
         """
         try:
             self._check_usable()
-            if samples is not None:
-                self._weights.add(samples, self._team.members)
+            self._weights.expect(samples, self._team.members)
             self._remarks.buffers(self._model.buffers.moving(), stacklevel=4)
             self._remarks.code(self._inner, self._team, stacklevel=4)
             if self._deviates or self._team.local_steps > 1:
@@ -239,6 +238,7 @@ class Optimizer(TeamOptimizer):
         scale = self.__dict__.get("grad_scale")
         outcome = self._stepping.attempt(closure, None if scale is None else float(scale), refresh)
         if outcome.stepped:
+            self._weights.stepped()
             self._model.project()
         else:
             self._skipped_steps += 1

@@ -137,7 +137,11 @@ class StreamTeam(TeamLike, Protocol):
         empty: nobody knows."""
 
     def read_to(self, positions: bytes) -> None:
-        """The data of the iteration that is finished next reaches up to there."""
+        """The data of the iteration that is finished next reaches up to there.
+
+        Raises:
+            ConfigError: it takes more bytes than a message has room for.
+        """
 
     def fed(self, samples: int, starve_s: float, queued: int, dropped: int, age_s: float) -> None:
         """A batch of a stream is there for the step that is under way.

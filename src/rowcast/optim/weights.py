@@ -29,16 +29,20 @@ class StepWeights:
         self.rule: BatchRule | None = None
         self._usual = weight
         self._steps: list[float] = []
+        self._next: float | None = None
 
     def __str__(self) -> str:
         return "1/members" if self._usual is None else f"{self._usual:g}"
 
-    def add(self, samples: int, members: int) -> None:
-        """A step of so many samples follows.
+    def expect(self, samples: int | None, members: int) -> None:
+        """A step of so many samples follows; ``None``: they are not told.
 
         Raises:
             ConfigError: nobody has said for how many samples the learning rate is meant.
         """
+        self._next = None
+        if samples is None:
+            return
         if self.rule is None:
             raise ConfigError(
                 "step: samples: expected to know for how many samples the learning rate is meant; set "
@@ -46,7 +50,12 @@ class StepWeights:
             )
         if samples < 0:
             raise ConfigError(f"step: samples: expected 0 or more, got {samples}")
-        self._steps.append(self.rule.weight(samples, max(1, members)))
+        self._next = self.rule.weight(samples, max(1, members))
+
+    def stepped(self) -> None:
+        """It was made. One that raised, or whose gradient was of no use, does not count."""
+        if self._next is not None:
+            self._steps.append(self._next)
 
     def take(self) -> float | None:
         """The mean weight of the steps since the last call; ``None``: 1 / members."""

@@ -117,7 +117,7 @@ class Admission:
         if verdict is not None and member is not None:
             # Another life of this worker, or the same one that comes from another server. Who is refused drops nobody.
             self._hang_up(now, member)
-            self.drop(now, member, "started afresh")
+            self.drop(now, member, "started afresh", returns=member.session == hello.session)
             verdict = self._judge(now, link, hello)  # it may have been the one that brought the parameters
         if verdict is None:
             return
@@ -376,12 +376,12 @@ class Admission:
 
     # -- departures --------------------------------------------------------------------------------------------
 
-    def drop(self, now: float, member: Member, cause: str) -> None:
+    def drop(self, now: float, member: Member, cause: str, *, returns: bool = False) -> None:
         """Forget a worker; if it was the first one and had not sent all parameters, the next one does."""
         self.left_at = now
         if member.link is not None:
             self.by_link.pop(member.link, None)
-        self._team.departures.drop(now, member, cause)
+        self._team.departures.drop(now, member, cause, returns=returns)
         if member.state is MemberState.SEEDING and self._team.model.ledger is None:
             self._team.model.forget()
             self.seeding.forget()
@@ -393,6 +393,8 @@ class Admission:
         for member in self._team.departures.too_long_away(now, settings.absence_limit_s, settings.absent_workers):
             self._memory.remember(member.name, member.session, member.life, member.inbox.received)
             limit = f"more than {settings.absent_workers} workers are absent (absent_workers)"
-            self.drop(now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}")
+            self.drop(
+                now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}", returns=True
+            )
             what = "what it was owed; it will join anew and receive the parameters"
             self._recurring.dropped(now, member.name, what, limit)

@@ -69,6 +69,7 @@ class WorkerCore:
         delivered: which of its iterations have arrived.
         supplier: what it tells the server of its stream, and its share of the team's batch.
         positions: how far its data was read up to the newest iteration; empty where it is no stream.
+        next_positions: how far it was read for the iteration that is finished next.
         resumed_positions: how far it was read that is in the team's parameters already, as the server told at joining.
         acknowledgements: how regularly the server acknowledges rows.
         step, done_step: the step that is under way, and the one before.
@@ -115,6 +116,7 @@ class WorkerCore:
         self.delivered = Delivered(self.outbox, self.residual)
         self.supplier = Supplier(self.say)
         self.positions = b""
+        self.next_positions = b""
         self.resumed_positions = b""
         self.client = Client(
             name, self.outbox, self.inbox, request=request or JoinRequest(), journal=self.journal, entropy=entropy

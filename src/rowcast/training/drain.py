@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rowcast.training.member import NOT_STARTED, Member, MemberState
@@ -21,10 +22,12 @@ class Departures:
 
     Attributes:
         draining: members that have finished and are sent what they are owed, by name.
+        settle: lets what is staged of a member count; see :attr:`Member.staged`.
     """
 
     def __init__(self, team: Team) -> None:
         self.draining: dict[str, Member] = {}
+        self.settle: Callable[[float, Member], None] = lambda now, member: None
         self._team = team
 
     def computes(self, member: Member) -> bool:
@@ -57,9 +60,18 @@ class Departures:
         self._uncount(now, member)
         self._record_absence(now, member, silent_s)
 
-    def drop(self, now: float, member: Member, cause: str) -> None:
-        """Forget a worker: it left, started afresh, or was told goodbye."""
+    def drop(self, now: float, member: Member, cause: str, *, returns: bool = False) -> None:
+        """Forget a worker: it left, started afresh, or was told goodbye.
+
+        Args:
+            now: time (s).
+            member: the worker.
+            cause: in words.
+            returns: the same life may come back, and will not send again what was acknowledged: that is to count.
+        """
         team = self._team
+        if returns:
+            self.settle(now, member)
         del team.members[member.name]
         self.draining.pop(member.name, None)
         team.rule.leaving(now, member)

@@ -16,7 +16,7 @@ from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.base import Handler
 from rowcast.training.sharing import Sharing
 from rowcast.wire import Ack, Finish, Heartbeat, LayoutTable, Leave, Message, PushEnd, Refusal, Rows, StateEnd, Supply
-from rowcast.wire.frames import frame_bytes
+from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
 
 if TYPE_CHECKING:
     from rowcast.training.admission import Admission
@@ -26,6 +26,9 @@ __all__ = ["Incoming"]
 
 #: Workers whose positions are kept, the latest ones.
 MOST_POSITIONS = 4096
+
+#: What a frame that is staged takes beside its bytes, about.
+_STAGED_BYTES = 1024
 
 #: With these nothing more follows of a push.
 _ENDS_A_PUSH = (PushEnd, Finish)
@@ -49,6 +52,7 @@ class Incoming:
         self.frames_applied: dict[str, int] = {}
         self._team = team
         self._admission = admission
+        team.departures.settle = self._unstage
         self._recurring = recurring
         self._sharing = sharing
         self._first = FirstParameters(team, admission)
@@ -78,7 +82,7 @@ class Incoming:
                 f"expected a worker's message that goes with the policy {self._team.policy.name}, got "
                 f"{type(message).__name__}"
             )
-        if member.staged and type(message) in _ENDS_A_PUSH:
+        if type(message) in _ENDS_A_PUSH:
             self._unstage(now, member)
         handler(now, member, message)
         if type(message) is PushEnd:
@@ -101,9 +105,10 @@ class Incoming:
                     raise RemoteProtocolError("expected parameters from the first worker only, and only once")
                 member.seed.count(rows)
                 member.owed.snapshot.apply(codec, rows)
+            elif self._team.model.ledger is None or not self._team.gate.opened:
+                raise RemoteProtocolError("expected no update before the start, got one")
             elif member.staged is not None:
-                # The bytes are the decoder's, and others' soon.
-                member.staged.append((codec, dataclasses.replace(rows, payload=rows.payload.copy())))
+                self._stage(now, member, codec, rows)
             else:
                 self._apply(now, member, codec, rows)
             self._team.departures.wake_draining()
@@ -115,8 +120,7 @@ class Incoming:
     def _apply(self, now: float, member: Member, codec: Codec, rows: Rows) -> None:
         """Add an update to the model, and to what everybody is owed."""
         model = self._team.model
-        if model.ledger is None or not self._team.gate.opened:
-            raise RemoteProtocolError("expected no update before the start, got one")
+        assert model.ledger is not None
         self._count_frame(member)
         if rows.iteration > member.begun_iteration:
             member.pushing_since = now
@@ -129,9 +133,26 @@ class Incoming:
         member.push_bytes += frame_bytes(rows)
         self._team.rule.arrived(now, member, rows)
 
+    def _stage(self, now: float, member: Member, codec: Codec, rows: Rows) -> None:
+        """Keep rows until their push has ended.
+
+        A push that sends more than all rows twice, for it was cut again and again or never ends, counts in part after
+        all: memory has its bound.
+        """
+        assert member.staged is not None
+        # The bytes are the decoder's, and others' soon.
+        member.staged.append((codec, dataclasses.replace(rows, payload=rows.payload.copy())))
+        member.staged_bytes += frame_bytes(rows) + _STAGED_BYTES
+        layout = self._team.model.layout
+        assert layout is not None
+        if member.staged_bytes > 2 * (layout.elements * 4 + layout.rows * (ROWS_OVERHEAD_BYTES + _STAGED_BYTES)):
+            self._unstage(now, member)
+
     def _unstage(self, now: float, member: Member) -> None:
-        """A push is here as a whole: it counts."""
-        staged, member.staged = member.staged or [], []
+        """A push is here as a whole, or its worker is forgotten and will not send it again: it counts."""
+        if not member.staged:
+            return
+        staged, member.staged, member.staged_bytes = member.staged, [], 0
         for codec, rows in staged:
             self._apply(now, member, codec, rows)
 

@@ -11,7 +11,7 @@ from rowcast.delivery.outbox import Outbox
 from rowcast.session.link import Link
 from rowcast.session.liveness import Progress
 from rowcast.training.seed import Seed
-from rowcast.wire import Rows
+from rowcast.wire import Rows, Supply
 
 __all__ = ["HELD", "NOT_STARTED", "Member", "MemberState", "MemberStatus"]
 
@@ -62,6 +62,9 @@ class Member:
         life: the life of the server under which it was welcomed.
         staged: rows of a push that has not ended, with their codes, where a push counts whole or not at all; ``None``
             where rows count as they come.
+        staged_bytes: what those take in memory, about.
+        supply: what it said of its stream; ``None`` where it has none.
+        told_share: the share of the team's batch that it was told (samples), and on which connection.
         metrics_left_out: it reported more than is kept, and this was said.
     """
 
@@ -94,6 +97,9 @@ class Member:
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_left_out: bool = False
     staged: list[tuple[Codec, Rows]] | None = None
+    staged_bytes: int = 0
+    supply: Supply | None = None
+    told_share: tuple[Link | None, int] = (None, 0)
     life: bytes = b""
 
     def take_push(self) -> dict[str, int]:

@@ -35,8 +35,7 @@ class Sharing:
 
     def __init__(self, team: Team) -> None:
         self._team = team
-        self._supplies: dict[str, Supply] = {}
-        self._told: dict[str, tuple[object, Share]] = {}
+        self._shares = False  # somebody has a stream
         self._epoch = -1
 
     def on_supply(self, now: float, member: Member, message: Message) -> None:
@@ -51,39 +50,30 @@ class Sharing:
                 f"expected 0 .. {MOST_RATE:g} samples/s and a batch of at most {MOST_SAMPLES}, got {supply.rate:g} and "
                 f"{supply.total}"
             )
-        self._supplies[member.name] = supply
+        member.supply = supply
+        self._shares = True
         self._share_out(member)
 
     def refresh(self) -> None:
         """Share out again if somebody has come or gone since the last time."""
-        if self._supplies and self._epoch != self._team.gate.epoch:
+        if self._shares and self._epoch != self._team.gate.epoch:
             self._share_out()
 
     def _share_out(self, asker: Member | None = None) -> None:
-        team = self._team
-        self._epoch = team.gate.epoch
-        for name in self._supplies.keys() - team.members.keys():
-            del self._supplies[name]
-            self._told.pop(name, None)
-        sharing = [
-            member
-            for member in team.gate.counted()
-            if member.name in self._supplies and self._supplies[member.name].total
-        ]
-        rates = [self._supplies[member.name].rate for member in sharing]
-        totals = {self._supplies[member.name].total for member in sharing}
-        shares = {total: share(total, rates) for total in totals}
-        for place, member in enumerate(sharing):
-            total = self._supplies[member.name].total
-            if member.link is not None:
-                at_once = asker is None or member is asker or len(sharing) <= SMALL_TEAM
-                self._tell(member, Share(shares[total][place], sum(rates)), 0.0 if at_once else DEAD_BAND)
+        self._epoch = self._team.gate.epoch
+        counted = [(member, member.supply) for member in self._team.gate.counted() if member.supply is not None]
+        sharing = [(member, supply) for member, supply in counted if supply.total]
+        rates = [supply.rate for _, supply in sharing]
+        team_rate = sum(rates)
+        shares = {total: share(total, rates) for total in {supply.total for _, supply in sharing}}
+        band = 0.0 if len(sharing) <= SMALL_TEAM else DEAD_BAND
+        for place, (member, supply) in enumerate(sharing):
+            self._tell(member, shares[supply.total][place], team_rate, 0.0 if member is asker else band)
 
-    def _tell(self, member: Member, message: Share, band: float) -> None:
+    def _tell(self, member: Member, samples: int, team_rate: float, band: float) -> None:
         """Tell a member its share, unless on this connection it knows one that differs by this share of it at most."""
-        link, told = self._told.get(member.name, (None, None))
-        if told is not None and link is member.link and abs(message.samples - told.samples) <= band * told.samples:
+        link, told = member.told_share
+        if member.link is None or (link is member.link and abs(samples - told) <= band * told):
             return
-        assert member.link is not None
-        self._told[member.name] = member.link, message
-        self._team.notifier.say(member.link, message)
+        member.told_share = member.link, samples
+        self._team.notifier.say(member.link, Share(samples, team_rate))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.errors import LocalProtocolError, NonFiniteGradient
+from rowcast.errors import ConfigError, LocalProtocolError, NonFiniteGradient
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
@@ -16,6 +16,7 @@ from rowcast.training.proposal.contribution import Update
 from rowcast.training.steps import Fed, Thinned
 from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Leave
+from rowcast.wire.fields import MAX_PLACES
 
 __all__ = ["WorkerLoop"]
 
@@ -139,6 +140,19 @@ class WorkerLoop(WorkerCore):
         thinned.gradient_floats += elements
         thinned.compressed = thinned.compressed and compressed
 
+    def read_to(self, positions: bytes) -> None:
+        """The data of the iteration that is finished next reaches up to there; one that is under way has its own.
+
+        Raises:
+            ConfigError: it takes more bytes than a message has room for.
+        """
+        if len(positions) > MAX_PLACES:
+            raise ConfigError(
+                f"source: expected positions of its partitions in at most {MAX_PLACES} bytes, got {len(positions)}: "
+                "read fewer partitions, or give them shorter names"
+            )
+        self.next_positions = positions
+
     def exchange(self, now: float) -> None:
         """Finish the iteration: push, then wait at the gate, then pull. :attr:`state` is COMPUTING when done.
 
@@ -153,6 +167,7 @@ class WorkerLoop(WorkerCore):
             raise LocalProtocolError(f"exchange: expected a worker that computes, it is {self.state.value}")
         self.iteration += 1
         self.delivered.finish(self.iteration)
+        self.positions = self.next_positions
         self.step.proposed = now
         if self.step.fed is not None:
             self.supplier.worked(self.step.fed.samples, self.step.compute_s)

@@ -66,7 +66,6 @@ class VirtualStream:
         self._gifts, self._index = gifts, index
         self._batches = 0
         self._flows = False
-        self._computing: tuple[int, float] | None = None
         worker.feed()
 
     @property
@@ -87,8 +86,6 @@ class VirtualStream:
         """
         worker = self._worker
         worker.end_gradient()
-        if self._computing is not None:
-            worker.node.supplier.worked(*self._computing)
         while (batch := self._look(worker.now)) is None:
             if self._feed.ended:
                 raise SourceEnded(f"{worker.name}: the stream is over after {self.arrived} samples")
@@ -181,7 +178,7 @@ class VirtualStream:
             exposed,
             exposed * self._sample_bytes,
         )
-        self._computing = len(samples), worker.begin_gradient(len(samples))
+        worker.begin_gradient(len(samples))
         return samples
 
     def _drawn(self, batch: FeedBatch) -> list[Any]:

@@ -169,8 +169,8 @@ class VirtualWorker(NodeView):
         """Let the time of the gradient that was begun last pass, if it has not."""
         self._compute()
 
-    def begin_gradient(self, samples: int) -> float:
-        """A gradient of so many samples is computed from now on; the time that it takes (s).
+    def begin_gradient(self, samples: int) -> None:
+        """A gradient of so many samples is computed from now on.
 
         The work of push and pull comes on top, once for each iteration.
         """
@@ -182,7 +182,6 @@ class VirtualWorker(NodeView):
             self._begun = node.iteration
             work_s = device.encode_s + (device.decode_s if self._robot.rounds else 0.0)
         self._ready_at = clock.now + work_s + gradient_s
-        return gradient_s
 
     def wait_until(self, time_s: float) -> None:
         """Let time pass until ``time_s`` seconds after the start of the team; what else happens then comes before."""
