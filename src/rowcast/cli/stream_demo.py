@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from rowcast.cli.options import limit_threads, options_from
-from rowcast.cli.streams import PlainConsole
+from rowcast.cli.demo import run_live
+from rowcast.cli.options import options_from
 from rowcast.errors import ConfigError
 from rowcast.experiment.loading import loading
 from rowcast.experiment.stream_settings import StreamDemoSettings
@@ -40,22 +38,8 @@ def demo(
     each robot 'rowcast train --source FILE?rate=12&loop=1'.
     """
     with loading():
-        from rowcast.cli.display import DemoDisplay, TeamDisplay
         from rowcast.experiment.stream_demo import run_stream_demo
-        from rowcast.tasks import find_task
-
-    # The server's kernels are small; the processors belong to the workers.
-    limit_threads(1)
-    console = PlainConsole()
-    began = time.monotonic()
-    metric = find_task(demo.task, demo.data).kind.metrics[0]
-    try:
-        with TeamDisplay(console, metric=metric) as display:
-            runs = run_stream_demo(demo, out, DemoDisplay(display))
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finish(demo, runs, out, console)
-    console.print(f"took {time.monotonic() - began:.0f} s; everything is in {out}", highlight=False)
+    run_live(demo, out, run_stream_demo, finish)
 
 
 def finish(settings: StreamDemoSettings, runs: Sequence[StreamRun], out: Path, console: Console) -> None:
