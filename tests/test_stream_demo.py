@@ -141,7 +141,7 @@ def test_an_interrupted_demo_ends_with_its_code(rowcast, tmp_path, monkeypatch):
         raise asyncio.CancelledError
 
     monkeypatch.setattr("rowcast.experiment.stream_demo.run_stream_demo", interrupted)
-    monkeypatch.setattr("rowcast.cli.stream_demo.limit_threads", lambda threads: None)
+    monkeypatch.setattr("rowcast.cli.demo.limit_threads", lambda threads: None)
     assert rowcast("--out", tmp_path / "out") == (ExitCode.INTERRUPTED, "", "rowcast: interrupted\n")
 
 
