@@ -217,33 +217,43 @@ def high_rates(args) -> list[Figure]:
     short = Setting("s2", ("S2",), seeds, ("fixed:64", team_of(args)), seconds, every_s=args.every_s)
     windows = Setting("s2-rate", ("S2",), seeds, ("rate:1s",), long, every_s=args.every_s)
     rates = dict(by_batch(run(windows, args)))
-    figures = []
-    for seed, runs in by_batch(run(short, args)):
-        fixed, team, rate = runs["fixed"], runs["team"], rates[seed]["rate"]
-        asked = not args.tiny
-        figures += [
-            Figure(
-                f"S2 seed {seed}: team : fixed, time to 84 %",
-                team.time_to(84.0) / fixed.time_to(84.0),
-                "",
-                1.1 if asked else None,
-                note=f"{team.time_to(84.0):.0f} and {fixed.time_to(84.0):.0f} s; {step_s(team):.2f} s a step",
-            ),
-            Figure(
-                f"  team below fixed after {seconds:g} s",
-                fixed.accuracy_at(seconds) - team.accuracy_at(seconds),
-                "points",
-                0.5 if asked else None,
-                note=f"{team.accuracy_at(seconds):.2f} and {fixed.accuracy_at(seconds):.2f} %",
-            ),
-            Figure(
-                f"  rate after {long:g} s below fixed after {seconds:g} s",
-                fixed.accuracy_at(seconds) - rate.accuracy_at(long),
-                "points",
-                note=f"{rate.accuracy_at(long):.2f} %",
-            ),
-        ]
-    return figures
+    found = list(by_batch(run(short, args)))
+    asked = not args.tiny
+    team, fixed = ([runs[rule] for _, runs in found] for rule in ("team", "fixed"))
+    rate = [rates[seed]["rate"] for seed, _ in found]
+    team_s, fixed_s = ([each.time_to(84.0) for each in runs] for runs in (team, fixed))
+    ends = {"team": seconds, "fixed": seconds, "rate": long}
+    team_end, fixed_end, rate_end = (
+        [each.accuracy_at(ends[rule]) for each in runs]
+        for rule, runs in (("team", team), ("fixed", fixed), ("rate", rate))
+    )
+    return [
+        Figure(
+            "S2: team : fixed, mean time to 84 %",
+            statistics.mean(team_s) / statistics.mean(fixed_s),
+            "",
+            1.1 if asked else None,
+            note=f"{listed(team_s, 0)} and {listed(fixed_s, 0)} s; a step {listed(map(step_s, team), 2)} s",
+        ),
+        Figure(
+            f"  team below fixed after {seconds:g} s, mean",
+            statistics.mean(fixed_end) - statistics.mean(team_end),
+            "points",
+            0.5 if asked else None,
+            note=f"{listed(team_end, 1)} and {listed(fixed_end, 1)} %",
+        ),
+        Figure(
+            f"  rate after {long:g} s below fixed after {seconds:g} s, mean",
+            statistics.mean(fixed_end) - statistics.mean(rate_end),
+            "points",
+            note=f"{listed(rate_end, 1)} %",
+        ),
+        Figure("  team: mean age of a trained sample", statistics.mean(each.age_s for each in team), "s"),
+    ]
+
+
+def listed(values: Iterable[float], digits: int) -> str:
+    return ", ".join(f"{value:.{digits}f}" for value in values)
 
 
 # -- number 4 ----------------------------------------------------------------------------------------------------------
