@@ -64,6 +64,11 @@ class NodeView:
         return self.node.supplier.share
 
     @property
+    def team_rate(self) -> float:
+        """Samples a second that all who share the team's batch can train on; 0 before the server has told it."""
+        return self.node.supplier.team_rate
+
+    @property
     def finished(self) -> int:
         """Iterations that the training loop has finished, counted from 1."""
         return self.node.delivered.finished

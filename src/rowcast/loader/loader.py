@@ -250,7 +250,7 @@ class StreamLoader(IterableDataset[Any]):
             return
         self.commit(self._optimizer.delivered)
         self._team.supply(self.rule, self._puller.supply)
-        self._puller.feed.told(self._team.share, self._team.members)
+        self._puller.feed.told(self._team.share, self._team.members, self._team.team_rate)
 
     def _announce(self, batch: FeedBatch, samples: int) -> None:
         """Tell the team what the next step is computed on."""

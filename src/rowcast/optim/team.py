@@ -132,6 +132,10 @@ class StreamTeam(TeamLike, Protocol):
         """This worker's share of the team's batch (samples); ``None`` before the server has told it."""
 
     @property
+    def team_rate(self) -> float:
+        """Samples a second that all who share the team's batch can train on; 0 before the server has told it."""
+
+    @property
     def resumed_positions(self) -> bytes:
         """How far this worker's data was read that was in the team's parameters when it joined, where pushes are whole;
         empty: nobody knows."""

@@ -42,12 +42,14 @@ class Held:
         rate: of the stream (samples/s); ``None``: not known yet.
         since: when the last batch was taken, or the stream began (s).
         share: of the team's batch; ``None``: all of it.
+        late: it has waited for much longer than the team's streams take to bring a batch.
     """
 
     queued: int
     rate: float | None
     since: float
     share: int | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class BatchRule(ABC):
     @abstractmethod
     def takes(self, held: Held) -> int:
         """Samples of the batch that begins now, where that many wait."""
+
+    def gathers(self, held: Held) -> int:
+        """Samples that it waits for, and that a buffer keeps meanwhile in any case; here, those that it needs."""
+        return self.needs(held)
 
     def begins_at(self, held: Held) -> float:
         """When a batch begins at the earliest (s)."""
@@ -125,7 +131,11 @@ class RateBatch(BatchRule):
 
 @dataclass(frozen=True)
 class TeamBatch(BatchRule):
-    """A share of a batch of the whole team."""
+    """A share of a batch of the whole team.
+
+    Who is late takes what is there: its stream has become slower than when the batch was shared out, and under a
+    synchronous policy everybody waits for it.
+    """
 
     total: int  # type: ignore[misc]
     shares_by = "stream"
@@ -134,10 +144,13 @@ class TeamBatch(BatchRule):
         return f"team:{self.total}"
 
     def needs(self, held: Held) -> int:
-        return self.total if held.share is None else max(1, held.share)
+        return 1 if held.late else self.gathers(held)
 
     def takes(self, held: Held) -> int:
-        return self.needs(held)
+        return min(self.gathers(held), held.queued)
+
+    def gathers(self, held: Held) -> int:
+        return self.total if held.share is None else max(1, held.share)
 
     def weight(self, samples: int, members: int) -> float:
         return samples / self.total
@@ -145,12 +158,15 @@ class TeamBatch(BatchRule):
 
 @dataclass(frozen=True)
 class SpeedBatch(TeamBatch):
-    """The same by the speed of the processors."""
+    """The same by the speed of the processors; it waits for its share, whatever the stream brings."""
 
     shares_by = "speed"
 
     def __str__(self) -> str:
         return f"speed:{self.total}"
+
+    def needs(self, held: Held) -> int:
+        return self.gathers(held)
 
 
 def _at_the_rate(held: Held, window_s: float) -> int:

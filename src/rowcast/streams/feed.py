@@ -13,6 +13,9 @@ from rowcast.streams.sample import Positions, Sample
 
 __all__ = ["Feed", "FeedBatch"]
 
+#: Who waits for so many times as long as the team's streams take to bring a batch is late.
+_LATE = 1.5
+
 
 @dataclass(frozen=True)
 class FeedBatch:
@@ -67,12 +70,20 @@ class Feed:
         self._since = math.nan
         self._wanted_at: float | None = None
         self._left = 0
+        self._window_s = math.inf
         self._most_queued = 0
         self._dropped = 0
 
-    def told(self, share: int | None, members: int) -> None:
-        """The server has told this share of the team's batch; ``None``, before it did: an equal one of ``members``."""
+    def told(self, share: int | None, members: int, team_rate: float) -> None:
+        """What the server has told of the team's batch.
+
+        Args:
+            share: samples of it that are this worker's; ``None``, before it did: an equal share.
+            members: workers that share it then.
+            team_rate: samples a second of all who share it; 0: not known.
+        """
         self.share = max(self.rule.total // max(members, 1), 1) if share is None else share
+        self._window_s = self.rule.total / team_rate if team_rate > 0 else math.inf
 
     def rate(self, now: float) -> float | None:
         """Of the stream (samples/s); ``None`` while nobody can know."""
@@ -98,7 +109,7 @@ class Feed:
         if math.isnan(self._since):
             self._since = now
         self._meter.arrived(times_s[0] if times_s else now, len(samples))
-        gone = self.buffer.put(now, samples, self.rate(now), self.rule.needs(self._held(now)), times_s)
+        gone = self.buffer.put(now, samples, self.rate(now), self.rule.gathers(self._held(now)), times_s)
         self._pass(gone)
         self._most_queued = max(self._most_queued, len(self.buffer))
 
@@ -146,7 +157,7 @@ class Feed:
 
     def _held(self, now: float) -> Held:
         since = now if math.isnan(self._since) else self._since
-        return Held(len(self.buffer), self.rate(now), since, self.share)
+        return Held(len(self.buffer), self.rate(now), since, self.share, now - since > _LATE * self._window_s)
 
     def _pass(self, gone: Sequence[Sample]) -> None:
         if gone:

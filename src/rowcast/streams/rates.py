@@ -16,7 +16,7 @@ __all__ = ["RateMeter", "RateTrace"]
 Array = npt.NDArray[np.float64]
 
 #: A rate is measured over so many seconds, as far as there are so many.
-WINDOW_S = 10.0
+WINDOW_S = 5.0
 #: Arrivals within so many seconds count as one entry, so that memory does not grow with the rate.
 _GRAIN_S = 0.1
 #: The first look is after so many seconds: the rate of the first sample alone means nothing.

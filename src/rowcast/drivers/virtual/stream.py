@@ -118,7 +118,7 @@ class VirtualStream:
         rule = feed.rule
         if rule.shares_by:
             worker.supply(rule, feed.supply(now))
-            feed.told(worker.share, worker.members)
+            feed.told(worker.share, worker.members, worker.team_rate)
             if self._arrivals is None:
                 self.look()  # as many as are wanted by now
         return feed.take(now)
