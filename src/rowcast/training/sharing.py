@@ -25,9 +25,10 @@ MOST_RATE, MOST_SAMPLES = 1e9, 10**9
 class Sharing:
     """Tells each worker its share, in proportion to what each can train on, by the largest remainder.
 
-    The shares of those whom the gate counts sum up to the batch. They are looked at again when a worker says that
-    what it can train on has changed, and when workers come or go. Who has said so is told its share at once, and in a
-    small team so is everybody; in a large one others hear when theirs has changed by more than the dead band.
+    The shares of those among whom updates are shared, who is in an outage included, sum up to the batch. They are
+    looked at again when a worker says that what it can train on has changed, and when workers come or go. Who has said
+    so is told its share at once, and in a small team so is everybody; in a large one others hear when theirs has
+    changed by more than the dead band.
 
     Args:
         team: the team.
@@ -61,8 +62,8 @@ class Sharing:
 
     def _share_out(self, asker: Member | None = None) -> None:
         self._epoch = self._team.gate.epoch
-        counted = [(member, member.supply) for member in self._team.gate.counted() if member.supply is not None]
-        sharing = [(member, supply) for member, supply in counted if supply.total]
+        members = [self._team.members[name] for name in self._team.rule.sharing()]
+        sharing = [(member, member.supply) for member in members if member.supply is not None and member.supply.total]
         rates = [supply.rate for _, supply in sharing]
         team_rate = sum(rates)
         shares = {total: share(total, rates) for total in {supply.total for _, supply in sharing}}
