@@ -346,7 +346,7 @@ def top_k(args) -> list[Figure]:
     """Adaptive top-k beside plain top-k with error feedback: compressed rounds, numbers sent, accuracy."""
     steps = 5 if args.tiny else TOPK_STEPS
     figures = []
-    for ratio, delta in ((0.1, 0.1), (0.1, 0.3), (0.01, 0.3), (0.01, 0.6), (0.01, 1.0), (1.0, 0.0)):
+    for ratio, delta in ((0.1, 0.1), (0.1, 0.3), (0.01, 0.3), (0.01, 0.6), (0.01, 1.0), (0.01, 0.0)):
         accuracy, cnc, sent = [], [], []
         for seed in args.seeds:
             found = trained_with_top_k(ratio, delta, steps, seed, args)

@@ -257,6 +257,20 @@ def test_who_waits_for_samples_is_told_why(monkeypatch, caplog):
     assert sum("waiting for samples" in text for text in texts) == sum("come again" in text for text in texts) == 1
 
 
+def test_who_gets_only_what_cannot_be_decoded_is_told_so(monkeypatch, caplog):
+    monkeypatch.setattr(loader_module, "_PATIENCE_S", 0.0)
+
+    def late(sample):
+        if sample.payload < 8:
+            raise ValueError("no")
+        return number(sample)
+
+    with StreamLoader(ListSource(12), late, batch="fixed:4") as loader:
+        assert read(loader) == [[8, 9, 10, 11]]
+    texts = [record.message for record in caplog.records]
+    assert sum("could be decoded" in text for text in texts) == 1
+
+
 def test_old_samples_come_back_beside_the_new_ones():
     with StreamLoader(ListSource(40), number, batch="fixed:4", rehearsal="reservoir:8@1.5") as loader:
         batches = read(loader)

@@ -119,6 +119,7 @@ class StreamLoader(IterableDataset[Any]):
         self._undecodable = 0
         self._dropped_before = 0
         self._samples = self._old = 0
+        self._waits_since, self._said_why = 0.0, False
         self._fresh: list[Any] = []
         self._started = self._closed = False
         self._stopped = threading.Event()
@@ -156,16 +157,23 @@ class StreamLoader(IterableDataset[Any]):
                 "each of those would read the whole stream: take num_workers=0"
             )
         self._start()
+        self._waits_since, self._said_why = time.monotonic(), False
         while (batch := self._next()) is not None:
             items = self._items(batch.samples)
+            waited_s = time.monotonic() - self._waits_since
             if not items:
+                if waited_s >= _PATIENCE_S and not self._said_why:
+                    self._say_why(waited_s, f"none of {self._undecodable} could be decoded")
                 continue
+            if self._said_why:
+                log.warning("%s: samples come again, after %.3g s", self._name, waited_s)
             self._samples = len(items)
             self._announce(batch, len(items))
             self._batches += 1
             self._given = self._finished, batch.positions
             yield self._collate(self._with_old(items))
             self._settle(asked_for_more=True)
+            self._waits_since, self._said_why = time.monotonic(), False
 
     def told(self, losses: Sequence[float]) -> None:
         """The loss of each item of the last batch, for a rehearsal that goes by importance.
@@ -231,18 +239,18 @@ class StreamLoader(IterableDataset[Any]):
 
     def _next(self) -> FeedBatch | None:
         """The next batch; ``None`` at the end of the source. Says why it takes long."""
-        waited_s, told = 0.0, False
         while True:
             batch = self._puller.next(_LOOK_S, self._prepare)
+            waited_s = time.monotonic() - self._waits_since
+            if batch is None and waited_s >= _PATIENCE_S and not self._said_why:
+                self._say_why(waited_s, self._puller.trouble or "the source delivers too few")
             if batch is not None or self._puller.over or self._stopped.is_set():
-                if told:
-                    log.warning("%s: samples come again, after %.3g s", self._name, waited_s)
                 return batch
-            waited_s += _LOOK_S
-            if waited_s >= _PATIENCE_S and not told:
-                told = True
-                why = self._puller.trouble or "the source delivers too few"
-                log.warning("%s: waiting for samples, for %.3g s: %s", self._name, waited_s, visible(why))
+
+    def _say_why(self, waited_s: float, why: str) -> None:
+        """Tell for what the training loop has been waiting."""
+        self._said_why = True
+        log.warning("%s: waiting for samples, for %.3g s: %s", self._name, waited_s, visible(why))
 
     def _prepare(self) -> None:
         """Before a look whether a batch can begin."""

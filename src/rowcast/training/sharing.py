@@ -26,9 +26,9 @@ class Sharing:
     """Tells each worker its share, in proportion to what each can train on, by the largest remainder.
 
     The shares of those among whom updates are shared, who is in an outage included, sum up to the batch. They are
-    looked at again when a worker says that what it can train on has changed, and when workers come or go. Who has said
-    so is told its share at once, and in a small team so is everybody; in a large one others hear when theirs has
-    changed by more than the dead band.
+    looked at again when workers have said that what they can train on has changed, and when workers come or go: once
+    for all that was heard since the server looked for what there is to say. Who has said so is told its share, and in a
+    small team so is everybody; in a large one others hear when theirs has changed by more than the dead band.
 
     Args:
         team: the team.
@@ -37,6 +37,7 @@ class Sharing:
     def __init__(self, team: Team) -> None:
         self._team = team
         self._shares = False  # somebody has a stream
+        self._askers: set[Member] = set()
         self._epoch = -1
 
     def on_supply(self, now: float, member: Member, message: Message) -> None:
@@ -53,15 +54,16 @@ class Sharing:
             )
         member.supply = supply
         self._shares = True
-        self._share_out(member)
+        self._askers.add(member)
 
     def refresh(self) -> None:
-        """Share out again if somebody has come or gone since the last time."""
-        if self._shares and self._epoch != self._team.gate.epoch:
+        """Share out again if somebody has come, gone or said something since the last time."""
+        if self._askers or (self._shares and self._epoch != self._team.gate.epoch):
             self._share_out()
 
-    def _share_out(self, asker: Member | None = None) -> None:
+    def _share_out(self) -> None:
         self._epoch = self._team.gate.epoch
+        askers, self._askers = self._askers, set()
         members = [self._team.members[name] for name in self._team.rule.sharing()]
         sharing = [(member, member.supply) for member in members if member.supply is not None and member.supply.total]
         rates = [supply.rate for _, supply in sharing]
@@ -69,7 +71,7 @@ class Sharing:
         shares = {total: share(total, rates) for total in {supply.total for _, supply in sharing}}
         band = 0.0 if len(sharing) <= SMALL_TEAM else DEAD_BAND
         for place, (member, supply) in enumerate(sharing):
-            self._tell(member, shares[supply.total][place], team_rate, 0.0 if member is asker else band)
+            self._tell(member, shares[supply.total][place], team_rate, 0.0 if member in askers else band)
 
     def _tell(self, member: Member, samples: int, team_rate: float, band: float) -> None:
         """Tell a member its share, unless on this connection it knows one that differs by this share of it at most."""
