@@ -1,9 +1,9 @@
 """What StreamLoader costs a training loop, beside a loop that has its samples in memory.
 
 A source of 600 samples a second of 3 kB each, batches of 64, a model whose step takes a good part of the time between
-two batches. Both loops decode, collate and compute the same; what the one with the loader takes of the processor
-beyond that, its thread included, is compared with the time of a step. The limit is the source itself: what a sample
-costs there.
+two batches. Both loops decode, collate and compute the same at the same pace; what the one with the loader takes of the
+processor beyond that, its thread included, is compared with the time of a step. The limit is the source itself: what a
+sample costs there.
 """
 
 from __future__ import annotations
@@ -76,9 +76,11 @@ def compute(model: torch.nn.Module) -> Callable[[torch.Tensor], None]:
 
 
 def from_memory(batches: int) -> Iterator[torch.Tensor]:
-    """The same batches without a stream."""
+    """The same batches without a stream, at the same pace: a processor that has slept is slower for a moment."""
     source = Ready(RATE)
+    began = time.monotonic()
     for first in range(0, batches * BATCH, BATCH):
+        time.sleep(max(began + (first + BATCH) / RATE - time.monotonic(), 0.0))
         places = range(first, first + BATCH)
         samples = [Sample("0", place + 1, 0.0, source._payloads[place % 1024], BYTES) for place in places]
         yield default_collate([decode(sample) for sample in samples])

@@ -31,6 +31,10 @@ log = logging.getLogger("rowcast")
 MQTT_OPTIONS = ("client", "gaps", "sequence", "window", "options")
 #: Longest that open() waits for the broker; take() waits on.
 OPEN_S = 5.0
+#: Longest that close() waits for the broker to have read what was acknowledged.
+SETTLE_S = 1.0
+#: A topic to which nobody subscribes.
+NOBODY_HAS = "rowcast/nobody-subscribes-to-this"
 #: Samples that are delivered or wait for it, and are not committed.
 WINDOW = 8192
 MOST_WINDOW = 65_535
@@ -202,9 +206,19 @@ class MqttSource:
         client = self._client
         if client is None:
             return
+        if self._subscribed:
+            self._settle(client)
         client.disconnect()
         client.loop_stop()
         self._client = None
+
+    def _settle(self, client: Client) -> None:
+        """Wait until the broker has read all acknowledgements: it may look at the next connection of this client before
+        it has read this one to its end. An answer to anything shows that it has; this asks for nothing."""
+        settled = threading.Event()
+        client.on_unsubscribe = lambda *_: settled.set()
+        client.unsubscribe(NOBODY_HAS)
+        settled.wait(SETTLE_S)
 
     @property
     def trouble(self) -> str:
