@@ -25,6 +25,8 @@ __all__ = ["Crowd", "Light"]
 
 #: Seconds before a worker that lost its link connects again.
 PAUSE_S = 0.2
+#: A connection that is closed is gone after a turn or two of the loop.
+TURNS = 100
 
 
 class Light:
@@ -99,6 +101,16 @@ class Light:
     def finish(self) -> None:
         """Deliver everything, and stay until the others have finished too."""
         self.node.finish(self._loop.time(), wait=True)
+
+    @property
+    def connected(self) -> bool:
+        """It has a connection, or one that is being closed."""
+        return self._connection is not None
+
+    def hang_up(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close("the run is over")
 
     # -- what the connection reports ---------------------------------------------------------------------------
 
@@ -212,13 +224,24 @@ class Crowd:
             if len(tasks) % 50 == 0:
                 await asyncio.sleep(0.05)  # no more than a listener's backlog at once
         done, pending = await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
-        for task in pending:
-            task.cancel()
+        await self._hang_up(pending)
         for task in done:
             if (error := task.exception()) is not None:
                 raise error
         if pending:
             raise TimeoutError(f"{len(pending)} of {len(self.workers)} workers had not finished after {limit_s:g} s")
+
+    async def _hang_up(self, pending: set[asyncio.Task]) -> None:
+        """End the work that is under way, and every connection: the loop may close behind this."""
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for worker in self.workers:
+            worker.hang_up()
+        for _ in range(TURNS):
+            if not any(worker.connected for worker in self.workers):
+                break
+            await asyncio.sleep(0)
 
     def off(self) -> float:
         """Largest difference between the rows of a replica and what all workers computed, in one element's worth."""
