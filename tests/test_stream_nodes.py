@@ -240,6 +240,21 @@ def test_what_is_delivered_is_at_the_server(policy: str) -> None:
         assert node.delivered.newest() == node.delivered.finished == 12
 
 
+def test_a_push_that_has_not_ended_has_not_arrived() -> None:
+    """Its rows are acknowledged, and would be dropped if its worker left now: nothing of its data may be committed."""
+    line = streaming_line("bsp?codec=raw")
+    stepped(line, 1.0, b"one")
+    assert line.worker.arrived == 1
+    line.step(2.0)
+    line.pass_on(2.0, lost=(PushEnd,))
+    assert line.worker.outbox.settled and line.worker.arrived == 1
+    np.testing.assert_array_equal(line.server.parameters, np.full(ROWS.elements, -1.0, np.float32))
+    line.cut(3.0)
+    line.connect(4.0)
+    line.pass_on(4.0)
+    assert line.worker.arrived == 2
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_nothing_counts_as_delivered_before_its_last_row_is_acknowledged(data: st.DataObject) -> None:

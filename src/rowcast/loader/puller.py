@@ -19,7 +19,8 @@ _LUMP_S = 0.02
 
 
 class Puller:
-    """Owns a source: opens it, takes from it, commits, closes it; all on one thread.
+    """Owns a source. While it is open one thread alone takes from it and commits; :meth:`start` opens it before that
+    thread begins, and :meth:`stop` closes it behind its end.
 
     Args:
         source: not yet opened.

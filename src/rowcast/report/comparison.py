@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def composition_table(groups: Groups, *, meanwhile: bool = False) -> Table:
     """
     states = states_of(run for runs in groups.values() for run in runs)
     parts: dict[str, Callable[[Run], float | None]] = {
-        **{state: lambda run, state=state: seconds_in(run, (state,)) for state in states},  # type: ignore[misc]
+        **{state: partial(seconds_in, states=(state,)) for state in states},
         "whole": seconds_in,
     }
     if meanwhile:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rowcast.errors import ConfigError
 from rowcast.metric import Metric
 from rowcast.report.measures import is_share, words_of
-from rowcast.report.style import FAINT, INK, figure_legend, headline, line_styles, new_figure, plain_axes
+from rowcast.report.style import FAINT, INK, figure_legend, headline, line_styles, new_figure, plain_axes, plot_marked
 from rowcast.report.table import Table
 
 if TYPE_CHECKING:
@@ -80,24 +80,11 @@ def _over(panels: Sequence[CurvePanel]) -> str:
 
 
 def _draw_lines(axes: Axes, table: Table, policies: Sequence[str]) -> None:
-    for policy, (colour, line, marker) in zip(policies, line_styles(policies), strict=True):
+    for policy, style in zip(policies, line_styles(policies), strict=True):
         own = table.where(policy=policy)
         along = own.numbers(table.columns[1])
-        axes.fill_between(along, own.numbers("low"), own.numbers("high"), color=colour, alpha=0.16, linewidth=0)
-        axes.plot(
-            along,
-            own.numbers("mean"),
-            color=colour,
-            linestyle=line,
-            linewidth=1.8,
-            marker=marker,
-            markersize=5.5,
-            markevery=max(1, len(along) // 10),
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            label=policy,
-            zorder=3,
-        )
+        axes.fill_between(along, own.numbers("low"), own.numbers("high"), color=style[0], alpha=0.16, linewidth=0)
+        plot_marked(axes, along, own.numbers("mean"), policy, style)
 
 
 def value_range(tables: Sequence[Table], metric: Metric) -> tuple[float, float]:

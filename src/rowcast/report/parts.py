@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rowcast.report.table import Table, Value, shown, table_of
 
-__all__ = ["Section", "TableOrFigure", "across", "with_interval", "with_levels"]
+__all__ = ["Section", "TableOrFigure", "across", "targets_part", "with_interval", "with_levels"]
 
 #: An interval that is narrower than this share of its mean is rounding.
 _NOISE = 1e-12
@@ -39,6 +39,27 @@ class Section:
 
     title: str
     parts: tuple[TableOrFigure, ...]
+
+
+def targets_part(name: str, level: str, by: str, where: str, targets: Table) -> Iterator[TableOrFigure]:
+    """A table of the time and energy until a level is kept, if there is one.
+
+    Args:
+        name: of its file.
+        level: of what, in words.
+        by: what tells its lines apart, in words.
+        where: the runs whose levels they are, in words.
+        targets: its lines.
+    """
+    if targets.rows:
+        title = f"Time and energy until a level of the {level} is kept, by {by}"
+        yield TableOrFigure(
+            name,
+            title,
+            f"As the targets by policy; the levels are those of the runs of this {where}.",
+            targets,
+            targets,
+        )
 
 
 def across(summary: Table) -> Table:

@@ -10,7 +10,7 @@ from rowcast.errors import ConfigError
 from rowcast.metric import Metric
 from rowcast.report.curve_figure import direction, value_range
 from rowcast.report.measures import words_of
-from rowcast.report.style import figure_legend, headline, line_styles, new_figure, plain_axes
+from rowcast.report.style import figure_legend, headline, line_styles, new_figure, plain_axes, plot_marked
 from rowcast.report.table import Table
 
 if TYPE_CHECKING:
@@ -90,21 +90,8 @@ def _draw_queues(axes: Axes, table: Table, unit: _Unit) -> None:
 
 def _draw_lines(axes: Axes, table: Table, column: str, unit: _Unit) -> None:
     """A column over time."""
-    for name, times, (colour, line, marker) in _lines(table, unit):
-        axes.plot(
-            times,
-            table.where(policy=name).numbers(column),
-            color=colour,
-            linestyle=line,
-            linewidth=1.6,
-            marker=marker,
-            markersize=5,
-            markevery=max(1, len(times) // 8),
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            label=name,
-            zorder=3,
-        )
+    for name, times, style in _lines(table, unit):
+        plot_marked(axes, times, table.where(policy=name).numbers(column), name, style)
 
 
 def _lines(table: Table, unit: _Unit) -> Iterator[tuple[str, list[float], tuple[str, str, str]]]:

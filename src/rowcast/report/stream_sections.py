@@ -9,7 +9,7 @@ from rowcast.metric import Metric
 from rowcast.report.comparison import curve_table
 from rowcast.report.curve_figure import CurvePanel, draw_curves
 from rowcast.report.measures import words_of
-from rowcast.report.parts import Section, TableOrFigure, with_levels
+from rowcast.report.parts import Section, TableOrFigure, targets_part, with_levels
 from rowcast.report.stream_figure import draw_queues
 from rowcast.report.stream_tables import PARTS, StreamGroup, queue_table, stream_groups, stream_table
 from rowcast.report.targets import target_table
@@ -41,14 +41,7 @@ def _parts(group: StreamGroup, metrics: Sequence[Metric], suffix: str) -> Iterat
         numbers,
         with_levels(PARTS, group.parts, numbers, targets, primary.unit),
     )
-    if targets.rows:
-        yield TableOrFigure(
-            f"stream-targets{suffix}",
-            f"Time and energy until a level of the {words_of(primary)} is kept, by batch",
-            "As the targets by policy; the levels are those of the runs of this section.",
-            targets,
-            targets,
-        )
+    yield from targets_part(f"stream-targets{suffix}", words_of(primary), "batch", "section", targets)
     curves = curve_table(group.groups, primary, "time")
     if curves.rows:
         name = words_of(primary)

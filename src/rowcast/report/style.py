@@ -8,7 +8,7 @@ colour-blind; where colours could be confused, marker and line style differ too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "line_styles",
     "new_figure",
     "plain_axes",
+    "plot_marked",
     "seconds_text",
 ]
 
@@ -75,6 +76,34 @@ def line_styles(policies: Iterable[str]) -> Iterator[tuple[str, str, str]]:
         colour = FAMILIES.get(family) or RULES.get(family, _OTHER)
         within = next(seen.setdefault(colour, count()))
         yield colour, _LINES[within % len(_LINES)], _MARKERS[place % len(_MARKERS)]
+
+
+def plot_marked(
+    axes: Axes, along: Sequence[float], values: Sequence[float], name: str, style: tuple[str, str, str]
+) -> None:
+    """A line with about ten marks.
+
+    Args:
+        axes: where.
+        along, values: of the same length.
+        name: for the legend.
+        style: as :func:`line_styles` has it.
+    """
+    colour, line, marker = style
+    axes.plot(
+        along,
+        values,
+        color=colour,
+        linestyle=line,
+        linewidth=1.8,
+        marker=marker,
+        markersize=5.5,
+        markevery=max(1, len(along) // 10),
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+        label=name,
+        zorder=3,
+    )
 
 
 def plain_axes(axes: Axes, grid: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from rowcast.metric import Metric
 from rowcast.report.comparison import over_seeds
 from rowcast.report.measures import Measure, at_the_end, step_count, step_values, words_of
-from rowcast.report.parts import Section, TableOrFigure, with_levels
+from rowcast.report.parts import Section, TableOrFigure, targets_part, with_levels
 from rowcast.report.table import BOUNDS, Table, table_of
 from rowcast.report.targets import target_table
 from rowcast.report.values import Conditions, Experiment, Groups, Run
@@ -110,11 +110,4 @@ def _parts(group: TopKGroup, metrics: Sequence[Metric], suffix: str) -> Iterator
         numbers,
         with_levels(PARTS, group.parts, numbers, targets, primary.unit),
     )
-    if targets.rows:
-        yield TableOrFigure(
-            f"topk-targets{suffix}",
-            f"Time and energy until a level of the {words_of(primary)} is kept, by top-k",
-            "As the targets by policy; the levels are those of the runs of this table.",
-            targets,
-            targets,
-        )
+    yield from targets_part(f"topk-targets{suffix}", words_of(primary), "top-k", "table", targets)

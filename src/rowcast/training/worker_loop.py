@@ -140,6 +140,15 @@ class WorkerLoop(WorkerCore):
         thinned.gradient_floats += elements
         thinned.compressed = thinned.compressed and compressed
 
+    @property
+    def arrived(self) -> int:
+        """The newest of its iterations, counted from 1 as the loop finished them, that the server holds as a whole.
+
+        One whose exchange is under way is not: where pushes count whole, rows that are acknowledged count at the end of
+        their push.
+        """
+        return min(self.delivered.newest(), self.delivered.finished - (1 if self.exchanging else 0))
+
     def read_to(self, positions: bytes) -> None:
         """The data of the iteration that is finished next reaches up to there; one that is under way has its own.
 

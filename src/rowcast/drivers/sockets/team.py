@@ -185,7 +185,7 @@ class Team(NodeView):
     @property
     def delivered(self) -> int:
         """The newest iteration of which every row is acknowledged; counted as :attr:`finished`."""
-        return self._running.run(self.node.delivered.newest)
+        return self._running.run(lambda: self.node.arrived)
 
     def supply(self, rule: BatchRule, rate: float | None) -> None:
         """Tell the server what this worker can train on, if that has changed."""

@@ -152,7 +152,7 @@ class VirtualWorker(NodeView):
     @property
     def delivered(self) -> int:
         """The newest iteration of which every row is acknowledged; counted as :attr:`finished`."""
-        return self.node.delivered.newest()
+        return self.node.arrived
 
     def supply(self, rule: BatchRule, rate: float | None) -> None:
         """Tell the server what this worker can train on, if that has changed."""
