@@ -15,7 +15,7 @@ from rowcast.config import ServerSettings
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Link
-from rowcast.streams import parse_batch
+from rowcast.streams import Feed, parse_batch
 from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import ServerNode, WorkerNode, WorkerState
@@ -353,6 +353,18 @@ def test_in_a_large_team_only_those_are_told_whose_share_changes_much() -> None:
     again = len(team.said)
     assert team.supply("team:2000", w3=15.8)["w3"] == 154 and len(team.said) == again + 2
     assert team.supply("team:2000", w5=40.0)["w19"] == 84
+
+
+def test_what_a_worker_cannot_take_goes_to_the_others() -> None:
+    team = Shared(["a", "b", "c"])
+    team.supply("team:100/30", a=80.0)
+    assert team.nodes["a"].supplier.share == 30
+    assert team.supply(b=10.0, c=10.0) == {"a": 30, "b": 35, "c": 35}
+    assert team.supply("team:100/60", a=80.0) == {"a": 60, "b": 20, "c": 20}
+    assert team.supply(a=80.0) == {"a": 80, "b": 10, "c": 10}
+    feed = Feed(parse_batch("team:100/30"))
+    feed.told(None, 2, 0.0)
+    assert feed.share == 30
 
 
 def test_those_who_come_and_go_change_the_shares() -> None:

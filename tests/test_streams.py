@@ -293,13 +293,16 @@ def test_shares_by_speed_are_dynamic_batching(workers):
 # -- batches -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["fixed:64", "rate:1s", "rate:0.5s", "rate:1s@32", "team:1024", "speed:256"])
+@pytest.mark.parametrize(
+    "text", ["fixed:64", "rate:1s", "rate:0.5s", "rate:1s@32", "team:1024", "speed:256", "team:1024/100"]
+)
 def test_batches_as_texts(text):
     assert str(parse_batch(text)) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", "fixed", "fixed:0", "rate:64", "rate:0s", "rate:1s@", "team:x", "team:-1", "any:3"]
+    "text",
+    ["", "fixed", "fixed:0", "rate:64", "rate:0s", "rate:1s@", "team:x", "team:-1", "team:8/0", "team:8/", "any:3"],
 )
 def test_unknown_batches(text):
     with pytest.raises(ConfigError, match="batch"):

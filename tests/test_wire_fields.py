@@ -44,7 +44,7 @@ VERSION_4 = {
     "Drop": "number",
     "Answer": "number version compute_s queued_s",
     "Busy": "number wait_s cause",
-    "Supply": "rate total",
+    "Supply": "rate total | most",
     "Share": "samples rate",
     "Heartbeat": "| metrics arrived",
     "Waiting": "iteration reason",

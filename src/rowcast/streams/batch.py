@@ -1,12 +1,13 @@
 """When how many samples make a batch, and how much it counts.
 
-=============== ========================================================================================================
-``fixed:64``    64 samples, however long they take to come
-``rate:1s``     what came in one second (ScaDLES); counts as its share of 64 samples for each worker (``rate:1s@64``)
-``team:1024``   this worker's share of 1,024 samples of the whole team, in proportion to what each one's stream brings
-                and its processor can take; counts as that share; until the server has told the shares they are equal
-``speed:1024``  the same, in proportion to the processors alone (Tyagi and Sharma 2020)
-=============== ========================================================================================================
+================= ======================================================================================================
+``fixed:64``      64 samples, however long they take to come
+``rate:1s``       what came in one second (ScaDLES); counts as its share of 64 samples for each worker (``rate:1s@64``)
+``team:1024``     this worker's share of 1,024 samples of the whole team, in proportion to what each one's stream brings
+                  and its processor can take; counts as that share; until the server has told the shares they are equal
+``team:1024/256`` the same, of which this worker takes 256 at most: what its memory holds
+``speed:1024``    the same, in proportion to the processors alone (Tyagi and Sharma 2020); ``speed:1024/256``
+================= ======================================================================================================
 
 A batch of ``n`` samples counts ``n / B`` times its mean gradient, where ``B`` is the batch of the whole team for which
 the learning rate is meant. That is ScaDLES's weighted mean with its scaled learning rate in one constant:
@@ -63,6 +64,8 @@ class BatchRule(ABC):
     keeps_all: ClassVar[bool] = False
     #: Samples of the whole team's batch; 0 where nothing is shared.
     total: ClassVar[int] = 0
+    #: Samples of it that this worker can take at once; 0: all.
+    most: ClassVar[int] = 0
 
     @abstractmethod
     def needs(self, held: Held) -> int:
@@ -138,10 +141,11 @@ class TeamBatch(BatchRule):
     """
 
     total: int  # type: ignore[misc]
+    most: int = 0  # type: ignore[misc]
     shares_by = "stream"
 
     def __str__(self) -> str:
-        return f"team:{self.total}"
+        return f"team:{_of_total(self)}"
 
     def needs(self, held: Held) -> int:
         return 1 if held.late else self.gathers(held)
@@ -163,7 +167,7 @@ class SpeedBatch(TeamBatch):
     shares_by = "speed"
 
     def __str__(self) -> str:
-        return f"speed:{self.total}"
+        return f"speed:{_of_total(self)}"
 
     def needs(self, held: Held) -> int:
         return self.gathers(held)
@@ -190,8 +194,8 @@ def _rate(text: str, value: str) -> BatchRule:
 _RULES: dict[str, Callable[[str, str], BatchRule]] = {
     "fixed": _fixed,
     "rate": _rate,
-    "team": lambda text, value: TeamBatch(_samples(text, value)),
-    "speed": lambda text, value: SpeedBatch(_samples(text, value)),
+    "team": lambda text, value: TeamBatch(*_shared(text, value)),
+    "speed": lambda text, value: SpeedBatch(*_shared(text, value)),
 }
 
 
@@ -208,6 +212,16 @@ def parse_batch(text: str) -> BatchRule:
             f"batch {text!r} is unknown; {near_match(name, ('fixed:64', 'rate:1s', 'team:1024', 'speed:1024'))}"
         )
     return rule(text, value)
+
+
+def _shared(text: str, value: str) -> tuple[int, int]:
+    """The team's batch, and what of it one worker takes at most; 0: all."""
+    total, bounded, most = value.partition("/")
+    return _samples(text, total), _samples(text, most) if bounded else 0
+
+
+def _of_total(rule: TeamBatch) -> str:
+    return f"{rule.total}/{rule.most}" if rule.most else str(rule.total)
 
 
 def _samples(text: str, value: str) -> int:

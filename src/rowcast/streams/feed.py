@@ -82,7 +82,8 @@ class Feed:
             members: workers that share it then.
             team_rate: samples a second of all who share it; 0: not known.
         """
-        self.share = max(self.rule.total // max(members, 1), 1) if share is None else share
+        equal = min(self.rule.total // max(members, 1), self.rule.most or self.rule.total)
+        self.share = max(equal, 1) if share is None else share
         self._window_s = self.rule.total / team_rate if team_rate > 0 else math.inf
 
     def rate(self, now: float) -> float | None:

@@ -30,6 +30,8 @@ class Sharing:
     for all that was heard since the server looked for what there is to say. Who has said so is told its share, and in a
     small team so is everybody; in a large one others hear when theirs has changed by more than the dead band.
 
+    What a worker cannot take at once goes to the others.
+
     Args:
         team: the team.
     """
@@ -47,7 +49,7 @@ class Sharing:
             RemoteProtocolError: that is no rate, or no batch.
         """
         supply = cast(Supply, message)
-        if not 0 <= supply.rate <= MOST_RATE or supply.total > MOST_SAMPLES:
+        if not 0 <= supply.rate <= MOST_RATE or max(supply.total, supply.most) > MOST_SAMPLES:
             raise RemoteProtocolError(
                 f"expected 0 .. {MOST_RATE:g} samples/s and a batch of at most {MOST_SAMPLES}, got {supply.rate:g} and "
                 f"{supply.total}"
@@ -68,7 +70,8 @@ class Sharing:
         sharing = [(member, member.supply) for member in members if member.supply is not None and member.supply.total]
         rates = [supply.rate for _, supply in sharing]
         team_rate = sum(rates)
-        shares = {total: share(total, rates) for total in {supply.total for _, supply in sharing}}
+        most = [supply.most or MOST_SAMPLES for _, supply in sharing]
+        shares = {total: share(total, rates, most=most) for total in {supply.total for _, supply in sharing}}
         band = 0.0 if len(sharing) <= SMALL_TEAM else DEAD_BAND
         for place, (member, supply) in enumerate(sharing):
             self._tell(member, shares[supply.total][place], team_rate, 0.0 if member in askers else band)

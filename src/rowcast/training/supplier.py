@@ -32,7 +32,7 @@ class Supplier:
         self.team_rate = 0.0
         self.speed: float | None = None
         self._say = say
-        self._said: tuple[float, int] | None = None
+        self._said: Supply | None = None
 
     def worked(self, samples: int, seconds: float) -> None:
         """A gradient of ``samples`` took ``seconds``."""
@@ -53,18 +53,18 @@ class Supplier:
         """
         usable = self._usable(rule, rate)
         # Beyond 1e9 a server takes it for nonsense.
-        supply, total = (0.0, 0) if usable is None else (min(usable, 1e9), rule.total)
-        if self._said is not None:
-            before, told = self._said
-            if not total or (total == told and abs(supply - before) <= DEAD_BAND * before):
+        supply = Supply(0.0, 0) if usable is None else Supply(min(usable, 1e9), rule.total, rule.most)
+        if (said := self._said) is not None:
+            same = (supply.total, supply.most) == (said.total, said.most)
+            if not supply.total or (same and abs(supply.rate - said.rate) <= DEAD_BAND * said.rate):
                 return
-        self._said = supply, total
-        self._say(Supply(supply, total))
+        self._said = supply
+        self._say(supply)
 
     def connected(self) -> None:
         """The server has let this worker in, on a new connection: what was said may have been lost with the old one."""
         if self._said is not None:
-            self._say(Supply(*self._said))
+            self._say(self._said)
 
     def on_share(self, now: float, message: Message) -> None:
         """The server tells the share."""

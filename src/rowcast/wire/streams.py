@@ -18,6 +18,7 @@ class Supply(Control, frozen=True):
     KIND: ClassVar[int] = 31
     rate: Finite  #: samples/s that this worker could train on, 0 or more
     total: Count  #: samples of the team's batch that is shared; 0: none is
+    most: Count = 0  #: of them, what I can take at once; 0: all
 
 
 class Share(Control, frozen=True):
