@@ -17,7 +17,7 @@ SOURCE = Path(rowcast.__file__).parent
 FLOORS = {
     **dict.fromkeys(("errors", "config", "journal", "metric", "version"), 0),
     **dict.fromkeys(("registry", "userfile"), 0),
-    **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs", "streams"), 1),
+    **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs", "streams", "exhibits"), 1),
     **dict.fromkeys(("sync", "wire", "planning"), 2),
     "delivery": 3,
     "session": 4,

@@ -82,11 +82,16 @@ class Task(ABC):
 
     Attributes:
         metrics: what :meth:`evaluate` measures, the primary one first. The same for all settings.
+        shown: names of the metrics that a live display has room for; none: the primary one.
+        reference_bytes: encoded bytes of the model, one bit an element, that links are recorded with: in virtual time
+            they are scaled by the size of the model that is trained over this one. Here, ConvMLP-M of the ROG paper.
         Settings: the class of the settings; what it adds to :class:`TaskSettings` are the task's options.
         settings: the settings of this object.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = ()
+    shown: ClassVar[tuple[str, ...]] = ()
+    reference_bytes: ClassVar[int] = 2_188_344
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
     def __init__(self, settings: TaskSettings) -> None:
@@ -232,6 +237,14 @@ class Task(ABC):
     @classmethod
     def limit_tests(cls, options: Mapping[str, Any], items: int) -> dict[str, Any]:
         """``options``, changed so that an evaluation looks at ``items`` of the test data at most; here, unchanged."""
+        return dict(options)
+
+    @classmethod
+    def at_pace(cls, options: Mapping[str, Any], pace_s: float) -> dict[str, Any]:
+        """``options``, for a demo in which a gradient takes ``pace_s`` seconds; here, unchanged.
+
+        A task whose data arrive by the clock makes them come faster or slower, where the options do not say when.
+        """
         return dict(options)
 
     # ---- what is the same for all ---------------------------------------------------------------------------

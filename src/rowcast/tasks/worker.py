@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, SourceEnded, near_match
+from rowcast.exhibits import Exhibit
 from rowcast.optim import Optimizer
 from rowcast.optim.team import TeamLike
 
@@ -30,6 +32,8 @@ class TaskWorker:
         model: the replica.
         optimizer: over its parameters.
         index, workers: which worker of how many.
+        clock: seconds since the training began, as whoever runs the worker counts them: of virtual time or of real
+            time. Where nobody has set it, real seconds since this object was made.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class TaskWorker:
         self.index, self.workers = index, workers
         self._batches: Iterator[Any] = iter(batches)
         self._ended: SourceEnded | None = None
+        began = time.monotonic()
+        self.clock: Callable[[], float] = lambda: time.monotonic() - began
 
     def compute(self) -> float:
         """Zero the gradients, run the next batch forward and backward; the caller calls ``optimizer.step()``.
@@ -78,6 +84,17 @@ class TaskWorker:
         with _evaluating(self.model), torch.no_grad():
             found = self.task.evaluate(self)
         return _as_measured(self.task, found)
+
+    def happened(self) -> Sequence[tuple[str, str]]:
+        """What happened since the last call that is worth a line in the journal: what, and a detail.
+
+        Asked for after each step; here, nothing.
+        """
+        return ()
+
+    def exhibits(self) -> Sequence[Exhibit]:
+        """What a report shows of this worker's replica at the end of its run, in evaluation mode; here, nothing."""
+        return ()
 
     def warm_up(self) -> None:
         """Let what is slow the first time be slow before a clock runs; nothing of the worker is changed."""
