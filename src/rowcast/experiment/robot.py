@@ -166,6 +166,7 @@ def _train(
     """Step until it is time to stop, or until the data are over; returns the seconds really computed in each step."""
     robot, optimizer, team = trainee.robot, trainee.optimizer, trainee.team
     began = time.monotonic()
+    robot.clock = lambda: time.monotonic() - began
     ends = began + settings.seconds if settings.seconds is not None else float("inf")
     last = team.iteration + settings.steps if settings.steps is not None else None
     busy_s: list[float] = []

@@ -31,11 +31,7 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import TaskWorker
 from rowcast.training import ServerNode
 
-__all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
-
-#: Encoded bytes of the model of the ROG paper (ConvMLP-M, one bit an element). Links are scaled by the size of the
-#: model that is trained over this one: so a transfer takes as long as the paper's robots saw, whatever is trained.
-REFERENCE_BYTES = 2_188_344
+__all__ = ["CALM_WORKER", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
 
 #: In virtual time nobody listens to heartbeats, and nobody waits at a terminal. A robot in an outage is waited for,
 #: as in the published systems: the limits never run out.
@@ -90,7 +86,8 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
     layout = Layout.from_shapes(shapes)
-    scale = model_bytes(layout) / REFERENCE_BYTES
+    # A transfer takes as long as the robots saw with whom the links were recorded, whatever is trained.
+    scale = model_bytes(layout) / task.reference_bytes
     traces = [
         (_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)
     ]
@@ -185,6 +182,8 @@ def _train(
     optimizer = robot.wrap(worker, nonfinite="skip")
     if fed is not None:
         optimizer.batch = fed.rule
+    began = worker.now
+    robot.clock = lambda: worker.now - began
     look_at = 0.0
     try:
         while True:
