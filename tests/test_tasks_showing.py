@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from live import LiveServer
+from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, RobotSettings, run_comparison, run_robot
 from rowcast.experiment.runners.virtual import model_bytes
 from rowcast.experiment.starting import CACHE_VARIABLE
+from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace
 from rowcast.rows import Layout
 from rowcast.tasks import TaskWorker, build_task, load_task
@@ -94,3 +96,56 @@ def test_links_are_scaled_by_what_the_task_says_they_were_recorded_with(tmp_path
     assert [found.rate(time) for time in (0.0, 7.0, 99.0)] == pytest.approx(
         [expected.rate(time) for time in (0.0, 7.0, 99.0)], rel=1e-3
     )
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def events(journal: Path, name: str = "task") -> list[dict[str, Any]]:
+    return [record for record in read_journal(journal) if record["event"] == name]
+
+
+def test_what_happened_is_in_the_journal_at_its_time(tmp_path: Path) -> None:
+    """A frame each 4 s, told after the first step that ends behind it; what is left at the end is told there."""
+    folder = compared(tmp_path)
+    for index in (0, 1):
+        journal = folder / f"robot-{index}.jsonl"
+        ends = [step["t"] for step in events(journal, "step")]
+        found = events(journal)
+        assert [event["detail"] for event in found] == [f"number {k}, due at {4 * k:.2f} s" for k in range(1, 8)]
+        assert {event["what"] for event in found} == {"frame"}
+        for k, event in enumerate(found, start=1):
+            assert event["t"] == pytest.approx(min([end for end in ends if end >= 4 * k], default=30.0), abs=1e-5)
+            assert event["iteration"] == sum(end <= event["t"] for end in ends)
+
+
+def test_a_robot_tells_events_too(tmp_path: Path) -> None:
+    with LiveServer("bsp", expected_workers=1) as server:
+        settings = RobotSettings(
+            server=f"127.0.0.1:{server.port}",
+            task=SHOWING,
+            task_options={"frame_every_s": 0.1},
+            steps=4,
+            pace_s=0.1,
+            journal=tmp_path / "robot.jsonl",
+        )
+        run_robot(settings)
+    found = events(tmp_path / "robot.jsonl")
+    assert [event["detail"].partition(",")[0] for event in found][:3] == ["number 1", "number 2", "number 3"]
+    assert [event["iteration"] for event in found] == sorted(event["iteration"] for event in found)
+
+
+@pytest.mark.parametrize("wrong", ["[('lost',)]", "['lost']", "[('lost', 3)]"])
+def test_what_is_no_event_is_refused(tmp_path: Path, wrong: str) -> None:
+    path = changed(tmp_path, "        return told", f"        return {wrong}")
+    with pytest.raises(ConfigError, match="task Showing: happened: expected pairs of texts, what and a detail"):
+        compared(tmp_path / "out", task=str(path))
+
+
+def changed(folder: Path, old: str, new: str) -> str:
+    """The task with a text replaced, in a file of its own."""
+    text = Path(SHOWING.rpartition(":")[0]).read_text()
+    assert text.count(old) == 1
+    path = folder / "changed.py"
+    path.write_text(text.replace(old, new))
+    return f"{path}:Showing"

@@ -21,6 +21,7 @@ from rowcast.experiment.gradients import Computed, computing, source_of, streami
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
+from rowcast.experiment.telling import tell_events
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
 from rowcast.optim import Optimizer
@@ -194,9 +195,11 @@ def _train(
                 optimizer.step(samples=computed.samples)
             except NonFiniteGradient as error:
                 log.warning("%s: %s", settings.name, error)
+            tell_events(robot, optimizer)
             if progress is not None:
                 passed_s = time.monotonic() - began
                 progress(Progress(team.iteration, computed.loss, robot.task.metrics, dict(values), passed_s))
+    tell_events(robot, optimizer)
     return busy_s
 
 

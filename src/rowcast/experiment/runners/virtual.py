@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualWorker
+from rowcast.drivers.virtual import ServerCosts, Simulation, TimeOver, VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.cell import Cell, batch_size
 from rowcast.experiment.devices import parse_devices, place_in_recording
@@ -20,6 +20,7 @@ from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
 from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
+from rowcast.experiment.telling import tell_events
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
@@ -109,6 +110,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
         rule = parse_topk(cell.topk) if cell.topk else None
         thinning = None if rule is None else Thinning(rule)
+        workers = []
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
@@ -126,8 +128,11 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             )
             fed = None if feeder is None else feeder.stream(worker, index)
             thinned = None if thinning is None else thinning.worker(robot, worker)
+            workers.append(worker)
             worker.train(functools.partial(_train, robot, worker, cell.eval_every_s, fed, thinned))
         simulation.run(cell.seconds, progress=progress)
+        for worker in workers:
+            worker.stop()
         # Figures are made from the journals: a run that lacks a part of them does not count.
         if missed := sum(each.missed for each in journals):
             raise ConfigError(f"{folder}: {missed} records of the journals could not be written; is the disk full?")
@@ -184,6 +189,20 @@ def _train(
         optimizer.batch = fed.rule
     began = worker.now
     robot.clock = lambda: worker.now - began
+    with contextlib.suppress(TimeOver):
+        _steps(robot, worker, optimizer, eval_every_s, fed, thinned)
+    tell_events(robot, optimizer)
+
+
+def _steps(
+    robot: TaskWorker,
+    worker: VirtualWorker,
+    optimizer: Optimizer,
+    eval_every_s: float,
+    fed: FedWorker | None,
+    thinned: ThinningWorker | None,
+) -> None:
+    """Look and step until the data are over."""
     look_at = 0.0
     try:
         while True:
@@ -196,6 +215,7 @@ def _train(
                 thinned.thin(samples)
             with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
                 optimizer.step(samples=samples)
+            tell_events(robot, optimizer)
     except SourceEnded:
         if thinned is not None:
             thinned.leave()
