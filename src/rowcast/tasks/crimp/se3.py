@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["inverse", "moved", "rotation", "turned"]
+__all__ = ["inverse", "moved", "rigid", "rotation", "turned"]
 
 Pose = npt.NDArray[np.float64]
 
@@ -25,6 +25,15 @@ def inverse(pose: Pose) -> Pose:
     found = np.eye(4)
     found[:3, :3] = pose[:3, :3].T
     found[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
+    return found
+
+
+def rigid(pose: Pose) -> Pose:
+    """The nearest rigid motion: what was multiplied many times, or read from a file, is one but for rounding."""
+    left, _, right = np.linalg.svd(pose[:3, :3])
+    found = np.eye(4)
+    found[:3, :3] = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
+    found[:3, 3] = pose[:3, 3]
     return found
 
 
