@@ -65,7 +65,7 @@ def _through(offsets: Array, inverse: Array) -> tuple[float, int]:
 
 @compiled_serial
 def _nearest(offsets: Array, near: npt.NDArray[np.int64], inverse: Array, farthest: float) -> tuple[float, int]:
-    """The first of the boxes that a ray enters before ``farthest``: how far it is, and its place in ``near``; -1: none."""
+    """The first box that a ray enters before ``farthest``: how far it is, and its place in ``near``; -1: none."""
     ix, iy, iz = inverse[0], inverse[1], inverse[2]
     depth, hit = farthest, -1
     for k in range(len(near)):
