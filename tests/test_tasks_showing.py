@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from live import LiveServer
+from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, RobotSettings, run_comparison, run_robot
 from rowcast.experiment.runners.virtual import model_bytes
 from rowcast.experiment.starting import CACHE_VARIABLE
+from rowcast.exhibits import Picture, Plan, load_exhibits
 from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace
 from rowcast.rows import Layout
@@ -149,3 +152,56 @@ def changed(folder: Path, old: str, new: str) -> str:
     path = folder / "changed.py"
     path.write_text(text.replace(old, new))
     return f"{path}:Showing"
+
+
+# -- exhibits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["bsp", "rog:4", "rowcast", "localsgd:3"])
+def test_at_the_end_a_worker_shows_its_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    """Not what the model holds in the middle of the step in which the time is over."""
+    replicas: dict[str, Any] = {}
+    stop = VirtualWorker.stop
+
+    def watched(worker: VirtualWorker) -> None:
+        replicas[worker.name] = worker.replica.copy().reshape(HEIGHT, WIDTH)
+        stop(worker)
+
+    monkeypatch.setattr(VirtualWorker, "stop", watched)
+    folder = compared(tmp_path, policies=(policy,))
+    local = policy.startswith("localsgd")  # then a replica has own steps of the round that is under way
+    for name, replica in replicas.items():
+        true, found, colours, plan = load_exhibits(folder / f"{name}.exhibits.npz")
+        assert isinstance(true, Picture) and isinstance(found, Picture) and isinstance(plan, Plan)
+        assert true.reference and not found.reference and isinstance(colours, Picture) and colours.row == 1
+        assert np.isfinite(found.pixels).mean() > 0.9 and np.abs(replica).max() > 0.5
+        np.testing.assert_allclose(np.nan_to_num(found.pixels), replica, atol=0.1 if local else 1e-6, rtol=0.0)
+        assert plan.cells is not None and len(plan.cells.corners) == HEIGHT * WIDTH / 2
+    assert set(replicas) == {"robot-0", "robot-1"}
+
+
+def test_the_same_run_shows_the_same(tmp_path: Path) -> None:
+    first, again = (compared(tmp_path / name, hours=10 / 3600) for name in ("first", "again"))
+    for name in ("robot-0.exhibits.npz", "robot-1.exhibits.npz", "robot-0.jsonl", "server.jsonl"):
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_a_robot_shows_what_it_has_at_the_end(tmp_path: Path) -> None:
+    """Beside its journal; what a run before has left there goes where there is nothing to show."""
+    journal, path = tmp_path / "mine.jsonl", tmp_path / "mine.exhibits.npz"
+    silent = changed(tmp_path, "    def exhibits(", "    def not_exhibits(")
+    for task, shows in ((SHOWING, True), (silent, False)):
+        with LiveServer("rowcast", expected_workers=1) as server:
+            run_robot(RobotSettings(server=f"127.0.0.1:{server.port}", task=task, steps=20, journal=journal))
+            shared = server.node.parameters.reshape(HEIGHT, WIDTH)
+        assert path.exists() == shows
+        if shows:
+            found = load_exhibits(path)[1]
+            assert isinstance(found, Picture)
+            np.testing.assert_allclose(np.nan_to_num(found.pixels), shared, atol=2e-6)
+
+
+def test_what_no_report_could_show_is_refused_with_the_name_of_the_task(tmp_path: Path) -> None:
+    task = changed(tmp_path, '"Its colours", colours,', '"Its colours", colours / 2,')
+    with pytest.raises(ConfigError, match=r"task Showing: exhibits: colours: pixels: expected float32 .* got float64"):
+        compared(tmp_path / "out", task=task, hours=5 / 3600)
