@@ -61,10 +61,10 @@ def test_arrays_that_are_no_block_of_memory_are_saved(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a.npz: cannot be written: No such file"):
+    with pytest.raises(ConfigError, match=r"a\.npz: cannot be written: No such file"):
         save_exhibits(tmp_path / "nowhere" / "a.npz", ITEMS)
     (tmp_path / "a.npz").mkdir()
-    with pytest.raises(ConfigError, match="a.npz: cannot be written"):
+    with pytest.raises(ConfigError, match=r"a\.npz: cannot be written"):
         save_exhibits(tmp_path / "a.npz", ITEMS)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
@@ -209,7 +209,7 @@ class Bomb:
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    with pytest.raises(ConfigError, match="a.npz: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"a\.npz: cannot be read: No such file"):
         load_exhibits(path)
     save_exhibits(path, ITEMS)
     whole = path.read_bytes()
@@ -230,5 +230,5 @@ def test_a_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="it holds more than 67108864 bytes"):
         load_exhibits(path)
     written(path, {"part_0.npy": b""})
-    with pytest.raises(ConfigError, match="it has no header.json"):
+    with pytest.raises(ConfigError, match=r"it has no header\.json"):
         load_exhibits(path)

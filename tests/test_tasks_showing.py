@@ -14,10 +14,10 @@ import torch
 from live import LiveServer
 from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
+from rowcast.exhibits import Picture, Plan, load_exhibits
 from rowcast.experiment import Comparison, RobotSettings, run_comparison, run_robot
 from rowcast.experiment.runners.virtual import model_bytes
 from rowcast.experiment.starting import CACHE_VARIABLE
-from rowcast.exhibits import Picture, Plan, load_exhibits
 from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace
 from rowcast.rows import Layout
