@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from live import LiveServer
+from live import LIMIT_S, LiveServer, python
 from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
 from rowcast.exhibits import Picture, Plan, load_exhibits
-from rowcast.experiment import Comparison, RobotSettings, run_comparison, run_robot
+from rowcast.experiment import Comparison, DemoSettings, RobotSettings, run_comparison, run_demo, run_robot
 from rowcast.experiment.runners.virtual import model_bytes
 from rowcast.experiment.starting import CACHE_VARIABLE
 from rowcast.journal import read_journal
@@ -205,3 +206,43 @@ def test_what_no_report_could_show_is_refused_with_the_name_of_the_task(tmp_path
     task = changed(tmp_path, '"Its colours", colours,', '"Its colours", colours / 2,')
     with pytest.raises(ConfigError, match=r"task Showing: exhibits: colours: pixels: expected float32 .* got float64"):
         compared(tmp_path / "out", task=task, hours=5 / 3600)
+
+
+# -- the demo ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.system
+def test_a_demo_tells_and_shows_what_the_task_does(tmp_path: Path) -> None:
+    words = ("--task", SHOWING, "--policies=bsp", "--workers=2", "--seconds=1.5", "--pace=0.1", "--trace=constant:10")
+    more = ("--set", "lr=0.25", "--set", "ratio=0.02")  # the model is small beside what is around it
+    process = python("-m", "rowcast", "demo", *words, *more, "--out", tmp_path)
+    printed, err = process.communicate(timeout=6 * LIMIT_S)
+    assert process.returncode == 0, printed + err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["task_options"] == {"lr": 0.25, "frame_every_s": 0.4}
+    assert summary["settings"]["task_options"] == {"lr": 0.25}
+    found = events(tmp_path / "bsp" / "robot-1.jsonl")
+    assert found[0]["detail"] == "number 1, due at 0.40 s"
+    assert re.search(r"bsp: the task told \d+ x frame; the first: robot-\d at \d s, frame: number 1", printed)
+    pictures = [tmp_path / f"exhibits-{name}.png" for name in ("pictures", "top")]
+    assert f"what the replicas show at the end: {pictures[0]}, {pictures[1]}" in printed
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    shown = load_exhibits(tmp_path / "bsp" / "robot-0.exhibits.npz")
+    assert [item.name for item in shown] == ["grid", "grid", "colours", "top"]
+
+
+@pytest.mark.parametrize(("given", "every_s"), [({}, 0.6), ({"frame_every_s": 0.25}, 0.25)], ids=["pace", "own"])
+def test_a_demo_keeps_pace_with_the_clock_of_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], every_s: float
+) -> None:
+    """Four steps of the pace a frame, unless the user says when."""
+    told: list[tuple[DemoSettings, Any]] = []
+    monkeypatch.setattr(
+        "rowcast.experiment.demo._run_all", lambda settings, out, observer, task, code: told.append((settings, task))
+    )
+    run_demo(DemoSettings(task=SHOWING, task_options={"lr": 0.25, **given}), tmp_path, None)  # type: ignore[arg-type]
+    ((settings, task),) = told
+    assert settings.task_options == {"lr": 0.25, "frame_every_s": every_s}
+    assert (task.settings.lr, task.settings.frame_every_s) == (0.25, every_s)
+    with pytest.raises(ConfigError, match="task Showing: unknown option 'frame_every'; did you mean 'frame_every_s'"):
+        run_demo(DemoSettings(task=SHOWING, task_options={"frame_every": 1.0}), tmp_path, None)  # type: ignore[arg-type]

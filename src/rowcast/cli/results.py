@@ -120,6 +120,7 @@ def summary_of(settings: DemoSettings, runs: Sequence[PolicyRun], read: Mapping[
     return {
         "seed": settings.seed,
         "settings": dataclasses.asdict(settings),
+        "task_options": dict(runs[0].task_options),
         "model_bytes": runs[0].model_bytes,
         "best_bps": runs[0].best_bps,
         "equal_steps": primary[0] if primary is not None else None,
