@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from live import LIMIT_S, LiveServer, python
+from rowcast.cli.display import plain, team_table
 from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
 from rowcast.exhibits import Picture, Plan, load_exhibits
@@ -24,6 +27,7 @@ from rowcast.links import load_trace, named_trace
 from rowcast.rows import Layout
 from rowcast.tasks import TaskWorker, build_task, load_task
 from rowcast.testing import check_task
+from rowcast.training.member import MemberStatus
 from showing_task import HEIGHT, WIDTH
 
 SHOWING = f"{Path(__file__).parent / 'showing_task.py'}:Showing"
@@ -246,3 +250,59 @@ def test_a_demo_keeps_pace_with_the_clock_of_a_task(
     assert (task.settings.lr, task.settings.frame_every_s) == (0.25, every_s)
     with pytest.raises(ConfigError, match="task Showing: unknown option 'frame_every'; did you mean 'frame_every_s'"):
         run_demo(DemoSettings(task=SHOWING, task_options={"frame_every": 1.0}), tmp_path, None)  # type: ignore[arg-type]
+
+
+# -- the live display --------------------------------------------------------------------------------------------------
+
+LIVE = {"localisation_error": 0.0291234, "trajectory_error": 0.123456, "share": 1.0, "rate_bps": 27.8e6}
+
+
+def lines_of(streams: bool) -> list[MemberStatus]:
+    fed = {"samples": 1024.0, "queued": 12345.0} if streams else {}
+    return [
+        MemberStatus("robot-10", "waiting", 1000, 10, 12.0, {**LIVE, **fed}),
+        MemberStatus("robot-11", "computing", 0, 0, 0.0, {}),
+    ]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_display_has_a_column_for_each_metric_that_is_shown(streams: bool) -> None:
+    metrics = load_task(SHOWING).shown_metrics()
+    table = team_table("rowcast", lines_of(streams), metrics)
+    cells = {str(column.header).replace("-\n", "").replace("\n", "_"): list(column.cells) for column in table.columns}
+    assert list(map(str, cells["localisation_error"])) == ["0.02912 m", "-"]
+    assert list(map(str, cells["trajectory_error"])) == ["0.1235 m", "-"]
+    assert ("queue" in cells) is ("batch" in cells) is streams
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and "waiting 12 s" in text and "0.02912 m" in text
+    assert ("localisation\n" in str(table.columns[2].header)) is not streams
+
+
+def test_the_plain_line_names_the_metrics_where_there_are_several() -> None:
+    metrics = load_task(SHOWING).shown_metrics()
+    text = plain("rowcast", lines_of(False), metrics)
+    assert "robot-10: step 1000, localisation_error 0.02912 m, trajectory_error 0.1235 m, 27.8 Mbit/s" in text
+    assert "robot-11: step 0, localisation_error -, trajectory_error -, - Mbit/s" in text
+    assert "robot-10: step 1000, 0.02912 m, 27.8 Mbit/s" in plain("rowcast", lines_of(False), metrics[:1])
+
+
+def test_without_a_choice_the_primary_metric_is_shown(tmp_path: Path) -> None:
+    task = changed(tmp_path, '    shown = ("localisation_error", "trajectory_error")\n', "")
+    assert [metric.name for metric in load_task(task).shown_metrics()] == ["localisation_error"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"trajectory_error")', '"trajectory_eror")', "shown: 'trajectory_eror' is none of its metrics; did you mean"),
+        ('("localisation_error", "trajectory_error")', '"ate"', "shown: expected names of metrics, as in"),
+        ('("localisation_error", "trajectory_error")', "(3,)", "shown: 3 is none of its metrics"),
+        ("reference_bytes = 1_000", "reference_bytes = 0", "reference_bytes: expected a whole number above 0, got 0"),
+        ("reference_bytes = 1_000", "reference_bytes = 1e3", "reference_bytes: expected a whole number above 0"),
+    ],
+)
+def test_a_task_that_names_what_it_has_not_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load_task(changed(tmp_path, old, new))

@@ -65,9 +65,9 @@ def run_live(settings: Any, out: Path, run: Callable[..., Any], finish: Callable
     limit_threads(1)
     console = PlainConsole()
     began = time.monotonic()
-    metric = find_task(settings.task, settings.data).kind.metrics[0]
+    metrics = find_task(settings.task, settings.data).kind.shown_metrics()
     try:
-        with TeamDisplay(console, metric=metric) as display:
+        with TeamDisplay(console, metrics=metrics) as display:
             runs = run(settings, out, DemoDisplay(display))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
