@@ -187,6 +187,7 @@ def test_the_summary_by_hand(folder: Path) -> None:
     got = {row["measure"]: row for row in rows(folder, "summary", policy="rog:4")}
     assert mean_of(got["steps of a robot"])[:1] == (9.0,)
     assert float(got["rows sent (%)"]["mean"]) == 50.0
+    assert float(got["rows with payload a step"]["mean"]) == 10.0
     assert float(got["sent by the team (MB)"]["mean"]) == pytest.approx(2 * 9 * 1000 / 1e6)
     assert mean_of(got["accuracy at the end (%)"]) == pytest.approx((77.5, 77.5 - HALF, 77.5 + HALF, 3), rel=1e-4)
 

@@ -163,6 +163,7 @@ def measures_of(metrics: Sequence[Metric]) -> tuple[Measure, ...]:
         Measure("steps of a robot", lambda run: step_count(run) / len(run.robots)),
         STEP,
         Measure("rows sent (%)", lambda run: 100 * step_mean(run, "push_share"), differs=True),
+        Measure("rows with payload a step", lambda run: step_mean(run, "push_rows")),
         Measure("sent by the team (MB)", lambda run: float(step_values(run, "push_bytes").sum()) / 1e6),
         Measure("received by the team (MB)", lambda run: float(step_values(run, "pull_bytes").sum()) / 1e6),
         Measure("energy of the team (kJ)", lambda run: total_joules(run) / 1e3),

@@ -42,6 +42,7 @@ STEP_FIELDS = (
     "communicate_s",
     "stall_s",
     "push_share",
+    "push_rows",
     "push_bytes",
     "pull_bytes",
     "rate_bps",
