@@ -26,7 +26,8 @@ from rowcast.report.comparison import curve_table, summary_table
 from rowcast.report.curve_figure import direction, value_range
 from rowcast.report.curves import team_curve
 from rowcast.report.measures import final_value
-from rowcast.report.table import BOUNDS, table_of
+from rowcast.report.parts import MOST_ACROSS, across
+from rowcast.report.table import BOUNDS, Table, table_of
 from rowcast.report.targets import _rounded_down, target_table
 from stub_cells import step_of
 
@@ -138,6 +139,22 @@ def test_the_page_has_units_and_says_which_way_is_better(folder: Path) -> None:
     assert page.index("Trajectory error against steps") < page.index("Map score against steps")
     assert "accuracy" not in page.lower()
     assert "Left out" not in page
+
+
+def test_many_measures_stand_below_each_other() -> None:
+    """A page is not as wide as a job with nine metrics; the numbers are the same."""
+
+    def summary(count: int) -> Table:
+        lines = [
+            (policy, f"measure {k}", 1.0 * k, 0.5 * k, 1.5 * k, 3) for policy in ("bsp", "asp") for k in range(count)
+        ]
+        return table_of(("policy", "measure", *BOUNDS), lines)
+
+    few, many = across(summary(MOST_ACROSS)), across(summary(MOST_ACROSS + 1))
+    assert few.columns == ("policy", *(f"measure {k}" for k in range(MOST_ACROSS)), "seeds")
+    assert many.columns == ("measure", "bsp", "asp")
+    assert many.rows[2] == ("measure 2", "2 ± 1", "2 ± 1") and many.rows[-1] == ("seeds", 3, 3)
+    assert [row[1] for row in many.rows[:MOST_ACROSS]] == list(few.rows[0][1:-1])
 
 
 def test_results_name_the_metrics(folder: Path) -> None:

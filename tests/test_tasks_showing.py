@@ -6,16 +6,21 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 import torch
+import typer
 from rich.console import Console
 
+from commands import Run, running
 from live import LIMIT_S, LiveServer, python
 from rowcast.cli.display import plain, team_table
+from rowcast.cli.options import TaskCommand, options_from
+from rowcast.config import Checked, setting
 from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
 from rowcast.exhibits import Picture, Plan, load_exhibits
@@ -306,3 +311,84 @@ def test_without_a_choice_the_primary_metric_is_shown(tmp_path: Path) -> None:
 def test_a_task_that_names_what_it_has_not_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         load_task(changed(tmp_path, old, new))
+
+
+# -- options on the command line ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Own(Checked):
+    """Settings that are found when the command runs."""
+
+    shift: float = setting(0.0, "A number.", low=-10.0, high=10.0)
+    shuffle: bool = setting(True, "A switch.")
+    quick_start: bool = setting(False, "Another one.")
+    name: str = setting("", "A text.")
+
+
+@dataclass(frozen=True)
+class Fixed(Checked):
+    """Settings that are known."""
+
+    seconds: float = setting(1.0, "Time.", low=0.0, high=9.0, flag="--seconds")
+    loud: bool = setting(False, "A switch.", flag="--loud")
+
+
+def given(*words: str) -> tuple[Own, Fixed]:
+    """What a command makes of its words."""
+    found = []
+    app = typer.Typer()
+
+    @options_from(own=lambda _: Own, fixed=Fixed)
+    def command(own: Own, fixed: Fixed, places: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+        found.append((own, fixed, places))
+
+    app.command(cls=TaskCommand)(command)
+    app(list(words), standalone_mode=False)
+    ((own, fixed, places),) = found
+    assert places in (None, []) or places == list(words)[-len(places) :]
+    return own, fixed
+
+
+@pytest.mark.parametrize(
+    ("words", "own", "fixed"),
+    [
+        ((), Own(), Fixed()),
+        (("--shift", "-2.5", "--seconds", "3"), Own(shift=-2.5), Fixed(seconds=3.0)),
+        (("--shift=-0.5", "--seconds=3", "--loud"), Own(shift=-0.5), Fixed(seconds=3.0, loud=True)),
+        (("--no-shuffle", "--quick-start", "--no-loud"), Own(shuffle=False, quick_start=True), Fixed()),
+        (("--quick-start", "--seconds", "3"), Own(quick_start=True), Fixed(seconds=3.0)),
+        (("--set", "shift=1", "--shift", "2"), Own(shift=2.0), Fixed()),
+        (("--name", "a=b", "--", "--shift", "x"), Own(name="a=b"), Fixed()),
+        (("--name=--shift", "place"), Own(name="--shift"), Fixed()),
+    ],
+)
+def test_a_setting_that_is_found_later_is_an_option(words: tuple[str, ...], own: Own, fixed: Fixed) -> None:
+    assert given(*words) == (own, fixed)
+
+
+def test_a_slip_in_an_option_is_told_apart() -> None:
+    with pytest.raises(Exception, match=r"No such option: --second") as caught:
+        given("--second", "3")
+    assert hasattr(caught.value, "format_message")  # of the parser: wrong usage
+    with pytest.raises(ConfigError, match="unknown setting 'shifft'; did you mean 'shift'"):
+        given("--shifft", "3")
+
+
+@pytest.fixture
+def rowcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    with running(monkeypatch, capsys) as run:
+        yield run
+
+
+def test_commands_take_the_options_of_a_task(rowcast: Run, tmp_path: Path) -> None:
+    words = ("compare", "--task", SHOWING, "--policies", "bsp", "--seeds=1", "--workers=2", "--hours=0.002", "--jobs=0")
+    code, _, err = rowcast(*words, "--lr", "0.25", "--frame-every-s=0.6", "--out", tmp_path)
+    assert code == 0, err
+    (done,) = tmp_path.glob("cells/*/done.json")
+    assert json.loads(done.read_text())["cell"]["task_options"] == "frame_every_s=0.6; lr=0.25"
+    for command in ("compare", "demo", "train"):
+        code, _, err = rowcast(command, "--task", SHOWING, "--lrr", "0.25")
+        assert code == 2 and "unknown setting 'lrr'; did you mean 'lr'" in err
+        code, shown, _ = rowcast(command, "--help")
+        assert "--lr 0.1 is" in " ".join(shown.split())

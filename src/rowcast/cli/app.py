@@ -17,7 +17,7 @@ import typer
 
 from rowcast.cli import compare, demo, report, serve, split, stream, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
-from rowcast.cli.options import PanelCommand
+from rowcast.cli.options import PanelCommand, TaskCommand
 from rowcast.cli.streams import steady_output
 from rowcast.errors import RowcastError, visible
 from rowcast.version import __version__
@@ -38,12 +38,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("serve", cls=PanelCommand)(serve.serve)
-app.command("train", cls=PanelCommand)(train.train)
-app.command("demo", cls=PanelCommand)(demo.demo)
+app.command("train", cls=TaskCommand)(train.train)
+app.command("demo", cls=TaskCommand)(demo.demo)
 app.add_typer(trace.app)
 app.add_typer(split.app)
 app.add_typer(stream.app)
-app.command("compare", cls=PanelCommand)(compare.compare)
+app.command("compare", cls=TaskCommand)(compare.compare)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)
 

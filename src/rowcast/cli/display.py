@@ -28,7 +28,7 @@ __all__ = ["DemoDisplay", "LiveDisplay", "TeamDisplay", "on_terminal"]
 PLAIN_EVERY_S = 10.0
 #: Characters of a line, and of the name of a worker in it, at most.
 LONGEST, LONGEST_NAME = 20_000, 40
-#: Space within the columns (above, right, below, left): where there is room, where there are more columns, and more yet.
+#: Space within columns (above, right, below, left): where there is room, with more columns, and with yet more.
 _PADDINGS = (0, 1, 0, 1), (0, 1, 0, 0), (0, 0, 0, 0)
 #: Figures that every worker reports, whatever it trains.
 _OF_THE_NODE = ("loss", "rate_bps", "share", "staleness", "samples", "queued")

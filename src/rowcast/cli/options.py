@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from rowcast.config.fields import alternatives, complaint, entry_of, hints_of, i
 from rowcast.config.reading import from_text
 from rowcast.errors import ConfigError
 
-__all__ = ["PanelCommand", "limit_threads", "options_from"]
+__all__ = ["PanelCommand", "TaskCommand", "limit_threads", "options_from"]
 
 #: A settings class; or what finds it when the command runs, from the settings of the other classes by table. That is
 #: for classes that take long to load, or depend on what was given; they have no options of their own.
@@ -178,7 +180,10 @@ def _common(kinds: Mapping[str, Kind]) -> list[inspect.Parameter]:
     ]
     tables = ", ".join(f"[{table}]" for table in dict.fromkeys([*kinds, *inner]))
     config = typer.Option("--config", metavar="FILE", help=f"Settings file (TOML, or .json); read are {tables}.")
-    changes = typer.Option("--set", metavar="KEY=VALUE", help="Another setting of these tables; repeatable.")
+    told = "Another setting of these tables; repeatable."
+    if not all(isinstance(kind, type) for kind in kinds.values()):
+        told += " Those of the task are options too: --lr 0.1 is --set lr=0.1."
+    changes = typer.Option("--set", metavar="KEY=VALUE", help=told)
     return [
         _parameter("config", Annotated[Path | None, config]),
         _parameter("set_", Annotated[list[str] | None, changes]),
@@ -204,6 +209,46 @@ class PanelCommand(TyperCommand):
         for panel in sorted(panels, key="Options".__eq__):
             with formatter.section(panel):
                 formatter.write_dl(panels[panel])
+
+
+class TaskCommand(PanelCommand):
+    """A command of which a task has further options that are known when it is found: ``--lr 0.1`` is ``--set lr=0.1``.
+
+    A switch stands without a value, as ``--shuffle`` or ``--no-shuffle``.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        known = {option for each in self.get_params(ctx) for option in (*each.opts, *each.secondary_opts)}
+        found: list[str] = []
+        words = list(args)
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                return super().parse_args(ctx, [*found, word, *words])
+            name, equals, value = word.partition("=")
+            # What is nearly one of ours is a slip, of which the parser says what is meant.
+            if not _LONG.fullmatch(name) or name in known or difflib.get_close_matches(name, known, 1, _SLIP):
+                found.append(word)
+                if not equals and name in known and self._takes_value(ctx, name) and words:
+                    found.append(words.pop(0))
+                continue
+            if not equals:
+                value = words.pop(0) if words and not _OPTION.match(words[0]) else "true"
+                if value == "true" and name.startswith("--no-"):
+                    name, value = f"--{name[5:]}", "false"
+            found += ["--set", f"{name[2:].replace('-', '_')}={value}"]
+        return super().parse_args(ctx, found)
+
+    def _takes_value(self, ctx: Any, name: str) -> bool:
+        return any(
+            name in (*each.opts, *each.secondary_opts) and not getattr(each, "is_flag", False)
+            for each in self.get_params(ctx)
+        )
+
+
+#: A long option; what begins one, which no number does; and how alike a word and one of our options are for a slip.
+_LONG, _OPTION, _SLIP = re.compile(r"--[a-z][a-z0-9-]*"), re.compile(r"-+[A-Za-z]"), 0.9
 
 
 def limit_threads(threads: int) -> None:

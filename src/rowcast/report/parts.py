@@ -10,6 +10,8 @@ from rowcast.report.table import Table, Value, shown, table_of
 
 __all__ = ["Section", "TableOrFigure", "across", "targets_part", "with_interval", "with_levels"]
 
+#: Measures that a page has room for side by side.
+MOST_ACROSS = 10
 #: An interval that is narrower than this share of its mean is rounding.
 _NOISE = 1e-12
 
@@ -63,7 +65,7 @@ def targets_part(name: str, level: str, by: str, where: str, targets: Table) -> 
 
 
 def across(summary: Table) -> Table:
-    """Measures with a line for each policy, as one reads them."""
+    """Measures with a line for each policy, as one reads them; of many measures each has a line."""
     measures = summary.distinct("measure")
 
     def line(policy: str) -> list[Value]:
@@ -72,7 +74,12 @@ def across(summary: Table) -> Table:
         written = [with_interval(*rows[0][-4:]) if rows else "" for rows in found]
         return [policy, *written, max(int(count) for count in own.numbers("seeds"))]
 
-    return table_of(("policy", *measures, "seeds"), (line(policy) for policy in summary.distinct("policy")))
+    columns = ("policy", *measures, "seeds")
+    lines = [line(policy) for policy in summary.distinct("policy")]
+    if len(measures) <= MOST_ACROSS:
+        return table_of(columns, lines)
+    header, *turned = zip(columns, *lines, strict=True)
+    return table_of(("measure", *map(str, header[1:])), turned)
 
 
 def with_levels(
