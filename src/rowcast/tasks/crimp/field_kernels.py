@@ -199,9 +199,7 @@ def _gather(points, greys, pose, geometry, grid, decoder, numbers, scratch, worl
     count = len(points)
     for n in range(count):
         for d in range(3):
-            world[n, d] = (
-                pose[d, 0] * points[n, 0] + pose[d, 1] * points[n, 1] + pose[d, 2] * points[n, 2] + pose[d, 3]
-            )
+            world[n, d] = pose[d, 0] * points[n, 0] + pose[d, 1] * points[n, 1] + pose[d, 2] * points[n, 2] + pose[d, 3]
     cx, cy, cz = world[:, 0].mean(), world[:, 1].mean(), world[:, 2].mean()
     matrix[:] = 0.0
     vector[:] = 0.0

@@ -185,9 +185,7 @@ class CrimpWorker(TaskWorker):
             Path2d(f"{name}, true", self.view.own.poses[: len(poses), :2, 3], true=True),
             Path2d(name, poses[:, :2, 3]),
         )
-        plan = Plan(
-            "map", "Ways and rows from above", "m", paths, self.view.obstacles, self._columns_of_rows()
-        )
+        plan = Plan("map", "Ways and rows from above", "m", paths, self.view.obstacles, self._columns_of_rows())
         return [plan, *(self._pictures() if self.index == 0 else ())]
 
     def _columns_of_rows(self) -> Cells:
