@@ -117,7 +117,7 @@ class CrimpTask(Task):
 
 
 class RoomTask(CrimpTask):
-    """``crimp-room``: four rooms around a hall, made from the seed. 1 to 4 robots have a room each, 5 to 8 share them."""
+    """``crimp-room``: four rooms around a hall, from the seed. 1 to 4 robots have a room each, 5 to 8 share them."""
 
     Settings: ClassVar[type[TaskSettings]] = RoomSettings
 
@@ -134,8 +134,10 @@ class RoomTask(CrimpTask):
 
 
 class RecordedTask(CrimpTask):
-    """``crimp-folder``: recorded RGB-D frames with poses, in any layout that is known; a part of them for each robot, or a
-    sequence for each."""
+    """``crimp-folder``: recorded RGB-D frames with poses, in any layout that is known.
+
+    Each robot has a part of them, or a sequence.
+    """
 
     Settings: ClassVar[type[TaskSettings]] = RecordedSettings
 
@@ -148,6 +150,7 @@ class RecordedTask(CrimpTask):
     @classmethod
     def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
         task = cls.build(options, data_dir=data_dir)
+        assert isinstance(task, RecordedTask)
         task.model()
         for index in range(workers):
             task.view(index, workers)

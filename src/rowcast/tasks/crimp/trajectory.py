@@ -11,6 +11,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,7 +156,7 @@ def _poses(given: Array, name: str) -> Array:
 
 
 def _finite(array: Array, name: str) -> Array:
-    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1)) if array.size else ()
+    bad: Any = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1)) if array.size else ()
     if len(bad):
         raise DataError(
             f"{name} trajectory: expected finite numbers, pose {bad[0]} of {len(array)} has others ({len(bad)} in "
