@@ -18,11 +18,15 @@ from pathlib import Path
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.tasks.crimp.readers.base import Camera, Layout, Recording
 from rowcast.tasks.crimp.readers.npz import NPZ
+from rowcast.tasks.crimp.readers.replica import REPLICA
+from rowcast.tasks.crimp.readers.scannet import SCANNET
+from rowcast.tasks.crimp.readers.seven_scenes import SEVEN_SCENES
+from rowcast.tasks.crimp.readers.tum import TUM
 
 __all__ = ["LAYOUTS", "Camera", "Layout", "Recording", "find_sequences"]
 
 #: Layouts by name.
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (NPZ,)}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (NPZ, SEVEN_SCENES, TUM, SCANNET, REPLICA)}
 
 
 def find_sequences(
