@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from rowcast.errors import ConfigError, DataError
 from rowcast.tasks.base import Task
-from rowcast.tasks.crimp.checks import check_depth_scale, check_first_depth, check_motion, dark_frames
+from rowcast.tasks.crimp.checks import check_depth_scale, check_first_depth, check_motion
 from rowcast.tasks.crimp.frames import Frames
 from rowcast.tasks.crimp.readers import Camera, find_sequences
 from rowcast.tasks.crimp.scene import Bounds, View
 from rowcast.tasks.crimp.settings import RecordedSettings
 from rowcast.tasks.crimp.tracks import PixelCache, Track
 
-__all__ = ["dark_frames", "recorded_bounds", "recorded_view"]
+__all__ = ["recorded_bounds", "recorded_view"]
 
 #: A box is that of so many frames, spread over all, and of so many pixels of each, at most.
 _BOUNDS_FRAMES, _BOUNDS_PIXELS = 128, 4096
