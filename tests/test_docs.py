@@ -480,8 +480,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
     "rowcast.drivers.virtual": """
-        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation VirtualRobot VirtualStream
-        VirtualWorker
+        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
+        VirtualStream VirtualWorker
     """,
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter

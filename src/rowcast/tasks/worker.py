@@ -34,6 +34,7 @@ class TaskWorker:
         index, workers: which worker of how many.
         clock: seconds since the training began, as whoever runs the worker counts them: of virtual time or of real
             time. Where nobody has set it, real seconds since this object was made.
+        brief: whether the evaluation under way is a look amid the training.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class TaskWorker:
         self.index, self.workers = index, workers
         self._batches: Iterator[Any] = iter(batches)
         self._ended: SourceEnded | None = None
+        self.brief = False
         began = time.monotonic()
         self.clock: Callable[[], float] = lambda: time.monotonic() - began
 
@@ -75,12 +77,16 @@ class TaskWorker:
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, *, brief: bool = False) -> dict[str, float]:
         """The metrics of the replica, by name, in the order of the task; its mode stays as it was.
+
+        Args:
+            brief: a look amid the training: the task may leave out what takes long, see :attr:`brief`.
 
         Raises:
             ConfigError: the task measured what it did not announce, or no number.
         """
+        self.brief = brief
         with _evaluating(self.model), torch.no_grad():
             found = self.task.evaluate(self)
         return _as_measured(self.task, found)

@@ -8,7 +8,7 @@ from rowcast.config import setting
 from rowcast.errors import ConfigError
 from rowcast.tasks.base import TaskSettings
 
-__all__ = ["CrimpSettings", "RecordedSettings", "RoomSettings"]
+__all__ = ["CrimpSettings", "RecordedSettings", "RedKitchenSettings", "RoomSettings", "SevenScenesSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,3 +138,25 @@ class RecordedSettings(CrimpSettings):
         low=0,
         high=100_000,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RedKitchenSettings(RecordedSettings):
+    """Settings of ``crimp-redkitchen``.
+
+    Raises:
+        ConfigError: as :class:`CrimpSettings`.
+    """
+
+    layout: str | None = setting("npz", "Layout of the files.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SevenScenesSettings(RecordedSettings):
+    """Settings of ``crimp-7scenes``.
+
+    Raises:
+        ConfigError: as :class:`CrimpSettings`.
+    """
+
+    layout: str | None = setting("7scenes", "Layout of the files.")

@@ -1,0 +1,87 @@
+"""Adam that leaves alone what has no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+
+from rowcast.errors import ConfigError
+
+__all__ = ["LazyAdam"]
+
+
+class LazyAdam(torch.optim.Optimizer):
+    """Adam (Kingma and Ba, 2015, arXiv 1412.6980) on the elements whose gradient is not 0.
+
+    ``torch.optim.Adam`` goes on moving an element by what it remembers of earlier gradients. Of a map most is out of
+    sight at any time, and has to stay as it was seen last. Here an element without a gradient keeps value and
+    statistics, and each element counts its own steps. ``torch.optim.SparseAdam`` does the former for sparse gradients
+    only, and counts steps of the whole.
+
+    Args:
+        params: parameters or groups of them; an element is a number, and rows (first dimension) without any gradient
+            cost nothing.
+        lr: learning rate.
+        betas: decay of the mean of the gradient and of its square.
+        eps: added to the root of the latter.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+
+    def __init__(
+        self, params: Any, lr: float = 0.01, *, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-10
+    ) -> None:
+        if not lr >= 0 or not eps >= 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ConfigError(f"LazyAdam: expected lr >= 0, betas in [0, 1), eps >= 0, got {lr}, {betas}, {eps}")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            for name in ("steps", "mean", "square"):
+                state[name] = torch.zeros_like(parameter)
+        flat = gradient.reshape(gradient.shape[0] if gradient.dim() else 1, -1)
+        rows = flat.ne(0).any(dim=1).nonzero().squeeze(1)
+        if not len(rows):
+            return
+        first, second = group["betas"]
+        touched = flat[rows]
+        seen = touched.ne(0)
+        views = {name: value.view(flat.shape) for name, value in state.items()}
+        steps = views["steps"][rows] + seen
+        mean = torch.where(seen, first * views["mean"][rows] + (1 - first) * touched, views["mean"][rows])
+        square = torch.where(
+            seen, second * views["square"][rows] + (1 - second) * touched * touched, views["square"][rows]
+        )
+        for name, value in (("steps", steps), ("mean", mean), ("square", square)):
+            views[name][rows] = value
+        counted = steps.clamp_min(1)
+        change = (mean / (1 - first**counted)) / ((square / (1 - second**counted)).sqrt() + group["eps"])
+        target = parameter.view(flat.shape)
+        target[rows] -= group["lr"] * torch.where(seen, change, torch.zeros_like(change))
