@@ -74,6 +74,8 @@ def test_the_user_may_say_what_the_camera_is(layout: str, tmp_path: Path) -> Non
     assert np.allclose(found.images(3)[1] * 2, recorded.depths(12)[3], atol=0.6 / UNITS[layout])
     refused(tmp_path / "place", "intrinsics: expected four numbers", camera=Camera((15.0, 16.0)))
     refused(tmp_path / "place", "setting intrinsics", "of another size", camera=Camera((15.0, 16.0, 320.0, 6.0)))
+    refused(tmp_path / "place", "setting intrinsics", "above 0", camera=Camera((15.0, 0.0, 8.0, 6.0)))
+    refused(tmp_path / "place", "setting intrinsics", camera=Camera((15.0, float("inf"), 8.0, 6.0)))
 
 
 def test_no_reader_needs_more_than_names_to_tell_layouts_apart(tmp_path: Path) -> None:
@@ -95,17 +97,19 @@ def test_what_is_looked_for_is_told(tmp_path: Path) -> None:
     write_npz(tmp_path)
     refused(tmp_path, "several layouts, npz, tum", "setting layout")
     assert find_sequences(tmp_path, "tum")[0].labels[0] == "100.004000.png"
-    with pytest.raises(DataError, match="scannet"):
+    with pytest.raises(DataError, match=r"folders color, depth, .* set the layout to npz or tum"):
         find_sequences(tmp_path, "scannet")
 
 
 def test_sub_folders_are_sequences(tmp_path: Path) -> None:
-    for number in (2, 1):
-        recorded.write_7scenes(tmp_path / f"seq-{number:02}", 3, first=10 * number)
-    (tmp_path / "TrainSplit.txt").write_text("sequence1\n")
+    for number in (10, 2):
+        recorded.write_7scenes(tmp_path / f"seq-{number}", 3, first=10 * number)
+    (tmp_path / "TrainSplit.txt").write_text("sequence2\n")
     found = find_sequences(tmp_path)
-    assert [each.labels[0] for each in found] == ["frame-000010", "frame-000020"]
-    assert np.allclose(found[0].times_s, np.array([10, 11, 12]) / 30)
+    assert [each.labels[0] for each in found] == ["frame-000020", "frame-000100"]
+    assert np.allclose(found[0].times_s, np.array([20, 21, 22]) / 30)
+    (tmp_path / "seq-10" / "frame-000100.pose.txt").unlink()
+    refused(tmp_path, "seq-10", "pose of frame 100")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the red kitchen is not here")

@@ -123,8 +123,7 @@ def _tracks(source: _Source) -> tuple[Track, ...]:
                 f"{track.name}: {track.size}, {track.intrinsics}; expected what {tracks[0].name} has, "
                 f"{tracks[0].size}, {tracks[0].intrinsics}: the sequences of a folder are of one camera"
             )
-        if len(track):
-            check_depth_scale(track.frames(_spread(len(track), _SCALE_FRAMES)), recording.units_per_metre)
+        check_depth_scale(track.frames(_spread(len(track), _SCALE_FRAMES)), recording.units_per_metre)
     return tracks
 
 
@@ -166,7 +165,7 @@ def _bounds(source: _Source, min_depth: float, max_depth: float) -> Bounds:
         for depth, pose in zip(depths, frames.poses, strict=True):
             measured = (depth > min_depth) & (depth < max_depth)
             points.append((rays[measured] * depth[measured][:, None]) @ pose[:3, :3].T + pose[:3, 3])
-    every = np.concatenate(points) if points else np.zeros((0, 3))
+    every = np.concatenate(points)
     if not len(every):
         raise DataError(
             f"{tracks[0].name}: no depth from {min_depth:g} to {max_depth:g} m in any of {len(chosen)} frames; "
