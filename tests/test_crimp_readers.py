@@ -168,8 +168,12 @@ def test_intrinsics_of_another_size_or_none(tmp_path: Path) -> None:
     refused(folder, "cam_params.json", "32 x 12", "16 x 12")
     parameters.write_text("{}")
     refused(folder, "cam_params.json", "fx, fy, cx, cy, scale")
+    parameters.write_text(json.dumps({"camera": {**written["camera"], "scale": 0}}))
+    refused(folder, "cam_params.json", "a scale above 0")
     parameters.unlink()
     refused(folder, "no cam_params.json")
+    found = only(folder, Camera((14.0, 14.0, 7.5, 5.5)))  # the scale is that of the data set
+    assert np.allclose(found.images(3)[1], recorded.depths(12)[3], atol=1e-3)
 
 
 def test_scannet_colour_is_that_of_the_depth_camera(tmp_path: Path) -> None:
@@ -187,9 +191,28 @@ def test_scannet_colour_is_that_of_the_depth_camera(tmp_path: Path) -> None:
     outside = np.abs(40 / 14 * (np.arange(16) - 7.5) + 17.5 - 17.5) > 18
     assert np.array_equal(np.flatnonzero(outside), [0, 1, 14, 15])
     assert np.array_equal(depth > 0, np.tile(~outside, (12, 1)))
+    narrow[:2, :2] = np.diag([28.0, 40.0])
+    save_matrix(folder / "intrinsic" / "intrinsic_color.txt", narrow)
+    outside = np.abs(40 / 14 * (np.arange(12) - 5.5) + 0.5 - 1.5) > 14
+    depth = only(folder).images(3)[1]
+    assert outside.sum() == 2 and np.array_equal(depth > 0, np.tile(~outside[:, None], (1, 16)))
     narrow[0, 0] = 4000.0
     save_matrix(folder / "intrinsic" / "intrinsic_color.txt", narrow)
     refused(folder, "0.jpg", "by the intrinsics")
+
+
+def test_scannet_cameras_of_one_size(tmp_path: Path) -> None:
+    """Two old scans have colour as small as depth; what counts is whether the intrinsics differ."""
+    folder, camera = recorded.write_scannet(tmp_path), np.eye(4)
+    flat = recorded.colours(12)[4]
+    for path in (folder / "color").iterdir():
+        save(path.with_suffix(".png"), flat)
+        path.unlink()
+    for focal, same in ((14.0, True), (28.0, False)):
+        camera[:3, :3] = K * [[focal / 14], [1.0], [1.0]]
+        camera[0, 2] = 7.5
+        save_matrix(folder / "intrinsic" / "intrinsic_color.txt", camera)
+        assert np.array_equal(only(folder).images(0)[0], flat) == same
 
 
 # -- images ----------------------------------------------------------------------------------------------------
@@ -319,6 +342,7 @@ def test_lines_that_are_none(tmp_path: Path) -> None:
         "100.9 1 2 3": ("line 62", "time, tx ty tz"),
         "100.9 1 2 3 0 0 0 x": ("line 62", "time, tx ty tz"),
         "100.9 1 2 3 0 0 0 0": ("line 62", "not rigid", "quaternion"),
+        "100.9 1 2 3 0 0 0 1.02": ("line 62", "not rigid", "length 1.02"),
     }.items():
         (folder / "groundtruth.txt").write_text(f"{whole}{line}\n")
         refused(folder, "groundtruth.txt", *words)

@@ -152,6 +152,27 @@ def test_bounds_are_those_of_the_points(tmp_path: Path) -> None:
     assert np.allclose(bounds.high, (half_x, half_y, 2.1), atol=1e-3)
 
 
+def test_bounds_of_several_sequences(tmp_path: Path) -> None:
+    """They share a frame of reference, and all count, whoever uses them."""
+    for number in (1, 2):
+        folder = write_7scenes(tmp_path / f"seq-{number}", 4)
+        for pose in folder.glob("*.pose.txt"):
+            save_matrix(pose, np.array([[1, 0, 0, 3 * number], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    low, high = (recorded_bounds(settings(tmp_path / f"seq-{number}")) for number in (1, 2))
+    both = recorded_bounds(settings(tmp_path))
+    assert both.low[0] == pytest.approx(low.low[0], abs=0.03) and both.high[0] == pytest.approx(high.high[0], abs=0.03)
+    assert high.low[0] - low.low[0] == pytest.approx(3)
+
+
+def test_bounds_of_large_images_take_some_of_the_pixels(tmp_path: Path) -> None:
+    size = (150, 200)
+    camera = np.array([[140.0, 0.0, 99.5], [0.0, 140.0, 74.5], [0.0, 0.0, 1.0]])
+    write_npz(tmp_path, 2, color=colours(2, size), depth_mm=np.full((2, *size), 2000.0), K=camera)
+    every, some = (recorded_bounds(settings(tmp_path, largest_side=side)) for side in (50, 200))
+    assert np.allclose(every.low, some.low, atol=0.05) and np.allclose(every.high, some.high, atol=0.05)
+    assert every != some
+
+
 def test_bounds_without_depth(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no depth from 3 to 4.5 m in any of 12 frames"):
         recorded_bounds(settings(write_npz(tmp_path), min_depth=3.0))
@@ -220,7 +241,13 @@ def test_too_few_frames(tmp_path: Path) -> None:
 def test_depth_scale(tmp_path: Path) -> None:
     """Depth in units of 1/5000 m, taken for millimetres, is still of a hall; other mistakes are told."""
     refused(write_npz(tmp_path / "a", depth_mm=depths(12)), "0.00", "depth_scale = 1 (metres)")
-    refused(write_npz(tmp_path / "b"), "median depth is 1.89e+03 m", "depth_scale = 1000", depth_scale=1.0)
+    refused(
+        write_npz(tmp_path / "b"),
+        "median depth is 1.89e+03 m",
+        "depth_scale = 1000",
+        "would make it 1.89 m",
+        depth_scale=1.0,
+    )
     refused(tmp_path / "b", "median depth is 0.0189 m", "depth_scale = 1000", depth_scale=1e5)
     odd = write_npz(tmp_path / "c", depth_mm=0.003 * depths(12))
     refused(odd, "depth_scale = 0.00284 would make it 2 m")
