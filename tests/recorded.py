@@ -95,9 +95,10 @@ def write_tum(folder: Path, count: int = 12) -> Path:
             lists[kind].append(f"{at:.6f} {kind}/{at:.6f}.png")
     for number in range(5 * count):
         half = np.radians(number // 5) / 2  # poses() turns by a degree a frame, about the axis that points down
+        y, w = 1.004 * np.sin(half), 1.004 * np.cos(half)  # a quaternion of which a few digits are written
         elsewhere = 5.0 * (number % 5)
         x = 0.02 * (number // 5) + elsewhere
-        lists["groundtruth"].append(f"{100.003 + 0.01 * number:.4f} {x} 0 0 0 {np.sin(half)} 0 {np.cos(half)}")
+        lists["groundtruth"].append(f"{100.003 + 0.01 * number:.4f} {x} 0 0 0 {y} 0 {w}")
     for kind, lines in lists.items():
         (folder / f"{kind}.txt").write_text("\n".join(lines) + "\n")
     return folder
