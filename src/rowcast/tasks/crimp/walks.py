@@ -266,6 +266,3 @@ def test_poses(robot: int, workers: int, count: int, rng: np.random.Generator, *
     yaw = np.arctan2(near[:, 1, 2], near[:, 0, 2]) + rng.uniform(-_TEST_YAW, _TEST_YAW, size=count)
     pitch = np.arcsin(near[:, 2, 2]) + rng.uniform(-_TEST_PITCH, _TEST_PITCH, size=count)
     return camera_poses(places, yaw, pitch)
-
-
-test_poses.__test__ = False  # type: ignore[attr-defined]
