@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device
-from rowcast.experiment.runners.virtual import REFERENCE_BYTES, model_bytes
+from rowcast.experiment.runners.virtual import model_bytes
 from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal, Record
 from rowcast.links import PROFILES, synthesise
 from rowcast.rows import Layout
+from rowcast.tasks import Task
 
 HOUR_S = 3600.0
 LINK_BPS = 50e6
@@ -45,7 +46,7 @@ class Run:
 
 def simulate(policy: str, workers: int, layout: Layout, seconds: float, frame_s: float) -> Run:
     """Simulate a team for so many seconds."""
-    scale = model_bytes(layout) / REFERENCE_BYTES
+    scale = model_bytes(layout) / Task.reference_bytes
     # The first parameters travel before time 0; with the rate that is assumed by default they make many small frames.
     links = LinkSettings(frame_s=frame_s, initial_rate_bps=max(LINK_BPS * scale, 1e5))
     traces = [synthesise(PROFILES["outdoor"], (0, k), HOUR_S).scaled(scale) for k in range(min(2 * workers, TRACES))]

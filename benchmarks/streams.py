@@ -21,7 +21,7 @@ from common import Figure, arguments, finish
 from fashion import PARAMETERS, Fashion, make_cnn, write_noise
 from rowcast.experiment import Cell, Comparison, run_comparison
 from rowcast.experiment.folder import cell_folder
-from rowcast.experiment.runners.virtual import REFERENCE_BYTES, model_bytes
+from rowcast.experiment.runners.virtual import model_bytes
 from rowcast.journal import read_journal
 from rowcast.rows import Layout
 from rowcast.streams import AdaptiveTopK, compresses, parse_streams
@@ -100,7 +100,7 @@ def whole_model_link() -> str:
     """A link on which the whole model takes as long as the prototype's, in the units of a comparison."""
     layout = Layout.from_shapes([(name, tuple(value.shape)) for name, value in make_cnn().named_parameters()])
     assert layout.elements == PARAMETERS
-    scale = model_bytes(layout) / REFERENCE_BYTES
+    scale = model_bytes(layout) / Fashion.reference_bytes
     return f"constant:{8e-6 * 4 * layout.elements / ONE_WAY_S / scale:.0f}"
 
 

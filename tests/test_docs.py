@@ -480,8 +480,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.drivers": "",
     "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
     "rowcast.drivers.virtual": """
-        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation VirtualRobot VirtualStream
-        VirtualWorker
+        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
+        VirtualStream VirtualWorker
     """,
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
@@ -542,6 +542,7 @@ EXPORTED: dict[str, str] = {
         DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
         load_dataset
     """,
+    "rowcast.tasks.crimp.readers": "Camera LAYOUTS Layout Recording find_sequences",
     "rowcast.tasks.drift": """
         DRIFT_TASKS DigitsSettings DriftDigitsTask DriftSettings DriftTask DriftWorker OutdoorTask RecordedTask
         RssiSettings RssiTask WallTask

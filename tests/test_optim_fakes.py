@@ -58,6 +58,7 @@ class HubTeam:
         self.held = False
         self.sources_seen: list[np.ndarray] = []
         self.metrics: list[dict[str, float]] = []
+        self.notes: list[tuple[str, str]] = []
         self.fail_at: BaseException | None = None
 
     def start(self, layout: Layout, parameters: np.ndarray) -> None:
@@ -123,6 +124,9 @@ class HubTeam:
 
     def report(self, **metrics: float) -> None:
         self.metrics.append(metrics)
+
+    def note(self, what: str, detail: str) -> None:
+        self.notes.append((what, detail))
 
     def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
         self.finishes += 1

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import Clock, Device, ServerCosts, Simulation, VirtualWorker
+from rowcast.drivers.virtual import Clock, Device, ServerCosts, Simulation, TimeOver, VirtualWorker
 from rowcast.drivers.virtual.simulation import _starting_at
 from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, LocalProtocolError
 from rowcast.journal import open_journal, read_journal
@@ -549,6 +549,65 @@ def test_figures_are_journaled_at_the_time_of_the_call():
     assert [metric["t"] for metric in metrics] == pytest.approx(called, abs=1e-6)
     assert [metric["value"] for metric in metrics] == [0, 1, 2, 3]
     assert called[1:] == pytest.approx([step["t"] for step in steps_in(worker)[:3]], abs=1e-6)
+
+
+def test_what_happened_in_the_task_is_journaled_at_its_time():
+    simulation = Simulation(server_of("bsp", 1, random.Random(0).randbytes))
+    worker = worker_in(simulation, "robot-0", Device(2.0))
+
+    def loop():
+        worker.start(LAYOUT, start_of())
+        propose(worker)
+        worker.exchange()
+        worker.note("lost" + "!" * 200, "frame 12")
+        worker.finish()
+
+    worker.train(loop)
+    simulation.run(100.0)
+    (event,) = [record for record in worker.journal.records if record["event"] == "task"]
+    assert event["t"] == steps_in(worker)[0]["t"] and event["iteration"] == 1
+    assert event["what"] == "lost" + "!" * 93 + "..." and event["detail"] == "frame 12"
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_a_loop_that_is_under_way_at_the_end_can_be_ended(caught):
+    simulation = Simulation(server_of("bsp", 2, random.Random(0).randbytes))
+    workers = [worker_in(simulation, f"robot-{index}", Device(2.0)) for index in range(2)]
+    ended = []
+
+    def loop(worker):
+        try:
+            train(worker, 1 if worker.name == "robot-1" else 100, wait=False)
+        except TimeOver:
+            ended.append((worker.name, worker.iteration))
+            if not caught:
+                raise
+
+    for worker in workers:
+        worker.stop()  # nothing runs yet
+        worker.train(lambda worker=worker: loop(worker))
+        worker.stop()
+    simulation.run(30.0)
+    for worker in [*workers, *workers]:
+        worker.stop()
+    assert ended == [("robot-0", len(steps_in(workers[0])))] and ended[0][1] > 5
+    assert simulation.now == 30.0
+
+
+def test_an_error_of_a_loop_that_is_ended_comes_out():
+    simulation = Simulation(server_of("bsp", 1, random.Random(0).randbytes))
+    worker = worker_in(simulation, "robot-0", Device(2.0))
+
+    def loop():
+        try:
+            train(worker, 100, 1)
+        finally:
+            raise ZeroDivisionError("at the end")
+
+    worker.train(loop)
+    simulation.run(10.0)
+    with pytest.raises(ZeroDivisionError, match="at the end"):
+        worker.stop()
 
 
 @pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:3", "rog:4?codec=raw"])

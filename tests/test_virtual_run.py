@@ -10,7 +10,7 @@ import torch
 
 from rowcast.errors import ConfigError
 from rowcast.experiment import Cell
-from rowcast.experiment.runners.virtual import REFERENCE_BYTES, model_bytes, run_virtual
+from rowcast.experiment.runners.virtual import model_bytes, run_virtual
 from rowcast.experiment.starting import state_file
 from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace
@@ -145,7 +145,7 @@ def test_links_are_scaled_by_the_size_of_the_model(out):
     task = build_task("cruda-digits", seed=0)
     task.load_state(out / "states" / state_name(0))
     shapes = [(name, tuple(value.shape)) for name, value in task.worker(0, 2).model.named_parameters()]
-    scale = model_bytes(Layout.from_shapes(shapes)) / REFERENCE_BYTES
+    scale = model_bytes(Layout.from_shapes(shapes)) / task.reference_bytes
     traces = [load_trace(folder / whose["robot-0"][way]) for way in ("up", "down")]
     for way, trace in enumerate(traces):
         expected = named_trace("outdoor", (0, 0, way), 3600.0).scaled(scale)

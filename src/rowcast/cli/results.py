@@ -31,6 +31,7 @@ from rowcast.report import (
     summarise,
     terminal_table,
 )
+from rowcast.report.told_sections import told_line
 from rowcast.version import __version__
 
 __all__ = ["finish", "summary_of"]
@@ -54,7 +55,8 @@ def finish(settings: DemoSettings, runs: list[PolicyRun], out: Path, console: Co
     draw_bars(composition_table(groups, meanwhile=True), SECONDS, out / "composition.png")
     console.print(terminal_table([summarise(run) for run in read.values()], metrics))
     without = [f"{metric.name}: no policy has measurements that all robots share; no figure" for metric in undrawn]
-    for line in [*_sentences(runs, summary), *_at_equal_steps(read), *without]:
+    told = filter(None, map(told_line, read.values()))
+    for line in [*_sentences(runs, summary), *_at_equal_steps(read), *told, *without]:
         console.print(Text(line), soft_wrap=True)
 
 

@@ -21,6 +21,7 @@ from rowcast.experiment.gradients import Computed, computing, source_of, streami
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
+from rowcast.experiment.telling import tell_events
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
 from rowcast.optim import Optimizer
@@ -166,6 +167,7 @@ def _train(
     """Step until it is time to stop, or until the data are over; returns the seconds really computed in each step."""
     robot, optimizer, team = trainee.robot, trainee.optimizer, trainee.team
     began = time.monotonic()
+    robot.clock = lambda: time.monotonic() - began
     ends = began + settings.seconds if settings.seconds is not None else float("inf")
     last = team.iteration + settings.steps if settings.steps is not None else None
     busy_s: list[float] = []
@@ -193,9 +195,11 @@ def _train(
                 optimizer.step(samples=computed.samples)
             except NonFiniteGradient as error:
                 log.warning("%s: %s", settings.name, error)
+            tell_events(robot, optimizer)
             if progress is not None:
                 passed_s = time.monotonic() - began
                 progress(Progress(team.iteration, computed.loss, robot.task.metrics, dict(values), passed_s))
+    tell_events(robot, optimizer)
     return busy_s
 
 

@@ -164,6 +164,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "name": "for example 'accuracy' or 'loss'",
         "value": "the value",
     },
+    "task": {
+        "iteration": "iterations finished when it was told",
+        "what": "what happened in the task, in a word or two of its own: the same for all events of a kind",
+        "detail": "what differs from one to the next",
+    },
     "resume": {
         "peer": "who came back",
         "delivered": "frames that had arrived before the link was lost",

@@ -98,6 +98,14 @@ class TeamLike(Protocol):
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop (loss, accuracy) into the journal."""
 
+    def note(self, what: str, detail: str) -> None:
+        """Write into the journal that something happened in the task.
+
+        Args:
+            what: the same text for all events of a kind; a word or two.
+            detail: what differs from one to the next.
+        """
+
     def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Say that this worker has done its last iteration, and deliver what is pending.
 

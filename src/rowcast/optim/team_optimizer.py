@@ -56,3 +56,12 @@ class TeamOptimizer(LiveWrapper):
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop (loss, accuracy) into the team's journal."""
         self._team.report(**metrics)
+
+    def note(self, what: str, detail: str = "") -> None:
+        """Write into the team's journal that something happened in the task.
+
+        Args:
+            what: the same text for all events of a kind, in a word or two: reports count them.
+            detail: what differs from one to the next.
+        """
+        self._team.note(what, detail)

@@ -14,7 +14,7 @@ from rowcast.energy import PowerStates, worker_energy
 from rowcast.errors import ConfigError
 from rowcast.journal import read_journal, session_count
 from rowcast.metric import Metric
-from rowcast.report.values import STEP_FIELDS, Array, Robot, Series
+from rowcast.report.values import STEP_FIELDS, Array, Robot, Series, Told
 
 __all__ = ["TeamJournals", "complete_step", "read_robots", "step_columns"]
 
@@ -109,7 +109,18 @@ def _read_robot(
     ends_s = np.array([step["t"] - start_s for step in steps], dtype=np.float64)
     measured = {metric.name: _read_series(path, inside, metric.name, start_s) for metric in metrics}
     energy = worker_energy(records, power, start_s=start_s, end_s=end_s)
-    return Robot(path.stem, ends_s, step_columns(steps, STEP_FIELDS), measured, energy)
+    told = tuple(_read_told(path, record, start_s) for record in inside if record["event"] == "task")
+    return Robot(path.stem, ends_s, step_columns(steps, STEP_FIELDS), measured, energy, told)
+
+
+def _read_told(path: Path, record: Record, start_s: float) -> Told:
+    what, detail = record.get("what"), record.get("detail")
+    if not isinstance(what, str) or not isinstance(detail, str):
+        raise ConfigError(
+            f"journal {path}: an event of the task at {record['t']:g} s has what = {what!r} and detail = {detail!r}, "
+            "expected texts"
+        )
+    return Told(record["t"] - start_s, what, detail)
 
 
 def complete_step(step: Record, path: str | Path) -> Record:

@@ -33,6 +33,7 @@ from rowcast.report.table import Table
 from rowcast.report.targets import target_table
 from rowcast.report.timeline import state_shares
 from rowcast.report.timeline_figure import draw_timeline
+from rowcast.report.told_sections import told_part
 from rowcast.report.topk_sections import topk_sections
 from rowcast.report.values import Conditions, Experiment, Groups, states_of
 
@@ -122,6 +123,7 @@ def _of_conditions(
         energy,
         partial(draw_bars, energy, JOULES),
     )
+    yield from told_part(groups, suffix, conditions, notes)
     yield _timeline(groups, suffix)
     yield from _micro(groups, suffix)
 

@@ -25,6 +25,7 @@ __all__ = [
     "Robot",
     "Run",
     "Series",
+    "Told",
     "states_of",
 ]
 
@@ -79,6 +80,20 @@ class Series:
     values: Array
 
 
+@dataclass(frozen=True)
+class Told:
+    """An event that a task told.
+
+    Attributes:
+        time_s: since the start of the run.
+        what: of a kind; ``detail``: what differs from one to the next.
+    """
+
+    time_s: float
+    what: str
+    detail: str
+
+
 @dataclass(frozen=True, eq=False)
 class Robot:
     """What one worker's journal says.
@@ -89,6 +104,7 @@ class Robot:
         steps: for each of :data:`STEP_FIELDS` float64 [steps]; not-a-number where the journal has null.
         measured: for each metric of the run what this robot measured, maybe nothing.
         energy: what the worker spent, over the whole run.
+        told: what its task told, in order of time.
     """
 
     name: str
@@ -96,6 +112,7 @@ class Robot:
     steps: Mapping[str, Array]
     measured: Mapping[str, Series]
     energy: WorkerEnergy
+    told: tuple[Told, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -217,3 +217,8 @@ class WorkerLoop(WorkerCore):
             self.notices.append(f"{self.name}: the server's display is not told {what}: {why}")
         for name, value in plain.items():
             self.journal.record(now, "metric", iteration=self.iteration, name=name, value=value)
+
+    def note(self, now: float, what: str, detail: str) -> None:
+        """Tell the journal what happened in the task; texts that are too long are cut."""
+        what = shorten(what, LONGEST_NAME)
+        self.journal.record(now, "task", iteration=self.iteration, what=what, detail=shorten(detail))

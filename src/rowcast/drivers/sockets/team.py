@@ -199,6 +199,10 @@ class Team(NodeView):
         """Write figures of the training loop into the journal and show them to the server's display."""
         self._call(lambda now: self.node.report(now, dict(metrics)))
 
+    def note(self, what: str, detail: str) -> None:
+        """Write what happened in the task into the journal."""
+        self._call(lambda now: self.node.note(now, what, detail))
+
     def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Deliver everything, receive everything, say goodbye, close.
 

@@ -12,7 +12,7 @@ from rowcast.drivers.virtual.inferences import InferenceSimulation, VirtualRobot
 from rowcast.drivers.virtual.profiled import ProfileEngine
 from rowcast.drivers.virtual.simulation import Simulation
 from rowcast.drivers.virtual.stream import VirtualStream
-from rowcast.drivers.virtual.worker import VirtualWorker
+from rowcast.drivers.virtual.worker import TimeOver, VirtualWorker
 
 __all__ = [
     "Clock",
@@ -22,6 +22,7 @@ __all__ = [
     "ProfileEngine",
     "ServerCosts",
     "Simulation",
+    "TimeOver",
     "VirtualRobot",
     "VirtualStream",
     "VirtualWorker",

@@ -21,9 +21,13 @@ from rowcast.streams import BatchRule
 from rowcast.training import WorkerNode, WorkerState
 from rowcast.training.proposal.contribution import Update
 
-__all__ = ["VirtualWorker"]
+__all__ = ["TimeOver", "VirtualWorker"]
 
 Vector = npt.NDArray[np.float32]
+
+
+class TimeOver(BaseException):
+    """Raised in a training loop where it waits while the simulation ends; no error, whether or not it is caught."""
 
 
 class VirtualWorker(NodeView):
@@ -81,12 +85,22 @@ class VirtualWorker(NodeView):
         """Run a training loop in this worker, from the next event of the simulation on.
 
         What it raises comes out of :meth:`Simulation.run`. A loop that is still under way when the simulation ends is
-        left where it is.
+        left where it is; :meth:`stop` ends it.
         """
         if self._loop is not None:
             raise LocalProtocolError(f"{self.name}: a training loop runs in this worker already")
         self._loop = greenlet(function, parent=getcurrent())
         self._simulation.clock.at(self._simulation.clock.now, self._switch)
+
+    def stop(self) -> None:
+        """End a training loop that is under way: :class:`TimeOver` is raised where it waits.
+
+        For whoever runs the simulation, when that has ended. What the loop raises meanwhile comes out of here.
+        """
+        if self._loop:  # begun, and not over
+            self._loop.parent = getcurrent()
+            with contextlib.suppress(TimeOver):
+                self._loop.throw(TimeOver)
 
     # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
 
@@ -198,6 +212,10 @@ class VirtualWorker(NodeView):
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal."""
         self.node.report(self._simulation.clock.now, dict(metrics))
+
+    def note(self, what: str, detail: str) -> None:
+        """Write what happened in the task into the journal."""
+        self.node.note(self._simulation.clock.now, what, detail)
 
     def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Deliver everything, receive everything, say goodbye.

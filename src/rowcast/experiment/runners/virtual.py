@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
-from rowcast.drivers.virtual import ServerCosts, Simulation, VirtualWorker
+from rowcast.drivers.virtual import ServerCosts, Simulation, TimeOver, VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.cell import Cell, batch_size
 from rowcast.experiment.devices import parse_devices, place_in_recording
@@ -20,6 +20,7 @@ from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
 from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
+from rowcast.experiment.telling import tell_events
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
@@ -31,11 +32,7 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import TaskWorker
 from rowcast.training import ServerNode
 
-__all__ = ["CALM_WORKER", "REFERENCE_BYTES", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
-
-#: Encoded bytes of the model of the ROG paper (ConvMLP-M, one bit an element). Links are scaled by the size of the
-#: model that is trained over this one: so a transfer takes as long as the paper's robots saw, whatever is trained.
-REFERENCE_BYTES = 2_188_344
+__all__ = ["CALM_WORKER", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
 
 #: In virtual time nobody listens to heartbeats, and nobody waits at a terminal. A robot in an outage is waited for,
 #: as in the published systems: the limits never run out.
@@ -90,7 +87,8 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
     layout = Layout.from_shapes(shapes)
-    scale = model_bytes(layout) / REFERENCE_BYTES
+    # A transfer takes as long as the robots saw with whom the links were recorded, whatever is trained.
+    scale = model_bytes(layout) / task.reference_bytes
     traces = [
         (_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)
     ]
@@ -112,6 +110,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
         rule = parse_topk(cell.topk) if cell.topk else None
         thinning = None if rule is None else Thinning(rule)
+        workers = []
         for index, robot in enumerate(robots):
             name = f"robot-{index}"
             journal = stack.enter_context(open_journal(name, folder / f"{name}.jsonl"))
@@ -129,8 +128,11 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             )
             fed = None if feeder is None else feeder.stream(worker, index)
             thinned = None if thinning is None else thinning.worker(robot, worker)
+            workers.append(worker)
             worker.train(functools.partial(_train, robot, worker, cell.eval_every_s, fed, thinned))
         simulation.run(cell.seconds, progress=progress)
+        for worker in workers:
+            worker.stop()
         # Figures are made from the journals: a run that lacks a part of them does not count.
         if missed := sum(each.missed for each in journals):
             raise ConfigError(f"{folder}: {missed} records of the journals could not be written; is the disk full?")
@@ -185,6 +187,22 @@ def _train(
     optimizer = robot.wrap(worker, nonfinite="skip")
     if fed is not None:
         optimizer.batch = fed.rule
+    began = worker.now
+    robot.clock = lambda: worker.now - began
+    with contextlib.suppress(TimeOver):
+        _steps(robot, worker, optimizer, eval_every_s, fed, thinned)
+    tell_events(robot, optimizer)
+
+
+def _steps(
+    robot: TaskWorker,
+    worker: VirtualWorker,
+    optimizer: Optimizer,
+    eval_every_s: float,
+    fed: FedWorker | None,
+    thinned: ThinningWorker | None,
+) -> None:
+    """Look and step until the data are over."""
     look_at = 0.0
     try:
         while True:
@@ -197,6 +215,7 @@ def _train(
                 thinned.thin(samples)
             with contextlib.suppress(NonFiniteGradient):  # counted as a step without a contribution
                 optimizer.step(samples=samples)
+            tell_events(robot, optimizer)
     except SourceEnded:
         if thinned is not None:
             thinned.leave()

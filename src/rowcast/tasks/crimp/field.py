@@ -103,10 +103,11 @@ class ImplicitMap(nn.Module):
         low, high = torch.tensor(self.bounds.low), torch.tensor(self.bounds.high)
         return ((points >= low) & (points <= high)).all(dim=1)
 
-    def arrays(self) -> tuple[Any, npt.NDArray[np.float32], Any]:
+    def arrays(self) -> Any:
         """Geometry, grid and decoder as :mod:`rowcast.tasks.crimp.field_kernels` takes them; the grid is not copied."""
         grid = self.grid.detach().numpy().reshape(-1, FEATURES)
-        first, _, second = self.decoder
+        layers: Any = self.decoder
+        first, _, second = layers
         decoder = (
             np.ascontiguousarray(first.weight.detach().numpy().T),
             first.bias.detach().numpy(),
@@ -118,14 +119,14 @@ class ImplicitMap(nn.Module):
     def sample(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Values and slopes at points float64 [n, 3] without gradients, float32 [n, 11]: signed distance (share of
         the truncation), its slope (per metre), grey, its slope, red, green, blue. Outside the box: 1 and zeros."""
-        geometry, grid, decoder = self.arrays()
-        found: npt.NDArray[np.float32] = sample_points(points, geometry, grid, decoder)
+        found: npt.NDArray[np.float32] = sample_points(points, self.arrays())
         return found
 
     def block_corners(self) -> npt.NDArray[np.float64]:
         """The lowest corner of each block, float64 [blocks, 3], metres, in the order of the rows."""
         places = np.stack(np.meshgrid(*map(np.arange, self.blocks), indexing="ij"), axis=-1).reshape(-1, 3)
-        return np.array(self.bounds.low) + places * (BLOCK * self.voxel)
+        found: npt.NDArray[np.float64] = np.array(self.bounds.low) + places * (BLOCK * self.voxel)
+        return found
 
 
 def _order(blocks: tuple[int, ...]) -> npt.NDArray[np.int32]:

@@ -132,4 +132,5 @@ def map_loss(field: ImplicitMap, batch: MapBatch, colour_weight: float) -> Tenso
     loss: Tensor = near.sum() / inside[:, : batch.near].sum().clamp_min(1)
     if free.shape[1]:
         loss = loss + free.sum() / inside[:, batch.near :].sum().clamp_min(1)
-    return loss + colour_weight * differences.sum() / lit.sum().clamp_min(1)
+    loss = loss + colour_weight * differences.sum() / lit.sum().clamp_min(1)
+    return loss

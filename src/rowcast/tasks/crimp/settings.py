@@ -8,7 +8,7 @@ from rowcast.config import setting
 from rowcast.errors import ConfigError
 from rowcast.tasks.base import TaskSettings
 
-__all__ = ["CrimpSettings", "RecordedSettings", "RoomSettings"]
+__all__ = ["CrimpSettings", "RecordedSettings", "RedKitchenSettings", "RoomSettings", "SevenScenesSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,8 @@ class CrimpSettings(TaskSettings):
         super().__post_init__()
         if self.voxel > self.truncation:
             raise ConfigError(
-                f"voxel: {self.voxel:g} m is larger than the truncation of {self.truncation:g} m, so that surfaces fall "
-                "between the vertices; expected voxel <= truncation: make the one smaller or the other larger"
+                f"voxel: {self.voxel:g} m is larger than the truncation of {self.truncation:g} m, so that surfaces "
+                "fall between the vertices; expected voxel <= truncation: make the one smaller or the other larger"
             )
         if self.min_depth >= self.max_depth:
             raise ConfigError(
@@ -118,6 +118,17 @@ class RecordedSettings(CrimpSettings):
     )
     max_depth: float = setting(4.5, "Pixels that are farther away are not used.", unit="m", low=0.1, high=1000.0)
     grey_sigma: float = setting(0.10, "Standard deviation of a grey value from 0 to 1.", low=1e-6, high=10.0)
+    layout: str | None = setting(
+        None, "Layout of the files: 7scenes, tum, scannet, replica or npz; none: the one that is found."
+    )
+    intrinsics: tuple[float, ...] | None = setting(
+        None,
+        "fx, fy, cx, cy of the depth camera, for images as they are in the files; none: as the data set has them.",
+        unit="pixels",
+    )
+    depth_scale: float | None = setting(
+        None, "Units of a depth image in one metre; none: as the data set has it.", low=1e-3, high=1e6
+    )
     largest_side: int = setting(80, "Images are made smaller until no side is longer.", unit="pixels", low=8, high=4096)
     stride: int = setting(1, "Of so many frames one is used.", unit="frames", low=1, high=100_000)
     held_out: int = setting(
@@ -127,3 +138,25 @@ class RecordedSettings(CrimpSettings):
         low=0,
         high=100_000,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RedKitchenSettings(RecordedSettings):
+    """Settings of ``crimp-redkitchen``.
+
+    Raises:
+        ConfigError: as :class:`CrimpSettings`.
+    """
+
+    layout: str | None = setting("npz", "Layout of the files.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SevenScenesSettings(RecordedSettings):
+    """Settings of ``crimp-7scenes``.
+
+    Raises:
+        ConfigError: as :class:`CrimpSettings`.
+    """
+
+    layout: str | None = setting("7scenes", "Layout of the files.")

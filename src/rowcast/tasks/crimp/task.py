@@ -24,10 +24,16 @@ from rowcast.tasks.crimp.mapping import MapBatch, map_loss
 from rowcast.tasks.crimp.rooms import Room, room_view, team_path
 from rowcast.tasks.crimp.scene import Bounds, View
 from rowcast.tasks.crimp.sequences import recorded_bounds, recorded_view
-from rowcast.tasks.crimp.settings import CrimpSettings, RecordedSettings, RoomSettings
+from rowcast.tasks.crimp.settings import (
+    CrimpSettings,
+    RecordedSettings,
+    RedKitchenSettings,
+    RoomSettings,
+    SevenScenesSettings,
+)
 from rowcast.tasks.crimp.worker import CrimpWorker
 
-__all__ = ["CrimpTask", "RecordedTask", "RoomTask"]
+__all__ = ["CrimpTask", "RecordedTask", "RedKitchenTask", "RoomTask", "SevenScenesTask"]
 
 #: At a pace of one second these are the times of the settings; a demo is faster.
 _TEST_EVERY = 40.0
@@ -111,7 +117,7 @@ class CrimpTask(Task):
 
 
 class RoomTask(CrimpTask):
-    """``crimp-room``: four rooms around a hall, made from the seed. 1 to 4 robots have a room each, 5 to 8 share them."""
+    """``crimp-room``: four rooms around a hall, from the seed. 1 to 4 robots have a room each, 5 to 8 share them."""
 
     Settings: ClassVar[type[TaskSettings]] = RoomSettings
 
@@ -128,7 +134,10 @@ class RoomTask(CrimpTask):
 
 
 class RecordedTask(CrimpTask):
-    """Recorded RGB-D frames with poses, cut into a part for each robot; or a sequence for each."""
+    """``crimp-folder``: recorded RGB-D frames with poses, in any layout that is known.
+
+    Each robot has a part of them, or a sequence.
+    """
 
     Settings: ClassVar[type[TaskSettings]] = RecordedSettings
 
@@ -141,6 +150,19 @@ class RecordedTask(CrimpTask):
     @classmethod
     def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
         task = cls.build(options, data_dir=data_dir)
+        assert isinstance(task, RecordedTask)
         task.model()
         for index in range(workers):
             task.view(index, workers)
+
+
+class RedKitchenTask(RecordedTask):
+    """``crimp-redkitchen``: an archive (npz) of frames, such as 200 of the red kitchen of 7-Scenes."""
+
+    Settings: ClassVar[type[TaskSettings]] = RedKitchenSettings
+
+
+class SevenScenesTask(RecordedTask):
+    """``crimp-7scenes``: a folder in the layout of 7-Scenes (Shotton et al., CVPR 2013)."""
+
+    Settings: ClassVar[type[TaskSettings]] = SevenScenesSettings

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rowcast.tasks.crimp.field import ImplicitMap
 from rowcast.tasks.crimp.field_kernels import BLUE, GREEN, RED, align
 from rowcast.tasks.crimp.pixels import Pixels
-from rowcast.tasks.crimp.se3 import inverse, turned
+from rowcast.tasks.crimp.se3 import inverse, rigid, turned
 from rowcast.tasks.crimp.settings import CrimpSettings
 
 __all__ = ["Track", "Tracker", "locate"]
@@ -85,7 +85,7 @@ def locate(
         greys.astype(np.float32),
         start,
         expected,
-        *field.arrays(),
+        field.arrays(),
         numbers,
         settings.track_iterations,
     )
@@ -109,9 +109,9 @@ class Tracker:
 
     def __init__(self, field: ImplicitMap, pose: Pose, settings: CrimpSettings, rng: np.random.Generator) -> None:
         self._field, self._settings, self._rng = field, settings, rng
-        self.poses: list[Pose] = [np.array(pose)]
+        self.poses: list[Pose] = [rigid(pose)]
         self.lost_frames = 0
-        self._last: deque[Pose] = deque([np.array(pose)], maxlen=2)
+        self._last: deque[Pose] = deque(self.poses, maxlen=2)
 
     def track(self, pixels: Pixels) -> Track:
         """Find the next frame. One that is lost has the pose of the motion prior.
@@ -133,7 +133,8 @@ class Tracker:
 
     def _expected(self) -> Pose:
         newest = self._last[-1]
-        return newest @ inverse(self._last[0]) @ newest if len(self._last) == 2 else newest
+        # Without rounding it to a rotation each time its error would grow with every product.
+        return rigid(newest @ inverse(self._last[0]) @ newest) if len(self._last) == 2 else newest
 
     def _search(self, pixels: Pixels, found: Track) -> Track:
         """Look about where the frame should be; the find with the most points near a surface, if there is one."""

@@ -1,0 +1,24 @@
+"""What a worker of a task tells beside its metrics, kept where reports find it: events, and exhibits."""
+
+from __future__ import annotations
+
+from rowcast.errors import ConfigError
+from rowcast.optim import Optimizer
+from rowcast.tasks import TaskWorker
+
+__all__ = ["tell_events"]
+
+
+def tell_events(robot: TaskWorker, optimizer: Optimizer) -> None:
+    """Write what happened in the task since the last call into the journal.
+
+    Raises:
+        ConfigError: the task told something else than pairs of texts.
+    """
+    for event in robot.happened():
+        if not isinstance(event, tuple | list) or len(event) != 2 or not all(isinstance(each, str) for each in event):
+            raise ConfigError(
+                f"task {type(robot.task).__name__}: happened: expected pairs of texts, what and a detail, as in "
+                f"[('lost', 'frame 12')], got {event!r}"
+            )
+        optimizer.note(*event)
