@@ -179,7 +179,7 @@ def _train(
             started = time.monotonic()
             if settings.eval_every and team.iteration % settings.eval_every == 0:
                 with optimizer.evaluating():
-                    measured = robot.evaluate()
+                    measured = robot.evaluate(brief=True)
                 optimizer.report(**measured)
                 values.update(measured)
             try:

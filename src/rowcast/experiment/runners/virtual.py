@@ -230,7 +230,7 @@ def _steps(
 def _look(robot: TaskWorker, optimizer: Optimizer) -> None:
     """Measure the replica; it takes no time."""
     with optimizer.evaluating():
-        values = robot.evaluate()
+        values = robot.evaluate(brief=True)
     optimizer.report(**values)
 
 

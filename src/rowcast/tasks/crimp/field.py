@@ -29,16 +29,20 @@ __all__ = ["BLOCK", "FEATURES", "HIDDEN", "ImplicitMap"]
 
 #: Vertices of a block along each axis; features of a vertex; hidden units of the decoder.
 BLOCK, FEATURES, HIDDEN = 4, 8, 32
+#: Voxels by which a length may be over a whole number of them.
+_ROUNDING = 1e-6
 
 
 class ImplicitMap(nn.Module):
     """A map of a box in space.
 
     Args:
-        bounds: of the box.
+        bounds: of the surfaces.
         voxel: distance of two vertices, metres.
+        margin: how far the map goes beyond the bounds at least, metres: a surface at the border has a far side.
 
     Attributes:
+        low, high: corners of the box that the vertices span, float64 [3]; the bounds are in its middle.
         grid: float32 [blocks, 64 * features], what is trained.
         decoder: features to signed distance and colour.
 
@@ -46,11 +50,11 @@ class ImplicitMap(nn.Module):
         ConfigError: more blocks than a model may have rows.
     """
 
-    def __init__(self, bounds: Bounds, voxel: float) -> None:
+    def __init__(self, bounds: Bounds, voxel: float, margin: float) -> None:
         super().__init__()
-        self.bounds, self.voxel = bounds, voxel
-        extent = np.array(bounds.high) - np.array(bounds.low)
-        self.blocks = tuple(int(-(-(np.ceil(side / voxel) + 1) // BLOCK)) for side in extent.tolist())
+        self.voxel = voxel
+        extent = np.array(bounds.high) - np.array(bounds.low) + 2 * margin
+        self.blocks = tuple(int(-(-(np.ceil(side / voxel - _ROUNDING) + 1) // BLOCK)) for side in extent.tolist())
         count = self.blocks[0] * self.blocks[1] * self.blocks[2]
         if count > MOST_ROWS:
             raise ConfigError(
@@ -58,14 +62,16 @@ class ImplicitMap(nn.Module):
                 f"{extent[2]:.3g} m, and a model may have {MOST_ROWS} rows; expected a larger voxel"
             )
         self.sizes = tuple(BLOCK * each for each in self.blocks)
+        middle, half = (np.array(bounds.high) + np.array(bounds.low)) / 2, (np.array(self.sizes) - 1) * voxel / 2
+        self.low, self.high = middle - half, middle + half
         self.grid = nn.Parameter(torch.zeros(count, BLOCK**3 * FEATURES))
         self.decoder = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 4))
         self._order = _order(self.blocks)
-        self._box = np.array([*bounds.low, *bounds.high, voxel])
+        self._box = np.array([*self.low, *self.high, voxel])
         corners = [(a * self.sizes[1] + b) * self.sizes[2] + c for a, b, c in itertools.product((0, 1), repeat=3)]
         self.register_buffer("_corners", torch.tensor(corners), persistent=False)
         self.register_buffer("_places", torch.from_numpy(self._order.astype(np.int64)), persistent=False)
-        self.register_buffer("_low", torch.tensor(bounds.low, dtype=torch.float32), persistent=False)
+        self.register_buffer("_low", torch.tensor(self.low, dtype=torch.float32), persistent=False)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Signed distance and colour at points.
@@ -100,13 +106,14 @@ class ImplicitMap(nn.Module):
 
     def inside(self, points: Tensor) -> Tensor:
         """Whether points [n, 3] are in the box."""
-        low, high = torch.tensor(self.bounds.low), torch.tensor(self.bounds.high)
+        low, high = (torch.tensor(each, dtype=torch.float32) for each in (self.low, self.high))
         return ((points >= low) & (points <= high)).all(dim=1)
 
-    def arrays(self) -> tuple[Any, npt.NDArray[np.float32], Any]:
+    def arrays(self) -> Any:
         """Geometry, grid and decoder as :mod:`rowcast.tasks.crimp.field_kernels` takes them; the grid is not copied."""
         grid = self.grid.detach().numpy().reshape(-1, FEATURES)
-        first, _, second = self.decoder
+        layers: Any = self.decoder
+        first, _, second = layers
         decoder = (
             np.ascontiguousarray(first.weight.detach().numpy().T),
             first.bias.detach().numpy(),
@@ -118,14 +125,14 @@ class ImplicitMap(nn.Module):
     def sample(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Values and slopes at points float64 [n, 3] without gradients, float32 [n, 11]: signed distance (share of
         the truncation), its slope (per metre), grey, its slope, red, green, blue. Outside the box: 1 and zeros."""
-        geometry, grid, decoder = self.arrays()
-        found: npt.NDArray[np.float32] = sample_points(points, geometry, grid, decoder)
+        found: npt.NDArray[np.float32] = sample_points(points, self.arrays())
         return found
 
     def block_corners(self) -> npt.NDArray[np.float64]:
         """The lowest corner of each block, float64 [blocks, 3], metres, in the order of the rows."""
         places = np.stack(np.meshgrid(*map(np.arange, self.blocks), indexing="ij"), axis=-1).reshape(-1, 3)
-        return np.array(self.bounds.low) + places * (BLOCK * self.voxel)
+        found: npt.NDArray[np.float64] = self.low + places * (BLOCK * self.voxel)
+        return found
 
 
 def _order(blocks: tuple[int, ...]) -> npt.NDArray[np.int32]:

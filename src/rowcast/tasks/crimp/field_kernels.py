@@ -1,69 +1,49 @@
 """Loops over points of the implicit map, compiled: value and slope at a point, and everything that tracking and
 rendering make of it without PyTorch's overhead for small arrays.
 
-A map is passed as three tuples of arrays, see :meth:`rowcast.tasks.crimp.field.ImplicitMap.arrays`.
+A map is passed as nested tuples of arrays, see :meth:`rowcast.tasks.crimp.field.ImplicitMap.arrays`.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from rowcast.rows.kernels import compiled
 
 __all__ = ["align", "march", "sample_points"]
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 #: Luma of red, green and blue (ITU-R BT.601).
 RED, GREEN, BLUE = 0.299, 0.587, 0.114
 #: A point is within the truncation where the signed distance is less than this share of it: at the truncation itself
 #: the hyperbolic tangent of the decoder is flat.
 WITHIN = 0.9
-#: Elements of :func:`_point`'s scratch: features and their slopes, hidden units, both products.
-_ROOM = 4
 
 
 @numba.njit(nogil=True, inline="always")
-def _inside(x, y, z, box):  # type: ignore[no-untyped-def]
+def _inside(x: float, y: float, z: float, box: Any) -> Any:
     return box[0] <= x <= box[3] and box[1] <= y <= box[4] and box[2] <= z <= box[5]
 
 
 @numba.njit(nogil=True, fastmath={"reassoc", "nsz", "contract"})
-def _point(x, y, z, geometry, grid, decoder, scratch, out):  # type: ignore[no-untyped-def]
-    """Signed distance and grey at a point inside the box, and both slopes.
-
-    Args:
-        x, y, z: metres, in the shared frame.
-        geometry: ``(order int32 [vertices], sizes int64 [3], box float64 [7])``, box: low, high, voxel.
-        grid: float32 [cells, features].
-        decoder: ``(first [features, hidden], its bias, second [4, hidden], its bias)``.
-        scratch: ``(float32 [4, features], float32 [3, hidden])``.
-        out: float32 [11], receives the distance (share of the truncation), its slope, grey, its slope, the colour.
-    """
+def _interpolate(x: float, y: float, z: float, geometry: Any, grid: Any, features: Any) -> None:
+    """Features at a point in the box, and their slopes along the axes for each voxel: float32 [4, features]."""
     order, sizes, box = geometry
-    first, first_bias, second, second_bias = decoder
-    features, hidden = scratch
-    count, units = first.shape
-    voxel = box[6]
-    px, py, pz = (x - box[0]) / voxel, (y - box[1]) / voxel, (z - box[2]) / voxel
+    count = grid.shape[1]
+    px, py, pz = (x - box[0]) / box[6], (y - box[1]) / box[6], (z - box[2]) / box[6]
     i = min(max(int(px), 0), sizes[0] - 2)
     j = min(max(int(py), 0), sizes[1] - 2)
     k = min(max(int(pz), 0), sizes[2] - 2)
     fx, fy, fz = np.float32(px - i), np.float32(py - j), np.float32(pz - k)
     one = np.float32(1.0)
-    for f in range(count):
-        for d in range(4):
-            features[d, f] = np.float32(0.0)
+    features[:] = np.float32(0.0)
     for corner in range(8):
         a, b, c = corner >> 2, (corner >> 1) & 1, corner & 1
-        wx = fx if a else one - fx
-        wy = fy if b else one - fy
-        wz = fz if c else one - fz
-        sx = one if a else -one
-        sy = one if b else -one
-        sz = one if c else -one
+        # The weight is 1 - f on the lower side and f on the upper one; its slope is -1 or 1.
+        sx, sy, sz = np.float32(2 * a - 1), np.float32(2 * b - 1), np.float32(2 * c - 1)
+        wx, wy, wz = sx * fx + (one - a), sy * fy + (one - b), sz * fz + (one - c)
         w, dx, dy, dz = wx * wy * wz, sx * wy * wz, sy * wx * wz, sz * wx * wy
         cell = order[((i + a) * sizes[1] + j + b) * sizes[2] + k + c]
         for f in range(count):
@@ -72,8 +52,26 @@ def _point(x, y, z, geometry, grid, decoder, scratch, out):  # type: ignore[no-u
             features[1, f] += dx * value
             features[2, f] += dy * value
             features[3, f] += dz * value
-    for h in range(units):
-        hidden[0, h] = first_bias[h]
+
+
+@numba.njit(nogil=True, fastmath={"reassoc", "nsz", "contract"})
+def _point(x: float, y: float, z: float, field: Any, scratch: Any, out: Any) -> None:
+    """Signed distance and grey at a point inside the box, and both slopes.
+
+    Args:
+        x, y, z: metres, in the shared frame.
+        field: ``(geometry, grid, decoder)``. geometry: ``(order int32 [vertices], sizes int64 [3], box float64 [7])``,
+            the box: low, high, voxel. grid: float32 [cells, features]. decoder: ``(first [features, hidden], its bias,
+            second [4, hidden], its bias)``.
+        scratch: ``(float32 [4, features], float32 [3, hidden])``.
+        out: float32 [11], receives the distance (share of the truncation), its slope, grey, its slope, the colour.
+    """
+    geometry, grid, decoder = field
+    first, first_bias, second, second_bias = decoder
+    features, hidden = scratch
+    count, units = first.shape
+    _interpolate(x, y, z, geometry, grid, features)
+    hidden[0, :] = first_bias
     for f in range(count):
         value = features[0, f]
         for h in range(units):
@@ -85,10 +83,9 @@ def _point(x, y, z, geometry, grid, decoder, scratch, out):  # type: ignore[no-u
         o1 += second[1, h] * value
         o2 += second[2, h] * value
         o3 += second[3, h] * value
+    one = np.float32(1.0)
     distance = np.float32(np.tanh(o0))
-    red = one / (one + np.float32(np.exp(-o1)))
-    green = one / (one + np.float32(np.exp(-o2)))
-    blue = one / (one + np.float32(np.exp(-o3)))
+    red, green, blue = _sigmoid(o1), _sigmoid(o2), _sigmoid(o3)
     q0 = one - distance * distance
     q1 = np.float32(RED) * red * (one - red)
     q2 = np.float32(GREEN) * green * (one - green)
@@ -97,42 +94,47 @@ def _point(x, y, z, geometry, grid, decoder, scratch, out):  # type: ignore[no-u
         on = one if hidden[0, h] > 0 else np.float32(0.0)
         hidden[1, h] = on * q0 * second[0, h]
         hidden[2, h] = on * (q1 * second[1, h] + q2 * second[2, h] + q3 * second[3, h])
-    for n in range(11):
-        out[n] = np.float32(0.0)
+    out[:] = np.float32(0.0)
+    inverse = np.float32(1.0 / geometry[2][6])
     for f in range(count):
-        of_distance = np.float32(0.0)
-        of_grey = np.float32(0.0)
+        of_distance, of_grey = np.float32(0.0), np.float32(0.0)
         for h in range(units):
             of_distance += first[f, h] * hidden[1, h]
             of_grey += first[f, h] * hidden[2, h]
         for d in range(3):
-            out[1 + d] += of_distance * features[1 + d, f]
-            out[5 + d] += of_grey * features[1 + d, f]
-    inverse = np.float32(1.0 / voxel)
-    for d in range(3):
-        out[1 + d] *= inverse
-        out[5 + d] *= inverse
+            out[1 + d] += inverse * of_distance * features[1 + d, f]
+            out[5 + d] += inverse * of_grey * features[1 + d, f]
     out[0] = distance
     out[4] = np.float32(RED) * red + np.float32(GREEN) * green + np.float32(BLUE) * blue
     out[8], out[9], out[10] = red, green, blue
 
 
+@numba.njit(nogil=True, inline="always")
+def _sigmoid(value: Any) -> Any:
+    return np.float32(1.0) / (np.float32(1.0) + np.float32(np.exp(-value)))
+
+
+@numba.njit(nogil=True)
+def _scratch(field: Any) -> Any:
+    return np.empty((4, field[1].shape[1]), np.float32), np.empty((3, field[2][0].shape[1]), np.float32)
+
+
 @compiled
-def sample_points(points, geometry, grid, decoder):  # type: ignore[no-untyped-def]
+def sample_points(points: Any, field: Any) -> Any:
     """Values at points float64 [n, 3]: float32 [n, 11], see :func:`_point`; outside the box: free, without slope."""
-    scratch = (np.empty((4, grid.shape[1]), np.float32), np.empty((3, decoder[0].shape[1]), np.float32))
+    scratch = _scratch(field)
     found = np.zeros((len(points), 11), np.float32)
     for n in range(len(points)):
         x, y, z = points[n, 0], points[n, 1], points[n, 2]
-        if _inside(x, y, z, geometry[2]):
-            _point(x, y, z, geometry, grid, decoder, scratch, found[n])
+        if _inside(x, y, z, field[0][2]):
+            _point(x, y, z, field, scratch, found[n])
         else:
             found[n, 0] = np.float32(1.0)
     return found
 
 
 @numba.njit(nogil=True)
-def _rotation(wx, wy, wz):  # type: ignore[no-untyped-def]
+def _rotation(wx: float, wy: float, wz: float) -> Any:
     """The rotation by a vector (radians), float64 [3, 3]: Rodrigues' formula."""
     angle = np.sqrt(wx * wx + wy * wy + wz * wz)
     if angle < 1e-8:
@@ -153,7 +155,7 @@ def _rotation(wx, wy, wz):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True)
-def _angles(rotation):  # type: ignore[no-untyped-def]
+def _angles(rotation: Any) -> Any:
     """The vector that a small rotation turns by (radians); exact up to half a turn but for the sign there."""
     x = rotation[2, 1] - rotation[1, 2]
     y = rotation[0, 2] - rotation[2, 0]
@@ -166,7 +168,7 @@ def _angles(rotation):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True)
-def _solve(matrix, vector):  # type: ignore[no-untyped-def]
+def _solve(matrix: Any, vector: Any) -> bool:
     """Solve a symmetric positive definite system of six in place, by Cholesky's factors; tells whether it was one."""
     for i in range(6):
         for j in range(i + 1):
@@ -193,15 +195,14 @@ def _solve(matrix, vector):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True)
-def _gather(points, greys, pose, geometry, grid, decoder, numbers, scratch, world, values, matrix, vector):  # type: ignore[no-untyped-def]
+def _gather(points: Any, greys: Any, pose: Any, field: Any, numbers: Any, work: Any) -> Any:
     """The normal equations of all points about their centroid; returns the centroid, and sums for the outcome."""
+    scratch, world, values, matrix, vector = work
     truncation, distance_sigma, grey_sigma = numbers[0], numbers[1], numbers[2]
     count = len(points)
     for n in range(count):
         for d in range(3):
-            world[n, d] = (
-                pose[d, 0] * points[n, 0] + pose[d, 1] * points[n, 1] + pose[d, 2] * points[n, 2] + pose[d, 3]
-            )
+            world[n, d] = pose[d, 0] * points[n, 0] + pose[d, 1] * points[n, 1] + pose[d, 2] * points[n, 2] + pose[d, 3]
     cx, cy, cz = world[:, 0].mean(), world[:, 1].mean(), world[:, 2].mean()
     matrix[:] = 0.0
     vector[:] = 0.0
@@ -209,9 +210,9 @@ def _gather(points, greys, pose, geometry, grid, decoder, numbers, scratch, worl
     within, off = 0, 0.0
     for n in range(count):
         x, y, z = world[n, 0], world[n, 1], world[n, 2]
-        if not _inside(x, y, z, geometry[2]):
+        if not _inside(x, y, z, field[0][2]):
             continue
-        _point(x, y, z, geometry, grid, decoder, scratch, values)
+        _point(x, y, z, field, scratch, values)
         near = abs(values[0]) < WITHIN
         if near:
             within += 1
@@ -240,13 +241,13 @@ def _gather(points, greys, pose, geometry, grid, decoder, numbers, scratch, worl
 
 
 @compiled
-def align(points, greys, start, expected, geometry, grid, decoder, numbers, iterations):  # type: ignore[no-untyped-def]
+def align(points: Any, greys: Any, start: Any, expected: Any, field: Any, numbers: Any, iterations: int) -> Any:
     """Gauss-Newton on se(3): the pose from which a frame agrees best with the map.
 
     Args:
         points: float32 [n, 3], in the camera's frame; ``greys``: float32 [n], 0 to 1; below 0: not used.
         start: float64 [4, 4], camera to world, where the search begins; ``expected``: about which the prior is.
-        geometry, grid, decoder: of the map.
+        field: the map.
         numbers: float64 [6]: truncation, sigmas of distance and grey, of the prior's translation and rotation, and the
             length of a step (metres and radians) at which the search has converged.
         iterations: at most.
@@ -255,10 +256,8 @@ def align(points, greys, start, expected, geometry, grid, decoder, numbers, iter
         the pose, the share of the points within the truncation of a surface, their mean distance from it (m), whether
         it has converged, and the iterations.
     """
-    scratch = (np.empty((4, grid.shape[1]), np.float32), np.empty((3, decoder[0].shape[1]), np.float32))
-    values = np.zeros(11, np.float32)
-    world = np.empty((len(points), 3))
     matrix, vector = np.empty((6, 6)), np.empty(6)
+    work = (_scratch(field), np.empty((len(points), 3)), np.zeros(11, np.float32), matrix, vector)
     pose = start.copy()
     step = np.inf
     share, off, taken = 0.0, 0.0, 0
@@ -266,9 +265,7 @@ def align(points, greys, start, expected, geometry, grid, decoder, numbers, iter
     for d in range(3):
         centre[d] = points[:, d].mean()
     while True:
-        cx, cy, cz, within, sum_off = _gather(
-            points, greys, pose, geometry, grid, decoder, numbers, scratch, world, values, matrix, vector
-        )
+        cx, cy, cz, within, sum_off = _gather(points, greys, pose, field, numbers, work)
         share = within / len(points)
         off = sum_off / max(within, 1)
         if step < numbers[5] or taken == iterations:
@@ -297,22 +294,24 @@ def align(points, greys, start, expected, geometry, grid, decoder, numbers, iter
 
 
 @compiled
-def march(rays, pose, geometry, grid, decoder, truncation, near, far, steps):  # type: ignore[no-untyped-def]
+def march(rays: Any, pose: Any, field: Any, numbers: Any, steps: int) -> Any:
     """Where rays first meet a surface of the map, by sphere tracing along the truncated signed distance.
 
     Args:
         rays: float32 [n, 3], in the camera's frame, of one metre of depth.
         pose: float64 [4, 4], camera to world.
-        truncation: of the distance, metres; ``near``, ``far``: depths between which is looked, metres.
+        field: the map.
+        numbers: float64 [3], metres: the truncation, and the depths between which is looked.
         steps: of a ray, at most.
 
     Returns:
         float32 [n] depths, 0 where nothing was met, and float32 [n, 3] colours there.
     """
-    scratch = (np.empty((4, grid.shape[1]), np.float32), np.empty((3, decoder[0].shape[1]), np.float32))
+    scratch = _scratch(field)
+    truncation, near, far = numbers[0], numbers[1], numbers[2]
     values = np.zeros(11, np.float32)
     depths, colours = np.zeros(len(rays), np.float32), np.zeros((len(rays), 3), np.float32)
-    voxel = geometry[2][6]
+    voxel = field[0][2][6]
     for n in range(len(rays)):
         dx = pose[0, 0] * rays[n, 0] + pose[0, 1] * rays[n, 1] + pose[0, 2] * rays[n, 2]
         dy = pose[1, 0] * rays[n, 0] + pose[1, 1] * rays[n, 1] + pose[1, 2] * rays[n, 2]
@@ -324,8 +323,8 @@ def march(rays, pose, geometry, grid, decoder, truncation, near, far, steps):  #
                 break
             x, y, z = pose[0, 3] + depth * dx, pose[1, 3] + depth * dy, pose[2, 3] + depth * dz
             distance = 1.0
-            if _inside(x, y, z, geometry[2]):
-                _point(x, y, z, geometry, grid, decoder, scratch, values)
+            if _inside(x, y, z, field[0][2]):
+                _point(x, y, z, field, scratch, values)
                 distance = values[0]
             if not np.isfinite(distance):
                 break
@@ -333,8 +332,8 @@ def march(rays, pose, geometry, grid, decoder, truncation, near, far, steps):  #
                 if before > 0.0 and depth > near:
                     found = before_depth + (depth - before_depth) * before / (before - distance)
                     x, y, z = pose[0, 3] + found * dx, pose[1, 3] + found * dy, pose[2, 3] + found * dz
-                    if _inside(x, y, z, geometry[2]):
-                        _point(x, y, z, geometry, grid, decoder, scratch, values)
+                    if _inside(x, y, z, field[0][2]):
+                        _point(x, y, z, field, scratch, values)
                         depths[n] = found
                         colours[n, 0], colours[n, 1], colours[n, 2] = values[8], values[9], values[10]
                 break

@@ -58,26 +58,26 @@ class LazyAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             for name in ("steps", "mean", "square"):
                 state[name] = torch.zeros_like(parameter)
-        flat = parameter.grad.reshape(parameter.shape[0], -1) if parameter.dim() else parameter.grad.reshape(1, 1)
+        flat = gradient.reshape(gradient.shape[0] if gradient.dim() else 1, -1)
         rows = flat.ne(0).any(dim=1).nonzero().squeeze(1)
         if not len(rows):
             return
         first, second = group["betas"]
-        gradient = flat[rows]
-        seen = gradient.ne(0)
+        touched = flat[rows]
+        seen = touched.ne(0)
         views = {name: value.view(flat.shape) for name, value in state.items()}
         steps = views["steps"][rows] + seen
-        mean = torch.where(seen, first * views["mean"][rows] + (1 - first) * gradient, views["mean"][rows])
+        mean = torch.where(seen, first * views["mean"][rows] + (1 - first) * touched, views["mean"][rows])
         square = torch.where(
-            seen, second * views["square"][rows] + (1 - second) * gradient * gradient, views["square"][rows]
+            seen, second * views["square"][rows] + (1 - second) * touched * touched, views["square"][rows]
         )
         for name, value in (("steps", steps), ("mean", mean), ("square", square)):
             views[name][rows] = value

@@ -45,7 +45,7 @@ class MapTests:
         return {**self.localise(field), **self.walk(field), **self.depth(field)}
 
     def localise(self, field: ImplicitMap) -> dict[str, float]:
-        """Find single frames from 10 cm and 5 degrees off. One that is lost is wrong by a metre, the most that counts."""
+        """Find single frames from 10 cm and 5 degrees off. An error counts a metre at most, a lost frame a metre."""
         tests, settings = self._view.tests, self._settings
         if self._tests is None:
             self._tests = _pixels(tests, settings)

@@ -15,13 +15,13 @@ from rowcast.tasks.crimp.frames import Frames, Intrinsics
 from rowcast.tasks.crimp.raycast import cast
 from rowcast.tasks.crimp.scene import View
 from rowcast.tasks.crimp.settings import RoomSettings
-from rowcast.tasks.crimp.walks import BOUNDS, INNER_WALLS, camera_poses, team_path, test_poses, visit_path, ways
+from rowcast.tasks.crimp.walks import BOUNDS, INNER_WALLS, PLACE, camera_poses, team_path, test_poses, visit_path, ways
 
 __all__ = ["Room", "free_poses", "room_view", "team_path", "test_poses", "visit_path"]
 
 Array = npt.NDArray[np.float64]
 
-_LOW, _HIGH = np.array(BOUNDS.low), np.array(BOUNDS.high)
+_LOW, _HIGH = np.array(PLACE.low), np.array(PLACE.high)
 #: Free space around every way, in the plan.
 _CLEAR = 0.5
 #: What stands against the walls of a room, hangs on them, and stands about in it.
@@ -37,7 +37,7 @@ class Room:
     """A place, from a seed.
 
     Attributes:
-        bounds: the same for all seeds.
+        bounds: what a map of it covers: 0.2 m more than the place to each side. The same for all seeds.
         obstacles: inner walls and furniture in the plan, float64 [n, 4] (x0, y0, x1, y1).
         boxes: the place itself and all that stands in it, float64 [1 + n, 6] (x0, y0, z0, x1, y1, z1).
     """

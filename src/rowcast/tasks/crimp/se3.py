@@ -16,8 +16,10 @@ def rotation(vector: npt.NDArray[np.float64]) -> Pose:
     x, y, z = vector.tolist()
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     if angle < 1e-8:
-        return np.eye(3) + cross + 0.5 * cross @ cross
-    return np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * (cross @ cross)
+        slow: Pose = np.eye(3) + cross + 0.5 * cross @ cross
+        return slow
+    found: Pose = np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * (cross @ cross)
+    return found
 
 
 def inverse(pose: Pose) -> Pose:
@@ -38,7 +40,7 @@ def rigid(pose: Pose) -> Pose:
 
 
 def moved(pose: Pose, metres: float, radians: float, rng: np.random.Generator) -> Pose:
-    """A camera that stands so far from ``pose``, in a random direction, and is turned by so much about a random axis."""
+    """A camera so far from ``pose``, in a random direction, and turned by so much about a random axis."""
     found = np.array(pose)
     found[:3, 3] += metres * _direction(rng)
     found[:3, :3] = rotation(radians * _direction(rng)) @ pose[:3, :3]

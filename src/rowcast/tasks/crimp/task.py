@@ -24,10 +24,16 @@ from rowcast.tasks.crimp.mapping import MapBatch, map_loss
 from rowcast.tasks.crimp.rooms import Room, room_view, team_path
 from rowcast.tasks.crimp.scene import Bounds, View
 from rowcast.tasks.crimp.sequences import recorded_bounds, recorded_view
-from rowcast.tasks.crimp.settings import CrimpSettings, RecordedSettings, RoomSettings
+from rowcast.tasks.crimp.settings import (
+    CrimpSettings,
+    RecordedSettings,
+    RedKitchenSettings,
+    RoomSettings,
+    SevenScenesSettings,
+)
 from rowcast.tasks.crimp.worker import CrimpWorker
 
-__all__ = ["CrimpTask", "RecordedTask", "RoomTask"]
+__all__ = ["CrimpTask", "RecordedTask", "RedKitchenTask", "RoomTask", "SevenScenesTask"]
 
 #: At a pace of one second these are the times of the settings; a demo is faster.
 _TEST_EVERY = 40.0
@@ -67,13 +73,14 @@ class CrimpTask(Task):
 
     def make_model(self) -> ImplicitMap:
         """An empty map: nothing but free space."""
-        field = ImplicitMap(self.bounds(), self.settings.voxel)
+        field = ImplicitMap(self.bounds(), self.settings.voxel, self.settings.truncation)
         field.decoder.load_state_dict(load_decoder())
         field.decoder.requires_grad_(False)
         return field
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return LazyAdam([each for each in model.parameters() if each.requires_grad], lr=self.settings.lr)
+        trained = [each for each in model.parameters() if each.requires_grad]
+        return LazyAdam(trained, lr=self.settings.lr, betas=(self.settings.momentum, 0.99))
 
     def worker(self, index: int, workers: int) -> CrimpWorker:
         self.check_index(index, workers)
@@ -95,8 +102,7 @@ class CrimpTask(Task):
     def describe_start(self) -> str:
         field = self.model()
         assert isinstance(field, ImplicitMap)
-        sides = [high - low for low, high in zip(field.bounds.low, field.bounds.high, strict=True)]
-        place = " x ".join(f"{side:.3g}" for side in sides)
+        place = " x ".join(f"{side:.3g}" for side in (field.high - field.low).tolist())
         return f"an empty map of {place} m, {len(field.grid)} rows of {field.grid.shape[1]} numbers"
 
     @classmethod
@@ -111,7 +117,7 @@ class CrimpTask(Task):
 
 
 class RoomTask(CrimpTask):
-    """``crimp-room``: four rooms around a hall, made from the seed. 1 to 4 robots have a room each, 5 to 8 share them."""
+    """``crimp-room``: four rooms around a hall, from the seed. 1 to 4 robots have a room each, 5 to 8 share them."""
 
     Settings: ClassVar[type[TaskSettings]] = RoomSettings
 
@@ -128,7 +134,10 @@ class RoomTask(CrimpTask):
 
 
 class RecordedTask(CrimpTask):
-    """Recorded RGB-D frames with poses, cut into a part for each robot; or a sequence for each."""
+    """``crimp-folder``: recorded RGB-D frames with poses, in any layout that is known.
+
+    Each robot has a part of them, or a sequence.
+    """
 
     Settings: ClassVar[type[TaskSettings]] = RecordedSettings
 
@@ -141,6 +150,19 @@ class RecordedTask(CrimpTask):
     @classmethod
     def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
         task = cls.build(options, data_dir=data_dir)
+        assert isinstance(task, RecordedTask)
         task.model()
         for index in range(workers):
             task.view(index, workers)
+
+
+class RedKitchenTask(RecordedTask):
+    """``crimp-redkitchen``: an archive (npz) of frames, such as 200 of the red kitchen of 7-Scenes."""
+
+    Settings: ClassVar[type[TaskSettings]] = RedKitchenSettings
+
+
+class SevenScenesTask(RecordedTask):
+    """``crimp-7scenes``: a folder in the layout of 7-Scenes (Shotton et al., CVPR 2013)."""
+
+    Settings: ClassVar[type[TaskSettings]] = SevenScenesSettings

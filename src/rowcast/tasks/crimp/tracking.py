@@ -85,7 +85,7 @@ def locate(
         greys.astype(np.float32),
         start,
         expected,
-        *field.arrays(),
+        field.arrays(),
         numbers,
         settings.track_iterations,
     )

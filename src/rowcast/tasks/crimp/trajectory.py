@@ -155,7 +155,7 @@ def _poses(given: Array, name: str) -> Array:
 
 
 def _finite(array: Array, name: str) -> Array:
-    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1)) if array.size else ()
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
     if len(bad):
         raise DataError(
             f"{name} trajectory: expected finite numbers, pose {bad[0]} of {len(array)} has others ({len(bad)} in "
@@ -231,7 +231,7 @@ def read_tum(path: str | Path) -> tuple[Array, Array]:
     """
     source = Path(path)
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{source}: expected a text file of poses ({' '.join(_COLUMNS)}), found none that can be read ({error})"

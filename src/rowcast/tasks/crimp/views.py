@@ -83,10 +83,8 @@ def _met(
     depths, colours = march(
         np.ascontiguousarray(rays),
         pose,
-        *field.arrays(),
-        settings.truncation,
-        settings.min_depth,
-        settings.max_depth,
+        field.arrays(),
+        np.array((settings.truncation, settings.min_depth, settings.max_depth)),
         _STEPS,
     )
     return depths, colours

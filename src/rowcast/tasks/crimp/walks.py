@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,24 @@ import numpy.typing as npt
 from rowcast.errors import ConfigError
 from rowcast.tasks.crimp.scene import Bounds
 
-__all__ = ["BOUNDS", "INNER_WALLS", "camera_poses", "rooms_mapped", "team_path", "test_poses", "visit_path", "ways"]
+__all__ = [
+    "BOUNDS",
+    "INNER_WALLS",
+    "PLACE",
+    "camera_poses",
+    "rooms_mapped",
+    "team_path",
+    "test_poses",
+    "visit_path",
+    "ways",
+]
 
 Array = npt.NDArray[np.float64]
 
-BOUNDS = Bounds((0.0, 0.0, 0.0), (9.0, 8.0, 2.6))
+#: From the outer walls, the floor and the ceiling to those opposite.
+PLACE = Bounds((0.0, 0.0, 0.0), (9.0, 8.0, 2.6))
+#: What a map covers: as far behind those as measured points and their truncation lie.
+BOUNDS = Bounds((-0.2, -0.2, -0.2), (9.2, 8.2, 2.8))
 #: The middle of the hall.
 CENTRE = np.array([4.5, 4.0])
 #: The cross of walls (x0, y0, x1, y1), from floor to ceiling.
@@ -34,23 +48,26 @@ _SIDES = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 ROOMS = len(_SIDES)
 MOST_ROBOTS = 2 * ROOMS
 
-#: Metres of a frame at full speed, and frames after which about half of it is reached.
+#: Metres of a frame at full speed, and frames after which it has 0.7 of that speed.
 _SPEED = 0.053
-_START = 4.0
-#: Looking around: radians to each side, and radians of that swing for each frame (2.7 degrees a frame at most).
-_SWING = np.radians(45.0)
-_SWING_RATE = 0.06
+_GATHER = 10.0
+#: Looking around: radians to each side, of that swing for each frame (2.7 degrees a frame at most), and where it
+#: begins: from about half of one side to the other. Both sides are seen while the robot is still near the hall, so that
+#: the maps of neighbours meet there.
+_SWING = np.radians(40.0)
+_SWING_RATE = 0.07
+_SWING_BEGIN = 1.1
+#: It is even but for the ends, an arcsine wave, and so is the way of a visitor, which leads out and back.
+_SWING_WAVE = 0.95
+_WAVE = 0.99
 #: Looking down, with a slow nod.
 _PITCH = np.radians(-8.0)
 _NOD = np.radians(2.5)
 _NOD_RATE = 0.09
 #: How far a visitor goes into the room along the middle of its loop.
-_VISIT_DEPTH = 1.8
+_VISIT_DEPTH = 2.0
 #: Radians that it turns for each frame, at most.
 _TURN = np.radians(3.6)
-#: The way of a visitor is walked out and back: an arcsine wave, which is even but for the ends.
-_WAVE = 0.99
-_WAVE_PEAK = np.pi / 2.0 * _WAVE / np.arcsin(_WAVE)  # highest speed over the mean
 #: A test lies so near to a pose of a robot's way: metres in the plane (from, to) and in height, radians of yaw, pitch.
 _TEST_APART = (0.05, 0.2)
 _TEST_HEIGHT = 0.15
@@ -69,11 +86,12 @@ class _Loop:
     height: float
 
 
-#: The direction of the long axis of each loop, and of the first look.
+#: The direction of the long axis of each loop, about which the robots look around.
 _AXIS = np.array([2.1, 1.8]) / np.hypot(2.1, 1.8)
+_START = np.array([0.42, 0.38])
 _LOOPS = (
-    _Loop((0.65, 0.60), 1.15, 0.50, 1.0, 1.3),
-    _Loop((0.65 + 0.3 * _AXIS[0], 0.60 + 0.3 * _AXIS[1]), 1.00, 0.45, -1.0, 1.1),
+    _Loop(tuple(_START), 1.30, 0.50, 1.0, 1.3),
+    _Loop(tuple(_START + 0.3 * _AXIS), 1.12, 0.45, -1.0, 1.1),
 )
 
 
@@ -142,15 +160,12 @@ def team_path(robot: int, workers: int, frames: int) -> Array:
 
 def _team_path(robot: int, frames: int) -> Array:
     loop, room = _LOOPS[robot // ROOMS], robot % ROOMS
-    time = np.arange(frames, dtype=np.float64)
     angles, lengths = _around(loop)
-    # From a stand to full speed within a few frames, as a robot moves off.
-    gone = _SPEED * (np.sqrt(time**2 + _START**2) - _START)
-    angle = np.interp(gone % lengths[-1], lengths, angles)
-    side = _SIDES[room]
-    places = CENTRE + side * _on(loop, angle)
-    # Mirrored as the room is.
-    yaws = _ahead(room) + side[0] * side[1] * loop.turn * _SWING * np.sin(_SWING_RATE * time)
+    # From a stand to full speed within a few frames, as a robot moves off, and so is its turning.
+    time = np.sqrt(np.arange(frames, dtype=np.float64) ** 2 + _GATHER**2) - _GATHER
+    angle = np.interp(_SPEED * time % lengths[-1], lengths, angles)
+    places = CENTRE + _SIDES[room] * _on(loop, angle)
+    yaws = _ahead(room) + loop.turn * _SWING * _even(np.cos(_SWING_BEGIN + _SWING_RATE * time), _SWING_WAVE)
     pitches = _PITCH + _NOD * np.sin(_NOD_RATE * time)
     return camera_poses(np.column_stack([places, np.full(frames, loop.height)]), yaws, pitches)
 
@@ -186,26 +201,35 @@ def visit_path(robot: int, workers: int, frames: int) -> Array:
     room, target = _check(robot, workers), visited_room(robot, workers)
     first = _team_path(robot, 1)[0]
     places, lengths = _visit_way(first[:2, 3], room, target)
-    turn, part = (_ahead(target) - _ahead(room) + np.pi) % (2.0 * np.pi) - np.pi, 0.75
+    began = math.atan2(first[1, 2], first[0, 2])
+    turn, part = (_ahead(target) - began + np.pi) % (2.0 * np.pi) - np.pi, 0.75
     if _opposite(room, target):
         # Over the room between, which the team maps as well, and not over the one that it does not.
-        turn, part = -np.pi, 1.0
-    slowest = max(lengths[-1] / _SPEED, 1.5 * abs(turn) / part / _TURN)
-    wave = np.cos(np.pi * np.arange(frames) / (_WAVE_PEAK * slowest))
-    share = 0.5 - 0.5 * np.arcsin(_WAVE * wave) / np.arcsin(_WAVE)
+        turn, part = -(-turn % (2.0 * np.pi)), 1.0
+    # At the peak of both waves neither speed nor turn is more than it may be.
+    peak = np.pi / 2.0 * _WAVE / np.arcsin(_WAVE)
+    duration = peak * max(lengths[-1] / _SPEED, 1.5 * abs(turn) / part / _TURN)
+    wave = np.cos(np.pi * np.arange(frames) / duration)
+    share = 0.5 - 0.5 * _even(wave, _WAVE)
     place = np.column_stack([np.interp(share * lengths[-1], lengths, places[:, axis]) for axis in range(2)])
-    yaws = _ahead(room) + turn * _smooth(share / part)
+    yaws = began + turn * _smooth(share / part)
     return camera_poses(np.column_stack([place, np.full(frames, first[2, 3])]), yaws, np.full(frames, _PITCH))
 
 
 def _ahead(room: int) -> float:
     """Yaw of the long axis of the loops of a room."""
     side = _SIDES[room]
-    return float(np.arctan2(side[1] * _AXIS[1], side[0] * _AXIS[0]))
+    return math.atan2(side[1] * _AXIS[1], side[0] * _AXIS[0])
 
 
 def _opposite(room: int, target: int) -> bool:
     return bool((_SIDES[room] != _SIDES[target]).all())
+
+
+def _even(wave: Array, part: float) -> Array:
+    """A sine or cosine wave, from -1 to 1, made an arcsine wave: even but for its ends, which ``part`` < 1 rounds."""
+    evened: Array = np.arcsin(part * wave) / np.arcsin(part)
+    return evened
 
 
 def _smooth(share: Array) -> Array:
@@ -217,7 +241,7 @@ def _smooth(share: Array) -> Array:
 
 def _visit_way(start: Array, room: int, target: int) -> tuple[Array, Array]:
     """The curve of a visitor: points [n, 2], and the way to each [n]."""
-    door = CENTRE + _SIDES[target] * np.asarray(_LOOPS[0].start)
+    door = CENTRE + _SIDES[target] * _START
     end = door + _VISIT_DEPTH * _SIDES[target] * _AXIS
     bend = CENTRE if _opposite(room, target) else door
     t = np.linspace(0.0, 1.0, 1025)[:, None]
@@ -266,6 +290,3 @@ def test_poses(robot: int, workers: int, count: int, rng: np.random.Generator, *
     yaw = np.arctan2(near[:, 1, 2], near[:, 0, 2]) + rng.uniform(-_TEST_YAW, _TEST_YAW, size=count)
     pitch = np.arcsin(near[:, 2, 2]) + rng.uniform(-_TEST_PITCH, _TEST_PITCH, size=count)
     return camera_poses(places, yaw, pitch)
-
-
-test_poses.__test__ = False  # type: ignore[attr-defined]

@@ -50,6 +50,7 @@ class CrimpWorker(TaskWorker):
 
     def __init__(self, task: CrimpTask, view: View, index: int, workers: int) -> None:
         model = task.model()
+        assert isinstance(model, ImplicitMap)
         super().__init__(task, model, task.make_optimizer(model), index=index, workers=workers)
         settings: CrimpSettings = task.settings
         self.view, self.taken, self.lost = view, 0, 0
@@ -151,7 +152,7 @@ class CrimpWorker(TaskWorker):
     # ---- measuring ----------------------------------------------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """The metrics of the task as they are now; those that take long are left out of a brief look before their time."""
+        """The metrics of the task as they are now; a brief look leaves out what takes long and is not yet due."""
         poses = np.stack(self._tracker.poses)
         true = self.view.own.poses[: len(poses)]
         values = {"ate": ate(poses, true, align=False), "aligned_ate": ate(poses, true, align=True)}
@@ -178,16 +179,14 @@ class CrimpWorker(TaskWorker):
     # ---- what a report shows ----------------------------------------------------------------------------------------
 
     def exhibits(self) -> list[Exhibit]:
-        """The ways from above with the rows that this robot trained; of the first robot also what it sees on its walk."""
+        """The ways from above with the rows that this robot trained; the first robot adds what it sees on its walk."""
         name = f"robot {self.index}"
         poses = np.stack(self._tracker.poses)
         paths = (
             Path2d(f"{name}, true", self.view.own.poses[: len(poses), :2, 3], true=True),
             Path2d(name, poses[:, :2, 3]),
         )
-        plan = Plan(
-            "map", "Ways and rows from above", "m", paths, self.view.obstacles, self._columns_of_rows()
-        )
+        plan = Plan("map", "Ways and rows from above", "m", paths, self.view.obstacles, self._columns_of_rows())
         return [plan, *(self._pictures() if self.index == 0 else ())]
 
     def _columns_of_rows(self) -> Cells:
