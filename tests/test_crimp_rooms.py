@@ -453,18 +453,19 @@ def test_no_view_for_a_robot_too_many() -> None:
 
 
 def test_others_have_seen_what_is_tested_and_oneself_has_not() -> None:
-    """Of what tests and the end of the visit show, the team has seen nearly all, and the robot itself nothing."""
+    """Tests and visits show what the team has seen, but for gaps; a robot itself has seen none of it in the end."""
 
     def cells(frames: object, which: range) -> npt.NDArray[np.int64]:
         poses, depths = frames.poses, frames.depths  # type: ignore[attr-defined]
         where = [points(poses[i], depths[i])[depths[i] > 0.0] for i in which]
-        return np.unique((np.concatenate(where) / 0.2).astype(np.int64) @ np.array([1, 1000, 1_000_000]))
+        return ((np.concatenate(where) + 1.0) / 0.2).astype(np.int64) @ np.array([1, 1000, 1_000_000])
 
     chosen = RoomSettings(seed=6, tests=20, depth_noise=0.0)
     views = [room_view(chosen, robot, 4) for robot in range(4)]
     mapped = [cells(view.own, range(0, 70, 2)) for view in views]
-    team = np.unique(np.concatenate(mapped))
+    team = np.concatenate(mapped)
     for view, mine in zip(views, mapped, strict=True):
+        for found, least in ((cells(view.tests, range(20)), 0.95), (cells(view.visit, range(60)), 0.85)):
+            assert np.isin(found, team).mean() > least
         for found in (cells(view.tests, range(20)), cells(view.visit, range(45, 60))):
-            assert np.isin(found, team).mean() > 0.9
             assert np.isin(found, mine).mean() < 0.1
