@@ -97,7 +97,7 @@ class ShowingWorker(TaskWorker):
         return told
 
     def exhibits(self) -> Sequence[Exhibit]:
-        assert not self.model.training and not torch.is_grad_enabled()
+        assert isinstance(self.task, Showing) and not self.model.training and not torch.is_grad_enabled()
         weight = self.model.get_parameter("weight").numpy()
         found = np.where(np.abs(weight) < 1e-6, np.nan, weight)  # what nobody has seen
         colours = np.uint8(127 + 120 * np.stack([weight, -weight, 0 * weight], axis=-1).clip(-1, 1))
@@ -105,7 +105,7 @@ class ShowingWorker(TaskWorker):
         true = np.column_stack((4 + 3 * np.cos(where), 3 + 2 * np.sin(where) + self.index))
         rows, columns = np.nonzero(np.arange(HEIGHT)[:, None] % self.workers == self.index + np.zeros(WIDTH, int))
         return (
-            Picture("grid", "The grid", self.truth.numpy(), -1.0, 1.0, "m", reference=True),
+            Picture("grid", "The grid", self.task.truth.numpy(), -1.0, 1.0, "m", reference=True),
             Picture("grid", "The grid", found, -1.0, 1.0, "m"),
             Picture("colours", "Its colours", colours, row=1),
             Plan(

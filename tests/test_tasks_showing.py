@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from live import LiveServer
+from live import LIMIT_S, LiveServer, python
+from rowcast.cli.display import plain, team_table
+from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
-from rowcast.experiment import Comparison, RobotSettings, run_comparison, run_robot
+from rowcast.exhibits import Picture, Plan, load_exhibits
+from rowcast.experiment import Comparison, DemoSettings, RobotSettings, run_comparison, run_demo, run_robot
 from rowcast.experiment.runners.virtual import model_bytes
 from rowcast.experiment.starting import CACHE_VARIABLE
 from rowcast.journal import read_journal
@@ -20,6 +27,7 @@ from rowcast.links import load_trace, named_trace
 from rowcast.rows import Layout
 from rowcast.tasks import TaskWorker, build_task, load_task
 from rowcast.testing import check_task
+from rowcast.training.member import MemberStatus
 from showing_task import HEIGHT, WIDTH
 
 SHOWING = f"{Path(__file__).parent / 'showing_task.py'}:Showing"
@@ -149,3 +157,152 @@ def changed(folder: Path, old: str, new: str) -> str:
     path = folder / "changed.py"
     path.write_text(text.replace(old, new))
     return f"{path}:Showing"
+
+
+# -- exhibits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["bsp", "rog:4", "rowcast", "localsgd:3"])
+def test_at_the_end_a_worker_shows_its_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    """Not what the model holds in the middle of the step in which the time is over."""
+    replicas: dict[str, Any] = {}
+    stop = VirtualWorker.stop
+
+    def watched(worker: VirtualWorker) -> None:
+        replicas[worker.name] = worker.replica.copy().reshape(HEIGHT, WIDTH)
+        stop(worker)
+
+    monkeypatch.setattr(VirtualWorker, "stop", watched)
+    folder = compared(tmp_path, policies=(policy,))
+    local = policy.startswith("localsgd")  # then a replica has own steps of the round that is under way
+    for name, replica in replicas.items():
+        true, found, colours, plan = load_exhibits(folder / f"{name}.exhibits.npz")
+        assert isinstance(true, Picture) and isinstance(found, Picture) and isinstance(plan, Plan)
+        assert true.reference and not found.reference and isinstance(colours, Picture) and colours.row == 1
+        assert np.isfinite(found.pixels).mean() > 0.9 and np.abs(replica).max() > 0.5
+        np.testing.assert_allclose(np.nan_to_num(found.pixels), replica, atol=0.1 if local else 1e-6, rtol=0.0)
+        assert plan.cells is not None and len(plan.cells.corners) == HEIGHT * WIDTH / 2
+    assert set(replicas) == {"robot-0", "robot-1"}
+
+
+def test_the_same_run_shows_the_same(tmp_path: Path) -> None:
+    first, again = (compared(tmp_path / name, hours=10 / 3600) for name in ("first", "again"))
+    for name in ("robot-0.exhibits.npz", "robot-1.exhibits.npz", "robot-0.jsonl", "server.jsonl"):
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_a_robot_shows_what_it_has_at_the_end(tmp_path: Path) -> None:
+    """Beside its journal; what a run before has left there goes where there is nothing to show."""
+    journal, path = tmp_path / "mine.jsonl", tmp_path / "mine.exhibits.npz"
+    silent = changed(tmp_path, "    def exhibits(", "    def not_exhibits(")
+    for task, shows in ((SHOWING, True), (silent, False)):
+        with LiveServer("rowcast", expected_workers=1) as server:
+            run_robot(RobotSettings(server=f"127.0.0.1:{server.port}", task=task, steps=20, journal=journal))
+            shared = server.node.parameters.reshape(HEIGHT, WIDTH)
+        assert path.exists() == shows
+        if shows:
+            found = load_exhibits(path)[1]
+            assert isinstance(found, Picture)
+            np.testing.assert_allclose(np.nan_to_num(found.pixels), shared, atol=2e-6)
+
+
+def test_what_no_report_could_show_is_refused_with_the_name_of_the_task(tmp_path: Path) -> None:
+    task = changed(tmp_path, '"Its colours", colours,', '"Its colours", colours / 2,')
+    with pytest.raises(ConfigError, match=r"task Showing: exhibits: colours: pixels: expected float32 .* got float64"):
+        compared(tmp_path / "out", task=task, hours=5 / 3600)
+
+
+# -- the demo ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.system
+def test_a_demo_tells_and_shows_what_the_task_does(tmp_path: Path) -> None:
+    words = ("--task", SHOWING, "--policies=bsp", "--workers=2", "--seconds=1.5", "--pace=0.1", "--trace=constant:10")
+    more = ("--set", "lr=0.25", "--set", "ratio=0.02")  # the model is small beside what is around it
+    process = python("-m", "rowcast", "demo", *words, *more, "--out", tmp_path)
+    printed, err = process.communicate(timeout=6 * LIMIT_S)
+    assert process.returncode == 0, printed + err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["task_options"] == {"lr": 0.25, "frame_every_s": 0.4}
+    assert summary["settings"]["task_options"] == {"lr": 0.25}
+    found = events(tmp_path / "bsp" / "robot-1.jsonl")
+    assert found[0]["detail"] == "number 1, due at 0.40 s"
+    assert re.search(r"bsp: the task told \d+ x frame; the first: robot-\d at \d s, frame: number 1", printed)
+    pictures = [tmp_path / f"exhibits-{name}.png" for name in ("pictures", "top")]
+    assert f"what the replicas show at the end: {pictures[0]}, {pictures[1]}" in printed
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    shown = load_exhibits(tmp_path / "bsp" / "robot-0.exhibits.npz")
+    assert [item.name for item in shown] == ["grid", "grid", "colours", "top"]
+
+
+@pytest.mark.parametrize(("given", "every_s"), [({}, 0.6), ({"frame_every_s": 0.25}, 0.25)], ids=["pace", "own"])
+def test_a_demo_keeps_pace_with_the_clock_of_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], every_s: float
+) -> None:
+    """Four steps of the pace a frame, unless the user says when."""
+    told: list[tuple[DemoSettings, Any]] = []
+    monkeypatch.setattr(
+        "rowcast.experiment.demo._run_all", lambda settings, out, observer, task, code: told.append((settings, task))
+    )
+    run_demo(DemoSettings(task=SHOWING, task_options={"lr": 0.25, **given}), tmp_path, None)  # type: ignore[arg-type]
+    ((settings, task),) = told
+    assert settings.task_options == {"lr": 0.25, "frame_every_s": every_s}
+    assert (task.settings.lr, task.settings.frame_every_s) == (0.25, every_s)
+    with pytest.raises(ConfigError, match="task Showing: unknown option 'frame_every'; did you mean 'frame_every_s'"):
+        run_demo(DemoSettings(task=SHOWING, task_options={"frame_every": 1.0}), tmp_path, None)  # type: ignore[arg-type]
+
+
+# -- the live display --------------------------------------------------------------------------------------------------
+
+LIVE = {"localisation_error": 0.0291234, "trajectory_error": 0.123456, "share": 1.0, "rate_bps": 27.8e6}
+
+
+def lines_of(streams: bool) -> list[MemberStatus]:
+    fed = {"samples": 1024.0, "queued": 12345.0} if streams else {}
+    return [
+        MemberStatus("robot-10", "waiting", 1000, 10, 12.0, {**LIVE, **fed}),
+        MemberStatus("robot-11", "computing", 0, 0, 0.0, {}),
+    ]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_display_has_a_column_for_each_metric_that_is_shown(streams: bool) -> None:
+    metrics = load_task(SHOWING).shown_metrics()
+    table = team_table("rowcast", lines_of(streams), metrics)
+    cells = {str(column.header).replace("-\n", "").replace("\n", "_"): list(column.cells) for column in table.columns}
+    assert list(map(str, cells["localisation_error"])) == ["0.02912 m", "-"]
+    assert list(map(str, cells["trajectory_error"])) == ["0.1235 m", "-"]
+    assert ("queue" in cells) is ("batch" in cells) is streams
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and "waiting 12 s" in text and "0.02912 m" in text
+    assert ("localisation\n" in str(table.columns[2].header)) is not streams
+
+
+def test_the_plain_line_names_the_metrics_where_there_are_several() -> None:
+    metrics = load_task(SHOWING).shown_metrics()
+    text = plain("rowcast", lines_of(False), metrics)
+    assert "robot-10: step 1000, localisation_error 0.02912 m, trajectory_error 0.1235 m, 27.8 Mbit/s" in text
+    assert "robot-11: step 0, localisation_error -, trajectory_error -, - Mbit/s" in text
+    assert "robot-10: step 1000, 0.02912 m, 27.8 Mbit/s" in plain("rowcast", lines_of(False), metrics[:1])
+
+
+def test_without_a_choice_the_primary_metric_is_shown(tmp_path: Path) -> None:
+    task = changed(tmp_path, '    shown = ("localisation_error", "trajectory_error")\n', "")
+    assert [metric.name for metric in load_task(task).shown_metrics()] == ["localisation_error"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"trajectory_error")', '"trajectory_eror")', "shown: 'trajectory_eror' is none of its metrics; did you mean"),
+        ('("localisation_error", "trajectory_error")', '"ate"', "shown: expected names of metrics, as in"),
+        ('("localisation_error", "trajectory_error")', "(3,)", "shown: 3 is none of its metrics"),
+        ("reference_bytes = 1_000", "reference_bytes = 0", "reference_bytes: expected a whole number above 0, got 0"),
+        ("reference_bytes = 1_000", "reference_bytes = 1e3", "reference_bytes: expected a whole number above 0"),
+    ],
+)
+def test_a_task_that_names_what_it_has_not_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load_task(changed(tmp_path, old, new))

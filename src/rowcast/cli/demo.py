@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,22 +16,36 @@ from rowcast.cli.streams import PlainConsole
 from rowcast.experiment.loading import loading
 from rowcast.experiment.settings import DemoSettings
 
+if TYPE_CHECKING:
+    from rowcast.tasks import TaskOptions
+
 __all__ = ["demo", "run_live"]
 
 
-@options_from(demo=DemoSettings)
+def _task_options(settings: Mapping[str, Any]) -> type:
+    """The options of the task that was named."""
+    with loading():
+        from rowcast.tasks import load_task
+
+    return load_task(settings["demo"].task).options_type()
+
+
+# What both classes have is meant for the demo: it stands last.
+@options_from(task=_task_options, demo=DemoSettings)
 def demo(
     demo: DemoSettings,
+    task: TaskOptions,
     out: Annotated[Path, typer.Option(help="Folder for journals, summary and figures.")] = Path("demo-out"),
 ) -> None:
     """Train with each policy over the same fading links, on loopback, and compare.
 
-    The links are scaled so that sending the whole encoded model at the best rate takes 0.67 of the computing time.
+    The links are scaled so that sending the whole encoded model at the best rate takes 0.67 of the computing time. Data
+    that come by a clock come in step with --pace, unless the options of the task say when (--set, or a table [task]).
     """
     with loading():
         from rowcast.cli.results import finish
         from rowcast.experiment import run_demo
-    run_live(demo, out, run_demo, finish)
+    run_live(replace(demo, task_options=task.given), out, run_demo, finish)
 
 
 def run_live(settings: Any, out: Path, run: Callable[..., Any], finish: Callable[..., None]) -> None:
@@ -50,9 +65,9 @@ def run_live(settings: Any, out: Path, run: Callable[..., Any], finish: Callable
     limit_threads(1)
     console = PlainConsole()
     began = time.monotonic()
-    metric = find_task(settings.task, settings.data).kind.metrics[0]
+    metrics = find_task(settings.task, settings.data).kind.shown_metrics()
     try:
-        with TeamDisplay(console, metric=metric) as display:
+        with TeamDisplay(console, metrics=metrics) as display:
             runs = run(settings, out, DemoDisplay(display))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None

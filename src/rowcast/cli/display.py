@@ -28,6 +28,8 @@ __all__ = ["DemoDisplay", "LiveDisplay", "TeamDisplay", "on_terminal"]
 PLAIN_EVERY_S = 10.0
 #: Characters of a line, and of the name of a worker in it, at most.
 LONGEST, LONGEST_NAME = 20_000, 40
+#: Space within the columns (above, right, below, left): where there is room, where there are more columns, and more yet.
+_PADDINGS = (0, 1, 0, 1), (0, 1, 0, 0), (0, 0, 0, 0)
 #: Figures that every worker reports, whatever it trains.
 _OF_THE_NODE = ("loss", "rate_bps", "share", "staleness", "samples", "queued")
 
@@ -92,16 +94,16 @@ class TeamDisplay(LiveDisplay):
     Args:
         console: where to.
         quiet: show nothing but what is said.
-        metric: of the task, where it is known; else the first figure that a worker reports is shown.
+        metrics: of the task, those that are shown; where none is known, the first figure that a worker reports.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False, metric: Metric | None = None) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False, metrics: Sequence[Metric] = ()) -> None:
         super().__init__(console, quiet=quiet)
-        self._metric = metric
+        self._metrics = metrics
 
     def shows(self, title: str, lines: Sequence[MemberStatus]) -> None:
         """Where everybody is now."""
-        self._update(lambda: team_table(title, lines, self._metric), lambda: plain(title, lines, self._metric))
+        self._update(lambda: team_table(title, lines, self._metrics), lambda: plain(title, lines, self._metrics))
 
 
 class DemoDisplay:
@@ -123,53 +125,75 @@ class DemoDisplay:
         self._display.shows(f"{run}: {left_s:.0f} of {total_s:.0f} s left", lines)
 
 
-def team_table(title: str, lines: Sequence[MemberStatus], metric: Metric | None = None) -> Table:
-    """The table; fits 80 columns."""
-    metric = metric or _reported(lines)
+def team_table(title: str, lines: Sequence[MemberStatus], metrics: Sequence[Metric] = ()) -> Table:
+    """The table; fits 80 columns with two metrics."""
+    metrics = metrics or _reported(lines)
     streams = _streams(lines)
     table = Table(
         title=Text(visible(title), "bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1, 0, 0) if streams else (0, 1),
+        padding=_PADDINGS[min(streams + (len(metrics) > 1), 2)],
     )
     table.add_column("worker", no_wrap=True)
+    headings = [_heading(metric.name, 8 if streams else 12) for metric in metrics] or ["metric"]
     for name in (
-        *("steps", metric.name if metric else "metric", *(["batch", "queue"] if streams else [])),
+        *("steps", *headings, *(["batch", "queue"] if streams else [])),
         *("link\nMbit/s", "rows\nsent", "behind"),
     ):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for line in lines:
-        steps, measured, *others = _texts(line, metric)
+        measured = [text for _, text in _measured(line, metrics)]
         fed = _fed(line) if streams else ()
-        table.add_row(Text(visible(line.name, LONGEST_NAME)), *map(Text, (steps, measured, *fed, *others)))
+        texts = (str(line.iteration), *measured, *fed, *_texts(line))
+        table.add_row(Text(visible(line.name, LONGEST_NAME)), *map(Text, texts))
     if not lines:
         table.add_row("nobody yet")
     return table
 
 
-def plain(title: str, lines: Sequence[MemberStatus], metric: Metric | None = None) -> str:
-    """The same on one line."""
-    metric = metric or _reported(lines)
+def plain(title: str, lines: Sequence[MemberStatus], metrics: Sequence[Metric] = ()) -> str:
+    """The same on one line; where several metrics are shown, with their names."""
+    metrics = metrics or _reported(lines)
     parts = []
     for line in lines:
-        steps, measured, rate, share, behind, state = _texts(line, metric)
+        rate, share, behind, state = _texts(line)
         name = visible(line.name, LONGEST_NAME)
+        found = _measured(line, metrics)
+        measured = found[0][1] if len(found) == 1 else ", ".join(map(" ".join, found))
         fed = "batch {}, queue {}, ".format(*_fed(line)) if _streams([line]) else ""
-        parts.append(f"{name}: step {steps}, {measured}, {fed}{rate} Mbit/s, rows {share}, behind {behind}, {state}")
+        parts.append(
+            f"{name}: step {line.iteration}, {measured}, {fed}{rate} Mbit/s, rows {share}, behind {behind}, {state}"
+        )
     return f"{title} | " + (" | ".join(parts) or "nobody yet")
 
 
-def _reported(lines: Sequence[MemberStatus]) -> Metric | None:
-    """The first figure of a task that somebody reports; its unit is not known here."""
+def _heading(name: str, most: int) -> str:
+    """The name of a metric in a narrow column: a line for each word, and for each part of a long one."""
+    lines: list[str] = []
+    for word in name.split("_"):
+        parts = 1 if len(word) <= most else -(-len(word) // (most - 1))
+        size = -(-len(word) // parts) or 1
+        pieces = [word[start : start + size] for start in range(0, len(word), size)]
+        lines += [*(f"{piece}-" for piece in pieces[:-1]), *pieces[-1:]]
+    return "\n".join(lines)
+
+
+def _reported(lines: Sequence[MemberStatus]) -> tuple[Metric, ...]:
+    """The first figure of a task that somebody reports, if anybody does; its unit is not known here."""
     for line in lines:
         for name in line.metrics:
             if name not in _OF_THE_NODE:
                 with contextlib.suppress(ConfigError):
-                    return Metric(name)
-    return None
+                    return (Metric(name),)
+    return ()
+
+
+def _measured(line: MemberStatus, metrics: Sequence[Metric]) -> list[tuple[str, str]]:
+    """Name and value of each metric, as far as they are known."""
+    return [(metric.name, metric.written(line.metrics.get(metric.name))) for metric in metrics] or [("metric", "-")]
 
 
 def _streams(lines: Sequence[MemberStatus]) -> bool:
@@ -183,7 +207,8 @@ def _fed(line: MemberStatus) -> tuple[str, str]:
     return ("-" if batch is None else f"{batch:.0f}"), ("-" if queue is None else f"{queue:.0f}")
 
 
-def _texts(line: MemberStatus, metric: Metric | None) -> tuple[str, ...]:
+def _texts(line: MemberStatus) -> tuple[str, str, str, str]:
+    """Rate, share of the rows, staleness and state."""
     metrics = line.metrics
 
     def text(name: str, form: str, factor: float = 1.0) -> str:
@@ -191,8 +216,6 @@ def _texts(line: MemberStatus, metric: Metric | None) -> tuple[str, ...]:
 
     state = line.state if line.waited_s < 0.5 else f"{line.state} {line.waited_s:.0f} s"
     return (
-        str(line.iteration),
-        metric.written(metrics.get(metric.name)) if metric else "-",
         text("rate_bps", "{:.3g}", 1e-6),
         text("share", "{:.0f} %", 100.0),
         str(line.staleness),

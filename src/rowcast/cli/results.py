@@ -31,6 +31,7 @@ from rowcast.report import (
     summarise,
     terminal_table,
 )
+from rowcast.report.exhibits_sections import draw_exhibits
 from rowcast.report.told_sections import told_line
 from rowcast.version import __version__
 
@@ -56,7 +57,11 @@ def finish(settings: DemoSettings, runs: list[PolicyRun], out: Path, console: Co
     console.print(terminal_table([summarise(run) for run in read.values()], metrics))
     without = [f"{metric.name}: no policy has measurements that all robots share; no figure" for metric in undrawn]
     told = filter(None, map(told_line, read.values()))
-    for line in [*_sentences(runs, summary), *_at_equal_steps(read), *told, *without]:
+    notes: list[str] = []
+    shown = draw_exhibits(read, out, notes)
+    drawn = [f"what the replicas show at the end: {', '.join(map(str, shown))}"] if shown else []
+    left_out = [f"left out of the figures: {note}" for note in notes]
+    for line in [*_sentences(runs, summary), *_at_equal_steps(read), *told, *drawn, *left_out, *without]:
         console.print(Text(line), soft_wrap=True)
 
 
@@ -115,6 +120,7 @@ def summary_of(settings: DemoSettings, runs: Sequence[PolicyRun], read: Mapping[
     return {
         "seed": settings.seed,
         "settings": dataclasses.asdict(settings),
+        "task_options": dict(runs[0].task_options),
         "model_bytes": runs[0].model_bytes,
         "best_bps": runs[0].best_bps,
         "equal_steps": primary[0] if primary is not None else None,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ class PolicyRun:
 
     Attributes:
         policy: its text.
+        task_options: what of the task differed from its own settings, by name; what follows from the pace included.
         journals: of the workers, by index; ``server_journal``: of the server.
         audit: the proof that nothing was lost.
         metrics: of the task, the primary one first.
@@ -51,6 +53,7 @@ class PolicyRun:
     """
 
     policy: str
+    task_options: Mapping[str, Any]
     journals: tuple[Path, ...]
     server_journal: Path
     audit: AuditReport
@@ -89,10 +92,11 @@ def run_demo(settings: DemoSettings, out: Path, observer: DemoObserver) -> list[
     for way in (0, 1):
         shaped_trace(ShapeSettings(settings.trace, 1e6, settings.seed), 0, way)
     found = find_task(settings.task, settings.data)
-    options = found.kind.limit_tests({}, settings.test_items)
-    task = found.kind.build(options, data_dir=settings.data, seed=settings.seed)
+    options = found.kind.at_pace(settings.task_options, settings.pace_s)
+    limited = found.kind.limit_tests(options, settings.test_items)
+    task = found.kind.build(limited, data_dir=settings.data, seed=settings.seed)
     with demo_folder(out):
-        return _run_all(replace(settings, task=found.name), out, observer, task, found.code)
+        return _run_all(replace(settings, task=found.name, task_options=options), out, observer, task, found.code)
 
 
 def _run_all(settings: DemoSettings, out: Path, observer: DemoObserver, task: Task, code: str) -> list[PolicyRun]:
@@ -120,6 +124,7 @@ async def _run_policy(job: _Job, text: str, state: Path, group: ProcessGroup, ob
     busy_s = np.concatenate([worker.busy_s for worker in workers])
     return PolicyRun(
         policy=text,
+        task_options=settings.task_options,
         journals=tuple(map(run.journal, names)),
         server_journal=run.folder / SERVER_JOURNAL,
         audit=prove(ServerAudit.of(node, job.layout, job.initial), workers),
@@ -154,6 +159,7 @@ def _robot(job: _Job, state: Path, index: int) -> RobotSettings:
         eval_every=settings.eval_every,
         test_items=settings.test_items,
         pace_s=settings.pace_s,
+        task_options=settings.task_options,
         shape=ShapeSettings(settings.trace, job.best_bps, settings.seed),
         link_settings=settings.link,
     )

@@ -21,7 +21,7 @@ from rowcast.experiment.gradients import Computed, computing, source_of, streami
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
-from rowcast.experiment.telling import tell_events
+from rowcast.experiment.telling import save_shown, tell_events
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
 from rowcast.optim import Optimizer
@@ -145,6 +145,8 @@ def run_robot(
         audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, pace_s=settings.pace_s)
         if settings.audit is not None:
             audit.save(settings.audit)
+        if settings.journal is not None:
+            save_shown(robot, settings.journal)
         return audit
 
 
@@ -177,7 +179,7 @@ def _train(
             started = time.monotonic()
             if settings.eval_every and team.iteration % settings.eval_every == 0:
                 with optimizer.evaluating():
-                    measured = robot.evaluate()
+                    measured = robot.evaluate(brief=True)
                 optimizer.report(**measured)
                 values.update(measured)
             try:

@@ -191,6 +191,9 @@ class DemoSettings(Checked):
         low=1,
         high=10_000_000,
     )
+    task_options: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"doc": "What differs from the task's own settings, by name.", "table": "task"}
+    )
     link: LinkSettings = from_table(
         "link",
         lambda: LinkSettings(frame_min_bytes=512, window_min_bytes=2048),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rowcast.errors import ConfigError
+from rowcast.exhibits import EXHIBITS, save_exhibits
 from rowcast.optim import Optimizer
 from rowcast.tasks import TaskWorker
 
-__all__ = ["tell_events"]
+__all__ = ["save_shown", "tell_events"]
 
 
 def tell_events(robot: TaskWorker, optimizer: Optimizer) -> None:
@@ -22,3 +25,19 @@ def tell_events(robot: TaskWorker, optimizer: Optimizer) -> None:
                 f"[('lost', 'frame 12')], got {event!r}"
             )
         optimizer.note(*event)
+
+
+def save_shown(robot: TaskWorker, journal: Path) -> None:
+    """Write what the worker shows of its replica beside its journal; without exhibits there is no such file.
+
+    Raises:
+        ConfigError: a report could not show it, or the file cannot be written.
+    """
+    path, items = journal.with_name(journal.stem + EXHIBITS), robot.shown()
+    if items:
+        save_exhibits(path, items)
+        return
+    try:
+        path.unlink(missing_ok=True)  # of a run before
+    except OSError as error:
+        raise ConfigError(f"exhibits {path}: cannot be deleted: {error.strerror}") from error

@@ -24,6 +24,7 @@ from rowcast.report.comparison import (
 )
 from rowcast.report.curve_figure import CurvePanel, draw_curves
 from rowcast.report.curves import ALONG, Along
+from rowcast.report.exhibits_sections import exhibit_parts
 from rowcast.report.measures import is_share, step_count, words_of
 from rowcast.report.moments import MOST_LANES, first_seed_timeline, micro_table
 from rowcast.report.panel_figures import draw_micro, draw_sensitivity
@@ -124,6 +125,7 @@ def _of_conditions(
         partial(draw_bars, energy, JOULES),
     )
     yield from told_part(groups, suffix, conditions, notes)
+    yield from exhibit_parts(groups, suffix, conditions, notes)
     yield _timeline(groups, suffix)
     yield from _micro(groups, suffix)
 

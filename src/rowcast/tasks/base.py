@@ -230,6 +230,12 @@ class Task(ABC):
         return name
 
     @classmethod
+    def shown_metrics(cls) -> tuple[Metric, ...]:
+        """The metrics that :attr:`shown` names, or the primary one."""
+        by_name = {metric.name: metric for metric in cls.metrics}
+        return tuple(by_name[name] for name in cls.shown) or cls.metrics[:1]
+
+    @classmethod
     def options_type(cls) -> type[TaskOptions]:
         """The options as a settings class: the fields of :attr:`Settings` but folder and seed; ``None``: not given."""
         return options_of(cls.Settings, f"{cls.__name__}Options", without=_OWN_OPTION)

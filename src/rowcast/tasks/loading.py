@@ -30,7 +30,15 @@ def _checked(name: str, value: object) -> type[Task]:
     if inspect.isabstract(value):
         missing = ", ".join(sorted(value.__abstractmethods__))
         raise ConfigError(f"task {name}: {value.__name__} does not define {missing}")
-    check_metrics(value.metrics, f"task {name}")
+    names = [metric.name for metric in check_metrics(value.metrics, f"task {name}")]
+    if not isinstance(value.shown, tuple | list):
+        raise ConfigError(f"task {name}: shown: expected names of metrics, as in ('{names[0]}',), got {value.shown!r}")
+    for shown in value.shown:
+        if shown not in names:
+            raise ConfigError(f"task {name}: shown: {shown!r} is none of its metrics; {near_match(str(shown), names)}")
+    size = value.reference_bytes
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigError(f"task {name}: reference_bytes: expected a whole number above 0, got {size!r}")
     settings = value.Settings
     frozen = isinstance(settings, type) and "__dataclass_params__" in vars(settings)
     if not frozen or not issubclass(settings, TaskSettings):

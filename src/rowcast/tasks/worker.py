@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rowcast.errors import ConfigError, SourceEnded, near_match
-from rowcast.exhibits import Exhibit
+from rowcast.exhibits import Exhibit, check_exhibits
 from rowcast.optim import Optimizer
 from rowcast.optim.team import TeamLike
 
@@ -101,6 +101,15 @@ class TaskWorker:
     def exhibits(self) -> Sequence[Exhibit]:
         """What a report shows of this worker's replica at the end of its run, in evaluation mode; here, nothing."""
         return ()
+
+    def shown(self) -> tuple[Exhibit, ...]:
+        """What :meth:`exhibits` gives, with the model in evaluation mode, and without gradients.
+
+        Raises:
+            ConfigError: a report could not show it.
+        """
+        with _evaluating(self.model), torch.no_grad():
+            return check_exhibits(self.exhibits(), f"task {type(self.task).__name__}: exhibits")
 
     def warm_up(self) -> None:
         """Let what is slow the first time be slow before a clock runs; nothing of the worker is changed."""

@@ -92,8 +92,9 @@ def _check_evaluation(task: Any, workers: int, steps: int) -> None:
         assert math.isfinite(value), f"evaluate: {name}: expected a finite number, got {value}"
     assert worker.evaluate() == values, "evaluate: two calls measured one model differently"
     worker.warm_up()
+    worker.shown()  # says itself what no report could show
     after = _state(worker.model)
-    assert all(_same(after[key], before[key]) for key in before), "evaluate or warm_up changed the model"
+    assert all(_same(after[key], before[key]) for key in before), "evaluate, warm_up or exhibits changed the model"
     assert worker.model.training == mode, "evaluate: expected the mode of the model to stay as it was"
     primary = task.metrics[0]
     # A worker that was warmed up goes on as one that was not.

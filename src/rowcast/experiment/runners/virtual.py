@@ -20,7 +20,7 @@ from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
 from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
-from rowcast.experiment.telling import tell_events
+from rowcast.experiment.telling import save_shown, tell_events
 from rowcast.journal import open_journal
 from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
 from rowcast.links.channel import CHANNELS
@@ -52,7 +52,8 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing]
     Args:
         cell: what to run.
         folder: receives the journals of the server and of each robot (times in seconds from the start of the team),
-            the traces that were in force, and ``links.json``, which says whose they are.
+            what the robots show of their replicas at the end, the traces that were in force, and ``links.json``, which
+            says whose they are.
         progress: told how many virtual seconds are done; before, how far the starting model is.
 
     PyTorch computes with one thread meanwhile, wherever this runs: a sum of two threads is not that of one.
@@ -129,7 +130,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
             fed = None if feeder is None else feeder.stream(worker, index)
             thinned = None if thinning is None else thinning.worker(robot, worker)
             workers.append(worker)
-            worker.train(functools.partial(_train, robot, worker, cell.eval_every_s, fed, thinned))
+            worker.train(functools.partial(_train, robot, worker, folder, cell.eval_every_s, fed, thinned))
         simulation.run(cell.seconds, progress=progress)
         for worker in workers:
             worker.stop()
@@ -179,6 +180,7 @@ def model_bytes(layout: Layout) -> int:
 def _train(
     robot: TaskWorker,
     worker: VirtualWorker,
+    folder: Path,
     eval_every_s: float,
     fed: FedWorker | None,
     thinned: ThinningWorker | None,
@@ -192,6 +194,8 @@ def _train(
     with contextlib.suppress(TimeOver):
         _steps(robot, worker, optimizer, eval_every_s, fed, thinned)
     tell_events(robot, optimizer)
+    with optimizer.evaluating():
+        save_shown(robot, folder / f"{worker.name}.jsonl")
 
 
 def _steps(
@@ -226,7 +230,7 @@ def _steps(
 def _look(robot: TaskWorker, optimizer: Optimizer) -> None:
     """Measure the replica; it takes no time."""
     with optimizer.evaluating():
-        values = robot.evaluate()
+        values = robot.evaluate(brief=True)
     optimizer.report(**values)
 
 

@@ -57,7 +57,7 @@ def train_decoder() -> dict[str, Tensor]:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     settings, room = RoomSettings(rays=1024, newest_share=0.0), Room(_ROOM)
-    field = ImplicitMap(room.bounds, settings.voxel)
+    field = ImplicitMap(room.bounds, settings.voxel, settings.truncation)
     camera = Intrinsics(_FOCAL, _FOCAL, (_WIDTH - 1) / 2, (_HEIGHT - 1) / 2)
     poses = free_poses(room, _FRAMES, rng)
     looks = [room.look(pose, camera, _HEIGHT, _WIDTH) for pose in poses]

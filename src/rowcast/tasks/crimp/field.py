@@ -29,16 +29,20 @@ __all__ = ["BLOCK", "FEATURES", "HIDDEN", "ImplicitMap"]
 
 #: Vertices of a block along each axis; features of a vertex; hidden units of the decoder.
 BLOCK, FEATURES, HIDDEN = 4, 8, 32
+#: Voxels by which a length may be over a whole number of them.
+_ROUNDING = 1e-6
 
 
 class ImplicitMap(nn.Module):
     """A map of a box in space.
 
     Args:
-        bounds: of the box.
+        bounds: of the surfaces.
         voxel: distance of two vertices, metres.
+        margin: how far the map goes beyond the bounds at least, metres: a surface at the border has a far side.
 
     Attributes:
+        low, high: corners of the box that the vertices span, float64 [3]; the bounds are in its middle.
         grid: float32 [blocks, 64 * features], what is trained.
         decoder: features to signed distance and colour.
 
@@ -46,11 +50,11 @@ class ImplicitMap(nn.Module):
         ConfigError: more blocks than a model may have rows.
     """
 
-    def __init__(self, bounds: Bounds, voxel: float) -> None:
+    def __init__(self, bounds: Bounds, voxel: float, margin: float) -> None:
         super().__init__()
-        self.bounds, self.voxel = bounds, voxel
-        extent = np.array(bounds.high) - np.array(bounds.low)
-        self.blocks = tuple(int(-(-(np.ceil(side / voxel) + 1) // BLOCK)) for side in extent.tolist())
+        self.voxel = voxel
+        extent = np.array(bounds.high) - np.array(bounds.low) + 2 * margin
+        self.blocks = tuple(int(-(-(np.ceil(side / voxel - _ROUNDING) + 1) // BLOCK)) for side in extent.tolist())
         count = self.blocks[0] * self.blocks[1] * self.blocks[2]
         if count > MOST_ROWS:
             raise ConfigError(
@@ -58,14 +62,16 @@ class ImplicitMap(nn.Module):
                 f"{extent[2]:.3g} m, and a model may have {MOST_ROWS} rows; expected a larger voxel"
             )
         self.sizes = tuple(BLOCK * each for each in self.blocks)
+        middle, half = (np.array(bounds.high) + np.array(bounds.low)) / 2, (np.array(self.sizes) - 1) * voxel / 2
+        self.low, self.high = middle - half, middle + half
         self.grid = nn.Parameter(torch.zeros(count, BLOCK**3 * FEATURES))
         self.decoder = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 4))
         self._order = _order(self.blocks)
-        self._box = np.array([*bounds.low, *bounds.high, voxel])
+        self._box = np.array([*self.low, *self.high, voxel])
         corners = [(a * self.sizes[1] + b) * self.sizes[2] + c for a, b, c in itertools.product((0, 1), repeat=3)]
         self.register_buffer("_corners", torch.tensor(corners), persistent=False)
         self.register_buffer("_places", torch.from_numpy(self._order.astype(np.int64)), persistent=False)
-        self.register_buffer("_low", torch.tensor(bounds.low, dtype=torch.float32), persistent=False)
+        self.register_buffer("_low", torch.tensor(self.low, dtype=torch.float32), persistent=False)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Signed distance and colour at points.
@@ -100,7 +106,7 @@ class ImplicitMap(nn.Module):
 
     def inside(self, points: Tensor) -> Tensor:
         """Whether points [n, 3] are in the box."""
-        low, high = torch.tensor(self.bounds.low), torch.tensor(self.bounds.high)
+        low, high = (torch.tensor(each, dtype=torch.float32) for each in (self.low, self.high))
         return ((points >= low) & (points <= high)).all(dim=1)
 
     def arrays(self) -> Any:
@@ -125,7 +131,7 @@ class ImplicitMap(nn.Module):
     def block_corners(self) -> npt.NDArray[np.float64]:
         """The lowest corner of each block, float64 [blocks, 3], metres, in the order of the rows."""
         places = np.stack(np.meshgrid(*map(np.arange, self.blocks), indexing="ij"), axis=-1).reshape(-1, 3)
-        found: npt.NDArray[np.float64] = np.array(self.bounds.low) + places * (BLOCK * self.voxel)
+        found: npt.NDArray[np.float64] = self.low + places * (BLOCK * self.voxel)
         return found
 
 

@@ -129,8 +129,9 @@ def map_loss(field: ImplicitMap, batch: MapBatch, colour_weight: float) -> Tenso
     lit = inside[:, 0] & (batch.colours[:, 0] >= 0)
     differences = (colours.view(rays, each, 3)[:, 0] - batch.colours).square().mean(dim=1) * lit
     near, free = errors[:, : batch.near], errors[:, batch.near :]
-    loss: Tensor = near.sum() / inside[:, : batch.near].sum().clamp_min(1)
-    if free.shape[1]:
-        loss = loss + free.sum() / inside[:, batch.near :].sum().clamp_min(1)
-    loss = loss + colour_weight * differences.sum() / lit.sum().clamp_min(1)
-    return loss
+    parts = [
+        near.sum() / inside[:, : batch.near].sum().clamp_min(1),
+        free.sum() / inside[:, batch.near :].sum().clamp_min(1),
+        colour_weight * differences.sum() / lit.sum().clamp_min(1),
+    ]
+    return torch.stack(parts).sum()

@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from rowcast.errors import ConfigError, DataError
 from rowcast.tasks.base import Task
-from rowcast.tasks.crimp.checks import check_depth_scale, check_first_depth, check_motion, dark_frames
+from rowcast.tasks.crimp.checks import check_depth_scale, check_first_depth, check_motion
 from rowcast.tasks.crimp.frames import Frames
 from rowcast.tasks.crimp.readers import Camera, find_sequences
 from rowcast.tasks.crimp.scene import Bounds, View
 from rowcast.tasks.crimp.settings import RecordedSettings
 from rowcast.tasks.crimp.tracks import PixelCache, Track
 
-__all__ = ["dark_frames", "recorded_bounds", "recorded_view"]
+__all__ = ["recorded_bounds", "recorded_view"]
 
 #: A box is that of so many frames, spread over all, and of so many pixels of each, at most.
 _BOUNDS_FRAMES, _BOUNDS_PIXELS = 128, 4096
@@ -70,8 +70,9 @@ def recorded_view(settings: RecordedSettings, index: int, workers: int) -> View:
     - ``own``: the part, without what is held out.
     - ``visit``: all frames of the part of the next robot, in order; its owner mapped them, but for the held-out ones.
     - ``tests``: the held-out frames of all other robots' parts; with ``held_out=0`` all frames of those, which their
-      owners mapped. A single robot has no others: it is tested on, and walks in, its own part. Frames without any
-      depth between ``min_depth`` and ``max_depth`` are no tests.
+      owners mapped. Of more than ``settings.tests`` these are so many, evenly spread. A single robot has no others: it
+      is tested on, and walks in, its own part. Frames without any depth between ``min_depth`` and ``max_depth`` are no
+      tests.
 
     The same settings give the same view in every process. Decoded frames are kept in the process (512 MB at most), so
     that the robots of one process decode each once; a folder that changes meanwhile is not looked at again.
@@ -122,8 +123,7 @@ def _tracks(source: _Source) -> tuple[Track, ...]:
                 f"{track.name}: {track.size}, {track.intrinsics}; expected what {tracks[0].name} has, "
                 f"{tracks[0].size}, {tracks[0].intrinsics}: the sequences of a folder are of one camera"
             )
-        if len(track):
-            check_depth_scale(track.frames(_spread(len(track), _SCALE_FRAMES)), recording.units_per_metre)
+        check_depth_scale(track.frames(_spread(len(track), _SCALE_FRAMES)), recording.units_per_metre)
     return tracks
 
 
@@ -165,7 +165,7 @@ def _bounds(source: _Source, min_depth: float, max_depth: float) -> Bounds:
         for depth, pose in zip(depths, frames.poses, strict=True):
             measured = (depth > min_depth) & (depth < max_depth)
             points.append((rays[measured] * depth[measured][:, None]) @ pose[:3, :3].T + pose[:3, 3])
-    every = np.concatenate(points) if points else np.zeros((0, 3))
+    every = np.concatenate(points)
     if not len(every):
         raise DataError(
             f"{tracks[0].name}: no depth from {min_depth:g} to {max_depth:g} m in any of {len(chosen)} frames; "
@@ -191,16 +191,20 @@ def _held_out(part: _Part, every: int) -> npt.NDArray[np.bool_]:
 
 
 def _tests(parts: list[_Part], settings: RecordedSettings) -> Frames:
+    """Frames of these parts that nobody maps (any, where none is held out), evenly spread over them."""
+    every = settings.held_out
+    places = [np.flatnonzero(_held_out(part, every)) if every else np.arange(len(part)) for part in parts]
+    ends = np.cumsum([0] + [len(each) for each in places])
+    chosen = _spread(int(ends[-1]), settings.tests)
     found: list[Frames] = []
-    for part in parts:
-        places = np.flatnonzero(_held_out(part, settings.held_out)) if settings.held_out else np.arange(len(part))
-        frames = part.frames(places)
+    for part, among, (start, end) in zip(parts, places, itertools.pairwise(ends.tolist()), strict=True):
+        frames = part.frames(among[chosen[(chosen >= start) & (chosen < end)] - start])
         seen = (frames.depths > settings.min_depth) & (frames.depths < settings.max_depth)
         found.append(frames.take(seen.any(axis=(1, 2))))
     if not any(map(len, found)):
         raise ConfigError(
-            f"held_out: of parts of {min(map(len, parts))} frames none with depth is held out by {settings.held_out}; "
-            "expected a smaller number, or 0 to test with frames that were mapped"
+            f"held_out: of parts of {min(map(len, parts))} frames none with depth is held out by {every}; expected a "
+            "smaller number, or 0 to test with frames that were mapped"
         )
     return dataclasses.replace(
         found[0],
@@ -214,4 +218,4 @@ def _tests(parts: list[_Part], settings: RecordedSettings) -> Frames:
 
 def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
     """Places from 0 to before ``count``, at most so many, evenly spread and the first among them."""
-    return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).astype(np.int64))
+    return np.linspace(0, max(count - 1, 0), min(count, most)).astype(np.int64)

@@ -26,7 +26,7 @@ class CrimpSettings(TaskSettings):
     max_depth: float = setting(10.0, "Pixels that are farther away are not used.", unit="m", low=0.1, high=1000.0)
     min_depth: float = setting(0.1, "Pixels that are nearer are not used.", unit="m", low=0.0, high=100.0)
 
-    rays: int = setting(256, "Rays of a mapping step.", low=2, high=1_000_000)
+    rays: int = setting(512, "Rays of a mapping step.", low=2, high=1_000_000)
     newest_share: float = setting(
         0.5, "Share of those rays that are of the newest frame; the others are of all earlier ones.", low=0.0, high=1.0
     )
@@ -34,6 +34,13 @@ class CrimpSettings(TaskSettings):
     free_points: int = setting(3, "Points of a ray between the camera and the truncation.", low=0, high=1000)
     colour_weight: float = setting(5.0, "Weight of the colour in the loss.", low=0.0, high=1e6)
     lr: float = setting(0.01, "Learning rate of the grid (lazy Adam).", low=0.0, high=10.0)
+    momentum: float = setting(
+        0.0,
+        "Decay of the mean of the gradient in lazy Adam (its first beta). Delay acts as momentum already: with 0.9 a "
+        "team whose updates come eight steps late maps with several times the error.",
+        low=0.0,
+        high=0.999,
+    )
     weight: float = setting(
         1.0,
         "Averaging weight of each step. Most rows are seen by one robot: 1 sums what the robots contribute, where the "
@@ -42,8 +49,8 @@ class CrimpSettings(TaskSettings):
         high=1000.0,
     )
 
-    track_pixels: int = setting(500, "Pixels of a frame that is tracked.", low=6, high=1_000_000)
-    track_iterations: int = setting(10, "Gauss-Newton iterations of a frame, at most.", low=1, high=1000)
+    track_pixels: int = setting(1000, "Pixels of a frame that is tracked.", low=6, high=1_000_000)
+    track_iterations: int = setting(20, "Gauss-Newton iterations of a frame, at most.", low=1, high=1000)
     distance_sigma: float = setting(0.02, "Standard deviation of a signed distance.", unit="m", low=1e-6, high=10.0)
     grey_sigma: float = setting(0.06, "Standard deviation of a grey value from 0 to 1.", low=1e-6, high=10.0)
     prior_m: float = setting(
@@ -98,7 +105,7 @@ class RoomSettings(CrimpSettings):
     height: int = setting(48, "Height of an image.", unit="pixels", low=8, high=4096)
     focal: float = setting(40.0, "Focal length.", unit="pixels", low=1.0, high=1e5)
     depth_noise: float = setting(
-        0.005, "Standard deviation of a measured depth at one metre; it grows with the square.", unit="m", low=0.0
+        0.002, "Standard deviation of a measured depth at one metre; it grows with the square.", unit="m", low=0.0
     )
     colour_noise: float = setting(0.02, "Standard deviation of a colour from 0 to 1.", low=0.0, high=1.0)
     invalid_share: float = setting(0.03, "Share of the pixels without a depth.", low=0.0, high=1.0)

@@ -39,7 +39,10 @@ def shrunk_colour(colour: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.
     """The average of each block of factor x factor pixels, rounded: uint8 [height, width, 3] smaller by the factor."""
     if factor == 1:
         return colour
-    sums = _cut(colour, factor).astype(np.uint32).sum(axis=(1, 3), dtype=np.uint32)
+    blocks = _cut(colour, factor)
+    rows, columns = blocks.shape[0], blocks.shape[2]
+    of_rows = blocks.reshape(rows, factor, columns * factor * 3).sum(axis=1, dtype=np.uint32)
+    sums = of_rows.reshape(rows, columns, factor, 3).sum(axis=2)
     average: npt.NDArray[np.uint8] = ((sums + factor * factor // 2) // (factor * factor)).astype(np.uint8)
     return average
 

@@ -73,13 +73,14 @@ class CrimpTask(Task):
 
     def make_model(self) -> ImplicitMap:
         """An empty map: nothing but free space."""
-        field = ImplicitMap(self.bounds(), self.settings.voxel)
+        field = ImplicitMap(self.bounds(), self.settings.voxel, self.settings.truncation)
         field.decoder.load_state_dict(load_decoder())
         field.decoder.requires_grad_(False)
         return field
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return LazyAdam([each for each in model.parameters() if each.requires_grad], lr=self.settings.lr)
+        trained = [each for each in model.parameters() if each.requires_grad]
+        return LazyAdam(trained, lr=self.settings.lr, betas=(self.settings.momentum, 0.99))
 
     def worker(self, index: int, workers: int) -> CrimpWorker:
         self.check_index(index, workers)
@@ -101,8 +102,7 @@ class CrimpTask(Task):
     def describe_start(self) -> str:
         field = self.model()
         assert isinstance(field, ImplicitMap)
-        sides = [high - low for low, high in zip(field.bounds.low, field.bounds.high, strict=True)]
-        place = " x ".join(f"{side:.3g}" for side in sides)
+        place = " x ".join(f"{side:.3g}" for side in (field.high - field.low).tolist())
         return f"an empty map of {place} m, {len(field.grid)} rows of {field.grid.shape[1]} numbers"
 
     @classmethod

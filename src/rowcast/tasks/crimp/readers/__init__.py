@@ -18,11 +18,15 @@ from pathlib import Path
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.tasks.crimp.readers.base import Camera, Layout, Recording
 from rowcast.tasks.crimp.readers.npz import NPZ
+from rowcast.tasks.crimp.readers.replica import REPLICA
+from rowcast.tasks.crimp.readers.scannet import SCANNET
+from rowcast.tasks.crimp.readers.seven_scenes import SEVEN_SCENES
+from rowcast.tasks.crimp.readers.tum import TUM
 
 __all__ = ["LAYOUTS", "Camera", "Layout", "Recording", "find_sequences"]
 
 #: Layouts by name.
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (NPZ,)}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (NPZ, SEVEN_SCENES, TUM, SCANNET, REPLICA)}
 
 
 def find_sequences(
@@ -46,7 +50,9 @@ def find_sequences(
     path = Path(folder)
     if not path.exists():
         raise DataError(f"{path}: no such folder; expected one that holds {_wanted(layout)}")
-    several = sorted(each for each in path.glob("seq-*") if each.is_dir()) if path.is_dir() else []
+    several = sorted(
+        (each for each in path.glob("seq-*") if each.is_dir()), key=lambda each: (len(each.name), each.name)
+    )
     kind = _layout_of(path, several, layout)
     here = several if several and not kind.is_here(path) else [path]
     return [kind.open(each, camera or Camera()) for each in here]
@@ -59,10 +65,9 @@ def _layout_of(path: Path, several: list[Path], layout: str | None) -> Layout:
     if not found:
         inside = sorted(each.name for each in path.iterdir()) if path.is_dir() else [path.name]
         shown = ", ".join(inside[:6]) + (f" and {len(inside) - 6} more" if len(inside) > 6 else "") or "nothing"
-        raise DataError(
-            f"{path}: expected {_wanted(layout)}, there or in each sub-folder seq-*; found {shown}; name the folder "
-            "of the sequence itself"
-        )
+        others = [kind.name for kind in LAYOUTS.values() if any(map(kind.is_here, [path, *several]))]
+        hint = f"set the layout to {' or '.join(others)}" if others else "name the folder of the sequence itself"
+        raise DataError(f"{path}: expected {_wanted(layout)}, there or in each sub-folder seq-*; found {shown}; {hint}")
     if len(found) > 1:
         raise DataError(
             f"{path}: holds sequences of several layouts, {', '.join(kind.name for kind in found)}; say which is meant "

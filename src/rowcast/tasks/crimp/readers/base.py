@@ -16,6 +16,7 @@ from rowcast.tasks.crimp.frames import Intrinsics
 
 __all__ = [
     "FRAMES_A_SECOND",
+    "OVERRIDE",
     "Camera",
     "Colour",
     "Depth",
@@ -37,6 +38,7 @@ FRAMES_A_SECOND = 30.0
 _SATURATED = 65_535
 #: A principal point is looked for in this share of the width and of the height: it is near the centre of an image.
 _NEAR_CENTRE = (0.3, 0.7)
+#: What to do about intrinsics, at the end of a message.
 OVERRIDE = "or give the setting intrinsics = [fx, fy, cx, cy] for images as they are in the files"
 
 
