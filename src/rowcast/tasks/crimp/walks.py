@@ -51,11 +51,11 @@ MOST_ROBOTS = 2 * ROOMS
 #: Metres of a frame at full speed, and frames after which it has 0.7 of that speed.
 _SPEED = 0.053
 _GATHER = 10.0
-#: Looking around: radians to each side, of that swing for each frame (2.7 degrees a frame at most), and where it
+#: Looking around: radians to each side, of that swing for each frame (2.4 degrees a frame at most), and where it
 #: begins: from about half of one side to the other. Both sides are seen while the robot is still near the hall, so that
 #: the maps of neighbours meet there.
-_SWING = np.radians(40.0)
-_SWING_RATE = 0.07
+_SWING = np.radians(48.0)
+_SWING_RATE = 0.064
 _SWING_BEGIN = 1.1
 #: It is even but for the ends, an arcsine wave, and so is the way of a visitor, which leads out and back.
 _SWING_WAVE = 0.95
