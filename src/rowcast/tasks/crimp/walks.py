@@ -19,7 +19,6 @@ from rowcast.errors import ConfigError
 from rowcast.tasks.crimp.scene import Bounds
 
 __all__ = [
-    "BOUNDS",
     "INNER_WALLS",
     "PLACE",
     "camera_poses",
@@ -34,8 +33,6 @@ Array = npt.NDArray[np.float64]
 
 #: From the outer walls, the floor and the ceiling to those opposite.
 PLACE = Bounds((0.0, 0.0, 0.0), (9.0, 8.0, 2.6))
-#: What a map covers: as far behind those as measured points and their truncation lie.
-BOUNDS = Bounds((-0.2, -0.2, -0.2), (9.2, 8.2, 2.8))
 #: The middle of the hall.
 CENTRE = np.array([4.5, 4.0])
 #: The cross of walls (x0, y0, x1, y1), from floor to ceiling.
