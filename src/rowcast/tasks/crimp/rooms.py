@@ -15,7 +15,7 @@ from rowcast.tasks.crimp.frames import Frames, Intrinsics
 from rowcast.tasks.crimp.raycast import cast
 from rowcast.tasks.crimp.scene import View
 from rowcast.tasks.crimp.settings import RoomSettings
-from rowcast.tasks.crimp.walks import BOUNDS, INNER_WALLS, PLACE, camera_poses, team_path, test_poses, visit_path, ways
+from rowcast.tasks.crimp.walks import INNER_WALLS, PLACE, camera_poses, team_path, test_poses, visit_path, ways
 
 __all__ = ["Room", "free_poses", "room_view", "team_path", "test_poses", "visit_path"]
 
@@ -37,12 +37,12 @@ class Room:
     """A place, from a seed.
 
     Attributes:
-        bounds: what a map of it covers: 0.2 m more than the place to each side. The same for all seeds.
+        bounds: from the outer walls, the floor and the ceiling to those opposite. The same for all seeds.
         obstacles: inner walls and furniture in the plan, float64 [n, 4] (x0, y0, x1, y1).
         boxes: the place itself and all that stands in it, float64 [1 + n, 6] (x0, y0, z0, x1, y1, z1).
     """
 
-    bounds = BOUNDS
+    bounds = PLACE
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, _FURNITURE])

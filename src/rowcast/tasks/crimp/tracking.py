@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.tasks.crimp.field import ImplicitMap
-from rowcast.tasks.crimp.field_kernels import BLUE, GREEN, RED, align
+from rowcast.tasks.crimp.field_kernels import BLUE, GREEN, RED, WITHIN, align
 from rowcast.tasks.crimp.pixels import Pixels
 from rowcast.tasks.crimp.se3 import inverse, rigid, turned
 from rowcast.tasks.crimp.settings import CrimpSettings
@@ -29,6 +29,8 @@ _CONVERGED = 1e-3
 #: (radians), and moved by so much along its own axes right and forward (m).
 _TURNS = (0.0, -0.2, 0.2, -0.4, 0.4)
 _MOVES = ((0.0, 0.0), (-0.15, 0.0), (0.15, 0.0), (0.0, -0.15), (0.0, 0.15))
+#: Pixels that tell how good such a place is, and how many places are searched from.
+_GLANCE, _SEARCHED = 100, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +139,23 @@ class Tracker:
         return rigid(newest @ inverse(self._last[0]) @ newest) if len(self._last) == 2 else newest
 
     def _search(self, pixels: Pixels, found: Track) -> Track:
-        """Look about where the frame should be; the find with the most points near a surface, if there is one."""
+        """Look about where it was seen last: the find with the most points near a surface, if there is one.
+
+        Of all places a few pixels say how many of them would be near a surface; only the best are searched from.
+        """
+        settings = self._settings
+        places = [turned(self._last[-1], angle, *move) for angle in _TURNS for move in _MOVES]
+        chosen = self._rng.choice(len(pixels), min(_GLANCE, len(pixels)), replace=False)
+        points = pixels.rays[chosen] * pixels.depths[chosen, None]
+        shares = [
+            float((np.abs(self._field.sample(points @ at[:3, :3].T + at[:3, 3])[:, 0]) < WITHIN).mean())
+            for at in places
+        ]
         best = found
-        for angle in _TURNS:
-            for right, forward in _MOVES:
-                place = turned(self._last[-1], angle, right, forward)
-                other = locate(self._field, pixels, place, place, self._settings, self._rng)
-                if not other.lost and (best.lost or other.share > best.share):
-                    best = other
+        for number in np.argsort(shares)[::-1][:_SEARCHED].tolist():
+            if shares[number] < settings.lost_share / 2:
+                break
+            other = locate(self._field, pixels, places[number], places[number], settings, self._rng)
+            if not other.lost and (best.lost or other.share > best.share):
+                best = other
         return best

@@ -19,7 +19,6 @@ from rowcast.errors import ConfigError
 from rowcast.tasks.crimp.scene import Bounds
 
 __all__ = [
-    "BOUNDS",
     "INNER_WALLS",
     "PLACE",
     "camera_poses",
@@ -34,8 +33,6 @@ Array = npt.NDArray[np.float64]
 
 #: From the outer walls, the floor and the ceiling to those opposite.
 PLACE = Bounds((0.0, 0.0, 0.0), (9.0, 8.0, 2.6))
-#: What a map covers: as far behind those as measured points and their truncation lie.
-BOUNDS = Bounds((-0.2, -0.2, -0.2), (9.2, 8.2, 2.8))
 #: The middle of the hall.
 CENTRE = np.array([4.5, 4.0])
 #: The cross of walls (x0, y0, x1, y1), from floor to ceiling.
@@ -51,11 +48,11 @@ MOST_ROBOTS = 2 * ROOMS
 #: Metres of a frame at full speed, and frames after which it has 0.7 of that speed.
 _SPEED = 0.053
 _GATHER = 10.0
-#: Looking around: radians to each side, of that swing for each frame (2.7 degrees a frame at most), and where it
+#: Looking around: radians to each side, of that swing for each frame (2.4 degrees a frame at most), and where it
 #: begins: from about half of one side to the other. Both sides are seen while the robot is still near the hall, so that
 #: the maps of neighbours meet there.
-_SWING = np.radians(40.0)
-_SWING_RATE = 0.07
+_SWING = np.radians(48.0)
+_SWING_RATE = 0.064
 _SWING_BEGIN = 1.1
 #: It is even but for the ends, an arcsine wave, and so is the way of a visitor, which leads out and back.
 _SWING_WAVE = 0.95
