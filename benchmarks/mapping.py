@@ -39,7 +39,7 @@ COMPUTE_S = 1.0
 IDEAL = "bsp?codec=raw"
 POLICIES = ("bsp", "rog:4", "rowcast")
 #: Learning rates that each policy chooses from, by its mean final error of positions.
-RATES = (0.005, 0.01, 0.02)
+RATES = (0.04, 0.08, 0.16)
 DELAY_STEPS = 8
 #: Until the robots have moved for a minute longer than they stood.
 OUTDOOR_S, LOOK_S = 300.0, 15.0
@@ -303,10 +303,10 @@ def energy_to_level(run: Run, level: float) -> float:
 def weights(bench: Bench) -> Iterator[Figure]:
     """What a step weighs, at the learning rates at which they take the same steps, on the links of ``outdoor``."""
     for title, policy, options in (
-        ("1 (sum), lr 0.01", "rog:4", ["lr=0.01"]),
-        ("1/members, lr 0.01", "rog:4", ["lr=0.01", "weight=0"]),
-        ("1/members, lr 0.04", "rog:4", ["lr=0.04", "weight=0"]),
-        ("each row's contributors, lr 0.01", "rog:4?row_weights=contributors", ["lr=0.01", "weight=0"]),
+        ("1 (sum), lr 0.08", "rog:4", ["lr=0.08"]),
+        ("1/members, lr 0.08", "rog:4", ["lr=0.08", "weight=0"]),
+        ("1/members, lr 0.32", "rog:4", ["lr=0.32", "weight=0"]),
+        ("each row's contributors, lr 0.08", "rog:4?row_weights=contributors", ["lr=0.08", "weight=0"]),
     ):
         slug = title.replace(" ", "").replace("/", "-")
         runs = bench.compared(f"weights-{slug}", "crimp-room", [policy], "outdoor", OUTDOOR_S, options)[policy]
