@@ -42,7 +42,7 @@ POLICIES = ("bsp", "rog:4", "rowcast")
 RATES = (0.04, 0.08, 0.16)
 DELAY_STEPS = 8
 #: Until the robots have moved for a minute longer than they stood.
-OUTDOOR_S, LOOK_S = 300.0, 15.0
+OUTDOOR_S, LOOK_S = 300.0, 20.0
 
 
 class Bench:
