@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FUZZ_INPUTS ?= 1000000
 
-.PHONY: setup demo demo-split demo-stream paper test check bench fuzz faults mutate clean
+.PHONY: setup demo demo-split demo-stream demo-map paper test check bench fuzz faults mutate clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,9 +23,14 @@ demo-split: $(STAMP)  ## a robot and a server, a fading link: local, offload, pi
 demo-stream: $(STAMP)  ## a server, four robots with 12 to 75 samples a second: fixed, rate and team batches
 	$(BIN)/rowcast stream demo --seconds 20 --seed 0 --out demo-stream-out
 
+demo-map: $(STAMP)  ## a server, four robots that map a place together: bsp, rog:4 and rowcast, a minute each
+	$(BIN)/rowcast demo --task crimp-room --policies bsp,rog:4,rowcast --seconds 60 --seed 0 --out demo-map-out
+
 paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, with a report
 	$(BIN)/rowcast compare --task cruda-digits --policies bsp,ssp:4,ssp:20,flown:4,rog:4,rog:20 --links outdoor \
 		--workers 4 --hours 0.25 --seeds 3 --eval-every-s 30 --out paper-out
+	$(BIN)/rowcast compare --task crimp-room --policies bsp,ssp:4,rog:4,rowcast --links outdoor --devices 1.0 \
+		--workers 4 --hours 0.09 --seeds 1 --eval-every-s 30 --out paper-map-out
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -61,7 +66,8 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/drift.py --check
 	$(BIN)/python benchmarks/stream_faults.py --check
 	$(BIN)/python benchmarks/stream_loader.py --check
+	$(BIN)/python benchmarks/mapping.py --check
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:
-	rm -rf $(VENV) demo-out demo-split-out demo-stream-out split-bench-out bench-out paper-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out demo-split-out demo-stream-out demo-map-out split-bench-out bench-out paper-out paper-map-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,23 +20,36 @@ class LazyAdam(torch.optim.Optimizer):
     statistics, and each element counts its own steps. ``torch.optim.SparseAdam`` does the former for sparse gradients
     only, and counts steps of the whole.
 
+    The rate of an element may fall with the root of its own steps, as AdaGrad's does (Duchi et al., JMLR 2011): a place
+    that was just seen is learned fast, and what many frames agree on is not moved by the noise of one. Where updates
+    come late, large late steps would swing about the minimum.
+
     Args:
         params: parameters or groups of them; an element is a number, and rows (first dimension) without any gradient
             cost nothing.
         lr: learning rate.
         betas: decay of the mean of the gradient and of its square.
         eps: added to the root of the latter.
+        decay: the rate is ``lr / sqrt(1 + decay * steps)``, steps being those of the element; 0: it stays.
 
     Raises:
         ConfigError: a number out of its range.
     """
 
     def __init__(
-        self, params: Any, lr: float = 0.01, *, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-10
+        self,
+        params: Any,
+        lr: float = 0.01,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-10,
+        decay: float = 0.0,
     ) -> None:
-        if not lr >= 0 or not eps >= 0 or not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"LazyAdam: expected lr >= 0, betas in [0, 1), eps >= 0, got {lr}, {betas}, {eps}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        if not lr >= 0 or not eps >= 0 or not decay >= 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ConfigError(
+                f"LazyAdam: expected lr, eps and decay >= 0 and betas in [0, 1), got {lr}, {eps}, {decay} and {betas}"
+            )
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "decay": decay})
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -84,4 +97,5 @@ class LazyAdam(torch.optim.Optimizer):
         counted = steps.clamp_min(1)
         change = (mean / (1 - first**counted)) / ((square / (1 - second**counted)).sqrt() + group["eps"])
         target = parameter.view(flat.shape)
-        target[rows] -= group["lr"] * torch.where(seen, change, torch.zeros_like(change))
+        rate = group["lr"] / (1 + group["decay"] * counted).sqrt() if group["decay"] else group["lr"]
+        target[rows] -= torch.where(seen, rate * change, torch.zeros_like(change))

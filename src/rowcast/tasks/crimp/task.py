@@ -80,7 +80,8 @@ class CrimpTask(Task):
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         trained = [each for each in model.parameters() if each.requires_grad]
-        return LazyAdam(trained, lr=self.settings.lr, betas=(self.settings.momentum, 0.99))
+        settings = self.settings
+        return LazyAdam(trained, lr=settings.lr, betas=(settings.momentum, 0.99), decay=settings.lr_decay)
 
     def worker(self, index: int, workers: int) -> CrimpWorker:
         self.check_index(index, workers)
