@@ -20,9 +20,9 @@ class LazyAdam(torch.optim.Optimizer):
     statistics, and each element counts its own steps. ``torch.optim.SparseAdam`` does the former for sparse gradients
     only, and counts steps of the whole.
 
-    The rate of an element may fall with its own steps, so that its value becomes a running mean of what the frames said,
-    as in the fusion of depth images (Curless and Levoy, SIGGRAPH 1996): a place that was just seen is learned fast, and
-    where updates come late, large steps do not go on swinging about the minimum.
+    The rate of an element may fall with its own steps, so that its value becomes a running mean of what the frames
+    said, as in the fusion of depth images (Curless and Levoy, SIGGRAPH 1996): a place that was just seen is learned
+    fast, and where updates come late, large steps do not go on swinging about the minimum.
 
     Args:
         params: parameters or groups of them; an element is a number, and rows (first dimension) without any gradient
