@@ -42,7 +42,9 @@ POLICIES = ("bsp", "rog:4", "rowcast")
 RATES = (0.04, 0.08, 0.16)
 DELAY_STEPS = 8
 #: Until the robots have moved for a minute longer than they stood.
-OUTDOOR_S, LOOK_S = 300.0, 20.0
+OUTDOOR_S, LOOK_S = 300.0, 10.0
+#: Frames of the localisation test of each of four robots at such a look.
+OUTDOOR_TESTS = 30
 
 
 class Bench:
@@ -261,7 +263,13 @@ def delay(bench: Bench) -> Iterator[Figure]:
 def outdoor(bench: Bench) -> Iterator[Figure]:
     by_rate = {
         rate: bench.compared(
-            f"outdoor-{rate:g}", "crimp-room", POLICIES, "outdoor", OUTDOOR_S, [f"lr={rate:g}"], every_s=bench.look_s
+            f"outdoor-{rate:g}",
+            "crimp-room",
+            POLICIES,
+            "outdoor",
+            OUTDOOR_S,
+            [f"lr={rate:g}", f"tests={OUTDOOR_TESTS}"],
+            every_s=bench.look_s,
         )
         for rate in (RATES[:1] if bench.tiny else RATES)
     }
