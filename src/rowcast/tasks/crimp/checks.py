@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from rowcast.errors import DataError
 from rowcast.tasks.crimp.frames import Frames
+from rowcast.tasks.crimp.scene import View
 
-__all__ = ["check_depth_scale", "check_first_depth", "check_motion", "dark_frames", "usable_poses"]
+__all__ = ["check_depth_scale", "check_first_depth", "check_motion", "check_view", "dark_frames", "usable_poses"]
 
 log = logging.getLogger("rowcast")
 
@@ -121,6 +122,27 @@ def check_first_depth(frames: Frames, nearest_m: float, farthest_m: float) -> No
             f"{farthest_m:g} m, and a robot starts to map from this frame; expected {_LEAST_MEASURED:.0%} at least: "
             "begin with another frame, or set min_depth and max_depth to fit the place"
         )
+
+
+def check_view(view: View, nearest_m: float, farthest_m: float, where: str) -> None:
+    """Refuses what a robot cannot begin with, whoever made the view.
+
+    Args:
+        view: of the robot.
+        nearest_m, farthest_m: between which a depth is used.
+        where: which task and robot it is.
+
+    Raises:
+        DataError: too few frames, a pose that is not finite or not rigid, or a first frame without depth.
+    """
+    for name, frames, least in (("own", view.own, 1), ("visit", view.visit, 2), ("tests", view.tests, 1)):
+        if len(frames) < least:
+            raise DataError(f"{where}: view: {name}: expected {least} or more frames, got {len(frames)}")
+        kept, _ = usable_poses(frames.poses, frames.labels, f"{where}: {frames.name}")
+        if not kept.all():
+            label = frames.labels[int(np.argmin(kept))]
+            raise DataError(f"{where}: view: {name}: {label}: the pose is not finite; leave the frame out")
+    check_first_depth(view.own, nearest_m, farthest_m)
 
 
 def check_depth_scale(frames: Frames, units_per_metre: float) -> None:

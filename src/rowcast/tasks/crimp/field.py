@@ -47,12 +47,17 @@ class ImplicitMap(nn.Module):
         decoder: features to signed distance and colour.
 
     Raises:
-        ConfigError: more blocks than a model may have rows.
+        ConfigError: bounds that are none, or more blocks than a model may have rows.
     """
 
     def __init__(self, bounds: Bounds, voxel: float, margin: float) -> None:
         super().__init__()
         self.voxel = voxel
+        if not (np.isfinite([bounds.low, bounds.high]).all() and np.less_equal(bounds.low, bounds.high).all()):
+            raise ConfigError(
+                f"bounds: expected finite corners, each number of the lowest at most that of the highest, got "
+                f"{bounds.low} and {bounds.high}"
+            )
         extent = np.array(bounds.high) - np.array(bounds.low) + 2 * margin
         self.blocks = tuple(int(-(-(np.ceil(side / voxel - _ROUNDING) + 1) // BLOCK)) for side in extent.tolist())
         count = self.blocks[0] * self.blocks[1] * self.blocks[2]

@@ -20,6 +20,8 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114
 #: A point is within the truncation where the signed distance is less than this share of it: at the truncation itself
 #: the hyperbolic tangent of the decoder is flat.
 WITHIN = 0.9
+#: A ray goes on by this share of the signed distance, which is not quite one of a whole map.
+STRIDE = 0.8
 
 
 @numba.njit(nogil=True, inline="always")
@@ -213,6 +215,8 @@ def _gather(points: Any, greys: Any, pose: Any, field: Any, numbers: Any, work: 
         if not _inside(x, y, z, field[0][2]):
             continue
         _point(x, y, z, field, scratch, values)
+        if not np.isfinite(values[:8].sum()):  # a part of the map that has diverged says nothing
+            continue
         near = abs(values[0]) < WITHIN
         if near:
             within += 1
@@ -263,7 +267,10 @@ def align(points: Any, greys: Any, start: Any, expected: Any, field: Any, number
     share, off, taken = 0.0, 0.0, 0
     centre = np.empty(3)
     for d in range(3):
-        centre[d] = points[:, d].mean()
+        total = 0.0  # in double precision, as the centroid in the shared frame
+        for n in range(len(points)):
+            total += points[n, d]
+        centre[d] = total / len(points)
     while True:
         cx, cy, cz, within, sum_off = _gather(points, greys, pose, field, numbers, work)
         share = within / len(points)
@@ -338,5 +345,5 @@ def march(rays: Any, pose: Any, field: Any, numbers: Any, steps: int) -> Any:
                         colours[n, 0], colours[n, 1], colours[n, 2] = values[8], values[9], values[10]
                 break
             before, before_depth = distance, depth
-            depth += max(0.8 * distance * truncation, 0.1 * voxel) / length
+            depth += max(STRIDE * distance * truncation, 0.1 * voxel) / length
     return depths, colours

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rowcast.errors import LocalProtocolError
 from rowcast.tasks.crimp.field import ImplicitMap
 from rowcast.tasks.crimp.pixels import Pixels
 from rowcast.tasks.crimp.settings import CrimpSettings
@@ -63,7 +64,13 @@ class MapSampler:
             self._ends.append(len(pixels) + (self._ends[-1] if self._ends else 0))
 
     def draw(self) -> MapBatch:
-        """Rays of the newest frame and of all earlier ones, as the settings share them out; each with its points."""
+        """Rays of the newest frame and of all earlier ones, as the settings share them out; each with its points.
+
+        Raises:
+            LocalProtocolError: no frame with pixels was added yet.
+        """
+        if not self._pixels:
+            raise LocalProtocolError("no frame with usable pixels was added yet; add one before rays are drawn")
         settings, rng = self._settings, self._rng
         newest = round(settings.rays * settings.newest_share) if len(self._pixels) > 1 else settings.rays
         before = self._ends[-2] if len(self._ends) > 1 else 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rowcast.errors import ConfigError
 from rowcast.metric import Metric
 from rowcast.tasks.base import Task, TaskSettings, TaskWorker
+from rowcast.tasks.crimp.checks import check_view
 from rowcast.tasks.crimp.decoder import load_decoder
 from rowcast.tasks.crimp.field import ImplicitMap
 from rowcast.tasks.crimp.lazy_adam import LazyAdam
@@ -107,6 +108,15 @@ class CrimpTask(Task):
         return f"an empty map of {place} m, {len(field.grid)} rows of {field.grid.shape[1]} numbers"
 
     @classmethod
+    def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
+        task = cls.build(options, data_dir=data_dir)
+        assert isinstance(task, CrimpTask)
+        task.model()
+        least, most = task.settings.min_depth, task.settings.max_depth
+        for index in range(workers):
+            check_view(task.view(index, workers), least, most, f"task {cls.__name__}, robot {index}")
+
+    @classmethod
     def at_pace(cls, options: Mapping[str, Any], pace_s: float) -> dict[str, Any]:
         usual = {"first_s": 60.0, "frame_every_s": 4.0, "test_every_s": _TEST_EVERY}
         return {**{name: seconds * pace_s for name, seconds in usual.items()}, **options}
@@ -147,14 +157,6 @@ class RecordedTask(CrimpTask):
 
     def bounds(self) -> Bounds:
         return recorded_bounds(self.settings)
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
-        task = cls.build(options, data_dir=data_dir)
-        assert isinstance(task, RecordedTask)
-        task.model()
-        for index in range(workers):
-            task.view(index, workers)
 
 
 class RedKitchenTask(RecordedTask):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.tasks.crimp.field import ImplicitMap
-from rowcast.tasks.crimp.field_kernels import march
+from rowcast.tasks.crimp.field_kernels import STRIDE, march
 from rowcast.tasks.crimp.frames import Intrinsics
 from rowcast.tasks.crimp.pixels import Pixels
 from rowcast.tasks.crimp.settings import CrimpSettings
@@ -17,7 +17,7 @@ __all__ = ["MISS_M", "DepthError", "depth_error", "render"]
 
 #: What a pixel counts where the map shows no surface, metres.
 MISS_M = 1.0
-#: Steps of a ray at most.
+#: Steps of a ray beyond those that it takes through free space, at most.
 _STEPS = 200
 
 
@@ -80,11 +80,12 @@ def depth_error(
 def _met(
     field: ImplicitMap, rays: npt.NDArray[np.float32], pose: npt.NDArray[np.float64], settings: CrimpSettings
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    longest = settings.max_depth * float(np.linalg.norm(rays, axis=1).max(initial=1.0))
     depths, colours = march(
         np.ascontiguousarray(rays),
         pose,
         field.arrays(),
         np.array((settings.truncation, settings.min_depth, settings.max_depth)),
-        _STEPS,
+        _STEPS + int(np.ceil(longest / (STRIDE * settings.truncation))),
     )
     return depths, colours

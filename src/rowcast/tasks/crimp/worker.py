@@ -12,6 +12,7 @@ from rowcast.exhibits import Cells, Exhibit, Path2d, Picture, Plan
 from rowcast.optim import Optimizer
 from rowcast.optim.team import TeamLike
 from rowcast.tasks.base import TaskWorker
+from rowcast.tasks.crimp.checks import check_view
 from rowcast.tasks.crimp.field import BLOCK, ImplicitMap
 from rowcast.tasks.crimp.frames import Frames
 from rowcast.tasks.crimp.mapping import MapBatch, MapSampler, map_loss
@@ -53,6 +54,7 @@ class CrimpWorker(TaskWorker):
         assert isinstance(model, ImplicitMap)
         super().__init__(task, model, task.make_optimizer(model), index=index, workers=workers)
         settings: CrimpSettings = task.settings
+        check_view(view, settings.min_depth, settings.max_depth, f"task {type(task).__name__}, robot {index}")
         self.view, self.taken, self.lost = view, 0, 0
         self.touched = np.zeros(len(model.grid), np.int64)
         self._settings = settings
@@ -202,8 +204,9 @@ class CrimpWorker(TaskWorker):
         place = 3 * len(visit) // 4
         height, width = visit.depths.shape[1:]
         colour, depth = render(self.model, visit.poses[place], visit.intrinsics, height, width, self._settings)
-        seen = np.where(visit.depths[place] > 0, visit.depths[place], np.nan)
-        high = float(np.nanquantile(seen, 0.99)) if np.isfinite(seen).any() else self._settings.max_depth
+        measured = (visit.depths[place] > self._settings.min_depth) & (visit.depths[place] < self._settings.max_depth)
+        seen = np.where(measured, visit.depths[place], np.nan)
+        high = float(np.nanquantile(seen, 0.99)) if measured.any() else self._settings.max_depth
         painted = np.where(np.isnan(colour), 255, np.clip(255 * np.nan_to_num(colour), 0, 255)).astype(np.uint8)
         depths: dict[str, Any] = {"high": high, "unit": "m", "row": 1}
         return [
