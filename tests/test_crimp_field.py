@@ -16,10 +16,9 @@ from mapped import empty_map
 from rowcast.errors import ConfigError
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
-from rowcast.rows.outline import MOST_ROWS
 from rowcast.tasks import build_task
 from rowcast.tasks.crimp.decoder import load_decoder
-from rowcast.tasks.crimp.field import BLOCK, FEATURES, ImplicitMap
+from rowcast.tasks.crimp.field import BLOCK, FEATURES, MOST_BLOCKS, ImplicitMap
 from rowcast.tasks.crimp.field_kernels import BLUE, GREEN, RED
 from rowcast.tasks.crimp.lazy_adam import LazyAdam
 from rowcast.tasks.crimp.scene import Bounds
@@ -161,8 +160,11 @@ def test_a_side_of_whole_voxels_takes_no_more() -> None:
 
 
 def test_more_blocks_than_rows_are_refused_before_they_are_made() -> None:
-    with pytest.raises(ConfigError, match=rf"voxel: 0.001 m makes \d+ blocks .* may have {MOST_ROWS} rows.* larger"):
+    with pytest.raises(ConfigError, match=rf"voxel: 0.001 m makes \d+ blocks .* may have {MOST_BLOCKS}; .* larger"):
         ImplicitMap(Bounds((0.0, 0.0, 0.0), (100.0, 100.0, 10.0)), 0.001, 0.1)
+    # The protocol bears as many, but the copies of a robot would take some tens of GB.
+    with pytest.raises(ConfigError, match=r"voxel: 0.01 m makes 3072218 blocks of a place of 9.04 x 8.04 x 2.64 m"):
+        ImplicitMap(Bounds((0.0, 0.0, 0.0), (9.0, 8.0, 2.6)), 0.01, 0.02)
 
 
 @pytest.mark.parametrize("high", [(1.0, -1.0, 1.0), (1.0, 1.0, float("nan")), (1.0, float("inf"), 1.0)])

@@ -59,8 +59,7 @@ def test_a_robot_of_one_frame_stays_where_it_is() -> None:
     worker, clock = made(frames=1)
     clock.now_s = 1e6
     stepped(worker, 2)
-    found = worker.evaluate()
-    assert worker.taken == 1 and (found["ate"], found["aligned_ate"]) == pytest.approx((0.0, 0.0), abs=1e-9)
+    assert worker.taken == 1 and worker.contributes and not {"ate", "aligned_ate"} & set(worker.evaluate())
 
 
 # -- lost --------------------------------------------------------------------------------------------------------------
@@ -168,7 +167,7 @@ def test_brief_looks_test_from_time_to_time() -> None:
     tested = []
     for clock.now_s, brief in ((0.0, True), (39.0, True), (40.0, True), (50.0, False), (89.0, True), (90.0, True)):
         found = worker.evaluate(brief=brief).keys()
-        assert {"ate", "aligned_ate"} <= found and (found & LOOKS in (LOOKS, set()))
+        assert found & LOOKS in (LOOKS, set())
         tested.append(found >= LOOKS)
     assert tested == [True, False, True, True, False, True]
     always, clock = made()

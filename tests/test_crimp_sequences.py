@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from recorded import K, colours, depths, npz_arrays, poses, save_matrix, write_7scenes, write_npz, write_scannet
 from rowcast.errors import ConfigError, DataError
-from rowcast.tasks.crimp.checks import dark_frames, usable_poses
+from rowcast.tasks.crimp.checks import usable_poses
 from rowcast.tasks.crimp.frames import Frames, Intrinsics
+from rowcast.tasks.crimp.pixels import usable_pixels
 from rowcast.tasks.crimp.readers.files import FileRecording
 from rowcast.tasks.crimp.sequences import recorded_bounds, recorded_view
 from rowcast.tasks.crimp.settings import RecordedSettings
@@ -223,11 +224,20 @@ def test_depth_that_is_none(tmp_path: Path) -> None:
 def test_dark_frames(tmp_path: Path) -> None:
     colour = colours(12) // 2 + 60
     colour[[2, 4]] = 3
-    view = recorded_view(settings(write_npz(tmp_path, color=colour)), 0, 2)
-    assert dark_frames(view.visit).tolist() == [False] * 6
-    assert dark_frames(recorded_view(settings(tmp_path, held_out=0), 0, 2).own).tolist() == [
+    chosen = settings(write_npz(tmp_path, color=colour), held_out=0)
+    view = recorded_view(chosen, 0, 2)
+    assert not any(usable_pixels(view.visit, place, chosen).dark for place in range(6))
+    assert [usable_pixels(view.own, place, chosen).dark for place in range(6)] == [
         number in (2, 4) for number in range(6)
     ]
+
+
+def test_a_walk_is_no_longer_than_the_setting_says(tmp_path: Path) -> None:
+    """A look at the metrics of a recording of thousands of frames would take minutes."""
+    view = recorded_view(settings(write_npz(tmp_path), visit_frames=3), 0, 2)
+    whole = recorded_view(settings(tmp_path), 0, 2).visit
+    assert len(whole) == 6 and view.visit.labels == whole.labels[:3]
+    np.testing.assert_array_equal(view.visit.depths, whole.depths[:3])
 
 
 def test_too_few_frames(tmp_path: Path) -> None:

@@ -211,6 +211,19 @@ def test_a_robot_shows_what_it_has_at_the_end(tmp_path: Path) -> None:
             np.testing.assert_allclose(np.nan_to_num(found.pixels), shared, atol=2e-6)
 
 
+def test_a_run_that_is_interrupted_shows_nothing_of_the_one_before(tmp_path: Path) -> None:
+    journal = tmp_path / "mine.jsonl"
+    (tmp_path / "mine.exhibits.npz").write_bytes(b"of a run before")
+
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with LiveServer("bsp", expected_workers=1) as server, pytest.raises(KeyboardInterrupt):
+        settings = RobotSettings(server=f"127.0.0.1:{server.port}", task=SHOWING, steps=5, journal=journal)
+        run_robot(settings, progress=interrupted)
+    assert events(journal, "step") and not (tmp_path / "mine.exhibits.npz").exists()
+
+
 def test_what_no_report_could_show_is_refused_with_the_name_of_the_task(tmp_path: Path) -> None:
     task = changed(tmp_path, '"Its colours", colours,', '"Its colours", colours / 2,')
     with pytest.raises(ConfigError, match=r"task Showing: exhibits: colours: pixels: expected float32 .* got float64"):

@@ -21,7 +21,7 @@ from rowcast.experiment.gradients import Computed, computing, source_of, streami
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
-from rowcast.experiment.telling import save_shown, tell_events
+from rowcast.experiment.telling import forget_shown, save_shown, tell_events
 from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
 from rowcast.optim import Optimizer
@@ -121,6 +121,8 @@ def run_robot(
     robot = load_robot(settings)
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
+        if settings.journal is not None:
+            forget_shown(settings.journal)
         record_start(journal, time.monotonic(), "worker", None, settings.worker_settings, settings.link_settings)
         shaper = None
         if traces is not None:

@@ -9,7 +9,7 @@ from rowcast.exhibits import EXHIBITS, save_exhibits
 from rowcast.optim import Optimizer
 from rowcast.tasks import TaskWorker
 
-__all__ = ["save_shown", "tell_events"]
+__all__ = ["forget_shown", "save_shown", "tell_events"]
 
 
 def tell_events(robot: TaskWorker, optimizer: Optimizer) -> None:
@@ -33,11 +33,23 @@ def save_shown(robot: TaskWorker, journal: Path) -> None:
     Raises:
         ConfigError: a report could not show it, or the file cannot be written.
     """
-    path, items = journal.with_name(journal.stem + EXHIBITS), robot.shown()
+    items = robot.shown()
     if items:
-        save_exhibits(path, items)
-        return
+        save_exhibits(_beside(journal), items)
+
+
+def forget_shown(journal: Path) -> None:
+    """Delete what a run before has shown beside its journal: one that is interrupted shows nothing.
+
+    Raises:
+        ConfigError: the file cannot be deleted.
+    """
+    path = _beside(journal)
     try:
-        path.unlink(missing_ok=True)  # of a run before
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"exhibits {path}: cannot be deleted: {error.strerror}") from error
+
+
+def _beside(journal: Path) -> Path:
+    return journal.with_name(journal.stem + EXHIBITS)

@@ -21,14 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rowcast.errors import ConfigError
-from rowcast.rows.outline import MOST_ROWS
 from rowcast.tasks.crimp.field_kernels import sample_points
 from rowcast.tasks.crimp.scene import Bounds
 
-__all__ = ["BLOCK", "FEATURES", "HIDDEN", "ImplicitMap"]
+__all__ = ["BLOCK", "FEATURES", "HIDDEN", "MOST_BLOCKS", "ImplicitMap"]
 
 #: Vertices of a block along each axis; features of a vertex; hidden units of the decoder.
 BLOCK, FEATURES, HIDDEN = 4, 8, 32
+#: Blocks of a map at most: 256 MB of features, of which a robot and the server keep several copies each. Rowcast's
+#: protocol would bear more rows.
+MOST_BLOCKS = 1 << 17
 #: Voxels by which a length may be over a whole number of them.
 _ROUNDING = 1e-6
 
@@ -47,7 +49,7 @@ class ImplicitMap(nn.Module):
         decoder: features to signed distance and colour.
 
     Raises:
-        ConfigError: bounds that are none, or more blocks than a model may have rows.
+        ConfigError: bounds that are none, or more blocks than a robot has room for.
     """
 
     def __init__(self, bounds: Bounds, voxel: float, margin: float) -> None:
@@ -61,10 +63,10 @@ class ImplicitMap(nn.Module):
         extent = np.array(bounds.high) - np.array(bounds.low) + 2 * margin
         self.blocks = tuple(int(-(-(np.ceil(side / voxel - _ROUNDING) + 1) // BLOCK)) for side in extent.tolist())
         count = self.blocks[0] * self.blocks[1] * self.blocks[2]
-        if count > MOST_ROWS:
+        if count > MOST_BLOCKS:
             raise ConfigError(
                 f"voxel: {voxel:g} m makes {count} blocks of a place of {extent[0]:.3g} x {extent[1]:.3g} x "
-                f"{extent[2]:.3g} m, and a model may have {MOST_ROWS} rows; expected a larger voxel"
+                f"{extent[2]:.3g} m, and a map may have {MOST_BLOCKS}; expected a larger voxel"
             )
         self.sizes = tuple(BLOCK * each for each in self.blocks)
         middle, half = (np.array(bounds.high) + np.array(bounds.low)) / 2, (np.array(self.sizes) - 1) * voxel / 2

@@ -68,7 +68,8 @@ def recorded_view(settings: RecordedSettings, index: int, workers: int) -> View:
     part one frame in ``held_out`` is mapped by nobody.
 
     - ``own``: the part, without what is held out.
-    - ``visit``: all frames of the part of the next robot, in order; its owner mapped them, but for the held-out ones.
+    - ``visit``: the first ``visit_frames`` of the part of the next robot, in order; its owner mapped them, but for the
+      held-out ones.
     - ``tests``: the held-out frames of all other robots' parts; with ``held_out=0`` all frames of those, which their
       owners mapped. Of more than ``settings.tests`` these are so many, evenly spread. A single robot has no others: it
       is tested on, and walks in, its own part. Frames without any depth between ``min_depth`` and ``max_depth`` are no
@@ -94,7 +95,7 @@ def recorded_view(settings: RecordedSettings, index: int, workers: int) -> View:
     others = [part for part in parts if part is not mine] or [mine]
     return View(
         own=mine.frames(np.flatnonzero(~_held_out(mine, settings.held_out))),
-        visit=other.frames(np.arange(len(other))),
+        visit=other.frames(np.arange(min(len(other), settings.visit_frames))),
         tests=_tests(others, settings),
         obstacles=np.zeros((0, 4)),
     )

@@ -10,6 +10,9 @@ from rowcast.tasks.base import TaskSettings
 
 __all__ = ["CrimpSettings", "RecordedSettings", "RedKitchenSettings", "RoomSettings", "SevenScenesSettings"]
 
+#: A pixel is colour (3 bytes) and depth (4). So much of them has a robot that makes its frames.
+_PIXEL_BYTES, _MOST_BYTES = 7, 2 << 30
+
 
 @dataclasses.dataclass(frozen=True)
 class CrimpSettings(TaskSettings):
@@ -81,7 +84,12 @@ class CrimpSettings(TaskSettings):
         120, "Frames of a localisation test of a robot, in what only others mapped.", unit="frames", low=1, high=100_000
     )
     test_every_s: float = setting(
-        0.0, "Seconds between two such tests and walks; 0: with each look at the metrics.", unit="s", low=0.0, high=1e9
+        0.0,
+        "Seconds between two such tests and walks; 0: with each look at the metrics. In real time they take a fifth "
+        "of it at most.",
+        unit="s",
+        low=0.0,
+        high=1e9,
     )
 
     def __post_init__(self) -> None:
@@ -102,7 +110,7 @@ class RoomSettings(CrimpSettings):
     """Settings of ``crimp-room``.
 
     Raises:
-        ConfigError: as :class:`CrimpSettings`.
+        ConfigError: as :class:`CrimpSettings`, or frames that would not fit into memory.
     """
 
     frames: int = setting(70, "Frames of a robot.", unit="frames", low=2, high=100_000)
@@ -115,6 +123,17 @@ class RoomSettings(CrimpSettings):
     )
     colour_noise: float = setting(0.02, "Standard deviation of a colour from 0 to 1.", low=0.0, high=1.0)
     invalid_share: float = setting(0.03, "Share of the pixels without a depth.", low=0.0, high=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        frames = self.frames + self.visit_frames + self.tests
+        size = frames * self.width * self.height * _PIXEL_BYTES
+        if size > _MOST_BYTES:
+            raise ConfigError(
+                f"width, height: {frames} frames of {self.width} x {self.height} pixels (frames, visit_frames and "
+                f"tests) would take {size / 2**30:.3g} GiB of a robot; expected {_MOST_BYTES / 2**30:g} GiB at most: "
+                "smaller images or fewer frames"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +169,9 @@ class RecordedSettings(CrimpSettings):
         unit="frames",
         low=0,
         high=100_000,
+    )
+    visit_frames: int = setting(
+        200, "Frames of a walk along another robot's part, at most.", unit="frames", low=2, high=100_000
     )
 
 
