@@ -23,10 +23,12 @@ def rotation(vector: npt.NDArray[np.float64]) -> Pose:
 
 
 def inverse(pose: Pose) -> Pose:
-    """The motion back."""
-    found = np.eye(4)
-    found[:3, :3] = pose[:3, :3].T
-    found[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
+    """The motion back; of poses [..., 4, 4] of each."""
+    found = np.zeros_like(pose)
+    back = np.swapaxes(pose[..., :3, :3], -1, -2)
+    found[..., :3, :3] = back
+    found[..., :3, 3] = -(back @ pose[..., :3, 3, None])[..., 0]
+    found[..., 3, 3] = 1.0
     return found
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import DataError
+from rowcast.tasks.crimp.se3 import inverse
 
-__all__ = ["ate", "pose_error", "read_tum", "rigid_fit", "rpe", "write_tum"]
+__all__ = ["ate", "pose_error", "read_tum", "rigid_fit", "rotations_of", "rpe", "write_tum"]
 
 Array = npt.NDArray[np.float64]
 
@@ -86,7 +87,7 @@ def rpe(estimated: Array, true: Array, *, delta: int = 1) -> tuple[float, float]
             f"relative pose error: expected a delta from 1 to {len(found) - 1}, as there are {len(found)} poses, got "
             f"{delta}; take more poses or a smaller delta"
         )
-    metres, radians = pose_error(_inverse(found[:-delta]) @ found[delta:], _inverse(wanted[:-delta]) @ wanted[delta:])
+    metres, radians = pose_error(inverse(found[:-delta]) @ found[delta:], inverse(wanted[:-delta]) @ wanted[delta:])
     return _rms(metres), _rms(radians)
 
 
@@ -122,14 +123,6 @@ def _angles(rotations: Array) -> Array:
     )
     angles: Array = np.arctan2(np.linalg.norm(axis, axis=1), np.trace(rotations, axis1=1, axis2=2) - 1.0)
     return angles
-
-
-def _inverse(poses: Array) -> Array:
-    """The inverse of rigid motions [n, 4, 4]."""
-    inverse = np.tile(np.eye(4), (len(poses), 1, 1))
-    inverse[:, :3, :3] = np.swapaxes(poses[:, :3, :3], 1, 2)
-    inverse[:, :3, 3] = -np.einsum("nji,nj->ni", poses[:, :3, :3], poses[:, :3, 3])
-    return inverse
 
 
 def _rms(errors: Array) -> float:
@@ -246,7 +239,7 @@ def read_tum(path: str | Path) -> tuple[Array, Array]:
     values = np.asarray(rows, dtype=np.float64)
     poses = np.tile(np.eye(4), (len(values), 1, 1))
     poses[:, :3, 3] = values[:, 1:4]
-    poses[:, :3, :3] = _rotations(values[:, 4:])
+    poses[:, :3, :3] = rotations_of(values[:, 4:])
     return poses, values[:, 0].copy()
 
 
@@ -295,7 +288,7 @@ def _quaternions(rotations: Array) -> Array:
     return unit
 
 
-def _rotations(quaternions: Array) -> Array:
+def rotations_of(quaternions: Array) -> Array:
     """Rotations [n, 3, 3] of quaternions (x, y, z, w) of about length 1."""
     x, y, z, w = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
     rows = [

@@ -34,6 +34,7 @@ from rowcast.tasks.crimp.readers.base import (
 from rowcast.tasks.crimp.readers.files import FileRecording, FrameFiles
 from rowcast.tasks.crimp.readers.images import image_size
 from rowcast.tasks.crimp.readers.texts import numbers_of, read_intrinsics_file, read_lines
+from rowcast.tasks.crimp.trajectory import rotations_of
 
 __all__ = ["TUM"]
 
@@ -131,19 +132,10 @@ def _nearest_poses(path: Path, times: Times) -> npt.NDArray[np.float64]:
         )
     near = _nearest(times, table[:, 0])
     poses = np.tile(np.eye(4), (len(times), 1, 1))
-    poses[:, :3, :3] = _rotations(table[near, 4:] / lengths[near, None])
+    poses[:, :3, :3] = rotations_of(table[near, 4:])
     poses[:, :3, 3] = table[near, 1:4]
     poses[np.abs(table[near, 0] - times) > _APART_S] = np.nan
     return poses
-
-
-def _rotations(quaternions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Rotation matrices of unit quaternions (x, y, z, w): v' = v + 2 w (q x v) + 2 q x (q x v)."""
-    x, y, z, w = quaternions.T
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
-    rotations: npt.NDArray[np.float64] = np.eye(3) + 2 * w[:, None, None] * cross + 2 * cross @ cross
-    return rotations
 
 
 def _intrinsics(path: Path, camera: Camera, size: tuple[int, int]) -> Intrinsics:
