@@ -1,11 +1,11 @@
 """Team mapping and positioning (CRIMP): the worth of a shared map, one-bit codes with delay, and policies on links.
 
 Everything runs on one thread. ``room`` and ``kitchen`` compare a team on links that nobody waits for with robots that
-share nothing; ``delay`` sends one-bit rows both ways, eight steps late, to a team in one process;
-``outdoor`` compares policies on fading links, each at its own best learning rate of a stated grid; ``weights`` compares
-averaging weights; ``speed`` times a step, a frame and a run. Runs in virtual time are kept in ``--out`` and go on there.
-What limits a run is the processor: sampling and interpolation of the points of a step, and the points of a frame.
-``--data`` is a folder with recorded frames (npz), without which ``kitchen`` is left out.
+share nothing. ``delay`` sends one-bit rows both ways, eight steps late, to a team in one process. ``outdoor`` compares
+policies on fading links, each at its own best learning rate of a stated grid; ``weights`` compares averaging weights;
+``speed`` times a step, a frame and a run. Runs in virtual time are kept in ``--out`` and go on there. What limits a run
+is the processor: sampling and interpolation of the points of a step, and the points of a frame. ``--data`` is a folder
+with recorded frames (npz), without which ``kitchen`` is left out.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ COMPUTE_S = 1.0
 IDEAL = "bsp?codec=raw"
 POLICIES = ("bsp", "rog:4", "rowcast")
 #: Learning rates that each policy chooses from, by its mean final error of positions.
-RATES = (0.005, 0.01, 0.02)
+RATES = (0.04, 0.08, 0.16)
 DELAY_STEPS = 8
 #: Until the robots have moved for a minute longer than they stood.
-OUTDOOR_S, LOOK_S = 300.0, 15.0
+OUTDOOR_S, LOOK_S = 300.0, 10.0
+#: Frames of the localisation test of each of four robots at such a look.
+OUTDOOR_TESTS = 30
 
 
 class Bench:
@@ -58,6 +60,7 @@ class Bench:
 
     def __init__(self, out: Path, data: Path | None, seeds: int, *, tiny: bool, jobs: int) -> None:
         self.out, self.data, self.seeds, self.tiny, self.jobs = out, data, range(seeds), tiny, jobs
+        self.look_s = 4.0 if tiny else LOOK_S
         self._small: dict[str, object] = (
             {"frames": 4, "visit_frames": 4, "tests": 4, "rays": 32, "first_s": 1.0, "frame_every_s": 1.0}
             if tiny
@@ -79,7 +82,7 @@ class Bench:
         folder = self.out / name
         recorded = task != "crimp-room"
         if self.tiny:
-            seconds = 3.0
+            seconds, every_s = 12.0, self.look_s
         run_comparison(
             Comparison(
                 task=task,
@@ -112,7 +115,7 @@ class Bench:
         """Mapping steps until the last frame has been mapped as long as the others."""
         settings = workers[0].task.settings
         if self.tiny:
-            return 3
+            return 4
         frames = max(len(worker.view.own) for worker in workers)
         return int(settings.first_s + settings.frame_every_s * (frames - 1))
 
@@ -260,7 +263,13 @@ def delay(bench: Bench) -> Iterator[Figure]:
 def outdoor(bench: Bench) -> Iterator[Figure]:
     by_rate = {
         rate: bench.compared(
-            f"outdoor-{rate:g}", "crimp-room", POLICIES, "outdoor", OUTDOOR_S, [f"lr={rate:g}"], every_s=LOOK_S
+            f"outdoor-{rate:g}",
+            "crimp-room",
+            POLICIES,
+            "outdoor",
+            OUTDOOR_S,
+            [f"lr={rate:g}", f"tests={OUTDOOR_TESTS}"],
+            every_s=bench.look_s,
         )
         for rate in (RATES[:1] if bench.tiny else RATES)
     }
@@ -282,7 +291,7 @@ def outdoor(bench: Bench) -> Iterator[Figure]:
     means = [fmean(minute[policy]) for policy in ("rowcast", "rog:4", "bsp")]
     ordered = float(means == sorted(means))
     yield Figure("outdoor: rog:4 between rowcast and bsp there", ordered, "1 is yes", 1.0, True)
-    energy = {policy: [energy_to_level(run, 0.05) for run in runs] for policy, runs in chosen.items()}
+    energy = {policy: [energy_to_level(run, 0.05, bench.look_s) for run in runs] for policy, runs in chosen.items()}
     for policy, joules in energy.items():
         yield Figure(
             f"outdoor, {policy}: energy to 0.05 m of localisation", fmean(joules), "J", None, False, listed(joules)
@@ -291,22 +300,22 @@ def outdoor(bench: Bench) -> Iterator[Figure]:
     yield Figure("outdoor: energy that rowcast saves over bsp until then", 100 * saved, "%", 40.0, True)
 
 
-def energy_to_level(run: Run, level: float) -> float:
+def energy_to_level(run: Run, level: float, look_s: float) -> float:
     """Joules of the team until its median error of localisation stays at a level; of a run that did not get there, all
     that it spent: a lower bound."""
     metric = next(each for each in run.metrics if each.name == "localisation_error")
     curve = metric_over(run, metric, "time")
     assert curve is not None
-    return energy_to(run, curve.every(LOOK_S), metric, level).value
+    return energy_to(run, curve.every(look_s), metric, level).value
 
 
 def weights(bench: Bench) -> Iterator[Figure]:
     """What a step weighs, at the learning rates at which they take the same steps, on the links of ``outdoor``."""
     for title, policy, options in (
-        ("1 (sum), lr 0.01", "rog:4", ["lr=0.01"]),
-        ("1/members, lr 0.01", "rog:4", ["lr=0.01", "weight=0"]),
-        ("1/members, lr 0.04", "rog:4", ["lr=0.04", "weight=0"]),
-        ("each row's contributors, lr 0.01", "rog:4?row_weights=contributors", ["lr=0.01", "weight=0"]),
+        ("1 (sum), lr 0.08", "rog:4", ["lr=0.08"]),
+        ("1/members, lr 0.08", "rog:4", ["lr=0.08", "weight=0"]),
+        ("1/members, lr 0.32", "rog:4", ["lr=0.32", "weight=0"]),
+        ("each row's contributors, lr 0.08", "rog:4?row_weights=contributors", ["lr=0.08", "weight=0"]),
     ):
         slug = title.replace(" ", "").replace("/", "-")
         runs = bench.compared(f"weights-{slug}", "crimp-room", [policy], "outdoor", OUTDOOR_S, options)[policy]

@@ -131,6 +131,14 @@ def drift_options(name: str) -> str:
     return settings(common, TaskSettings) if name == "" else settings(drift.DRIFT_TASKS[name].Settings, common)
 
 
+def mapping_options(name: str) -> str:
+    """What may be set of the tasks that map a place: of all of them, or more of one."""
+    from rowcast.tasks import TaskSettings, crimp  # late: it loads PyTorch
+
+    common = crimp.CrimpSettings
+    return settings(common, TaskSettings) if name == "CrimpSettings" else settings(getattr(crimp, name), common)
+
+
 def policies() -> str:
     """The policy families with what they are made of, and the options."""
     heads = ["policy", "slack", "share of bytes that must travel", "unit", "beyond the quota", "local steps", "codec"]
@@ -310,6 +318,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "DriftSettings": lambda: drift_options(""),
     "RssiSettings": lambda: drift_options("rssi"),
     "DigitsSettings": lambda: drift_options("drift-digits"),
+    **{name: partial(mapping_options, name) for name in ("CrimpSettings", "RoomSettings", "RecordedSettings")},
     "policies": policies,
     "options": options,
     "option_table": option_table,

@@ -542,6 +542,10 @@ EXPORTED: dict[str, str] = {
         DomainShift PRESETS SEVERITIES Severity brightness count_parameters dirichlet_shards fog freeze_batch_norm
         load_dataset
     """,
+    "rowcast.tasks.crimp": """
+        Bounds CRIMP_TASKS CrimpSettings CrimpTask CrimpWorker RecordedSettings RecordedTask RedKitchenTask RoomSettings
+        RoomTask SevenScenesTask View
+    """,
     "rowcast.tasks.crimp.readers": "Camera LAYOUTS Layout Recording find_sequences",
     "rowcast.tasks.drift": """
         DRIFT_TASKS DigitsSettings DriftDigitsTask DriftSettings DriftTask DriftWorker OutdoorTask RecordedTask

@@ -222,7 +222,8 @@ def test_what_no_report_could_show_is_refused_with_the_name_of_the_task(tmp_path
 
 @pytest.mark.system
 def test_a_demo_tells_and_shows_what_the_task_does(tmp_path: Path) -> None:
-    words = ("--task", SHOWING, "--policies=bsp", "--workers=2", "--seconds=1.5", "--pace=0.1", "--trace=constant:10")
+    task = changed(tmp_path, "NEAR = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.025)", "NEAR = ()")
+    words = ("--task", task, "--policies=bsp", "--workers=1", "--seconds=1", "--pace=0.1", "--trace=constant:10")
     more = ("--set", "lr=0.25", "--set", "ratio=0.02")  # the model is small beside what is around it
     process = python("-m", "rowcast", "demo", *words, *more, "--out", tmp_path)
     printed, err = process.communicate(timeout=6 * LIMIT_S)
@@ -230,7 +231,7 @@ def test_a_demo_tells_and_shows_what_the_task_does(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["task_options"] == {"lr": 0.25, "frame_every_s": 0.4}
     assert summary["settings"]["task_options"] == {"lr": 0.25}
-    found = events(tmp_path / "bsp" / "robot-1.jsonl")
+    found = events(tmp_path / "bsp" / "robot-0.jsonl")
     assert found[0]["detail"] == "number 1, due at 0.40 s"
     assert re.search(r"bsp: the task told \d+ x frame; the first: robot-\d at \d s, frame: number 1", printed)
     pictures = [tmp_path / f"exhibits-{name}.png" for name in ("pictures", "top")]

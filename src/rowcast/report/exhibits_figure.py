@@ -30,6 +30,8 @@ _LETTERS_ABOVE, _LETTERS_BELOW = 21, 32
 _FLATTEST, _TALLEST = 0.4, 2.0
 #: Panels side by side, inches of one, and of its axes.
 _ACROSS, _PANEL, _AXES = 3, 4.2, 0.7
+#: Inches of an entry of the legend of a plan.
+_ENTRY = 1.25
 #: Of each robot in turn; Okabe and Ito (2008).
 _ROBOTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#000000")
 #: Share of white in the colour of a square.
@@ -143,9 +145,8 @@ def draw_plan(plan: ShownPlan, path: str | Path) -> None:
     across = min(len(policies), _ACROSS)
     down = -(-len(policies) // across)
     shape = float(np.clip((high[1] - low[1]) / (high[0] - low[0]), _FLATTEST, _TALLEST))
-    width, height = _PANEL * across + _AXES, (_PANEL * shape + _AXES) * down + _HEADINGS
-    with new_figure(path, width=max(width, 6.0), height=height) as figure:
-        figure.set_layout_engine("compressed")
+    width, height = max(_PANEL * across + _AXES, 6.0), (_PANEL * shape + _AXES) * down + _HEADINGS
+    with new_figure(path, width=width, height=height) as figure:
         panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         colours = {robot: _ROBOTS[k % len(_ROBOTS)] for k, robot in enumerate(plan.robots)}
         unit = f" ({visible(plan.unit)})" if plan.unit else ""
@@ -163,8 +164,8 @@ def draw_plan(plan: ShownPlan, path: str | Path) -> None:
                 axes.set_xlabel(f"x{unit}")
                 axes.tick_params(labelbottom=True)
         handles = _legend(plan, colours)
-        most = max(1, int(figure.get_figwidth() / 1.35))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), most), frameon=False)
+        columns = min(len(handles), int(width / _ENTRY))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
         headline(figure, plan.title)
 
 

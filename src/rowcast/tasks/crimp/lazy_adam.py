@@ -20,9 +20,9 @@ class LazyAdam(torch.optim.Optimizer):
     statistics, and each element counts its own steps. ``torch.optim.SparseAdam`` does the former for sparse gradients
     only, and counts steps of the whole.
 
-    The rate of an element may fall with the root of its own steps, as AdaGrad's does (Duchi et al., JMLR 2011): a place
-    that was just seen is learned fast, and what many frames agree on is not moved by the noise of one. Where updates
-    come late, large late steps would swing about the minimum.
+    The rate of an element may fall with its own steps, so that its value becomes a running mean of what the frames
+    said, as in the fusion of depth images (Curless and Levoy, SIGGRAPH 1996): a place that was just seen is learned
+    fast, and where updates come late, large steps do not go on swinging about the minimum.
 
     Args:
         params: parameters or groups of them; an element is a number, and rows (first dimension) without any gradient
@@ -30,7 +30,7 @@ class LazyAdam(torch.optim.Optimizer):
         lr: learning rate.
         betas: decay of the mean of the gradient and of its square.
         eps: added to the root of the latter.
-        decay: the rate is ``lr / sqrt(1 + decay * steps)``, steps being those of the element; 0: it stays.
+        decay: the rate is ``lr / (1 + decay * steps)``, steps being those of the element; 0: it stays.
 
     Raises:
         ConfigError: a number out of its range.
@@ -97,5 +97,5 @@ class LazyAdam(torch.optim.Optimizer):
         counted = steps.clamp_min(1)
         change = (mean / (1 - first**counted)) / ((square / (1 - second**counted)).sqrt() + group["eps"])
         target = parameter.view(flat.shape)
-        rate = group["lr"] / (1 + group["decay"] * counted).sqrt() if group["decay"] else group["lr"]
+        rate = group["lr"] / (1 + group["decay"] * counted)
         target[rows] -= torch.where(seen, rate * change, torch.zeros_like(change))

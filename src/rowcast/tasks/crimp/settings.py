@@ -33,10 +33,10 @@ class CrimpSettings(TaskSettings):
     near_points: int = setting(5, "Points of a ray within the truncation, the measured one included.", low=1, high=1000)
     free_points: int = setting(3, "Points of a ray between the camera and the truncation.", low=0, high=1000)
     colour_weight: float = setting(5.0, "Weight of the colour in the loss.", low=0.0, high=1e6)
-    lr: float = setting(0.01, "Learning rate of the grid (lazy Adam).", low=0.0, high=10.0)
+    lr: float = setting(0.08, "Learning rate of the grid (lazy Adam).", low=0.0, high=10.0)
     lr_decay: float = setting(
-        0.1,
-        "The rate of an element is lr / sqrt(1 + lr_decay * steps), of its own steps; 0: it stays.",
+        0.2,
+        "The rate of an element is lr / (1 + lr_decay * steps), of its own steps; 0: it stays.",
         low=0.0,
         high=1000.0,
     )

@@ -82,7 +82,7 @@ class CrimpTask(Task):
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         trained = [each for each in model.parameters() if each.requires_grad]
         settings = self.settings
-        return LazyAdam(trained, lr=settings.lr, betas=(settings.momentum, 0.99), decay=settings.lr_decay)
+        return LazyAdam(trained, lr=settings.lr, betas=(settings.momentum, 0.999), decay=settings.lr_decay)
 
     def worker(self, index: int, workers: int) -> CrimpWorker:
         self.check_index(index, workers)
