@@ -267,7 +267,7 @@ def test_each_element_is_as_if_it_were_alone(seed: int, first: float, decay: flo
             if slope:
                 each.grad = slope.clone()
                 taken = adam.state[each]["step"].item() if each in adam.state else 0
-                adam.param_groups[0]["lr"] = 0.02 / (1 + decay * (taken + 1)) ** 0.5
+                adam.param_groups[0]["lr"] = 0.02 / (1 + decay * (taken + 1))
                 adam.step()
         torch.testing.assert_close(ours.detach().flatten(), torch.stack(alone).detach(), rtol=1e-5, atol=1e-6)
         after = [ours.detach(), *lazy.state[ours].values()]

@@ -153,7 +153,7 @@ def test_a_step_counts_as_the_settings_have_it(option: float, moves: float) -> N
     worker.compute()
     optimizer.step()
     settings = worker.task.settings
-    first = settings.lr / (1 + settings.lr_decay) ** 0.5
+    first = settings.lr / (1 + settings.lr_decay)
     assert float(worker.model.grid.detach().abs().max()) == pytest.approx(moves * first, rel=1e-3)
 
 
