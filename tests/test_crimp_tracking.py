@@ -63,7 +63,7 @@ def same(one: Track, other: Track) -> bool:
 
 
 def test_frames_are_found_from_10_cm_and_5_degrees_off() -> None:
-    """From nearly all directions; from some the robot slides along a wall to where less of the frame fits."""
+    """From nearly all directions; where not, fewer of the points fit, as when it slides along a wall."""
     settings, view, field = room()
     errors = []
     for place in range(len(view.own)):
@@ -78,7 +78,7 @@ def test_frames_are_found_from_10_cm_and_5_degrees_off() -> None:
             assert metres < 0.03 or found.share < 0.95
             errors.append((metres, degrees))
     metres, degrees = np.array(errors).T
-    assert (metres < 0.03).mean() >= 0.8 and (degrees < 1.0).mean() >= 0.8
+    assert (metres < 0.03).mean() >= 0.95 and (degrees < 1.0).mean() >= 0.95
     assert np.median(metres) < 0.01 and np.median(degrees) < 0.3
 
 
@@ -331,7 +331,7 @@ def test_a_map_of_what_is_visited_is_told_from_one_of_something_else() -> None:
     settings, view, field = room()
     known = dataclasses.replace(view, tests=view.own, visit=view.own)
     found = MapTests(known, dataclasses.replace(settings, tests=36), (0,)).measure(field)
-    assert found["localisation_error"] < 0.03 and found["localised_share"] >= 70
+    assert found["localisation_error"] < 0.03 and found["localised_share"] >= 90
     assert found["visit_ate"] < 0.05 and found["visit_share"] == 100
     assert found["depth_l1"] < 0.04 and found["hit_share"] > 95
     elsewhere = MapTests(view, settings, (0,)).localise(field)
