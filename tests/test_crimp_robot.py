@@ -63,6 +63,18 @@ def test_a_robot_of_one_frame_stays_where_it_is() -> None:
     assert worker.taken == 1 and (found["ate"], found["aligned_ate"]) == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
+def test_a_robot_knows_its_first_pose_alone() -> None:
+    """What it tracks and maps does not follow from where its camera truly was; only the errors do."""
+    wrong = view_of()
+    wrong.own.poses[1:, :3, 3] += 0.5
+    (worker, clock), (misled, other) = made(lr=0.05), made(wrong, lr=0.05)
+    assert stepped(worker, 20) == stepped(misled, 20)
+    clock.now_s = other.now_s = 30.0
+    assert stepped(worker, 5) == stepped(misled, 5) and worker.lost == misled.lost == 0
+    assert torch.equal(worker.model.grid, misled.model.grid)
+    assert misled.measure()["ate"] > 0.5 > worker.measure()["ate"]
+
+
 # -- lost --------------------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +153,7 @@ def test_a_step_counts_as_the_settings_have_it(option: float, moves: float) -> N
     worker.compute()
     optimizer.step()
     settings = worker.task.settings
-    first = settings.lr / (1 + settings.lr_decay) ** 0.5
+    first = settings.lr / (1 + settings.lr_decay)
     assert float(worker.model.grid.detach().abs().max()) == pytest.approx(moves * first, rel=1e-3)
 
 
