@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from recorded import K, colours, depths, npz_arrays, poses, save_matrix, write_7scenes, write_npz, write_scannet
 from rowcast.errors import ConfigError, DataError
-from rowcast.tasks.crimp.checks import dark_frames, usable_poses
+from rowcast.tasks.crimp.checks import usable_poses
 from rowcast.tasks.crimp.frames import Frames, Intrinsics
+from rowcast.tasks.crimp.pixels import usable_pixels
 from rowcast.tasks.crimp.readers.files import FileRecording
 from rowcast.tasks.crimp.sequences import recorded_bounds, recorded_view
 from rowcast.tasks.crimp.settings import RecordedSettings
@@ -220,14 +221,14 @@ def test_depth_that_is_none(tmp_path: Path) -> None:
     assert all(np.isfinite(recorded_bounds(settings(tmp_path)).high))
 
 
-def test_dark_frames(tmp_path: Path) -> None:
+def test_dark_frames_have_depth_and_no_colours(tmp_path: Path) -> None:
     colour = colours(12) // 2 + 60
     colour[[2, 4]] = 3
-    view = recorded_view(settings(write_npz(tmp_path, color=colour)), 0, 2)
-    assert dark_frames(view.visit).tolist() == [False] * 6
-    assert dark_frames(recorded_view(settings(tmp_path, held_out=0), 0, 2).own).tolist() == [
-        number in (2, 4) for number in range(6)
-    ]
+    given = settings(write_npz(tmp_path, color=colour), held_out=0)
+    own = recorded_view(given, 0, 2).own
+    pixels = [usable_pixels(own, place, given) for place in range(len(own))]
+    assert [each.dark for each in pixels] == [number in (2, 4) for number in range(6)]
+    assert all(len(each) for each in pixels)
 
 
 def test_too_few_frames(tmp_path: Path) -> None:

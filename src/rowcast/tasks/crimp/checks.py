@@ -12,7 +12,7 @@ from rowcast.errors import DataError
 from rowcast.tasks.crimp.frames import Frames
 from rowcast.tasks.crimp.scene import View
 
-__all__ = ["check_depth_scale", "check_first_depth", "check_motion", "check_view", "dark_frames", "usable_poses"]
+__all__ = ["check_depth_scale", "check_first_depth", "check_motion", "check_view", "usable_poses"]
 
 log = logging.getLogger("rowcast")
 
@@ -27,7 +27,6 @@ _LEAST_MEASURED = 0.01
 _NEAREST_M, _FARTHEST_M = 0.1, 20.0
 _SCALES = {1000.0: "millimetres", 5000.0: "TUM RGB-D", 6553.5: "Replica", 1.0: "metres", 100.0: "centimetres"}
 _ROOM_M = 2.0
-_DARK = 5.0
 
 
 def usable_poses(
@@ -169,8 +168,3 @@ def check_depth_scale(frames: Frames, units_per_metre: float) -> None:
         f"{frames.name}: with {units_per_metre:g} units a metre the median depth is {median:.3g} m; expected "
         f"{_NEAREST_M:g} to {_FARTHEST_M:g} m: {fits}"
     )
-
-
-def dark_frames(frames: Frames) -> npt.NDArray[np.bool_]:
-    """Which frames show next to nothing, bool [n]: their mean brightness is below 5 of 255. Their depth may be good."""
-    return np.asarray(frames.colours.mean(axis=(1, 2, 3), dtype=np.float64) < _DARK)
