@@ -15,6 +15,7 @@ from rowcast.exhibits import Picture, Plan, load_exhibits, save_exhibits
 from rowcast.experiment.starting import CACHE_VARIABLE
 from rowcast.tasks.crimp import CrimpTask, RoomTask
 from rowcast.tasks.crimp.scene import View
+from rowcast.tasks.crimp.trajectory import ate, read_tum
 from test_optim_fakes import EchoTeam
 from wall_task import WallTask
 
@@ -309,3 +310,16 @@ def test_a_robot_that_was_warmed_up_goes_on_as_one_that_was_not() -> None:
         assert stepped(warm, 3) == stepped(cold, 3)
     assert torch.equal(warm.model.grid, cold.model.grid)
     assert warm.evaluate() == cold.evaluate()
+
+
+def test_a_robot_leaves_its_trajectory_beside_its_journal(tmp_path: Path) -> None:
+    robot, clock = made(first_s=0.0)
+    stepped(robot, 3)
+    clock.now_s = 4.0
+    stepped(robot)
+    robot.write_files(tmp_path, "robot-0")
+    found, times_s = read_tum(tmp_path / "robot-0.found.tum")
+    true, _ = read_tum(tmp_path / "robot-0.true.tum")
+    assert len(found) == robot.taken > 2 and np.array_equal(times_s, robot.view.own.times_s[: robot.taken])
+    assert np.allclose(true, robot.view.own.poses[: robot.taken])
+    assert ate(found, true, align=False) == pytest.approx(robot.measure()["ate"], abs=1e-9)
