@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from mapped import FEW, QUICK, Timed, made, stepped, view_of
 from rowcast.errors import ConfigError
 from rowcast.exhibits import Picture, Plan, load_exhibits, save_exhibits
-from rowcast.experiment.starting import CACHE_VARIABLE
 from rowcast.tasks.crimp import CrimpTask, RoomTask
 from rowcast.tasks.crimp.scene import View
 from rowcast.tasks.crimp.trajectory import ate, read_tum
@@ -22,14 +20,7 @@ from wall_task import WallTask
 LOOKS = {"localisation_error", "localised_share", "visit_ate", "visit_share", "hit_share", "depth_l1"}
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sums in the same order each time, and no cache of whoever runs the tests."""
-    monkeypatch.setenv(CACHE_VARIABLE, "off")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_cache")
 
 
 # -- frames come by the clock ------------------------------------------------------------------------------------------
