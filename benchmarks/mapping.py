@@ -39,10 +39,13 @@ COMPUTE_S = 1.0
 IDEAL = "bsp?codec=raw"
 POLICIES = ("bsp", "rog:4", "rowcast")
 #: Learning rates that each policy chooses from, by its mean final error of positions.
-RATES = (0.04, 0.08, 0.16)
+RATES = (0.04, 0.08, 0.16, 0.32)
 DELAY_STEPS = 8
 #: Until the robots have moved for a minute longer than they stood.
 OUTDOOR_S, LOOK_S = 300.0, 10.0
+#: How soon others are found there is told by looks that are closer together, since a level counts once the mean of
+#: five looks keeps it.
+EARLY_S, EARLY_LOOK_S = 120.0, 2.0
 #: Frames of the localisation test of each of four robots at such a look.
 OUTDOOR_TESTS = 30
 
@@ -60,7 +63,6 @@ class Bench:
 
     def __init__(self, out: Path, data: Path | None, seeds: int, *, tiny: bool, jobs: int) -> None:
         self.out, self.data, self.seeds, self.tiny, self.jobs = out, data, range(seeds), tiny, jobs
-        self.look_s = 4.0 if tiny else LOOK_S
         self._small: dict[str, object] = (
             {"frames": 4, "visit_frames": 4, "tests": 4, "rays": 32, "first_s": 1.0, "frame_every_s": 1.0}
             if tiny
@@ -82,7 +84,7 @@ class Bench:
         folder = self.out / name
         recorded = task != "crimp-room"
         if self.tiny:
-            seconds, every_s = 12.0, self.look_s
+            seconds, every_s = 12.0, 2.0
         run_comparison(
             Comparison(
                 task=task,
@@ -261,52 +263,58 @@ def delay(bench: Bench) -> Iterator[Figure]:
 
 
 def outdoor(bench: Bench) -> Iterator[Figure]:
+    tests = f"tests={OUTDOOR_TESTS}"
     by_rate = {
         rate: bench.compared(
-            f"outdoor-{rate:g}",
-            "crimp-room",
-            POLICIES,
-            "outdoor",
-            OUTDOOR_S,
-            [f"lr={rate:g}", f"tests={OUTDOOR_TESTS}"],
-            every_s=bench.look_s,
+            f"outdoor-{rate:g}", "crimp-room", POLICIES, "outdoor", OUTDOOR_S, [f"lr={rate:g}", tests], every_s=LOOK_S
         )
         for rate in (RATES[:1] if bench.tiny else RATES)
     }
-    chosen: dict[str, list[Run]] = {}
+    ate, early = {}, {}
     for policy in POLICIES:
         errors = {rate: fmean(ended(runs[policy], "ate")) for rate, runs in by_rate.items()}
         best = min(errors, key=errors.__getitem__)
-        chosen[policy] = by_rate[best][policy]
-        grid = ", ".join(f"lr {rate:g}: {error:.3g}" for rate, error in errors.items())
-        values = ended(chosen[policy], "ate")
-        yield Figure(f"outdoor, {policy}: ATE", errors[best], "m", None, False, f"{listed(values)}; {grid}")
-    ate = {policy: fmean(ended(runs, "ate")) for policy, runs in chosen.items()}
-    yield Figure("outdoor: ATE of rowcast over that of bsp", ate["rowcast"] / ate["bsp"], "", 0.75)
-    minute = {policy: [at_second(run, "localisation_error", 60.0) for run in runs] for policy, runs in chosen.items()}
-    bounds = {"bsp": (0.06, True), "rog:4": (None, False), "rowcast": (0.03, False)}
-    for policy, values in minute.items():
-        name = f"outdoor, {policy}: localisation after 60 s, median"
-        yield Figure(name, fmean(values), "m", *bounds[policy], listed(values))
-    means = [fmean(minute[policy]) for policy in ("rowcast", "rog:4", "bsp")]
-    ordered = float(means == sorted(means))
-    yield Figure("outdoor: rog:4 between rowcast and bsp there", ordered, "1 is yes", 1.0, True)
-    energy = {policy: [energy_to_level(run, 0.05, bench.look_s) for run in runs] for policy, runs in chosen.items()}
-    for policy, joules in energy.items():
-        yield Figure(
-            f"outdoor, {policy}: energy to 0.05 m of localisation", fmean(joules), "J", None, False, listed(joules)
+        ate[policy] = errors[best]
+        note = f"{listed(ended(by_rate[best][policy], 'ate'))}; " + ", ".join(
+            f"lr {rate:g}: {error:.3g}" for rate, error in errors.items()
         )
-    saved = 1 - fmean(energy["rowcast"]) / fmean(energy["bsp"])
+        yield Figure(f"outdoor, {policy}: ATE", ate[policy], "m", None, False, note)
+        name, options = f"outdoor-early-{best:g}-{policy.replace(':', '-')}", [f"lr={best:g}", tests]
+        early[policy] = bench.compared(name, "crimp-room", [policy], "outdoor", EARLY_S, options, every_s=EARLY_LOOK_S)[
+            policy
+        ]
+    yield Figure("outdoor: ATE of rowcast over that of bsp", ate["rowcast"] / ate["bsp"], "", 0.75)
+    yield from found_early(early)
+
+
+def found_early(early: Mapping[str, Sequence[Run]]) -> Iterator[Figure]:
+    """How soon robots are found in what others map, and what it costs."""
+    bounds = {"bsp": (0.06, True), "rog:4": (None, False), "rowcast": (0.03, False)}
+    for second in (20.0, 60.0):
+        errors = {
+            policy: [at_second(run, "localisation_error", second) for run in runs] for policy, runs in early.items()
+        }
+        for policy, values in errors.items():
+            bound = bounds[policy] if second == 60.0 else (None, False)
+            name = f"outdoor, {policy}: localisation after {second:g} s, median"
+            yield Figure(name, fmean(values), "m", *bound, listed(values))
+        means = [fmean(errors[policy]) for policy in ("rowcast", "rog:4", "bsp")]
+        between = float(means == sorted(means))
+        yield Figure(f"outdoor: rog:4 between them after {second:g} s", between, "1 is yes", 1.0, True)
+    spent = {policy: [energy_to_level(run, 0.05) for run in runs] for policy, runs in early.items()}
+    for policy, joules in spent.items():
+        yield Figure(f"outdoor, {policy}: energy to 0.05 m there", fmean(joules), "J", None, False, listed(joules))
+    saved = 1 - fmean(spent["rowcast"]) / fmean(spent["bsp"])
     yield Figure("outdoor: energy that rowcast saves over bsp until then", 100 * saved, "%", 40.0, True)
 
 
-def energy_to_level(run: Run, level: float, look_s: float) -> float:
+def energy_to_level(run: Run, level: float) -> float:
     """Joules of the team until its median error of localisation stays at a level; of a run that did not get there, all
     that it spent: a lower bound."""
     metric = next(each for each in run.metrics if each.name == "localisation_error")
     curve = metric_over(run, metric, "time")
     assert curve is not None
-    return energy_to(run, curve.every(look_s), metric, level).value
+    return energy_to(run, curve.every(run.settings["eval_every_s"]), metric, level).value
 
 
 def weights(bench: Bench) -> Iterator[Figure]:

@@ -18,6 +18,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 

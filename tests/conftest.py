@@ -31,3 +31,18 @@ def opened() -> Iterator[Callable[..., Any]]:
             return source
 
         yield open_source
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread, so that sums are in the same order each time."""
+    from rowcast.experiment.runners.virtual import one_thread
+
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting models of whoever runs the tests are neither used nor kept."""
+    monkeypatch.setenv("ROWCAST_CACHE", "off")

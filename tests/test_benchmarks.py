@@ -20,7 +20,7 @@ TINY = {
     "drift": ["--tiny"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
-    "mapping": ["--tiny", "--parts", "delay,outdoor"],
+    "mapping": ["--tiny", "--parts", "delay"],
     "memory": ["--tiny"],
     "optimizers": ["--steps", "3", "--only", "Adam"],
     "pulls": ["--tiny"],

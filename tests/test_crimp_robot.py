@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +11,16 @@ import torch
 from mapped import FEW, QUICK, Timed, made, stepped, view_of
 from rowcast.errors import ConfigError
 from rowcast.exhibits import Picture, Plan, load_exhibits, save_exhibits
-from rowcast.experiment.starting import CACHE_VARIABLE
 from rowcast.tasks.crimp import CrimpTask, RoomTask
 from rowcast.tasks.crimp.scene import View
+from rowcast.tasks.crimp.trajectory import ate, read_tum
 from test_optim_fakes import EchoTeam
 from wall_task import WallTask
 
 LOOKS = {"localisation_error", "localised_share", "visit_ate", "visit_share", "hit_share", "depth_l1"}
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sums in the same order each time, and no cache of whoever runs the tests."""
-    monkeypatch.setenv(CACHE_VARIABLE, "off")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_cache")
 
 
 # -- frames come by the clock ------------------------------------------------------------------------------------------
@@ -60,6 +52,18 @@ def test_a_robot_of_one_frame_stays_where_it_is() -> None:
     clock.now_s = 1e6
     stepped(worker, 2)
     assert worker.taken == 1 and worker.contributes and not {"ate", "aligned_ate"} & set(worker.evaluate())
+
+
+def test_a_robot_knows_its_first_pose_alone() -> None:
+    """What it tracks and maps does not follow from where its camera truly was; only the errors do."""
+    wrong = view_of()
+    wrong.own.poses[1:, :3, 3] += 0.5
+    (worker, clock), (misled, other) = made(lr=0.05), made(wrong, lr=0.05)
+    assert stepped(worker, 20) == stepped(misled, 20)
+    clock.now_s = other.now_s = 30.0
+    assert stepped(worker, 5) == stepped(misled, 5) and worker.lost == misled.lost == 0
+    assert torch.equal(worker.model.grid, misled.model.grid)
+    assert misled.measure()["ate"] > 0.5 > worker.measure()["ate"]
 
 
 # -- lost --------------------------------------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ def test_a_step_counts_as_the_settings_have_it(option: float, moves: float) -> N
     worker.compute()
     optimizer.step()
     settings = worker.task.settings
-    first = settings.lr / (1 + settings.lr_decay) ** 0.5
+    first = settings.lr / (1 + settings.lr_decay)
     assert float(worker.model.grid.detach().abs().max()) == pytest.approx(moves * first, rel=1e-3)
 
 
@@ -296,3 +300,16 @@ def test_a_robot_that_was_warmed_up_goes_on_as_one_that_was_not() -> None:
         assert stepped(warm, 3) == stepped(cold, 3)
     assert torch.equal(warm.model.grid, cold.model.grid)
     assert warm.evaluate() == cold.evaluate()
+
+
+def test_a_robot_leaves_its_trajectory_beside_its_journal(tmp_path: Path) -> None:
+    robot, clock = made(first_s=0.0)
+    stepped(robot, 3)
+    clock.now_s = 4.0
+    stepped(robot)
+    robot.write_files(tmp_path, "robot-0")
+    found, times_s = read_tum(tmp_path / "robot-0.found.tum")
+    true, _ = read_tum(tmp_path / "robot-0.true.tum")
+    assert len(found) == robot.taken > 2 and np.array_equal(times_s, robot.view.own.times_s[: robot.taken])
+    assert np.allclose(true, robot.view.own.poses[: robot.taken])
+    assert ate(found, true, align=False) == pytest.approx(robot.measure()["ate"], abs=1e-9)

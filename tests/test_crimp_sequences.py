@@ -221,15 +221,14 @@ def test_depth_that_is_none(tmp_path: Path) -> None:
     assert all(np.isfinite(recorded_bounds(settings(tmp_path)).high))
 
 
-def test_dark_frames(tmp_path: Path) -> None:
+def test_dark_frames_have_depth_and_no_colours(tmp_path: Path) -> None:
     colour = colours(12) // 2 + 60
     colour[[2, 4]] = 3
-    chosen = settings(write_npz(tmp_path, color=colour), held_out=0)
-    view = recorded_view(chosen, 0, 2)
-    assert not any(usable_pixels(view.visit, place, chosen).dark for place in range(6))
-    assert [usable_pixels(view.own, place, chosen).dark for place in range(6)] == [
-        number in (2, 4) for number in range(6)
-    ]
+    given = settings(write_npz(tmp_path, color=colour), held_out=0)
+    own = recorded_view(given, 0, 2).own
+    pixels = [usable_pixels(own, place, given) for place in range(len(own))]
+    assert [each.dark for each in pixels] == [number in (2, 4) for number in range(6)]
+    assert all(len(each) for each in pixels)
 
 
 def test_a_walk_is_no_longer_than_the_setting_says(tmp_path: Path) -> None:

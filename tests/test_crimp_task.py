@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from loops import run_team
 from mapped import FEW, QUICK, Timed, made, stepped, view_of
@@ -19,7 +17,6 @@ from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError, DataError
 from rowcast.exhibits import load_exhibits
 from rowcast.experiment import Comparison, run_comparison
-from rowcast.experiment.starting import CACHE_VARIABLE
 from rowcast.journal import read_journal
 from rowcast.tasks import TASKS, build_task
 from rowcast.tasks.crimp import CRIMP_TASKS, CrimpTask, RecordedTask, RoomTask
@@ -30,14 +27,7 @@ from wall_task import NoTests, WallTask
 WALL = f"{Path(__file__).parent / 'wall_task.py'}:WallTask"
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sums in the same order each time, and no cache of whoever runs the tests."""
-    monkeypatch.setenv(CACHE_VARIABLE, "off")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_cache")
 
 
 # -- conformance -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -23,12 +22,7 @@ from rowcast.tasks.crimp.trajectory import pose_error
 SETTINGS = CrimpSettings()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +57,7 @@ def same(one: Track, other: Track) -> bool:
 
 
 def test_frames_are_found_from_10_cm_and_5_degrees_off() -> None:
-    """From nearly all directions; from some the robot slides along a wall to where less of the frame fits."""
+    """From nearly all directions; where not, fewer of the points fit, as when it slides along a wall."""
     settings, view, field = room()
     errors = []
     for place in range(len(view.own)):
@@ -78,7 +72,7 @@ def test_frames_are_found_from_10_cm_and_5_degrees_off() -> None:
             assert metres < 0.03 or found.share < 0.95
             errors.append((metres, degrees))
     metres, degrees = np.array(errors).T
-    assert (metres < 0.03).mean() >= 0.8 and (degrees < 1.0).mean() >= 0.8
+    assert (metres < 0.03).mean() >= 0.95 and (degrees < 1.0).mean() >= 0.95
     assert np.median(metres) < 0.01 and np.median(degrees) < 0.3
 
 
@@ -115,6 +109,7 @@ def test_colour_finds_what_a_bare_wall_does_not_tell(bare: ImplicitMap) -> None:
     ignored = dataclasses.replace(settings, grey_sigma=10.0)
     blind = locate(field, pixels, start, start, ignored, generator())
     assert off(blind.pose, unlit.pose)[0] < 0.01
+    assert same(unlit, locate(field, dark, start, start, ignored, generator()))
 
 
 def test_before_a_bare_wall_the_prior_keeps_a_robot_where_it_should_be(bare: ImplicitMap) -> None:
@@ -167,7 +162,7 @@ def test_a_frame_without_pixels_is_lost(bare: ImplicitMap) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
-@pytest.mark.parametrize("lost_share", [0.35, 0.0])
+@pytest.mark.parametrize("lost_share", [0.35, 0.001])
 def test_a_diverged_map_never_gives_a_pose_that_is_not_finite(value: float, lost_share: float) -> None:
     settings, view, field = room()
     settings = dataclasses.replace(settings, lost_share=lost_share)
@@ -176,7 +171,7 @@ def test_a_diverged_map_never_gives_a_pose_that_is_not_finite(value: float, lost
     for place in range(1, 4):
         found = tracker.track(usable_pixels(view.own, place, settings))
         assert np.isfinite([*found.pose.flat, found.share, found.residual_m]).all()
-        assert found.lost == (lost_share > 0)
+        assert found.lost
     assert off(tracker.poses[-1], view.own.poses[0])[0] < 1e-6
 
 
@@ -330,11 +325,25 @@ def test_a_map_of_what_is_visited_is_told_from_one_of_something_else() -> None:
     settings, view, field = room()
     known = dataclasses.replace(view, tests=view.own, visit=view.own)
     found = MapTests(known, dataclasses.replace(settings, tests=36), (0,)).measure(field)
-    assert found["localisation_error"] < 0.03 and found["localised_share"] >= 70
+    assert found["localisation_error"] < 0.03 and found["localised_share"] >= 90
     assert found["visit_ate"] < 0.05 and found["visit_share"] == 100
     assert found["depth_l1"] < 0.04 and found["hit_share"] > 95
     elsewhere = MapTests(view, settings, (0,)).localise(field)
     assert elsewhere["localised_share"] <= 25 and elsewhere["localisation_error"] > 0.1
+
+
+def test_an_error_counts_a_metre_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is found far away weighs no more than one that is lost."""
+    settings, view, field = room()
+    far = moved(np.eye(4), 30.0, 0.0, generator())
+    for lost in (False, True):
+        track = Track(far, 1.0, 0.0, True, 1, lost)
+        monkeypatch.setattr("rowcast.tasks.crimp.measuring.locate", lambda *_, found=track: found)
+        found = MapTests(view, settings, (0,)).localise(field)
+        assert found == {"localisation_error": 1.0, "localised_share": 0.0}
+    monkeypatch.setattr(Tracker, "track", lambda self, _: self.poses.append(far))
+    walked = MapTests(view, settings, (0,)).walk(field)
+    assert walked == pytest.approx({"visit_ate": np.sqrt(5 / 6), "visit_share": 100 / 6})
 
 
 def test_more_tests_than_frames_begin_again() -> None:

@@ -28,11 +28,14 @@ def tell_events(robot: TaskWorker, optimizer: Optimizer) -> None:
 
 
 def save_shown(robot: TaskWorker, journal: Path) -> None:
-    """Write what the worker shows of its replica beside its journal; without exhibits there is no such file.
+    """Write what the worker shows of its replica beside its journal, and files of its own.
+
+    Without exhibits there is no file of them.
 
     Raises:
         ConfigError: a report could not show it, or the file cannot be written.
     """
+    robot.write_files(journal.parent, journal.stem)
     items = robot.shown()
     if items:
         save_exhibits(_beside(journal), items)

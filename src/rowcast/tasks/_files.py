@@ -1,22 +1,24 @@
-"""Reads idx, npz and JPEG files; every fault becomes one line that says what was expected, found and to do."""
+"""Reads idx, npz and JPEG files, writes whole files; every fault becomes one line: what was expected, found, to do."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowcast.errors import DataError
 
-__all__ = ["checked_pair", "decode_jpegs", "open_folder", "read_idx", "read_npz"]
+__all__ = ["checked_pair", "decode_jpegs", "open_folder", "read_idx", "read_npz", "write_whole"]
 
 _IDX_MAGIC = {3: 2051, 1: 2049}
 """Magic number of an idx file of bytes, by its number of dimensions."""
@@ -126,3 +128,31 @@ def decode_jpegs(raw: NDArray[Any], offsets: NDArray[Any], path: Path) -> NDArra
             raise DataError(f"{path}: expected images of 32 x 32 pixels, image {number} is {size[0]} x {size[1]}")
         images[number] = pixels.transpose(2, 0, 1)
     return images
+
+
+def write_whole(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file that appears whole or not at all, so that several processes may try at once.
+
+    Args:
+        path: where to.
+        write: puts the content into the open file.
+
+    Raises:
+        DataError: the folder is missing or cannot be written.
+    """
+    target = Path(path)
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            part = Path(file.name)
+            try:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                part.chmod(0o644)
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be written ({error.strerror or error}); choose a folder that exists"
+        ) from error

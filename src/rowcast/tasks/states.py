@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rowcast.errors import DataError
-from rowcast.tasks._files import read_npz
+from rowcast.tasks._files import read_npz, write_whole
 
 __all__ = ["State", "load_npz_state", "save_npz_state"]
 
@@ -27,22 +25,7 @@ def save_npz_state(path: str | Path, state: State) -> None:
     Raises:
         DataError: the folder is missing or cannot be written.
     """
-    target = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            part = Path(file.name)
-            try:
-                np.savez(file, **state)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-                part.chmod(0o644)
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{target}: cannot be written ({error.strerror or error}); choose a folder that exists"
-        ) from error
+    write_whole(path, lambda file: np.savez(file, **state))  # type: ignore[arg-type]
 
 
 def load_npz_state(path: str | Path, like: Mapping[str, Tensor]) -> State:

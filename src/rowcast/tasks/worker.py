@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,6 +111,14 @@ class TaskWorker:
         """
         with _evaluating(self.model), torch.no_grad():
             return check_exhibits(self.exhibits(), f"task {type(self.task).__name__}: exhibits")
+
+    def write_files(self, folder: Path, name: str) -> None:
+        """Write files of the task's own at the end of a run; here, none.
+
+        Args:
+            folder: of the run, where the journals are.
+            name: what the name of each file begins with: that of the worker.
+        """
 
     def warm_up(self) -> None:
         """Let what is slow the first time be slow before a clock runs; nothing of the worker is changed."""

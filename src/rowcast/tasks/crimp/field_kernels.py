@@ -40,7 +40,9 @@ def _interpolate(x: float, y: float, z: float, geometry: Any, grid: Any, feature
     k = min(max(int(pz), 0), sizes[2] - 2)
     fx, fy, fz = np.float32(px - i), np.float32(py - j), np.float32(pz - k)
     one = np.float32(1.0)
-    features[:] = np.float32(0.0)
+    for d in range(4):
+        for f in range(count):
+            features[d, f] = np.float32(0.0)
     for corner in range(8):
         a, b, c = corner >> 2, (corner >> 1) & 1, corner & 1
         # The weight is 1 - f on the lower side and f on the upper one; its slope is -1 or 1.
@@ -73,7 +75,8 @@ def _point(x: float, y: float, z: float, field: Any, scratch: Any, out: Any) -> 
     features, hidden = scratch
     count, units = first.shape
     _interpolate(x, y, z, geometry, grid, features)
-    hidden[0, :] = first_bias
+    for h in range(units):
+        hidden[0, h] = first_bias[h]
     for f in range(count):
         value = features[0, f]
         for h in range(units):
@@ -96,7 +99,8 @@ def _point(x: float, y: float, z: float, field: Any, scratch: Any, out: Any) -> 
         on = one if hidden[0, h] > 0 else np.float32(0.0)
         hidden[1, h] = on * q0 * second[0, h]
         hidden[2, h] = on * (q1 * second[1, h] + q2 * second[2, h] + q3 * second[3, h])
-    out[:] = np.float32(0.0)
+    for n in range(11):
+        out[n] = np.float32(0.0)
     inverse = np.float32(1.0 / geometry[2][6])
     for f in range(count):
         of_distance, of_grey = np.float32(0.0), np.float32(0.0)
@@ -136,37 +140,41 @@ def sample_points(points: Any, field: Any) -> Any:
 
 
 @numba.njit(nogil=True)
-def _rotation(wx: float, wy: float, wz: float) -> Any:
-    """The rotation by a vector (radians), float64 [3, 3]: Rodrigues' formula."""
+def _turn(pose: Any, vector: Any, centre: Any) -> None:
+    """Move a pose by a shift (metres) and a turn (radians) about a centre, in place; Rodrigues' formula."""
+    wx, wy, wz = vector[3], vector[4], vector[5]
     angle = np.sqrt(wx * wx + wy * wy + wz * wz)
     if angle < 1e-8:
         a, b = 1.0 - angle * angle / 6.0, 0.5 - angle * angle / 24.0
     else:
         a, b = np.sin(angle) / angle, (1.0 - np.cos(angle)) / (angle * angle)
-    found = np.empty((3, 3))
-    found[0, 0] = 1.0 - b * (wy * wy + wz * wz)
-    found[0, 1] = b * wx * wy - a * wz
-    found[0, 2] = b * wx * wz + a * wy
-    found[1, 0] = b * wx * wy + a * wz
-    found[1, 1] = 1.0 - b * (wx * wx + wz * wz)
-    found[1, 2] = b * wy * wz - a * wx
-    found[2, 0] = b * wx * wz - a * wy
-    found[2, 1] = b * wy * wz + a * wx
-    found[2, 2] = 1.0 - b * (wx * wx + wy * wy)
-    return found
+    for d in range(3):
+        pose[d, 3] -= centre[d]
+    for column in range(4):
+        x, y, z = pose[0, column], pose[1, column], pose[2, column]
+        cx, cy, cz = wy * z - wz * y, wz * x - wx * z, wx * y - wy * x
+        pose[0, column] = x + a * cx + b * (wy * cz - wz * cy)
+        pose[1, column] = y + a * cy + b * (wz * cx - wx * cz)
+        pose[2, column] = z + a * cz + b * (wx * cy - wy * cx)
+    for d in range(3):
+        pose[d, 3] += centre[d] + vector[d]
 
 
 @numba.njit(nogil=True)
-def _angles(rotation: Any) -> Any:
-    """The vector that a small rotation turns by (radians); exact up to half a turn but for the sign there."""
-    x = rotation[2, 1] - rotation[1, 2]
-    y = rotation[0, 2] - rotation[2, 0]
-    z = rotation[1, 0] - rotation[0, 1]
-    sine = 0.5 * np.sqrt(x * x + y * y + z * z)
-    cosine = 0.5 * (rotation[0, 0] + rotation[1, 1] + rotation[2, 2] - 1.0)
-    angle = np.arctan2(sine, cosine)
-    scale = 0.5 if sine < 1e-12 else 0.5 * angle / sine
-    return x * scale, y * scale, z * scale
+def _between(pose: Any, expected: Any, away: Any) -> None:
+    """By what a pose is turned against another: a vector (radians) into float64 [3]; exact but for half a turn."""
+    trace = 0.0
+    for d in range(3):
+        away[d] = 0.0
+    for k in range(3):
+        for d in range(3):
+            e, f = (d + 1) % 3, (d + 2) % 3
+            away[d] += pose[f, k] * expected[e, k] - pose[e, k] * expected[f, k]
+            trace += pose[d, k] * expected[d, k]
+    sine = 0.5 * np.sqrt(away[0] * away[0] + away[1] * away[1] + away[2] * away[2])
+    scale = 0.5 if sine < 1e-12 else 0.5 * np.arctan2(sine, 0.5 * (trace - 1.0)) / sine
+    for d in range(3):
+        away[d] *= scale
 
 
 @numba.njit(nogil=True)
@@ -197,31 +205,44 @@ def _solve(matrix: Any, vector: Any) -> bool:
 
 
 @numba.njit(nogil=True)
+def _add(residual: float, slope: Any, matrix: Any, vector: Any) -> None:
+    """A residual with its Cauchy weight (2 sigma) into the lower half of the normal equations."""
+    weight = 1.0 / (1.0 + 0.25 * residual * residual)
+    for i in range(6):
+        vector[i] -= weight * residual * slope[i]
+        for j in range(i + 1):
+            matrix[i, j] += weight * slope[i] * slope[j]
+
+
+@numba.njit(nogil=True)
 def _gather(points: Any, greys: Any, pose: Any, field: Any, numbers: Any, work: Any) -> Any:
-    """The normal equations of all points about their centroid; returns the centroid, and sums for the outcome."""
-    scratch, world, values, matrix, vector = work
+    """The normal equations of all points about their centroid, and two sums for the outcome."""
+    scratch, values, matrix, vector, centre, slope = work
     truncation, distance_sigma, grey_sigma = numbers[0], numbers[1], numbers[2]
-    count = len(points)
-    for n in range(count):
-        for d in range(3):
-            world[n, d] = pose[d, 0] * points[n, 0] + pose[d, 1] * points[n, 1] + pose[d, 2] * points[n, 2] + pose[d, 3]
-    cx, cy, cz = world[:, 0].mean(), world[:, 1].mean(), world[:, 2].mean()
-    matrix[:] = 0.0
-    vector[:] = 0.0
-    slope = np.empty(6)
+    for i in range(6):
+        vector[i] = 0.0
+        for j in range(6):
+            matrix[i, j] = 0.0
     within, off = 0, 0.0
-    for n in range(count):
-        x, y, z = world[n, 0], world[n, 1], world[n, 2]
+    for n in range(len(points)):
+        px, py, pz = np.float64(points[n, 0]), np.float64(points[n, 1]), np.float64(points[n, 2])
+        x = pose[0, 0] * px + pose[0, 1] * py + pose[0, 2] * pz + pose[0, 3]
+        y = pose[1, 0] * px + pose[1, 1] * py + pose[1, 2] * pz + pose[1, 3]
+        z = pose[2, 0] * px + pose[2, 1] * py + pose[2, 2] * pz + pose[2, 3]
         if not _inside(x, y, z, field[0][2]):
             continue
         _point(x, y, z, field, scratch, values)
-        if not np.isfinite(values[:8].sum()):  # a part of the map that has diverged says nothing
+        total = np.float32(0.0)
+        for i in range(8):
+            total += values[i]
+        # A part of the map that has diverged says nothing. (isfinite is optimised away where fast sums are allowed.)
+        if not abs(total) < np.inf:
             continue
         near = abs(values[0]) < WITHIN
         if near:
             within += 1
             off += abs(values[0]) * truncation
-        y0, y1, y2 = x - cx, y - cy, z - cz
+        y0, y1, y2 = x - centre[0], y - centre[1], z - centre[2]
         for kind in range(2):
             if kind == 0:
                 scale = truncation / distance_sigma
@@ -236,12 +257,8 @@ def _gather(points: Any, greys: Any, pose: Any, field: Any, numbers: Any, work: 
             slope[3] = y1 * g2 - y2 * g1
             slope[4] = y2 * g0 - y0 * g2
             slope[5] = y0 * g1 - y1 * g0
-            weight = 1.0 / (1.0 + 0.25 * residual * residual)  # Cauchy, 2 sigma
-            for i in range(6):
-                vector[i] -= weight * residual * slope[i]
-                for j in range(i + 1):
-                    matrix[i, j] += weight * slope[i] * slope[j]
-    return cx, cy, cz, within, off
+            _add(residual, slope, matrix, vector)
+    return within, off
 
 
 @compiled
@@ -260,44 +277,41 @@ def align(points: Any, greys: Any, start: Any, expected: Any, field: Any, number
         the pose, the share of the points within the truncation of a surface, their mean distance from it (m), whether
         it has converged, and the iterations.
     """
-    matrix, vector = np.empty((6, 6)), np.empty(6)
-    work = (_scratch(field), np.empty((len(points), 3)), np.zeros(11, np.float32), matrix, vector)
+    matrix, vector, centre, turned = np.empty((6, 6)), np.empty(6), np.empty(3), np.empty(3)
+    work = (_scratch(field), np.zeros(11, np.float32), matrix, vector, centre, np.empty(6))
+    middle = np.zeros(3)  # of the points, in the camera's frame
+    for n in range(len(points)):
+        for d in range(3):
+            middle[d] += points[n, d] / len(points)
     pose = start.copy()
-    step = np.inf
-    share, off, taken = 0.0, 0.0, 0
-    centre = np.empty(3)
-    for d in range(3):
-        total = 0.0  # in double precision, as the centroid in the shared frame
-        for n in range(len(points)):
-            total += points[n, d]
-        centre[d] = total / len(points)
+    moving, turning = 1.0 / numbers[3] ** 2, 1.0 / numbers[4] ** 2
+    step, taken = np.inf, 0
     while True:
-        cx, cy, cz, within, sum_off = _gather(points, greys, pose, field, numbers, work)
-        share = within / len(points)
-        off = sum_off / max(within, 1)
+        for d in range(3):
+            centre[d] = pose[d, 0] * middle[0] + pose[d, 1] * middle[1] + pose[d, 2] * middle[2] + pose[d, 3]
+        within, off = _gather(points, greys, pose, field, numbers, work)
         if step < numbers[5] or taken == iterations:
             break
-        turn = _angles(np.ascontiguousarray(pose[:3, :3]) @ np.ascontiguousarray(expected[:3, :3].T))
-        there = np.array((cx, cy, cz))
+        _between(pose, expected, turned)
         for d in range(3):
             wanted = (
-                expected[d, 0] * centre[0] + expected[d, 1] * centre[1] + expected[d, 2] * centre[2] + expected[d, 3]
+                expected[d, 0] * middle[0] + expected[d, 1] * middle[1] + expected[d, 2] * middle[2] + expected[d, 3]
             )
-            moving, turning = 1.0 / numbers[3] ** 2, 1.0 / numbers[4] ** 2
             matrix[d, d] += moving
             matrix[3 + d, 3 + d] += turning
-            vector[d] -= moving * (there[d] - wanted)
-            vector[3 + d] -= turning * turn[d]
+            vector[d] -= moving * (centre[d] - wanted)
+            vector[3 + d] -= turning * turned[d]
         if not _solve(matrix, vector):
             break
-        step = np.sqrt((vector * vector).sum())
-        if not np.isfinite(step):
+        square = 0.0
+        for i in range(6):
+            square += vector[i] * vector[i]
+        if not square < np.inf:
             break
-        rotation = _rotation(vector[3], vector[4], vector[5])
-        pose[:3, :3] = rotation @ np.ascontiguousarray(pose[:3, :3])
-        pose[:3, 3] = rotation @ (pose[:3, 3] - there) + there + vector[:3]
+        step = np.sqrt(square)
+        _turn(pose, vector, centre)
         taken += 1
-    return pose, share, off, step < numbers[5], taken
+    return pose, within / len(points), off / max(within, 1), step < numbers[5], taken
 
 
 @compiled
@@ -333,7 +347,7 @@ def march(rays: Any, pose: Any, field: Any, numbers: Any, steps: int) -> Any:
             if _inside(x, y, z, field[0][2]):
                 _point(x, y, z, field, scratch, values)
                 distance = values[0]
-            if not np.isfinite(distance):
+            if not abs(distance) < np.inf:
                 break
             if distance <= 0.0:
                 if before > 0.0 and depth > near:

@@ -69,7 +69,7 @@ class CrimpSettings(TaskSettings):
     lost_share: float = setting(
         0.35,
         "A frame is lost where fewer of its points lie within the truncation of a surface of the map.",
-        low=0.0,
+        low=0.001,
         high=1.0,
     )
     lost_frames: int = setting(

@@ -8,14 +8,13 @@ the tool ``evo``.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import DataError
+from rowcast.tasks._files import write_whole
 from rowcast.tasks.crimp.se3 import inverse
 
 __all__ = ["ate", "pose_error", "read_tum", "rigid_fit", "rotations_of", "rpe", "write_tum"]
@@ -192,24 +191,8 @@ def write_tum(path: str | Path, poses: Array, times_s: Array) -> None:
         )
     rows = np.column_stack([times, motions[:, :3, 3], _quaternions(rotations)])
     lines = [f"# {' '.join(_COLUMNS)}", *(" ".join(map(repr, row)) for row in rows.tolist())]
-    target = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            part = Path(file.name)
-            try:
-                file.write("\n".join(lines) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-                part.chmod(0o644)
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{target}: cannot be written ({error.strerror or error}); choose a folder that exists"
-        ) from error
+    text = "\n".join(lines) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def read_tum(path: str | Path) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from rowcast.tasks.crimp.pixels import usable_pixels
 from rowcast.tasks.crimp.scene import View
 from rowcast.tasks.crimp.settings import CrimpSettings
 from rowcast.tasks.crimp.tracking import Tracker
-from rowcast.tasks.crimp.trajectory import ate
+from rowcast.tasks.crimp.trajectory import ate, write_tum
 from rowcast.tasks.crimp.views import render
 
 if TYPE_CHECKING:
@@ -199,6 +200,16 @@ class CrimpWorker(TaskWorker):
         )
         plan = Plan("map", "Ways and rows from above", "m", paths, self.view.obstacles, self._columns_of_rows())
         return [plan, *(self._pictures() if self.index == 0 else ())]
+
+    def write_files(self, folder: Path, name: str) -> None:
+        """The trajectory that the robot has found, and the true one, as files of the TUM benchmark.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        poses, own = np.stack(self._tracker.poses), self.view.own
+        write_tum(folder / f"{name}.found.tum", poses, own.times_s[: len(poses)])
+        write_tum(folder / f"{name}.true.tum", own.poses[: len(poses)], own.times_s[: len(poses)])
 
     def _columns_of_rows(self) -> Cells:
         """The columns of blocks, each with how often one of its rows was trained here."""
