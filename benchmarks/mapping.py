@@ -38,8 +38,8 @@ WORKERS = 4
 COMPUTE_S = 1.0
 IDEAL = "bsp?codec=raw"
 POLICIES = ("bsp", "rog:4", "rowcast")
-#: Learning rates that each policy chooses from, by its mean final error of positions.
-RATES = (0.04, 0.08, 0.16, 0.32)
+#: Learning rates that each policy chooses from, by its mean ATE at the end. (At 0.04 bsp does not get to a map.)
+RATES = (0.08, 0.16, 0.32)
 DELAY_STEPS = 8
 #: Until the robots have moved for a minute longer than they stood.
 OUTDOOR_S, LOOK_S = 300.0, 10.0
