@@ -1,8 +1,7 @@
 """What a mapping step is trained on: points along rays of the newest frame and of all earlier ones.
 
 No volume is rendered: along a ray the signed distance is known near the measured point, and above the truncation in
-front of it. iMAP (Sucar et al., ICCV 2021, arXiv 2103.12352) renders; that the points alone do is measured in
-``docs/mapping.md``.
+front of it (algorithms.md 14.1). iMAP (Sucar et al., ICCV 2021, arXiv 2103.12352) renders.
 """
 
 from __future__ import annotations

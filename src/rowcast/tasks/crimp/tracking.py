@@ -1,8 +1,7 @@
 """Finding the pose of a frame in a map: Gauss-Newton on se(3) with a motion prior.
 
 Residuals are the signed distance of the measured points and, where they lie near a surface, the difference of grey
-values; both with Cauchy weights. Point-to-implicit alignment as in iSDF and Co-SLAM's tracking, with Gauss-Newton in
-place of Adam: a tenth of the time for the same error (``docs/mapping.md``).
+values; both with Cauchy weights (algorithms.md 14.3). NICE-SLAM and Co-SLAM track with Adam, through rendered rays.
 """
 
 from __future__ import annotations
