@@ -263,49 +263,63 @@ def delay(bench: Bench) -> Iterator[Figure]:
 
 
 def outdoor(bench: Bench) -> Iterator[Figure]:
-    tests = f"tests={OUTDOOR_TESTS}"
+    rates = RATES[:1] if bench.tiny else RATES
     by_rate = {
         rate: bench.compared(
-            f"outdoor-{rate:g}", "crimp-room", POLICIES, "outdoor", OUTDOOR_S, [f"lr={rate:g}", tests], every_s=LOOK_S
+            f"outdoor-{rate:g}",
+            "crimp-room",
+            POLICIES,
+            "outdoor",
+            OUTDOOR_S,
+            [f"lr={rate:g}", f"tests={OUTDOOR_TESTS}"],
+            every_s=LOOK_S,
         )
-        for rate in (RATES[:1] if bench.tiny else RATES)
+        for rate in rates
     }
-    ate, early = {}, {}
-    for policy in POLICIES:
-        errors = {rate: fmean(ended(runs[policy], "ate")) for rate, runs in by_rate.items()}
-        best = min(errors, key=errors.__getitem__)
-        ate[policy] = errors[best]
-        note = f"{listed(ended(by_rate[best][policy], 'ate'))}; " + ", ".join(
-            f"lr {rate:g}: {error:.3g}" for rate, error in errors.items()
+    errors = {policy: {rate: fmean(ended(by_rate[rate][policy], "ate")) for rate in rates} for policy in POLICIES}
+    best = {policy: min(each, key=each.__getitem__) for policy, each in errors.items()}
+    for policy, each in errors.items():
+        note = f"{listed(ended(by_rate[best[policy]][policy], 'ate'))}; " + ", ".join(
+            f"lr {rate:g}: {error:.3g}" for rate, error in each.items()
         )
-        yield Figure(f"outdoor, {policy}: ATE", ate[policy], "m", None, False, note)
-        name, options = f"outdoor-early-{best:g}-{policy.replace(':', '-')}", [f"lr={best:g}", tests]
-        early[policy] = bench.compared(name, "crimp-room", [policy], "outdoor", EARLY_S, options, every_s=EARLY_LOOK_S)[
-            policy
-        ]
-    yield Figure("outdoor: ATE of rowcast over that of bsp", ate["rowcast"] / ate["bsp"], "", 0.75)
-    yield from found_early(early)
+        yield Figure(f"outdoor, {policy}: ATE", each[best[policy]], "m", None, False, note)
+    for title, chosen, bound in (("each its best lr", best, True), ("lr 0.08", dict.fromkeys(POLICIES, 0.08), False)):
+        ratio = errors["rowcast"][chosen["rowcast"]] / errors["bsp"][chosen["bsp"]]
+        yield Figure(f"outdoor, {title}: ATE of rowcast over that of bsp", ratio, "", 0.75 if bound else None)
+        yield from found_early(bench, chosen, title, bound)
 
 
-def found_early(early: Mapping[str, Sequence[Run]]) -> Iterator[Figure]:
-    """How soon robots are found in what others map, and what it costs."""
-    bounds = {"bsp": (0.06, True), "rog:4": (None, False), "rowcast": (0.03, False)}
+def found_early(bench: Bench, rates: Mapping[str, float], title: str, bound: bool) -> Iterator[Figure]:
+    """How soon robots are found in what others map, and what it costs, each policy at its learning rate.
+
+    Args:
+        title: of the figures.
+        bound: whether they are what bounds are asked of.
+    """
+    early = {}
+    for policy, rate in rates.items():
+        name, options = f"outdoor-early-{rate:g}-{policy.replace(':', '-')}", [f"lr={rate:g}", f"tests={OUTDOOR_TESTS}"]
+        found = bench.compared(name, "crimp-room", [policy], "outdoor", EARLY_S, options, every_s=EARLY_LOOK_S)
+        early[policy] = found[policy]
+    bounds = {"bsp": (0.06, True), "rowcast": (0.03, False)} if bound else {}
     for second in (20.0, 60.0):
         errors = {
             policy: [at_second(run, "localisation_error", second) for run in runs] for policy, runs in early.items()
         }
         for policy, values in errors.items():
-            bound = bounds[policy] if second == 60.0 else (None, False)
-            name = f"outdoor, {policy}: localisation after {second:g} s, median"
-            yield Figure(name, fmean(values), "m", *bound, listed(values))
+            asked = bounds.get(policy, (None, False)) if second == 60.0 else (None, False)
+            name = f"outdoor, {title}, {policy}: localisation after {second:g} s, median"
+            yield Figure(name, fmean(values), "m", *asked, listed(values))
         means = [fmean(errors[policy]) for policy in ("rowcast", "rog:4", "bsp")]
-        between = float(means == sorted(means))
-        yield Figure(f"outdoor: rog:4 between them after {second:g} s", between, "1 is yes", 1.0, True)
+        name = f"outdoor, {title}: rog:4 between them after {second:g} s"
+        yield Figure(name, float(means == sorted(means)), "1 is yes", 1.0 if bound else None, True)
     spent = {policy: [energy_to_level(run, 0.05) for run in runs] for policy, runs in early.items()}
     for policy, joules in spent.items():
-        yield Figure(f"outdoor, {policy}: energy to 0.05 m there", fmean(joules), "J", None, False, listed(joules))
+        name = f"outdoor, {title}, {policy}: energy to 0.05 m of localisation"
+        yield Figure(name, fmean(joules), "J", None, False, listed(joules))
     saved = 1 - fmean(spent["rowcast"]) / fmean(spent["bsp"])
-    yield Figure("outdoor: energy that rowcast saves over bsp until then", 100 * saved, "%", 40.0, True)
+    name = f"outdoor, {title}: energy that rowcast saves over bsp until then"
+    yield Figure(name, 100 * saved, "%", 40.0 if bound else None, True)
 
 
 def energy_to_level(run: Run, level: float) -> float:
