@@ -46,6 +46,8 @@ OUTDOOR_S, LOOK_S = 300.0, 10.0
 #: How soon others are found there is told by looks that are closer together, since a level counts once the mean of
 #: five looks keeps it.
 EARLY_S, EARLY_LOOK_S = 120.0, 2.0
+#: A robot of a policy with slack is never long without a look.
+WEIGHTS_LOOK_S = 60.0
 #: Frames of the localisation test of each of four robots at such a look.
 OUTDOOR_TESTS = 30
 
@@ -340,7 +342,9 @@ def weights(bench: Bench) -> Iterator[Figure]:
         ("each row's contributors, lr 0.08", "rog:4?row_weights=contributors", ["lr=0.08", "weight=0"]),
     ):
         slug = title.replace(" ", "").replace("/", "-")
-        runs = bench.compared(f"weights-{slug}", "crimp-room", [policy], "outdoor", OUTDOOR_S, options)[policy]
+        runs = bench.compared(
+            f"weights-{slug}", "crimp-room", [policy], "outdoor", OUTDOOR_S, options, every_s=WEIGHTS_LOOK_S
+        )[policy]
         values = ended(runs, "ate")
         yield Figure(f"weight {title}: ATE", fmean(values), "m", None, False, listed(values))
 
