@@ -160,8 +160,7 @@ def delayed(bench: Bench, task: CrimpTask, code: str, delay: int) -> list[dict[s
 
     def sent(vector: np.ndarray) -> np.ndarray:
         found = layout.zeros()
-        codec.add(layout, codec.encode(layout, vector, rows), rows, found, 1.0)
-        vector -= found
+        codec.add(layout, codec.encode(layout, vector, rows), rows, found, 1.0)  # the rest stays in the vector
         return found
 
     for step in range(bench.steps(workers)):
