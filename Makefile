@@ -24,7 +24,8 @@ demo-stream: $(STAMP)  ## a server, four robots with 12 to 75 samples a second: 
 	$(BIN)/rowcast stream demo --seconds 20 --seed 0 --out demo-stream-out
 
 demo-map: $(STAMP)  ## a server, four robots that map a place together: bsp, rog:4 and rowcast, a minute each
-	$(BIN)/rowcast demo --task crimp-room --policies bsp,rog:4,rowcast --seconds 60 --seed 0 --out demo-map-out
+	$(BIN)/rowcast demo --task crimp-room --policies bsp,rog:4,rowcast --seconds 60 --seed 0 --pace 0.3 --set ratio=0.2 \
+		--out demo-map-out
 
 paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, with a report
 	$(BIN)/rowcast compare --task cruda-digits --policies bsp,ssp:4,ssp:20,flown:4,rog:4,rog:20 --links outdoor \
