@@ -30,6 +30,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     ShapeSettings.__name__: {"link": "outdoor"},
     RunSettings.__name__: {"name": "bsp"},
     LinkCosts.__name__: {"up_bps": 1e6, "down_bps": 1e6},
+    # A voxel is at most as large as the truncation.
+    **{f"{name}Settings": {"truncation": 10.0} for name in ("Crimp", "Recorded", "RedKitchen", "Room", "SevenScenes")},
 }
 
 

@@ -119,7 +119,11 @@ class RoomSettings(CrimpSettings):
     height: int = setting(48, "Height of an image.", unit="pixels", low=8, high=4096)
     focal: float = setting(40.0, "Focal length.", unit="pixels", low=1.0, high=1e5)
     depth_noise: float = setting(
-        0.002, "Standard deviation of a measured depth at one metre; it grows with the square.", unit="m", low=0.0
+        0.002,
+        "Standard deviation of a measured depth at one metre; it grows with the square.",
+        unit="m",
+        low=0.0,
+        high=10.0,
     )
     colour_noise: float = setting(0.02, "Standard deviation of a colour from 0 to 1.", low=0.0, high=1.0)
     invalid_share: float = setting(0.03, "Share of the pixels without a depth.", low=0.0, high=1.0)
