@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rowcast.errors import DataError
 from rowcast.tasks.crimp.frames import Frames
 from rowcast.tasks.crimp.scene import View
+from rowcast.tasks.crimp.se3 import rigid
 
 __all__ = ["check_depth_scale", "check_first_depth", "check_motion", "check_view", "usable_poses"]
 
@@ -71,11 +72,7 @@ def usable_poses(
                 f"{where}: {label}: the pose is not rigid: {what}; expected camera to world, 4 x 4, x right, y down, z "
                 "forward, in metres: write the poses again"
             )
-    u, _, v = np.linalg.svd(rotations)
-    exact = usable.copy()
-    exact[:, :3, :3] = u @ v
-    exact[:, 3] = (0.0, 0.0, 0.0, 1.0)
-    return kept, exact
+    return kept, rigid(usable)
 
 
 def check_motion(poses: npt.NDArray[np.float64], labels: Sequence[str], where: str, farthest_m: float) -> None:

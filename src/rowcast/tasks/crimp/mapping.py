@@ -81,20 +81,16 @@ class MapSampler:
         poses = np.stack([self._poses[frame] for frame in frames.tolist()])
         ways = np.einsum("nij,nj->ni", poses[:, :, :3], rays)
         lengths = np.linalg.norm(rays, axis=1)
-        # Offsets from the measured point along the ray, as distances in space.
+        ends = (depths * lengths)[:, None]  # the measured points, as distances along their rays
         cut = settings.truncation
         offsets = np.zeros((len(chosen), settings.near_points), np.float32)
         offsets[:, 1:] = cut * (2 * rng.random((len(chosen), settings.near_points - 1), np.float32) - 1)
         free = settings.free_points
         # Between the camera and the truncation; where the surface is nearer than that, near the camera.
-        front = np.maximum(depths * lengths - cut, 0.0)[:, None]
+        front = np.maximum(ends - cut, 0.0)
         strata = (np.arange(free, dtype=np.float32) + rng.random((len(chosen), free), np.float32)) / max(free, 1)
-        along = np.concatenate([depths[:, None] * lengths[:, None] + offsets, front * strata], axis=1)
-        targets = np.concatenate([-offsets / cut, np.ones_like(strata)], axis=1)
-        short = along[:, settings.near_points :] > (depths * lengths - cut)[:, None]
-        targets[:, settings.near_points :][short] = np.clip(
-            ((depths * lengths)[:, None] - along[:, settings.near_points :]) / cut, -1.0, 1.0
-        )[short]
+        along = np.concatenate([ends + offsets, front * strata], axis=1)
+        targets = np.concatenate([-offsets / cut, np.minimum((ends - front * strata) / cut, 1.0)], axis=1)
         points = poses[:, None, :, 3] + (along / lengths[:, None])[:, :, None] * ways[:, None, :]
         return MapBatch(
             torch.from_numpy(points.astype(np.float32)),

@@ -33,11 +33,13 @@ def inverse(pose: Pose) -> Pose:
 
 
 def rigid(pose: Pose) -> Pose:
-    """The nearest rigid motion: what was multiplied many times, or read from a file, is one but for rounding."""
-    left, _, right = np.linalg.svd(pose[:3, :3])
-    found = np.eye(4)
-    found[:3, :3] = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
-    found[:3, 3] = pose[:3, 3]
+    """The nearest rigid motion, of poses [..., 4, 4] of each: what was multiplied many times, or read from a file, is
+    one but for rounding."""
+    left, _, right = np.linalg.svd(pose[..., :3, :3])
+    left[..., 2] *= np.sign(np.linalg.det(left @ right))[..., None]  # a rotation, and no mirror image
+    found = np.array(pose)
+    found[..., :3, :3] = left @ right
+    found[..., 3, :] = (0.0, 0.0, 0.0, 1.0)
     return found
 
 

@@ -36,8 +36,8 @@ from rowcast.tasks.crimp.worker import CrimpWorker
 
 __all__ = ["CrimpTask", "RecordedTask", "RedKitchenTask", "RoomTask", "SevenScenesTask"]
 
-#: At a pace of one second these are the times of the settings; a demo is faster.
-_TEST_EVERY = 40.0
+#: Between two tests of a robot in a demo, where a gradient takes a second; the settings' times are for such a pace.
+_TEST_EVERY_S = 40.0
 
 
 class CrimpTask(Task):
@@ -118,7 +118,9 @@ class CrimpTask(Task):
 
     @classmethod
     def at_pace(cls, options: Mapping[str, Any], pace_s: float) -> dict[str, Any]:
-        usual = {"first_s": 60.0, "frame_every_s": 4.0, "test_every_s": _TEST_EVERY}
+        fields = cls.Settings.__dataclass_fields__
+        usual: dict[str, Any] = {name: fields[name].default for name in ("first_s", "frame_every_s")}
+        usual["test_every_s"] = _TEST_EVERY_S
         return {**{name: seconds * pace_s for name, seconds in usual.items()}, **options}
 
     @classmethod
