@@ -45,8 +45,8 @@ class CrimpSettings(TaskSettings):
     )
     momentum: float = setting(
         0.0,
-        "Decay of the mean of the gradient in lazy Adam (its first beta). Delay acts as momentum already: with 0.9 a "
-        "team whose updates come eight steps late maps with several times the error.",
+        "Decay of the mean of the gradient in lazy Adam (its first beta). Updates that come late act as momentum "
+        "already.",
         low=0.0,
         high=0.999,
     )
