@@ -299,7 +299,7 @@ def test_the_page_needs_nothing_but_itself(folder: Path, page: str, parts: _Part
     assert not re.search(r"https?:|url\(|@import", page)
     assert parts.open == [] and parts.fetched == []
     drawn = sorted((folder / "report").glob("*.png"))
-    assert len(parts.images) == len(drawn) == 13
+    assert len(parts.images) == len(drawn) == 17
     embedded = []
     for source in parts.images:
         head, _, data = source.partition(",")
