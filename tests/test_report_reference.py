@@ -32,7 +32,7 @@ from rowcast.report.reference import (
 )
 from rowcast.report.reference_figure import draw_against, draw_behind
 from rowcast.report.reference_sections import Against, against_parts
-from rowcast.report.reference_tables import across_policies, behind_table
+from rowcast.report.reference_tables import across_policies, behind_table, reference_table
 from rowcast.report.samples import sample_unit, samples_at
 from rowcast.report.sections import sections
 from rowcast.report.table import BOUNDS, Table, table_of
@@ -175,6 +175,8 @@ def test_what_was_not_reached_is_a_bound(groups: dict[str, list[Run]]) -> None:
     assert row(table, "rowcast", "time to the level (s)") == (">", None, 180.0, None, None, 3)
     assert row(table, "rowcast", "time to the level (%") == (">", None, 112.5, None, None, 3)
     assert row(table, "rowcast", "energy to the level (%")[0] == ">"
+    joules = 2 * BSP_J * 9 / 1e3
+    assert row(table, "rowcast", "energy to the level (kJ)") == (">", None, pytest.approx(joules), None, None, 3)
     assert notes == []
     line = dict(
         zip(across_policies(table).columns, across_policies(table).where(policy="rowcast").rows[0], strict=True)
@@ -267,6 +269,9 @@ def test_seeds_are_compared_up_to_the_shortest(groups: dict[str, list[Run]]) -> 
     assert behind is not None and behind.samples[-1] == 200.0
     assert behind.by_seed[:, -1].tolist() == [2.0, 1.0] and behind.ends.tolist() == [2.0, 2.0]
     assert behind.end_samples == 300.0
+    table = reference_table("bsp", {"bsp": [], "rog:4": []}, {"rog:4": behind}, ACCURACY, "samples")
+    assert row(table, "rog:4", "behind") == ("", 300.0, 2.0, 2.0, 2.0, 2)
+    assert row(table, "rog:4", "furthest")[1:3] == (200.0, 1.5)
     assert behind_over([]) is None
     assert (
         behind_over([AtEqualSamples(0, places, places, places), AtEqualSamples(1, places + 200, places, places)])
