@@ -183,6 +183,7 @@ def test_what_was_not_reached_is_a_bound(groups: dict[str, list[Run]]) -> None:
     )
     assert line["time to the level (% of the reference's)"] == "> 112.5"
     assert line["accuracy kept at the end (%)"] == ""
+    assert line["furthest behind at equal samples (points)"] == "3.8 ± 0 at 224"
 
 
 def test_one_bound_among_seeds_makes_the_mean_a_bound(tmp_path: Path) -> None:

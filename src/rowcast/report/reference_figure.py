@@ -87,7 +87,7 @@ class _Panel:
 def _share_panels(table: Table, reference: str) -> list[_Panel]:
     """Shares of the reference's time and energy, on the same scale."""
     found = {measure: own for measure in _SHARES if (own := _measure(table, measure)).rows}
-    _, high = _reach(list(found.values()), 100.0)
+    _, high = _reach(list(found.values()), (0.0, 100.0))
     panels = []
     for measure, own in found.items():
         label, amount = _SHARES[measure]
@@ -100,7 +100,7 @@ def _share_panels(table: Table, reference: str) -> list[_Panel]:
 def _behind_panels(table: Table, metric: Metric) -> list[_Panel]:
     """What is behind at equal samples, on the same scale."""
     found = {measure: own for measure in _BEHIND if (own := _measure(table, measure)).rows}
-    reach = _reach(list(found.values()), 0.0)
+    reach = _reach(list(found.values()), (0.0,))
     labels = {measure: f"{label}\n({_unit(metric)})" for measure, label in _BEHIND.items()}
     return [_Panel(own, 0.0, reach, labels[measure], "at equal samples") for measure, own in found.items()]
 
@@ -162,15 +162,15 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
-def _reach(tables: Sequence[Table], reference: float, edge: float = 0.22) -> tuple[float, float]:
-    """What an axis shows: the means and the reference, and of the intervals no more than the room on each side.
+def _reach(tables: Sequence[Table], seen: Sequence[float], edge: float = 0.22) -> tuple[float, float]:
+    """What an axis shows: the means, and of the intervals no more than the room on each side.
 
     Args:
         tables: of means.
-        reference: that must be seen.
+        seen: what must be seen as well, at least one.
         edge: what stays free on each side, as a share.
     """
-    means = [value for own in tables for value in own.numbers("mean") if not math.isnan(value)] + [reference]
+    means = [value for own in tables for value in own.numbers("mean") if not math.isnan(value)] + [*seen]
     ends = [value for own in tables for name in ("low", "high") for value in own.numbers(name) if not math.isnan(value)]
     width = (max(means) - min(means)) or 1.0
     low = max(min(means + ends), min(means) - _ROOM * width)
@@ -216,7 +216,7 @@ def draw_behind(
                 linestyle="",
                 zorder=4,
             )
-        axes.set_ylim(*_reach([table], 0.0, edge=0.05))
+        axes.set_ylim(*_reach([table], (0.0,), edge=0.05))
         axes.set_xlim(left=0)
         axes.set_xlabel(f"{table.columns[1]} of the team (ring: furthest behind, after the first tenth)")
         axes.set_ylabel(f"{words_of(metric)} behind {reference}\n({_unit(metric)}), ↓ lower is better")

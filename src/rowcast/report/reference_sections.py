@@ -63,9 +63,10 @@ def against_parts(
         notes: take a sentence about each thing that is left out.
     """
     reference, groups = against.reference, against.groups
+    words = words_of(metric)
     reading = Reading(metric, spacing(groups, metric))
     levels = {policy: to_level(groups[reference], runs, reading) for policy, runs in groups.items()}
-    about = f"{words_of(metric)} against {reference}, {against.conditions}"
+    about = f"{words} against {reference}, {against.conditions}"
     behind = _behind(against, reading, about, notes)
     notes += [f"{about}: {reason}" for reason in _left_out(against, levels, behind)]
     samples = sample_unit(groups[reference][0])
@@ -73,16 +74,16 @@ def against_parts(
     if not any(row[0] != reference and row[4] is not None for row in table.rows):
         return
     better = " Lower is better." if metric.better == "lower" else ""
-    counted = samples if samples == "samples" else "gradients, as each has the same batch"
+    counted = "" if samples == "samples" else f", counted in {samples}, since each has the same batch"
     yield TableOrFigure(
         f"against{which}{suffix}",
-        f"Against {reference}: time and energy to the {words_of(metric)} that it kept, and at equal samples",
+        f"Against {reference}: time and energy to the {words} that it kept, and at equal samples",
         f"Level: of each seed the worst moving average ({WINDOW} looks) of the last {HOLD} looks of {reference}. Time "
         f"and energy of the team until it is kept for {HOLD} looks, and as a share of those of {reference} with the "
         "same seed. '>' marks a lower bound: a seed did not get there. Behind: by how much the moving average is worse "
-        f"at equal {counted} of the team (below 0: better), at the end of the shorter run, and where the mean over the "
-        "seeds is furthest behind once a tenth was used (its interval does not count that the place was chosen). Mean "
-        f"and 95 % interval over the seeds that both have.{better}",
+        f"at equal samples of the team{counted} (below 0: better): at the end of the shorter run, and where the mean "
+        "over the seeds is furthest behind once a tenth was used (its interval does not count that the place was "
+        f"chosen). Mean and 95 % interval over the seeds that both have.{better}",
         table,
         across_policies(table),
         partial(draw_against, table, list(groups), reference, metric) if can_draw(table) else None,
@@ -91,9 +92,9 @@ def against_parts(
     if any(mean is not None for mean in curves.values("mean")):
         yield TableOrFigure(
             f"behind{which}{suffix}",
-            f"{words_of(metric).capitalize()} behind {reference} at equal {samples}",
-            f"As above, against the {counted} of the team: events 'metric' named {metric.name}, and 'step'. Below 0 a "
-            "policy is ahead. Band: 95 % interval.",
+            f"{words[:1].upper()}{words[1:]} behind {reference} at equal samples",
+            f"As above, against the samples of the team{counted}: events 'metric' named {metric.name}, and 'step'. Below "
+            "0 a policy is ahead. Band: 95 % interval.",
             curves,
             curves,
             partial(draw_behind, curves, list(groups), reference, metric, table),

@@ -125,7 +125,14 @@ def across_policies(table: Table) -> Table:
     def line(policy: str) -> list[Value]:
         own = table.where(policy=policy)
         found = [own.where(measure=measure).rows for measure in measures]
-        written = [f"{rows[0][2]} {with_interval(*rows[0][-4:])}".strip() if rows else "" for rows in found]
+        written = [_written(*rows[0][2:]) if rows else "" for rows in found]
         return [policy, *written, max(int(count) for count in own.numbers("seeds"))]
 
     return table_of(("policy", *measures, "seeds"), (line(policy) for policy in table.distinct("policy")))
+
+
+def _written(bound: Value, place: Value, *mean: Value) -> str:
+    """A mean with its interval, whether it is a bound, and at how many samples."""
+    number = with_interval(*mean)
+    at = f"at {place:,.0f}" if number and isinstance(place, float) else ""
+    return " ".join(filter(None, (str(bound), number, at)))
