@@ -17,7 +17,7 @@ from rowcast.errors import ConfigError
 from rowcast.experiment import Cell, Comparison, plan_cells, run_comparison
 from rowcast.journal import open_journal
 from rowcast.metric import Metric, metrics_to_json
-from rowcast.report import ACCURACY, Run, read_experiment, read_run, write_report
+from rowcast.report import ACCURACY, Robot, Run, Series, read_experiment, read_run, write_report
 from rowcast.report.inferences import SUMMARY
 from rowcast.report.reference import (
     AtEqualSamples,
@@ -366,8 +366,20 @@ def test_too_few_looks(groups: dict[str, list[Run]]) -> None:
     sparse = {policy: [replace(run, settings={"eval_every_s": 150.0}) for run in groups[policy]] for policy in POLICIES}
     table, notes = tables_of(sparse)
     assert not table.rows
-    assert notes[0].endswith("bsp kept no level with seed 0, 1, 2: too few looks, or not a number at its end")
-    assert notes[1].endswith("rog:4 has too few looks at equal samples with seed 0, 1, 2")
+    about = f"accuracy against bsp, {WHERE}"
+    assert notes == [f"{about}: bsp kept no level with seed 0, 1, 2: too few looks, or not a number at its end"]
+    few = [replace(run, robots=tuple(looked_twice(robot) for robot in run.robots)) for run in groups["rog:4"]]
+    _, notes = tables_of({"bsp": groups["bsp"], "rog:4": few})
+    assert notes == [
+        f"{about}: rog:4 has too few looks with seed 0, 1, 2",
+        f"{about}: rog:4 has too few looks at equal samples with seed 0, 1, 2",
+    ]
+
+
+def looked_twice(robot: Robot) -> Robot:
+    """The same robot, of which the journal has two looks only."""
+    own = robot.measured[ACCURACY.name]
+    return replace(robot, measured={ACCURACY.name: Series(own.times_s[:2], own.iterations[:2], own.values[:2])})
 
 
 def test_a_level_that_was_there_from_the_start_has_no_share(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ def against_parts(
         yield TableOrFigure(
             f"behind{which}{suffix}",
             f"{words[:1].upper()}{words[1:]} behind {reference} at equal samples",
-            f"As above, against the samples of the team{counted}: events 'metric' named {metric.name}, and 'step'. Below "
-            "0 a policy is ahead. Band: 95 % interval.",
+            f"As above, against the samples of the team{counted}: events 'metric' named {metric.name}, and 'step'. "
+            "Below 0 a policy is ahead. Band: 95 % interval.",
             curves,
             curves,
             partial(draw_behind, curves, list(groups), reference, metric, table),
@@ -118,6 +118,8 @@ def _left_out(against: Against, levels: dict[str, list[ToLevel]], behind: dict[s
     lost = sorted(of_reference - {each.seed for each in levels[against.reference]})
     if lost:
         yield f"{against.reference} kept no level with seed {_listed(lost)}: too few looks, or not a number at its end"
+    if len(lost) == len(of_reference) and not any(behind.values()):
+        return  # there is nothing at all
     for policy, runs in against.others.items():
         common = {run.seed for run in runs} & of_reference
         if not common:
