@@ -39,7 +39,7 @@ class NodeView:
         return self.node.expected
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
         return self.node.anticipated
 

@@ -140,7 +140,7 @@ class SharedModel:
             self._view.fill(self._base(beyond), beyond)
         self._view.project()
 
-    def _base(self, beyond: tuple[Vector, float] | None) -> Vector:
+    def _base(self, beyond: tuple[Vector, Vector] | None) -> Vector:
         """From what ``beyond`` is subtracted: the replica, with what is on its way where something is anticipated."""
         replica = self._team.replica
         return replica if beyond is None else getattr(self._team, "expected", replica)

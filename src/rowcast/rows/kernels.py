@@ -40,6 +40,7 @@ __all__ = [
     "row_abs_sums",
     "row_sums",
     "set_crew",
+    "some_row_abs_sums",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -238,6 +239,21 @@ def _row_abs_sums(
         for j in range(len(row)):
             size += abs(row[j])
         abs_sums[i] = size
+
+
+@compiled_serial
+def some_row_abs_sums(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    abs_sums: npt.NDArray[np.float32],
+) -> None:
+    """The same for ``rows`` only."""
+    for row in rows:
+        size = np.float32(0.0)
+        for j in range(offsets[row], offsets[row + 1]):
+            size += abs(vector[j])
+        abs_sums[row] = size
 
 
 def row_abs_sums(

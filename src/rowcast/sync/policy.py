@@ -162,7 +162,8 @@ class Policy:
             common,
         )
         if self.rule != "streamed" and any(own):
-            yield "elastic, ahead, anticipate, fade, adapt, refine, auto, auto_lr and pulls go with rows that are streamed only"
+            options = "elastic, ahead, anticipate, fade, adapt, refine, auto, auto_lr and pulls"
+            yield f"{options} go with rows that are streamed only"
         if codec_by_name(self.codec).wire_id == Zero.wire_id:
             yield "the codec 'zero' sends nothing; take another"
 

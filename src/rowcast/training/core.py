@@ -236,7 +236,7 @@ class WorkerCore:
             self._drain(now)
 
     def read_own_writes(self) -> None:
-        """The replica is the team's: from now on follow what of this worker is on its way, if the policy asks for it."""
+        """The replica is the team's: follow what of this worker is on its way, if the policy asks for it."""
         wanted = self.policy is not None and self.policy.reads_own_writes and not self.layout.is_timing_only
         if not wanted:
             self.residual.follower = self._replica.own_writes = None
