@@ -146,6 +146,7 @@ class Buffers:
         *,
         leads: bool = False,
         everything: bool = False,
+        whole: bool = False,
     ) -> None:
         """Put what arrived into the model, for the next forward pass.
 
@@ -154,6 +155,7 @@ class Buffers:
             beyond: what this worker has computed and not sent, and how often that counts; as in ``TeamLike``.
             leads: as in :meth:`proposal`.
             everything: whether or not anything arrived.
+            whole: running statistics go all the way to what arrived, though something counts beyond the replica.
         """
         everything = everything or not self._bases or (self._first and not leads)
         bases, seen = [], []
@@ -169,7 +171,7 @@ class Buffers:
             value = arrived
             if beyond is not None:
                 value = value - np.float32(1.0 if self._first else beyond[1]) * beyond[0][part]
-                if finite and not everything and self._travelling[k].leaf in _STATISTICS:
+                if finite and not (everything or whole) and self._travelling[k].leaf in _STATISTICS:
                     value = now + _APPROACH * (value - now)
             bases.append(self._write(k, tensor, value))
         self._bases, self._seen = bases, seen

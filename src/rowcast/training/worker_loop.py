@@ -37,12 +37,15 @@ class WorkerLoop(WorkerCore):
         """How far beyond the replica the next gradient is computed: a vector, and how often to subtract it.
 
         What is pending, float32 [elements]; once, or as often as the team has such a share (the inverse of the
-        averaging weight), never less than once. ``None`` where the policy has gradients computed from the replica,
+        averaging weight), never less than once. Where rows are drawn at random it is exactly as often: then it leads to
+        the parameters that are this worker's own. ``None`` where the policy has gradients computed from the replica,
         and when the work is done.
         """
-        if self.policy is None or self.policy.anticipate == "off" or self.state is WorkerState.DONE:
+        policy = self.policy
+        if policy is None or policy.anticipate == "off" or self.state is WorkerState.DONE:
             return None
-        return self.pending, 1.0 if self.policy.anticipate == "own" else max(1.0, 1.0 / self.contribution.weight)
+        times = 1.0 if policy.anticipate == "own" else 1.0 / self.contribution.weight
+        return self.pending, times if policy.sampled else max(1.0, times)
 
     def waits_for(self, now: float) -> str | None:
         """What a long wait of the training loop is for, for people; ``None``: the server says it."""
