@@ -14,14 +14,15 @@ from torch import nn
 
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.links import Trace
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
+from rowcast.rows.kernels import row_abs_sums, row_sums
 from rowcast.sync import RowsToSend, parse_policy
 from rowcast.sync.sample import draw, drawn_of
 from rowcast.testing import VirtualTeam
-from rowcast.training import ServerNode
+from rowcast.training import ServerNode, WorkerNode
 from rowcast.wire import Rows
 from teams import (
     LAYOUT,
@@ -308,6 +309,52 @@ def test_one_s_own_parameters_do_not_jump_when_others_come_and_go():
     arrivals = np.flatnonzero(far > 1)
     assert len(arrivals) == 1, arrivals  # robot2 has ended
     assert rows[arrivals[0]].max() < 30 * step
+
+
+def own_steps(node):
+    """What leads from the replica to one's own parameters."""
+    vector, times = node.anticipated
+    return times * vector
+
+
+@pytest.mark.parametrize("rule", ["average", "first"])
+def test_another_weight_counts_for_what_is_pending_too_and_is_booked(rule):
+    layout = Layout.from_shapes([("weight", (3, 3)), ("mean", (3,))], small_tensor=1, buffers=1, buffer_rule=rule)
+    node = WorkerNode("robot", layout, layout.zeros())
+    node.policy = parse_policy("sparta")
+
+    def add(step, weight):
+        proposed = node.replica - np.float32(step)
+        node.accumulate([proposed[spec.start : spec.stop] for spec in layout.tensors], weight)
+
+    parameters = slice(0, layout.offsets[layout.parameter_rows])
+    total = 0.0
+    for step, weight in ((1.0, 0.5), (2.0, 0.25), (-0.5, 0.25), (4.0, 2.0), (1.0, 1.0)):
+        add(step, weight)
+        total += step
+        np.testing.assert_allclose(node.pending[parameters], weight * total)
+        np.testing.assert_allclose(own_steps(node)[parameters], total)
+        np.testing.assert_allclose(node.computed, row_sums(node.pending, layout.offsets))
+    # What the first worker makes of the buffers counts in full whatever its weight is: here it was given as it counts.
+    each = [0.5, 0.5, -0.125, 8.0, 1.0]
+    np.testing.assert_allclose(node.pending[parameters.stop :], total if rule == "average" else sum(each))
+    with pytest.raises(NonFiniteGradient):
+        add(np.nan, 0.5)
+    np.testing.assert_allclose(own_steps(node)[parameters], total)
+    sizes = np.empty(layout.rows, dtype=np.float32)
+    row_abs_sums(node.pending, layout.offsets, sizes)
+    node.residual.measure()
+    np.testing.assert_allclose(node.residual.abs_sums, sizes)
+
+
+def test_other_policies_keep_the_weights_of_what_is_pending():
+    node = WorkerNode("robot", LAYOUT, LAYOUT.zeros())
+    node.policy = parse_policy("rowcast:4?outer_momentum=0")
+    for weight in (0.5, 0.25):
+        proposed = node.replica - np.float32(1)
+        node.accumulate([proposed[spec.start : spec.stop] for spec in LAYOUT.tensors], weight)
+    np.testing.assert_allclose(node.pending, 0.75)
+    assert node.anticipated[1] == 4.0
 
 
 def test_who_ends_early_delivers_all_it_has_and_others_get_it_with_their_next_pull():
