@@ -131,6 +131,7 @@ def test_the_settings_are_the_published_ones():
     assert (policy.slack, policy.share, policy.share_of_pull, policy.granularity) == (0, 0.005, 1.0, "row")
     assert (policy.codec, policy.local_steps, policy.outer_lr, policy.outer_momentum) == ("raw", 1, 1.0, 0.0)
     assert policy.sampled and not policy.whole_pushes and not parse_policy("bsp").sampled
+    assert policy.push_bound is None and policy.pull_bound == 1
     assert parse_policy("sparta?order=random&share=0.05&codec=half").share == 0.05
 
 

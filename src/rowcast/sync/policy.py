@@ -193,7 +193,9 @@ class Policy:
 
         Where rows are streamed the slack is one for both directions: what the pull does not need is left (1.4).
         """
-        return self.slack if self.slack is None or not self.streaming else self.slack + 1 - self.pull_bound
+        if self.slack is None or self.sampled:
+            return None
+        return self.slack + 1 - self.pull_bound if self.streaming else self.slack
 
     @property
     def pull_bound(self) -> int:
