@@ -6,13 +6,28 @@ iteration.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import Codec, codec_by_id
+from rowcast.codecs.base import Bytes
 from rowcast.delivery.backlog import Backlog
 from rowcast.rows import Layout
+from rowcast.wire import Rows
 
-__all__ = ["Residual"]
+__all__ = ["Residual", "Sent"]
+
+
+class Sent(Protocol):
+    """Is told what becomes of the rows of a residual."""
+
+    def sent(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
+        """Rows are sent, and what the payload holds was taken out of the vector."""
+
+    def lost(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
+        """They have not arrived, and what the payload holds was put back."""
 
 
 class Residual(Backlog):
@@ -20,11 +35,26 @@ class Residual(Backlog):
 
     Args:
         layout, vector: see :class:`~rowcast.delivery.backlog.Backlog`.
+
+    Attributes:
+        follower: is told of each frame, if there is one.
     """
 
     def __init__(self, layout: Layout, vector: npt.NDArray[np.float32]) -> None:
         self._sent_in = np.zeros(layout.rows, dtype=np.int32)
+        self.follower: Sent | None = None
         super().__init__(layout, vector, self._sent_in, np.zeros(0, dtype=np.bool_))
+
+    def take(self, rows: npt.NDArray[np.int64], codec: Codec, iteration: int) -> tuple[Bytes, npt.NDArray[np.int32]]:
+        payload, before = super().take(rows, codec, iteration)
+        if self.follower is not None and len(payload):
+            self.follower.sent(codec, payload, rows)
+        return payload, before
+
+    def put_back(self, message: Rows, before: npt.NDArray[np.int32], place: int = -1) -> None:
+        super().put_back(message, before, place)
+        if self.follower is not None and len(message.payload):
+            self.follower.lost(codec_by_id(message.codec), message.payload, message.rows)
 
     def is_due(self, iteration: int) -> npt.NDArray[np.bool_]:
         return self._sent_in < iteration

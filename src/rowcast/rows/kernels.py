@@ -31,6 +31,7 @@ __all__ = [
     "add_rows",
     "compiled",
     "compiled_serial",
+    "copy_rows",
     "in_parts",
     "limit_threads",
     "nonfinite",
@@ -304,6 +305,19 @@ def replay(
             for j in range(len(row)):
                 row[j] += source[j]
     return int(oldest)
+
+
+@compiled_serial
+def copy_rows(
+    source: npt.NDArray[np.float32],
+    target: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+) -> None:
+    """Make ``rows`` of ``target`` those of ``source``; both flat float32 [elements]."""
+    for row in rows:
+        for j in range(offsets[row], offsets[row + 1]):
+            target[j] = source[j]
 
 
 @compiled_serial

@@ -47,6 +47,12 @@ class WorkerLoop(WorkerCore):
         times = 1.0 if policy.anticipate == "own" else 1.0 / self.contribution.weight
         return self.pending, times if policy.sampled else max(1.0, times)
 
+    @property
+    def expected(self) -> npt.NDArray[np.float32]:
+        """The replica, with this worker's own contributions that are on their way where the policy reads them."""
+        own_writes = self._replica.own_writes
+        return self.replica if own_writes is None else own_writes.expected
+
     def waits_for(self, now: float) -> str | None:
         """What a long wait of the training loop is for, for people; ``None``: the server says it."""
         return waits_for(self, now)
