@@ -37,8 +37,10 @@ WIDTH = 118
 OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `sparse`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
-    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first.",
-    "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
+    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first. With 'sparta' always "
+    "'random'.",
+    "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1. With 'sparta' the "
+    "share of the rows that is averaged.",
     "pull_share": "The same for pulls, where it shall be another.",
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
     "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
@@ -71,7 +73,7 @@ OPTIONS = {
 
 #: Values that are tried of each option, to see what each family makes of it; they cover every family's default.
 TRIED = {
-    "codec": ("raw",),
+    "codec": ("raw", "half"),
     "granularity": ("row", "tensor", "model"),
     "order": ("age",),
     "share": ("0.5",),
@@ -150,6 +152,8 @@ def policies() -> str:
         slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
         beyond = "until the MTA time" if policy.speculative else "nothing"
+        if policy.sampled:
+            share = f"{policy.share:g} of the rows, at random; in pulls 1"
         if policy.streaming:
             share, beyond = f"about 2 / (S + 2); {policy.share:.3f} for S = 4", "all the time"
         lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | {steps} | `{policy.codec}` |")

@@ -36,7 +36,7 @@ class VersionTable:
         self._versions.pop(worker, None)
         self._oldest.remove(worker)
 
-    def advance(self, worker: str, rows: npt.NDArray[np.int64], iteration: int) -> None:
+    def advance(self, worker: str, rows: npt.NDArray[np.int64] | slice, iteration: int) -> None:
         """``rows`` of ``worker`` arrived whole up to ``iteration``, at most one before the oldest of its rows."""
         versions = self._versions.get(worker)
         if versions is None:
