@@ -14,30 +14,30 @@ again. After a change of the policy's code give another folder, or ``--again``.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from common import SHARED, Figure, arguments, finish
 from grid_cells import JOBS, GridCell, all_cells, chosen, ladder
 from grid_judge import WINDOW, Judged, judge, line_of
+from grid_race import WIFI_FOLDER, Race, race_cells
 from grid_runs import Grid, Wanted, run_all, save_json
+from grid_tables import print_cells, print_courses, print_standings, winners
 from rowcast.energy import smoothed
 from rowcast.errors import RowcastError
+from rowcast.report import Run
 from rowcast.sync import parse_policy
 
-PARTS = ("cells",)
+PARTS = ("cells", "race")
 #: Seeds of the first stage.
 LADDER_SEEDS = 2
 
-Rates = dict[tuple[str, str], float]
 
-
-def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int) -> Rates:
+def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int) -> dict[tuple[str, str], float]:
     """The learning rate with which ``bsp`` ends best, for each job and optimizer that the cells have."""
     wanted: dict[tuple[str, str], list[Wanted]] = {}
     for job, optimizer in sorted({(cell.job, cell.optimizer) for cell in cells} | {(c.job, "momentum") for c in cells}):
@@ -46,7 +46,7 @@ def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int) -> Rates:
             Wanted(cell, lr, "bsp", seed) for lr in ladder(optimizer) for seed in range(LADDER_SEEDS)
         ]
     run_all(grid, [each for own in wanted.values() for each in own], jobs, "rates of bsp")
-    rates: Rates = {}
+    rates: dict[tuple[str, str], float] = {}
     table = []
     for (job, optimizer), own in wanted.items():
         ends: dict[float, list[float]] = {}
@@ -60,76 +60,54 @@ def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int) -> Rates:
     return rates
 
 
+class Rates:
+    """The learning rates that are best for ``bsp``, and what it gains with them in the base cells of the jobs."""
+
+    def __init__(self, grid: Grid, best: Mapping[tuple[str, str], float], seeds: int) -> None:
+        self._grid, self.best, self.seeds = grid, best, range(seeds)
+
+    def of(self, cell: GridCell) -> float:
+        return cell.rate * self.best[cell.job, cell.optimizer]
+
+    def wanted(self, cell: GridCell, policy: str, seed: int) -> Wanted:
+        """The run of a policy in a cell."""
+        return Wanted(cell, self.of(cell), policy, seed)
+
+    def bases(self, jobs: Iterable[str]) -> list[Wanted]:
+        """What :meth:`usual` reads."""
+        return [self.wanted(GridCell(job).reference, "bsp", seed) for job in sorted(set(jobs)) for seed in self.seeds]
+
+    def usual(self, job: str) -> float:
+        """What ``bsp`` gains in the base cell of a job."""
+        return float(np.mean([line_of(self._grid.run(each)).gained for each in self.bases([job])]))
+
+
 def judge_cells(
-    grid: Grid, cells: Sequence[GridCell], rates: Rates, policy: str, options: argparse.Namespace
+    grid: Grid, cells: Sequence[GridCell], rates: Rates, policy: str, jobs: int, *, again: bool
 ) -> list[Judged]:
     """The policy in each of the cells, the worst first."""
-    seeds = range(options.seeds)
+    paced = [cell for cell in cells if cell.links == "fast"]
+    references = list(dict.fromkeys([*(cell.reference for cell in cells), *paced]))
+    of_bsp = [rates.wanted(cell, "bsp", seed) for seed in rates.seeds for cell in references]
+    run_all(grid, [*rates.bases(cell.job for cell in cells), *of_bsp], jobs, "bsp")
+    ours = [rates.wanted(cell, policy, seed) for seed in rates.seeds for cell in cells]
+    run_all(grid, ours, jobs, policy, again=policy if again else "")
 
-    def wanted(cell: GridCell, which: str, seed: int) -> Wanted:
-        return Wanted(cell, cell.rate * rates[cell.job, cell.optimizer], which, seed)
+    def runs(cell: GridCell, which: str) -> dict[int, Run]:
+        return {seed: grid.run(rates.wanted(cell, which, seed)) for seed in rates.seeds}
 
-    bases = {cell.job: GridCell(cell.job).reference for cell in cells}
-    paced = {cell for cell in cells if cell.links == "fast"}
-    references = {*bases.values(), *(cell.reference for cell in cells), *paced}
-    run_all(
-        grid,
-        [wanted(cell, "bsp", seed) for seed in seeds for cell in sorted(references, key=name_of)],
-        options.jobs,
-        "bsp",
-    )
-    run_all(
-        grid,
-        [wanted(cell, policy, seed) for seed in seeds for cell in cells],
-        options.jobs,
-        policy,
-        again=policy if options.again else "",
-    )
-    usual = {
-        job: float(np.mean([line_of(grid.run(wanted(base, "bsp", seed))).gained for seed in seeds]))
-        for job, base in bases.items()
-    }
-    judged = []
-    for cell in cells:
-        of_bsp, ours = (
-            {seed: grid.run(wanted(of, which, seed)) for seed in seeds}
-            for of, which in ((cell.reference, "bsp"), (cell, policy))
+    usual = {job: rates.usual(job) for job in {cell.job for cell in cells}}
+    judged = [
+        judge(
+            cell,
+            runs(cell.reference, "bsp"),
+            runs(cell, policy),
+            usual[cell.job],
+            runs(cell, "bsp") if cell in paced else {},
         )
-        at_pace = {seed: grid.run(wanted(cell, "bsp", seed)) for seed in seeds} if cell in paced else {}
-        judged.append(judge(cell, of_bsp, ours, usual[cell.job], at_pace))
+        for cell in cells
+    ]
     return sorted(judged, key=lambda each: -each.excess)
-
-
-def name_of(cell: GridCell) -> str:
-    return cell.name
-
-
-def print_cells(judged: Sequence[Judged], policy: str) -> None:
-    """A row for each cell, the worst first."""
-    table = Table(title=f"{policy} against bsp that never waits, at equal samples; the worst first")
-    heads = ("cell", "bsp", policy, "below at the end", "at most, from a tenth on", "allowed", "diverged", "time / bsp")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "cell" else "right")
-    for each in judged:
-        end = f"{np.mean(each.end):.2f} ({', '.join(f'{gap:.2f}' for gap in each.end)})"
-        read = "" if each.read > 0.99 else f" of {each.read:.0%}"
-        table.add_row(
-            each.cell.name,
-            f"{each.values[0]:.2f}",
-            f"{each.values[1]:.2f}",
-            end,
-            f"{np.mean(each.worst):.2f} at {each.worst_at:.0%}{read}",
-            f"{each.allowed:.2f}" if each.trains else "bsp trains not",
-            ", ".join(map(str, each.diverged)),
-            f"{np.mean(each.slower):.2f}" if each.slower else "",
-        )
-    print_wide(table)
-
-
-def print_wide(table: Table) -> None:
-    """Names are not cut, also where nobody looks at a terminal."""
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
 
 
 def summarise(judged: Sequence[Judged]) -> list[Figure]:
@@ -144,6 +122,39 @@ def summarise(judged: Sequence[Judged]) -> list[Figure]:
     ):
         figures.append(Figure(f"cells {title}", float(np.sum(kept)), f"of {len(kept)}"))
     return figures
+
+
+def race(grid: Grid, cells: Sequence[GridCell], rates: Rates, options: argparse.Namespace) -> list[Figure]:
+    """Time to accuracy in those of the cells that are raced in, and the others at equal samples there."""
+    named = {dataclasses.replace(cell, links="outdoor") for cell in cells}
+    raced = [cell for cell in race_cells(present_jobs(grid)) if cell in named]
+    if not raced:
+        print("race: none of the cells is raced in; it takes the base cells, and others of the first job")
+        return []
+    if options.tiny:
+        wifi: dict[str, list[Path]] = {}
+    else:
+        wifi = {raced[0].job: sorted((options.data / WIFI_FOLDER).glob("*.csv"))}
+        if not wifi[raced[0].job]:
+            print(f"left out: recorded Wi-Fi: no traces in {options.data / WIFI_FOLDER}; give its parent with --data")
+    run_all(grid, rates.bases(cell.job for cell in raced), options.jobs, "bsp")
+    lr_of = {cell: rates.of(cell) for cell in raced}
+    contest = Race(grid, options.policy, lr_of, options.seeds, options.jobs, again=options.again)
+    courses = sorted(contest.run(raced, wifi), key=lambda course: -np.nan_to_num(course.ratio(options.policy)))
+    print_courses(courses, options.policy)
+    standings = contest.standings(raced, {cell.job: rates.usual(cell.job) for cell in raced})
+    print_standings(standings)
+    others = [
+        dataclasses.replace(figure, name=f"{policy}, {figure.name}", bound=None)
+        for policy, judged in standings
+        for figure in judged.figures()
+    ]
+    return [*(course.figure(options.policy) for course in courses), *winners(courses), *others]
+
+
+def present_jobs(grid: Grid) -> list[str]:
+    """Those whose data are there."""
+    return [job for job in JOBS if grid.has(job)]
 
 
 def main() -> None:
@@ -163,7 +174,7 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     grid = Grid(options.out, options.data, shorter=20 if options.tiny else 1)
-    present = [job for job in JOBS if grid.has(job)]
+    present = present_jobs(grid)
     if absent := sorted(set(JOBS) - set(present)):
         print(f"left out: {', '.join(absent)}: no data in {options.data}; give its parent with --data")
     cells = chosen(all_cells(present, options.strength), options.cells)
@@ -175,14 +186,16 @@ def main() -> None:
     try:
         parse_policy(options.policy)
         figures: list[Figure] = []
-        rates = find_rates(grid, cells, options.jobs)
+        rates = Rates(grid, find_rates(grid, cells, options.jobs), options.seeds)
         if "cells" in parts:
-            judged = judge_cells(grid, cells, rates, options.policy, options)
+            judged = judge_cells(grid, cells, rates, options.policy, options.jobs, again=options.again)
             print_cells(judged, options.policy)
             figures += [*summarise(judged), *(figure for each in judged for figure in each.figures())]
+        if "race" in parts:
+            figures += race(grid, cells, rates, options)
     except RowcastError as error:
         parser.error(str(error))
-    for (job, optimizer), rate in rates.items():
+    for (job, optimizer), rate in rates.best.items():
         figures.append(Figure(f"best rate of bsp, {job}, {optimizer}", rate, ""))
     finish("Where a policy is weak", figures, options, table=False)
 

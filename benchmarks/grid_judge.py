@@ -20,7 +20,7 @@ from rowcast.metric import Metric
 from rowcast.report import Curve, Run, interval, metric_over
 from rowcast.sync import parse_policy
 
-__all__ = ["Judged", "Line", "judge", "line_of", "needed", "spread", "trains"]
+__all__ = ["WINDOW", "Judged", "Line", "gradients_to_target", "judge", "line_of", "seconds_to_target", "spread"]
 
 Array = npt.NDArray[np.float64]
 
@@ -96,10 +96,10 @@ def line_of(run: Run) -> Line:
 
 
 def places_of(reference: Line, last: float) -> Array:
-    """Gradients at which runs are read: evenly over the reference, up to ``last``."""
-    end = reference.curve.along[-1]
-    places: Array = np.linspace(0.0, end, PLACES + 1)
-    return places[places <= min(last, end) * (1 + 1e-9)]
+    """Gradients at which runs are read, up to ``last``: :data:`PLACES` over the reference, and as far apart beyond."""
+    apart = reference.curve.along[-1] / PLACES
+    places: Array = apart * np.arange(np.floor(last / apart + 1e-9) + 1)
+    return places
 
 
 def trains(reference: Line, usual_gain: float) -> bool:
@@ -228,7 +228,7 @@ def judge(
     pairs = {seed: (line_of(references[seed]), line_of(runs[seed])) for seed in sorted(references)}
     read = []
     for theirs, ours in pairs.values():
-        places = places_of(theirs, ours.curve.along[-1])
+        places = places_of(theirs, min(theirs.curve.along[-1], ours.curve.along[-1]))
         read.append((theirs.on(places), ours.on(places)))
     shortest = min(len(theirs.curve.along) for theirs, _ in read)
     gaps = np.array(
@@ -264,13 +264,19 @@ def judge(
     )
 
 
+def gradients_to_target(reference: Line, line: Line) -> float:
+    """Gradients of the team to the share :data:`WAY` of what ``bsp`` gains; ``inf``: it does not get there."""
+    # At the same places for all, so that the moving average spans the same.
+    return needed(line.on(places_of(reference, line.curve.along[-1])), target_of(reference))
+
+
+def seconds_to_target(reference: Line, line: Line) -> float:
+    """When that is."""
+    gradients = gradients_to_target(reference, line)
+    return float(np.interp(gradients, line.curve.along, line.times_s)) if np.isfinite(gradients) else float("inf")
+
+
 def _slower(reference: Line, paced: Line, ours: Line) -> float:
     """Time to accuracy over that of ``bsp``; ``inf`` where it is not reached."""
-    target = target_of(reference)
-    times = []
-    for line in (paced, ours):
-        # At the same places for both, so that the moving average spans the same.
-        read = line.on(places_of(reference, line.curve.along[-1]))
-        gradients = needed(read, target)
-        times.append(float(np.interp(gradients, line.curve.along, line.times_s)) if np.isfinite(gradients) else np.inf)
-    return times[1] / times[0] if np.isfinite(times[0]) else float("nan")
+    usual = seconds_to_target(reference, paced)
+    return seconds_to_target(reference, ours) / usual if np.isfinite(usual) else float("nan")

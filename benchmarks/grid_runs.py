@@ -6,18 +6,19 @@ shards lie in one folder, as ``rowcast compare`` would leave them, so that ``row
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from grid_cells import GridCell
 from rowcast.experiment import Cell, Comparison, plan_cells
@@ -27,7 +28,7 @@ from rowcast.experiment.runners import run_cell
 from rowcast.links import Trace, save_csv
 from rowcast.report import Run, read_experiment
 
-__all__ = ["NEVER_WAITS", "Grid", "Wanted", "run_all"]
+__all__ = ["GRADIENT_S", "LINKS", "Grid", "Wanted", "each_done", "run_all", "save_json"]
 
 JOBS_FILE = Path(__file__).with_name("grid_jobs.py")
 FASHION_FOLDER = "fashion_mnist"
@@ -64,6 +65,13 @@ class Wanted:
     links: str = ""
 
 
+def devices_of(cell: GridCell) -> str:
+    """What computing costs the robots, as ``rowcast compare --devices`` takes it."""
+    if cell.robots == "equal":
+        return f"{GRADIENT_S:g}"
+    return "/".join([f"{GRADIENT_S * SLOWER:g}", *[f"{GRADIENT_S:g}"] * (cell.team - 1)])
+
+
 class Grid:
     """The folder of the grid.
 
@@ -81,6 +89,10 @@ class Grid:
         """Whether the data of a job are there."""
         return job != "Fashion" or (self.data / FASHION_FOLDER).is_dir()
 
+    def folder_of(self, job: str) -> str | None:
+        """Of the data of a job, where it needs one."""
+        return str(self.data / FASHION_FOLDER) if job == "Fashion" else None
+
     def seconds(self, wanted: Wanted) -> float:
         """Virtual time of a run."""
         cell = wanted.cell
@@ -91,12 +103,9 @@ class Grid:
         """The run, and its folder."""
         cell = wanted.cell
         seconds = self.seconds(wanted)
-        devices = f"{GRADIENT_S}"
-        if cell.robots == "unequal":
-            devices = "/".join([f"{GRADIENT_S * SLOWER:g}", *[f"{GRADIENT_S}"] * (cell.team - 1)])
         settings = Comparison(
             task=f"{JOBS_FILE}:{cell.job}",
-            data=str(self.data / FASHION_FOLDER) if cell.job == "Fashion" else None,
+            data=self.folder_of(cell.job),
             task_options=(
                 f"optimizer={cell.optimizer}",
                 f"lr={wanted.lr!r}",
@@ -105,7 +114,7 @@ class Grid:
             policies=(wanted.policy,),
             workers=(cell.team,),
             links=(wanted.links or self._links(cell, wanted.seed, seconds),),
-            devices=(devices,),
+            devices=(devices_of(cell),),
             seeds=(wanted.seed,),
             hours=seconds / 3600,
             eval_every_s=max(seconds / wanted.longer / LOOKS, 0.1),
@@ -171,30 +180,40 @@ def run_all(grid: Grid, wanted: Sequence[Wanted], jobs: int, title: str, *, agai
             return
         # The longest first: no processor is left with one of them at the end.
         todo.sort(key=lambda each: each[0].workers * each[0].hours, reverse=True)
-        columns = (
-            "[progress.description]{task.description}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns) as progress:
-            task = progress.add_task(title, total=len(todo))
-            for _ in _done(todo, jobs):
-                progress.advance(task)
+        for _ in each_done(_run, todo, jobs, title):
+            pass
 
 
-def _done(todo: Sequence[tuple[Cell, Path]], jobs: int) -> Any:
-    if jobs == 0:
-        for each in todo:
-            yield _run(*each)
-        return
-    context = multiprocessing.get_context("spawn")  # never fork: PyTorch's threads do not survive it
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_quiet_single_thread) as pool:
-        futures = [pool.submit(_run, *each) for each in todo]
+def each_done(function: Callable[..., Any], todo: Sequence[tuple[Any, ...]], jobs: int, title: str) -> Iterator[Any]:
+    """What a function of a module gives for each of some arguments, as it is done: their place, and the result.
+
+    Args:
+        jobs: processes, each with one thread; 0: in this one.
+        title: beside the bar.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(*columns))
+        bar = progress.add_task(title, total=len(todo))
+        if jobs == 0:
+            for place, each in enumerate(todo):
+                yield place, function(*each)
+                progress.advance(bar)
+            return
+        context = multiprocessing.get_context("spawn")  # never fork: PyTorch's threads do not survive it
+        count = min(jobs, len(todo))
+        pool = stack.enter_context(ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_single_thread))
+        futures = {pool.submit(function, *each): place for place, each in enumerate(todo)}
         try:
             for future in as_completed(futures):
-                yield future.result()
+                yield futures[future], future.result()
+                progress.advance(bar)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
