@@ -24,7 +24,7 @@ import numpy as np
 from common import SHARED, Figure, arguments, finish
 from grid_cells import JOBS, GridCell, all_cells, chosen, ladder
 from grid_judge import WINDOW, Judged, judge, line_of
-from grid_race import WIFI_FOLDER, Race, race_cells
+from grid_race import WIFI_FOLDER, Race, race_cells, rivals
 from grid_runs import Grid, Wanted, run_all, save_json
 from grid_tables import print_cells, print_courses, print_standings, winners
 from rowcast.energy import smoothed
@@ -35,15 +35,23 @@ from rowcast.sync import parse_policy
 PARTS = ("cells", "race")
 #: Seeds of the first stage.
 LADDER_SEEDS = 2
+#: With ``--tiny`` runs are so many times shorter, and only these race.
+TINY = 40.0
+TINY_OTHERS = ("bsp", "rog:4", "localsgd:4")
 
 
-def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int) -> dict[tuple[str, str], float]:
-    """The learning rate with which ``bsp`` ends best, for each job and optimizer that the cells have."""
+def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int, *, few: bool = False) -> dict[tuple[str, str], float]:
+    """The learning rate with which ``bsp`` ends best, for each job and optimizer that the cells have.
+
+    Args:
+        few: two rates only are tried.
+    """
+    rungs = slice(3, 5) if few else slice(None)
     wanted: dict[tuple[str, str], list[Wanted]] = {}
     for job, optimizer in sorted({(cell.job, cell.optimizer) for cell in cells} | {(c.job, "momentum") for c in cells}):
         cell = GridCell(job, optimizer=optimizer, links="fast")
         wanted[job, optimizer] = [
-            Wanted(cell, lr, "bsp", seed) for lr in ladder(optimizer) for seed in range(LADDER_SEEDS)
+            Wanted(cell, lr, "bsp", seed) for lr in ladder(optimizer)[rungs] for seed in range(LADDER_SEEDS)
         ]
     run_all(grid, [each for own in wanted.values() for each in own], jobs, "rates of bsp")
     rates: dict[tuple[str, str], float] = {}
@@ -139,17 +147,18 @@ def race(grid: Grid, cells: Sequence[GridCell], rates: Rates, options: argparse.
             print(f"left out: recorded Wi-Fi: no traces in {options.data / WIFI_FOLDER}; give its parent with --data")
     run_all(grid, rates.bases(cell.job for cell in raced), options.jobs, "bsp")
     lr_of = {cell: rates.of(cell) for cell in raced}
-    contest = Race(grid, options.policy, lr_of, options.seeds, options.jobs, again=options.again)
+    others = TINY_OTHERS if options.tiny else rivals(options.policy)
+    contest = Race(grid, options.policy, others, lr_of, options.seeds, options.jobs, again=options.again)
     courses = sorted(contest.run(raced, wifi), key=lambda course: -np.nan_to_num(course.ratio(options.policy)))
     print_courses(courses, options.policy)
     standings = contest.standings(raced, {cell.job: rates.usual(cell.job) for cell in raced})
     print_standings(standings)
-    others = [
+    beside = [
         dataclasses.replace(figure, name=f"{policy}, {figure.name}", bound=None)
         for policy, judged in standings
         for figure in judged.figures()
     ]
-    return [*(course.figure(options.policy) for course in courses), *winners(courses), *others]
+    return [*(course.figure(options.policy) for course in courses), *winners(courses), *beside]
 
 
 def present_jobs(grid: Grid) -> list[str]:
@@ -173,7 +182,7 @@ def main() -> None:
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
-    grid = Grid(options.out, options.data, shorter=20 if options.tiny else 1)
+    grid = Grid(options.out, options.data, shorter=TINY if options.tiny else 1)
     present = present_jobs(grid)
     if absent := sorted(set(JOBS) - set(present)):
         print(f"left out: {', '.join(absent)}: no data in {options.data}; give its parent with --data")
@@ -186,7 +195,7 @@ def main() -> None:
     try:
         parse_policy(options.policy)
         figures: list[Figure] = []
-        rates = Rates(grid, find_rates(grid, cells, options.jobs), options.seeds)
+        rates = Rates(grid, find_rates(grid, cells, options.jobs, few=options.tiny), options.seeds)
         if "cells" in parts:
             judged = judge_cells(grid, cells, rates, options.policy, options.jobs, again=options.again)
             print_cells(judged, options.policy)
@@ -195,6 +204,8 @@ def main() -> None:
             figures += race(grid, cells, rates, options)
     except RowcastError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(f"ended; what is finished stays in {options.out}, and the same command goes on") from None
     for (job, optimizer), rate in rates.best.items():
         figures.append(Figure(f"best rate of bsp, {job}, {optimizer}", rate, ""))
     finish("Where a policy is weak", figures, options, table=False)

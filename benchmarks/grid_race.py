@@ -147,7 +147,7 @@ class Race:
 
     Args:
         grid: the folder.
-        judged: the policy.
+        judged: the policy; ``others``: those that it is compared with.
         lr_of: the learning rate of a cell.
         seeds: how many.
         jobs: processes.
@@ -155,11 +155,18 @@ class Race:
     """
 
     def __init__(
-        self, grid: Grid, judged: str, lr_of: Mapping[GridCell, float], seeds: int, jobs: int, *, again: bool = False
+        self,
+        grid: Grid,
+        judged: str,
+        others: Sequence[str],
+        lr_of: Mapping[GridCell, float],
+        seeds: int,
+        jobs: int,
+        *,
+        again: bool = False,
     ) -> None:
-        self._grid, self._judged, self._lr_of, self._jobs = grid, judged, lr_of, jobs
-        self._seeds, self._again = range(seeds), again
-        self._others = rivals(judged)
+        self._grid, self._judged, self._others = grid, judged, others
+        self._lr_of, self._jobs, self._seeds, self._again = lr_of, jobs, range(seeds), again
 
     def run(self, cells: Sequence[GridCell], wifi: Mapping[str, Sequence[Path]]) -> list[Course]:
         """Train what is missing, simulate what is missing, and put it together.
