@@ -23,13 +23,12 @@ import numpy as np
 
 from common import SHARED, Figure, arguments, finish
 from grid_cells import JOBS, GridCell, all_cells, chosen, ladder
-from grid_judge import WINDOW, Judged, judge, line_of
+from grid_judge import WINDOW, Judged, Line, judge
 from grid_race import WIFI_FOLDER, Race, race_cells, rivals
 from grid_runs import Grid, Wanted, run_all, save_json
 from grid_tables import print_cells, print_courses, print_standings, winners
 from rowcast.energy import smoothed
 from rowcast.errors import RowcastError
-from rowcast.report import Run
 from rowcast.sync import parse_policy
 
 PARTS = ("cells", "race")
@@ -59,7 +58,7 @@ def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int, *, few: bool = 
     for (job, optimizer), own in wanted.items():
         ends: dict[float, list[float]] = {}
         for each in own:
-            ends.setdefault(each.lr, []).append(float(smoothed(line_of(grid.run(each)).curve.values, WINDOW)[-1]))
+            ends.setdefault(each.lr, []).append(float(smoothed(grid.line(each).curve.values, WINDOW)[-1]))
         # What is no number is no candidate.
         means = {lr: float(np.nan_to_num(np.mean(values), nan=-np.inf)) for lr, values in ends.items()}
         rates[job, optimizer] = max(means, key=lambda lr: means[lr])
@@ -87,7 +86,7 @@ class Rates:
 
     def usual(self, job: str) -> float:
         """What ``bsp`` gains in the base cell of a job."""
-        return float(np.mean([line_of(self._grid.run(each)).gained for each in self.bases([job])]))
+        return float(np.mean([self._grid.line(each).gained for each in self.bases([job])]))
 
 
 def judge_cells(
@@ -101,17 +100,17 @@ def judge_cells(
     ours = [rates.wanted(cell, policy, seed) for seed in rates.seeds for cell in cells]
     run_all(grid, ours, jobs, policy, again=policy if again else "")
 
-    def runs(cell: GridCell, which: str) -> dict[int, Run]:
-        return {seed: grid.run(rates.wanted(cell, which, seed)) for seed in rates.seeds}
+    def lines(cell: GridCell, which: str) -> dict[int, Line]:
+        return {seed: grid.line(rates.wanted(cell, which, seed)) for seed in rates.seeds}
 
     usual = {job: rates.usual(job) for job in {cell.job for cell in cells}}
     judged = [
         judge(
             cell,
-            runs(cell.reference, "bsp"),
-            runs(cell, policy),
+            lines(cell.reference, "bsp"),
+            lines(cell, policy),
             usual[cell.job],
-            runs(cell, "bsp") if cell in paced else {},
+            lines(cell, "bsp") if cell in paced else None,
         )
         for cell in cells
     ]

@@ -20,7 +20,17 @@ from rowcast.metric import Metric
 from rowcast.report import Curve, Run, interval, metric_over
 from rowcast.sync import parse_policy
 
-__all__ = ["WINDOW", "Judged", "Line", "gradients_to_target", "judge", "line_of", "seconds_to_target", "spread"]
+__all__ = [
+    "WINDOW",
+    "Judged",
+    "Line",
+    "diverged",
+    "gradients_to_target",
+    "judge",
+    "line_of",
+    "seconds_to_target",
+    "spread",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -74,8 +84,9 @@ class Line:
         return float(gains[-1] / gains.max()) if gains.max() > 0 else 0.0
 
     def on(self, places: Array) -> Line:
-        """At other places."""
-        return Line(self.metric, self.curve.at(places), np.interp(places, self.curve.along, self.times_s))
+        """At those of other places where the team has been."""
+        curve = self.curve.at(places)
+        return Line(self.metric, curve, np.interp(curve.along, self.curve.along, self.times_s))
 
 
 def line_of(run: Run) -> Line:
@@ -128,10 +139,11 @@ def needed(line: Line, target: float) -> float:
     if not held.any():
         return float("inf")
     k = int(held.argmax())
-    if k == 0:
-        return float(line.curve.along[0])
+    along = line.curve.along
+    if k == 0 or not np.isfinite(values[k - 1]):
+        return float(along[k])
     share = (target - values[k - 1]) / (values[k] - values[k - 1])
-    return float(line.curve.along[k - 1] + share * (line.curve.along[k] - line.curve.along[k - 1]))
+    return float(along[k - 1] + share * (along[k] - along[k - 1]))
 
 
 def target_of(reference: Line) -> float:
@@ -213,55 +225,50 @@ class Judged:
 
 def judge(
     cell: GridCell,
-    references: Mapping[int, Run],
-    runs: Mapping[int, Run],
+    references: Mapping[int, Line],
+    lines: Mapping[int, Line],
     usual_gain: float,
-    at_pace: Mapping[int, Run],
+    at_pace: Mapping[int, Line] | None = None,
 ) -> Judged:
     """A policy in a cell against ``bsp``.
 
     Args:
-        references: ``bsp`` on links that never make anybody wait, by seed; ``runs``: the policy.
+        references: ``bsp`` on links that never make anybody wait, by seed; ``lines``: the policy.
         usual_gain: what ``bsp`` gains in the base cell of the job.
-        at_pace: ``bsp`` on the links and robots of the cell, where they are fast; else empty.
+        at_pace: ``bsp`` on the links and robots of the cell, where they are fast.
     """
-    pairs = {seed: (line_of(references[seed]), line_of(runs[seed])) for seed in sorted(references)}
-    read = []
-    for theirs, ours in pairs.values():
-        places = places_of(theirs, min(theirs.curve.along[-1], ours.curve.along[-1]))
-        read.append((theirs.on(places), ours.on(places)))
-    shortest = min(len(theirs.curve.along) for theirs, _ in read)
-    gaps = np.array(
-        [
-            (smoothed(theirs.curve.values, WINDOW) - smoothed(ours.curve.values, WINDOW))[:shortest]
-            for theirs, ours in read
-        ]
-    )
+    seeds = sorted(references)
+    metric = references[seeds[0]].metric
+    read = [_read_alike(references[seed], lines[seed]) for seed in seeds]
+    shortest = min(len(theirs) for theirs, _ in read)
+    theirs, ours = (np.array([pair[which][:shortest] for pair in read]) for which in (0, 1))
     # What is no number is as bad as can be.
-    gaps = np.where(np.isfinite(gaps), gaps, np.inf)
-    late = gaps[:, min(PLACES // 10, shortest - 1) :]
-    worst = int(late.mean(axis=0).argmax())
-    metric = read[0][0].metric
+    gaps = np.where(np.isfinite(theirs - ours), theirs - ours, np.inf)
+    begin = min(PLACES // 10, shortest - 1)
+    worst = begin + int(gaps[:, begin:].mean(axis=0).argmax())
+    gained = float(np.mean([references[seed].gained for seed in seeds]))
     sign = 1.0 if metric.better == "higher" else -1.0
-    gained = float(np.mean([theirs.gained for theirs, _ in pairs.values()]))
-    ends = [[smoothed(line.curve.values, WINDOW)[shortest - 1] for line in pair] for pair in read]
     return Judged(
         cell,
         metric,
-        all(trains(theirs, usual_gain) for theirs, _ in pairs.values()),
-        max(POINTS if metric.unit == "%" else 0.0, SHARE * gained),
-        tuple(gaps[:, -1].tolist()),
-        tuple(late[:, worst].tolist()),
-        (min(PLACES // 10, shortest - 1) + worst) / PLACES,
-        (shortest - 1) / PLACES,
-        (float(sign * np.mean([each[0] for each in ends])), float(sign * np.mean([each[1] for each in ends]))),
-        tuple(
-            seed
-            for seed, (theirs, ours) in pairs.items()
-            if diverged(ours, usual_gain) and not diverged(theirs, usual_gain)
+        trains=all(trains(references[seed], usual_gain) for seed in seeds),
+        allowed=max(POINTS if metric.unit == "%" else 0.0, SHARE * gained),
+        end=tuple(gaps[:, -1].tolist()),
+        worst=tuple(gaps[:, worst].tolist()),
+        worst_at=worst / PLACES,
+        read=(shortest - 1) / PLACES,
+        values=(float(sign * theirs[:, -1].mean()), float(sign * ours[:, -1].mean())),
+        diverged=tuple(
+            seed for seed in seeds if diverged(lines[seed], usual_gain) and not diverged(references[seed], usual_gain)
         ),
-        tuple(_slower(pairs[seed][0], line_of(run), pairs[seed][1]) for seed, run in sorted(at_pace.items())),
+        slower=tuple(_slower(references[seed], at_pace[seed], lines[seed]) for seed in seeds) if at_pace else (),
     )
+
+
+def _read_alike(reference: Line, line: Line) -> tuple[Array, Array]:
+    """Both at the same gradients, up to the end of the shorter, smoothed."""
+    places = places_of(reference, min(reference.curve.along[-1], line.curve.along[-1]))
+    return smoothed(reference.on(places).curve.values, WINDOW), smoothed(line.on(places).curve.values, WINDOW)
 
 
 def gradients_to_target(reference: Line, line: Line) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 
 from common import Figure
 from grid_cells import GridCell
-from grid_judge import Judged, gradients_to_target, judge, line_of, seconds_to_target, spread
+from grid_judge import Judged, gradients_to_target, judge, seconds_to_target, spread
 from grid_runs import JOBS_FILE, LINKS, Grid, Wanted, devices_of, each_done, run_all, save_json
 from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.experiment.runners.virtual import model_bytes
@@ -114,7 +114,9 @@ class Course:
         shares = [a / b for a, b in zip(self.seconds[judged], self.seconds[best], strict=True) if np.isfinite(b)]
         note = f"{means[judged]:.0f} s, {best} {means[best]:.0f} s, bsp {means.get('bsp', np.nan):.0f} s"
         note += f"; {spread(shares)}" if len(shares) > 1 else ""
-        return Figure(f"{self.name}: time to accuracy / best other", self.ratio(judged), "ratio", 1.03, note=note)
+        ratio = self.ratio(judged)
+        bound = None if np.isnan(ratio) else 1.03
+        return Figure(f"{self.name}: time to accuracy / best other", ratio, "ratio", bound, note=note)
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,9 @@ class Race:
         found = []
         for policy in reversed(list(first.values())):
             for cell in cells:
-                references = {seed: self._grid.run(self._reference(cell, seed)) for seed in self._seeds}
-                runs = {seed: self._grid.run(self._wanted(cell, policy, "outdoor", seed)) for seed in self._seeds}
-                found.append((policy, judge(cell, references, runs, usual[cell.job], {})))
+                references = {seed: self._grid.line(self._reference(cell, seed)) for seed in self._seeds}
+                lines = {seed: self._grid.line(self._wanted(cell, policy, "outdoor", seed)) for seed in self._seeds}
+                found.append((policy, judge(cell, references, lines, usual[cell.job])))
         return found
 
     def _training(self, cell: GridCell) -> list[Wanted]:
@@ -251,8 +253,8 @@ class Race:
 
     def _iterations(self, cell: GridCell, policy: str, seed: int) -> float:
         """To the accuracy."""
-        reference = line_of(self._grid.run(self._reference(cell, seed)))
-        line = line_of(self._grid.run(self._wanted(cell, policy, "outdoor", seed)))
+        reference = self._grid.line(self._reference(cell, seed))
+        line = self._grid.line(self._wanted(cell, policy, "outdoor", seed))
         return gradients_to_target(reference, line) / (cell.team * parse_policy(policy).local_steps)
 
     def _seconds(
@@ -267,8 +269,8 @@ class Race:
         simulated = timed.get((cell, links, policy, seed))
         if simulated is not None:
             return seconds.get(simulated.key, float("inf"))
-        reference = line_of(self._grid.run(self._reference(cell, seed)))
-        return seconds_to_target(reference, line_of(self._grid.run(self._wanted(cell, policy, links, seed))))
+        reference = self._grid.line(self._reference(cell, seed))
+        return seconds_to_target(reference, self._grid.line(self._wanted(cell, policy, links, seed)))
 
     def _simulate(self, wanted: Sequence[Timed]) -> dict[str, float]:
         """Seconds by key; what is known is kept in a file."""

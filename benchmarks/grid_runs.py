@@ -21,6 +21,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from grid_cells import GridCell
+from grid_judge import Line, line_of
 from rowcast.experiment import Cell, Comparison, plan_cells
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.folder import claimed_folder, is_finished, run_into_folder
@@ -84,6 +85,7 @@ class Grid:
     def __init__(self, out: Path, data: Path, shorter: float = 1.0) -> None:
         self.out, self.data, self._shorter = out, data, shorter
         self._read: dict[Path, Run] = {}
+        self._lines: dict[Wanted, Line] = {}
 
     def has(self, job: str) -> bool:
         """Whether the data of a job are there."""
@@ -133,6 +135,12 @@ class Grid:
             for run in read_experiment(folder.parents[1]).runs:
                 self._read[run.folder] = run
         return self._read[folder]
+
+    def line(self, wanted: Wanted) -> Line:
+        """The metric of a finished run."""
+        if wanted not in self._lines:
+            self._lines[wanted] = line_of(self.run(wanted))
+        return self._lines[wanted]
 
     def _links(self, cell: GridCell, seed: int, seconds: float) -> str:
         if cell.links != "silent":

@@ -12,6 +12,7 @@ from rich.table import Table
 from common import Figure
 from grid_judge import Judged
 from grid_race import Course
+from rowcast.report import interval
 
 __all__ = ["print_cells", "print_courses", "print_standings", "winners"]
 
@@ -26,11 +27,11 @@ def print_cells(judged: Sequence[Judged], policy: str) -> None:
                 each.cell.name,
                 f"{each.values[0]:.2f}",
                 f"{each.values[1]:.2f}",
-                f"{np.mean(each.end):.2f} ({', '.join(f'{gap:.2f}' for gap in each.end)})",
-                f"{np.mean(each.worst):.2f} at {each.worst_at:.0%}{read}",
+                _mean(each.end),
+                f"{_mean(each.worst)} at {each.worst_at:.0%}{read}",
                 f"{each.allowed:.2f}" if each.trains else "bsp does not train",
                 ", ".join(map(str, each.diverged)),
-                f"{np.mean(each.slower):.2f}" if each.slower else "",
+                _mean(each.slower) if each.slower else "",
             )
         )
     heads = ("cell", "bsp", policy, "below at the end", "furthest below", "allowed", "diverged", "time / bsp")
@@ -85,6 +86,14 @@ def print_standings(standings: Sequence[tuple[str, Judged]]) -> None:
         )
     heads = ("policy", "cells within the bound at the end", "below bsp / allowed, mean", "worst", "diverged")
     _print("The others at equal samples, in the cells of the race", heads, rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Of the seeds, with half of its 95 % interval."""
+    if not np.isfinite(values).all():
+        return f"{np.mean(values):.2f}"
+    found = interval(values)
+    return f"{found.mean:.2f}" if found.high is None else f"{found.mean:.2f} ±{found.half:.2f}"
 
 
 def _seconds(value: float) -> str:
