@@ -34,6 +34,8 @@ from rowcast.sync import parse_policy
 PARTS = ("cells", "race")
 #: Seeds of the first stage.
 LADDER_SEEDS = 2
+#: So many rates are tried beyond those of the ladder at most, in one direction.
+MOST_MORE = 5
 #: With ``--tiny`` runs are so many times shorter, and only these race.
 TINY = 40.0
 TINY_OTHERS = ("bsp", "rog:4", "localsgd:4")
@@ -42,29 +44,42 @@ TINY_OTHERS = ("bsp", "rog:4", "localsgd:4")
 def find_rates(grid: Grid, cells: Sequence[GridCell], jobs: int, *, few: bool = False) -> dict[tuple[str, str], float]:
     """The learning rate with which ``bsp`` ends best, for each job and optimizer that the cells have.
 
+    Where the best is the lowest or the highest that was tried, one more is tried beyond it.
+
     Args:
         few: two rates only are tried.
     """
-    rungs = slice(3, 5) if few else slice(None)
-    wanted: dict[tuple[str, str], list[Wanted]] = {}
-    for job, optimizer in sorted({(cell.job, cell.optimizer) for cell in cells} | {(c.job, "momentum") for c in cells}):
-        cell = GridCell(job, optimizer=optimizer, links="fast")
-        wanted[job, optimizer] = [
-            Wanted(cell, lr, "bsp", seed) for lr in ladder(optimizer)[rungs] for seed in range(LADDER_SEEDS)
+    pairs = {(cell.job, cell.optimizer) for cell in cells} | {(cell.job, "momentum") for cell in cells}
+    tried = {pair: ladder(pair[1])[2:4] if few else ladder(pair[1]) for pair in sorted(pairs)}
+    more: dict[tuple[str, str], tuple[int, int]] = dict.fromkeys(tried, (0, 0))
+    while True:
+        wanted = [each for pair, rates in tried.items() for lr in rates for each in _trials(*pair, lr)]
+        run_all(grid, wanted, jobs, "rates of bsp")
+        ends = {pair: {lr: _end(grid, *pair, lr) for lr in rates} for pair, rates in tried.items()}
+        best = {pair: max(own, key=lambda lr: own[lr]) for pair, own in ends.items()}
+        edges = [
+            pair for pair, rates in tried.items() if best[pair] in (rates[0], rates[-1]) and max(more[pair]) < MOST_MORE
         ]
-    run_all(grid, [each for own in wanted.values() for each in own], jobs, "rates of bsp")
-    rates: dict[tuple[str, str], float] = {}
-    table = []
-    for (job, optimizer), own in wanted.items():
-        ends: dict[float, list[float]] = {}
-        for each in own:
-            ends.setdefault(each.lr, []).append(float(smoothed(grid.line(each).curve.values, WINDOW)[-1]))
-        # What is no number is no candidate.
-        means = {lr: float(np.nan_to_num(np.mean(values), nan=-np.inf)) for lr, values in ends.items()}
-        rates[job, optimizer] = max(means, key=lambda lr: means[lr])
-        table.append({"job": job, "optimizer": optimizer, "best": rates[job, optimizer], "ends": means})
+        if few or not edges:
+            break
+        for pair in edges:
+            below, above = more[pair]
+            more[pair] = (below + 1, above) if best[pair] == tried[pair][0] else (below, above + 1)
+            tried[pair] = ladder(pair[1], *more[pair])
+    table = [{"job": job, "optimizer": name, "best": best[job, name], "ends": ends[job, name]} for job, name in tried]
     save_json(grid.out / "rates.json", table)
-    return rates
+    return best
+
+
+def _trials(job: str, optimizer: str, lr: float) -> list[Wanted]:
+    cell = GridCell(job, optimizer=optimizer, links="fast")
+    return [Wanted(cell, lr, "bsp", seed) for seed in range(LADDER_SEEDS)]
+
+
+def _end(grid: Grid, job: str, optimizer: str, lr: float) -> float:
+    """Where ``bsp`` ends, mean over the seeds; what is no number is worst."""
+    ends = [smoothed(grid.line(each).curve.values, WINDOW)[-1] for each in _trials(job, optimizer, lr)]
+    return float(np.nan_to_num(np.mean(ends), nan=-np.inf))
 
 
 class Rates:

@@ -28,8 +28,9 @@ FACTORS: dict[str, tuple[str | int | float, ...]] = {
     "robots": ("equal", "unequal"),
     "links": ("outdoor", "fast", "slow", "silent"),
 }
-#: The first stage: ``bsp`` with the lowest rate and its doubles.
-LADDER = {"sgd": (0.01, 9), "momentum": (0.00125, 9), "adam": (0.00025, 8)}
+#: The first stage: the lowest rate that ``bsp`` tries at first, and how many, each the double of the one before.
+LADDER = {"sgd": 0.05, "momentum": 0.005, "adam": 0.0005}
+RUNGS = 5
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,6 @@ def chosen(cells: Sequence[GridCell], pattern: str) -> list[GridCell]:
     return [cell for cell in cells if any(fnmatch.fnmatchcase(cell.name, each) for each in patterns)]
 
 
-def ladder(optimizer: str) -> list[float]:
-    """The learning rates that ``bsp`` tries with an optimizer."""
-    first, count = LADDER[optimizer]
-    return [first * 2**k for k in range(count)]
+def ladder(optimizer: str, below: int = 0, above: int = 0) -> list[float]:
+    """The learning rates that ``bsp`` tries with an optimizer, with so many more below and above."""
+    return [LADDER[optimizer] * 2.0**k for k in range(-below, RUNGS + above)]

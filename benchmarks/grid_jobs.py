@@ -37,7 +37,7 @@ class JobSettings(TaskSettings):
     """Settings of every job of the grid."""
 
     optimizer: str = setting("momentum", "SGD, SGD with momentum 0.9, or Adam.", choices=OPTIMIZERS)
-    lr: float = setting(0.05, "Learning rate.", low=0.0, high=10.0)
+    lr: float = setting(0.05, "Learning rate.", low=0.0, high=1000.0)
     skew: bool = setting(False, "Each robot has two shards of the data in order of their labels; otherwise all alike.")
     batch: int = setting(16, "Items of one step of one robot.", low=1, high=65_536)
 

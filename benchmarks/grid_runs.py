@@ -86,6 +86,7 @@ class Grid:
         self.out, self.data, self._shorter = out, data, shorter
         self._read: dict[Path, Run] = {}
         self._lines: dict[Wanted, Line] = {}
+        self._plans: dict[Wanted, tuple[Cell, Path]] = {}
 
     def has(self, job: str) -> bool:
         """Whether the data of a job are there."""
@@ -103,6 +104,11 @@ class Grid:
 
     def plan(self, wanted: Wanted) -> tuple[Cell, Path]:
         """The run, and its folder."""
+        if wanted not in self._plans:
+            self._plans[wanted] = self._planned(wanted)
+        return self._plans[wanted]
+
+    def _planned(self, wanted: Wanted) -> tuple[Cell, Path]:
         cell = wanted.cell
         seconds = self.seconds(wanted)
         settings = Comparison(
