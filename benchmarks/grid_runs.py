@@ -223,7 +223,8 @@ def each_done(function: Callable[..., Any], todo: Sequence[tuple[Any, ...]], job
         context = multiprocessing.get_context("spawn")  # never fork: PyTorch's threads do not survive it
         count = min(jobs, len(todo))
         pool = stack.enter_context(ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_single_thread))
-        futures = {pool.submit(function, *each): place for place, each in enumerate(todo)}
+        with _uninterrupted():
+            futures = {pool.submit(function, *each): place for place, each in enumerate(todo)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -233,12 +234,21 @@ def each_done(function: Callable[..., Any], todo: Sequence[tuple[Any, ...]], job
             raise
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A process that is started here never sees Ctrl-C, which reaches the whole group: it ends when it is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _quiet_single_thread() -> None:
     import torch
 
     from rowcast.rows import kernels
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Some cells are there to see who diverges.
     warnings.filterwarnings("ignore", "gradient of .*: expected finite numbers")
     torch.set_num_threads(1)
