@@ -73,7 +73,9 @@ def train(lr: float, steps: int, momentum: float = 0.0) -> list[str]:
 
 def test_training_that_diverges_is_warned_of_once_with_the_remedy() -> None:
     (warning,) = [one for one in train(lr=1.5, steps=60) if "have grown" in one]
-    assert "a learning rate of 1.5" in warning and "half of it" in warning and "clip_grad_norm_" in warning
+    assert (
+        "a learning rate of 1.5" in warning and "half of it to begin with" in warning and "clip_grad_norm_" in warning
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

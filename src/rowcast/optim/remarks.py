@@ -70,9 +70,9 @@ class Remarks:
             return
         factor, self._growth = self._growth.factor, None
         warnings.warn(
-            f"the updates of this worker have grown: the last {Growth.RUNNING} are {factor:.0f} times the median of those "
-            f"before, at a learning rate of {rate:g}; training is about to diverge. Lower the learning rate (begin with "
-            "half of it), let it rise from a small one (warm-up), or clip the gradients "
+            f"the updates of this worker have grown: the last {Growth.RUNNING} are {factor:.0f} times the median of "
+            f"those before, at a learning rate of {rate:g}; training is about to diverge. Lower the learning rate (half of it "
+            "to begin with), let it rise from a small one (warm-up), or clip the gradients "
             "(torch.nn.utils.clip_grad_norm_) before step(); said once",
             UserWarning,
             stacklevel=stacklevel,
