@@ -11,8 +11,6 @@ the place of the one before says nothing.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -53,8 +51,32 @@ class Packing:
     def row_bytes(self, lengths: IntArray) -> IntArray:
         """Encoded bytes of rows of these lengths, int64 [rows]."""
         sizes = self.tables[2]
-        whole: Any = lengths // CHUNK * sizes[CHUNK]
-        return whole + sizes[lengths % CHUNK]
+        return np.asarray(lengths // CHUNK * sizes[CHUNK] + sizes[lengths % CHUNK], dtype=np.int64)
+
+
+@compiled
+def _sift_down(heap: npt.NDArray[np.float32], count: int, size: np.float32) -> None:
+    """Put ``size`` into a heap whose smallest number, at its top, goes."""
+    at = 0
+    while 2 * at + 1 < count:
+        below = 2 * at + 1
+        if below + 1 < count and heap[below + 1] < heap[below]:
+            below += 1
+        if heap[below] >= size:
+            break
+        heap[at] = heap[below]
+        at = below
+    heap[at] = size
+
+
+@compiled
+def _sift_up(heap: npt.NDArray[np.float32], count: int, size: np.float32) -> None:
+    """Put ``size`` into a heap of ``count`` numbers, the smallest at its top, that has room for one more."""
+    at = count
+    while at > 0 and heap[(at - 1) >> 1] > size:
+        heap[at] = heap[(at - 1) >> 1]
+        at = (at - 1) >> 1
+    heap[at] = size
 
 
 @compiled
@@ -74,26 +96,11 @@ def largest(values: npt.NDArray[np.float32], most: int, heap: npt.NDArray[np.flo
     for j in range(len(values)):
         size = abs(values[j])
         if count < most:
-            if size > np.float32(0.0):  # into the heap from below; the smallest is at its top
-                at = count
+            if size > np.float32(0.0):
+                _sift_up(heap, count, size)
                 count += 1
-                while at > 0 and heap[(at - 1) >> 1] > size:
-                    heap[at] = heap[(at - 1) >> 1]
-                    at = (at - 1) >> 1
-                heap[at] = size
-        elif size > heap[0]:  # in place of the smallest, from above
-            at = 0
-            while 2 * at + 1 < count:
-                below = 2 * at + 1
-                if below + 1 < count and heap[below + 1] < heap[below]:
-                    below += 1
-                if heap[below] >= size:
-                    break
-                heap[at] = heap[below]
-                at = below
-            heap[at] = size
-    if count == 0:
-        return 0
+        elif size > heap[0]:
+            _sift_down(heap, count, size)
     least = heap[0]
     equal = 0
     for k in range(count):
@@ -102,7 +109,7 @@ def largest(values: npt.NDArray[np.float32], most: int, heap: npt.NDArray[np.flo
     found = 0
     for j in range(len(values)):
         size = abs(values[j])
-        if size > least or (size == least and equal > 0):
+        if found < count and (size > least or (size == least and equal > 0)):
             if size == least:
                 equal -= 1
             places[found] = j

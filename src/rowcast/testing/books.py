@@ -14,7 +14,7 @@ from rowcast.training.member import MemberState
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.training.rules.streamed_member import STREAMED
 
-__all__ = ["Staleness", "imbalance", "in_flight", "outer_step", "undelivered"]
+__all__ = ["Staleness", "decay", "imbalance", "in_flight", "outer_step", "undelivered"]
 
 
 def in_flight(outbox: Outbox, layout: Layout, received: int) -> npt.NDArray[np.float32]:
@@ -82,6 +82,16 @@ def outer_step(
         step = share * lr if lr != 1 else share
     step[len(step) - len(buffers) :] = buffers
     return step, velocity
+
+
+def decay(policy: Policy, layout: Layout, pending: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """What is added to what is pending when an iteration begins to contribute: its loss, float64 [elements].
+
+    Buffers lose nothing.
+    """
+    lost = (np.float64(np.float32(policy.feedback)) - 1) * pending
+    lost[layout.offsets[layout.parameter_rows] :] = 0
+    return lost
 
 
 class Staleness:
