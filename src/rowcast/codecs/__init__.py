@@ -15,7 +15,7 @@ from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
 from rowcast.codecs.sparse import Sparse
 from rowcast.codecs.timing_only import TimingOnly
-from rowcast.codecs.topk import TopK2
+from rowcast.codecs.topk import TopK
 from rowcast.codecs.zero import Zero
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.registry import Registry
@@ -30,7 +30,7 @@ __all__ = [
     "Raw",
     "Sparse",
     "TimingOnly",
-    "TopK2",
+    "TopK",
     "Zero",
     "codec_by_id",
     "codec_by_name",
@@ -87,7 +87,8 @@ def register(codec: Codec) -> Codec:
     return REGISTRY.register(getattr(codec, "name", ""), codec)
 
 
-_BUILT_IN: tuple[Codec, ...] = (Zero(), Raw(), _HALF, OneBit(), Sparse(), TopK2(), Dct())
+_BUILT_IN: tuple[Codec, ...] = (Zero(), Raw(), _HALF, OneBit(), Sparse())
+_BUILT_IN += (TopK(8, 64), Dct(9, 128), TopK(10, 16), Dct(11, 32))
 for _codec in _BUILT_IN:
     register(_codec)
 

@@ -36,7 +36,6 @@ class Packing:
 
     Attributes:
         tables: see :data:`Tables`.
-        most: entries of a chunk, at most.
     """
 
     def __init__(self, one_in: int, head_bytes: int, value_bits: int) -> None:
@@ -46,7 +45,6 @@ class Packing:
         sizes = head_bytes + (counts * (widths + value_bits) + 7) // 8
         sizes[0] = 0
         self.tables: Tables = counts, widths, sizes
-        self.most = int(counts[CHUNK])
 
     def row_bytes(self, lengths: IntArray) -> IntArray:
         """Encoded bytes of rows of these lengths, int64 [rows]."""

@@ -24,12 +24,8 @@ __all__ = ["Dct"]
 PIECE = 64
 #: Bits of an entry behind its place: the component as a bfloat16.
 VALUE_BITS = 16
-ONE_IN = 128
 #: Bits of the float32 at which components end, 2**120: the sum of a piece's then is finite.
 LIMIT = (120 + 127) << 23
-
-_PACKING = Packing(ONE_IN, 0, VALUE_BITS)
-_MOST = _PACKING.most
 
 Array = npt.NDArray[np.float32]
 
@@ -96,8 +92,8 @@ def _encode(
     bases, begins = transform
     components = np.empty(CHUNK, dtype=np.float32)
     patterns = components.view(np.uint32)
-    heap = np.empty(_MOST, dtype=np.float32)
-    entries = np.empty(_MOST, dtype=np.int64)
+    heap = np.empty(counts[CHUNK], dtype=np.float32)
+    entries = np.empty(counts[CHUNK], dtype=np.int64)
     for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         begin = offsets[rows[k]]
@@ -136,7 +132,7 @@ def _decode_add(
 ) -> None:
     counts, widths, sizes = tables
     bases, begins = transform
-    entries = np.empty(_MOST, dtype=np.int64)
+    entries = np.empty(counts[CHUNK], dtype=np.int64)
     at = 0
     for k in range(len(rows)):
         begin = offsets[rows[k]]
@@ -159,7 +155,7 @@ def _decode_add(
 def _fault(lengths: IntArray, payload: Bytes, tables: Tables) -> int:
     """0: all is right; 1: a component is not finite, or too large; 2: places are not those of the row, ascending."""
     counts, widths, sizes = tables
-    entries = np.empty(_MOST, dtype=np.int64)
+    entries = np.empty(counts[CHUNK], dtype=np.int64)
     at = 0
     for k in range(len(lengths)):
         left = lengths[k]
@@ -178,24 +174,29 @@ def _fault(lengths: IntArray, payload: Bytes, tables: Tables) -> int:
 
 
 class Dct:
-    """Of every 128 components of a chunk's cosine transform the largest: place and value.
+    """Of every 128 (32) components of a row's cosine transform the largest: place and value.
 
     A chunk is a row, or 4096 elements of a longer one and the rest; a component is one of the orthonormal DCT-II of 64
     elements, or of those that remain at the end of the chunk. Payload: the chunks of each row, one behind the other;
-    of each its entries as :mod:`rowcast.codecs.chunks` has them, ceil(elements / 128) of them, with a bfloat16 below
-    2**120 behind the place.
+    of each its entries as :mod:`rowcast.codecs.chunks` has them, with a bfloat16 below 2**120 behind the place.
+
+    Args:
+        wire_id: its number.
+        one_in: of so many components one travels, rounded up in each chunk; it is called ``dct128`` with 128.
     """
 
-    name = "dct"
-    wire_id = 9
+    def __init__(self, wire_id: int, one_in: int) -> None:
+        self.name = f"dct{one_in}"
+        self.wire_id = wire_id
+        self._packing = Packing(one_in, 0, VALUE_BITS)
 
     def row_bytes(self, layout: Layout) -> IntArray:
-        return layout.once(self.name, lambda layout: _PACKING.row_bytes(layout.lengths))
+        return layout.once(self.name, lambda layout: self._packing.row_bytes(layout.lengths))
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         places = starts(self.row_bytes(layout)[rows])
         payload = np.empty(int(places[-1]), dtype=np.uint8)
-        tables, transform = _PACKING.tables, (_BASES, _BEGINS)
+        tables, transform = self._packing.tables, (_BASES, _BEGINS)
         in_parts(
             lambda part, edges: _encode(
                 vector, layout.offsets, rows[part], places[edges], payload, tables, transform, consume
@@ -206,12 +207,14 @@ class Dct:
         return payload
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        _decode_add(vector, layout.offsets, rows, payload, _PACKING.tables, (_BASES, _BEGINS), np.float32(sign))
+        _decode_add(vector, layout.offsets, rows, payload, self._packing.tables, (_BASES, _BEGINS), np.float32(sign))
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
-        fault = _fault(layout.lengths[rows], payload, _PACKING.tables)
+        fault = _fault(layout.lengths[rows], payload, self._packing.tables)
         if fault == 1:
-            raise RemoteProtocolError("dct payload: expected components below 2**120, got something else")
+            raise RemoteProtocolError(f"{self.name} payload: expected components below 2**120, got something else")
         if fault == 2:
-            raise RemoteProtocolError("dct payload: expected ascending places inside of their rows, got others")
+            raise RemoteProtocolError(
+                f"{self.name} payload: expected ascending places inside of their rows, got others"
+            )

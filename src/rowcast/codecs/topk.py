@@ -1,4 +1,4 @@
-"""A fifth of a bit an element: of every 64 elements the largest, their sizes on two levels.
+"""A fifth of a bit an element: of every 64 elements of a row the largest, their sizes on two levels; or of every 16.
 
 Top-k within chunks of 4096 elements with 2-bit values is what SparseLoCo sends (Sarfi et al., arXiv 2508.15706). Each
 row decodes alone here, so a chunk is a row, or a part of one that is longer; and the two levels are means of their own
@@ -17,16 +17,12 @@ from rowcast.rows import Layout
 from rowcast.rows.intrinsics import float_of_bits
 from rowcast.rows.kernels import compiled, in_parts, prefetch_next
 
-__all__ = ["TopK2"]
+__all__ = ["TopK"]
 
 #: Bytes of a chunk before its entries: the upper level as a bfloat16, the lower one in 256ths of it.
 HEAD_BYTES = 3
 #: Bits of an entry behind its place: the lower one is set for negative, the upper one for the upper level.
 VALUE_BITS = 2
-ONE_IN = 64
-
-_PACKING = Packing(ONE_IN, HEAD_BYTES, VALUE_BITS)
-_MOST = _PACKING.most
 
 
 @compiled
@@ -71,8 +67,8 @@ def _encode(
     consume: bool,
 ) -> None:
     counts, widths, sizes = tables
-    heap = np.empty(_MOST, dtype=np.float32)
-    entries = np.empty(_MOST, dtype=np.int64)
+    heap = np.empty(counts[CHUNK], dtype=np.float32)
+    entries = np.empty(counts[CHUNK], dtype=np.int64)
     level = np.empty(1, dtype=np.float32)
     pattern = level.view(np.uint32)
     for k in range(len(rows)):
@@ -125,7 +121,7 @@ def _decode_add(
     sign: np.float32,
 ) -> None:
     counts, widths, sizes = tables
-    entries = np.empty(_MOST, dtype=np.int64)
+    entries = np.empty(counts[CHUNK], dtype=np.int64)
     at = 0
     for k in range(len(rows)):
         begin = offsets[rows[k]]
@@ -151,7 +147,7 @@ def _decode_add(
 def _fault(lengths: npt.NDArray[np.int64], payload: npt.NDArray[np.uint8], tables: Tables) -> int:
     """0: all is right; 1: a level is not finite, or negative; 2: places are not those of the row, ascending."""
     counts, widths, sizes = tables
-    entries = np.empty(_MOST, dtype=np.int64)
+    entries = np.empty(counts[CHUNK], dtype=np.int64)
     at = 0
     for k in range(len(lengths)):
         left = lengths[k]
@@ -169,27 +165,33 @@ def _fault(lengths: npt.NDArray[np.int64], payload: npt.NDArray[np.uint8], table
     return 0
 
 
-class TopK2:
-    """Of every 64 elements of a chunk the largest: place, sign, and one of two sizes that the chunk has.
+class TopK:
+    """Of every 64 (16) elements of a row the largest: place, sign, and which of two sizes.
 
     A chunk is a row, or 4096 elements of a longer one and the rest. Payload: the chunks of each row, one behind the
     other, each with the upper size (little-endian bfloat16), the lower one in 256ths of it (uint8), and its entries as
-    :mod:`rowcast.codecs.chunks` has them, ceil(elements / 64) of them, with two bits behind the place: bit 0 is 1 for
-    negative, bit 1 for the upper size.
+    :mod:`rowcast.codecs.chunks` has them, with two bits behind the place: bit 0 is 1 for negative, bit 1 for the upper
+    size.
+
+    Args:
+        wire_id: its number.
+        one_in: of so many elements one travels, rounded up in each chunk; it is called ``topk64`` with 64.
     """
 
-    name = "topk2"
-    wire_id = 8
+    def __init__(self, wire_id: int, one_in: int) -> None:
+        self.name = f"topk{one_in}"
+        self.wire_id = wire_id
+        self._packing = Packing(one_in, HEAD_BYTES, VALUE_BITS)
 
     def row_bytes(self, layout: Layout) -> IntArray:
-        return layout.once(self.name, lambda layout: _PACKING.row_bytes(layout.lengths))
+        return layout.once(self.name, lambda layout: self._packing.row_bytes(layout.lengths))
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         places = starts(self.row_bytes(layout)[rows])
         payload = np.empty(int(places[-1]), dtype=np.uint8)
         in_parts(
             lambda part, edges: _encode(
-                vector, layout.offsets, rows[part], places[edges], payload, _PACKING.tables, consume
+                vector, layout.offsets, rows[part], places[edges], payload, self._packing.tables, consume
             ),
             len(rows),
             int(layout.lengths[rows].sum()),
@@ -197,12 +199,14 @@ class TopK2:
         return payload
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        _decode_add(vector, layout.offsets, rows, payload, _PACKING.tables, np.float32(sign))
+        _decode_add(vector, layout.offsets, rows, payload, self._packing.tables, np.float32(sign))
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
-        fault = _fault(layout.lengths[rows], payload, _PACKING.tables)
+        fault = _fault(layout.lengths[rows], payload, self._packing.tables)
         if fault == 1:
-            raise RemoteProtocolError("topk2 payload: expected finite sizes >= 0, got something else")
+            raise RemoteProtocolError(f"{self.name} payload: expected finite sizes >= 0, got something else")
         if fault == 2:
-            raise RemoteProtocolError("topk2 payload: expected ascending places inside of their rows, got others")
+            raise RemoteProtocolError(
+                f"{self.name} payload: expected ascending places inside of their rows, got others"
+            )

@@ -13,13 +13,13 @@ __all__ = ["DEMO", "SPARSELOCO"]
 
 
 def _sparseloco(name: str, steps: int | None) -> Policy:
-    return dataclasses.replace(LOCALSGD.build(name, steps), codec="topk2", feedback=0.95)
+    return dataclasses.replace(LOCALSGD.build(name, steps), codec="topk64", pull_codec="topk16", feedback=0.95)
 
 
 def _demo(name: str, slack: int | None) -> Policy:
     if slack is not None:
         raise ConfigError(f"policy {name!r}: demo takes no number; write 'demo'")
-    return Policy(name, 0, 1.0, granularity="model", codec="dct", feedback=0.999)
+    return Policy(name, 0, 1.0, granularity="model", codec="dct128", pull_codec="dct32", feedback=0.999)
 
 
 SPARSELOCO = Family(
