@@ -84,12 +84,9 @@ def outer_step(
     return step, velocity
 
 
-def decay(policy: Policy, layout: Layout, pending: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """What is added to what is pending when an iteration begins to contribute: its loss, float64 [elements].
-
-    Buffers lose nothing.
-    """
-    lost = (np.float64(np.float32(policy.feedback)) - 1) * pending
+def decay(share: float, layout: Layout, pending: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """What is added to what is pending when only a share of it is kept, float64 [elements]; buffers lose nothing."""
+    lost = (np.float64(np.float32(share)) - 1) * pending
     lost[layout.offsets[layout.parameter_rows] :] = 0
     return lost
 

@@ -340,6 +340,8 @@ class VirtualTeam(Engine[_Worker]):
         if node.state is not WorkerState.COMPUTING or worker.computing:
             return
         if worker.computed >= worker.script.iterations:
+            if self.server.policy.feedback < 1:
+                self.computed[node.name] += decay(0.0, self.layout, node.pending)
             node.finish(self.now)
             self.at(self.now, lambda: self.attend(worker))
             return
@@ -361,7 +363,7 @@ class VirtualTeam(Engine[_Worker]):
             seen = seen - np.float32(times) * vector
         update = worker.script.gradient(worker.computed, seen).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
-        lost = decay(self.server.policy, self.layout, node.pending)
+        lost = decay(self.server.policy.feedback, self.layout, node.pending)
         proposed = node.replica - update
         weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
         share = (node.replica - proposed).astype(np.float64)

@@ -109,15 +109,27 @@ class Contribution:
         self._residual.measured = False
         self._book(float(amounts.sum()), weight)
 
+    def drop(self, policy: Policy | None) -> None:
+        """The work is done: where what is pending decays, what is left of the parameters is dropped (5.8)."""
+        if policy is not None and policy.feedback < 1:
+            self._keep(0.0)
+
     def _decay(self, policy: Policy | None) -> None:
         """Keep the policy's share of what is pending of the parameters; once an iteration (algorithms.md 5.8)."""
-        if policy is None or policy.feedback == 1 or self._decayed or self._replica.layout.is_timing_only:
-            return
-        self._decayed = True
+        if policy is not None and policy.feedback < 1 and not self._decayed:
+            self._decayed = True
+            self._keep(policy.feedback)
+
+    def _keep(self, share: float) -> None:
+        """Keep a share of what is pending of the parameters; the rest is booked as a contribution that takes it back.
+
+        Buffers are values and lose nothing. In a timing-only layout there is nothing that could decay.
+        """
         replica, residual = self._replica, self._residual
         rows = replica.layout.parameter_rows
-        scale_rows(residual.vector, replica.layout.offsets[: rows + 1], policy.feedback, replica.computed[:rows])
-        residual.measured = False
+        if not replica.layout.is_timing_only:
+            scale_rows(residual.vector, replica.layout.offsets[: rows + 1], share, replica.computed[:rows])
+            residual.measured = False
 
     def _book(self, size: float, weight: float) -> None:
         self.size = size + (self.size if self._begun else 0.0)
