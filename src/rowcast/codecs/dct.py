@@ -174,7 +174,7 @@ def _fault(lengths: IntArray, payload: Bytes, tables: Tables) -> int:
 
 
 class Dct:
-    """Of every 128 (32) components of a row's cosine transform the largest: place and value.
+    """Of so many components of a row's cosine transform as the name says the largest: place and value.
 
     A chunk is a row, or 4096 elements of a longer one and the rest; a component is one of the orthonormal DCT-II of 64
     elements, or of those that remain at the end of the chunk. Payload: the chunks of each row, one behind the other;

@@ -166,7 +166,7 @@ def _fault(lengths: npt.NDArray[np.int64], payload: npt.NDArray[np.uint8], table
 
 
 class TopK:
-    """Of every 64 (16) elements of a row the largest: place, sign, and which of two sizes.
+    """Of so many elements of a row as the name says the largest: place, sign, and which of two sizes.
 
     A chunk is a row, or 4096 elements of a longer one and the rest. Payload: the chunks of each row, one behind the
     other, each with the upper size (little-endian bfloat16), the lower one in 256ths of it (uint8), and its entries as

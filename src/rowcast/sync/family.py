@@ -67,6 +67,8 @@ COMMON_OPTIONS = (
     "outer_lr",
     "outer_momentum",
     "row_weights",
+    "feedback",
+    "pull_codec",
 )
 
 

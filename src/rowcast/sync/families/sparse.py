@@ -26,12 +26,10 @@ SPARSELOCO = Family(
     "sparseloco:H",
     "SparseLoCo. As `localsgd:H`; of each row the few largest elements travel, coarsely, and what remains decays.",
     _sparseloco,
-    options=("feedback", "pull_codec"),
 )
 DEMO = Family(
     "demo",
     "Decoupled momentum, without the sign. Slack 0; of each row the few largest components of a cosine transform "
     "travel, and what remains decays: that is the momentum.",
     _demo,
-    options=("feedback", "pull_codec"),
 )
