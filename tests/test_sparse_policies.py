@@ -14,7 +14,8 @@ from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
-from rowcast.rows.kernels import row_sums, scale_rows
+from rowcast.rows.decay import scale_rows
+from rowcast.rows.kernels import row_sums
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training import WorkerNode

@@ -38,7 +38,6 @@ __all__ = [
     "replay",
     "row_abs_sums",
     "row_sums",
-    "scale_rows",
     "set_crew",
 ]
 
@@ -254,37 +253,6 @@ def row_abs_sums(
 def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The signed sum of each row, float64 [rows]; used by the audit, not in a per-iteration path."""
     return np.add.reduceat(vector, offsets[:-1], dtype=np.float64)
-
-
-@compiled
-def _scale_rows(
-    vector: npt.NDArray[np.float32],
-    offsets: npt.NDArray[np.int64],
-    factor: np.float32,
-    gained: npt.NDArray[np.float64],
-) -> None:
-    for i in range(len(offsets) - 1):
-        row = vector[offsets[i] : offsets[i + 1]]
-        change = np.float32(0.0)
-        for j in range(len(row)):
-            scaled = factor * row[j]
-            change += scaled - row[j]
-            row[j] = scaled
-        gained[i] += np.float64(change)
-
-
-def scale_rows(
-    vector: npt.NDArray[np.float32],
-    offsets: npt.NDArray[np.int64],
-    factor: float,
-    gained: npt.NDArray[np.float64],
-) -> None:
-    """Multiply rows by ``factor``; ``gained`` (float64 [rows]) gains the signed sum of what was added to each."""
-    in_parts(
-        lambda part, edges: _scale_rows(vector, offsets[edges], np.float32(factor), gained[part]),
-        len(gained),
-        int(offsets[-1] - offsets[0]),
-    )
 
 
 #: Of each noted row: its number, where its values begin (-1: it has none), its floor (-1: none) and its iteration.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rowcast.delivery.residual import Residual
 from rowcast.errors import LocalProtocolError
-from rowcast.rows.kernels import scale_rows
+from rowcast.rows.decay import scale_rows
 from rowcast.sync import Policy
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.replica import Replica

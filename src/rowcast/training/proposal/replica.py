@@ -37,7 +37,7 @@ class Replica:
         parameters: flat float32; taken over and changed in place.
 
     Attributes:
-        computed: float64 [rows], the signed sum of everything ever proposed for each row (the audit).
+        computed: float64 [rows], signed sum of everything ever proposed for each row, less what decayed (the audit).
     """
 
     def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
