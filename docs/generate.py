@@ -37,8 +37,10 @@ WIDTH = 118
 OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `sparse`, `topk64`, `topk16`, `dct128`, `dct32`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
-    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first.",
-    "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
+    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first. With 'sparta' always "
+    "'random'.",
+    "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1. With 'sparta' the "
+    "share of the rows that is averaged.",
     "pull_share": "The same for pulls, where it shall be another.",
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
     "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
@@ -61,7 +63,7 @@ OPTIONS = {
     "something of it lately. For models of which each robot touches other rows, such as embeddings and maps.",
     "feedback": "Share of what a worker has pending that is kept when the next iteration adds to it, above 0 .. 1; "
     "0.95 for 'sparseloco', 0.999 for 'demo'. Below 1 the residual of the codec decays, and what is left of it at the "
-    "end is dropped.",
+    "end is dropped. Not with 'sparta'.",
     "pull_codec": "How rows to the workers are encoded, where it shall be otherwise; `topk16` for 'sparseloco', "
     "`dct32` for 'demo'. Not with 'flown' and 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
@@ -76,7 +78,7 @@ OPTIONS = {
 
 #: Values that are tried of each option, to see what each family makes of it; they cover every family's default.
 TRIED = {
-    "codec": ("raw",),
+    "codec": ("raw", "half"),
     "granularity": ("row", "tensor", "model"),
     "order": ("age",),
     "share": ("0.5",),
@@ -157,6 +159,8 @@ def policies() -> str:
         slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
         beyond = "until the MTA time" if policy.speculative else "nothing"
+        if policy.sampled:
+            share = f"{policy.share:g} of the rows, at random; in pulls 1"
         if policy.streaming:
             share, beyond = f"about 2 / (S + 2); {policy.share:.3f} for S = 4", "all the time"
         lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | {steps} | `{policy.codec}` |")

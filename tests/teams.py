@@ -20,6 +20,7 @@ POLICIES += ["rowcast:3", "rowcast:8", "rowcast:2?elastic=off", "rowcast:8?auto=
 COMMON = ["rowcast:1?pulls=common", "rowcast:3?pulls=common", "rowcast:8?pulls=common&refine=off"]
 COMMON += ["rowcast:2?elastic=off&pulls=common"]
 POLICIES += COMMON
+POLICIES += ["sparta?share=0.05", "sparta?share=0.3"]
 CODECS = ["raw", "half", "onebit"]
 
 

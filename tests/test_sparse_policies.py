@@ -14,8 +14,8 @@ from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
-from rowcast.rows.decay import scale_rows
 from rowcast.rows.kernels import row_sums
+from rowcast.rows.scaling import scale_rows
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training import WorkerNode
@@ -57,6 +57,7 @@ def test_feedback_and_the_codec_of_pulls_are_options_of_their_own() -> None:
         ("demo?pull_codec=rwa", "unknown codec 'rwa'; did you mean 'raw'"),
         ("demo?pull_codec=zero", "the codec 'zero' sends nothing"),
         ("rowcast?pull_codec=raw", "pull_codec goes with pushes and pulls only"),
+        ("sparta?feedback=0.9", "with order=random own parameters are"),
         ("flown:2?pull_codec=raw", "pull_codec goes with pushes and pulls only"),
     ],
 )

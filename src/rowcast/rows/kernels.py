@@ -26,19 +26,24 @@ from rowcast.rows.intrinsics import prefetch
 from rowcast.rows.kept import keep
 
 __all__ = [
+    "NO_FLOOR",
     "Crew",
     "accumulate",
     "add_rows",
     "compiled",
     "compiled_serial",
+    "copy_rows",
     "in_parts",
     "limit_threads",
+    "lowest",
     "nonfinite",
+    "note",
     "prefetch_next",
     "replay",
     "row_abs_sums",
     "row_sums",
     "set_crew",
+    "some_row_abs_sums",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -239,6 +244,21 @@ def _row_abs_sums(
         abs_sums[i] = size
 
 
+@compiled_serial
+def some_row_abs_sums(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    abs_sums: npt.NDArray[np.float32],
+) -> None:
+    """The same for ``rows`` only."""
+    for row in rows:
+        size = np.float32(0.0)
+        for j in range(offsets[row], offsets[row + 1]):
+            size += abs(vector[j])
+        abs_sums[row] = size
+
+
 def row_abs_sums(
     vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], abs_sums: npt.NDArray[np.float32]
 ) -> None:
@@ -250,6 +270,15 @@ def row_abs_sums(
     in_parts(lambda part, edges: _row_abs_sums(vector, offsets[edges], abs_sums[part]), len(abs_sums), vector.size)
 
 
+@compiled_serial
+def lowest(numbers: npt.NDArray[np.int32]) -> int:
+    """The lowest of some numbers, at least one."""
+    low = numbers[0]
+    for k in range(len(numbers)):
+        low = min(low, numbers[k])
+    return int(low)
+
+
 def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The signed sum of each row, float64 [rows]; used by the audit, not in a per-iteration path."""
     return np.add.reduceat(vector, offsets[:-1], dtype=np.float64)
@@ -257,6 +286,42 @@ def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) ->
 
 #: Of each noted row: its number, where its values begin (-1: it has none), its floor (-1: none) and its iteration.
 Notes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
+
+#: In place of the floors of rows that have none.
+NO_FLOOR = np.zeros(0, dtype=np.int32)
+
+
+@compiled_serial
+def note(
+    notes: Notes,
+    place: int,
+    rows: npt.NDArray[np.int64],
+    start: int,
+    offsets: npt.NDArray[np.int64],
+    floor: npt.NDArray[np.int32],
+    iteration: int,
+) -> None:
+    """Write into ``notes``, from ``place`` on, which rows follow.
+
+    Args:
+        notes: what is known of each noted row.
+        place: where to begin.
+        rows: the rows.
+        start: where the values of the first of them begin, behind which those of the others lie; -1: they have none.
+        offsets: int64 [rows + 1], the layout's.
+        floor: int32 [k], their floors; empty: they have none.
+        iteration: to which they belong.
+    """
+    numbers, starts, floors, iterations = notes
+    for k in range(len(rows)):
+        i = rows[k]
+        numbers[place + k] = i
+        starts[place + k] = start
+        floors[place + k] = floor[k] if len(floor) else -1
+        iterations[place + k] = iteration
+        if start >= 0:
+            start += offsets[i + 1] - offsets[i]
 
 
 @compiled_serial
@@ -304,6 +369,19 @@ def replay(
             for j in range(len(row)):
                 row[j] += source[j]
     return int(oldest)
+
+
+@compiled_serial
+def copy_rows(
+    source: npt.NDArray[np.float32],
+    target: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+) -> None:
+    """Make ``rows`` of ``target`` those of ``source``; both flat float32 [elements]."""
+    for row in rows:
+        for j in range(offsets[row], offsets[row + 1]):
+            target[j] = source[j]
 
 
 @compiled_serial

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection
-from rowcast.sync.order import RowsToSend, choose, choose_refinement
+from rowcast.sync.order import RowsToSend, choose, choose_drawn, choose_refinement
 
 __all__ = ["Policy", "stream_shares"]
 
@@ -27,7 +27,7 @@ _WORDS = {
     "mta": ("measured", "artifact"),
     "counts": ("bytes", "groups"),
     "granularity": ("row", "tensor", "model"),
-    "order": ("value", "age"),
+    "order": ("value", "age", "random"),
     "row_weights": ("members", "contributors"),
     "anticipate": ("off", "own", "team"),
     "pulls": ("own", "common"),
@@ -56,6 +56,8 @@ class Policy:
         local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
             what the iteration contributes (local SGD: McMahan et al., AISTATS 2017; Stich, ICLR 2019).
         outer_lr: factor on every contribution, > 0 (the outer learning rate of DiLoCo).
+        auto_lr: ``outer_lr`` is what the team begins with, and adapts, up to twice as much, while successive movements
+            of the parameters agree (:mod:`rowcast.sync.outer_rate`). Only with 'streamed'.
         outer_momentum: Nesterov momentum over the contributions, 0 .. below 1 (DiLoCo: Douillard et al., arXiv
             2311.08105). Above 0 a worker holds one more vector of the model's size.
         lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
@@ -70,14 +72,15 @@ class Policy:
         refine: where the link is idle, what the code could not express travels in the code ``half``.
         anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
             pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
-            the same pending. Only with 'streamed'.
+            the same pending. Only with 'streamed', and where rows are drawn at 'random'.
         fade: a row of a contribution counts the less, the older the parameters of that row are from which it was
             computed, beyond half of the slack.
         auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
             (:mod:`rowcast.sync.slack`). Only with 'streamed'.
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with 'streamed'.
-        order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first.
+        order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first. 'random':
+            no others are pushed than a share that is drawn at random, the same at all workers; see :attr:`sampled`.
         row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
             of it lately (:mod:`rowcast.training.proposal.row_weights`).
         feedback: share of what a worker has pending of the parameters that is kept when the next iteration begins to
@@ -96,6 +99,7 @@ class Policy:
     local_steps: int = 1
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
+    auto_lr: bool = False
     lag: int = 0
     pull_share: float | None = None
     mta: str = "measured"
@@ -153,10 +157,26 @@ class Policy:
         if self.granularity == "model" and (self.share, self.share_of_pull) != (1, 1):
             # What a cut has left of a transfer would be beyond the quota.
             yield "granularity=model sends all rows together; take share=1 (and pull_share=1)"
-        anticipates, common = self.anticipate != "off", self.pulls != "own"
-        own = (self.elastic, self.ahead, anticipates, self.fade, self.adapt, self.refine, self.auto, common)
+        anticipates, common = self.anticipate != "off" and not self.sampled, self.pulls != "own"
+        own = (
+            self.elastic,
+            self.ahead,
+            anticipates,
+            self.fade,
+            self.adapt,
+            self.refine,
+            self.auto,
+            self.auto_lr,
+            common,
+        )
         if self.rule != "streamed" and any(own):
-            yield "elastic, ahead, anticipate, fade, adapt, refine, auto and pulls go with rows that are streamed only"
+            options = "elastic, ahead, anticipate, fade, adapt, refine, auto, auto_lr and pulls"
+            yield f"{options} go with rows that are streamed only"
+        averages = self.rule == "phased" and self.slack == 0 and self.anticipate == "team" and self.share_of_pull == 1
+        if self.sampled and (self.speculative or not averages):
+            yield "order=random goes with slack 0, anticipate=team and pulls of everything only; write 'sparta'"
+        if self.sampled and self.feedback < 1:
+            yield "feedback goes with what is pending of steps; with order=random own parameters are, leave it out"
         if self.rule != "phased" and self.pull_codec is not None:
             yield "pull_codec goes with pushes and pulls only, without slots; leave it out, codec is for both ways"
         if Zero.wire_id in (self.row_codec.wire_id, self.row_codec_of_pull.wire_id):
@@ -175,9 +195,22 @@ class Policy:
         return self.rule == "streamed"
 
     @property
+    def reads_own_writes(self) -> bool:
+        """A worker computes from parameters that hold all of its own contributions, sent or not."""
+        return self.streaming and self.anticipate != "off"
+
+    @property
     def scheduled(self) -> bool:
         """A transfer needs a slot."""
         return self.rule == "slotted"
+
+    @property
+    def sampled(self) -> bool:
+        """Each worker has parameters of its own; rows drawn at random are averaged in each iteration (5.10).
+
+        They are the same at all workers. The others are not due: the gate does not ask for them.
+        """
+        return self.order == "random"
 
     @property
     def row_codec(self) -> Codec:
@@ -195,7 +228,9 @@ class Policy:
 
         Where rows are streamed the slack is one for both directions: what the pull does not need is left (1.4).
         """
-        return self.slack if self.slack is None or not self.streaming else self.slack + 1 - self.pull_bound
+        if self.slack is None or self.sampled:
+            return None
+        return self.slack + 1 - self.pull_bound if self.streaming else self.slack
 
     @property
     def pull_bound(self) -> int:
@@ -223,6 +258,10 @@ class Policy:
             return dataclasses.replace(self, slack=slack)
         share, pull_share = stream_shares(slack)
         return dataclasses.replace(self, slack=slack, share=share, pull_share=pull_share)
+
+    def at_outer_lr(self, outer_lr: float) -> Policy:
+        """This policy with another outer learning rate."""
+        return self if outer_lr == self.outer_lr else dataclasses.replace(self, outer_lr=outer_lr)
 
     def weights_of(self, lags: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Factor on each row of a contribution (algorithms.md 8.4), float32 [rows].
@@ -255,6 +294,8 @@ class Policy:
 
     def choose_push(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
+        if self.sampled:
+            return choose_drawn(self, layout, view)
         overdue = view.iteration - self.push_bound if self.push_bound is not None else -1
         return choose(self, layout, view, overdue_before=overdue, share=self.share)
 

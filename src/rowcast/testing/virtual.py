@@ -24,7 +24,7 @@ from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.session import JoinRequest
 from rowcast.sync import parse_policy
-from rowcast.testing.books import Staleness, decay, imbalance, outer_step, undelivered
+from rowcast.testing.books import Staleness, decay, imbalance, outer_step, reweighed, undelivered
 from rowcast.testing.pipes import Connection, Pipe
 from rowcast.training import ServerNode, WorkerNode, WorkerState
 
@@ -360,11 +360,12 @@ class VirtualTeam(Engine[_Worker]):
         seen = node.replica
         if node.anticipated is not None:
             vector, times = node.anticipated
-            seen = seen - np.float32(times) * vector
+            seen = node.expected - np.repeat(times, self.layout.lengths) * vector
         update = worker.script.gradient(worker.computed, seen).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         lost = decay(self.server.policy.feedback, self.layout, node.pending)
         proposed = node.replica - update
+        self.computed[node.name] += reweighed(self.server.policy, node, weight)
         weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
         share = (node.replica - proposed).astype(np.float64)
         share *= np.repeat(weights, self.layout.lengths)

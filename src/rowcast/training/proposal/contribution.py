@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rowcast.delivery.residual import Residual
 from rowcast.errors import LocalProtocolError
-from rowcast.rows.decay import scale_rows
+from rowcast.rows.scaling import scale_rows
 from rowcast.sync import Policy
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.replica import Replica
@@ -74,6 +74,11 @@ class Contribution:
         """
         self._decay(policy)
         replica, residual = self._replica, self._residual
+        if policy is not None and policy.sampled and weight != self.weight:
+            # Pending is the averaging weight times what makes this worker's parameters its own (algorithms.md 5.10).
+            residual.measured = False
+            replica.rescale(residual.vector, weight / self.weight)
+            self.weight = weight
         weights = np.full(replica.layout.rows, weight, dtype=np.float32)
         of_parameters = weights[: replica.layout.parameter_rows]  # a view: buffers count what they are given
         if policy is not None and policy.fade:
@@ -81,8 +86,9 @@ class Contribution:
             unsent = iteration - residual.stamps
             of_parameters *= policy.weights_of(np.maximum(self._freshness.lags, unsent))[: len(of_parameters)]
         if policy is not None and policy.outer_momentum > 0:
-            if self.outer is None or not self.outer.follows(policy):
+            if self.outer is None:
                 self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
+            self.outer.follow(policy)
             self.outer.begin(first=not self._begun)
             moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, self.outer, origin)
         else:

@@ -13,8 +13,10 @@ from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite
+from rowcast.rows.scaling import scale_rows
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
+from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.wire import Rows
 
 __all__ = ["Replica", "first_nonfinite"]
@@ -38,6 +40,7 @@ class Replica:
 
     Attributes:
         computed: float64 [rows], signed sum of everything ever proposed for each row, less what decayed (the audit).
+        own_writes: is told which rows have moved, if there is one.
     """
 
     def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
@@ -48,6 +51,7 @@ class Replica:
         self.layout = layout
         self.parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
+        self.own_writes: OwnWrites | None = None
         self._held: list[Rows] | None = None
         self._tensors = Scattered(layout.tensors)
 
@@ -71,6 +75,8 @@ class Replica:
             replace_rows(self.layout, codec, message, self.parameters)
         else:
             codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+        if self.own_writes is not None:
+            self.own_writes.arrived(message.rows)
 
     def propose(
         self,
@@ -132,6 +138,15 @@ class Replica:
             )
             moved += 0.0 if is_buffer else size
         return moved
+
+    def rescale(self, pending: Vector, factor: float) -> None:
+        """Multiply what is pending, flat float32 [elements], and book what that adds.
+
+        Buffers of which the first worker's count in full count as they did.
+        """
+        layout = self.layout
+        rows = layout.parameter_rows if layout.buffer_rule == "first" else layout.rows
+        scale_rows(pending, layout.offsets[: rows + 1], factor, self.computed[:rows])
 
     def _check_all(self, sources: list[Vector]) -> None:
         for index, source in enumerate(sources):

@@ -184,7 +184,9 @@ class PhasedWorker(WorkerRule):
         node.step.mta_time_s = mta_time_s
         limit_s = max(node.step.proposed + mta_time_s - now, 0.0) if policy.speculative else 0.0
         self.forget_transfer()
-        node.outbox.begin(now, Request(node.iteration, policy.row_codec, policy.choose_push, limit_s))
+        # Nobody waits for rows that are not drawn, so nobody is to be told that there is nothing in them.
+        told = not policy.sampled
+        node.outbox.begin(now, Request(node.iteration, policy.row_codec, policy.choose_push, limit_s, told))
 
     def after_rows(self, now: float) -> Message | None:
         node = self.node

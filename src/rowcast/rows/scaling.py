@@ -1,4 +1,4 @@
-"""Rows that lose a share of what they hold."""
+"""Rows that are multiplied, and the books of it."""
 
 from __future__ import annotations
 
