@@ -45,7 +45,7 @@ OPTIONS = {
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
     "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
     "outer_lr": "Factor on everything that is contributed, above 0; 0.7 for 'diloco'.",
-    "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco', 0.5 for 'rowcast'. "
+    "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco'. "
     "Above 0 a worker holds one more vector of the model's size.",
     "elastic": "'on' or 'off': a robot in an outage leaves the gate. Used by 'rowcast'.",
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
