@@ -235,8 +235,8 @@ def test_entries_of_any_width_come_back(bits: int, count: int) -> None:
 def test_the_largest_are_found_and_of_equal_ones_the_first(most: int, levels: int) -> None:
     for seed in range(20):
         values = (np.random.default_rng(seed).integers(-levels, levels + 1, 300) / 8).astype(np.float32)
-        heap, places = np.zeros(most, dtype=np.float32), np.zeros(most, dtype=np.int64)
-        found = largest(values, most, heap, places)
+        bins, places = np.zeros(256, dtype=np.int64), np.zeros(most + 1, dtype=np.int64)
+        found = largest(values.view(np.uint32), most, bins, places)
         order = np.argsort(-np.abs(values), kind="stable")
         wanted = np.sort(order[np.abs(values[order]) > 0][:most])
         np.testing.assert_array_equal(places[:found], wanted)

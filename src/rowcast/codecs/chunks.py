@@ -22,6 +22,8 @@ __all__ = ["CHUNK", "Packing", "Tables", "largest", "misplaced", "pack", "unpack
 #: Numbers of a chunk, at most: those of a block of 64 x 64 in the published methods.
 CHUNK = 4096
 
+#: The bits of float32 numbers.
+Patterns = npt.NDArray[np.uint32]
 #: For each length of a chunk, 0 .. :data:`CHUNK`: its entries, the bits of a place, its bytes; for kernels.
 Tables = tuple[IntArray, IntArray, IntArray]
 
@@ -53,65 +55,56 @@ class Packing:
 
 
 @compiled
-def _sift_down(heap: npt.NDArray[np.float32], count: int, size: np.float32) -> None:
-    """Put ``size`` into a heap whose smallest number, at its top, goes."""
-    at = 0
-    while 2 * at + 1 < count:
-        below = 2 * at + 1
-        if below + 1 < count and heap[below + 1] < heap[below]:
-            below += 1
-        if heap[below] >= size:
-            break
-        heap[at] = heap[below]
-        at = below
-    heap[at] = size
+def _border(patterns: Patterns, most: int, bins: IntArray) -> tuple[np.uint32, int]:
+    """The bits of the ``most``-th largest |value|, and how many of that size are among the largest.
+
+    The bits of |values| are in the order of the values, so they are counted by their highest bits, then, of those that
+    may be it, by the next, until all that are left are among the largest: as a rule twice.
+    """
+    border = np.uint32(0)
+    known = np.uint32(0)
+    wanted = most
+    for step in range(4):
+        shift = np.uint32(23 - 8 * step) if step < 3 else np.uint32(0)
+        digit = np.uint32(255) if step < 3 else np.uint32(127)
+        for k in range(256):
+            bins[k] = 0
+        for j in range(len(patterns)):
+            if (patterns[j] & known) == border:
+                bins[(patterns[j] >> shift) & digit] += 1
+        at = 255
+        while bins[at] < wanted:
+            wanted -= bins[at]
+            at -= 1
+        border |= np.uint32(at) << shift
+        known |= digit << shift
+        if bins[at] == wanted:
+            return border, most
+    return border, wanted
 
 
 @compiled
-def _sift_up(heap: npt.NDArray[np.float32], count: int, size: np.float32) -> None:
-    """Put ``size`` into a heap of ``count`` numbers, the smallest at its top, that has room for one more."""
-    at = count
-    while at > 0 and heap[(at - 1) >> 1] > size:
-        heap[at] = heap[(at - 1) >> 1]
-        at = (at - 1) >> 1
-    heap[at] = size
-
-
-@compiled
-def largest(values: npt.NDArray[np.float32], most: int, heap: npt.NDArray[np.float32], places: IntArray) -> int:
+def largest(patterns: Patterns, most: int, bins: IntArray, places: IntArray) -> int:
     """Find the ``most`` largest |values|; of equal ones the first. Zeros are never among them.
 
     Args:
-        values: float32 [n].
+        patterns: the bits of the values (float32), uint32 [``most`` or more].
         most: 1 or more.
-        heap: float32 [most or more], overwritten.
-        places: int64 [most or more]; receives the places, ascending.
+        bins: int64 [256], overwritten.
+        places: int64 [``most`` + 1 or more]; receives the places, ascending, and something behind them.
 
     Returns:
         How many there are.
     """
-    count = 0
-    for j in range(len(values)):
-        size = abs(values[j])
-        if count < most:
-            if size > np.float32(0.0):
-                _sift_up(heap, count, size)
-                count += 1
-        elif size > heap[0]:
-            _sift_down(heap, count, size)
-    least = heap[0]
-    equal = 0
-    for k in range(count):
-        if heap[k] == least:
-            equal += 1
+    border, equal = _border(patterns, most, bins)
     found = 0
-    for j in range(len(values)):
-        size = abs(values[j])
-        if found < count and (size > least or (size == least and equal > 0)):
-            if size == least:
-                equal -= 1
-            places[found] = j
+    for j in range(len(patterns)):
+        size = patterns[j] & np.uint32(0x7FFFFFFF)
+        places[found] = j
+        if size >= border and size > 0 and (size > border or equal > 0):
             found += 1
+            if size == border:
+                equal -= 1
     return found
 
 

@@ -92,8 +92,8 @@ def _encode(
     bases, begins = transform
     components = np.empty(CHUNK, dtype=np.float32)
     patterns = components.view(np.uint32)
-    heap = np.empty(counts[CHUNK], dtype=np.float32)
-    entries = np.empty(counts[CHUNK], dtype=np.int64)
+    bins = np.empty(256, dtype=np.int64)
+    entries = np.empty(counts[CHUNK] + 1, dtype=np.int64)
     for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         begin = offsets[rows[k]]
@@ -102,7 +102,7 @@ def _encode(
             length = min(offsets[rows[k] + 1] - begin, CHUNK)
             chunk = vector[begin : begin + length]
             _transform(chunk, components, bases, begins)
-            found = largest(components[:length], counts[length], heap, entries)
+            found = largest(patterns[:length], counts[length], bins, entries)
             for e in range(counts[length]):
                 if e >= found:
                     entries[e] = entries[e - 1] if e > 0 else 0

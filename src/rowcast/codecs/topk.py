@@ -67,8 +67,10 @@ def _encode(
     consume: bool,
 ) -> None:
     counts, widths, sizes = tables
-    heap = np.empty(counts[CHUNK], dtype=np.float32)
-    entries = np.empty(counts[CHUNK], dtype=np.int64)
+    bins = np.empty(256, dtype=np.int64)
+    chosen = np.empty(counts[CHUNK], dtype=np.float32)
+    entries = np.empty(counts[CHUNK] + 1, dtype=np.int64)
+    patterns = vector.view(np.uint32)
     level = np.empty(1, dtype=np.float32)
     pattern = level.view(np.uint32)
     for k in range(len(rows)):
@@ -78,14 +80,14 @@ def _encode(
         while begin < offsets[rows[k] + 1]:
             length = min(offsets[rows[k] + 1] - begin, CHUNK)
             chunk = vector[begin : begin + length]
-            found = largest(chunk, counts[length], heap, entries)
+            found = largest(patterns[begin : begin + length], counts[length], bins, entries)
             ratio = np.uint8(0)
             border = np.float32(0.0)
             level[0] = np.float32(0.0)
             if found > 0:
                 for e in range(found):
-                    heap[e] = abs(chunk[entries[e]])
-                lower, upper, border = _levels(heap, found)
+                    chosen[e] = abs(chunk[entries[e]])
+                lower, upper, border = _levels(chosen, found)
                 level[0] = upper
                 pattern[0] &= np.uint32(0xFFFF0000)  # a bfloat16, and never infinite
                 if level[0] > np.float32(0.0):
