@@ -16,9 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rowcast.optim.team import TeamLike
 from rowcast.sync import Policy
 
-__all__ = ["Curvature", "momentum_of", "unsuited"]
+__all__ = ["Curvature", "momentum_of", "tell_momentum", "unsuited"]
 
 #: Codes that carry every element to within a thousandth of it.
 _FINE = ("raw", "half")
@@ -94,6 +95,12 @@ def momentum_of(inner: torch.optim.Optimizer) -> float:
         momentum, betas = group.get("momentum", 0.0), group.get("betas", (0.0,))
         found = max(found, float(momentum), float(betas[0]))
     return min(max(found, 0.0), 1.0)
+
+
+def tell_momentum(inner: torch.optim.Optimizer, team: TeamLike) -> None:
+    """Tell a team that wants to know it what momentum the next step is made with."""
+    if hasattr(team, "inner_momentum"):
+        team.inner_momentum = momentum_of(inner)
 
 
 def unsuited(inner: torch.optim.Optimizer, policy: Policy | None) -> str | None:
