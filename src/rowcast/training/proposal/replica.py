@@ -112,15 +112,13 @@ class Replica:
         if len(sources) != len(tensors):
             raise LocalProtocolError(f"accumulate: expected {len(tensors)} tensors, got {len(sources)}")
         origin = self.parameters if origin is None else origin
-        if isinstance(sources, list) and outer is None:
+        if isinstance(sources, list):
             flat = [source.reshape(-1) for source in sources]
             self._check_all(flat)
-            return accumulate_all(self.layout, pending, origin, flat, weights, abs_sums, self.computed)
-        for index in range(len(tensors)):
-            source = sources[index].reshape(-1)
-            self._check_size(index, source)
-            if nonfinite(source):
-                raise self._refusal(index)
+            if outer is None:
+                return accumulate_all(self.layout, pending, origin, flat, weights, abs_sums, self.computed)
+        else:
+            self._check_each(sources)
         moved = 0.0
         for index, spec in enumerate(tensors):
             rows = slice(spec.first_row, spec.end_row)
@@ -147,6 +145,13 @@ class Replica:
         layout = self.layout
         rows = layout.parameter_rows if layout.buffer_rule == "first" else layout.rows
         scale_rows(pending, layout.offsets[: rows + 1], factor, self.computed[:rows])
+
+    def _check_each(self, sources: Sequence[Vector]) -> None:
+        for index in range(len(sources)):
+            source = sources[index].reshape(-1)
+            self._check_size(index, source)
+            if nonfinite(source):
+                raise self._refusal(index)
 
     def _check_all(self, sources: list[Vector]) -> None:
         for index, source in enumerate(sources):
