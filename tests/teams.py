@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from rowcast.codecs import codec_by_id
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker
@@ -143,7 +142,7 @@ class Books:
         layout, pending = self.team.layout, node.pending.copy()
         for message in node.outbox.unacknowledged():
             if not message.absolute:
-                codec_by_id(message.codec).add(layout, message.payload, message.rows, pending, 1.0)
+                message.code.add(layout, message.payload, message.rows, pending, 1.0)
         return pending.astype(np.float64)
 
     def check(self):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rowcast.codecs.base import Codec
 from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
+from rowcast.codecs.lowrank import Factors, LowRank
 from rowcast.codecs.numbers import check_number
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
@@ -22,7 +23,9 @@ from rowcast.rows import Layout
 __all__ = [
     "REGISTRY",
     "Codec",
+    "Factors",
     "Half",
+    "LowRank",
     "OneBit",
     "Raw",
     "Sparse",
@@ -57,8 +60,9 @@ def _checked(name: str, value: object) -> Codec:
 _HALF = Half()
 
 
-#: Every code and form of a code, by the number that a frame carries.
-_BY_ID: dict[int, Codec] = {}
+#: Every code and form of a code, by the number that a frame carries. That of factors goes with a policy and not with a
+#: name: here it has no basis, and takes no rows.
+_BY_ID: dict[int, Codec] = {LowRank.wire_id: LowRank(1, Raw())}
 #: The timing-only form of each code that has content.
 _TIMING_ONLY: dict[str, Codec] = {}
 #: The form of each code that is too coarse for buffers.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
+from rowcast.codecs import Codec, LowRank, Zero, codec_by_name, codec_for
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection
 from rowcast.sync.order import RowsToSend, choose, choose_refinement
@@ -51,7 +51,7 @@ class Policy:
         counts: what ``share`` is a share of, with the artifact's rules: the model's 'bytes', or its rows, rounded up
             to 'groups' of 1000.
         race: see :class:`rowcast.sync.artifact.ArtifactTime`; only with the artifact's rules.
-        codec: name of the codec.
+        codec: name of the codec; with a rank, that of all rows but those of matrices with factors.
         f1, f2: weights of magnitude and staleness in ROG's importance (Alg. 3).
         local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
             what the iteration contributes (local SGD: McMahan et al., AISTATS 2017; Stich, ICLR 2019).
@@ -61,8 +61,9 @@ class Policy:
         lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
         rule: who may go on and when rows travel, by the name under which it is registered
             (:mod:`rowcast.training.rules`): 'phased', push, gate and pull; 'slotted', where a transfer also needs a
-            slot that the server gives; 'streamed', rows in both directions all the time, where the slack bounds the
-            staleness end to end (algorithms.md 1.4).
+            slot that the server gives; 'factored', where matrices travel as two factors, one after the other;
+            'streamed', rows in both directions all the time, where the slack bounds the staleness end to end
+            (algorithms.md 1.4).
         elastic: nobody waits for a worker in an outage. Only with 'streamed'.
         ahead: so many iterations more than the slack allows are computed by a worker that is in an outage itself.
             Only with 'streamed'.
@@ -80,6 +81,7 @@ class Policy:
         order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first.
         row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
             of it lately (:mod:`rowcast.training.proposal.row_weights`).
+        rank: matrices travel as two factors of this rank (algorithms.md 5.11); 0: they do not. Only with 'factored'.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Policy:
     pulls: str = "own"
     order: str = "value"
     row_weights: str = "members"
+    rank: int = 0
 
     def __post_init__(self) -> None:
         for key, words in _WORDS.items():
@@ -150,6 +153,10 @@ class Policy:
         own = (self.elastic, self.ahead, anticipates, self.fade, self.adapt, self.refine, self.auto, common)
         if self.rule != "streamed" and any(own):
             yield "elastic, ahead, anticipate, fade, adapt, refine, auto and pulls go with rows that are streamed only"
+        if (self.rank > 0) != (self.rule == "factored"):
+            yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
+        if self.rank and (self.slack, self.granularity) != (0, "model"):
+            yield "matrices travel as factors of a whole sum; take slack 0 and granularity=model"
         if codec_by_name(self.codec).wire_id == Zero.wire_id:
             yield "the codec 'zero' sends nothing; take another"
 
@@ -172,8 +179,9 @@ class Policy:
 
     @property
     def row_codec(self) -> Codec:
-        """The codec object."""
-        return codec_by_name(self.codec)
+        """The codec object; with a rank, one that knows sizes only until it has a basis."""
+        codec = codec_by_name(self.codec)
+        return LowRank(self.rank, codec) if self.rank else codec
 
     @property
     def push_bound(self) -> int | None:
