@@ -34,15 +34,14 @@ class VectorOutbox:
 
     Attributes:
         delivered, moved_at, meter: see :class:`~rowcast.delivery.source.Sending`.
-        iteration: to which the newest vector belongs; -1: there was none.
     """
 
     def __init__(self, layout: Layout, window: Window, stream: int) -> None:
         self.delivered = 0
         self.moved_at = 0.0
         self.meter = window.meter
-        self.iteration = -1
         self._layout = layout
+        self._number = 0
         self._codec = codec_for(layout, codec_by_name("raw"))
         self._window = window
         self._stream = stream
@@ -73,14 +72,14 @@ class VectorOutbox:
         """See :meth:`rowcast.delivery.source.Sending.may_be_stuck_before`."""
         return self._flight_bytes > 0 and self.moved_at + limit_s < time
 
-    def send(self, vector: npt.NDArray[np.float32], iteration: int) -> None:
+    def send(self, vector: npt.NDArray[np.float32], number: int) -> None:
         """Send a vector; it must not change from now on.
 
         Args:
             vector: flat float32.
-            iteration: told with it.
+            number: of the vector, told with it in the place of an iteration, >= 0.
         """
-        self._vector, self.iteration, self._place = vector, iteration, 0
+        self._vector, self._number, self._place = vector, number, 0
 
     def next_frame(self, now: float) -> Rows | None:
         """The next frame; ``None`` when the window is full or there is nothing to send."""
@@ -113,7 +112,7 @@ class VectorOutbox:
         payload = self._codec.encode(self._layout, self._vector, rows, consume=False)
         self._sent_frames += 1
         number, codec = self._sent_frames, self._codec.wire_id
-        return Rows(number, self.iteration, codec, True, False, rows, payload, self._stream)
+        return Rows(number, self._number, codec, True, False, rows, payload, self._stream)
 
     def acknowledged(self, now: float, number: int) -> None:
         """The peer has every frame up to ``number``.
@@ -156,13 +155,13 @@ class VectorInbox:
 
     Attributes:
         vector: flat float32; what has come of the newest one.
-        iteration: to which it belongs; -1: there was none.
+        number: of the newest one, as its sender says; -1: there was none.
         whole: all of it is here.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.vector = layout.zeros()
-        self.iteration = -1
+        self.number = -1
         self.whole = False
         self._layout = layout
         self._inbox = Inbox(layout)
@@ -173,11 +172,6 @@ class VectorInbox:
         """Number of the last frame that was accepted."""
         return self._inbox.received
 
-    @property
-    def begun(self) -> bool:
-        """Some of it is here."""
-        return self._rows > 0
-
     def accept(self, message: Rows) -> bool:
         """Take a frame; returns whether it had not come before.
 
@@ -187,12 +181,12 @@ class VectorInbox:
         rows = message.rows
         if message.number == self.received + 1:
             if rows[0] == 0:
-                self.vector, self.iteration, self.whole, self._rows = self._layout.zeros(), message.iteration, False, 0
+                self.vector, self.number, self.whole, self._rows = self._layout.zeros(), message.iteration, False, 0
             in_order = rows[0] == self._rows and rows[-1] - rows[0] == len(rows) - 1
-            if not in_order or message.iteration != self.iteration or not message.absolute:
+            if not in_order or message.iteration != self.number or not message.absolute:
                 raise RemoteProtocolError(
-                    f"row frame: expected row {self._rows} and those behind it, of iteration {self.iteration}, got "
-                    f"rows from {rows[0]} on, of iteration {message.iteration}"
+                    f"row frame: expected row {self._rows} and those behind it, of vector {self.number}, got rows "
+                    f"from {rows[0]} on, of vector {message.iteration}"
                 )
         codec = self._inbox.accept(message)
         if codec is None:

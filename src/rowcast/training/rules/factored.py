@@ -72,23 +72,33 @@ class Forms:
 
 
 class _Side:
-    """The row stream of sketches and bases, to and from a member."""
+    """The row stream of sketches and bases, to and from a member.
+
+    Attributes:
+        sketch, basis: what comes, and what is sent.
+        waits: a whole sketch is here, and no basis was sent since.
+    """
 
     def __init__(self, layout: Layout, member: Member) -> None:
+        self.waits = False
         self.sketch = VectorInbox(layout)
         self.basis = VectorOutbox(layout, member.owed.window, STREAM)
         if member.link is not None:
             self.basis.link_ready()
 
-    def has_sketched(self, iteration: int) -> bool:
-        """The whole sketch of an iteration is here."""
-        return self.sketch.whole and self.sketch.iteration == iteration
+    def accept(self, message: Rows) -> bool:
+        """Take a part of a sketch in; returns whether it had not come before."""
+        new = self.sketch.accept(message)
+        if new:
+            self.waits = self.sketch.whole
+        return new
 
 
 class FactoredRule(PhasedRule):
     """Makes a basis for each iteration, of the sketches of all who count; pushes and pulls are in it.
 
-    A basis is made once. Who comes while others have it already is sent the same; its sketch does not count.
+    A basis is made of the sketches of all who count. Who comes, or comes back, while others have it already is sent
+    the same; its sketch does not count. Any basis does, since a code takes out of a row what it expresses.
     """
 
     def __init__(self, team: Team) -> None:
@@ -120,11 +130,11 @@ class FactoredRule(PhasedRule):
             ledger.bring_up(member)
         if not member.owed.source.empty:
             self._whole.add(member)
-        self._make_basis(now)
+        self._answer(now)
 
     def left(self, now: float, member: Member) -> None:
         super().left(now, member)
-        self._make_basis(now)
+        self._answer(now)
 
     def remove(self, member: Member) -> None:
         self._sides.pop(member, None)
@@ -151,45 +161,41 @@ class FactoredRule(PhasedRule):
         side = self._side(member)
         if side is None or member.state in NOT_STARTED or member.link is None:
             raise RemoteProtocolError("expected no sketch before the start, got one")
-        if side.sketch.accept(message):
+        if side.accept(message):
             member.push_bytes += frame_bytes(message)
-            if side.sketch.whole:
-                self._make_basis(now)
+            if side.waits:
+                self._answer(now)
         self.team.notifier.say(member.link, Ack(side.sketch.received, STREAM))
 
     def side_acknowledged(self, now: float, member: Member, message: Ack) -> None:
         if (side := self._side(member)) is not None:
             side.basis.acknowledged(now, message.number)
 
-    def _make_basis(self, now: float) -> None:
-        """Make the basis of the next iteration if all sketches are here; send it to all who wait for it."""
-        assert self._forms is not None
+    def _answer(self, now: float) -> None:
+        """Make the basis of the next iteration if all sketches are here; send the newest to all who wait for it."""
         counted = self.team.gate.counted()
-        waiting = [
-            (member, side)
-            for member in counted
-            if (side := self._sides.get(member)) is not None and side.has_sketched(member.iteration + 1)
-        ]
-        if not waiting:
-            return
-        iterations = {member.iteration + 1 for member, _ in waiting}
-        if len(waiting) == len(counted) and len(iterations) == 1 and self._iteration not in iterations:
-            (self._iteration,) = iterations
-            self._basis = self._made([side.sketch.vector for _, side in waiting])
-            self._code = self._forms.code(self._basis)
-        for member, side in waiting:
-            if side.sketch.iteration == self._iteration != side.basis.iteration:
-                side.basis.send(self._basis, self._iteration)
-                member.inbox.codes = {self._code.wire_id: self._code}
-                if member.link is not None:
-                    self.team.notifier.wake(member.link)
+        waiting = [(member, side) for member in counted if (side := self._sides.get(member)) is not None and side.waits]
+        late = [(member, side) for member, side in waiting if member.iteration < self._iteration]
+        if waiting and not late and len(waiting) == len(counted):
+            self._iteration = max(member.iteration for member in counted) + 1
+            self._make_basis([side.sketch.vector for _, side in waiting])
+            late = waiting
+        for member, side in late:
+            side.waits = False
+            side.basis.send(self._basis, side.sketch.number)
+            member.inbox.codes = {self._code.wire_id: self._code}
+            member.owed.transfer = None  # a pull that a cut has interrupted is in the basis before
+            if member.link is not None:
+                self.team.notifier.wake(member.link)
 
-    def _made(self, sketches: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        """The basis of the sum of sketches."""
+    def _make_basis(self, sketches: list[npt.NDArray[np.float32]]) -> None:
+        """Make a basis of the sum of sketches."""
         assert self._forms is not None and self._forms.basis_layout is not None
         if self._forms.basis_layout.is_timing_only:
-            return self._forms.basis_layout.zeros()
-        return self._forms.factors.orthonormal(np.sum(sketches, axis=0, dtype=np.float64))
+            self._basis = self._forms.basis_layout.zeros()
+        else:
+            self._basis = self._forms.factors.orthonormal(np.sum(sketches, axis=0, dtype=np.float64))
+        self._code = self._forms.code(self._basis)
 
     def sending(self, member: Member) -> Sending:
         side = self._sides.get(member)
@@ -214,7 +220,10 @@ class FactoredRule(PhasedRule):
         super().arrived(now, member, message)
 
     def pull_code(self, member: Member) -> Codec:
-        return codec_by_name("raw") if member in self._whole else self._code
+        """The basis does where the worker has it and lacks the sum of its iteration only."""
+        assert self._forms is not None
+        has_basis = self._forms.basis_layout is None or member.inbox.codes.get(self._code.wire_id) is self._code
+        return self._code if has_basis and member not in self._whole else codec_by_name("raw")
 
     def pulled(self, now: float, member: Member, transfer: Transfer) -> PullEnd:
         if transfer.codec.wire_id != self._code.wire_id:

@@ -40,7 +40,8 @@ class FactoredWorker(PhasedWorker):
         self._has_pulled = False
         self._sketches: VectorOutbox | None = None
         self._bases: VectorInbox | None = None
-        self._iteration = -1  # of the basis
+        self._sketched = self._based = -1  # the iterations of the newest sketch, and of the basis that answers it
+        self._number = 0  # of the newest sketch
         self._code: Codec | None = None
         self._told_at: float | None = None  # the server has the sketch since then, and has not answered yet (s)
         self._answered = False
@@ -58,7 +59,7 @@ class FactoredWorker(PhasedWorker):
 
     def start(self) -> None:
         assert self._forms is not None
-        self._iteration = -1
+        self._sketched = self._based = -1
         layout = self._forms.basis_layout
         if layout is None:
             self._sketches, self._bases, self._code = None, None, self._forms.code(self._left)
@@ -77,7 +78,9 @@ class FactoredWorker(PhasedWorker):
         node.state = WorkerState.ASKING
         self.forget_transfer()
         self._told_at, self._answered = None, False
-        self._sketches.send(self._sketch(), node.iteration)
+        self._sketched, self._based = node.iteration, -1
+        self._number += 1
+        self._sketches.send(self._sketch(), self._number)
 
     def _sketch(self) -> npt.NDArray[np.float32]:
         assert self._forms is not None and self._forms.basis_layout is not None
@@ -95,9 +98,9 @@ class FactoredWorker(PhasedWorker):
         sketches.link_ready()
         if not node.exchanging:
             return
-        if self._iteration == node.iteration:
+        if self._based == node.iteration:
             self.begin_push(now)
-        elif sketches.iteration != node.iteration:
+        elif self._sketched != node.iteration:
             self.exchange(now)
 
     def link_lost(self, now: float) -> None:
@@ -133,7 +136,7 @@ class FactoredWorker(PhasedWorker):
         node, bases = self.node, self._bases
         if bases.accept(message):
             node.step.pull_bytes += frame_bytes(message)
-            if node.state is WorkerState.ASKING and bases.iteration == node.iteration:
+            if node.state is WorkerState.ASKING and bases.number == self._number:
                 self._arrives(now, bases)
         node.say(Ack(bases.received, STREAM))
 
@@ -149,7 +152,7 @@ class FactoredWorker(PhasedWorker):
         self._sketches.all_arrived(now)
         self._code = self._forms.code(bases.vector)
         node.inbox.codes = {self._code.wire_id: self._code}
-        self._iteration = node.iteration
+        self._based = node.iteration
         self._pulled, self._has_pulled = np.zeros_like(self._left), False
         self.begin_push(now)
 
