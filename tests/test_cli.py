@@ -181,7 +181,7 @@ def test_help_names_every_policy(rowcast):
             for parameter in each.params
             if option in parameter.opts
         ]
-        assert "bsp, ssp:S, asp, flown:S, localsgd:H, diloco:H, rog:S, rowcast or rowcast:S" in found
+        assert "bsp, ssp:S, asp, flown:S, localsgd:H, diloco:H, powersgd:R, rog:S, rowcast or rowcast:S" in found
         assert all(family in found for family in REGISTRY)
 
 

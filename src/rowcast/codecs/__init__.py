@@ -9,7 +9,7 @@ from __future__ import annotations
 from rowcast.codecs.base import Codec
 from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
-from rowcast.codecs.lowrank import Factors, LowRank
+from rowcast.codecs.lowrank import LowRank
 from rowcast.codecs.numbers import check_number
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
@@ -23,9 +23,7 @@ from rowcast.rows import Layout
 __all__ = [
     "REGISTRY",
     "Codec",
-    "Factors",
     "Half",
-    "LowRank",
     "OneBit",
     "Raw",
     "Sparse",

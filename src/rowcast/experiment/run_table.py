@@ -27,6 +27,7 @@ FAMILIES = {
     "rowcast": "rowcast:{}",
     "localsgd": "localsgd:{}",
     "diloco": "diloco:{}",
+    "powersgd": "powersgd:{}",
 }
 #: Families that need no number.
 _ALONE = {"bsp": "bsp", "asp": "asp", "rowcast": "rowcast"}

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, LowRank, Zero, codec_by_name, codec_for
+from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
+from rowcast.codecs.lowrank import LowRank
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection
 from rowcast.sync.order import RowsToSend, choose, choose_refinement
@@ -155,8 +156,8 @@ class Policy:
             yield "elastic, ahead, anticipate, fade, adapt, refine, auto and pulls go with rows that are streamed only"
         if (self.rank > 0) != (self.rule == "factored"):
             yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
-        if self.rank and (self.slack, self.granularity) != (0, "model"):
-            yield "matrices travel as factors of a whole sum; take slack 0 and granularity=model"
+        if self.rank and (self.slack, self.share, self.share_of_pull) != (0, 1, 1):
+            yield "factors are those of a whole sum; take slack 0 and share=1 (and pull_share=1)"
         if codec_by_name(self.codec).wire_id == Zero.wire_id:
             yield "the codec 'zero' sends nothing; take another"
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, Factors, LowRank, TimingOnly, codec_by_name, codec_for
+from rowcast.codecs import Codec, TimingOnly, codec_by_name, codec_for
+from rowcast.codecs.lowrank import Factors, LowRank
 from rowcast.delivery.source import Sending
 from rowcast.delivery.transfer import Transfer
 from rowcast.delivery.vectors import VectorInbox, VectorOutbox
