@@ -10,7 +10,8 @@ parameters of ``bsp`` after n iterations do not depend on the links.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +21,15 @@ import numpy.typing as npt
 
 from common import Figure
 from rowcast.drivers.virtual import Device
-from rowcast.energy import smoothed, time_to_metric, worker_energy
+from rowcast.energy import time_to_metric, worker_energy
 from rowcast.energy.reaching import HOLD
 from rowcast.experiment import Comparison, MeasuredRun, run_comparison
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.links import Trace, load_team, save_csv
-from rowcast.report import Curve, Run, interval, joules_at, metric_over, read_experiment
+from rowcast.report import Curve, Run, interval, metric_over, read_experiment
+from rowcast.report.reference import Reading, at_equal_samples, behind_over, to_level
 from rowcast.rows import Layout
 
 WORKERS = 4
@@ -93,6 +95,11 @@ def accuracy_over(run: Run, along: Literal["steps", "time"]) -> Curve:
     return curve
 
 
+def reading(runs: Iterable[Run]) -> Reading:
+    """How the accuracy of all runs is read."""
+    return Reading(next(iter(runs)).metrics[0], LOOK_S, WINDOW)
+
+
 def summary(name: str, values: Sequence[float], unit: str, bound: float | None = None, note: str = "") -> Figure:
     """The mean over seeds, with its interval in the note."""
     found = interval(values)
@@ -103,35 +110,26 @@ def summary(name: str, values: Sequence[float], unit: str, bound: float | None =
 # -- accuracy at equal samples -----------------------------------------------------------------------------------------
 
 
-def alike(reference: Run, other: Run) -> tuple[Array, Array, Array]:
-    """Samples of the team, and the smoothed accuracy of both runs there.
-
-    The robots of the two look at different iterations: both are read where the reference looked, then smoothed.
-    """
-    ours, theirs = accuracy_over(other, "steps"), accuracy_over(reference, "steps")
-    ours = ours.at(theirs.along)
-    theirs = theirs.at(ours.along)
-    return ours.along * BATCH * WORKERS, smoothed(theirs.values, WINDOW), smoothed(ours.values, WINDOW)
-
-
 def equal_samples(title: str, references: dict[int, Run], others: dict[int, Run]) -> list[Figure]:
     """At the end, and where it is furthest below after the first tenth."""
-    seeds = sorted(references.keys() & others.keys())
-    runs = [alike(references[seed], others[seed]) for seed in seeds]
-    ends = [float(theirs[-1] - ours[-1]) for _, theirs, ours in runs]
-    final = np.mean([ours[-1] for _, _, ours in runs])
-    last = min(samples[-1] for samples, _, _ in runs)
-    grid = np.linspace(0.1 * last, last, 91)
-    gaps = np.array([np.interp(grid, samples, theirs - ours) for samples, theirs, ours in runs])
-    worst = int(gaps.mean(axis=0).argmax())
+    pairs = at_equal_samples([*references.values()], [*others.values()], reading(references.values()))
+    behind = behind_over(pairs)
+    assert behind is not None and behind.furthest is not None
+    final = statistics.fmean(pair.own[-1] for pair in pairs)
     return [
-        summary(f"{title}: below bsp at the end", ends, "points", 0.5, f"{final:.1f} % at {last / 1000:.0f} k samples"),
+        summary(
+            f"{title}: below bsp at the end",
+            behind.ends.tolist(),
+            "points",
+            0.5,
+            f"{final:.1f} % at {behind.end_samples / 1000:.0f} k samples",
+        ),
         summary(
             f"{title}: furthest below after the first tenth",
-            gaps[:, worst].tolist(),
+            behind.by_seed[:, behind.furthest].tolist(),
             "points",
             1.5,
-            f"at {grid[worst] / 1000:.0f} k samples",
+            f"at {behind.samples[behind.furthest] / 1000:.0f} k samples",
         ),
     ]
 
@@ -170,29 +168,22 @@ def to_accuracy(
     saved: dict[str, list[float]] = {"rog:4": [], "bsp": []}
     times: dict[str, list[float]] = {"rog:4": [], "bsp": [], "rowcast": []}
     late: list[int] = []
-    for seed in sorted(reference.keys() & rog.keys() & rowcast.keys()):
-        published, ours = (accuracy_over(runs[seed], "time").every(LOOK_S) for runs in (rog, rowcast))
-        ideal = accuracy_over(reference[seed], "steps")
-        target = float(smoothed(published.values, WINDOW)[-HOLD:].min())
-        reached = {
-            name: time_to_metric(curve.along, curve.values, target, window=WINDOW, hold=HOLD)
-            for name, curve in (("rog:4", published), ("rowcast", ours))
-        }
-        if not reached["rowcast"].reached:
-            late.append(seed)  # its time is a lower bound, and so is the share
-        ours_s, rog_s = reached["rowcast"].value, reached["rog:4"].value
-        ours_j = float(joules_at(rowcast[seed], np.array([ours_s]))[0])
-        rog_j = float(joules_at(rog[seed], np.array([rog_s]))[0])
-        iteration = time_to_metric(ideal.along, ideal.values, target, window=WINDOW, hold=HOLD)
-        steps = bsp_on(layout, devices, links, seed)
+    for found in to_level([*rog.values()], [*rowcast.values()], reading(rog.values())):
+        if found.seed not in reference:
+            continue
+        if not found.seconds.reached:
+            late.append(found.seed)  # its time is a lower bound, and so is the share
+        ideal = accuracy_over(reference[found.seed], "steps")
+        iteration = time_to_metric(ideal.along, ideal.values, found.level, window=WINDOW, hold=HOLD)
+        steps = bsp_on(layout, devices, links, found.seed)
         place = min(int(iteration.value), min(map(len, steps))) - 1
         bsp_s = max(own[place]["t"] for own in steps)
         bsp_j = sum(float(worker_energy(own, start_s=0.0).joules_after(bsp_s)) for own in steps)
-        for name, seconds, joules in (("rog:4", rog_s, rog_j), ("bsp", bsp_s, bsp_j)):
-            shares[name].append(ours_s / seconds)
-            saved[name].append(100 * (1 - ours_j / joules))
+        for name, seconds, joules in (("rog:4", found.reference_s, found.reference_j), ("bsp", bsp_s, bsp_j)):
+            shares[name].append(found.seconds.value / seconds)
+            saved[name].append(100 * (1 - found.joules.value / joules))
             times[name].append(seconds)
-        times["rowcast"].append(ours_s)
+        times["rowcast"].append(found.seconds.value)
     figures = []
     for name, most, least in (("rog:4", 1 / 3, 40.0), ("bsp", 1 / 6, 60.0)):
         note = f"{np.mean(times['rowcast']):.0f} s of {np.mean(times[name]):.0f} s"

@@ -205,6 +205,20 @@ def test_policies_are_compared_seed_by_seed(folder: Path) -> None:
     assert not rows(folder, "paired", policy="bsp")
 
 
+def test_policies_are_held_against_bsp_by_hand(folder: Path, page: str) -> None:
+    """Level: the average of bsp two looks before its end, 59.5 + seed; rog, at 49.5 + 3 (k - 2), has it at k = 6."""
+    found = {row["measure"]: row for row in rows(folder, "against", policy="rog:4")}
+    (level,) = rows(folder, "against", policy="bsp", measure="accuracy kept at the end (%)")
+    assert mean_of(level)[0] == pytest.approx(60.5)
+    assert mean_of(found["time to the level (s)"]) == pytest.approx((120, 120, 120, 3))
+    assert mean_of(found["time to the level (% of the reference's)"])[0] == pytest.approx(100 * 120 / 140)
+    # Both make a step in 20 s; the average over the last five of ten looks is of 7 steps, and each gains 1 more.
+    ahead = found["behind at equal samples, at the end (points)"]
+    assert (mean_of(ahead)[0], float(ahead["at_samples"])) == (-7.0, 9 * 2 * 16)
+    assert "Against bsp: time and energy to the accuracy that it kept, and at equal samples" in page
+    assert "Against bsp, seed by seed" in page and "Own accuracy behind bsp at equal samples" in page
+
+
 def test_results_have_a_line_for_each_run(folder: Path) -> None:
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert sorted(line["folder"] for line in lines) == sorted(cell.name for cell in plan_cells(SETTINGS))
@@ -299,7 +313,7 @@ def test_the_page_needs_nothing_but_itself(folder: Path, page: str, parts: _Part
     assert not re.search(r"https?:|url\(|@import", page)
     assert parts.open == [] and parts.fetched == []
     drawn = sorted((folder / "report").glob("*.png"))
-    assert len(parts.images) == len(drawn) == 13
+    assert len(parts.images) == len(drawn) == 17
     embedded = []
     for source in parts.images:
         head, _, data = source.partition(",")

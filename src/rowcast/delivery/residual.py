@@ -6,13 +6,29 @@ iteration.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import Codec, codec_by_id
+from rowcast.codecs.base import Bytes
 from rowcast.delivery.backlog import Backlog
 from rowcast.rows import Layout
+from rowcast.rows.kernels import some_row_abs_sums
+from rowcast.wire import Rows
 
-__all__ = ["Residual"]
+__all__ = ["Residual", "Sent"]
+
+
+class Sent(Protocol):
+    """Is told what becomes of the rows of a residual."""
+
+    def sent(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
+        """Rows are sent, and what the payload holds was taken out of the vector."""
+
+    def lost(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
+        """They have not arrived, and what the payload holds was put back."""
 
 
 class Residual(Backlog):
@@ -20,11 +36,45 @@ class Residual(Backlog):
 
     Args:
         layout, vector: see :class:`~rowcast.delivery.backlog.Backlog`.
+
+    Attributes:
+        follower: is told of each frame, if there is one.
+        left: float32 [rows], sum |.| that the code left of each row when it was last sent; 0 before. Kept while there is
+            a follower.
     """
 
     def __init__(self, layout: Layout, vector: npt.NDArray[np.float32]) -> None:
         self._sent_in = np.zeros(layout.rows, dtype=np.int32)
+        self.follower: Sent | None = None
+        self.left = np.zeros(layout.rows, dtype=np.float32)
         super().__init__(layout, vector, self._sent_in, np.zeros(0, dtype=np.bool_))
+
+    def take(self, rows: npt.NDArray[np.int64], codec: Codec, iteration: int) -> tuple[Bytes, npt.NDArray[np.int32]]:
+        measured = self.measured
+        payload, before = super().take(rows, codec, iteration)
+        if self.follower is not None and len(payload):
+            self.follower.sent(codec, payload, rows)
+            some_row_abs_sums(self._vector, self.layout.offsets, rows, self.abs_sums)
+            self.left[rows] = self.abs_sums[rows]
+            self.measured = measured
+        return payload, before
+
+    def put_back(self, message: Rows, before: npt.NDArray[np.int32], place: int = -1) -> None:
+        super().put_back(message, before, place)
+        if self.follower is not None and len(message.payload):
+            self.follower.lost(codec_by_id(message.codec), message.payload, message.rows)
+
+    def fresh(self) -> npt.NDArray[np.float32]:
+        """How much of what is pending was added since a row was last sent, 0 .. 1, float32 [rows].
+
+        The rest is what the code has left of it. As if the two were at right angles: 1 - (left / pending)^2.
+        """
+        self.measure()
+        old = np.zeros_like(self.left)
+        np.divide(self.left, self.abs_sums, out=old, where=self.abs_sums > self.left)
+        old[(self.abs_sums <= self.left) & (self.left > 0)] = 1.0
+        fresh: npt.NDArray[np.float32] = np.float32(1.0) - old * old
+        return fresh
 
     def is_due(self, iteration: int) -> npt.NDArray[np.bool_]:
         return self._sent_in < iteration

@@ -34,7 +34,12 @@ class NodeView:
         return self.node.replica
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
+    def expected(self) -> npt.NDArray[np.float32]:
+        """The replica, with own contributions that are on their way; see :attr:`WorkerNode.expected`."""
+        return self.node.expected
+
+    @property
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
         return self.node.anticipated
 
@@ -42,6 +47,15 @@ class NodeView:
     def members(self) -> int:
         """Workers that the gate counts."""
         return self.node.members
+
+    @property
+    def inner_momentum(self) -> float:
+        """Decay of the average of gradients that the inner optimizer steps by; whoever sets it tells the server."""
+        return self.node.inner_momentum
+
+    @inner_momentum.setter
+    def inner_momentum(self, momentum: float) -> None:
+        self.node.inner_momentum = momentum
 
     @property
     def leads(self) -> bool:

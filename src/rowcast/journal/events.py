@@ -51,6 +51,11 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "usual": "its level so far",
         "progress": "size of the updates, share of what it was when it was largest",
     },
+    "outer_lr": {
+        "outer_lr": "factor on what workers contribute from now on",
+        "before": "the same up to now",
+        "alignment": "of the last two windows of movement, at most 1; 0 is what chance and the inner momentum make",
+    },
     "return": {
         "peer": "name of a worker that others wait for again",
         "epoch": "membership epoch after its return",

@@ -87,6 +87,7 @@ class Buffers:
                 staying.append(place)
         self._watch = _Watch(staying)
         self._specs: tuple[TensorSpec, ...] = ()
+        self._lengths = np.zeros(0, dtype=np.int64)
         self._bases: list[Vector] = []  # the values of which the team has been told
         self._seen: list[Vector] = []  # the replica's values when they were looked at last
         self._shown: list[Tensor] | None = None  # what is put away while the replica is shown
@@ -101,6 +102,7 @@ class Buffers:
             shapes, buffers=len(self._travelling), buffer_rule="first" if self._first else "average"
         )
         self._specs = layout.tensors[len(shared.layout.tensors) :]
+        self._lengths = layout.lengths
         return layout
 
     def tensors(self) -> list[Tensor]:
@@ -142,7 +144,7 @@ class Buffers:
     def fill(
         self,
         replica: Vector,
-        beyond: tuple[Vector, float] | None = None,
+        beyond: tuple[Vector, Vector] | None = None,
         *,
         leads: bool = False,
         everything: bool = False,
@@ -168,7 +170,10 @@ class Buffers:
                 continue
             value = arrived
             if beyond is not None:
-                value = value - np.float32(1.0 if self._first else beyond[1]) * beyond[0][part]
+                times = np.repeat(
+                    beyond[1][spec.first_row : spec.end_row], self._lengths[spec.first_row : spec.end_row]
+                )
+                value = value - (np.float32(1.0) if self._first else times) * beyond[0][part]
                 if finite and not everything and self._travelling[k].leaf in _STATISTICS:
                     value = now + _APPROACH * (value - now)
             bases.append(self._write(k, tensor, value))

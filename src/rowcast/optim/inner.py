@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rowcast.sync import Policy
 
-__all__ = ["Curvature", "unsuited"]
+__all__ = ["Curvature", "momentum_of", "unsuited"]
 
 #: Codes that carry every element to within a thousandth of it.
 _FINE = ("raw", "half")
@@ -87,6 +87,15 @@ class Curvature:
         return torch.cat([parameter.detach().reshape(-1) for parameter in inner.param_groups[0]["params"]])
 
 
+def momentum_of(inner: torch.optim.Optimizer) -> float:
+    """Decay of the average of gradients that an inner optimizer steps by: the largest of its groups, 0 where none."""
+    found = 0.0
+    for group in inner.param_groups:
+        momentum, betas = group.get("momentum", 0.0), group.get("betas", (0.0,))
+        found = max(found, float(momentum), float(betas[0]))
+    return min(max(found, 0.0), 1.0)
+
+
 def unsuited(inner: torch.optim.Optimizer, policy: Policy | None) -> str | None:
     """Why an inner optimizer does not go with the team's policy, and which to choose; ``None``: it does.
 
@@ -107,6 +116,9 @@ def unsuited(inner: torch.optim.Optimizer, policy: Policy | None) -> str | None:
         if policy.outer_momentum > 0:
             reasons.append("outer momentum makes each step longer")
             options.append("outer_momentum=0")
+        if policy.auto_lr:
+            reasons.append("an outer learning rate that rises makes each step longer")
+            options.append("auto_lr=off")
         why = f"LBFGS goes all the way to a minimum in a step, but {' and '.join(reasons)}"
     elif isinstance(inner, torch.optim.Rprop) and coarse:
         reasons.append(code)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -18,6 +19,8 @@ from rowcast.optim.tensors import read_into
 from rowcast.optim.view import View
 
 __all__ = ["SharedModel"]
+
+Vector = npt.NDArray[np.float32]
 
 
 class SharedModel:
@@ -124,17 +127,23 @@ class SharedModel:
 
     def _fill(self, *, ahead: bool, everything: bool) -> None:
         beyond = self._team.anticipated if ahead else None
-        self._view.fill(self._team.replica, beyond)
+        self._view.fill(self._base(beyond), beyond)
         if ahead:
             self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything)
 
     def refresh(self) -> None:
         """Write into the parameters what arrived since :meth:`take`, if anything did: a closure computes from there."""
-        if self._view.holds(self._team.replica, self._team.anticipated):
+        beyond = self._team.anticipated
+        if self._view.holds(self._base(beyond), beyond):
             return
         with self._team.still():
-            self._view.fill(self._team.replica, self._team.anticipated)
+            self._view.fill(self._base(beyond), beyond)
         self._view.project()
+
+    def _base(self, beyond: tuple[Vector, Vector] | None) -> Vector:
+        """From what ``beyond`` is subtracted: the replica, with what is on its way where something is anticipated."""
+        replica = self._team.replica
+        return replica if beyond is None else getattr(self._team, "expected", replica)
 
     @contextlib.contextmanager
     def team_buffers(self) -> Iterator[None]:

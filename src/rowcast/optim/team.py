@@ -26,8 +26,13 @@ class TeamLike(Protocol):
     twice: in ``exchange`` (or ``accumulate``), and in ``still``, which may be entered at any time, also after an error
     or after ``finish``.
 
-    A team may also have ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one
-    does not go with the code of the updates.
+    A team may also have
+
+    - ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one does not suit it;
+    - ``expected``, the replica less what this worker has sent and not been sent back: where something is anticipated,
+      the next gradient is computed from there;
+    - ``inner_momentum``, which the optimizer sets before each step: the server takes what the inner momentum carries on
+      for no sign of progress.
     """
 
     @property
@@ -35,11 +40,11 @@ class TeamLike(Protocol):
         """This worker's parameters, float32 [layout.elements]: the only source of truth for them."""
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
-        """What is to be subtracted from ``replica`` for the parameters that the next gradient is computed from.
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+        """What is to be subtracted from ``replica``, or ``expected``, for the parameters of the next gradient.
 
-        What this worker has computed and not sent, float32 [layout.elements], and how often; ``None`` where the team's
-        policy has gradients computed from the replica.
+        What this worker has computed and not sent, float32 [layout.elements], and how often each row of it, float32
+        [layout.rows]; ``None`` where the team's policy has gradients computed from the replica.
         """
 
     @property

@@ -73,22 +73,24 @@ class View:
         self.image[part] = held
         return True
 
-    def fill(self, replica: Vector, beyond: tuple[Vector, float] | None) -> None:
+    def fill(self, replica: Vector, beyond: tuple[Vector, Vector] | None) -> None:
         """Write the replica into the parameters, less what is beyond it: the one write of a step.
 
         Args:
             replica: float32 [layout.elements].
-            beyond: a vector that is subtracted, and how often.
+            beyond: a vector that is subtracted, and how often each row of it is, float32 [rows].
         """
-        minus, times = (None, 1.0) if beyond is None else beyond
         places = addresses(self._tensors, self._specs)
         scattered = self._whole if places.all() else self._of(tuple(np.flatnonzero(places).tolist()))
-        scattered.spread(places[places != 0], self.image, replica, minus, times)
+        if beyond is None:
+            scattered.spread(places[places != 0], self.image, replica)
+        else:
+            scattered.spread_less(places[places != 0], self.image, replica, *beyond, self._layout.offsets)
         for k, (place, tensor) in enumerate(zip(places.tolist(), self._tensors, strict=True)):
             if place:
                 increment_version(tensor)  # autograd notices a write between forward and backward
             else:
-                self._convert(k, replica, minus, times)
+                self._convert(k, replica, beyond)
 
     def _of(self, direct: tuple[int, ...]) -> Scattered:
         """For these tensors: the others have to be converted."""
@@ -96,11 +98,20 @@ class View:
             self._part = direct, Scattered([self._specs[k] for k in direct])
         return self._part[1]
 
-    def _convert(self, k: int, replica: Vector, minus: Vector | None, times: float) -> None:
+    def _convert(self, k: int, replica: Vector, beyond: tuple[Vector, Vector] | None) -> None:
         part, tensor = slice(self._specs[k].start, self._specs[k].stop), self._tensors[k]
-        value = replica[part] if minus is None else replica[part] - np.float32(times) * minus[part]
+        value = self._value(k, replica, beyond)
         from_host_(tensor, value)
         self.image[part] = value if tensor.dtype in _WIDE else to_host(tensor)
+
+    def _value(self, k: int, replica: Vector, beyond: tuple[Vector, Vector] | None) -> Vector:
+        """What :meth:`fill` writes into a tensor, flat float32."""
+        spec = self._specs[k]
+        part, rows = slice(spec.start, spec.stop), slice(spec.first_row, spec.end_row)
+        if beyond is None:
+            return replica[part]
+        minus, times = beyond
+        return replica[part] - np.repeat(times[rows], self._layout.lengths[rows]) * minus[part]
 
     def project(self) -> None:
         """Bring what was written into its bounds."""
@@ -109,14 +120,11 @@ class View:
             self._projection.apply()
             read_into(self.image, self._layout, self._tensors)
 
-    def holds(self, replica: Vector, beyond: tuple[Vector, float] | None) -> bool:
+    def holds(self, replica: Vector, beyond: tuple[Vector, Vector] | None) -> bool:
         """Whether :meth:`fill` would write what is there already."""
         written = self.image if self._before is None else self._before
-        minus, times = (None, 1.0) if beyond is None else beyond
-        for spec in self._specs:
-            part = slice(spec.start, spec.stop)
-            value = replica[part] if minus is None else replica[part] - np.float32(times) * minus[part]
-            if not np.array_equal(value, written[part]):
+        for k, spec in enumerate(self._specs):
+            if not np.array_equal(self._value(k, replica, beyond), written[spec.start : spec.stop]):
                 return False
         return True
 

@@ -1,10 +1,11 @@
 """Reports: tables and figures of a run, made from the journals and from nothing else; and of plans of an inference.
 
 One way for all of them: read (:mod:`.read`, :mod:`.journals`) > values (:mod:`.values`) > measures of a run
-(:mod:`.measures`, :mod:`.curves`, :mod:`.timeline`) > tables over seeds (:mod:`.comparison`, :mod:`.targets`,
-:mod:`.moments`) > figures (``*_figure.py``) > what one looks at (:mod:`.sections`, :mod:`.page`, :mod:`.terminal`,
-:mod:`.results`). What needs no run stands beside: :mod:`.trace_figure`, and of split inference :mod:`.plans`,
-:mod:`.rates_figure` and :mod:`.inference_figure`.
+(:mod:`.measures`, :mod:`.curves`, :mod:`.samples`, :mod:`.timeline`) > tables over seeds (:mod:`.comparison`,
+:mod:`.targets`, :mod:`.moments`; against one policy :mod:`.reference`, :mod:`.reference_tables`) > figures
+(``*_figure.py``) > what one looks at (:mod:`.sections`, :mod:`.page`, :mod:`.terminal`, :mod:`.results`). What needs no
+run stands beside: :mod:`.trace_figure`, and of split inference :mod:`.plans`, :mod:`.rates_figure` and
+:mod:`.inference_figure`.
 
 Runs of split inference go the same way: :mod:`.inferences` > :mod:`.methods_figure`, :mod:`.inference_figure` >
 :mod:`.inference_sections` > :mod:`.page`.

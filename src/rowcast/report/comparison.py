@@ -73,16 +73,15 @@ def summary_table(groups: Groups, metrics: Sequence[Metric]) -> Table:
     return table_of(("policy", "measure", *BOUNDS), rows)
 
 
-def paired_table(groups: Groups, metrics: Sequence[Metric]) -> Table:
-    """Each policy against the first, seed by seed: the links of a seed are the same for all policies.
+def paired_table(groups: Groups, metrics: Sequence[Metric], reference: str) -> Table:
+    """Each policy against one of them, seed by seed: the links of a seed are the same for all policies.
 
     What makes one seed harder than another cancels, so these intervals are narrower than those of the summary.
     Percentages and metrics are compared by their difference, all else by its ratio; a pair that would be divided by
     0 has none.
     """
-    reference = next(iter(groups))
     rows: list[tuple[Value, ...]] = []
-    for policy, measure, by_seed in _pairs(groups, metrics):
+    for policy, measure, by_seed in _pairs(groups, metrics, reference):
         values = [_compared(measure, *pair) for pair in by_seed.values() if measure.differs or pair[1] > 0]
         if values:
             how = f"{'minus' if measure.differs else 'over'} {reference}"
@@ -90,19 +89,22 @@ def paired_table(groups: Groups, metrics: Sequence[Metric]) -> Table:
     return table_of(("policy", "measure", "compared", *BOUNDS), rows)
 
 
-def without_ratio(groups: Groups, metrics: Sequence[Metric]) -> Iterator[tuple[str, Measure, list[int]]]:
+def without_ratio(
+    groups: Groups, metrics: Sequence[Metric], reference: str
+) -> Iterator[tuple[str, Measure, list[int]]]:
     """Policy, measure and seeds that the comparison seed by seed leaves out, because they would be divided by 0."""
-    for policy, measure, by_seed in _pairs(groups, metrics):
+    for policy, measure, by_seed in _pairs(groups, metrics, reference):
         lost = [seed for seed, (value, by) in by_seed.items() if not measure.differs and by <= 0 and value != by]
         if lost:
             yield policy, measure, lost
 
 
-def _pairs(groups: Groups, metrics: Sequence[Metric]) -> Iterator[tuple[str, Measure, dict[int, tuple[float, float]]]]:
-    """For each policy but the first, measure by measure: seed -> its number, and that of the first policy."""
-    reference, *others = groups
+def _pairs(
+    groups: Groups, metrics: Sequence[Metric], reference: str
+) -> Iterator[tuple[str, Measure, dict[int, tuple[float, float]]]]:
+    """For each policy but the reference, measure by measure: seed -> its number, and that of the reference."""
     by_seed = {run.seed: run for run in groups[reference]}
-    for policy in others:
+    for policy in (each for each in groups if each != reference):
         pairs = [(run, by_seed[run.seed]) for run in groups[policy] if run.seed in by_seed]
         for measure in measures_of(metrics):
             each = [(run.seed, measure.of(run), measure.of(other)) for run, other in pairs]

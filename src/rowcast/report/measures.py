@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rowcast.energy import CensoredValue, energy_to_metric, time_to_metric
+from rowcast.energy.reaching import WINDOW
 from rowcast.errors import ConfigError
 from rowcast.metric import Metric
 from rowcast.report.curves import Curve, joules_at
@@ -133,15 +134,15 @@ def final_value(run: Run, metric: Metric) -> float | None:
     return math.fsum(last) / len(last) if len(last) == len(run.robots) else None
 
 
-def time_to(curve: Curve, metric: Metric, target: float) -> CensoredValue:
+def time_to(curve: Curve, metric: Metric, target: float, window: int = WINDOW) -> CensoredValue:
     """Seconds until the team keeps a level of a metric; see :func:`rowcast.energy.time_to_metric`."""
-    return time_to_metric(curve.along, curve.values, target, better=metric.better)
+    return time_to_metric(curve.along, curve.values, target, better=metric.better, window=window)
 
 
-def energy_to(run: Run, curve: Curve, metric: Metric, target: float) -> CensoredValue:
+def energy_to(run: Run, curve: Curve, metric: Metric, target: float, window: int = WINDOW) -> CensoredValue:
     """Joules of the team until then; see :func:`rowcast.energy.energy_to_metric`."""
     workers = [robot.energy for robot in run.robots]
-    return energy_to_metric(curve.along, curve.values, target, workers, better=metric.better)
+    return energy_to_metric(curve.along, curve.values, target, workers, better=metric.better, window=window)
 
 
 # -- what tables list --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from rowcast.report.inferences import SUMMARY, exactness_lines, read_comparison
 from rowcast.report.intervals import CONFIDENCE
 from rowcast.report.measures import at_the_end, step_count
 from rowcast.report.read import read_experiment
+from rowcast.report.reference import check_reference
 from rowcast.report.results import write_results
 from rowcast.report.sections import Section, TableOrFigure, sections
 from rowcast.report.table import shown
@@ -27,26 +28,38 @@ REPORT = "report"
 PAGE = "report.html"
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, reference: str | None = None) -> Path:
     """Draw what is in the folder of a comparison (or of a demo): ``FOLDER/report/*.png``, ``*.csv``, ``report.html``.
 
     The page needs no other file and no network: the figures are in it. ``FOLDER/results.jsonl`` is renewed as well,
     where policies of training were compared.
 
+    Args:
+        folder: that of the comparison.
+        reference: the policy that all others are held against: time and energy to the level that it kept, and how far
+            behind it they are at equal samples. ``None``: bsp where it ran, otherwise the first policy.
+
     Returns:
         The page.
 
     Raises:
-        ConfigError: no finished run, a journal that cannot be read, a library of the extra ``demo`` that is not
-            installed, or a file that cannot be written.
+        ConfigError: no finished run, none of the reference, a journal that cannot be read, a library of the extra
+            ``demo`` that is not installed, or a file that cannot be written.
     """
     environment = _environment()
     if (Path(folder) / SUMMARY).is_file():
+        if reference is not None:
+            raise ConfigError(
+                f"reference {reference!r}: expected a folder in which policies of training were compared; {folder} has "
+                "runs of split inference; leave the reference away"
+            )
         return _write_inferences(environment, Path(folder))
     experiment = read_experiment(folder)
+    if reference is not None:
+        check_reference(experiment, reference)
     write_results(experiment)
     target = _emptied(experiment.folder / REPORT)
-    found, notes = sections(experiment)
+    found, notes = sections(experiment, reference)
     return _write_page(
         environment,
         target,

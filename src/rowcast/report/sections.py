@@ -29,6 +29,8 @@ from rowcast.report.measures import is_share, step_count, words_of
 from rowcast.report.moments import MOST_LANES, first_seed_timeline, micro_table
 from rowcast.report.panel_figures import draw_micro, draw_sensitivity
 from rowcast.report.parts import Section, TableOrFigure, across
+from rowcast.report.reference import reference_of
+from rowcast.report.reference_sections import Against, against_parts, without_reference
 from rowcast.report.stream_sections import stream_sections
 from rowcast.report.table import Table
 from rowcast.report.targets import target_table
@@ -48,15 +50,25 @@ _AXES: dict[Along, tuple[str, str]] = {
 }
 
 
-def sections(experiment: Experiment) -> tuple[list[Section], list[str]]:
-    """All sections of the page, and a sentence for each thing that they leave out."""
+def sections(experiment: Experiment, reference: str | None = None) -> tuple[list[Section], list[str]]:
+    """All sections of the page, and a sentence for each thing that they leave out.
+
+    Args:
+        experiment: the runs.
+        reference: the policy that all others are held against; ``None``: see :func:`~.reference.reference_of`.
+    """
     notes = list(experiment.notes)
     found = []
     each = experiment.conditions
     for conditions, suffix in zip(each, _suffixes(each), strict=True):
         groups = experiment.by_policy(conditions)
-        notes += _left_out(groups, experiment.metrics, conditions)
-        found.append(Section(str(conditions), tuple(_of_conditions(experiment, groups, conditions, suffix, notes))))
+        if reference is not None:
+            notes += without_reference(groups, reference, conditions)
+        chosen = reference_of(groups, reference)
+        against = Against(groups, chosen, conditions) if chosen is not None and len(groups) > 1 else None
+        notes += _left_out(groups, experiment.metrics, conditions, against)
+        of_conditions = _of_conditions(experiment, groups, conditions, suffix, notes, against)
+        found.append(Section(str(conditions), tuple(of_conditions)))
     found += stream_sections(experiment)
     found += topk_sections(experiment)
     parts = [
@@ -80,7 +92,9 @@ def _better(metric: Metric) -> str:
     return " Lower is better." if metric.better == "lower" else ""
 
 
-def _left_out(groups: Groups, metrics: Sequence[Metric], conditions: Conditions) -> Iterator[str]:
+def _left_out(
+    groups: Groups, metrics: Sequence[Metric], conditions: Conditions, against: Against | None
+) -> Iterator[str]:
     """Runs that a mean is not over."""
     for policy, runs in groups.items():
         idle = [str(run.seed) for run in runs if not step_count(run)]
@@ -90,16 +104,26 @@ def _left_out(groups: Groups, metrics: Sequence[Metric], conditions: Conditions)
         if measure.metric is not None:
             listed = ", ".join(map(str, seeds))
             yield f"{measure.name}, {conditions}: {policy} came to no number with seed {listed}"
-    for policy, measure, seeds in without_ratio(groups, metrics):
+    if against is None:
+        return
+    for policy, measure, seeds in without_ratio(groups, metrics, against.reference):
         listed = ", ".join(map(str, seeds))
-        yield f"{measure.name}, {conditions}: {policy} over {next(iter(groups))}, which is 0 with seed {listed}"
+        yield f"{measure.name}, {conditions}: {policy} over {against.reference}, which is 0 with seed {listed}"
 
 
 def _of_conditions(
-    experiment: Experiment, groups: Groups, conditions: Conditions, suffix: str, notes: list[str]
+    experiment: Experiment,
+    groups: Groups,
+    conditions: Conditions,
+    suffix: str,
+    notes: list[str],
+    against: Against | None,
 ) -> Iterator[TableOrFigure]:
     metrics = experiment.metrics
     yield from _summaries(groups, metrics, suffix)
+    if against is not None:
+        yield from _paired(against, metrics, suffix)
+        yield from against_parts(against, metrics[0], "", suffix, notes)
     composition = composition_table(groups)
     yield TableOrFigure(
         f"composition{suffix}",
@@ -110,10 +134,11 @@ def _of_conditions(
         partial(draw_bars, composition, SECONDS),
     )
     for metric in metrics:
+        which = "" if metric == metrics[0] else f"-{metric.name}"
         yield from _metric(groups, metric, conditions, suffix, notes)
-        yield from _targets(
-            groups, metric, conditions, "" if metric == metrics[0] else f"-{metric.name}", suffix, notes
-        )
+        yield from _targets(groups, metric, conditions, which, suffix, notes)
+        if which and against is not None:
+            yield from against_parts(against, metric, which, suffix, notes)
     energy = energy_table(groups, experiment.power)
     yield TableOrFigure(
         f"energy{suffix}",
@@ -136,24 +161,31 @@ def _fields(groups: Groups) -> str:
 
 
 def _summaries(groups: Groups, metrics: Sequence[Metric], suffix: str) -> Iterator[TableOrFigure]:
-    lower = [words_of(metric) for metric in metrics if metric.better == "lower"]
-    better = f" Lower is better: {', '.join(lower)}." if lower else ""
     summary = summary_table(groups, metrics)
     yield TableOrFigure(
         f"summary{suffix}",
         "What the runs came to",
-        f"Events 'step' and 'metric' of all robots; mean and 95 % interval.{better}",
+        f"Events 'step' and 'metric' of all robots; mean and 95 % interval.{_which_lower(metrics)}",
         summary,
         across(summary),
     )
-    paired = paired_table(groups, metrics)
+
+
+def _which_lower(metrics: Sequence[Metric]) -> str:
+    """What a caption of several metrics adds."""
+    lower = [words_of(metric) for metric in metrics if metric.better == "lower"]
+    return f" Lower is better: {', '.join(lower)}." if lower else ""
+
+
+def _paired(against: Against, metrics: Sequence[Metric], suffix: str) -> Iterator[TableOrFigure]:
+    paired = paired_table(against.groups, metrics, against.reference)
     if paired.rows:
         differ = "percentages" if all(is_share(metric) for metric in metrics) else "percentages and metrics"
         yield TableOrFigure(
             f"paired{suffix}",
-            f"Against {next(iter(groups))}, seed by seed",
+            f"Against {against.reference}, seed by seed",
             f"As the summary, each run against the one with the same seed and so the same links: {differ} by their "
-            f"difference, all else by its ratio.{better}",
+            f"difference, all else by its ratio.{_which_lower(metrics)}",
             paired,
             across(paired),
         )

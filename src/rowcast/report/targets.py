@@ -16,7 +16,7 @@ from rowcast.report.measures import energy_to, is_share, time_to
 from rowcast.report.table import BOUNDS, Table, Value, bounds, table_of
 from rowcast.report.values import Groups, Run
 
-__all__ = ["target_table"]
+__all__ = ["bounded", "evenly", "spacing", "target_table"]
 
 #: Significant digits of a target, of metrics that are no shares.
 _DIGITS = 3
@@ -31,8 +31,8 @@ def target_table(groups: Groups, metric: Metric) -> Table:
     """
     unit = {"": "", "%": "_percent"}.get(metric.unit, f"_{metric.unit}")
     columns = (f"{metric.name}{unit}", "policy", "until_then", "bound", *BOUNDS)
-    every_s = _spacing(groups, metric)
-    curves = {policy: [_evenly(run, metric, every_s) for run in runs] for policy, runs in groups.items()}
+    every_s = spacing(groups, metric)
+    curves = {policy: [evenly(run, metric, every_s) for run in runs] for policy, runs in groups.items()}
     if not curves or any(len(curve.along) < HOLD for own in curves.values() for curve in own):
         return table_of(columns, ())
     kept = [min(_kept(curve, metric) for curve in own) for own in curves.values()]
@@ -49,7 +49,7 @@ def target_table(groups: Groups, metric: Metric) -> Table:
     )
 
 
-def _spacing(groups: Groups, metric: Metric) -> float:
+def spacing(groups: Groups, metric: Metric) -> float:
     """Seconds between two measurements, the same for all: a moving average over them is one over time only then.
 
     It is what the runs were told, or else the widest that any robot came to.
@@ -63,7 +63,7 @@ def _spacing(groups: Groups, metric: Metric) -> float:
     return max((float(np.diff(own).mean()) for own in times if len(own) > 1), default=1.0)
 
 
-def _evenly(run: Run, metric: Metric, every_s: float) -> Curve:
+def evenly(run: Run, metric: Metric, every_s: float) -> Curve:
     """The team's metric at multiples of ``every_s``, wherever all robots have been."""
     return (metric_over(run, metric, "time") or Curve(np.empty(0), np.empty(0))).every(every_s)
 
@@ -93,9 +93,10 @@ def _reached(
     times = [time_to(curve, metric, target) for curve in curves]
     joules = [energy_to(run, curve, metric, target) for run, curve in zip(runs, curves, strict=True)]
     for name, values in (("seconds", times), ("joules of the team", joules)):
-        yield target, policy, name, *_bounded(values)
+        yield target, policy, name, *bounded(values)
 
 
-def _bounded(values: Sequence[CensoredValue]) -> tuple[Value, ...]:
+def bounded(values: Sequence[CensoredValue]) -> tuple[Value, ...]:
+    """'>' or nothing, and the mean with its interval; a mean of which one part is a bound is one, and has none."""
     mean, low, high, count = bounds(interval([each.value for each in values]))
     return (">", mean, None, None, count) if any_censored(values) else ("", mean, low, high, count)

@@ -31,6 +31,7 @@ __all__ = [
     "add_rows",
     "compiled",
     "compiled_serial",
+    "copy_rows",
     "in_parts",
     "limit_threads",
     "nonfinite",
@@ -39,6 +40,7 @@ __all__ = [
     "row_abs_sums",
     "row_sums",
     "set_crew",
+    "some_row_abs_sums",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -239,6 +241,21 @@ def _row_abs_sums(
         abs_sums[i] = size
 
 
+@compiled_serial
+def some_row_abs_sums(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    abs_sums: npt.NDArray[np.float32],
+) -> None:
+    """The same for ``rows`` only."""
+    for row in rows:
+        size = np.float32(0.0)
+        for j in range(offsets[row], offsets[row + 1]):
+            size += abs(vector[j])
+        abs_sums[row] = size
+
+
 def row_abs_sums(
     vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], abs_sums: npt.NDArray[np.float32]
 ) -> None:
@@ -304,6 +321,19 @@ def replay(
             for j in range(len(row)):
                 row[j] += source[j]
     return int(oldest)
+
+
+@compiled_serial
+def copy_rows(
+    source: npt.NDArray[np.float32],
+    target: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+) -> None:
+    """Make ``rows`` of ``target`` those of ``source``; both flat float32 [elements]."""
+    for row in rows:
+        for j in range(offsets[row], offsets[row + 1]):
+            target[j] = source[j]
 
 
 @compiled_serial

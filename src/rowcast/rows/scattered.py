@@ -47,6 +47,10 @@ class Scattered:
         ]
         #: Of each piece: the tensor, the first element in it, and the one behind the last.
         self._pieces = np.array(cuts, dtype=np.int64).reshape(-1, 3)
+        #: Of each row: the tensor, and the row in the layout.
+        self._rows = np.array(
+            [(k, row) for k, spec in enumerate(tensors) for row in range(spec.first_row, spec.end_row)], dtype=np.int64
+        ).reshape(-1, 2)
 
     def nonfinite(self, places: Integers) -> list[int]:
         """Which of the tensors hold NaN or Inf."""
@@ -60,19 +64,31 @@ class Scattered:
         self._in_parts(lambda pieces: _differing(places, self._starts, vector, pieces, found))
         return np.flatnonzero(found).tolist()
 
-    def spread(self, places: Integers, image: Vector, vector: Vector, minus: Vector | None, times: float) -> None:
+    def spread(self, places: Integers, image: Vector, vector: Vector) -> None:
+        """Write ``vector`` into the tensors, and into ``image`` as well.
+
+        Args:
+            places: of the tensors; written.
+            image, vector: flat vectors of the layout, float32.
+        """
+        self._in_parts(lambda pieces: _spread(places, self._starts, image, vector, pieces))
+
+    def spread_less(
+        self, places: Integers, image: Vector, vector: Vector, minus: Vector, times: Vector, offsets: Integers
+    ) -> None:
         """Write ``vector - times * minus`` into the tensors, and into ``image`` as well.
 
         Args:
             places: of the tensors; written.
-            image, vector, minus: flat vectors of the layout, float32; ``None``: nothing is subtracted.
-            times: how often.
+            image, vector, minus: flat vectors of the layout, float32.
+            times: how often each row is subtracted, float32 [rows of the layout].
+            offsets: of the rows of the layout.
         """
-        if minus is None:
-            self._in_parts(lambda pieces: _spread(places, self._starts, image, vector, pieces))
-        else:
-            factor = np.float32(times)
-            self._in_parts(lambda pieces: _spread_less(places, self._starts, image, vector, minus, factor, pieces))
+        in_parts(
+            lambda part, _: _spread_less(places, self._starts, image, vector, minus, times, offsets, self._rows[part]),
+            len(self._rows),
+            sum(self._lengths),
+        )
 
     def _in_parts(self, work: Any) -> None:
         in_parts(lambda part, _: work(self._pieces[part]), len(self._pieces), sum(self._lengths))
@@ -141,17 +157,18 @@ def _spread_less(
     image: Vector,
     vector: Vector,
     minus: Vector,
-    times: np.float32,
-    pieces: Integers,
+    times: Vector,
+    offsets: Integers,
+    rows: Integers,
 ) -> None:
-    for p in range(len(pieces)):
-        tensor, begin, stop = pieces[p]
-        part = array_at(pointer(places[tensor]), stop)[begin:stop]
-        kept = image[starts[tensor] + begin : starts[tensor] + stop]
-        source = vector[starts[tensor] + begin : starts[tensor] + stop]
-        less = minus[starts[tensor] + begin : starts[tensor] + stop]
-        for j in range(len(part)):
-            value = source[j] - times * less[j]
+    for r in range(len(rows)):
+        tensor, row = rows[r]
+        first, last = offsets[row], offsets[row + 1]
+        part = array_at(pointer(places[tensor]), last - starts[tensor])[first - starts[tensor] :]
+        kept, source, less = image[first:last], vector[first:last], minus[first:last]
+        often = times[row]
+        for j in range(len(kept)):
+            value = source[j] - often * less[j]
             kept[j] = value
             part[j] = value
 

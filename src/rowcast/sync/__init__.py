@@ -7,6 +7,7 @@ from rowcast.sync.interval import UsualInterval
 from rowcast.sync.minimum import MinimumTracker
 from rowcast.sync.mta import MtaTime, minimum_share
 from rowcast.sync.order import RowsToSend
+from rowcast.sync.outer_rate import OuterRateChange, OuterRateTuner
 from rowcast.sync.policy import Policy
 from rowcast.sync.rate import RateMeter
 from rowcast.sync.slack import SlackChange, SlackTuner
@@ -18,6 +19,8 @@ __all__ = [
     "Family",
     "MinimumTracker",
     "MtaTime",
+    "OuterRateChange",
+    "OuterRateTuner",
     "Policy",
     "RateMeter",
     "RowsToSend",

@@ -51,6 +51,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "adapt": _switch,
     "refine": _switch,
     "auto": _switch,
+    "auto_lr": _switch,
     "pulls": str,
 }
 

@@ -57,6 +57,8 @@ class Policy:
         local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
             what the iteration contributes (local SGD: McMahan et al., AISTATS 2017; Stich, ICLR 2019).
         outer_lr: factor on every contribution, > 0 (the outer learning rate of DiLoCo).
+        auto_lr: ``outer_lr`` is what the team begins with, and adapts, up to twice as much, while successive movements
+            of the parameters agree (:mod:`rowcast.sync.outer_rate`). Only with 'streamed'.
         outer_momentum: Nesterov momentum over the contributions, 0 .. below 1 (DiLoCo: Douillard et al., arXiv
             2311.08105). Above 0 a worker holds one more vector of the model's size.
         lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
@@ -96,6 +98,7 @@ class Policy:
     local_steps: int = 1
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
+    auto_lr: bool = False
     lag: int = 0
     pull_share: float | None = None
     mta: str = "measured"
@@ -151,9 +154,20 @@ class Policy:
             # What a cut has left of a transfer would be beyond the quota.
             yield "granularity=model sends all rows together; take share=1 (and pull_share=1)"
         anticipates, common = self.anticipate != "off", self.pulls != "own"
-        own = (self.elastic, self.ahead, anticipates, self.fade, self.adapt, self.refine, self.auto, common)
+        own = (
+            self.elastic,
+            self.ahead,
+            anticipates,
+            self.fade,
+            self.adapt,
+            self.refine,
+            self.auto,
+            self.auto_lr,
+            common,
+        )
         if self.rule != "streamed" and any(own):
-            yield "elastic, ahead, anticipate, fade, adapt, refine, auto and pulls go with rows that are streamed only"
+            options = "elastic, ahead, anticipate, fade, adapt, refine, auto, auto_lr and pulls"
+            yield f"{options} go with rows that are streamed only"
         if (self.rank > 0) != (self.rule == "factored"):
             yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
         if self.rank and (self.slack, self.share, self.share_of_pull) != (0, 1, 1):
@@ -172,6 +186,11 @@ class Policy:
     def streaming(self) -> bool:
         """Rows travel all the time."""
         return self.rule == "streamed"
+
+    @property
+    def reads_own_writes(self) -> bool:
+        """A worker computes from parameters that hold all of its own contributions, sent or not."""
+        return self.streaming and self.anticipate != "off"
 
     @property
     def scheduled(self) -> bool:
@@ -218,6 +237,10 @@ class Policy:
             return dataclasses.replace(self, slack=slack)
         share, pull_share = stream_shares(slack)
         return dataclasses.replace(self, slack=slack, share=share, pull_share=pull_share)
+
+    def at_outer_lr(self, outer_lr: float) -> Policy:
+        """This policy with another outer learning rate."""
+        return self if outer_lr == self.outer_lr else dataclasses.replace(self, outer_lr=outer_lr)
 
     def weights_of(self, lags: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Factor on each row of a contribution (algorithms.md 8.4), float32 [rows].

@@ -25,6 +25,7 @@ from rowcast.sync import Policy, UsualInterval
 from rowcast.training.delivered import Delivered
 from rowcast.training.joining import Joining
 from rowcast.training.proposal.contribution import Contribution
+from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.training.proposal.replica import Replica
 from rowcast.training.proposal.row_ages import RowAges
 from rowcast.training.rules import worker_rule
@@ -72,6 +73,7 @@ class WorkerCore:
         next_positions: how far it was read for the iteration that is finished next.
         resumed_positions: how far it was read that is in the team's parameters already, as the server told at joining.
         acknowledgements: how regularly the server acknowledges rows.
+        inner_momentum: decay of the average of gradients that the inner optimizer steps by; 0: it keeps none.
         step, done_step: the step that is under way, and the one before.
         woken_at: when :meth:`on_timer` was last called (s).
         notices: sentences for the user, oldest first; the driver shows and removes them.
@@ -101,6 +103,7 @@ class WorkerCore:
         self.iteration = 0
         self.members = 1
         self.leads = False
+        self.inner_momentum = 0.0
         self.policy: Policy | None = None
         self.failure: RowcastError | None = None
         self.turned_away = ""
@@ -231,6 +234,17 @@ class WorkerCore:
         self.rule.carry_on(now)
         if self.state is WorkerState.FINISHING:
             self._drain(now)
+
+    def read_own_writes(self) -> None:
+        """The replica is the team's: follow what of this worker is on its way, if the policy asks for it."""
+        wanted = self.policy is not None and self.policy.reads_own_writes and not self.layout.is_timing_only
+        if not wanted:
+            self.residual.follower = self._replica.own_writes = None
+            return
+        if self._replica.own_writes is None:
+            self._replica.own_writes = OwnWrites(self.layout, self.replica, self.outbox.unacknowledged)
+        self.residual.follower = self._replica.own_writes
+        self._replica.own_writes.restart()
 
     def compute(self, now: float) -> None:
         """The exchange of an iteration is over: the training loop may compute the next one."""

@@ -33,16 +33,27 @@ class WorkerLoop(WorkerCore):
         self._replica.release()
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], float] | None:
-        """How far beyond the replica the next gradient is computed: a vector, and how often to subtract it.
+    def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+        """How far beyond :attr:`expected` the next gradient is computed: a vector, and how often to subtract its rows.
 
-        What is pending, float32 [elements]; once, or as often as the team has such a share (the inverse of the
-        averaging weight), never less than once. ``None`` where the policy has gradients computed from the replica,
+        What is pending, float32 [elements], and float32 [rows]: once, or as often as the team has such a share (the
+        inverse of the averaging weight), never less than once. What the code has left of a row that was sent counts
+        once in any case: nobody else has the same. ``None`` where the policy has gradients computed from the replica,
         and when the work is done.
         """
-        if self.policy is None or self.policy.anticipate == "off" or self.state is WorkerState.DONE:
+        policy = self.policy
+        if policy is None or policy.anticipate == "off" or self.state is WorkerState.DONE:
             return None
-        return self.pending, 1.0 if self.policy.anticipate == "own" else max(1.0, 1.0 / self.contribution.weight)
+        if policy.anticipate == "own":
+            return self.pending, np.ones(self.layout.rows, dtype=np.float32)
+        others = np.float32(max(1.0 / self.contribution.weight - 1.0, 0.0))
+        return self.pending, np.float32(1.0) + others * self.residual.fresh()
+
+    @property
+    def expected(self) -> npt.NDArray[np.float32]:
+        """The replica, with this worker's own contributions that are on their way where the policy reads them."""
+        own_writes = self._replica.own_writes
+        return self.replica if own_writes is None else own_writes.expected
 
     def waits_for(self, now: float) -> str | None:
         """What a long wait of the training loop is for, for people; ``None``: the server says it."""

@@ -257,6 +257,7 @@ class Computed(Control, frozen=True):
     rate_bps: Finite  #: measured delivery rate, bit/s
     size: Finite  #: sum |.| of what this iteration contributed
     skipped: bool  #: this iteration made no contribution
+    momentum: Finite = 0.0  #: of the inner optimizer: decay of the average of gradients that it steps by
 
 
 class Horizon(Control, frozen=True):
@@ -269,6 +270,7 @@ class Horizon(Control, frozen=True):
     members: Count  #: among how many workers updates are shared: who counts, and who is in an outage
     epoch: Count
     counted: bool  #: the gate counts you; otherwise nobody waits for you until your link has recovered
+    outer_lr: Finite = 0.0  #: factor on what you contribute from now on; 0: that of the policy
 
 
 class Cancel(Control, frozen=True):

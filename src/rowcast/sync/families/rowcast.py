@@ -12,8 +12,6 @@ __all__ = ["ROWCAST"]
 DEFAULT_SLACK = 16
 #: Iterations beyond it that a robot in an outage computes.
 DEFAULT_AHEAD = 32
-#: Outer momentum: in the long run a contribution moves the parameters by twice its size.
-DEFAULT_MOMENTUM = 0.5
 
 
 def _build(name: str, slack: int | None) -> Policy:
@@ -34,7 +32,7 @@ def _build(name: str, slack: int | None) -> Policy:
         adapt=True,
         refine=True,
         auto=slack is None,
-        outer_momentum=DEFAULT_MOMENTUM,
+        auto_lr=True,
     )
 
 
@@ -43,5 +41,5 @@ ROWCAST = Family(
     "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
     "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it.",
     _build,
-    options=("elastic", "ahead", "anticipate", "fade", "adapt", "refine", "auto", "pulls"),
+    options=("elastic", "ahead", "anticipate", "fade", "adapt", "refine", "auto", "auto_lr", "pulls"),
 )

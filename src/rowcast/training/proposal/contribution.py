@@ -76,8 +76,9 @@ class Contribution:
             unsent = iteration - residual.stamps
             of_parameters *= policy.weights_of(np.maximum(self._freshness.lags, unsent))[: len(of_parameters)]
         if policy is not None and policy.outer_momentum > 0:
-            if self.outer is None or not self.outer.follows(policy):
+            if self.outer is None:
                 self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
+            self.outer.follow(policy)
             self.outer.begin(first=not self._begun)
             moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, self.outer, origin)
         else:

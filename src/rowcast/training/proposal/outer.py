@@ -41,9 +41,9 @@ class Outer:
         self.velocity = layout.zeros()
         self._keep, self._of_step, self._of_velocity = momentum, lr, lr * momentum
 
-    def follows(self, policy: Policy) -> bool:
-        """Whether these are the policy's learning rate and momentum."""
-        return (self.lr, self.momentum) == (policy.outer_lr, policy.outer_momentum)
+    def follow(self, policy: Policy) -> None:
+        """Take the policy's learning rate and momentum from now on; the velocity stays."""
+        self.lr, self.momentum = policy.outer_lr, policy.outer_momentum
 
     def begin(self, *, first: bool) -> None:
         """A contribution follows.

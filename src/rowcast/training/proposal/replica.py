@@ -15,6 +15,7 @@ from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
+from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.wire import Rows
 
 __all__ = ["Replica", "first_nonfinite"]
@@ -38,6 +39,7 @@ class Replica:
 
     Attributes:
         computed: float64 [rows], the signed sum of everything ever proposed for each row (the audit).
+        own_writes: is told which rows have moved, if there is one.
     """
 
     def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
@@ -48,6 +50,7 @@ class Replica:
         self.layout = layout
         self.parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
+        self.own_writes: OwnWrites | None = None
         self._held: list[tuple[Codec, Rows]] | None = None
         self._tensors = Scattered(layout.tensors)
 
@@ -70,6 +73,8 @@ class Replica:
             replace_rows(self.layout, codec, message, self.parameters)
         else:
             codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+        if self.own_writes is not None:
+            self.own_writes.arrived(message.rows)
 
     def propose(
         self,

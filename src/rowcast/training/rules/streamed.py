@@ -29,7 +29,7 @@ from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.sync import Policy, UsualInterval
 from rowcast.training.member import Member, MemberState
-from rowcast.training.rules.adaptive_slack import AdaptiveSlack
+from rowcast.training.rules.adaptation import Adaptation
 from rowcast.training.rules.base import ServerRule
 from rowcast.training.rules.downstream import CHOOSE_FRAMES, choose, due_at, lacks, refine
 from rowcast.training.rules.floor import Floor
@@ -64,7 +64,7 @@ class StreamedRule(ServerRule):
     def _begin(self, rows: int) -> None:
         """A model of so many rows, of which nobody has anything yet."""
         self.floor = Floor(rows, self.team.gate)
-        self._slack = AdaptiveSlack(self.team, self._policy)
+        self._adaptation = Adaptation(self.team, self._policy)
         self._streamed: dict[str, StreamedMember] = {}
         self.stream: SharedLog | None = None
         self._apart: dict[str, Member] = {}  # who is sent rows of its own although there is a common stream
@@ -74,7 +74,7 @@ class StreamedRule(ServerRule):
 
     def lay_out(self, layout: Layout) -> None:
         self._begin(layout.rows)
-        self._slack.begin()
+        self._adaptation.begin()
         if self._policy.pulls == "common":
             self.stream = SharedLog(
                 self._policy_in_force,
@@ -166,6 +166,7 @@ class StreamedRule(ServerRule):
         if not len(self.floor.levels):
             return  # the model is not there yet, or not any more
         self._streamed.pop(member.name, None)
+        self._adaptation.forget(member.name)
         self.outages.forget(member)
         self.floor.renew()
         member.owed.close()
@@ -242,7 +243,7 @@ class StreamedRule(ServerRule):
         member.metrics["rate_bps"] = told.rate_bps
         member.next_notice = now + team.settings.patience_s
         team.journal.record(now, "push", peer=member.name, iteration=told.iteration, **member.take_push(), quota_s=None)
-        self._slack.look(now, self.floor.lowest)
+        self._adaptation.look(now, self.floor.lowest)
         assert member.link is not None
         team.notifier.wake(member.link)
         if member.gated and self.streamed(member).beyond:  # it is in an outage, and knows it
@@ -265,7 +266,7 @@ class StreamedRule(ServerRule):
                 f"expected iteration {streamed.own} .. {most} of {member.name}, got {message.iteration}"
             )
         if member.gated and message.iteration > streamed.own:
-            self._slack.computed(message.size, lacks(member).magnitude)
+            self._adaptation.computed(member.name, message.size, lacks(member).magnitude, message.momentum)
         streamed.heard_at = now
         streamed.own = message.iteration
         streamed.step_s = message.compute_s
@@ -289,15 +290,12 @@ class StreamedRule(ServerRule):
         horizon = max(self.horizon_of(member) - streamed.shift, 0)
         members = self._sharing()
         told = streamed.told
-        if told is not None and (told.horizon, told.slack, told.members, told.counted) == (
-            horizon,
-            self.slack,
-            members,
-            member.gated,
-        ):
+        outer_lr = self.team.policy.outer_lr if self._policy.auto_lr else 0.0
+        news = horizon, self.slack, members, member.gated, outer_lr
+        if told is not None and (told.horizon, told.slack, told.members, told.counted, told.outer_lr) == news:
             return None
         newest = max(self.team.gate.newest() - streamed.shift, 0)
-        message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, member.gated)
+        message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, member.gated, outer_lr)
         streamed.told = message
         if not streamed.may_start:
             if told is None and not streamed.begun:
@@ -306,7 +304,7 @@ class StreamedRule(ServerRule):
         elif member.state is MemberState.WAITING:
             member.state = MemberState.COMPUTING
             if member.gated:
-                self._slack.stalled(now - member.waiting_since)
+                self._adaptation.stalled(now - member.waiting_since)
         return message
 
     def _sharing(self) -> int:

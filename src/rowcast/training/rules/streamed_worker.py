@@ -15,6 +15,7 @@ from rowcast.delivery.transfer import Request
 from rowcast.errors import RemoteProtocolError
 from rowcast.session.proof import expect_countable
 from rowcast.sync import Policy
+from rowcast.sync.outer_rate import MOST
 from rowcast.training.rules.base import WorkerRule
 from rowcast.training.steps import Step
 from rowcast.training.worker_state import WorkerState
@@ -39,13 +40,19 @@ class StreamedWorker(WorkerRule):
         self.told: Horizon | None = None
         self.handlers = {Horizon: self._on_horizon}
         self._most_slack = 0
+        self._outer_lr = 1.0  # to begin with
 
     # -- joining -----------------------------------------------------------------------------------------------
 
     def welcomed(self, policy: Policy) -> Policy:
         # What was told last holds until it is told anew.
         self._most_slack = policy.slack or 0
-        return policy if self.told is None else policy.at_slack(min(self.told.slack, self._most_slack))
+        self._outer_lr = policy.outer_lr
+        return policy if self.told is None else self._at(policy, self.told)
+
+    def _at(self, policy: Policy, told: Horizon) -> Policy:
+        """The policy with the slack and the outer learning rate that are in force."""
+        return policy.at_slack(min(told.slack, self._most_slack)).at_outer_lr(told.outer_lr or self._outer_lr)
 
     def start(self) -> None:
         self.told = None
@@ -85,7 +92,8 @@ class StreamedWorker(WorkerRule):
         if finished is not None and node.let_in:
             size = 0.0 if finished.skipped else node.contribution.size
             rate_bps = node.outbox.meter.rate_bps(now)
-            node.say(Computed(node.iteration, finished.interval_s, rate_bps, size, finished.skipped))
+            momentum = node.inner_momentum
+            node.say(Computed(node.iteration, finished.interval_s, rate_bps, size, finished.skipped, momentum))
 
     def _choose(self, now: float, step_s: float) -> None:
         """Choose the rows that are sent next.
@@ -121,8 +129,12 @@ class StreamedWorker(WorkerRule):
         expect_countable(max(told.horizon, told.newest))
         if not 1 <= told.slack <= self._most_slack:
             raise RemoteProtocolError(f"expected a slack in 1 .. {self._most_slack}, got {told.slack}")
+        if not 0 <= told.outer_lr <= MOST * self._outer_lr:
+            raise RemoteProtocolError(
+                f"expected an outer learning rate in 0 .. {MOST * self._outer_lr:g}, got {told.outer_lr:g}"
+            )
         self.told = told
-        node.policy = self._policy.at_slack(told.slack)
+        node.policy = self._at(self._policy, told)
         node.members = max(told.members, 1)
         if node.state is WorkerState.WAITING:
             self._pass_gate(now)

@@ -1,0 +1,64 @@
+"""What a worker may expect of the parameters for certain: its own contributions that were sent will come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import Codec
+from rowcast.codecs.base import Bytes
+from rowcast.rows import Layout
+from rowcast.rows.kernels import copy_rows
+from rowcast.wire import Rows
+
+__all__ = ["OwnWrites"]
+
+Vector = npt.NDArray[np.float32]
+
+
+class OwnWrites:
+    """The replica, moved by this worker's own rows that were sent and have not come back (algorithms.md 8.3).
+
+    A row that was sent is no longer pending, and not yet in the replica: between the two a worker would not see what it
+    has computed itself, and would compute it again. What the server sends of a row holds everything of this worker that
+    it has acknowledged by then. So a row that arrives ends the wait, unless some of it is still on its way up: such a
+    row stays as it is until it arrives again.
+
+    Args:
+        layout: the model's rows.
+        replica: flat float32 [elements], which others move.
+        on_their_way: the frames of rows that were sent and not acknowledged.
+
+    Attributes:
+        expected: flat float32 [elements].
+    """
+
+    def __init__(self, layout: Layout, replica: Vector, on_their_way: Callable[[], Iterable[Rows]]) -> None:
+        self.expected = replica.copy()
+        self._layout = layout
+        self._replica = replica
+        self._on_their_way = on_their_way
+        self._busy = np.zeros(layout.rows, dtype=np.bool_)
+
+    def restart(self) -> None:
+        """Nothing is on its way, and the replica is the team's."""
+        self.expected[:] = self._replica
+
+    def sent(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
+        """Rows are sent: what the payload holds is not pending any longer."""
+        codec.add(self._layout, payload, rows, self.expected, -1.0)
+
+    def lost(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
+        """They were lost: what the payload holds is pending again."""
+        codec.add(self._layout, payload, rows, self.expected, 1.0)
+
+    def arrived(self, rows: npt.NDArray[np.int64]) -> None:
+        """``rows`` of the replica have moved."""
+        sent = [message.rows for message in self._on_their_way() if len(message.payload)]
+        for each in sent:
+            self._busy[each] = True
+        copy_rows(self._replica, self.expected, self._layout.offsets, rows[~self._busy[rows]])
+        for each in sent:
+            self._busy[each] = False
