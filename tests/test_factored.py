@@ -22,7 +22,7 @@ from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import WorkerNode, WorkerState
 from rowcast.training.member import MemberState
-from rowcast.wire import Ack
+from rowcast.wire import Ack, Rows
 from teams import (
     Books,
     events,
@@ -238,7 +238,7 @@ def test_an_iteration_takes_the_bytes_of_both_factors(rank):
 WEATHER = ["powersgd:1", "powersgd:1?codec=onebit", "powersgd:1?row_weights=contributors"]
 
 
-@prove(15)
+@prove(10)
 @given(st.data())
 def test_cuts_kills_restarts_and_joins_lose_nothing(data):
     duplicate = data.draw(st.sampled_from([0, 0.2]))
@@ -297,7 +297,7 @@ def cut_at(direction, byte):
 def test_a_cut_changes_only_the_time(direction):
     calm = cut_at(direction, None)
     total = calm.workers["robot0"].carried[direction]
-    for byte in range(3, total, 11):
+    for byte in range(3, total, 17):
         team = cut_at(direction, byte)
         np.testing.assert_allclose(
             team.server.parameters, calm.server.parameters, rtol=0, atol=1e-5, err_msg=f"byte {byte}"
@@ -437,3 +437,24 @@ def test_a_timing_only_code_has_the_sizes_of_the_real_one():
     real, timing = LowRank(2, Raw()), TimingOnly(LowRank(2, Raw()))
     np.testing.assert_array_equal(timing.row_bytes(LAYOUT.timing_only()), real.row_bytes(LAYOUT))
     assert timing.wire_id == real.wire_id + 128
+
+
+@pytest.mark.parametrize("side", ["sketch", "basis"])
+def test_a_link_on_which_nothing_of_a_stream_is_acknowledged_is_made_anew(side):
+    """Heartbeats go on: nothing else tells that frames do not arrive."""
+    scripts = [worker(f"robot{i}", iterations=3, layout=SMALL, gradient=noise(i, SMALL)) for i in range(2)]
+    team = VirtualTeam(SMALL, "powersgd:1", scripts, link_settings=SMALL_FRAMES)
+    node = team.server if side == "sketch" else team.workers["robot1"].node
+    receive = node.receive
+
+    def deaf(now, *heard):
+        if not (isinstance(heard[-1], Rows) and heard[-1].stream and now < 10.0):
+            receive(now, *heard)
+
+    node.receive = deaf
+    books = Books(team, start_of(SMALL))
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    causes = [record["cause"] for record in events(team, "robot1" if side == "sketch" else "server", "link_down")]
+    assert len(causes) >= 1 and causes[0].startswith("stuck:") and 20.0 < team.now < 60.0
