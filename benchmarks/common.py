@@ -79,15 +79,14 @@ def best_s(function: Callable[[], object], repeat: int) -> float:
     return best
 
 
-def finish(title: str, figures: list[Figure], options: argparse.Namespace) -> None:
-    """Print the table, write the JSON, and with ``--check`` exit 1 naming what fell short, last."""
-    table = Table(title=title)
-    for head in ("figure", "measured", "unit", "asked", "note"):
-        table.add_column(head, justify="right" if head in ("measured", "asked") else "left")
-    for figure in figures:
-        asked = "" if figure.bound is None else f"{'>=' if figure.at_least else '<='} {figure.bound:g}"
-        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, asked, figure.note)
-    Console().print(table)
+def finish(title: str, figures: list[Figure], options: argparse.Namespace, *, table: bool = True) -> None:
+    """Print the table, write the JSON, and with ``--check`` exit 1 naming what fell short, last.
+
+    Args:
+        table: without it, whoever calls has printed one.
+    """
+    if table:
+        _print_table(title, figures)
     if options.json:
         content = {"machine": platform.processor() or platform.machine(), "figures": [asdict(f) for f in figures]}
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -99,3 +98,13 @@ def finish(title: str, figures: list[Figure], options: argparse.Namespace) -> No
         if not short:
             print(f"met: all {sum(figure.bound is not None for figure in figures)} bounds")
         sys.exit(1 if short else 0)
+
+
+def _print_table(title: str, figures: list[Figure]) -> None:
+    table = Table(title=title)
+    for head in ("figure", "measured", "unit", "asked", "note"):
+        table.add_column(head, justify="right" if head in ("measured", "asked") else "left")
+    for figure in figures:
+        asked = "" if figure.bound is None else f"{'>=' if figure.at_least else '<='} {figure.bound:g}"
+        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, asked, figure.note)
+    Console().print(table)

@@ -48,8 +48,8 @@ class Fashion(Task):
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
         folder = Path(settings.data_dir or ".")
-        self.images, self.labels = _read(folder, "train")
-        self.test_images, self.test_labels = (part[: settings.test_items] for part in _read(folder, "t10k"))
+        self.images, self.labels = read_images(folder, "train")
+        self.test_images, self.test_labels = (part[: settings.test_items] for part in read_images(folder, "t10k"))
 
     def make_model(self) -> nn.Module:
         return make_cnn(norm=self.settings.norm)
@@ -132,7 +132,7 @@ def write_noise(folder: Path, images: int) -> None:
 
 
 @lru_cache(maxsize=4)
-def _read(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+def read_images(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Images ``(n, 1, 28, 28)`` uint8 and labels ``(n,)`` of one part of the data set.
 
     Raises:

@@ -37,13 +37,15 @@ WIDTH = 118
 OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `sparse`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
-    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first.",
-    "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1.",
+    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first. With 'sparta' always "
+    "'random'.",
+    "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1. With 'sparta' the "
+    "share of the rows that is averaged.",
     "pull_share": "The same for pulls, where it shall be another.",
     "f1": "Weight of magnitude in the order of the rows beyond the quota, 0 or more. Used by 'rog'.",
     "f2": "Weight of age (iterations since the row last travelled) in the same order, 0 or more. Used by 'rog'.",
     "outer_lr": "Factor on everything that is contributed, above 0; 0.7 for 'diloco'.",
-    "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco', 0.5 for 'rowcast'. "
+    "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco'. "
     "Above 0 a worker holds one more vector of the model's size.",
     "elastic": "'on' or 'off': a robot in an outage leaves the gate. Used by 'rowcast'.",
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
@@ -71,7 +73,7 @@ OPTIONS = {
 
 #: Values that are tried of each option, to see what each family makes of it; they cover every family's default.
 TRIED = {
-    "codec": ("raw",),
+    "codec": ("raw", "half"),
     "granularity": ("row", "tensor", "model"),
     "order": ("age",),
     "share": ("0.5",),
@@ -150,6 +152,8 @@ def policies() -> str:
         slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
         beyond = "until the MTA time" if policy.speculative else "nothing"
+        if policy.sampled:
+            share = f"{policy.share:g} of the rows, at random; in pulls 1"
         if policy.streaming:
             share, beyond = f"about 2 / (S + 2); {policy.share:.3f} for S = 4", "all the time"
         lines.append(f"| `{text}` | {slack} | {share} | {policy.granularity} | {beyond} | {steps} | `{policy.codec}` |")
@@ -219,12 +223,16 @@ def verdict(family: sync.Family, option: str) -> str:
 
 
 def option_table() -> str:
-    """Which family takes which option."""
-    lines = [f"| option | {' | '.join(f'`{family}`' for family in sync.REGISTRY)} |"]
-    lines.append("|---" * (len(sync.REGISTRY) + 1) + "|")
-    for option in OPTIONS:
-        verdicts = (verdict(family, option) for family in sync.REGISTRY.values())
-        lines.append(f"| `{option}` | {' | '.join('-' if word == 'refused' else word for word in verdicts)} |")
+    """Which family takes which option; families that take the same share a column, most of them the last one."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for name, family in sync.REGISTRY.items():
+        column = ("-" if (word := verdict(family, option)) == "refused" else word for option in OPTIONS)
+        columns.setdefault(tuple(column), []).append(f"`{name}`")
+    *few, most = sorted(columns, key=lambda column: len(columns[column]))
+    heads = [*(", ".join(columns[column]) for column in few), "all others"]
+    lines = [f"| option | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+    rows = zip(OPTIONS, *few, most, strict=True)
+    lines += [f"| `{option}` | {' | '.join(verdicts)} |" for option, *verdicts in rows]
     return "\n".join(lines)
 
 

@@ -179,6 +179,7 @@ EXACT = {
     "bsp": "bsp?codec=raw",
     "ssp": "ssp:2?codec=raw",
     "flown": "flown:2?codec=raw",
+    "sparta": "sparta?share=0.2",
     "rog": "rog:4?codec=raw",
     "rowcast": "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off",
     "common": "rowcast:4?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off&pulls=common",

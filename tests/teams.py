@@ -18,7 +18,8 @@ POLICIES = ["bsp", "ssp:1", "ssp:3", "asp", "flown:2", "rog:1", "rog:2", "rog:4"
 POLICIES += ["rowcast:3", "rowcast:8", "rowcast:2?elastic=off", "rowcast:8?auto=on"]
 COMMON = ["rowcast:1?pulls=common", "rowcast:3?pulls=common", "rowcast:8?pulls=common&refine=off"]
 COMMON += ["rowcast:2?elastic=off&pulls=common"]
-POLICIES += [*COMMON, "powersgd:1", "powersgd:2"]
+POLICIES += COMMON
+POLICIES += ["sparta?share=0.05", "sparta?share=0.3", "powersgd:1", "powersgd:2"]
 CODECS = ["raw", "half", "onebit"]
 
 

@@ -21,6 +21,7 @@ TINY = {
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "mapping": ["--tiny", "--parts", "delay"],
+    "grid": ["--tiny", "--jobs", "0", "--seeds", "1", "--cells", "diabetes/4/x1/momentum/iid/equal/[fo]*"],
     "memory": ["--tiny"],
     "optimizers": ["--steps", "3", "--only", "Adam"],
     "pulls": ["--tiny"],

@@ -111,6 +111,10 @@ def test_top_k_is_an_axis_with_and_without_streams() -> None:
             {"topk": ("0", "0.1/1"), "policies": ("bsp", "localsgd:4")},
             "topk 0.1/1: thins each gradient that is sent, and localsgd:4 sends the sum of 4 steps",
         ),
+        (
+            {"topk": ("0.1/1",), "policies": ("sparta",)},
+            "topk 0.1/1: thins each gradient that is sent, and sparta sends the sum of many steps",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(change: dict[str, Any], says: str) -> None:

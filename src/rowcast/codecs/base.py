@@ -65,7 +65,7 @@ def expect_bytes(name: str, payload: Bytes, expected: int) -> None:
 def starts(sizes: IntArray) -> IntArray:
     """Where each of several pieces of these sizes begins when they lie one behind the other, int64 [k + 1]."""
     ends = np.zeros(len(sizes) + 1, dtype=np.int64)
-    np.cumsum(sizes, out=ends[1:])
+    sizes.cumsum(out=ends[1:])
     return ends
 
 

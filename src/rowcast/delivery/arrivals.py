@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.rows import Layout
-from rowcast.rows.kernels import replay
+from rowcast.rows.kernels import NO_FLOOR, note, replay
 from rowcast.wire import Rows
 
 __all__ = ["LARGE_ELEMENTS", "Arrivals", "Share", "decode", "decode_small"]
@@ -145,26 +145,20 @@ class Arrivals:
         return self.head - self._base
 
     def _note(self, message: Rows, values: npt.NDArray[np.float32] | None, floor: npt.NDArray[np.int32] | None) -> None:
-        begin, end = self._noted, self._noted + len(message.rows)
+        place, end = self._noted, self._noted + len(message.rows)
         if end > len(self._rows):
             self._rows, self._starts, self._floors, self._iterations = (
                 _longer(array, end) for array in (self._rows, self._starts, self._floors, self._iterations)
             )
-        self._rows[begin:end] = message.rows
-        self._iterations[begin:end] = message.iteration
-        self._floors[begin:end] = -1 if floor is None else floor
-        if values is None:
-            self._starts[begin:end] = -1
-        else:
-            used = self._used + len(values)
-            if used > len(self._values):
-                self._values = _longer(self._values, used)
-            self._values[self._used : used] = values
-            lengths = self._layout.lengths[message.rows]
-            np.cumsum(lengths[:-1], out=self._starts[begin + 1 : end])
-            self._starts[begin] = 0
-            self._starts[begin:end] += self._used
-            self._used = used
+        start = -1
+        if values is not None:
+            start, self._used = self._used, self._used + len(values)
+            if self._used > len(self._values):
+                self._values = _longer(self._values, self._used)
+            self._values[start : self._used] = values
+        notes = self._rows, self._starts, self._floors, self._iterations
+        floors = NO_FLOOR if floor is None else floor
+        note(notes, place, message.rows, start, self._layout.offsets, floors, message.iteration)
         self.head += len(message.rows)
         self._current.clear()
 

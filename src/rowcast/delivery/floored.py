@@ -13,9 +13,12 @@ import numpy.typing as npt
 from rowcast.codecs import Codec
 from rowcast.delivery.backlog import MAX_STAMP, NO_ROWS, Backlog
 from rowcast.rows import Layout
+from rowcast.rows.kernels import compiled_serial
 from rowcast.wire import Rows
 
 __all__ = ["Floored"]
+
+Stamps = npt.NDArray[np.int32]
 
 
 class Floored(Backlog):
@@ -49,7 +52,7 @@ class Floored(Backlog):
         """The oldest stamp of the rows that have changed; :data:`MAX_STAMP` when none has."""
         self.catch_up()
         if self._lacking is None:
-            self._lacking = int(self._held_to[self._flags].min(initial=MAX_STAMP))
+            self._lacking = _oldest_changed(self._held_to, self._flags)
         return self._lacking
 
     def horizon(self, floor: int) -> int:
@@ -108,11 +111,10 @@ class Floored(Backlog):
 
     def held(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """The stamps; :data:`MAX_STAMP` for rows that had not changed."""
-        return np.where(self._flags[rows], self._held_to[rows], np.int32(MAX_STAMP))
+        return _held(rows, self._held_to, self._flags)
 
     def mark_sent(self, rows: npt.NDArray[np.int64], iteration: int) -> None:
-        self._held_to[rows] = self.floor[rows]
-        self._flags[rows] = False
+        _mark_sent(rows, self.floor, self._held_to, self._flags)
         self._lacking = None
 
     def mark_lost(self, rows: npt.NDArray[np.int64], before: npt.NDArray[np.int32]) -> None:
@@ -125,3 +127,30 @@ class Floored(Backlog):
 
     def renumber(self, iteration: int) -> None:
         """Nothing depends on how the peer counts: the floor is the team's."""
+
+
+@compiled_serial
+def _oldest_changed(held_to: Stamps, changed: npt.NDArray[np.bool_]) -> int:
+    """The oldest stamp of the rows that have changed; :data:`MAX_STAMP` when none has."""
+    oldest = MAX_STAMP
+    for i in range(len(changed)):
+        if changed[i]:
+            oldest = min(oldest, held_to[i])
+    return oldest
+
+
+@compiled_serial
+def _held(rows: npt.NDArray[np.int64], held_to: Stamps, changed: npt.NDArray[np.bool_]) -> Stamps:
+    """The stamps of ``rows``, int32 [k]; :data:`MAX_STAMP` for those that have not changed."""
+    stamps = np.empty(len(rows), dtype=np.int32)
+    for k in range(len(rows)):
+        stamps[k] = held_to[rows[k]] if changed[rows[k]] else MAX_STAMP
+    return stamps
+
+
+@compiled_serial
+def _mark_sent(rows: npt.NDArray[np.int64], floor: Stamps, held_to: Stamps, changed: npt.NDArray[np.bool_]) -> None:
+    """The peer holds ``rows`` up to their floor."""
+    for i in rows:
+        held_to[i] = floor[i]
+        changed[i] = False

@@ -39,8 +39,8 @@ class Residual(Backlog):
 
     Attributes:
         follower: is told of each frame, if there is one.
-        left: float32 [rows], sum |.| that the code left of each row when it was last sent; 0 before. Kept while there is
-            a follower.
+        left: float32 [rows], sum |.| that the code left of each row when it was last sent; 0 before. Kept only while
+            there is a follower.
     """
 
     def __init__(self, layout: Layout, vector: npt.NDArray[np.float32]) -> None:

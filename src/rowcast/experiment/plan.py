@@ -149,7 +149,9 @@ def _topk_for(texts: Sequence[str], policies: Sequence[str]) -> list[str]:
             raise ConfigError(f"topk: {found[short]} and {text} are the same")
         found[short] = text
         for policy in policies if short else ():
-            if (steps := parse_policy(policy).local_steps) > 1:
+            parsed = parse_policy(policy)
+            if parsed.local_steps > 1 or parsed.sampled:
+                steps = "many" if parsed.sampled else parsed.local_steps
                 raise ConfigError(
                     f"topk {text}: thins each gradient that is sent, and {policy} sends the sum of {steps} steps; "
                     "compare this policy without top-k"

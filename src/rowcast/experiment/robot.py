@@ -239,7 +239,7 @@ def _warm_up(robot: TaskWorker) -> None:
     robot.warm_up()
     layout = shared_parameters(robot.model, robot.optimizer).layout
     node = WorkerNode("warm-up", layout, layout.zeros())
-    for policy in ("bsp", "rowcast"):  # without and with outer momentum
+    for policy in ("bsp", "diloco:1"):  # without and with outer momentum
         node.policy = parse_policy(policy)
         node.accumulate([node.replica[spec.start : spec.stop] for spec in layout.tensors], 1.0)
     row = np.zeros(1, dtype=np.int64)

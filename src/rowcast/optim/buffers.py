@@ -148,6 +148,7 @@ class Buffers:
         *,
         leads: bool = False,
         everything: bool = False,
+        whole: bool = False,
     ) -> None:
         """Put what arrived into the model, for the next forward pass.
 
@@ -156,6 +157,7 @@ class Buffers:
             beyond: what this worker has computed and not sent, and how often that counts; as in ``TeamLike``.
             leads: as in :meth:`proposal`.
             everything: whether or not anything arrived.
+            whole: running statistics go all the way to what arrived, though something counts beyond the replica.
         """
         everything = everything or not self._bases or (self._first and not leads)
         bases, seen = [], []
@@ -174,7 +176,7 @@ class Buffers:
                     beyond[1][spec.first_row : spec.end_row], self._lengths[spec.first_row : spec.end_row]
                 )
                 value = value - (np.float32(1.0) if self._first else times) * beyond[0][part]
-                if finite and not everything and self._travelling[k].leaf in _STATISTICS:
+                if finite and not (everything or whole) and self._travelling[k].leaf in _STATISTICS:
                     value = now + _APPROACH * (value - now)
             bases.append(self._write(k, tensor, value))
         self._bases, self._seen = bases, seen

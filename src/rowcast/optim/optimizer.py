@@ -313,8 +313,8 @@ class Optimizer(TeamOptimizer):
         """Steps in this block add to what is pending but finish no iteration: gradient accumulation.
 
         The parameters do not move by these steps, unless the policy has gradients computed from what is pending too
-        (``rowcast``); the first ``step()`` after the block sends their sum along with its own. Each proposal keeps the
-        full averaging weight, as several steps would.
+        (``rowcast``, ``sparta``); the first ``step()`` after the block sends their sum along with its own. Each
+        proposal keeps the full averaging weight, as several steps would.
 
         With local steps the parameters are this worker's own and do move; a step in this block is a further local
         step, which the round does not count.
@@ -332,20 +332,22 @@ class Optimizer(TeamOptimizer):
         Most policies have them in the model at all times. With ``rowcast`` the model is ahead of them between two
         steps, where this worker expects the team to go, judging by its own data. Measure accuracy and save models in
         this block; what is in the model otherwise fits this worker's own data better and the others' less. On leaving,
-        the model is as the next gradient needs it. Local steps of a round are left as they are.
+        the model is as the next gradient needs it. Local steps of a round are left as they are, and so is the model
+        that each worker has of its own with ``sparta``: the team's lacks what has not been averaged yet.
 
         Example::
 
             with optimizer.evaluating():
                 accuracy = accuracy_of(model)
         """
-        ahead = self._team.anticipated is not None and not self._deviates
+        own = self._deviates or self._model.own
+        ahead = self._team.anticipated is not None and not own
         if ahead:
             self._remarks.handwriting(self._model.handwritten(), stacklevel=4)
             self._model.take(ahead=False)
         names: list[str] = []
         try:
-            with contextlib.nullcontext() if self._deviates else self._model.team_buffers():
+            with contextlib.nullcontext() if own else self._model.team_buffers():
                 yield
         finally:
             if ahead:

@@ -129,7 +129,7 @@ class SharedModel:
         beyond = self._team.anticipated if ahead else None
         self._view.fill(self._base(beyond), beyond)
         if ahead:
-            self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything)
+            self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything, whole=self.own)
 
     def refresh(self) -> None:
         """Write into the parameters what arrived since :meth:`take`, if anything did: a closure computes from there."""
@@ -154,6 +154,12 @@ class SharedModel:
             yield
         finally:
             self.buffers.restore()
+
+    @property
+    def own(self) -> bool:
+        """The model is this worker's own: the team's is no more than what of it has been averaged."""
+        policy = getattr(self._team, "policy", None)
+        return policy is not None and policy.sampled
 
     @property
     def _leads(self) -> bool:

@@ -26,6 +26,7 @@ from rowcast.rows.intrinsics import prefetch
 from rowcast.rows.kept import keep
 
 __all__ = [
+    "NO_FLOOR",
     "Crew",
     "accumulate",
     "add_rows",
@@ -34,7 +35,9 @@ __all__ = [
     "copy_rows",
     "in_parts",
     "limit_threads",
+    "lowest",
     "nonfinite",
+    "note",
     "prefetch_next",
     "replay",
     "row_abs_sums",
@@ -267,6 +270,15 @@ def row_abs_sums(
     in_parts(lambda part, edges: _row_abs_sums(vector, offsets[edges], abs_sums[part]), len(abs_sums), vector.size)
 
 
+@compiled_serial
+def lowest(numbers: npt.NDArray[np.int32]) -> int:
+    """The lowest of some numbers, at least one."""
+    low = numbers[0]
+    for k in range(len(numbers)):
+        low = min(low, numbers[k])
+    return int(low)
+
+
 def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The signed sum of each row, float64 [rows]; used by the audit, not in a per-iteration path."""
     return np.add.reduceat(vector, offsets[:-1], dtype=np.float64)
@@ -274,6 +286,42 @@ def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) ->
 
 #: Of each noted row: its number, where its values begin (-1: it has none), its floor (-1: none) and its iteration.
 Notes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
+
+#: In place of the floors of rows that have none.
+NO_FLOOR = np.zeros(0, dtype=np.int32)
+
+
+@compiled_serial
+def note(
+    notes: Notes,
+    place: int,
+    rows: npt.NDArray[np.int64],
+    start: int,
+    offsets: npt.NDArray[np.int64],
+    floor: npt.NDArray[np.int32],
+    iteration: int,
+) -> None:
+    """Write into ``notes``, from ``place`` on, which rows follow.
+
+    Args:
+        notes: what is known of each noted row.
+        place: where to begin.
+        rows: the rows.
+        start: where the values of the first of them begin, behind which those of the others lie; -1: they have none.
+        offsets: int64 [rows + 1], the layout's.
+        floor: int32 [k], their floors; empty: they have none.
+        iteration: to which they belong.
+    """
+    numbers, starts, floors, iterations = notes
+    for k in range(len(rows)):
+        i = rows[k]
+        numbers[place + k] = i
+        starts[place + k] = start
+        floors[place + k] = floor[k] if len(floor) else -1
+        iterations[place + k] = iteration
+        if start >= 0:
+            start += offsets[i + 1] - offsets[i]
 
 
 @compiled_serial

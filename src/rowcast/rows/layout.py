@@ -73,7 +73,7 @@ class Layout:
         self.tensors = tuple(tensors)
         self.buffers = buffers
         self.buffer_rule = buffer_rule
-        self.lengths = np.diff(offsets)
+        self.lengths = offsets[1:] - offsets[:-1]
         self.rows = len(self.lengths)
         self.offsets = np.arange(self.rows + 1, dtype=np.int64) if timing_only else offsets
         self.offsets.setflags(write=False)
@@ -173,9 +173,9 @@ class Layout:
         if self.buffers and (rows[1:] <= rows[:-1]).any():
             raise LocalProtocolError("layout: expected ascending rows, got others")
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(self.lengths[rows], out=offsets[1:])
+        self.lengths[rows].cumsum(out=offsets[1:])
         alone = Layout((), offsets, self.small_tensor, self.max_row)
-        alone.parameter_rows = int(np.searchsorted(rows, self.parameter_rows))
+        alone.parameter_rows = int(rows.searchsorted(self.parameter_rows)) if self.buffers else len(rows)
         alone.part_of = rows
         return alone
 

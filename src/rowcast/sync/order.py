@@ -12,11 +12,12 @@ from rowcast.rows import Layout, Selection, select
 from rowcast.rows.kernels import compiled_serial
 from rowcast.rows.select import descending, value_per_byte
 from rowcast.sync.artifact import select_groups
+from rowcast.sync.sample import draw
 
 if TYPE_CHECKING:
     from rowcast.sync.policy import Policy
 
-__all__ = ["RowsToSend", "choose", "choose_refinement"]
+__all__ = ["RowsToSend", "choose", "choose_drawn", "choose_refinement"]
 
 
 class RowsToSend(NamedTuple):
@@ -72,6 +73,20 @@ def choose(policy: Policy, layout: Layout, view: RowsToSend, *, overdue_before: 
         overdue_before=overdue_before,
         units=_units(policy, layout),
     )
+
+
+def choose_drawn(policy: Policy, layout: Layout, view: RowsToSend) -> Selection:
+    """The rows of a push of which a share is drawn at random, ascending: all of them must travel."""
+    units = _units(policy, layout)
+    drawn = draw(view.iteration, layout.rows if units is None else len(units) - 1, policy.share)
+    chosen = np.zeros(layout.rows, dtype=np.bool_)
+    if units is None:
+        chosen[drawn] = True
+    else:
+        for unit in drawn:
+            chosen[units[unit] : units[unit + 1]] = True
+    order = view.eligible[chosen[view.eligible]]
+    return Selection(order, len(order))
 
 
 def choose_refinement(policy: Policy, layout: Layout, view: RowsToSend) -> Selection:

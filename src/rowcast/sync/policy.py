@@ -19,7 +19,7 @@ from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
 from rowcast.codecs.lowrank import LowRank
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection
-from rowcast.sync.order import RowsToSend, choose, choose_refinement
+from rowcast.sync.order import RowsToSend, choose, choose_drawn, choose_refinement
 
 __all__ = ["Policy", "stream_shares"]
 
@@ -28,7 +28,7 @@ _WORDS = {
     "mta": ("measured", "artifact"),
     "counts": ("bytes", "groups"),
     "granularity": ("row", "tensor", "model"),
-    "order": ("value", "age"),
+    "order": ("value", "age", "random"),
     "row_weights": ("members", "contributors"),
     "anticipate": ("off", "own", "team"),
     "pulls": ("own", "common"),
@@ -74,14 +74,15 @@ class Policy:
         refine: where the link is idle, what the code could not express travels in the code ``half``.
         anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
             pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
-            the same pending. Only with 'streamed'.
+            the same pending. Only with 'streamed', and where rows are drawn at 'random'.
         fade: a row of a contribution counts the less, the older the parameters of that row are from which it was
             computed, beyond half of the slack.
         auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
             (:mod:`rowcast.sync.slack`). Only with 'streamed'.
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with 'streamed'.
-        order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first.
+        order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first. 'random':
+            no others are pushed than a share that is drawn at random, the same at all workers; see :attr:`sampled`.
         row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
             of it lately (:mod:`rowcast.training.proposal.row_weights`).
         rank: matrices travel as two factors of this rank (algorithms.md 5.11); 0: they do not. Only with 'factored'.
@@ -153,7 +154,7 @@ class Policy:
         if self.granularity == "model" and (self.share, self.share_of_pull) != (1, 1):
             # What a cut has left of a transfer would be beyond the quota.
             yield "granularity=model sends all rows together; take share=1 (and pull_share=1)"
-        anticipates, common = self.anticipate != "off", self.pulls != "own"
+        anticipates, common = self.anticipate != "off" and not self.sampled, self.pulls != "own"
         own = (
             self.elastic,
             self.ahead,
@@ -172,6 +173,9 @@ class Policy:
             yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
         if self.rank and (self.slack, self.share, self.share_of_pull) != (0, 1, 1):
             yield "factors are those of a whole sum; take slack 0 and share=1 (and pull_share=1)"
+        averages = self.rule == "phased" and self.slack == 0 and self.anticipate == "team" and self.share_of_pull == 1
+        if self.sampled and (self.speculative or not averages):
+            yield "order=random goes with slack 0, anticipate=team and pulls of everything only; write 'sparta'"
         if codec_by_name(self.codec).wire_id == Zero.wire_id:
             yield "the codec 'zero' sends nothing; take another"
 
@@ -198,6 +202,14 @@ class Policy:
         return self.rule == "slotted"
 
     @property
+    def sampled(self) -> bool:
+        """Each worker has parameters of its own; rows drawn at random are averaged in each iteration (5.10).
+
+        They are the same at all workers. The others are not due: the gate does not ask for them.
+        """
+        return self.order == "random"
+
+    @property
     def row_codec(self) -> Codec:
         """The codec object; with a rank, one that knows sizes only until it has a basis."""
         codec = codec_by_name(self.codec)
@@ -209,7 +221,9 @@ class Policy:
 
         Where rows are streamed the slack is one for both directions: what the pull does not need is left (1.4).
         """
-        return self.slack if self.slack is None or not self.streaming else self.slack + 1 - self.pull_bound
+        if self.slack is None or self.sampled:
+            return None
+        return self.slack + 1 - self.pull_bound if self.streaming else self.slack
 
     @property
     def pull_bound(self) -> int:
@@ -273,6 +287,8 @@ class Policy:
 
     def choose_push(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
+        if self.sampled:
+            return choose_drawn(self, layout, view)
         overdue = view.iteration - self.push_bound if self.push_bound is not None else -1
         return choose(self, layout, view, overdue_before=overdue, share=self.share)
 

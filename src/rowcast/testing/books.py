@@ -13,7 +13,7 @@ from rowcast.training.member import MemberState
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.training.rules.streamed_member import STREAMED
 
-__all__ = ["Staleness", "imbalance", "in_flight", "outer_step", "undelivered"]
+__all__ = ["Staleness", "imbalance", "in_flight", "outer_step", "reweighed", "undelivered"]
 
 
 def in_flight(outbox: Outbox, layout: Layout, received: int) -> npt.NDArray[np.float32]:
@@ -81,6 +81,20 @@ def outer_step(
         step = share * lr if lr != 1 else share
     step[len(step) - len(buffers) :] = buffers
     return step, velocity
+
+
+def reweighed(policy: Policy, node: WorkerNode, weight: float) -> npt.NDArray[np.float64] | float:
+    """What a worker's pending grows by when it is to count with another averaging weight, float64 [elements].
+
+    Args:
+        policy: the team's policy.
+        node: the worker, before it accumulates with the weight.
+        weight: the averaging weight.
+
+    Returns:
+        0 where what is pending keeps the weights with which it was accumulated: wherever rows are not drawn at random.
+    """
+    return node.pending.astype(np.float64) * (weight / node.contribution.weight - 1) if policy.sampled else 0.0
 
 
 class Staleness:

@@ -24,7 +24,7 @@ from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.session import JoinRequest
 from rowcast.sync import parse_policy
-from rowcast.testing.books import Staleness, imbalance, outer_step, undelivered
+from rowcast.testing.books import Staleness, imbalance, outer_step, reweighed, undelivered
 from rowcast.testing.pipes import Connection, Pipe
 from rowcast.training import ServerNode, WorkerNode, WorkerState
 
@@ -361,6 +361,7 @@ class VirtualTeam(Engine[_Worker]):
         update = worker.script.gradient(worker.computed, seen).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         proposed = node.replica - update
+        self.computed[node.name] += reweighed(self.server.policy, node, weight)
         weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
         share = (node.replica - proposed).astype(np.float64)
         share *= np.repeat(weights, self.layout.lengths)

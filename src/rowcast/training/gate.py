@@ -136,6 +136,8 @@ class Gate:
     def pushed(self, now: float, member: Member, message: PushEnd) -> None:
         """A push has ended; the member waits from now on."""
         member.iteration = message.iteration
+        if self._team.policy.sampled:  # rows that were not drawn were not due
+            self.versions.advance(member.name, slice(None), message.iteration)
         self.quota_arrived(member, max(member.quota_iteration, message.iteration))
         self.push_time.report(member.name, message.iteration, message.quota_s, message.compute_s)
         if self._artifact is not None:

@@ -38,16 +38,17 @@ class WorkerLoop(WorkerCore):
 
         What is pending, float32 [elements], and float32 [rows]: once, or as often as the team has such a share (the
         inverse of the averaging weight), never less than once. What the code has left of a row that was sent counts
-        once in any case: nobody else has the same. ``None`` where the policy has gradients computed from the replica,
+        once in any case: nobody else has the same. Where rows are drawn at random each counts as often as leads to
+        the parameters that are this worker's own. ``None`` where the policy has gradients computed from the replica,
         and when the work is done.
         """
         policy = self.policy
         if policy is None or policy.anticipate == "off" or self.state is WorkerState.DONE:
             return None
-        if policy.anticipate == "own":
-            return self.pending, np.ones(self.layout.rows, dtype=np.float32)
-        others = np.float32(max(1.0 / self.contribution.weight - 1.0, 0.0))
-        return self.pending, np.float32(1.0) + others * self.residual.fresh()
+        rows, times = self.layout.rows, 1.0 / self.contribution.weight
+        if policy.anticipate == "own" or policy.sampled:
+            return self.pending, np.full(rows, times if policy.sampled else 1.0, dtype=np.float32)
+        return self.pending, np.float32(1.0) + np.float32(max(times - 1.0, 0.0)) * self.residual.fresh()
 
     @property
     def expected(self) -> npt.NDArray[np.float32]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import RemoteProtocolError
+from rowcast.rows.kernels import compiled_serial
 
 __all__ = ["decode_index", "encode_index", "index_bytes"]
 
@@ -63,16 +64,25 @@ def _shortest(rows: IntArray) -> tuple[int, int]:
     bitmap_bytes = 4 + (span + 7) // 8
     if bitmap_bytes < count:  # a gap takes a byte at least: no need to look at them
         return _BITMAP, 4 + bitmap_bytes
-    gaps = rows[1:] - rows[:-1]
-    widest = int(np.maximum.reduce(gaps))
-    gaps8_bytes = count
-    if widest >= _ESCAPE:
-        gaps8_bytes = count + 2 * int(np.count_nonzero(gaps >= _ESCAPE)) if widest < 1 << 16 else 1 << 62
+    gaps8_bytes = _gaps8_bytes(rows)
     if bitmap_bytes < min(gaps8_bytes, 4 * count):
         return _BITMAP, 4 + bitmap_bytes
     if gaps8_bytes <= 4 * count:
         return _GAPS8, 4 + gaps8_bytes
     return _GAPS32, 4 + 4 * count
+
+
+@compiled_serial
+def _gaps8_bytes(rows: IntArray) -> int:
+    """Bytes of the gaps of ascending ``rows`` in the form ``gaps8``; more than all other forms take where one is
+    too wide for it."""
+    size = 0
+    for k in range(1, len(rows)):
+        gap = rows[k] - rows[k - 1]
+        if gap >= 1 << 16:
+            return 1 << 62
+        size += 1 if gap < _ESCAPE else 3
+    return size
 
 
 def decode_index(form: int, data: memoryview, count: int, total: int) -> tuple[IntArray, int]:

@@ -69,6 +69,11 @@ class Contribution:
             NonFiniteGradient, LocalProtocolError: as :meth:`Replica.propose`; nothing was added.
         """
         replica, residual = self._replica, self._residual
+        if policy is not None and policy.sampled and weight != self.weight:
+            # Pending is the averaging weight times what makes this worker's parameters its own (algorithms.md 5.10).
+            residual.measured = False
+            replica.rescale(residual.vector, weight / self.weight)
+            self.weight = weight
         weights = np.full(replica.layout.rows, weight, dtype=np.float32)
         of_parameters = weights[: replica.layout.parameter_rows]  # a view: buffers count what they are given
         if policy is not None and policy.fade:

@@ -12,7 +12,7 @@ from rowcast.codecs import Codec
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
-from rowcast.rows.kernels import accumulate, nonfinite
+from rowcast.rows.kernels import accumulate, nonfinite, row_sums
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.own_writes import OwnWrites
@@ -136,6 +136,18 @@ class Replica:
             )
             moved += 0.0 if is_buffer else size
         return moved
+
+    def rescale(self, pending: Vector, factor: float) -> None:
+        """Multiply what is pending, flat float32 [elements], and book what that adds.
+
+        Buffers of which the first worker's count in full count as they did.
+        """
+        layout = self.layout
+        rows = layout.parameter_rows if layout.buffer_rule == "first" else layout.rows
+        part, offsets = pending[: layout.offsets[rows]], layout.offsets[: rows + 1]
+        before = row_sums(part, offsets)
+        part *= np.float32(factor)
+        self.computed[:rows] += row_sums(part, offsets) - before
 
     def _check_all(self, sources: list[Vector]) -> None:
         for index, source in enumerate(sources):

@@ -32,26 +32,16 @@ class Floor:
         """Somebody came or went."""
         versions = self._gate.versions
         if len(versions):
-            self.levels[:] = versions.floor()
-            self._holders = versions.holders(slice(None), self.levels)
+            self.levels[:], self._holders = versions.floor()
         self.lowest = int(self.levels.min())
 
     def advance(self, name: str, rows: npt.NDArray[np.int64], iteration: int) -> bool:
         """A worker's contribution to ``rows`` is here up to ``iteration``.
 
-        The level of a row rises when the last who stood there has gone on. Only then the team is asked.
-
         Returns:
             Whether the lowest level has risen.
         """
         versions = self._gate.versions
-        held = versions.of_rows(name, rows)
-        versions.advance(name, rows, iteration)
-        levels = self.levels[rows]
-        self._holders[rows] -= held == levels
-        moved = rows[(self._holders[rows] == 0) | (iteration <= levels)]
-        if len(moved):
-            self.levels[moved] = versions.floor(moved)
-            self._holders[moved] = versions.holders(moved, self.levels[moved])
+        versions.raise_floor(name, rows, iteration, self.levels, self._holders)
         before, self.lowest = self.lowest, versions.oldest() or 0
         return self.lowest > before

@@ -189,7 +189,9 @@ class PhasedWorker(WorkerRule):
         node.step.mta_time_s = mta_time_s
         limit_s = max(node.step.proposed + mta_time_s - now, 0.0) if policy.speculative else 0.0
         self.forget_transfer()
-        node.outbox.begin(now, Request(node.iteration, self.push_code(policy), policy.choose_push, limit_s))
+        # Nobody waits for rows that are not drawn, so nobody is to be told that there is nothing in them.
+        told = not policy.sampled
+        node.outbox.begin(now, Request(node.iteration, self.push_code(policy), policy.choose_push, limit_s, told))
 
     def push_code(self, policy: Policy) -> Codec:
         """The code of a push that begins."""

@@ -27,6 +27,7 @@ from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.kernels import lowest
 from rowcast.sync import Policy, UsualInterval
 from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.adaptation import Adaptation
@@ -207,7 +208,7 @@ class StreamedRule(ServerRule):
         if len(message.payload):
             self._touch(rows)
         streamed.versions[rows] = message.iteration
-        oldest = int(streamed.versions.min())
+        oldest = lowest(streamed.versions)
         if oldest > streamed.oldest:
             streamed.oldest = oldest
             streamed.interval.advanced(now)
