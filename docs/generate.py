@@ -35,7 +35,7 @@ WIDTH = 118
 
 #: What each option means; an option that is missing here fails the test.
 OPTIONS = {
-    "codec": "How rows are encoded: `onebit`, `sparse`, `half` or `raw`.",
+    "codec": "How rows are encoded: `onebit`, `sparse`, `topk64`, `topk16`, `dct128`, `dct32`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
     "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first. With 'sparta' always "
     "'random'.",
@@ -61,6 +61,11 @@ OPTIONS = {
     "holds no copy of the model for each. Used by 'rowcast'.",
     "row_weights": "'members' or 'contributors': a row counts among all workers, or among those who have sent "
     "something of it lately. For models of which each robot touches other rows, such as embeddings and maps.",
+    "feedback": "Share of what a worker has pending that is kept when the next iteration adds to it, above 0 .. 1; "
+    "0.95 for 'sparseloco', 0.999 for 'demo'. Below 1 the residual of the codec decays, and what is left of it at the "
+    "end is dropped. Not with 'sparta'.",
+    "pull_codec": "How rows to the workers are encoded, where it shall be otherwise; `topk16` for 'sparseloco', "
+    "`dct32` for 'demo'. Not with 'flown' and 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "counts": "What the shares are shares of with 'compat=artifact': 'groups' of 1000 rows as in the published "
     "software, or 'bytes'.",
@@ -91,6 +96,8 @@ TRIED = {
     "refine": ("on", "off"),
     "pulls": ("common",),
     "row_weights": ("contributors",),
+    "feedback": ("0.5",),
+    "pull_codec": ("raw",),
     "mta": ("artifact",),
     "counts": ("groups", "bytes"),
     "race": ("0.5",),

@@ -49,6 +49,11 @@ class NodeView:
         return self.node.members
 
     @property
+    def contributed(self) -> float:
+        """Sum |.| of what the last iteration with a contribution has added."""
+        return self.node.contribution.size
+
+    @property
     def inner_momentum(self) -> float:
         """Decay of the average of gradients that the inner optimizer steps by; whoever sets it tells the server."""
         return self.node.inner_momentum

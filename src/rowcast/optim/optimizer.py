@@ -4,8 +4,8 @@ The inner optimizer proposes a step; the proposal, in parameter units and times 
 to what is pending; the parameters are put back and move only by what the team sends (algorithms.md 1.5: the
 learning rate and the weight are multiplied in at the sender, so every replica moves by the same sum).
 
-With a policy of H local steps (``localsgd:H``, ``diloco:H``) H steps make one proposal, a round: the parameters are
-put back once, behind the H-th.
+With a policy of H local steps (``localsgd:H``, ``diloco:H``, ``sparseloco:H``) H steps make one proposal, a round: the
+parameters are put back once, behind the H-th.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
 from rowcast.optim.forks import warn_of_fork
-from rowcast.optim.inner import momentum_of
+from rowcast.optim.inner import tell_momentum
 from rowcast.optim.remarks import Remarks
 from rowcast.optim.shared_model import SharedModel
 from rowcast.optim.stepping import BadGradient, Stepping
@@ -174,13 +174,13 @@ class Optimizer(TeamOptimizer):
             self._weights.expect(samples, self._team.members)
             self._remarks.buffers(self._model.buffers.moving(), stacklevel=4)
             self._remarks.code(self._inner, self._team, stacklevel=4)
-            if hasattr(self._team, "inner_momentum"):
-                self._team.inner_momentum = momentum_of(self._inner)
+            tell_momentum(self._inner, self._team)
             if self._deviates or self._team.local_steps > 1:
                 loss, problem = self._step_locally(closure)
             else:
                 self._remarks.handwriting(self._model.handwritten(), stacklevel=4)
                 loss, problem = self._step_together(closure)
+            self._remarks.growth(self._inner, self._team, stacklevel=4)
             self._answer(problem, stacklevel=5)
         except BaseException:
             # GradScaler takes these back only after a step that returned; left here, they would scale the next.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from rowcast.optim.growth import Growth
 from rowcast.optim.inner import unsuited
 from rowcast.optim.team import TeamLike
 
@@ -23,6 +24,7 @@ class Remarks:
         self._code = False
         self._handwriting = False
         self._skip = False
+        self._growth: Growth | None = Growth()
 
     def buffers(self, moving: Sequence[str], stacklevel: int) -> None:
         """Buffers that stay here move."""
@@ -59,6 +61,22 @@ class Remarks:
         warning = unsuited(inner, getattr(team, "policy", None))
         if warning is not None:
             warnings.warn(warning, UserWarning, stacklevel=stacklevel)
+
+    def growth(self, inner: torch.optim.Optimizer, team: TeamLike, stacklevel: int) -> None:
+        """The updates grow as they do when training diverges."""
+        size = getattr(team, "contributed", None)
+        rate = max((float(group.get("lr", 0.0)) for group in inner.param_groups), default=0.0)
+        if self._growth is None or size is None or rate <= 0 or not self._growth.add(size / rate):
+            return
+        factor, self._growth = self._growth.factor, None
+        warnings.warn(
+            f"the updates of this worker have grown: the last {Growth.RUNNING} are {factor:.0f} times the median of "
+            f"those before, at a learning rate of {rate:g}; training is about to diverge. Lower the rate (half of "
+            "it to begin with), let it rise from a small one (warm-up), or clip the gradients "
+            "(torch.nn.utils.clip_grad_norm_) before step(); said once",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
     def skip(self, problem: Exception, stacklevel: int) -> None:
         """A step was skipped."""

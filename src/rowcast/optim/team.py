@@ -31,8 +31,9 @@ class TeamLike(Protocol):
     - ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one does not suit it;
     - ``expected``, the replica less what this worker has sent and not been sent back: where something is anticipated,
       the next gradient is computed from there;
-    - ``inner_momentum``, which the optimizer sets before each step: the server takes what the inner momentum carries on
-      for no sign of progress.
+    - ``contributed``, sum |.| of what this worker's last iteration contributed: the optimizer warns where that grows as
+      it does when training diverges;
+    - ``inner_momentum``, which the optimizer sets before each step: what the inner momentum carries on is no progress.
     """
 
     @property

@@ -12,7 +12,8 @@ from rowcast.codecs import Codec
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
-from rowcast.rows.kernels import accumulate, nonfinite, row_sums
+from rowcast.rows.kernels import accumulate, nonfinite
+from rowcast.rows.scaling import scale_rows
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.own_writes import OwnWrites
@@ -38,7 +39,7 @@ class Replica:
         parameters: flat float32; taken over and changed in place.
 
     Attributes:
-        computed: float64 [rows], the signed sum of everything ever proposed for each row (the audit).
+        computed: float64 [rows], signed sum of everything ever proposed for each row, less what decayed (the audit).
         own_writes: is told which rows have moved, if there is one.
     """
 
@@ -144,10 +145,7 @@ class Replica:
         """
         layout = self.layout
         rows = layout.parameter_rows if layout.buffer_rule == "first" else layout.rows
-        part, offsets = pending[: layout.offsets[rows]], layout.offsets[: rows + 1]
-        before = row_sums(part, offsets)
-        part *= np.float32(factor)
-        self.computed[:rows] += row_sums(part, offsets) - before
+        scale_rows(pending, layout.offsets[: rows + 1], factor, self.computed[:rows])
 
     def _check_all(self, sources: list[Vector]) -> None:
         for index, source in enumerate(sources):

@@ -120,7 +120,7 @@ class PhasedRule(ServerRule):
 
     def pull_code(self, member: Member) -> Codec:
         """The code of a pull that begins."""
-        return self.team.policy.row_codec
+        return self.team.policy.row_codec_of_pull
 
     def next_message(self, now: float, member: Member) -> Message | None:
         owed = member.owed

@@ -1,0 +1,50 @@
+"""Whether what a worker contributes grows as it does when training diverges."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+
+__all__ = ["Growth"]
+
+
+class Growth:
+    """Looks at the size of each update, in units of the learning rate, against the ones before.
+
+    Updates grow by themselves while a momentum builds up and while a network leaves a plateau: in trials with SGD, with
+    momentum and Adam to four times what they were, over 80 steps. Where training diverges they grow by orders of
+    magnitude within a few steps, and then hold NaN.
+
+    Attributes:
+        factor: by how much the newest update exceeds the median of those before it; 1 before there are enough.
+    """
+
+    #: So many updates tell what is usual, and so few are enough.
+    MEMORY, ENOUGH = 32, 8
+    #: Updates that are so many times as large as usual, so often running, are a sign of divergence.
+    TIMES, RUNNING = 10.0, 3
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self._sizes: deque[float] = deque(maxlen=self.MEMORY)
+        self._large = 0
+
+    def add(self, size: float) -> bool:
+        """Note an update.
+
+        Args:
+            size: sum |.| over the learning rate, >= 0.
+
+        Returns:
+            Whether the last :data:`RUNNING` updates were all :data:`TIMES` as large as usual, or more.
+        """
+        if len(self._sizes) >= self.ENOUGH:
+            usual = statistics.median(self._sizes)
+            self.factor = size / usual if usual > 0 else 1.0
+        if self.factor >= self.TIMES and math.isfinite(size):
+            self._large += 1  # and usual stays what it was
+        else:
+            self._large = 0
+            self._sizes.append(size)
+        return self._large >= self.RUNNING
