@@ -26,7 +26,8 @@ Vector = npt.NDArray[np.float32]
 _LAYOUT = Layout.from_shapes([("weight", (119, 54)), ("bias", (9,))])
 #: Frames so small that a push has many, whatever the link.
 _LINKS = LinkSettings(frame_max_bytes=2048)
-#: Every family. A momentum of a half keeps all sums exact in float32; what fades with age would hang on the links.
+#: Every family but `powersgd`: a momentum of a half keeps all sums exact in float32; what fades with
+#: age would hang on the links.
 _POLICIES = (
     "bsp?codec=raw",
     "ssp:2?codec=raw",
