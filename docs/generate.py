@@ -37,8 +37,8 @@ WIDTH = 118
 OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `sparse`, `topk64`, `topk16`, `dct128`, `dct32`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
-    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first. With 'sparta' always "
-    "'random'.",
+    "order": "How rows beyond the quota follow while the MTA time lasts: by ROG's 'importance', or by 'age', the "
+    "oldest first. Used by 'rog'; with 'sparta' always 'random'.",
     "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1. With 'sparta' the "
     "share of the rows that is averaged.",
     "pull_share": "The same for pulls, where it shall be another.",
@@ -51,11 +51,12 @@ OPTIONS = {
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
     "anticipate": "From where a robot computes: 'off', from its parameters; 'own', moved by what it has not sent; "
     "'team', as far as if the others had the same to send. Used by 'rowcast'.",
-    "fade": "'on' or 'off': contributions from parameters older than half of the slack count less. Used by 'rowcast'.",
     "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the codec `sparse`. "
     "Used by 'rowcast'.",
     "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training, and never exceeds that of "
     "the name. Used by 'rowcast'.",
+    "auto_lr": "'on' or 'off': the outer learning rate rises, to twice `outer_lr` at most, while successive movements "
+    "of the team agree. Used by 'rowcast'.",
     "refine": "'on' or 'off': an idle link carries what the codec left, in the codec `half`. Used by 'rowcast'.",
     "pulls": "'own' or 'common': each worker is sent rows of its own, or all of them one stream, so that the server "
     "holds no copy of the model for each. Used by 'rowcast'.",
@@ -90,9 +91,9 @@ TRIED = {
     "elastic": ("on", "off"),
     "ahead": ("7",),
     "anticipate": ("own",),
-    "fade": ("on", "off"),
     "adapt": ("on", "off"),
     "auto": ("on", "off"),
+    "auto_lr": ("on", "off"),
     "refine": ("on", "off"),
     "pulls": ("common",),
     "row_weights": ("contributors",),

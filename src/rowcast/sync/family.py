@@ -49,7 +49,6 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "elastic": _switch,
     "ahead": int,
     "anticipate": str,
-    "fade": _switch,
     "adapt": _switch,
     "refine": _switch,
     "auto": _switch,

@@ -12,9 +12,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
 from rowcast.codecs.lowrank import LowRank
 from rowcast.errors import ConfigError, near_match
@@ -28,7 +25,7 @@ _WORDS = {
     "mta": ("measured", "artifact"),
     "counts": ("bytes", "groups"),
     "granularity": ("row", "tensor", "model"),
-    "order": ("value", "age", "random"),
+    "order": ("importance", "age", "random"),
     "row_weights": ("members", "contributors"),
     "anticipate": ("off", "own", "team"),
     "pulls": ("own", "common"),
@@ -75,14 +72,13 @@ class Policy:
         anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
             pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
             the same pending. Only with 'streamed', and where rows are drawn at 'random'.
-        fade: a row of a contribution counts the less, the older the parameters of that row are from which it was
-            computed, beyond half of the slack.
         auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
             (:mod:`rowcast.sync.slack`). Only with 'streamed'.
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with 'streamed'.
-        order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first. 'random':
-            no others are pushed than a share that is drawn at random, the same at all workers; see :attr:`sampled`.
+        order: how speculative rows follow: by ROG's 'importance', or by 'age' as the quota does, and as all rows do
+            that are streamed: the oldest first. 'random': no others are pushed than a share that is drawn at random,
+            the same at all workers; see :attr:`sampled`.
         row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
             of it lately (:mod:`rowcast.training.proposal.row_weights`).
         feedback: share of what a worker has pending of the parameters that is kept when the next iteration begins to
@@ -112,12 +108,11 @@ class Policy:
     elastic: bool = False
     ahead: int = 0
     anticipate: str = "off"
-    fade: bool = False
     adapt: bool = False
     refine: bool = False
     auto: bool = False
     pulls: str = "own"
-    order: str = "value"
+    order: str = "importance"
     row_weights: str = "members"
     feedback: float = 1.0
     pull_codec: str | None = None
@@ -156,25 +151,15 @@ class Policy:
         """What does not go together."""
         if self.mta != "artifact" and (self.counts != "bytes" or self.race):
             yield "counts and race go with compat=artifact only"
-        if self.mta == "artifact" and self.order != "value":
+        if self.mta == "artifact" and self.order != "importance":
             yield "the order of the artifact is its own; leave order or compat out"
         if self.granularity == "model" and (self.share, self.share_of_pull) != (1, 1):
             # What a cut has left of a transfer would be beyond the quota.
             yield "granularity=model sends all rows together; take share=1 (and pull_share=1)"
         anticipates, common = self.anticipate != "off" and not self.sampled, self.pulls != "own"
-        own = (
-            self.elastic,
-            self.ahead,
-            anticipates,
-            self.fade,
-            self.adapt,
-            self.refine,
-            self.auto,
-            self.auto_lr,
-            common,
-        )
+        own = (self.elastic, self.ahead, anticipates, self.adapt, self.refine, self.auto, self.auto_lr, common)
         if self.rule != "streamed" and any(own):
-            options = "elastic, ahead, anticipate, fade, adapt, refine, auto, auto_lr and pulls"
+            options = "elastic, ahead, anticipate, adapt, refine, auto, auto_lr and pulls"
             yield f"{options} go with rows that are streamed only"
         if (self.rank > 0) != (self.rule == "factored"):
             yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
@@ -189,13 +174,6 @@ class Policy:
             yield "pull_codec goes with pushes and pulls only, without slots; leave it out, codec is for both ways"
         if Zero.wire_id in (codec_by_name(self.codec).wire_id, self.row_codec_of_pull.wire_id):
             yield "the codec 'zero' sends nothing; take another"
-
-    @property
-    def beyond(self) -> str:
-        """Which rows travel beyond the quota: 'nothing' in particular, by 'speculation' (ROG), or all, by 'value'."""
-        if self.rule == "streamed":
-            return "value"
-        return "speculation" if self.speculative else "nothing"
 
     @property
     def streaming(self) -> bool:
@@ -271,19 +249,6 @@ class Policy:
     def at_outer_lr(self, outer_lr: float) -> Policy:
         """This policy with another outer learning rate."""
         return self if outer_lr == self.outer_lr else dataclasses.replace(self, outer_lr=outer_lr)
-
-    def weights_of(self, lags: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Factor on each row of a contribution (algorithms.md 8.4), float32 [rows].
-
-        1 up to half of the slack, then inversely proportional to the lag (Zhang et al., IJCAI 2016).
-
-        Args:
-            lags: int32 [rows], so many of the last iterations the parameters lack from which it was computed.
-        """
-        if not self.fade:
-            return np.ones(len(lags), dtype=np.float32)
-        usual = np.float32(max((self.slack or 0) / 2, 1.0))
-        return np.divide(usual, np.maximum(lags, usual), dtype=np.float32)
 
     def code_for(self, layout: Layout, share: float, rate_bps: float, step_s: float) -> Codec:
         """The code of the rows that are sent during a step of ``step_s`` seconds over a link of this rate."""

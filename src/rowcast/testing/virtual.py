@@ -366,10 +366,9 @@ class VirtualTeam(Engine[_Worker]):
         lost = decay(self.server.policy.feedback, self.layout, node.pending)
         proposed = node.replica - update
         self.computed[node.name] += reweighed(self.server.policy, node, weight)
-        weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
-        share = (node.replica - proposed).astype(np.float64)
-        share *= np.repeat(weights, self.layout.lengths)
-        step, worker.velocity = outer_step(self.server.policy, self.layout, share, worker.velocity)
+        node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
+        share = (node.replica - proposed).astype(np.float64) * np.float32(weight)
+        step, worker.velocity = outer_step(node.policy or self.server.policy, self.layout, share, worker.velocity)
         self.computed[node.name] += step + lost
         node.release()
         worker.computed += 1

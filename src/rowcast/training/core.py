@@ -27,7 +27,6 @@ from rowcast.training.joining import Joining
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.training.proposal.replica import Replica
-from rowcast.training.proposal.row_ages import RowAges
 from rowcast.training.rules import worker_rule
 from rowcast.training.rules.base import WorkerHandler, WorkerRule
 from rowcast.training.steps import Step
@@ -66,7 +65,7 @@ class WorkerCore:
         link: the connection to the server, or ``None``.
         rule: when its rows travel, and when it may compute on; of the server's policy.
         client: its place in the team.
-        contribution, row_ages: what it adds, and from how old parameters.
+        contribution: what it adds.
         delivered: which of its iterations have arrived.
         supplier: what it tells the server of its stream, and its share of the team's batch.
         positions: how far its data was read up to the newest iteration; empty where it is no stream.
@@ -127,8 +126,7 @@ class WorkerCore:
         self.link: Link | None = None
         self.step = Step(0.0)
         self.done_step: Step | None = None
-        self.row_ages = RowAges(layout.rows)
-        self.contribution = Contribution(self._replica, self.residual, self.row_ages)
+        self.contribution = Contribution(self._replica, self.residual)
         self.acknowledgements = UsualInterval(0.0)
         self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
         self.woken_at = 0.0
@@ -278,7 +276,6 @@ class WorkerCore:
         codec = self.inbox.accept(rows)
         if codec is not None:
             self.step.pulled(rows)
-            self.row_ages.arrived(rows.rows, self.iteration)
             self._replica.apply(codec, rows)
             self.rule.arrived(codec, rows)
         self.say(Ack(self.inbox.received))

@@ -256,7 +256,6 @@ class Joining:
         self._node.members = max(start.members, 1)
         self._node.iteration = start.iteration
         self._node.notices.append(self._whose_parameters(start))
-        self._node.row_ages.restart(start.iteration)
         self._node.read_own_writes()
         self._node.rule.start()
         self._node.outbox.renumber(start.iteration)

@@ -75,19 +75,15 @@ class WorkerLoop(WorkerCore):
         sources: Sequence[npt.NDArray[np.float32]],
         weight: float,
         origin: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> None:
         """Add ``weight * (origin - sources)`` to pending; no iteration is finished by it.
 
         ``origin`` is from where the sources were made; ``None``: from the replica as it is.
 
         The policy's outer learning rate and momentum come in here. See
         :meth:`rowcast.training.proposal.replica.Replica.propose` for shapes and errors.
-
-        Returns:
-            What each row counted, float32 [rows]: less than ``weight`` where the policy lets contributions fade that
-            were computed from old parameters.
         """
-        return self.contribution.add(self.policy, self.iteration, sources, weight, origin)
+        self.contribution.add(self.policy, sources, weight, origin)
 
     def offer(self, update: Update | None) -> NonFiniteGradient | None:
         """:meth:`accumulate` an update, if there is one; why it was refused, or ``None``."""
@@ -192,7 +188,7 @@ class WorkerLoop(WorkerCore):
         self.step.proposed = now
         if self.step.fed is not None:
             self.supplier.worked(self.step.fed.samples, self.step.compute_s)
-        self.step.skipped = not self.contribution.end(self.policy, self.iteration)
+        self.step.skipped = not self.contribution.end(self.policy)
         self.rule.exchange(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:
