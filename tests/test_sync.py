@@ -113,7 +113,7 @@ def test_every_option_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "known: asp, bsp, diloco:8, flown:4, localsgd:8, rog:4, rowcast:4, sparta, ssp:4"),
+        ("", "known: asp, bsp, demo, diloco:8, flown:4, localsgd:8, rog:4, rowcast:4, sparseloco:8, sparta, ssp:4"),
         ("rgo:4", "unknown policy 'rgo:4'; did you mean 'rog:4'"),
         ("bps", "unknown policy 'bps'; did you mean 'bsp'"),
         ("ROG:4", "unknown policy"),

@@ -39,6 +39,8 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "outer_lr": float,
     "outer_momentum": float,
     "row_weights": str,
+    "feedback": float,
+    "pull_codec": str,
     "mta": str,
     "counts": str,
     "race": float,
@@ -65,6 +67,8 @@ COMMON_OPTIONS = (
     "outer_lr",
     "outer_momentum",
     "row_weights",
+    "feedback",
+    "pull_codec",
 )
 
 

@@ -79,6 +79,9 @@ class Policy:
             the same at all workers; see :attr:`sampled`.
         row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
             of it lately (:mod:`rowcast.training.proposal.row_weights`).
+        feedback: share of what a worker has pending of the parameters that is kept when the next iteration begins to
+            contribute, above 0 .. 1; below 1 the residual of error feedback decays (algorithms.md 5.8).
+        pull_codec: name of the codec of what workers are sent; ``None``: that of what they send.
     """
 
     name: str
@@ -108,6 +111,8 @@ class Policy:
     pulls: str = "own"
     order: str = "importance"
     row_weights: str = "members"
+    feedback: float = 1.0
+    pull_codec: str | None = None
 
     def __post_init__(self) -> None:
         for key, words in _WORDS.items():
@@ -133,6 +138,8 @@ class Policy:
             yield f"expected outer_lr > 0, got {self.outer_lr}"
         if not 0 <= self.outer_momentum < 1:
             yield f"outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
+        if not 0 < self.feedback <= 1:
+            yield f"expected feedback above 0 .. 1, got {self.feedback}"
         if self.ahead < 0:
             yield f"expected ahead >= 0, got {self.ahead}"
 
@@ -153,7 +160,11 @@ class Policy:
         averages = self.rule == "phased" and self.slack == 0 and self.anticipate == "team" and self.share_of_pull == 1
         if self.sampled and (self.speculative or not averages):
             yield "order=random goes with slack 0, anticipate=team and pulls of everything only; write 'sparta'"
-        if codec_by_name(self.codec).wire_id == Zero.wire_id:
+        if self.sampled and self.feedback < 1:
+            yield "feedback goes with what is pending of steps; with order=random own parameters are, leave it out"
+        if self.rule != "phased" and self.pull_codec is not None:
+            yield "pull_codec goes with pushes and pulls only, without slots; leave it out, codec is for both ways"
+        if Zero.wire_id in (self.row_codec.wire_id, self.row_codec_of_pull.wire_id):
             yield "the codec 'zero' sends nothing; take another"
 
     @property
@@ -183,6 +194,11 @@ class Policy:
     def row_codec(self) -> Codec:
         """The codec object."""
         return codec_by_name(self.codec)
+
+    @property
+    def row_codec_of_pull(self) -> Codec:
+        """The codec object of what workers are sent."""
+        return self.row_codec if self.pull_codec is None else codec_by_name(self.pull_codec)
 
     @property
     def push_bound(self) -> int | None:

@@ -194,12 +194,15 @@ class WorkerLoop(WorkerCore):
     def finish(self, now: float, *, wait: bool = True) -> None:
         """Deliver everything, receive everything, say goodbye. :attr:`state` is DONE when done.
 
+        Where the policy lets what is pending decay, the rest of it is dropped instead of delivered.
+
         Args:
             now: time (s).
             wait: stay until the others have finished too, so that all end with the same parameters.
         """
         if self.state is not WorkerState.COMPUTING:
             raise LocalProtocolError(f"finish: expected a worker between two steps, it is {self.state.value}")
+        self.contribution.drop(self.policy)
         self.state = WorkerState.FINISHING
         self.search.again_from(now)  # it looks for the server anew, however long that was gone before
         self._finish_wait = wait

@@ -1,4 +1,4 @@
-"""What a worker adds to the team's model, iteration by iteration: the outer learning rate and momentum."""
+"""What a worker adds to the team's model, iteration by iteration: the outer learning rate, momentum, decay."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from rowcast.delivery.residual import Residual
 from rowcast.errors import LocalProtocolError
+from rowcast.rows.scaling import scale_rows
 from rowcast.sync import Policy
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.replica import Replica
@@ -41,6 +42,7 @@ class Contribution:
         self._replica = replica
         self._residual = residual
         self._begun = False
+        self._decayed = False
 
     def add(
         self,
@@ -51,6 +53,8 @@ class Contribution:
     ) -> None:
         """Add ``weight * (origin - sources)``, and what the policy makes of it.
 
+        Where what is pending decays, it does so before the first part of an iteration is added.
+
         Args:
             policy: the team's policy; ``None`` before the server has told it.
             sources: as :meth:`Replica.propose` takes them.
@@ -60,6 +64,7 @@ class Contribution:
         Raises:
             NonFiniteGradient, LocalProtocolError: as :meth:`Replica.propose`; nothing was added.
         """
+        self._decay(policy)
         replica, residual = self._replica, self._residual
         if policy is not None and policy.sampled and weight != self.weight:
             # Pending is the averaging weight times what makes this worker's parameters its own (algorithms.md 5.10).
@@ -96,6 +101,28 @@ class Contribution:
         self._residual.measured = False
         self._book(float(amounts.sum()), weight)
 
+    def drop(self, policy: Policy | None) -> None:
+        """The work is done: where what is pending decays, what is left of the parameters is dropped (5.8)."""
+        if policy is not None and policy.feedback < 1:
+            self._keep(0.0)
+
+    def _decay(self, policy: Policy | None) -> None:
+        """Keep the policy's share of what is pending of the parameters; once an iteration (algorithms.md 5.8)."""
+        if policy is not None and policy.feedback < 1 and not self._decayed:
+            self._decayed = True
+            self._keep(policy.feedback)
+
+    def _keep(self, share: float) -> None:
+        """Keep a share of what is pending of the parameters; the rest is booked as a contribution that takes it back.
+
+        Buffers are values and lose nothing. In a timing-only layout there is nothing that could decay.
+        """
+        replica, residual = self._replica, self._residual
+        rows = replica.layout.parameter_rows
+        if not replica.layout.is_timing_only:
+            scale_rows(residual.vector, replica.layout.offsets[: rows + 1], share, replica.computed[:rows])
+            residual.measured = False
+
     def _book(self, size: float, weight: float) -> None:
         self.size = size + (self.size if self._begun else 0.0)
         self.weight = weight
@@ -104,14 +131,17 @@ class Contribution:
     def end(self, policy: Policy | None) -> bool:
         """An iteration is finished: the next part is the first one of the next.
 
+        Without a contribution what is pending decays all the same, as it does at the others.
+
         Returns:
             Whether there was a contribution.
         """
         contributed = self._begun
+        self._decay(policy)
         if self.outer is not None and not contributed:
             # The outer momentum goes on without a contribution, as it does at the others.
             parameters = self._replica.parameters
             same = [parameters[spec.start : spec.stop] for spec in self._replica.layout.tensors]
             self.add(policy, same, self.weight)
-        self._begun = False
+        self._begun = self._decayed = False
         return contributed

@@ -113,7 +113,8 @@ class PhasedRule(ServerRule):
             staleness=newest - member.iteration,
         )
         policy = team.policy
-        request = Request(member.iteration, policy.row_codec, policy.choose_pull, pull_limit_s, announce_zeros=False)
+        codec = policy.row_codec_of_pull
+        request = Request(member.iteration, codec, policy.choose_pull, pull_limit_s, announce_zeros=False)
         member.owed.begin(now, request)
 
     def next_message(self, now: float, member: Member) -> Message | None:
