@@ -182,7 +182,7 @@ def present_jobs(grid: Grid) -> list[str]:
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--policy", default="rowcast", help="what is judged, for example 'rowcast?outer_momentum=0'")
+    parser.add_argument("--policy", default="rowcast", help="what is judged, for example 'rowcast?auto_lr=off'")
     parser.add_argument("--cells", default="*", metavar="PATTERN", help="which, as 'digits/*/slow', by commas")
     parser.add_argument("--parts", default=",".join(PARTS), help="which figures, by commas")
     parser.add_argument("--seeds", type=int, default=3, help="of each cell")

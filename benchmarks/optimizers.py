@@ -36,7 +36,7 @@ DECAY = 1e-3
 WORDS, OWN_WORDS, LENGTH = 60, 120, 12
 #: So many times the held-out loss of the optimizer alone is asked of a team.
 TOLERATED = 1.3
-POLICIES = ("bsp", "bsp?codec=raw", "rog:4", "rowcast", "rowcast?codec=raw&adapt=off&outer_momentum=0")
+POLICIES = ("bsp", "bsp?codec=raw", "rog:4", "rowcast", "rowcast?codec=raw&adapt=off&auto_lr=off")
 #: A link that takes about as long for a model in the one-bit code as a gradient takes.
 RATE_BPS, COMPUTE_S = 12e3, 1.0
 

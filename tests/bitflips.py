@@ -23,7 +23,7 @@ from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.wire import HEADER_BYTES
 
 #: Exact sums: updates are whole numbers, sent as they are, each counted in full.
-POLICIES = ("bsp?codec=raw", "rog:4?codec=raw", "rowcast:4?codec=raw&fade=off&outer_momentum=0&anticipate=off")
+POLICIES = ("bsp?codec=raw", "rog:4?codec=raw", "rowcast:4?codec=raw&auto_lr=off&anticipate=off")
 DIRECTIONS = ("up", "down")
 
 #: 10 rows and 34 elements.

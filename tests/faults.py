@@ -181,8 +181,8 @@ EXACT = {
     "flown": "flown:2?codec=raw",
     "sparta": "sparta?share=0.2",
     "rog": "rog:4?codec=raw",
-    "rowcast": "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off",
-    "common": "rowcast:4?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off&pulls=common",
+    "rowcast": "rowcast?codec=raw&auto_lr=off&refine=off&adapt=off",
+    "common": "rowcast:4?codec=raw&auto_lr=off&refine=off&adapt=off&pulls=common",
 }
 
 #: What a relay may do to the bytes that it carries.

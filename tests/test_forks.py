@@ -23,7 +23,7 @@ from rowcast.errors import LocalProtocolError
 from rowcast.links import Trace
 
 #: Sums of whole numbers are exact with these.
-POLICIES = ("bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off")
+POLICIES = ("bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&auto_lr=off&refine=off&adapt=off")
 
 
 def part(name, *arguments, **variables):

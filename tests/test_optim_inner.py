@@ -74,7 +74,7 @@ def held_out(model: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-@pytest.mark.parametrize("policy", ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&adapt=off&outer_momentum=0"])
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&adapt=off&auto_lr=off"])
 def test_lbfgs_learns_in_a_team_as_alone(policy: str, search: dict[str, Any]) -> None:
     parts = [drawn(200, seed) for seed in range(ROBOTS)]
     plain = classifier()
@@ -196,7 +196,7 @@ def test_an_optimizer_that_does_not_go_with_a_coarse_code_is_named_at_the_first_
     (warning,) = first_step(UNSUITED[name], policy)
     code, choose = parse_policy(policy).codec, policy.partition("?")[0] + "?codec=raw"
     if policy == "rowcast":
-        choose += "&adapt=off&outer_momentum=0" if name == "LBFGS" else "&adapt=off"
+        choose += "&adapt=off&auto_lr=off" if name == "LBFGS" else "&adapt=off"
     assert name in warning and repr(policy) in warning and repr(code) in warning and f"'{choose}'" in warning
     assert not first_step(UNSUITED[name], choose)
 

@@ -187,7 +187,7 @@ class HalfRobot(Robot):
             self.team.leave()
 
 
-@pytest.mark.parametrize("policy", ["bsp", "rog:4", "rowcast?outer_momentum=0&anticipate=off&fade=off"])
+@pytest.mark.parametrize("policy", ["bsp", "rog:4", "rowcast?auto_lr=off&anticipate=off"])
 def test_over_sockets_every_row_is_accounted_for(policy):
     """Two robots, one of which touches half of the rows: whole numbers, so that all sums are exact."""
     steps = 3 * WINDOW

@@ -19,7 +19,7 @@ from rowcast.training import WorkerState
 from rowcast.training.member import MemberState
 
 #: In whole numbers float32 sums are exact; an outer momentum would make them fractions.
-POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&outer_momentum=0&fade=off&refine=off&adapt=off"]
+POLICIES = ["bsp?codec=raw", "rog:4?codec=raw", "rowcast?codec=raw&auto_lr=off&refine=off&adapt=off"]
 
 #: What a robot holds that never heard of the team.
 FRESH = np.full(LAYOUT.elements, -7, dtype=np.float32)
@@ -225,7 +225,7 @@ def test_an_optimizer_that_is_dropped_without_close_leaves_the_team(caplog):
     [
         "bsp?codec=raw",
         "rog:2?codec=raw",
-        "rowcast:2?codec=raw&outer_momentum=0&elastic=off&fade=off&refine=off&adapt=off",
+        "rowcast:2?codec=raw&auto_lr=off&elastic=off&refine=off&adapt=off",
     ],
 )
 def test_a_step_that_was_interrupted_may_be_tried_again(policy):

@@ -211,7 +211,7 @@ def test_what_is_delivered_is_at_the_server(policy: str) -> None:
     """Each iteration adds 1 to every parameter, in the raw code: what the server lacks is newer than 'delivered'."""
     exact = policy if "codec" in policy else policy + ("&" if "?" in policy else "?") + "codec=raw&adapt=off"
     exact = exact if policy.startswith("rowcast") else exact.replace("&adapt=off", "")
-    exact += "&outer_momentum=0&anticipate=off&fade=off" if policy.startswith("rowcast") else ""
+    exact += "&auto_lr=off&anticipate=off" if policy.startswith("rowcast") else ""
     ones = lambda n, x: np.ones(LAYOUT.elements, np.float32)  # noqa: E731
     rates = (3e3, 1e6)
     scripts = [

@@ -485,7 +485,7 @@ def lowest_after_an_outage(policy):
 def test_what_is_computed_in_an_outage_goes_no_further_than_its_robot_wants():
     """Each of its gradients knows those before it, although they have not been sent."""
     blind, own, team = (
-        lowest_after_an_outage(f"rowcast:16?outer_momentum=0&anticipate={what}") for what in ("off", "own", "team")
+        lowest_after_an_outage(f"rowcast:16?auto_lr=off&anticipate={what}") for what in ("off", "own", "team")
     )
     assert blind < -1.0 < own < team
 
