@@ -240,14 +240,17 @@ def _quiet_single_thread() -> None:
 
     from rowcast.rows import kernels
 
-    # Some cells are there to see who diverges.
-    warnings.filterwarnings("ignore", "gradient of .*: expected finite numbers")
     torch.set_num_threads(1)
     kernels.limit_threads(1)
 
 
 def _run(cell: Cell, folder: Path) -> None:
-    run_into_folder(cell, folder, run_cell, lambda done: None)
+    with warnings.catch_warnings():
+        # Some cells are there to see who diverges.
+        warnings.filterwarnings(
+            "ignore", "gradient of .*: expected finite numbers|the updates of this worker have grown"
+        )
+        run_into_folder(cell, folder, run_cell, lambda done: None)
     read_line(cell, folder)
     # Of thousand runs the bandwidth would take gigabytes; it follows from links and seed.
     for path in [*folder.glob("link-*.csv"), folder / "links.json", folder / "server.jsonl"]:
