@@ -28,7 +28,7 @@ import numpy as np
 
 import beyond_training as training
 from beyond_delivery import delivery
-from beyond_parts import OWN_WRITES, alone, oldest_first, without
+from beyond_parts import OWN_WRITES, alone, without
 from beyond_training import save_schedules, settled_cost
 from beyond_wifi import wifi
 from common import SHARED, Figure, arguments, finish, reference_layout
@@ -46,10 +46,9 @@ HOUR_S = 3600.0
 ROBOT_S = HOUR_S / 1750
 #: The parts of the policy that change its timing, each taken away and each alone; and slacks that stay.
 ABLATIONS = {
-    **{f"without {part}": without(part) for part in ("order", "elastic", "ahead", "adapt", "refine")},
+    **{f"without {part}": without(part) for part in ("elastic", "ahead", "adapt", "refine")},
     **{policy: policy for policy in ("rowcast:4", "rowcast:8", "rowcast:16", "rowcast?pulls=common")},
     "bare": alone(),
-    "bare, oldest first": oldest_first(),
     **{f"{part} alone": alone(part) for part in ("auto", "elastic", "adapt", "refine")},
 }
 PARTS = ("timing", "silence", "accuracy", "delivery", "wifi")
@@ -232,7 +231,7 @@ def main() -> None:
     settled = robot(settled_cost(options.out, cost))
     if "silence" in parts:
         figures += silence(layout, device)
-        figures += training.silence(options.out, settled, options.seeds, (without("ahead"), without("fade")))
+        figures += training.silence(options.out, settled, options.seeds, (without("ahead"),))
     if "accuracy" in parts:
         schedules = save_schedules(runs[first], options.out / "schedules")
         figures += training.accuracy(

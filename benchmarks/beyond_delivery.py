@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from beyond_parts import OWN_WRITES, alone, oldest_first, without
+from beyond_parts import OWN_WRITES, alone, without
 from beyond_training import WORKERS, summary
 from common import Figure
 from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
@@ -43,14 +43,10 @@ EARLY = 0.1
 POLICIES = {
     "rowcast": "rowcast",
     "own writes only": OWN_WRITES,
-    **{
-        f"without {part}": without(part)
-        for part in ("order", "anticipate", "outer_momentum", "ahead", "fade", "refine")
-    },
-    "without anticipate and outer_momentum": without("outer_momentum", "anticipate"),
+    **{f"without {part}": without(part) for part in ("anticipate", "auto_lr", "ahead", "refine")},
+    "without anticipate and auto_lr": without("auto_lr", "anticipate"),
     "bare": alone(),
-    "bare, oldest first": oldest_first(),
-    **{f"{part} alone": alone(part) for part in ("anticipate", "outer_momentum", "elastic")},
+    **{f"{part} alone": alone(part) for part in ("anticipate", "auto_lr", "elastic")},
     "elastic and ahead alone": alone("elastic", "ahead"),
 }
 

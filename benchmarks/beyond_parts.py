@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["OWN_WRITES", "alone", "oldest_first", "without"]
+__all__ = ["OWN_WRITES", "alone", "without"]
 
-#: How each part is switched off. What is alone keeps its order.
+#: How each part is switched off.
 OFF = {
-    "order": "order=age",
     "elastic": "elastic=off",
     "ahead": "ahead=0",
     "anticipate": "anticipate=off",
-    "fade": "fade=off",
     "adapt": "adapt=off",
     "refine": "refine=off",
-    "outer_momentum": "outer_momentum=0",
+    "auto_lr": "auto_lr=off",
 }
 #: A gradient sees what its robot has pending, and expects nothing of the others.
 OWN_WRITES = "rowcast?anticipate=own"
@@ -26,12 +24,7 @@ def without(*parts: str) -> str:
     return f"rowcast?{'&'.join(OFF[part] for part in parts)}"
 
 
-def oldest_first() -> str:
-    """Rows that stream, the oldest first, and no other part: against ``alone()``, what the order does."""
-    return f"{alone()}&{OFF['order']}"
-
-
 def alone(*parts: str) -> str:
-    """Rows that stream, their order, and these parts, or none; 'auto' is the slack that adapts."""
-    off = "&".join(text for part, text in OFF.items() if part not in (*parts, "order"))
+    """Rows that stream, and these parts, or none; 'auto' is the slack that adapts."""
+    off = "&".join(text for part, text in OFF.items() if part not in parts)
     return f"{'rowcast' if 'auto' in parts else f'rowcast:{SLACK}'}?{off}"

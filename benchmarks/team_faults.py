@@ -32,7 +32,7 @@ from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
 #: Where nothing is tuned away: rows of an iteration are added as they are.
-PLAIN = "codec=raw&outer_momentum=0&anticipate=off&fade=off&adapt=off&refine=off"
+PLAIN = "codec=raw&auto_lr=off&anticipate=off&adapt=off&refine=off"
 LIMIT_S, IDLE_S = 60.0, 2.0
 ROW = 50
 

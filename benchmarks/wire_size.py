@@ -52,7 +52,7 @@ def main() -> None:
                     note=f"{size} bytes, {frames} frames",
                 )
             )
-    for codec in ("raw", "half"):
+    for codec in ("raw", "half", "sparse", "topk64", "topk16", "dct128", "dct32"):
         assert codec in REGISTRY
         size, frames = full_push(layout, f"bsp?codec={codec}", 90e6)
         figures.append(

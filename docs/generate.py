@@ -35,10 +35,10 @@ WIDTH = 118
 
 #: What each option means; an option that is missing here fails the test.
 OPTIONS = {
-    "codec": "How rows are encoded: `onebit`, `sparse`, `half` or `raw`.",
+    "codec": "How rows are encoded: `onebit`, `sparse`, `topk64`, `topk16`, `dct128`, `dct32`, `half` or `raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
-    "order": "How rows beyond the quota follow: by 'value', or by 'age', the oldest first. With 'sparta' always "
-    "'random'.",
+    "order": "How rows beyond the quota follow while the MTA time lasts: by ROG's 'importance', or by 'age', the "
+    "oldest first. Used by 'rog'; with 'sparta' always 'random'.",
     "share": "Share of the encoded bytes that must travel in each push and each pull, 1e-06 .. 1. With 'sparta' the "
     "share of the rows that is averaged.",
     "pull_share": "The same for pulls, where it shall be another.",
@@ -51,16 +51,22 @@ OPTIONS = {
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
     "anticipate": "From where a robot computes: 'off', from its parameters; 'own', moved by what it has not sent; "
     "'team', as far as if the others had the same to send. Used by 'rowcast'.",
-    "fade": "'on' or 'off': contributions from parameters older than half of the slack count less. Used by 'rowcast'.",
     "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the codec `sparse`. "
     "Used by 'rowcast'.",
     "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training, and never exceeds that of "
     "the name. Used by 'rowcast'.",
+    "auto_lr": "'on' or 'off': the outer learning rate rises, to twice `outer_lr` at most, while successive movements "
+    "of the team agree. Used by 'rowcast'.",
     "refine": "'on' or 'off': an idle link carries what the codec left, in the codec `half`. Used by 'rowcast'.",
     "pulls": "'own' or 'common': each worker is sent rows of its own, or all of them one stream, so that the server "
     "holds no copy of the model for each. Used by 'rowcast'.",
     "row_weights": "'members' or 'contributors': a row counts among all workers, or among those who have sent "
     "something of it lately. For models of which each robot touches other rows, such as embeddings and maps.",
+    "feedback": "Share of what a worker has pending that is kept when the next iteration adds to it, above 0 .. 1; "
+    "0.95 for 'sparseloco', 0.999 for 'demo'. Below 1 the residual of the codec decays, and what is left of it at the "
+    "end is dropped. Not with 'sparta'.",
+    "pull_codec": "How rows to the workers are encoded, where it shall be otherwise; `topk16` for 'sparseloco', "
+    "`dct32` for 'demo'. Not with 'flown' and 'rowcast'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "counts": "What the shares are shares of with 'compat=artifact': 'groups' of 1000 rows as in the published "
     "software, or 'bytes'.",
@@ -85,12 +91,14 @@ TRIED = {
     "elastic": ("on", "off"),
     "ahead": ("7",),
     "anticipate": ("own",),
-    "fade": ("on", "off"),
     "adapt": ("on", "off"),
     "auto": ("on", "off"),
+    "auto_lr": ("on", "off"),
     "refine": ("on", "off"),
     "pulls": ("common",),
     "row_weights": ("contributors",),
+    "feedback": ("0.5",),
+    "pull_codec": ("raw",),
     "mta": ("artifact",),
     "counts": ("groups", "bytes"),
     "race": ("0.5",),
@@ -223,12 +231,16 @@ def verdict(family: sync.Family, option: str) -> str:
 
 
 def option_table() -> str:
-    """Which family takes which option."""
-    lines = [f"| option | {' | '.join(f'`{family}`' for family in sync.REGISTRY)} |"]
-    lines.append("|---" * (len(sync.REGISTRY) + 1) + "|")
-    for option in OPTIONS:
-        verdicts = (verdict(family, option) for family in sync.REGISTRY.values())
-        lines.append(f"| `{option}` | {' | '.join('-' if word == 'refused' else word for word in verdicts)} |")
+    """Which family takes which option; families that take the same share a column, most of them the last one."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for name, family in sync.REGISTRY.items():
+        column = ("-" if (word := verdict(family, option)) == "refused" else word for option in OPTIONS)
+        columns.setdefault(tuple(column), []).append(f"`{name}`")
+    *few, most = sorted(columns, key=lambda column: len(columns[column]))
+    heads = [*(", ".join(columns[column]) for column in few), "all others"]
+    lines = [f"| option | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+    rows = zip(OPTIONS, *few, most, strict=True)
+    lines += [f"| `{option}` | {' | '.join(verdicts)} |" for option, *verdicts in rows]
     return "\n".join(lines)
 
 

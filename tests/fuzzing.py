@@ -42,6 +42,7 @@ from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, LayoutTab
 from rowcast.wire.messages import CONTROL
 
 POLICIES = ("bsp?codec=raw", "rog:4", "rowcast:3", "rowcast:2?pulls=common", "flown:2", "rog:2?codec=half")
+POLICIES += ("sparseloco:1", "demo")
 #: Some sessions have a secret.
 SECRETS = (None, b"s" * 16)
 

@@ -181,7 +181,11 @@ def test_help_names_every_policy(rowcast):
             for parameter in each.params
             if option in parameter.opts
         ]
-        assert "bsp, ssp:S, asp, flown:S, localsgd:H, diloco:H, sparta, rog:S, rowcast or rowcast:S" in found
+        forms = (
+            "bsp, ssp:S, asp, flown:S, localsgd:H, diloco:H, sparseloco:H, demo, sparta, powersgd:R, rog:S, rowcast or "
+            "rowcast:S"
+        )
+        assert forms in found
         assert all(family in found for family in REGISTRY)
 
 

@@ -67,6 +67,10 @@ def test_names_and_numbers_never_change() -> None:
         "half": 2,
         "onebit": 3,
         "sparse": 4,
+        "topk64": 8,
+        "dct128": 9,
+        "topk16": 10,
+        "dct32": 11,
     }
     for name, codec in REGISTRY.items():
         assert isinstance(codec, Codec)
@@ -77,13 +81,13 @@ def test_names_and_numbers_never_change() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown codec 'onebt'; did you mean 'onebit'"):
         codec_by_name("onebt")
-    with pytest.raises(ConfigError, match="known: half, onebit, raw, sparse, zero"):
+    with pytest.raises(ConfigError, match="known: dct128, dct32, half, onebit, raw, sparse, topk16, topk64, zero"):
         codec_by_name("qqq")
 
 
 @pytest.mark.parametrize("number", [5, 255, -1])
 def test_an_unknown_number_is_the_fault_of_the_peer(number: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=rf"codec number in \[0, 1, 2, 3, 4\], got {number}"):
+    with pytest.raises(RemoteProtocolError, match=rf"codec number in \[0, 1, 2, 3, 4, 8, 9, 10, 11\], got {number}"):
         codec_by_id(number)
 
 

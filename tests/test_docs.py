@@ -466,7 +466,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.cli": "ExitCode main",
     "rowcast.cli.split": "app",
     "rowcast.codecs": """
-        Codec Half OneBit REGISTRY Raw Sparse TimingOnly Zero codec_by_id codec_by_name codec_for register
+        Codec Dct Half OneBit REGISTRY Raw Sparse TimingOnly TopK Zero codec_by_id codec_by_name codec_for register
     """,
     "rowcast.codecs.tensors": """
         DeflateTensor HalfTensor Int8Tensor REGISTRY RawTensor TensorCodec TensorType register tensor_codec_by_id
@@ -532,7 +532,9 @@ EXPORTED: dict[str, str] = {
         ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
         UsualInterval VersionTable minimum_share parse_policy policy_forms register
     """,
-    "rowcast.sync.families": "ASP BSP DILOCO FLOWN LOCALSGD REGISTRY ROG ROWCAST SPARTA SSP",
+    "rowcast.sync.families": """
+        ASP BSP DEMO DILOCO FLOWN LOCALSGD POWERSGD REGISTRY ROG ROWCAST SPARSELOCO SPARTA SSP
+    """,
     "rowcast.tasks": """
         FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task pack_item
         register unpack_item

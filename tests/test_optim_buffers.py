@@ -341,7 +341,7 @@ FIRST = int(LAYOUT.offsets[LAYOUT.parameter_rows])
 def test_a_sign_code_is_not_for_buffers() -> None:
     random = np.random.default_rng(0)
     sizes = np.geomspace(1e-4, 1.0, LAYOUT.elements)
-    for name in ("onebit", "sparse"):
+    for name in ("onebit", "sparse", "topk64", "dct128"):
         codec = codec_for(LAYOUT, codec_by_name(name))
         assert codec_by_id(codec.wire_id) is codec and codec.row_bytes(LAYOUT)[-1] == 11
         for rows in (np.arange(LAYOUT.rows), np.array([27, 3, 25]), np.array([3, 4]), np.array([26])):

@@ -201,6 +201,14 @@ def test_an_optimizer_that_does_not_go_with_a_coarse_code_is_named_at_the_first_
     assert not first_step(UNSUITED[name], choose)
 
 
+def test_a_coarse_code_of_pulls_is_named_as_well() -> None:
+    for policy, code in (("demo", "dct128"), ("sparseloco:1?codec=raw", "topk16")):
+        (warning,) = first_step(torch.optim.LBFGS, policy)
+        choose = policy.partition("?")[0] + "?codec=raw&pull_codec=raw"
+        assert repr(code) in warning and f"'{choose}'" in warning
+        assert not first_step(torch.optim.LBFGS, choose)
+
+
 def test_others_are_not_warned_of() -> None:
     assert not first_step(torch.optim.Adam, "bsp") and not first_step(torch.optim.SGD, "rowcast")
     assert not first_step(torch.optim.LBFGS, "bsp?codec=half") and not first_step(torch.optim.LBFGS, None)

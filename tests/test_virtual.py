@@ -103,7 +103,7 @@ def near(value, expected, tolerance=0.005):
 # -- closed forms ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:2?codec=raw", "bsp"])
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:2?codec=raw", "bsp", "demo"])
 def test_one_worker_never_stalls_and_its_period_is_the_sum(policy):
     up_bps, down_bps, compute_s = 1e6, 4e5, 1.5
     simulation = timing_team(policy, [(Device(compute_s), up_bps, down_bps)])

@@ -7,13 +7,16 @@ A codec is one small class behind :class:`Codec`, made known by :func:`register`
 from __future__ import annotations
 
 from rowcast.codecs.base import Codec
+from rowcast.codecs.dct import Dct
 from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
+from rowcast.codecs.lowrank import LowRank
 from rowcast.codecs.numbers import check_number
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
 from rowcast.codecs.sparse import Sparse
 from rowcast.codecs.timing_only import TimingOnly
+from rowcast.codecs.topk import TopK
 from rowcast.codecs.zero import Zero
 from rowcast.errors import ConfigError, RemoteProtocolError
 from rowcast.registry import Registry
@@ -22,11 +25,13 @@ from rowcast.rows import Layout
 __all__ = [
     "REGISTRY",
     "Codec",
+    "Dct",
     "Half",
     "OneBit",
     "Raw",
     "Sparse",
     "TimingOnly",
+    "TopK",
     "Zero",
     "codec_by_id",
     "codec_by_name",
@@ -57,8 +62,9 @@ def _checked(name: str, value: object) -> Codec:
 _HALF = Half()
 
 
-#: Every code and form of a code, by the number that a frame carries.
-_BY_ID: dict[int, Codec] = {}
+#: Every code and form of a code, by the number that a frame carries. That of factors goes with a policy and not with a
+#: name: here it has no basis, and takes no rows.
+_BY_ID: dict[int, Codec] = {LowRank.wire_id: LowRank(1, Raw())}
 #: The timing-only form of each code that has content.
 _TIMING_ONLY: dict[str, Codec] = {}
 #: The form of each code that is too coarse for buffers.
@@ -84,6 +90,7 @@ def register(codec: Codec) -> Codec:
 
 
 _BUILT_IN: tuple[Codec, ...] = (Zero(), Raw(), _HALF, OneBit(), Sparse())
+_BUILT_IN += (TopK(8, 64), Dct(9, 128), TopK(10, 16), Dct(11, 32))
 for _codec in _BUILT_IN:
     register(_codec)
 

@@ -6,13 +6,15 @@ out first, the largest element of a row always has the full 11 bits.
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.rows.kernels import add_rows, compiled, in_parts, prefetch_next
+from rowcast.rows.intrinsics import float_of_bits
+from rowcast.rows.kernels import PARALLEL_ELEMENTS, compiled, compiled_serial, in_parts, prefetch_next
 
 __all__ = ["Half"]
 
@@ -22,22 +24,19 @@ _ALIGN = np.float32(2.0**-112)
 _BACK = np.float32(2.0**112)
 _ONE = 0x3C00
 _FOUR = 0x4400
+#: The bits of Inf as a float32; those of NaN are more.
+_INFINITE = 0x7F800000
 
 
-@compiled
-def _peaks(
-    vector: npt.NDArray[np.float32],
-    offsets: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    peaks: npt.NDArray[np.float32],
-) -> None:
-    for k in range(len(rows)):
-        prefetch_next(vector, offsets, rows, k)
-        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
-        peak = np.float32(0.0)
-        for j in range(len(row)):
-            peak = max(peak, abs(row[j]))
-        peaks[k] = peak
+@compiled_serial
+def _size_of(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Elements of ``rows``, and of the longest of them."""
+    elements = longest = 0
+    for i in rows:
+        length = offsets[i + 1] - offsets[i]
+        elements += length
+        longest = max(longest, length)
+    return elements, longest
 
 
 @compiled
@@ -45,19 +44,35 @@ def _encode(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
-    places: npt.NDArray[np.int64],
-    up: npt.NDArray[np.float32],
-    values: npt.NDArray[np.float32],
+    exponents: npt.NDArray[np.int8],
     halves: npt.NDArray[np.uint16],
+    room: npt.NDArray[np.float32],
     consume: bool,
 ) -> None:
-    patterns = values.view(np.uint32)
+    patterns = vector.view(np.uint32)
+    place = 0
     for k in range(len(rows)):
-        down = np.float32(1.0) / up[k]  # exact: a power of two, and no exponent beyond 126
+        prefetch_next(vector, offsets, rows, k)
         row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
-        value = values[places[k] : places[k + 1]]
-        pattern = patterns[places[k] : places[k + 1]]
-        half = halves[places[k] : places[k + 1]]
+        bits_of_row = patterns[offsets[rows[k]] : offsets[rows[k] + 1]]
+        half = halves[place : place + len(row)]
+        place += len(row)
+        value = room[: len(row)]
+        pattern = value.view(np.uint32)
+        # Sizes of floats sort like their bits; NaN counts as nothing.
+        peak = np.uint32(0)
+        for j in range(len(row)):
+            size = bits_of_row[j] & np.uint32(0x7FFFFFFF)
+            size = np.uint32(0) if size > np.uint32(_INFINITE) else size
+            peak = size if size > peak else peak
+        # A row with Inf stays as it is; subnormal numbers count as the smallest of the others.
+        exponent = np.int64(0)
+        if peak != np.uint32(0) and peak != np.uint32(_INFINITE):
+            exponent = np.int64(peak >> np.uint32(23)) - np.int64(126)
+            exponent = np.int64(126) if exponent > 126 else exponent
+        exponents[k] = exponent
+        down = float_of_bits(np.uint32(127 - exponent) << np.uint32(23))  # exact: powers of two
+        up = float_of_bits(np.uint32(127 + exponent) << np.uint32(23))
         # Loops of their own: in one, the compiler may multiply the two factors first, and they may overflow.
         for j in range(len(row)):
             value[j] = row[j] * down
@@ -72,36 +87,55 @@ def _encode(
             nearest = np.uint32(_ONE) if np.uint32(_ONE) < nearest <= np.uint32(_FOUR) else nearest
             half[j] = np.uint16(nearest | sign)
         if consume:
+            _expand(half, value, pattern, up)
             for j in range(len(row)):
-                bits = np.uint32(half[j])
-                pattern[j] = ((bits & np.uint32(0x7FFF)) << np.uint32(13)) | (
-                    (bits & np.uint32(0x8000)) << np.uint32(16)
-                )
-            for j in range(len(row)):
-                value[j] *= _BACK
-            for j in range(len(row)):
-                row[j] -= value[j] * up[k]
+                row[j] -= value[j]
 
 
 @compiled
-def _decode(
-    places: npt.NDArray[np.int64],
-    up: npt.NDArray[np.float32],
+def _decode_add(
+    vector: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    exponents: npt.NDArray[np.int8],
     halves: npt.NDArray[np.uint16],
-    values: npt.NDArray[np.float32],
+    room: npt.NDArray[np.float32],
+    sign: np.float32,
 ) -> None:
-    patterns = values.view(np.uint32)
-    for k in range(len(places) - 1):
-        value = values[places[k] : places[k + 1]]
-        pattern = patterns[places[k] : places[k + 1]]
-        half = halves[places[k] : places[k + 1]]
-        for j in range(len(half)):
-            bits = np.uint32(half[j])
-            pattern[j] = ((bits & np.uint32(0x7FFF)) << np.uint32(13)) | ((bits & np.uint32(0x8000)) << np.uint32(16))
-        for j in range(len(value)):
-            value[j] *= _BACK
-        for j in range(len(value)):
-            value[j] *= up[k]
+    place = 0
+    for k in range(len(rows)):
+        row = vector[offsets[rows[k]] : offsets[rows[k] + 1]]
+        half = halves[place : place + len(row)]
+        place += len(row)
+        value = room[: len(row)]
+        up = float_of_bits(np.uint32(np.int64(exponents[k]) + 127) << np.uint32(23))
+        _expand(half, value, value.view(np.uint32), up)
+        for j in range(len(row)):
+            row[j] += sign * value[j]
+
+
+@numba.njit(inline="always")
+def _expand(
+    half: npt.NDArray[np.uint16], value: npt.NDArray[np.float32], pattern: npt.NDArray[np.uint32], up: np.float32
+) -> None:
+    """For use in kernels: write what ``half`` says, times ``up``, into ``value``, of which ``pattern`` are the bits."""
+    for j in range(len(half)):
+        bits = np.uint32(half[j])
+        pattern[j] = ((bits & np.uint32(0x7FFF)) << np.uint32(13)) | ((bits & np.uint32(0x8000)) << np.uint32(16))
+    for j in range(len(half)):
+        value[j] *= _BACK
+    for j in range(len(half)):
+        value[j] *= up
+
+
+@compiled_serial
+def _within_one(halves: npt.NDArray[np.uint16]) -> bool:
+    """Whether all of these float16 are in -1 .. 1."""
+    largest = np.uint16(0)
+    for j in range(len(halves)):
+        size = halves[j] & np.uint16(0x7FFF)
+        largest = size if size > largest else largest
+    return bool(largest <= _ONE)
 
 
 class Half:
@@ -119,40 +153,75 @@ class Half:
         return 2 * layout.lengths + 1
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
-        places = starts(layout.lengths[rows])
-        elements = int(places[-1])
-        peaks = np.empty(len(rows), dtype=np.float32)
-        in_parts(lambda part, _: _peaks(vector, layout.offsets, rows[part], peaks[part]), len(rows), elements)
-        exponents = np.clip(np.frexp(peaks)[1], -126, 126).astype(np.int32)
-        values = np.empty(elements, dtype=np.float32)
+        elements, longest = _size_of(layout.offsets, rows)
+        exponents = np.empty(len(rows), dtype=np.int8)
         halves = np.empty(elements, dtype="<u2")
-        up = np.ldexp(np.float32(1.0), exponents)
-        in_parts(
-            lambda part, edges: _encode(
-                vector, layout.offsets, rows[part], places[edges], up[part], values, halves, consume
-            ),
-            len(rows),
-            elements,
-        )
-        return np.concatenate([exponents.astype(np.int8).view(np.uint8), halves.view(np.uint8)])
+        if elements < PARALLEL_ELEMENTS:
+            room = np.empty(longest, dtype=np.float32)
+            _encode(vector, layout.offsets, rows, exponents, halves, room, consume)
+        else:
+            _encode_long(layout, vector, rows, exponents, halves, consume)
+        return np.concatenate([exponents.view(np.uint8), halves.view(np.uint8)])
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        places = starts(layout.lengths[rows])
-        exponents = payload[: len(rows)].view(np.int8)
-        values = np.empty(int(places[-1]), dtype=np.float32)
-        halves = _halves(payload, len(rows))
-        up = np.ldexp(np.float32(1.0), exponents.astype(np.int32))
-        in_parts(lambda part, edges: _decode(places[edges], up[part], halves, values), len(rows), len(values))
-        add_rows(vector, layout.offsets, rows, values, sign)
+        elements, longest = _size_of(layout.offsets, rows)
+        exponents, halves = payload[: len(rows)].view(np.int8), _halves(payload, len(rows))
+        if elements < PARALLEL_ELEMENTS:
+            room = np.empty(longest, dtype=np.float32)
+            _decode_add(vector, layout.offsets, rows, exponents, halves, room, np.float32(sign))
+        else:
+            _add_long(layout, exponents, halves, rows, vector, np.float32(sign))
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
-        expect_bytes(self.name, payload, len(rows) + 2 * int(layout.lengths[rows].sum()))
+        elements, _ = _size_of(layout.offsets, rows)
+        expect_bytes(self.name, payload, len(rows) + 2 * elements)
         exponents = payload[: len(rows)].view(np.int8)
         if (np.abs(exponents.astype(np.int16)) > 126).any():
             raise RemoteProtocolError("half payload: expected exponents in -126 .. 126, got one outside")
         # Elements are at most 1 in size, so that no exponent makes them overflow.
-        if ((_halves(payload, len(rows)) & 0x7FFF) > _ONE).any():
+        if not _within_one(_halves(payload, len(rows))):
             raise RemoteProtocolError("half payload: expected elements in -1 .. 1, got one outside or NaN")
+
+
+# Functions of their own, since the names that a ``lambda`` captures make every call slower.
+
+
+def _encode_long(
+    layout: Layout,
+    vector: Vector,
+    rows: IntArray,
+    exponents: npt.NDArray[np.int8],
+    halves: npt.NDArray[np.uint16],
+    consume: bool,
+) -> None:
+    """Encode in parts."""
+    lengths = layout.lengths[rows]
+    places, longest = starts(lengths), int(lengths.max())
+
+    def work(part: slice, edges: slice) -> None:
+        room = np.empty(longest, dtype=np.float32)
+        _encode(vector, layout.offsets, rows[part], exponents[part], halves[places[part.start] :], room, consume)
+
+    in_parts(work, len(rows), len(halves))
+
+
+def _add_long(
+    layout: Layout,
+    exponents: npt.NDArray[np.int8],
+    halves: npt.NDArray[np.uint16],
+    rows: IntArray,
+    vector: Vector,
+    sign: np.float32,
+) -> None:
+    """Decode and add in parts."""
+    lengths = layout.lengths[rows]
+    places, longest = starts(lengths), int(lengths.max())
+
+    def work(part: slice, edges: slice) -> None:
+        room = np.empty(longest, dtype=np.float32)
+        _decode_add(vector, layout.offsets, rows[part], exponents[part], halves[places[part.start] :], room, sign)
+
+    in_parts(work, len(rows), len(halves))
 
 
 def _halves(payload: Bytes, count: int) -> npt.NDArray[np.uint16]:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.rows import Layout
-from rowcast.rows.kernels import NO_FLOOR, note, replay
+from rowcast.rows.kernels import count_elements
+from rowcast.rows.notes import NO_FLOOR, note, replay
 from rowcast.wire import Rows
 
 __all__ = ["LARGE_ELEMENTS", "Arrivals", "Share", "decode", "decode_small"]
@@ -201,7 +202,9 @@ class Arrivals:
 
 def decode_small(layout: Layout, codec: Codec, message: Rows) -> npt.NDArray[np.float32] | None:
     """The rows of an update, one behind the other; ``None`` when there is nothing in them, or very much."""
-    if len(message.payload) == 0 or layout.is_timing_only or layout.lengths[message.rows].sum() > LARGE_ELEMENTS:
+    if len(message.payload) == 0 or layout.is_timing_only:
+        return None
+    if count_elements(layout.offsets, message.rows) > LARGE_ELEMENTS:
         return None
     return decode(layout, codec, message)
 

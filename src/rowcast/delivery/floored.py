@@ -72,12 +72,9 @@ class Floored(Backlog):
             floor: int32 [k], the floor of ``rows`` before it rises; ``None``: it has not risen yet.
         """
         self.catch_up()
-        stamps = np.where(self._flags[rows], self._held_to[rows], self.floor[rows] if floor is None else floor)
-        self._held_to[rows] = stamps
-        self._flags[rows] = True
+        oldest = _touch(rows, self.floor[rows] if floor is None else floor, self._held_to, self._flags)
         self.measured = False
-        if self._lacking is not None:
-            self._lacking = min(self._lacking, int(stamps.min(initial=MAX_STAMP)))
+        self.noted(oldest)
 
     def take_in(self, codec: Codec, message: Rows, floor: npt.NDArray[np.int32] | None) -> None:
         if floor is not None:
@@ -136,6 +133,19 @@ def _oldest_changed(held_to: Stamps, changed: npt.NDArray[np.bool_]) -> int:
     for i in range(len(changed)):
         if changed[i]:
             oldest = min(oldest, held_to[i])
+    return oldest
+
+
+@compiled_serial
+def _touch(rows: npt.NDArray[np.int64], floor: Stamps, held_to: Stamps, changed: npt.NDArray[np.bool_]) -> int:
+    """``rows`` have changed; those that had not get their ``floor``, int32 [k], as stamp. Returns the oldest stamp."""
+    oldest = MAX_STAMP
+    for k in range(len(rows)):
+        i = rows[k]
+        if not changed[i]:
+            held_to[i] = floor[k]
+            changed[i] = True
+        oldest = min(oldest, held_to[i])
     return oldest
 
 

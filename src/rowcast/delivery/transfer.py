@@ -156,7 +156,7 @@ class Transfer:
         """Whether there is nothing left that should still be sent."""
         if self.place < self.quota or len(self.zeros):
             return False
-        return self.place >= len(self.order) or self.cancelled or now >= self.deadline
+        return self.cancelled or now >= self.deadline or self.place >= len(self.order)
 
     # -- what is sent next -------------------------------------------------------------------------------------
 

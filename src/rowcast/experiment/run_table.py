@@ -27,9 +27,12 @@ FAMILIES = {
     "rowcast": "rowcast:{}",
     "localsgd": "localsgd:{}",
     "diloco": "diloco:{}",
+    "sparseloco": "sparseloco:{}",
+    "demo": "demo",
+    "powersgd": "powersgd:{}",
 }
 #: Families that need no number.
-_ALONE = {"bsp": "bsp", "asp": "asp", "rowcast": "rowcast"}
+_ALONE = {"bsp": "bsp", "asp": "asp", "demo": "demo", "rowcast": "rowcast"}
 _NAME = re.compile(r"([A-Za-z]+)(?:[-:_](\d+))?(?:[-_].*)?")
 COMPATS = ("none", "artifact", "artifact-rules")
 RUN_TABLES = ("runs.toml", "runs.csv")

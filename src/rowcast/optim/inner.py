@@ -112,11 +112,13 @@ def unsuited(inner: torch.optim.Optimizer, policy: Policy | None) -> str | None:
     """
     if policy is None:
         return None
-    coarse = policy.codec not in _FINE or policy.adapt
-    code = policy.codec if policy.codec not in _FINE else "sparse"
+    used = (policy.codec, policy.pull_codec or policy.codec, "sparse" if policy.adapt else policy.codec)
+    code = next((name for name in used if name not in _FINE), None)
+    coarse = code is not None
     reasons, options = [], []
     if coarse:
         options.append("codec=raw&adapt=off" if policy.adapt else "codec=raw")
+        options += [] if policy.pull_codec is None else ["pull_codec=raw"]
     if isinstance(inner, torch.optim.LBFGS):
         if coarse:
             reasons.append(f"what the coarse code {code!r} holds back of a step is proposed again, and comes on top")
@@ -128,10 +130,10 @@ def unsuited(inner: torch.optim.Optimizer, policy: Policy | None) -> str | None:
             options.append("auto_lr=off")
         why = f"LBFGS goes all the way to a minimum in a step, but {' and '.join(reasons)}"
     elif isinstance(inner, torch.optim.Rprop) and coarse:
-        reasons.append(code)
+        reasons.append("coarse")
         why = (
             "Rprop lets the step size of an element grow while the sign of its gradient stays, but the coarse code "
-            f"{code!r} moves each element by the mean of its row, whatever its step size was"
+            f"{code!r} moves an element by another amount, such as the mean of its row, whatever its step size was"
         )
     if not reasons:
         return None

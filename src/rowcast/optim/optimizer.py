@@ -4,8 +4,8 @@ The inner optimizer proposes a step; the proposal, in parameter units and times 
 to what is pending; the parameters are put back and move only by what the team sends (algorithms.md 1.5: the
 learning rate and the weight are multiplied in at the sender, so every replica moves by the same sum).
 
-With a policy of H local steps (``localsgd:H``, ``diloco:H``) H steps make one proposal, a round: the parameters are
-put back once, behind the H-th.
+With a policy of H local steps (``localsgd:H``, ``diloco:H``, ``sparseloco:H``) H steps make one proposal, a round: the
+parameters are put back once, behind the H-th.
 """
 
 from __future__ import annotations

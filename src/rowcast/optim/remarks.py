@@ -71,8 +71,8 @@ class Remarks:
         factor, self._growth = self._growth.factor, None
         warnings.warn(
             f"the updates of this worker have grown: the last {Growth.RUNNING} are {factor:.0f} times the median of "
-            f"those before, at a learning rate of {rate:g}; training is about to diverge. Lower the learning rate (half of it "
-            "to begin with), let it rise from a small one (warm-up), or clip the gradients "
+            f"those before, at a learning rate of {rate:g}; training is about to diverge. Lower the rate (half of "
+            "it to begin with), let it rise from a small one (warm-up), or clip the gradients "
             "(torch.nn.utils.clip_grad_norm_) before step(); said once",
             UserWarning,
             stacklevel=stacklevel,

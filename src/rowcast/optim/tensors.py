@@ -22,6 +22,8 @@ __all__ = ["Proposal", "addresses", "first_nonfinite", "from_host_", "in_place",
 
 Vector = npt.NDArray[np.float32]
 
+_FLOAT32, _STRIDED = torch.float32, torch.strided
+
 
 def to_host(tensor: Tensor) -> Vector:
     """A tensor's values as a flat C-contiguous float32 array [elements] in host memory.
@@ -83,9 +85,9 @@ class Proposal(Sequence[Vector]):
 def in_place(tensor: Tensor, elements: int) -> bool:
     """Whether a tensor's own memory is flat float32 [elements] on the host, in order."""
     return (
-        tensor.dtype is torch.float32
-        and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
+        tensor.dtype is _FLOAT32  # names of this module, and no look into torch: this is for each tensor of each step
+        and tensor.is_cpu
+        and tensor.layout is _STRIDED
         and tensor.numel() == elements
         and tensor.is_contiguous()
     )

@@ -26,20 +26,18 @@ from rowcast.rows.intrinsics import prefetch
 from rowcast.rows.kept import keep
 
 __all__ = [
-    "NO_FLOOR",
     "Crew",
     "accumulate",
     "add_rows",
     "compiled",
     "compiled_serial",
     "copy_rows",
+    "count_elements",
     "in_parts",
     "limit_threads",
     "lowest",
     "nonfinite",
-    "note",
     "prefetch_next",
-    "replay",
     "row_abs_sums",
     "row_sums",
     "set_crew",
@@ -266,8 +264,19 @@ def row_abs_sums(
     if len(vector) == len(abs_sums):
         # One element a row, as in a timing-only layout: no sum, and calling a kernel costs more than the work.
         np.abs(vector, out=abs_sums)
-        return
-    in_parts(lambda part, edges: _row_abs_sums(vector, offsets[edges], abs_sums[part]), len(abs_sums), vector.size)
+    elif len(vector) < PARALLEL_ELEMENTS:
+        _row_abs_sums(vector, offsets, abs_sums)
+    else:
+        _long_row_abs_sums(vector, offsets, abs_sums)
+
+
+@compiled_serial
+def count_elements(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> int:
+    """How many elements the rows have together; ``offsets`` are the layout's."""
+    elements = 0
+    for i in rows:
+        elements += offsets[i + 1] - offsets[i]
+    return elements
 
 
 @compiled_serial
@@ -279,96 +288,16 @@ def lowest(numbers: npt.NDArray[np.int32]) -> int:
     return int(low)
 
 
+def _long_row_abs_sums(
+    vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], abs_sums: npt.NDArray[np.float32]
+) -> None:
+    """The same in parts; apart as :func:`_add_long_rows`."""
+    in_parts(lambda part, edges: _row_abs_sums(vector, offsets[edges], abs_sums[part]), len(abs_sums), vector.size)
+
+
 def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The signed sum of each row, float64 [rows]; used by the audit, not in a per-iteration path."""
     return np.add.reduceat(vector, offsets[:-1], dtype=np.float64)
-
-
-#: Of each noted row: its number, where its values begin (-1: it has none), its floor (-1: none) and its iteration.
-Notes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
-
-
-#: In place of the floors of rows that have none.
-NO_FLOOR = np.zeros(0, dtype=np.int32)
-
-
-@compiled_serial
-def note(
-    notes: Notes,
-    place: int,
-    rows: npt.NDArray[np.int64],
-    start: int,
-    offsets: npt.NDArray[np.int64],
-    floor: npt.NDArray[np.int32],
-    iteration: int,
-) -> None:
-    """Write into ``notes``, from ``place`` on, which rows follow.
-
-    Args:
-        notes: what is known of each noted row.
-        place: where to begin.
-        rows: the rows.
-        start: where the values of the first of them begin, behind which those of the others lie; -1: they have none.
-        offsets: int64 [rows + 1], the layout's.
-        floor: int32 [k], their floors; empty: they have none.
-        iteration: to which they belong.
-    """
-    numbers, starts, floors, iterations = notes
-    for k in range(len(rows)):
-        i = rows[k]
-        numbers[place + k] = i
-        starts[place + k] = start
-        floors[place + k] = floor[k] if len(floor) else -1
-        iterations[place + k] = iteration
-        if start >= 0:
-            start += offsets[i + 1] - offsets[i]
-
-
-@compiled_serial
-def replay(
-    vector: npt.NDArray[np.float32],
-    offsets: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float32],
-    notes: Notes,
-    span: tuple[int, int],
-    limit: int,
-    stamps: npt.NDArray[np.int32],
-    changed: npt.NDArray[np.bool_],
-) -> int:
-    """Add noted rows to ``vector`` in their order, those of an iteration beyond ``limit`` left out.
-
-    A row with a floor is lacked from now on; one that was lacked before keeps its stamp.
-
-    Args:
-        vector: float32 [elements], what the rows are added to.
-        offsets: int64 [rows + 1], the layout's.
-        values: float32, what was noted of all rows.
-        notes: what is known of each noted row.
-        span: the first noted row, and the one behind the last.
-        limit: an iteration.
-        stamps, changed: int32 and bool [rows], as :class:`rowcast.delivery.arrivals.Arrivals` has them; ``changed`` is
-            empty where nothing is stamped.
-
-    Returns:
-        The oldest stamp of the rows with a floor; 2**31 - 1 where there is none.
-    """
-    rows, starts, floors, iterations = notes
-    oldest = np.int64(2147483647)
-    for k in range(span[0], span[1]):
-        if iterations[k] > limit:
-            continue
-        i = rows[k]
-        if floors[k] >= 0 and len(changed) > 0:
-            if not changed[i]:
-                stamps[i] = floors[k]
-                changed[i] = True
-            oldest = min(oldest, np.int64(stamps[i]))
-        if starts[k] >= 0:
-            row = vector[offsets[i] : offsets[i + 1]]
-            source = values[starts[k] : starts[k] + len(row)]
-            for j in range(len(row)):
-                row[j] += source[j]
-    return int(oldest)
 
 
 @compiled_serial

@@ -1,4 +1,4 @@
-"""Which rows travel, in which order: first the oldest up to the quota, then the rest by value."""
+"""Which rows travel, in which order: first the oldest up to the quota, then the rest by importance."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def value_per_byte(
     slack: int,
     beta: float = 1.0,
 ) -> npt.NDArray[np.float32]:
-    """First-order loss decrease bought by a byte of each row, times an age factor (algorithms.md 2.1 b, c).
+    """First-order loss decrease bought by a byte of each row, times an age factor (algorithms.md 2.1).
 
     For the one-bit code with row scale m = mean|a|, <C(a), a> = n m^2, so the value of a row per byte is
     ``n m^2 / c * (1 + beta * age / slack)``. Shapes: all [rows].
@@ -153,7 +153,7 @@ def select(
     The quota is the shortest prefix of the oldest units that holds ``quota_bytes``, lengthened so that it
     holds every overdue unit: oldest-first with a share of at least 1/S of the bytes sends each row once in any
     S iterations, and the overdue rule keeps the bound after a return or a change of policy as well. The rest
-    follows by value.
+    follows by importance.
 
     Args:
         eligible: rows with something to send, ascending, int64 [k].

@@ -90,24 +90,19 @@ def choose_drawn(policy: Policy, layout: Layout, view: RowsToSend) -> Selection:
 
 
 def choose_refinement(policy: Policy, layout: Layout, view: RowsToSend) -> Selection:
-    """Order what the code left of rows that were sent: by value, none of it must travel."""
-    return Selection(descending(view.eligible, _values(policy, layout, view)), 0)
+    """Order what the code left of rows that were sent: by the value of a byte, none of it must travel."""
+    ages = view.iteration - view.stamps
+    values = value_per_byte(layout.lengths, view.abs_sums, view.row_bytes, ages, policy.slack or 1)
+    return Selection(descending(view.eligible, values), 0)
 
 
 def _importance(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32] | None:
-    """The importance of rows beyond the quota, float32 [rows]; ``None`` where they stay oldest-first."""
-    if policy.order == "age" or policy.beyond == "nothing":
-        return None
-    return _values(policy, layout, view) if policy.beyond == "value" else _speculation(policy, layout, view)
-
-
-def _speculation(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32] | None:
-    """ROG Alg. 3: f1 * magnitude + f2 * staleness.
+    """ROG Alg. 3: f1 * magnitude + f2 * staleness, float32 [rows]; ``None`` where rows stay oldest-first.
 
     The magnitude of a row is its mean |.|, in units of the mean over the rows that may travel: the largest
     row would flatten all others.
     """
-    if len(view.eligible) == 0:
+    if policy.order != "importance" or not policy.speculative or len(view.eligible) == 0:
         return None
     importance = view.abs_sums / layout.float_lengths
     chosen = importance if len(view.eligible) == len(importance) else importance[view.eligible]
@@ -129,12 +124,6 @@ def _weigh_with_age(
     for row in range(len(magnitudes)):
         age = np.float32(max(iteration - stamps[row], 0))
         magnitudes[row] = magnitudes[row] * scale + age * factor
-
-
-def _values(policy: Policy, layout: Layout, view: RowsToSend) -> npt.NDArray[np.float32]:
-    """The value of a byte of each row, more with age (algorithms.md 2.1)."""
-    ages = view.iteration - view.stamps
-    return value_per_byte(layout.lengths, view.abs_sums, view.row_bytes, ages, policy.slack or 1)
 
 
 def _units(policy: Policy, layout: Layout) -> npt.NDArray[np.int64] | None:

@@ -118,8 +118,10 @@ class OuterRateTuner:
     @staticmethod
     def _alignment(first: Vector, second: Vector, momentum: float) -> float:
         """How well two movements agree beyond what the momentum carries over; 0 where there is none, or no telling."""
-        size = math.sqrt(float(first @ first) * float(second @ second))
+        with np.errstate(all="ignore"):  # a movement that is not finite is none that can be told
+            size = math.sqrt(max(float(first @ first) * float(second @ second), 0.0))
+            together = float(first @ second)
         usual = carried(min(momentum, 1.0)) if momentum > 0 else 0.0
         if not 0.0 < size < math.inf or usual >= 1.0:
             return 0.0
-        return (float(first @ second) / size - usual) / (1.0 - usual)
+        return (together / size - usual) / (1.0 - usual)

@@ -12,10 +12,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
+from rowcast.codecs.lowrank import LowRank
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection
 from rowcast.sync.order import RowsToSend, choose, choose_drawn, choose_refinement
@@ -27,7 +25,7 @@ _WORDS = {
     "mta": ("measured", "artifact"),
     "counts": ("bytes", "groups"),
     "granularity": ("row", "tensor", "model"),
-    "order": ("value", "age", "random"),
+    "order": ("importance", "age", "random"),
     "row_weights": ("members", "contributors"),
     "anticipate": ("off", "own", "team"),
     "pulls": ("own", "common"),
@@ -51,7 +49,7 @@ class Policy:
         counts: what ``share`` is a share of, with the artifact's rules: the model's 'bytes', or its rows, rounded up
             to 'groups' of 1000.
         race: see :class:`rowcast.sync.artifact.ArtifactTime`; only with the artifact's rules.
-        codec: name of the codec.
+        codec: name of the codec; with a rank, that of all rows but those of matrices with factors.
         f1, f2: weights of magnitude and staleness in ROG's importance (Alg. 3).
         local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
             what the iteration contributes (local SGD: McMahan et al., AISTATS 2017; Stich, ICLR 2019).
@@ -63,8 +61,9 @@ class Policy:
         lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
         rule: who may go on and when rows travel, by the name under which it is registered
             (:mod:`rowcast.training.rules`): 'phased', push, gate and pull; 'slotted', where a transfer also needs a
-            slot that the server gives; 'streamed', rows in both directions all the time, where the slack bounds the
-            staleness end to end (algorithms.md 1.4).
+            slot that the server gives; 'factored', where matrices travel as two factors, one after the other;
+            'streamed', rows in both directions all the time, where the slack bounds the staleness end to end
+            (algorithms.md 1.4).
         elastic: nobody waits for a worker in an outage. Only with 'streamed'.
         ahead: so many iterations more than the slack allows are computed by a worker that is in an outage itself.
             Only with 'streamed'.
@@ -73,16 +72,19 @@ class Policy:
         anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
             pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
             the same pending. Only with 'streamed', and where rows are drawn at 'random'.
-        fade: a row of a contribution counts the less, the older the parameters of that row are from which it was
-            computed, beyond half of the slack.
         auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
             (:mod:`rowcast.sync.slack`). Only with 'streamed'.
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with 'streamed'.
-        order: how rows beyond the quota follow: by 'value', or by 'age' as the quota does, the oldest first. 'random':
-            no others are pushed than a share that is drawn at random, the same at all workers; see :attr:`sampled`.
+        order: how speculative rows follow: by ROG's 'importance', or by 'age' as the quota does, and as all rows do
+            that are streamed: the oldest first. 'random': no others are pushed than a share that is drawn at random,
+            the same at all workers; see :attr:`sampled`.
         row_weights: among whom a row counts: all 'members', or only its 'contributors', those who have sent something
             of it lately (:mod:`rowcast.training.proposal.row_weights`).
+        feedback: share of what a worker has pending of the parameters that is kept when the next iteration begins to
+            contribute, above 0 .. 1; below 1 the residual of error feedback decays (algorithms.md 5.8).
+        pull_codec: name of the codec of what workers are sent; ``None``: that of what they send.
+        rank: matrices travel as two factors of this rank (algorithms.md 5.11); 0: they do not. Only with 'factored'.
     """
 
     name: str
@@ -106,13 +108,15 @@ class Policy:
     elastic: bool = False
     ahead: int = 0
     anticipate: str = "off"
-    fade: bool = False
     adapt: bool = False
     refine: bool = False
     auto: bool = False
     pulls: str = "own"
-    order: str = "value"
+    order: str = "importance"
     row_weights: str = "members"
+    feedback: float = 1.0
+    pull_codec: str | None = None
+    rank: int = 0
 
     def __post_init__(self) -> None:
         for key, words in _WORDS.items():
@@ -138,6 +142,8 @@ class Policy:
             yield f"expected outer_lr > 0, got {self.outer_lr}"
         if not 0 <= self.outer_momentum < 1:
             yield f"outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
+        if not 0 < self.feedback <= 1:
+            yield f"expected feedback above 0 .. 1, got {self.feedback}"
         if self.ahead < 0:
             yield f"expected ahead >= 0, got {self.ahead}"
 
@@ -145,38 +151,29 @@ class Policy:
         """What does not go together."""
         if self.mta != "artifact" and (self.counts != "bytes" or self.race):
             yield "counts and race go with compat=artifact only"
-        if self.mta == "artifact" and self.order != "value":
+        if self.mta == "artifact" and self.order != "importance":
             yield "the order of the artifact is its own; leave order or compat out"
         if self.granularity == "model" and (self.share, self.share_of_pull) != (1, 1):
             # What a cut has left of a transfer would be beyond the quota.
             yield "granularity=model sends all rows together; take share=1 (and pull_share=1)"
         anticipates, common = self.anticipate != "off" and not self.sampled, self.pulls != "own"
-        own = (
-            self.elastic,
-            self.ahead,
-            anticipates,
-            self.fade,
-            self.adapt,
-            self.refine,
-            self.auto,
-            self.auto_lr,
-            common,
-        )
+        own = (self.elastic, self.ahead, anticipates, self.adapt, self.refine, self.auto, self.auto_lr, common)
         if self.rule != "streamed" and any(own):
-            options = "elastic, ahead, anticipate, fade, adapt, refine, auto, auto_lr and pulls"
+            options = "elastic, ahead, anticipate, adapt, refine, auto, auto_lr and pulls"
             yield f"{options} go with rows that are streamed only"
+        if (self.rank > 0) != (self.rule == "factored"):
+            yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
+        if self.rank and (self.slack, self.share, self.share_of_pull) != (0, 1, 1):
+            yield "factors are those of a whole sum; take slack 0 and share=1 (and pull_share=1)"
         averages = self.rule == "phased" and self.slack == 0 and self.anticipate == "team" and self.share_of_pull == 1
         if self.sampled and (self.speculative or not averages):
             yield "order=random goes with slack 0, anticipate=team and pulls of everything only; write 'sparta'"
-        if codec_by_name(self.codec).wire_id == Zero.wire_id:
+        if self.sampled and self.feedback < 1:
+            yield "feedback goes with what is pending of steps; with order=random own parameters are, leave it out"
+        if self.rule != "phased" and self.pull_codec is not None:
+            yield "pull_codec goes with pushes and pulls only, without slots; leave it out, codec is for both ways"
+        if Zero.wire_id in (codec_by_name(self.codec).wire_id, self.row_codec_of_pull.wire_id):
             yield "the codec 'zero' sends nothing; take another"
-
-    @property
-    def beyond(self) -> str:
-        """Which rows travel beyond the quota: 'nothing' in particular, by 'speculation' (ROG), or all, by 'value'."""
-        if self.rule == "streamed":
-            return "value"
-        return "speculation" if self.speculative else "nothing"
 
     @property
     def streaming(self) -> bool:
@@ -203,8 +200,14 @@ class Policy:
 
     @property
     def row_codec(self) -> Codec:
-        """The codec object."""
-        return codec_by_name(self.codec)
+        """The codec object; with a rank, one that knows sizes only until it has a basis."""
+        codec = codec_by_name(self.codec)
+        return LowRank(self.rank, codec) if self.rank else codec
+
+    @property
+    def row_codec_of_pull(self) -> Codec:
+        """The codec object of what workers are sent."""
+        return self.row_codec if self.pull_codec is None else codec_by_name(self.pull_codec)
 
     @property
     def push_bound(self) -> int | None:
@@ -246,19 +249,6 @@ class Policy:
     def at_outer_lr(self, outer_lr: float) -> Policy:
         """This policy with another outer learning rate."""
         return self if outer_lr == self.outer_lr else dataclasses.replace(self, outer_lr=outer_lr)
-
-    def weights_of(self, lags: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Factor on each row of a contribution (algorithms.md 8.4), float32 [rows].
-
-        1 up to half of the slack, then inversely proportional to the lag (Zhang et al., IJCAI 2016).
-
-        Args:
-            lags: int32 [rows], so many of the last iterations the parameters lack from which it was computed.
-        """
-        if not self.fade:
-            return np.ones(len(lags), dtype=np.float32)
-        usual = np.float32(max((self.slack or 0) / 2, 1.0))
-        return np.divide(usual, np.maximum(lags, usual), dtype=np.float32)
 
     def code_for(self, layout: Layout, share: float, rate_bps: float, step_s: float) -> Codec:
         """The code of the rows that are sent during a step of ``step_s`` seconds over a link of this rate."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_id
 from rowcast.delivery.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import Policy
@@ -14,7 +13,7 @@ from rowcast.training.member import MemberState
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.training.rules.streamed_member import STREAMED
 
-__all__ = ["Staleness", "imbalance", "in_flight", "outer_step", "reweighed", "undelivered"]
+__all__ = ["Staleness", "decay", "imbalance", "in_flight", "outer_step", "reweighed", "undelivered"]
 
 
 def in_flight(outbox: Outbox, layout: Layout, received: int) -> npt.NDArray[np.float32]:
@@ -28,7 +27,7 @@ def in_flight(outbox: Outbox, layout: Layout, received: int) -> npt.NDArray[np.f
     total = layout.zeros()
     for message in outbox.unacknowledged():
         if message.number > received and not message.absolute:
-            codec_by_id(message.codec).add(layout, message.payload, message.rows, total, 1.0)
+            message.code.add(layout, message.payload, message.rows, total, 1.0)
     return total
 
 
@@ -82,6 +81,13 @@ def outer_step(
         step = share * lr if lr != 1 else share
     step[len(step) - len(buffers) :] = buffers
     return step, velocity
+
+
+def decay(share: float, layout: Layout, pending: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """What is added to what is pending when only a share of it is kept, float64 [elements]; buffers lose nothing."""
+    lost = (np.float64(np.float32(share)) - 1) * pending
+    lost[layout.offsets[layout.parameter_rows] :] = 0
+    return lost
 
 
 def reweighed(policy: Policy, node: WorkerNode, weight: float) -> npt.NDArray[np.float64] | float:

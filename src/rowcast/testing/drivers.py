@@ -26,7 +26,8 @@ Vector = npt.NDArray[np.float32]
 _LAYOUT = Layout.from_shapes([("weight", (119, 54)), ("bias", (9,))])
 #: Frames so small that a push has many, whatever the link.
 _LINKS = LinkSettings(frame_max_bytes=2048)
-#: Every family. A momentum of a half keeps all sums exact in float32; what fades with age would hang on the links.
+#: Every family but `powersgd`. A momentum of a half keeps all sums exact in float32; when an outer learning rate that
+#: adapts is told would hang on the links.
 _POLICIES = (
     "bsp?codec=raw",
     "ssp:2?codec=raw",
@@ -35,7 +36,7 @@ _POLICIES = (
     "flown:2?codec=raw",
     "localsgd:2?codec=raw",
     "diloco:2?codec=raw&outer_lr=1&outer_momentum=0.5",
-    "rowcast:2?codec=raw&fade=off&ahead=1",
+    "rowcast:2?codec=raw&auto_lr=off&ahead=1",
 )
 _STEPS = 5
 

@@ -24,7 +24,7 @@ from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.session import JoinRequest
 from rowcast.sync import parse_policy
-from rowcast.testing.books import Staleness, imbalance, outer_step, reweighed, undelivered
+from rowcast.testing.books import Staleness, decay, imbalance, outer_step, reweighed, undelivered
 from rowcast.testing.pipes import Connection, Pipe
 from rowcast.training import ServerNode, WorkerNode, WorkerState
 
@@ -107,7 +107,8 @@ class VirtualTeam(Engine[_Worker]):
         journals: by node name, all lives of a worker in one.
         gaps, push_ages, pull_ages, outage_ages: at each moment at which a worker started to compute, see
             :class:`~rowcast.testing.books.Staleness`.
-        computed: float64 [elements], the sum of weight * update of everything ever computed, by worker.
+        computed: float64 [elements], the sum of weight * update of everything ever computed, by worker; where what is
+            pending decays, less what was lost so.
     """
 
     server: ServerNode
@@ -339,6 +340,8 @@ class VirtualTeam(Engine[_Worker]):
         if node.state is not WorkerState.COMPUTING or worker.computing:
             return
         if worker.computed >= worker.script.iterations:
+            if self.server.policy.feedback < 1:
+                self.computed[node.name] += decay(0.0, self.layout, node.pending)
             node.finish(self.now)
             self.at(self.now, lambda: self.attend(worker))
             return
@@ -360,13 +363,13 @@ class VirtualTeam(Engine[_Worker]):
             seen = node.expected - np.repeat(times, self.layout.lengths) * vector
         update = worker.script.gradient(worker.computed, seen).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
+        lost = decay(self.server.policy.feedback, self.layout, node.pending)
         proposed = node.replica - update
         self.computed[node.name] += reweighed(self.server.policy, node, weight)
-        weights = node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
-        share = (node.replica - proposed).astype(np.float64)
-        share *= np.repeat(weights, self.layout.lengths)
-        step, worker.velocity = outer_step(self.server.policy, self.layout, share, worker.velocity)
-        self.computed[node.name] += step
+        node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
+        share = (node.replica - proposed).astype(np.float64) * np.float32(weight)
+        step, worker.velocity = outer_step(node.policy or self.server.policy, self.layout, share, worker.velocity)
+        self.computed[node.name] += step + lost
         node.release()
         worker.computed += 1
         node.exchange(self.now)

@@ -19,7 +19,7 @@ from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
-from rowcast.session.link import Link, acknowledged
+from rowcast.session.link import Link
 from rowcast.session.reconnect import Reconnect
 from rowcast.sync import Policy, UsualInterval
 from rowcast.training.delivered import Delivered
@@ -27,7 +27,6 @@ from rowcast.training.joining import Joining
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.training.proposal.replica import Replica
-from rowcast.training.proposal.row_ages import RowAges
 from rowcast.training.rules import worker_rule
 from rowcast.training.rules.base import WorkerHandler, WorkerRule
 from rowcast.training.steps import Step
@@ -66,7 +65,7 @@ class WorkerCore:
         link: the connection to the server, or ``None``.
         rule: when its rows travel, and when it may compute on; of the server's policy.
         client: its place in the team.
-        contribution, row_ages: what it adds, and from how old parameters.
+        contribution: what it adds.
         delivered: which of its iterations have arrived.
         supplier: what it tells the server of its stream, and its share of the team's batch.
         positions: how far its data was read up to the newest iteration; empty where it is no stream.
@@ -127,8 +126,7 @@ class WorkerCore:
         self.link: Link | None = None
         self.step = Step(0.0)
         self.done_step: Step | None = None
-        self.row_ages = RowAges(layout.rows)
-        self.contribution = Contribution(self._replica, self.residual, self.row_ages)
+        self.contribution = Contribution(self._replica, self.residual)
         self.acknowledgements = UsualInterval(0.0)
         self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
         self.woken_at = 0.0
@@ -272,15 +270,22 @@ class WorkerCore:
 
     def _on_rows(self, now: float, message: Message) -> None:
         rows = cast(Rows, message)
+        if rows.stream:
+            self.rule.side_rows(now, rows)
+            return
         codec = self.inbox.accept(rows)
         if codec is not None:
             self.step.pulled(rows)
-            self.row_ages.arrived(rows.rows, self.iteration)
-            self._replica.apply(rows)
+            self._replica.apply(codec, rows)
+            self.rule.arrived(codec, rows)
         self.say(Ack(self.inbox.received))
 
     def _on_ack(self, now: float, message: Message) -> None:
-        self.outbox.acknowledged(now, acknowledged(message))
+        ack = cast(Ack, message)
+        if ack.stream:
+            self.rule.side_acknowledged(now, ack)
+            return
+        self.outbox.acknowledged(now, ack.number)
         self.rule.acknowledged(now)
 
     def _on_heartbeat(self, now: float, message: Message) -> None:

@@ -75,19 +75,15 @@ class WorkerLoop(WorkerCore):
         sources: Sequence[npt.NDArray[np.float32]],
         weight: float,
         origin: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> None:
         """Add ``weight * (origin - sources)`` to pending; no iteration is finished by it.
 
         ``origin`` is from where the sources were made; ``None``: from the replica as it is.
 
         The policy's outer learning rate and momentum come in here. See
         :meth:`rowcast.training.proposal.replica.Replica.propose` for shapes and errors.
-
-        Returns:
-            What each row counted, float32 [rows]: less than ``weight`` where the policy lets contributions fade that
-            were computed from old parameters.
         """
-        return self.contribution.add(self.policy, self.iteration, sources, weight, origin)
+        self.contribution.add(self.policy, sources, weight, origin)
 
     def offer(self, update: Update | None) -> NonFiniteGradient | None:
         """:meth:`accumulate` an update, if there is one; why it was refused, or ``None``."""
@@ -192,11 +188,13 @@ class WorkerLoop(WorkerCore):
         self.step.proposed = now
         if self.step.fed is not None:
             self.supplier.worked(self.step.fed.samples, self.step.compute_s)
-        self.step.skipped = not self.contribution.end(self.policy, self.iteration)
+        self.step.skipped = not self.contribution.end(self.policy)
         self.rule.exchange(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:
         """Deliver everything, receive everything, say goodbye. :attr:`state` is DONE when done.
+
+        Where the policy lets what is pending decay, the rest of it is dropped instead of delivered.
 
         Args:
             now: time (s).
@@ -204,6 +202,7 @@ class WorkerLoop(WorkerCore):
         """
         if self.state is not WorkerState.COMPUTING:
             raise LocalProtocolError(f"finish: expected a worker between two steps, it is {self.state.value}")
+        self.contribution.drop(self.policy)
         self.state = WorkerState.FINISHING
         self.search.again_from(now)  # it looks for the server anew, however long that was gone before
         self._finish_wait = wait

@@ -4,13 +4,29 @@ from rowcast.sync.families.asp import ASP
 from rowcast.sync.families.bsp import BSP
 from rowcast.sync.families.flown import FLOWN
 from rowcast.sync.families.local import DILOCO, LOCALSGD
+from rowcast.sync.families.powersgd import POWERSGD
 from rowcast.sync.families.rog import ROG
 from rowcast.sync.families.rowcast import ROWCAST
+from rowcast.sync.families.sparse import DEMO, SPARSELOCO
 from rowcast.sync.families.sparta import SPARTA
 from rowcast.sync.families.ssp import SSP
 from rowcast.sync.family import REGISTRY, register
 
-__all__ = ["ASP", "BSP", "DILOCO", "FLOWN", "LOCALSGD", "REGISTRY", "ROG", "ROWCAST", "SPARTA", "SSP"]
+__all__ = [
+    "ASP",
+    "BSP",
+    "DEMO",
+    "DILOCO",
+    "FLOWN",
+    "LOCALSGD",
+    "POWERSGD",
+    "REGISTRY",
+    "ROG",
+    "ROWCAST",
+    "SPARSELOCO",
+    "SPARTA",
+    "SSP",
+]
 
-for _family in (BSP, SSP, ASP, FLOWN, LOCALSGD, DILOCO, SPARTA, ROG, ROWCAST):
+for _family in (BSP, SSP, ASP, FLOWN, LOCALSGD, DILOCO, SPARSELOCO, DEMO, SPARTA, POWERSGD, ROG, ROWCAST):
     register(_family)

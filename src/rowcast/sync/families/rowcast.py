@@ -28,7 +28,6 @@ def _build(name: str, slack: int | None) -> Policy:
         elastic=True,
         ahead=DEFAULT_AHEAD,
         anticipate="team",
-        fade=True,
         adapt=True,
         refine=True,
         auto=slack is None,
@@ -41,5 +40,5 @@ ROWCAST = Family(
     "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
     "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it.",
     _build,
-    options=("elastic", "ahead", "anticipate", "fade", "adapt", "refine", "auto", "auto_lr", "pulls"),
+    options=("elastic", "ahead", "anticipate", "adapt", "refine", "auto", "auto_lr", "pulls"),
 )

@@ -1,4 +1,4 @@
-"""What a worker adds to the team's model, iteration by iteration: how much each row counts, and the outer momentum."""
+"""What a worker adds to the team's model, iteration by iteration: outer learning rate, momentum and decay."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from rowcast.delivery.residual import Residual
 from rowcast.errors import LocalProtocolError
+from rowcast.rows.scaling import scale_rows
 from rowcast.sync import Policy
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.replica import Replica
-from rowcast.training.proposal.row_ages import RowAges
 
 __all__ = ["Contribution", "Update"]
 
@@ -28,7 +28,6 @@ class Contribution:
     Args:
         replica: the parameters from which it is computed.
         residual: what is pending.
-        freshness: how old the parameters are.
 
     Attributes:
         weight: averaging weight of the last part.
@@ -36,38 +35,36 @@ class Contribution:
         outer: the outer momentum; ``None`` before a policy asked for it.
     """
 
-    def __init__(self, replica: Replica, residual: Residual, freshness: RowAges) -> None:
+    def __init__(self, replica: Replica, residual: Residual) -> None:
         self.weight = 1.0
         self.size = 0.0
         self.outer: Outer | None = None
         self._replica = replica
         self._residual = residual
-        self._freshness = freshness
         self._begun = False
+        self._decayed = False
 
     def add(
         self,
         policy: Policy | None,
-        iteration: int,
         sources: Sequence[npt.NDArray[np.float32]],
         weight: float,
         origin: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> None:
         """Add ``weight * (origin - sources)``, and what the policy makes of it.
+
+        Where what is pending decays, it does so before the first part of an iteration is added.
 
         Args:
             policy: the team's policy; ``None`` before the server has told it.
-            iteration: iterations finished.
             sources: as :meth:`Replica.propose` takes them.
             weight: averaging weight.
             origin: as :meth:`Replica.propose` takes it.
 
-        Returns:
-            What each row counted, float32 [rows].
-
         Raises:
             NonFiniteGradient, LocalProtocolError: as :meth:`Replica.propose`; nothing was added.
         """
+        self._decay(policy)
         replica, residual = self._replica, self._residual
         if policy is not None and policy.sampled and weight != self.weight:
             # Pending is the averaging weight times what makes this worker's parameters its own (algorithms.md 5.10).
@@ -75,11 +72,6 @@ class Contribution:
             replica.rescale(residual.vector, weight / self.weight)
             self.weight = weight
         weights = np.full(replica.layout.rows, weight, dtype=np.float32)
-        of_parameters = weights[: replica.layout.parameter_rows]  # a view: buffers count what they are given
-        if policy is not None and policy.fade:
-            # Old is also what was computed since a row was last sent: all of it will arrive together.
-            unsent = iteration - residual.stamps
-            of_parameters *= policy.weights_of(np.maximum(self._freshness.lags, unsent))[: len(of_parameters)]
         if policy is not None and policy.outer_momentum > 0:
             if self.outer is None:
                 self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
@@ -87,12 +79,11 @@ class Contribution:
             self.outer.begin(first=not self._begun)
             moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, self.outer, origin)
         else:
-            factors = weights.copy()
-            factors[: len(of_parameters)] *= np.float32(1.0 if policy is None else policy.outer_lr)
-            moved = replica.propose(sources, factors, residual.vector, residual.abs_sums, origin=origin)
+            # Buffers are values, and no steps.
+            weights[: replica.layout.parameter_rows] *= np.float32(1.0 if policy is None else policy.outer_lr)
+            moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, origin=origin)
         residual.measured = True
         self._book(moved, weight)
-        return weights
 
     def add_rows(self, amounts: npt.NDArray[np.float32], weight: float) -> None:
         """Add an amount to each row of a timing-only layout.
@@ -110,22 +101,47 @@ class Contribution:
         self._residual.measured = False
         self._book(float(amounts.sum()), weight)
 
+    def drop(self, policy: Policy | None) -> None:
+        """The work is done: where what is pending decays, what is left of the parameters is dropped (5.8)."""
+        if policy is not None and policy.feedback < 1:
+            self._keep(0.0)
+
+    def _decay(self, policy: Policy | None) -> None:
+        """Keep the policy's share of what is pending of the parameters; once an iteration (algorithms.md 5.8)."""
+        if policy is not None and policy.feedback < 1 and not self._decayed:
+            self._decayed = True
+            self._keep(policy.feedback)
+
+    def _keep(self, share: float) -> None:
+        """Keep a share of what is pending of the parameters; the rest is booked as a contribution that takes it back.
+
+        Buffers are values and lose nothing. In a timing-only layout there is nothing that could decay.
+        """
+        replica, residual = self._replica, self._residual
+        rows = replica.layout.parameter_rows
+        if not replica.layout.is_timing_only:
+            scale_rows(residual.vector, replica.layout.offsets[: rows + 1], share, replica.computed[:rows])
+            residual.measured = False
+
     def _book(self, size: float, weight: float) -> None:
         self.size = size + (self.size if self._begun else 0.0)
         self.weight = weight
         self._begun = True
 
-    def end(self, policy: Policy | None, iteration: int) -> bool:
-        """``iteration`` is finished: the next part is the first one of the next.
+    def end(self, policy: Policy | None) -> bool:
+        """An iteration is finished: the next part is the first one of the next.
+
+        Without a contribution what is pending decays all the same, as it does at the others.
 
         Returns:
             Whether there was a contribution.
         """
         contributed = self._begun
+        self._decay(policy)
         if self.outer is not None and not contributed:
             # The outer momentum goes on without a contribution, as it does at the others.
             parameters = self._replica.parameters
             same = [parameters[spec.start : spec.stop] for spec in self._replica.layout.tensors]
-            self.add(policy, iteration, same, self.weight)
-        self._begun = False
+            self.add(policy, same, self.weight)
+        self._begun = self._decayed = False
         return contributed

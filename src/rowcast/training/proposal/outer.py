@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, in_parts
+from rowcast.rows.kernels import PARALLEL_ELEMENTS, compiled, in_parts
 from rowcast.sync import Policy
 
 __all__ = ["Outer"]
@@ -75,6 +75,8 @@ class Outer:
         """
         vectors = pending, self.velocity, replica
         factors = np.float32(self._keep), np.float32(self._of_step), np.float32(self._of_velocity)
+        if source.size < PARALLEL_ELEMENTS:
+            return float(_outer_step(vectors, source, start, offsets, weights, factors, abs_sums, computed))
         moved = in_parts(
             lambda part, edges: _outer_step(
                 vectors, source, start, offsets[edges], weights[part], factors, abs_sums[part], computed[part]

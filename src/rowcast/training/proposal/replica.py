@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_id
+from rowcast.codecs import Codec
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
-from rowcast.rows.kernels import accumulate, nonfinite, row_sums
+from rowcast.rows.kernels import accumulate, nonfinite
+from rowcast.rows.scaling import scale_rows
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.own_writes import OwnWrites
@@ -38,7 +39,7 @@ class Replica:
         parameters: flat float32; taken over and changed in place.
 
     Attributes:
-        computed: float64 [rows], the signed sum of everything ever proposed for each row (the audit).
+        computed: float64 [rows], signed sum of everything ever proposed for each row, less what decayed (the audit).
         own_writes: is told which rows have moved, if there is one.
     """
 
@@ -51,7 +52,7 @@ class Replica:
         self.parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
         self.own_writes: OwnWrites | None = None
-        self._held: list[Rows] | None = None
+        self._held: list[tuple[Codec, Rows]] | None = None
         self._tensors = Scattered(layout.tensors)
 
     def hold(self) -> None:
@@ -61,15 +62,14 @@ class Replica:
     def release(self) -> None:
         """Apply the rows that arrived since :meth:`hold`."""
         held, self._held = self._held or [], None
-        for message in held:
-            self.apply(message)
+        for codec, message in held:
+            self.apply(codec, message)
 
-    def apply(self, message: Rows) -> None:
+    def apply(self, codec: Codec, message: Rows) -> None:
         """Apply a frame that passed its checks, or keep a copy of it while the parameters are held."""
         if self._held is not None:
-            self._held.append(dataclasses.replace(message, payload=message.payload.copy()))
+            self._held.append((codec, dataclasses.replace(message, payload=message.payload.copy())))
             return
-        codec = codec_by_id(message.codec)
         if message.absolute:
             replace_rows(self.layout, codec, message, self.parameters)
         else:
@@ -111,15 +111,13 @@ class Replica:
         if len(sources) != len(tensors):
             raise LocalProtocolError(f"accumulate: expected {len(tensors)} tensors, got {len(sources)}")
         origin = self.parameters if origin is None else origin
-        if isinstance(sources, list) and outer is None:
+        if isinstance(sources, list):
             flat = [source.reshape(-1) for source in sources]
             self._check_all(flat)
-            return accumulate_all(self.layout, pending, origin, flat, weights, abs_sums, self.computed)
-        for index in range(len(tensors)):
-            source = sources[index].reshape(-1)
-            self._check_size(index, source)
-            if nonfinite(source):
-                raise self._refusal(index)
+            if outer is None:
+                return accumulate_all(self.layout, pending, origin, flat, weights, abs_sums, self.computed)
+        else:
+            self._check_each(sources)
         moved = 0.0
         for index, spec in enumerate(tensors):
             rows = slice(spec.first_row, spec.end_row)
@@ -145,10 +143,14 @@ class Replica:
         """
         layout = self.layout
         rows = layout.parameter_rows if layout.buffer_rule == "first" else layout.rows
-        part, offsets = pending[: layout.offsets[rows]], layout.offsets[: rows + 1]
-        before = row_sums(part, offsets)
-        part *= np.float32(factor)
-        self.computed[:rows] += row_sums(part, offsets) - before
+        scale_rows(pending, layout.offsets[: rows + 1], factor, self.computed[:rows])
+
+    def _check_each(self, sources: Sequence[Vector]) -> None:
+        for index in range(len(sources)):
+            source = sources[index].reshape(-1)
+            self._check_size(index, source)
+            if nonfinite(source):
+                raise self._refusal(index)
 
     def _check_all(self, sources: list[Vector]) -> None:
         for index, source in enumerate(sources):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rowcast.codecs import codec_by_name
+from rowcast.delivery.backlog import MAX_STAMP
 from rowcast.delivery.cursor import Cursor
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.transfer import Request
@@ -38,7 +39,7 @@ def choose(now: float, team: Team, member: Member, streamed: StreamedMember) -> 
 def due_at(now: float, member: Member, streamed: StreamedMember) -> float:
     """When rows for ``member`` are to be chosen (s); ``inf`` when there is nothing to choose, or enough is."""
     owed = member.owed
-    if not lacks(member).changed.any():
+    if lacks(member).lacking() == MAX_STAMP:
         return math.inf
     if streamed.outdated:
         return now
@@ -50,6 +51,6 @@ def refine(now: float, team: Team, member: Member) -> None:
     """Where all rows for ``member`` were sent, the idle link may carry what the code left of them."""
     owed, policy, transfer = member.owed, team.policy, member.owed.transfer
     idle = transfer is not None and not transfer.refining and transfer.finished(now)
-    if policy.refine and idle and not owed.follows and not lacks(member).changed.any():
+    if policy.refine and idle and not owed.follows and lacks(member).lacking() == MAX_STAMP:
         half = codec_by_name("half")
         owed.begin(now, Request(member.iteration, half, policy.choose_refinement, announce_zeros=False, refine=True))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.delivery.backlog import Backlog
+from rowcast.delivery.backlog import MAX_STAMP, Backlog
 from rowcast.delivery.cursor import Cursor
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.outbox import Outbox
@@ -223,7 +223,7 @@ class StreamedRule(ServerRule):
             other = (self.team.members if self.stream is None else self._apart).get(name)
             if other is None or other.link is None or other.name not in self._streamed:
                 continue
-            if not lacks(other).changed.any():
+            if lacks(other).lacking() == MAX_STAMP:
                 self.team.notifier.wake(other.link)
 
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
@@ -342,14 +342,13 @@ class StreamedRule(ServerRule):
         told = self._tell(now, member)
         if told is not None:
             return told
-        owed = member.owed
         streamed = self.streamed(member)
         if due_at(now, member, streamed) <= now:
             ledger.bring_up(member)
             choose(now, team, member, streamed)
         else:
             refine(now, team, member)
-        return owed.next_frame(now) or owed.follow(now)
+        return member.owed.next_frame(now) or member.owed.follow(now)
 
     def wake_at(self, member: Member) -> float:
         """When something may have to be done for ``member`` that nothing else is the occasion for (s).
@@ -358,15 +357,17 @@ class StreamedRule(ServerRule):
         """
         if member.state not in STREAMED:
             return math.inf
-        streamed = self.streamed(member)
-        times = [due_at(member.woken_at, member, streamed)]
-        if self.stream is not None:
-            times.append(self.stream.due_at(member.name))
-        if member.state is MemberState.WAITING:
-            times.append(self.outages.check_at())
+        streamed, woken_at = self._streamed[member.name], member.woken_at
+        due = due_at(woken_at, member, streamed)
+        soonest = due if due > woken_at else math.inf
+        if self.stream is not None and woken_at < (due := self.stream.due_at(member.name)) < soonest:
+            soonest = due
+        if member.state is MemberState.WAITING and woken_at < (due := self.outages.check_at()) < soonest:
+            soonest = due
         if not member.gated and streamed.steady_since is not None:
-            times.append(streamed.steady_since + self.outages.proof_s(streamed))
-        return min((time for time in times if time > member.woken_at), default=math.inf)
+            proven_at = streamed.steady_since + self.outages.proof_s(streamed)
+            return proven_at if woken_at < proven_at < soonest else soonest
+        return soonest
 
     def wakes(self, member: Member) -> bool:
         return member.state in STREAMED

@@ -148,7 +148,6 @@ class StreamedWorker(WorkerRule):
             node.state = WorkerState.WAITING
             return
         assert self.told is not None
-        node.row_ages.begin(node.iteration, self.told.horizon)
         node.step.passed(now, max(self.told.newest - node.iteration, 0))
         node.compute(now)
 
