@@ -18,7 +18,24 @@ from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Leave
 from rowcast.wire.fields import MAX_PLACES
 
-__all__ = ["WorkerLoop"]
+__all__ = ["WorkerLoop", "shared_part"]
+
+
+#: Noise over signal, in power, that a single gradient is taken to have.
+NOISE = 2.0
+
+
+def shared_part(momentum: float) -> float:
+    """How much of a worker's fresh contribution the others are expected to have as well, 0 .. 1.
+
+    The signal's share of the power of an exponential average of gradients: the average has as much signal as each of
+    them, and (1 - momentum) / (1 + momentum) of the noise. With the same signal at all workers and noise of their own
+    it is the best linear prediction of another one's contribution.
+
+    Args:
+        momentum: decay of the average, 0 .. 1.
+    """
+    return (1 + momentum) / (1 + momentum + NOISE * (1 - momentum))
 
 
 class WorkerLoop(WorkerCore):
@@ -36,9 +53,8 @@ class WorkerLoop(WorkerCore):
     def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`expected` the next gradient is computed: a vector, and how often to subtract its rows.
 
-        What is pending, float32 [elements], and float32 [rows]: once, or as often as the team has such a share (the
-        inverse of the averaging weight), never less than once. What the code has left of a row that was sent counts
-        once in any case: nobody else has the same. Where rows are drawn at random each counts as often as leads to
+        What is pending, float32 [elements], and float32 [rows]: once, and of what is fresh as much more as the others
+        may be expected to have (:func:`shared_part` for each of their shares; algorithms.md 8.3). Where rows are drawn at random each counts as often as leads to
         the parameters that are this worker's own. ``None`` where the policy has gradients computed from the replica,
         and when the work is done.
         """
@@ -48,7 +64,8 @@ class WorkerLoop(WorkerCore):
         rows, times = self.layout.rows, 1.0 / self.contribution.weight
         if policy.anticipate == "own" or policy.sampled:
             return self.pending, np.full(rows, times if policy.sampled else 1.0, dtype=np.float32)
-        return self.pending, np.float32(1.0) + np.float32(max(times - 1.0, 0.0)) * self.residual.fresh()
+        others = max(times - 1.0, 0.0) * shared_part(self.inner_momentum)
+        return self.pending, np.float32(1.0) + np.float32(others) * self.residual.fresh()
 
     @property
     def expected(self) -> npt.NDArray[np.float32]:
