@@ -91,7 +91,7 @@ def covering(jobs: Sequence[str], strength: int, begun: Sequence[GridCell] = ())
     """
     factors = {**FACTORS, "job": tuple(jobs)}
     names = [field.name for field in fields(GridCell)]
-    product = [GridCell(*values) for values in itertools.product(*(factors[name] for name in names))]  # type: ignore[arg-type]
+    product = [GridCell(*values) for values in itertools.product(*(factors[name] for name in names))]
     product = [cell for cell in product if cell.possible]
     numbers: dict[tuple[tuple[str, object], ...], int] = {}
     held = np.array([_combinations(cell, names, strength, numbers) for cell in product])

@@ -72,7 +72,7 @@ def race_cells(jobs: Sequence[str]) -> list[GridCell]:
 def by_iteration(policy: str) -> bool:
     """Whether the parameters after n iterations depend neither on links nor on who computes how fast."""
     parsed = parse_policy(policy)
-    return parsed.slack == 0 and parsed.rule == "phased" and parsed.share == 1
+    return parsed.slack == 0 and parsed.rule == "phased" and not parsed.speculative
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.folder import claimed_folder, is_finished, run_into_folder
 from rowcast.experiment.runners import run_cell
 from rowcast.links import Trace, save_csv
-from rowcast.report import Run, read_experiment
+from rowcast.report import Curve, read_run
+from rowcast.tasks import load_task
 
 __all__ = ["GRADIENT_S", "LINKS", "Grid", "Wanted", "each_done", "run_all", "save_json"]
 
@@ -84,7 +85,6 @@ class Grid:
 
     def __init__(self, out: Path, data: Path, shorter: float = 1.0) -> None:
         self.out, self.data, self._shorter = out, data, shorter
-        self._read: dict[Path, Run] = {}
         self._lines: dict[Wanted, Line] = {}
         self._plans: dict[Wanted, tuple[Cell, Path]] = {}
 
@@ -133,19 +133,10 @@ class Grid:
             group += f"-x{wanted.longer:g}"
         return planned, self.out / group / "cells" / planned.name
 
-    def run(self, wanted: Wanted) -> Run:
-        """What a finished run has left."""
-        _, folder = self.plan(wanted)
-        if folder not in self._read:
-            # All runs of a folder are read at once.
-            for run in read_experiment(folder.parents[1]).runs:
-                self._read[run.folder] = run
-        return self._read[folder]
-
     def line(self, wanted: Wanted) -> Line:
         """The metric of a finished run."""
         if wanted not in self._lines:
-            self._lines[wanted] = line_of(self.run(wanted))
+            self._lines[wanted] = read_line(*self.plan(wanted))
         return self._lines[wanted]
 
     def _links(self, cell: GridCell, seed: int, seconds: float) -> str:
@@ -249,17 +240,34 @@ def _quiet_single_thread() -> None:
 
     from rowcast.rows import kernels
 
-    # Some cells are there to see who diverges.
-    warnings.filterwarnings("ignore", "gradient of .*: expected finite numbers")
     torch.set_num_threads(1)
     kernels.limit_threads(1)
 
 
 def _run(cell: Cell, folder: Path) -> None:
-    run_into_folder(cell, folder, run_cell, lambda done: None)
+    with warnings.catch_warnings():
+        # Some cells are there to see who diverges.
+        warnings.filterwarnings(
+            "ignore", "gradient of .*: expected finite numbers|the updates of this worker have grown"
+        )
+        run_into_folder(cell, folder, run_cell, lambda done: None)
+    read_line(cell, folder)
     # Of thousand runs the bandwidth would take gigabytes; it follows from links and seed.
     for path in [*folder.glob("link-*.csv"), folder / "links.json", folder / "server.jsonl"]:
         path.unlink(missing_ok=True)
+
+
+def read_line(cell: Cell, folder: Path) -> Line:
+    """The metric of a finished run; kept beside its journals, which take long to read."""
+    metric = load_task(cell.task).metrics[0]
+    kept = folder / "line.npz"
+    if not kept.exists():
+        line = line_of(read_run(cell.policy, sorted(folder.glob("robot-*.jsonl")), cell.seconds, (metric,)))
+        part = folder / "line.part.npz"
+        np.savez(part, along=line.curve.along, values=line.curve.values, times_s=line.times_s)
+        part.replace(kept)
+    with np.load(kept) as found:
+        return Line(metric, Curve(found["along"], found["values"]), found["times_s"])
 
 
 def save_json(path: Path, content: Any) -> None:

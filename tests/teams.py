@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from rowcast.codecs import codec_by_id
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker
@@ -20,7 +19,7 @@ POLICIES += ["rowcast:3", "rowcast:8", "rowcast:2?elastic=off", "rowcast:8?auto=
 COMMON = ["rowcast:1?pulls=common", "rowcast:3?pulls=common", "rowcast:8?pulls=common&refine=off"]
 COMMON += ["rowcast:2?elastic=off&pulls=common"]
 POLICIES += COMMON
-POLICIES += ["sparta?share=0.05", "sparta?share=0.3"]
+POLICIES += ["sparta?share=0.05", "sparta?share=0.3", "powersgd:1", "powersgd:2"]
 CODECS = ["raw", "half", "onebit"]
 
 
@@ -144,7 +143,7 @@ class Books:
         layout, pending = self.team.layout, node.pending.copy()
         for message in node.outbox.unacknowledged():
             if not message.absolute:
-                codec_by_id(message.codec).add(layout, message.payload, message.rows, pending, 1.0)
+                message.code.add(layout, message.payload, message.rows, pending, 1.0)
         return pending.astype(np.float64)
 
     def check(self):

@@ -532,7 +532,9 @@ EXPORTED: dict[str, str] = {
         ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
         UsualInterval VersionTable minimum_share parse_policy policy_forms register
     """,
-    "rowcast.sync.families": "ASP BSP DEMO DILOCO FLOWN LOCALSGD REGISTRY ROG ROWCAST SPARSELOCO SPARTA SSP",
+    "rowcast.sync.families": """
+        ASP BSP DEMO DILOCO FLOWN LOCALSGD POWERSGD REGISTRY ROG ROWCAST SPARSELOCO SPARTA SSP
+    """,
     "rowcast.tasks": """
         FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task pack_item
         register unpack_item

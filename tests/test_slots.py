@@ -382,6 +382,7 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
 def test_a_long_wait_is_said(state, text):
     node = WorkerNode("robot0", LAYOUT, LAYOUT.zeros())
     node.link_up(0.0, Link("server"))
+    node.follow(parse_policy("flown:2"))
     node.welcomed_at, node.state = 1.0, state
     node.outbox.meter.sent(1.0, 250_000)
     node.outbox.meter.acknowledged(2.0, 250_000, 1.0)

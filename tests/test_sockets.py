@@ -54,7 +54,9 @@ def mid_push(server, name, iteration):
 # -- training together -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["bsp?codec=raw", "ssp:2", "asp", "flown:2", "rog:4", "rog:4?codec=half"])
+@pytest.mark.parametrize(
+    "policy", ["bsp?codec=raw", "ssp:2", "asp", "flown:2", "powersgd:1", "rog:4", "rog:4?codec=half"]
+)
 def test_two_workers_train_and_agree(policy):
     with LiveServer(policy, expected_workers=2) as server:
         robots = [Robot(server, f"robot-{index}", steps=6, update=index + 1) for index in range(2)]

@@ -82,6 +82,11 @@ def test_the_families_and_what_they_stand_for() -> None:
     assert settings_of("rog:0") == (0, 1.0, "row", True, "onebit")
     assert settings_of("rog:10000")[0] == 10_000
     assert settings_of("localsgd:8") == settings_of("diloco:8") == settings_of("bsp")
+    assert settings_of("powersgd:4") == (0, 1.0, "model", False, "raw")
+    assert (parse_policy("powersgd:4").rank, parse_policy("bsp").rank) == (4, 0)
+    for text, rank in (("bsp", 1), ("powersgd:4", 0), ("powersgd:4", -1)):
+        with pytest.raises(ConfigError, match="expected a rank of 1 or more with the rule 'factored'"):
+            dataclasses.replace(parse_policy(text), rank=rank)
 
 
 def outer_of(text: str) -> tuple[int, float, float]:
@@ -113,7 +118,10 @@ def test_every_option_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "known: asp, bsp, demo, diloco:8, flown:4, localsgd:8, rog:4, rowcast:4, sparseloco:8, sparta, ssp:4"),
+        (
+            "",
+            "known: asp, bsp, demo, diloco:8, flown:4, localsgd:8, powersgd:2, rog:4, rowcast:4, sparseloco:8, sparta,",
+        ),
         ("rgo:4", "unknown policy 'rgo:4'; did you mean 'rog:4'"),
         ("bps", "unknown policy 'bps'; did you mean 'bsp'"),
         ("ROG:4", "unknown policy"),
@@ -133,6 +141,10 @@ def test_every_option_is_read() -> None:
             (text, "local steps, 1 or more, behind a colon, for example 'localsgd:8'")
             for text in ("localsgd", "localsgd:0")
         ),
+        ("powersgd", "expected a rank, 1 or more, behind a colon, for example 'powersgd:2'"),
+        ("powersgd:0", "expected a rank, 1 or more, behind a colon, for example 'powersgd:2'"),
+        ("powersgd:2?share=0.5&granularity=row", "factors are those of a whole sum; take slack 0 and share=1"),
+        ("powersgd:2?codec=zero", "the codec 'zero' sends nothing"),
         *((text, "for example 'diloco:8'") for text in ("diloco", "diloco:0", "diloco?outer_lr=1")),
         *((f"diloco:4?outer_lr={value}", "expected outer_lr > 0") for value in ("0", "-1", "nan", "inf")),
         *((f"diloco:4?outer_momentum={value}", "in 0 .. below 1") for value in ("1", "-0.1", "nan", "inf")),

@@ -234,7 +234,7 @@ def _ones(simulation, node):
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(["bsp?codec=raw", "ssp:2?codec=raw", "asp?codec=raw"]),
+    st.sampled_from(["bsp?codec=raw", "ssp:2?codec=raw", "asp?codec=raw", "powersgd:1"]),
     st.lists(st.floats(5e3, 1e5), min_size=2, max_size=2),
     st.lists(st.floats(0.1, 1.5), min_size=2, max_size=2),
     st.lists(st.tuples(st.floats(0.1, 15.0), st.integers(0, 1)), max_size=2),

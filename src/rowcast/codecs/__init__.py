@@ -10,6 +10,7 @@ from rowcast.codecs.base import Codec
 from rowcast.codecs.dct import Dct
 from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
+from rowcast.codecs.lowrank import LowRank
 from rowcast.codecs.numbers import check_number
 from rowcast.codecs.onebit import OneBit
 from rowcast.codecs.raw import Raw
@@ -61,8 +62,9 @@ def _checked(name: str, value: object) -> Codec:
 _HALF = Half()
 
 
-#: Every code and form of a code, by the number that a frame carries.
-_BY_ID: dict[int, Codec] = {}
+#: Every code and form of a code, by the number that a frame carries. That of factors goes with a policy and not with a
+#: name: here it has no basis, and takes no rows.
+_BY_ID: dict[int, Codec] = {LowRank.wire_id: LowRank(1, Raw())}
 #: The timing-only form of each code that has content.
 _TIMING_ONLY: dict[str, Codec] = {}
 #: The form of each code that is too coarse for buffers.

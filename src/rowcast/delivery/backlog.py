@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
+from rowcast.codecs import Codec, codec_by_name, codec_for
 from rowcast.delivery.arrivals import Arrivals
 from rowcast.rows import Layout
 from rowcast.rows.kernels import row_abs_sums
@@ -211,7 +211,7 @@ class Backlog(ABC):
             place: where it stands in a shared log, which makes no difference here.
         """
         self.catch_up()
-        codec_by_id(message.codec).add(self.layout, message.payload, message.rows, self._vector, 1.0)
+        message.code.add(self.layout, message.payload, message.rows, self._vector, 1.0)
         self.measured = False
         self.mark_lost(message.rows, before)
 

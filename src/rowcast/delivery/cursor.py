@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
+from rowcast.codecs import Codec, codec_by_name, codec_for
 from rowcast.delivery.backlog import MAX_STAMP, Due
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.shared_log import NEAR_FRAMES, Entry, SharedLog
@@ -112,7 +112,7 @@ class Cursor:
         total = self._log.residual.vector.copy()
         for entry in self._log.frames(self.place):
             message = entry.message
-            codec_by_id(message.codec).add(self.layout, message.payload, message.rows, total, 1.0)
+            message.code.add(self.layout, message.payload, message.rows, total, 1.0)
         if len(self._arrears.vector):
             total += self._arrears.vector
         return total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rowcast.codecs import Codec, codec_by_id, codec_by_name, codec_for
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
@@ -15,11 +17,13 @@ class Inbox:
 
     Attributes:
         received: number of the last frame that was accepted in this session.
+        codes: codecs that are known here only, by their number.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self.received = 0
+        self.codes: Mapping[int, Codec] = {}
 
     def accept(self, message: Rows) -> Codec | None:
         """Check a frame.
@@ -34,7 +38,7 @@ class Inbox:
             return None
         if message.number != self.received + 1:
             raise RemoteProtocolError(f"row frame: expected number {self.received + 1}, got {message.number}")
-        codec = codec_by_id(message.codec)
+        codec = self.codes.get(message.codec) or codec_by_id(message.codec)
         codec.check(self._layout, message.payload, message.rows)
         if message.absolute and codec is not codec_for(self._layout, codec_by_name("raw")):
             raise RemoteProtocolError(f"row frame: expected absolute rows in the raw codec, got {codec.name}")

@@ -219,7 +219,8 @@ class Outbox:
     def _send(self, now: float, transfer: Transfer, rows: npt.NDArray[np.int64], codec: Codec, quota_end: bool) -> Rows:
         payload, before = self.source.take(rows, codec, transfer.iteration)
         self.sent_frames += 1
-        message = Rows(self.sent_frames, transfer.iteration, codec.wire_id, False, quota_end, rows, payload)
+        number, iteration = self.sent_frames, transfer.iteration
+        message = Rows(number, iteration, codec.wire_id, False, quota_end, rows, payload, coder=codec)
         size = frame_bytes(message)
         transfer.size += size
         if quota_end:

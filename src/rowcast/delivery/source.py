@@ -15,9 +15,10 @@ import numpy.typing as npt
 from rowcast.codecs import Codec
 from rowcast.delivery.backlog import Backlog, Due
 from rowcast.rows import Layout
+from rowcast.sync import RateMeter
 from rowcast.wire import Rows
 
-__all__ = ["RowSink", "RowSource"]
+__all__ = ["RowSink", "RowSource", "Sending"]
 
 
 class RowSource(Protocol):
@@ -67,3 +68,28 @@ class RowSink(Protocol):
 
     def apply(self, codec: Codec, message: Rows) -> None:
         """Take in the rows of a frame, encoded with ``codec``; called once for each frame, in order."""
+
+
+class Sending(Protocol):
+    """Frames on their way to a peer, as they are looked at to see whether their link is stuck.
+
+    Attributes:
+        delivered: frames that were acknowledged, over all connections and sessions.
+        moved_at: when one was last acknowledged, or sent while nothing else was on its way (s).
+        meter: the delivery rate.
+    """
+
+    delivered: int
+    moved_at: float
+    meter: RateMeter
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes of frames sent and not acknowledged."""
+
+    @property
+    def settled(self) -> bool:
+        """Everything that was sent is acknowledged."""
+
+    def may_be_stuck_before(self, time: float, limit_s: float) -> bool:
+        """Whether something is on its way of which nothing may have been acknowledged for ``limit_s`` at ``time``."""

@@ -29,6 +29,7 @@ FAMILIES = {
     "diloco": "diloco:{}",
     "sparseloco": "sparseloco:{}",
     "demo": "demo",
+    "powersgd": "powersgd:{}",
 }
 #: Families that need no number.
 _ALONE = {"bsp": "bsp", "asp": "asp", "demo": "demo", "rowcast": "rowcast"}

@@ -56,6 +56,7 @@ class Layout:
             and the like. They are values, not steps of an optimizer: no factor, momentum or sign code is for them.
         buffer_rule: one of :data:`BUFFER_RULES`.
         parameter_rows: the first so many rows are those of parameters.
+        part_of: where this is a part of a layout (:meth:`only`), the rows of that layout, int64 [rows]; else ``None``.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Layout:
         self.max_row = max_row
         self.parameter_rows = self.tensors[-buffers].first_row if buffers else self.rows
         self.is_timing_only = timing_only
+        self.part_of: npt.NDArray[np.int64] | None = None
         self._true_offsets = offsets
         self._known: dict[str, npt.NDArray[np.int64]] = {}
 
@@ -174,6 +176,7 @@ class Layout:
         self.lengths[rows].cumsum(out=offsets[1:])
         alone = Layout((), offsets, self.small_tensor, self.max_row)
         alone.parameter_rows = int(rows.searchsorted(self.parameter_rows)) if self.buffers else len(rows)
+        alone.part_of = rows
         return alone
 
     def once(self, key: str, make: Callable[[Layout], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:

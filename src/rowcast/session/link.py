@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import cast
 
-from rowcast.errors import RemoteProtocolError
 from rowcast.session.states import Conversation, HostState
 from rowcast.session.timeout import ConfirmedTimeout
 from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
-__all__ = ["MOST_WAITING", "Link", "acknowledged"]
+__all__ = ["MOST_WAITING", "Link"]
 
 #: More control messages than a peer that reads ever lets wait. One whose link carries nothing is told a few things
 #: meanwhile: acknowledgements and heartbeats count once.
@@ -154,15 +152,3 @@ def _supersedes(message: Message, waiting: Message) -> bool:
     if isinstance(message, Ack):
         return isinstance(waiting, Ack) and waiting.stream == message.stream
     return isinstance(message, Heartbeat) and isinstance(waiting, Heartbeat)
-
-
-def acknowledged(message: Message) -> int:
-    """Number of the row frame up to which an ``Ack`` says that all have come; nodes send rows on stream 0 only.
-
-    Raises:
-        RemoteProtocolError: it speaks of another stream.
-    """
-    ack = cast(Ack, message)
-    if ack.stream:
-        raise RemoteProtocolError(f"expected an acknowledgement of row stream 0, got one of {ack.stream}")
-    return ack.number

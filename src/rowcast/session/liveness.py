@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.source import Sending
 from rowcast.session.link import Link
 from rowcast.session.timeout import ConfirmedTimeout
 
@@ -67,7 +67,7 @@ class Progress:
         self._timeout = ConfirmedTimeout()
         self._cuts = Streak()
 
-    def due_at(self, link: Link, outbox: Outbox, received: int) -> float:
+    def due_at(self, link: Link, outbox: Sending, received: int) -> float:
         """When the link is stuck, if nothing happens until then (s).
 
         Args:
@@ -77,7 +77,7 @@ class Progress:
         """
         return self._timeout.due_at(self._over_at(link, outbox, received))
 
-    def _over_at(self, link: Link, outbox: Outbox, received: int) -> float:
+    def _over_at(self, link: Link, outbox: Sending, received: int) -> float:
         """When the limit is over (s)."""
         settled, begun = outbox.settled, link.decoder.begun
         if settled and not begun:
@@ -86,7 +86,7 @@ class Progress:
         over_at = math.inf if settled else _unacknowledged_at(link, outbox, limit_s)
         return min(over_at, _unfinished_at(link, limit_s)) if begun else over_at
 
-    def cut(self, now: float, link: Link, outbox: Outbox, received: int) -> str | None:
+    def cut(self, now: float, link: Link, outbox: Sending, received: int) -> str | None:
         """Why the connection must be closed, or ``None``; see :meth:`due_at`."""
         if not self._timeout.is_over(now, self._over_at(link, outbox, received), self._heartbeat_s):
             return None
@@ -98,12 +98,12 @@ class Progress:
             return f"stuck: {here} of {announced} bytes of a frame came in {now - since:.3g} s"
         return f"stuck: {outbox.in_flight} bytes sent, nothing acknowledged for {now - outbox.moved_at:.3g} s"
 
-    def _patience_s(self, outbox: Outbox, received: int) -> float:
+    def _patience_s(self, outbox: Sending, received: int) -> float:
         cuts = self._cuts.length((outbox.delivered, received))
         return self._limit_s * min(2.0 ** min(cuts, 60), MOST_PATIENCE) if cuts else self._limit_s
 
 
-def _unacknowledged_at(link: Link, outbox: Outbox, limit_s: float) -> float:
+def _unacknowledged_at(link: Link, outbox: Sending, limit_s: float) -> float:
     """When it has taken too long that nothing is acknowledged of what is on its way (s)."""
     usual_s = outbox.in_flight * 8 / outbox.meter.usual_bps + outbox.meter.round_trip_s
     return max(outbox.moved_at, link.arrived_at, link.occupied_at) + max(limit_s, MARGIN * usual_s)

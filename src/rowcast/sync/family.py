@@ -1,7 +1,8 @@
 """Families of policies, and how a policy is written.
 
 A name is written ``family``, ``family:number`` or with settings behind a question mark. The number is the slack; for
-the families that compute several steps between two exchanges, the number of local steps; for ``flown`` the lag::
+the families that compute several steps between two exchanges, the number of local steps; for ``flown`` the lag; for
+``powersgd`` the rank::
 
     bsp      ssp:4      asp      flown:4      rog:20      rog:4?codec=raw&f2=0.5      localsgd:8
     diloco:30?outer_lr=0.5
@@ -77,7 +78,7 @@ class Family:
     """Policies that are written alike.
 
     Attributes:
-        form: how one is written: the name, and behind a colon S for a slack or H for local steps.
+        form: how one is written: the name, and behind a colon S for a slack, H for local steps or R for a rank.
         meaning: what it stands for, in a sentence or two.
         build: takes what stands before the question mark and the number behind the colon, if one was written.
         options: what may stand behind the question mark beside :data:`COMMON_OPTIONS`.
@@ -98,7 +99,7 @@ class Family:
     @property
     def example(self) -> str:
         """One of them, with a usual number."""
-        return self.form.replace("S", "4").replace("H", "8")
+        return self.form.replace("S", "4").replace("H", "8").replace("R", "2")
 
     @property
     def all_options(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
+from rowcast.codecs.lowrank import LowRank
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection
 from rowcast.sync.order import RowsToSend, choose, choose_drawn, choose_refinement
@@ -48,7 +49,7 @@ class Policy:
         counts: what ``share`` is a share of, with the artifact's rules: the model's 'bytes', or its rows, rounded up
             to 'groups' of 1000.
         race: see :class:`rowcast.sync.artifact.ArtifactTime`; only with the artifact's rules.
-        codec: name of the codec.
+        codec: name of the codec; with a rank, that of all rows but those of matrices with factors.
         f1, f2: weights of magnitude and staleness in ROG's importance (Alg. 3).
         local_steps: optimizer steps of a worker on parameters of its own for each iteration, >= 1; their sum is
             what the iteration contributes (local SGD: McMahan et al., AISTATS 2017; Stich, ICLR 2019).
@@ -60,8 +61,9 @@ class Policy:
         lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
         rule: who may go on and when rows travel, by the name under which it is registered
             (:mod:`rowcast.training.rules`): 'phased', push, gate and pull; 'slotted', where a transfer also needs a
-            slot that the server gives; 'streamed', rows in both directions all the time, where the slack bounds the
-            staleness end to end (algorithms.md 1.4).
+            slot that the server gives; 'factored', where matrices travel as two factors, one after the other;
+            'streamed', rows in both directions all the time, where the slack bounds the staleness end to end
+            (algorithms.md 1.4).
         elastic: nobody waits for a worker in an outage. Only with 'streamed'.
         ahead: so many iterations more than the slack allows are computed by a worker that is in an outage itself.
             Only with 'streamed'.
@@ -82,6 +84,7 @@ class Policy:
         feedback: share of what a worker has pending of the parameters that is kept when the next iteration begins to
             contribute, above 0 .. 1; below 1 the residual of error feedback decays (algorithms.md 5.8).
         pull_codec: name of the codec of what workers are sent; ``None``: that of what they send.
+        rank: matrices travel as two factors of this rank (algorithms.md 5.11); 0: they do not. Only with 'factored'.
     """
 
     name: str
@@ -113,6 +116,7 @@ class Policy:
     row_weights: str = "members"
     feedback: float = 1.0
     pull_codec: str | None = None
+    rank: int = 0
 
     def __post_init__(self) -> None:
         for key, words in _WORDS.items():
@@ -157,6 +161,10 @@ class Policy:
         if self.rule != "streamed" and any(own):
             options = "elastic, ahead, anticipate, adapt, refine, auto, auto_lr and pulls"
             yield f"{options} go with rows that are streamed only"
+        if (self.rank > 0) != (self.rule == "factored"):
+            yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
+        if self.rank and (self.slack, self.share, self.share_of_pull) != (0, 1, 1):
+            yield "factors are those of a whole sum; take slack 0 and share=1 (and pull_share=1)"
         averages = self.rule == "phased" and self.slack == 0 and self.anticipate == "team" and self.share_of_pull == 1
         if self.sampled and (self.speculative or not averages):
             yield "order=random goes with slack 0, anticipate=team and pulls of everything only; write 'sparta'"
@@ -164,7 +172,7 @@ class Policy:
             yield "feedback goes with what is pending of steps; with order=random own parameters are, leave it out"
         if self.rule != "phased" and self.pull_codec is not None:
             yield "pull_codec goes with pushes and pulls only, without slots; leave it out, codec is for both ways"
-        if Zero.wire_id in (self.row_codec.wire_id, self.row_codec_of_pull.wire_id):
+        if Zero.wire_id in (codec_by_name(self.codec).wire_id, self.row_codec_of_pull.wire_id):
             yield "the codec 'zero' sends nothing; take another"
 
     @property
@@ -192,8 +200,9 @@ class Policy:
 
     @property
     def row_codec(self) -> Codec:
-        """The codec object."""
-        return codec_by_name(self.codec)
+        """The codec object; with a rank, one that knows sizes only until it has a basis."""
+        codec = codec_by_name(self.codec)
+        return LowRank(self.rank, codec) if self.rank else codec
 
     @property
     def row_codec_of_pull(self) -> Codec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_id
 from rowcast.delivery.outbox import Outbox
 from rowcast.rows import Layout
 from rowcast.sync import Policy
@@ -28,7 +27,7 @@ def in_flight(outbox: Outbox, layout: Layout, received: int) -> npt.NDArray[np.f
     total = layout.zeros()
     for message in outbox.unacknowledged():
         if message.number > received and not message.absolute:
-            codec_by_id(message.codec).add(layout, message.payload, message.rows, total, 1.0)
+            message.code.add(layout, message.payload, message.rows, total, 1.0)
     return total
 
 

@@ -26,8 +26,8 @@ Vector = npt.NDArray[np.float32]
 _LAYOUT = Layout.from_shapes([("weight", (119, 54)), ("bias", (9,))])
 #: Frames so small that a push has many, whatever the link.
 _LINKS = LinkSettings(frame_max_bytes=2048)
-#: Every family. A momentum of a half keeps all sums exact in float32; when an outer learning rate that adapts is told
-#: would hang on the links.
+#: Every family but `powersgd`. A momentum of a half keeps all sums exact in float32; when an outer learning rate that
+#: adapts is told would hang on the links.
 _POLICIES = (
     "bsp?codec=raw",
     "ssp:2?codec=raw",

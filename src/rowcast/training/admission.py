@@ -19,7 +19,7 @@ from rowcast.session.states import Event
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, MemberState
-from rowcast.wire import Hello, Leave, RowLimits, Start, Waiting, Welcome
+from rowcast.wire import Hello, Leave, Start, Waiting, Welcome
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
@@ -283,7 +283,7 @@ class Admission:
         link.decoder.trusted = True
         link.heard_at = now  # one that had to wait for its turn had nothing to say
         if self._team.model.layout is not None:
-            link.decoder.streams[0] = RowLimits(self._team.model.layout.rows)
+            link.decoder.streams.update(self._team.rule.streams(self._team.model.layout))
         member.owed.link_ready()
         self._team.journal.record(
             now,

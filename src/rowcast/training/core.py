@@ -19,7 +19,7 @@ from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
-from rowcast.session.link import Link, acknowledged
+from rowcast.session.link import Link
 from rowcast.session.reconnect import Reconnect
 from rowcast.sync import Policy, UsualInterval
 from rowcast.training.delivered import Delivered
@@ -270,14 +270,22 @@ class WorkerCore:
 
     def _on_rows(self, now: float, message: Message) -> None:
         rows = cast(Rows, message)
+        if rows.stream:
+            self.rule.side_rows(now, rows)
+            return
         codec = self.inbox.accept(rows)
         if codec is not None:
             self.step.pulled(rows)
-            self._replica.apply(rows)
+            self._replica.apply(codec, rows)
+            self.rule.arrived(codec, rows)
         self.say(Ack(self.inbox.received))
 
     def _on_ack(self, now: float, message: Message) -> None:
-        self.outbox.acknowledged(now, acknowledged(message))
+        ack = cast(Ack, message)
+        if ack.stream:
+            self.rule.side_acknowledged(now, ack)
+            return
+        self.outbox.acknowledged(now, ack.number)
         self.rule.acknowledged(now)
 
     def _on_heartbeat(self, now: float, message: Message) -> None:

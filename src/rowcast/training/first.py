@@ -87,7 +87,7 @@ class FirstParameters:
         member.owed = self._team.model.begin(member.name, layout)
         member.owed.link_ready()
         member.inbox = Inbox(layout)
-        member.link.decoder.streams[0] = RowLimits(layout.rows)
+        member.link.decoder.streams.update(self._team.rule.streams(layout))
         frames, seed.frames = seed.frames, []
         for frame in frames:
             if (codec := member.inbox.accept(frame)) is not None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 from rowcast.codecs import Codec
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.session.figures import LONGEST_NAME, MOST_NAMES, keep
-from rowcast.session.link import acknowledged
 from rowcast.session.recurring import Recurring
 from rowcast.training.first import FirstParameters
 from rowcast.training.member import Member, MemberState
@@ -90,6 +89,9 @@ class Incoming:
 
     def _on_rows(self, now: float, member: Member, message: Message) -> None:
         rows = cast(Rows, message)
+        if rows.stream:
+            self._team.rule.side_rows(now, member, rows)
+            return
         if self._team.model.layout is None:
             if self._first.on_rows(member, rows):
                 self._count_frame(member)
@@ -173,9 +175,12 @@ class Incoming:
         self._sharing.on_supply(now, member, message)
 
     def _on_ack(self, now: float, member: Member, message: Message) -> None:
-        team = self._team
-        member.owed.acknowledged(now, acknowledged(message))
-        team.rule.acknowledged(now, member)
+        team, ack = self._team, cast(Ack, message)
+        if ack.stream:
+            team.rule.side_acknowledged(now, member, ack)
+        else:
+            member.owed.acknowledged(now, ack.number)
+            team.rule.acknowledged(now, member)
         assert member.link is not None
         team.notifier.ready[member.link] = None  # wakes it without a call: this is for every frame
 

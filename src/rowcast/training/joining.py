@@ -35,7 +35,6 @@ from rowcast.wire import (
     Leave,
     Message,
     Refusal,
-    RowLimits,
     Start,
     Waiting,
     Welcome,
@@ -204,7 +203,7 @@ class Joining:
         self._node.supplier.connected()
         self._say_that_the_link_is_back(now)
         assert self._node.link is not None
-        self._node.link.decoder.streams[0] = RowLimits(self._node.layout.rows)
+        self._node.link.decoder.streams.update(self._node.rule.streams(self._node.layout))
         self.heartbeat_due = now + self._node.settings.heartbeat_s
         if welcome.how == "resume":
             self._recount(self.client.resume(now, welcome))

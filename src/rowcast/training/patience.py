@@ -59,7 +59,7 @@ def waits_for(node: WorkerCore, now: float) -> str | None:
     if not node.connected or node.welcomed_at is None:
         return f"waiting for the server at {search.address}: {search.cause}"
     if state is WorkerState.ASKING:
-        return "waiting for a slot: the policy lets only a few workers transfer at once"
+        return f"waiting for {node.rule.asks_for}"
     if state in (WorkerState.PUSHING, WorkerState.PULLING):
         return f"still {state.value}; the link gives about {node.outbox.meter.rate_bps(now) / 1e6:.3g} Mbit/s"
     return "finished, and waiting for the others to finish too" if state is WorkerState.FINISHING else None

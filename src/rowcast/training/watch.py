@@ -75,8 +75,9 @@ class Watch:
         if link.may_be_silent_before(due, settings.silence_limit_s):
             due = min(due, link.silent_at(settings.silence_limit_s))
         due = min(due, self._team.rule.wake_at(member))
-        if link.decoder.begun or member.owed.may_be_stuck_before(due, settings.stuck_limit_s):
-            due = min(due, member.progress.due_at(link, member.owed, member.inbox.received))
+        sending = self._team.rule.sending(member)
+        if link.decoder.begun or sending.may_be_stuck_before(due, settings.stuck_limit_s):
+            due = min(due, member.progress.due_at(link, sending, member.inbox.received))
         return min(due, member.next_notice) if member.state in HELD else due
 
     # -- what then ---------------------------------------------------------------------------------------------
@@ -135,7 +136,8 @@ class Watch:
         if link.is_silent(now, self._team.settings.silence_limit_s, self._team.settings.heartbeat_s):
             reads = ", and reads nothing" if link.is_clogged else ""
             return f"silent for {self._team.settings.silence_limit_s:g} s{reads}"
-        if (cause := member.progress.cut(now, link, member.owed, member.inbox.received)) is not None:
+        sending = self._team.rule.sending(member)
+        if (cause := member.progress.cut(now, link, sending, member.inbox.received)) is not None:
             return cause
         self._keep_alive(now, link)
         if member.state in HELD and now >= member.next_notice:

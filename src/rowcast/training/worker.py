@@ -123,7 +123,7 @@ class WorkerNode(WorkerLoop):
         message = link.next_control(now) if link.control else None
         if message is not None or link.closing or not self.client.welcomed:
             return message
-        if self.outbox.idle and not self.client.seeding:
+        if self.outbox.idle and not self.client.seeding and not self.rule.busy:
             return None
         message = self._next_in_order(now)
         if message is not None:

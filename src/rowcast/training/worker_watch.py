@@ -41,7 +41,7 @@ class WorkerWatch:
             connect_at = node.connect_at
             return connect_at if connect_at is not None and connect_at < before else None
         # A byte now and then is no proof.
-        settings, client, outbox = node.settings, node.client, node.outbox
+        settings, client, sending = node.settings, node.client, node.rule.sending
         due = before
         if self._joining.introduced and self._joining.heartbeat_due < due:
             due = self._joining.heartbeat_due
@@ -49,8 +49,8 @@ class WorkerWatch:
             due = min(due, link.opened_at + settings.silence_limit_s)
         elif link.may_be_silent_before(due, settings.silence_limit_s):
             due = min(due, link.silent_at(settings.silence_limit_s))
-        if link.decoder.begun or outbox.may_be_stuck_before(due, settings.stuck_limit_s):
-            due = min(due, self._progress.due_at(link, outbox, node.inbox.received))
+        if link.decoder.begun or sending.may_be_stuck_before(due, settings.stuck_limit_s):
+            due = min(due, self._progress.due_at(link, sending, node.inbox.received))
         if client.welcomed and (wake_at := node.rule.wake_at()) < due:
             due = wake_at
         return due if due < before else None
@@ -71,7 +71,7 @@ class WorkerWatch:
             raise LinkLost(f"nothing came from the server for {settings.silence_limit_s:g} s")
         if not node.proven and now >= link.opened_at + settings.silence_limit_s:
             raise joining.doubt(now, f"no proof came for {settings.silence_limit_s:g} s")
-        if (cause := self._progress.cut(now, link, node.outbox, node.inbox.received)) is not None:
+        if (cause := self._progress.cut(now, link, node.rule.sending, node.inbox.received)) is not None:
             raise LinkLost(cause)
         # Also before the welcome: if the hello got lost, the next frame tells.
         if joining.introduced and now >= joining.heartbeat_due:

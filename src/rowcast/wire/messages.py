@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import Codec, codec_by_id
 from rowcast.wire.fields import (
     MAX_METRIC_NAME,
     MAX_METRICS,
@@ -166,6 +167,7 @@ class Rows(Message):
         rows: ascending row indices, int64 [k].
         payload: encoded rows, uint8.
         stream: which of the row streams of the connection they belong to, 0 .. 255; each counts its own frames.
+        coder: not sent: the codec itself, at who encoded them; ``None`` where its number says all.
     """
 
     KIND: ClassVar[int] = 5
@@ -177,6 +179,16 @@ class Rows(Message):
     rows: npt.NDArray[np.int64]
     payload: npt.NDArray[np.uint8]
     stream: int = 0
+    coder: Codec | None = None
+
+    @property
+    def code(self) -> Codec:
+        """The codec of the payload.
+
+        Raises:
+            RemoteProtocolError: there is none with this number.
+        """
+        return codec_by_id(self.codec) if self.coder is None else self.coder
 
     @_Once
     def index(self) -> tuple[int, bytes]:

@@ -4,6 +4,7 @@ from rowcast.sync.families.asp import ASP
 from rowcast.sync.families.bsp import BSP
 from rowcast.sync.families.flown import FLOWN
 from rowcast.sync.families.local import DILOCO, LOCALSGD
+from rowcast.sync.families.powersgd import POWERSGD
 from rowcast.sync.families.rog import ROG
 from rowcast.sync.families.rowcast import ROWCAST
 from rowcast.sync.families.sparse import DEMO, SPARSELOCO
@@ -18,6 +19,7 @@ __all__ = [
     "DILOCO",
     "FLOWN",
     "LOCALSGD",
+    "POWERSGD",
     "REGISTRY",
     "ROG",
     "ROWCAST",
@@ -26,5 +28,5 @@ __all__ = [
     "SSP",
 ]
 
-for _family in (BSP, SSP, ASP, FLOWN, LOCALSGD, DILOCO, SPARSELOCO, DEMO, SPARTA, ROG, ROWCAST):
+for _family in (BSP, SSP, ASP, FLOWN, LOCALSGD, DILOCO, SPARSELOCO, DEMO, SPARTA, POWERSGD, ROG, ROWCAST):
     register(_family)

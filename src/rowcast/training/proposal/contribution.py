@@ -1,4 +1,4 @@
-"""What a worker adds to the team's model, iteration by iteration: the outer learning rate, momentum, decay."""
+"""What a worker adds to the team's model, iteration by iteration: outer learning rate, momentum and decay."""
 
 from __future__ import annotations
 

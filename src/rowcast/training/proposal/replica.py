@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import codec_by_id
+from rowcast.codecs import Codec
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
@@ -52,7 +52,7 @@ class Replica:
         self.parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
         self.own_writes: OwnWrites | None = None
-        self._held: list[Rows] | None = None
+        self._held: list[tuple[Codec, Rows]] | None = None
         self._tensors = Scattered(layout.tensors)
 
     def hold(self) -> None:
@@ -62,15 +62,14 @@ class Replica:
     def release(self) -> None:
         """Apply the rows that arrived since :meth:`hold`."""
         held, self._held = self._held or [], None
-        for message in held:
-            self.apply(message)
+        for codec, message in held:
+            self.apply(codec, message)
 
-    def apply(self, message: Rows) -> None:
+    def apply(self, codec: Codec, message: Rows) -> None:
         """Apply a frame that passed its checks, or keep a copy of it while the parameters are held."""
         if self._held is not None:
-            self._held.append(dataclasses.replace(message, payload=message.payload.copy()))
+            self._held.append((codec, dataclasses.replace(message, payload=message.payload.copy())))
             return
-        codec = codec_by_id(message.codec)
         if message.absolute:
             replace_rows(self.layout, codec, message, self.parameters)
         else:

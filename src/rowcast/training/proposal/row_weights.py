@@ -135,7 +135,7 @@ class RowWeights:
         )
         self.surplus[rows] += added
         raw = codec_by_name("raw")
-        return raw, dataclasses.replace(message, codec=raw.wire_id, payload=values.view(np.uint8))
+        return raw, dataclasses.replace(message, codec=raw.wire_id, coder=None, payload=values.view(np.uint8))
 
     def forget(self, name: str) -> None:
         """A worker has left for good."""

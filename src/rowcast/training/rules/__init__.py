@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from rowcast.errors import ConfigError, near_match
 from rowcast.training.rules.base import ServerRule, WorkerRule
+from rowcast.training.rules.factored import FactoredRule
+from rowcast.training.rules.factored_worker import FactoredWorker
 from rowcast.training.rules.phased import PhasedRule, PhasedWorker
 from rowcast.training.rules.slotted import SlottedRule, SlottedWorker
 from rowcast.training.rules.streamed import StreamedRule
@@ -60,4 +62,5 @@ def _found(name: str) -> tuple[type[ServerRule], type[WorkerRule]]:
 
 register("phased", PhasedRule, PhasedWorker)
 register("slotted", SlottedRule, SlottedWorker)
+register("factored", FactoredRule, FactoredWorker)
 register("streamed", StreamedRule, StreamedWorker)

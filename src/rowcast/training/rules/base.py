@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import Codec
 from rowcast.delivery.backlog import Backlog
 from rowcast.delivery.outbox import Outbox
 from rowcast.delivery.residual import Residual
 from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.source import Sending
 from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.sync import Policy
 from rowcast.training.member import Member, MemberState
-from rowcast.wire import Message, Rows
+from rowcast.wire import Ack, Message, RowLimits, Rows
 
 if TYPE_CHECKING:
     from rowcast.training.core import WorkerCore
@@ -36,6 +38,11 @@ Handler = Callable[[float, Member, Message], None]
 
 #: Takes a message of the server.
 WorkerHandler = Callable[[float, Message], None]
+
+
+def no_stream(message: Ack) -> RemoteProtocolError:
+    """An acknowledgement of rows that nobody sends."""
+    return RemoteProtocolError(f"expected an acknowledgement of row stream 0, got one of {message.stream}")
 
 
 class ServerRule:
@@ -58,6 +65,27 @@ class ServerRule:
     def __init__(self, team: Team) -> None:
         self.team = team
         self.handlers: Mapping[type[Message], Handler] = {}
+
+    # -- row streams -------------------------------------------------------------------------------------------
+
+    def streams(self, layout: Layout) -> dict[int, RowLimits]:
+        """The row streams from a worker, by number: 0 are the model's rows, others are known to the rule only."""
+        return {0: RowLimits(layout.rows)}
+
+    def side_rows(self, now: float, member: Member, message: Rows) -> None:
+        """Rows of another stream than 0 have come."""
+
+    def side_acknowledged(self, now: float, member: Member, message: Ack) -> None:
+        """A worker has acknowledged rows of another stream than 0.
+
+        Raises:
+            RemoteProtocolError: there is no such stream.
+        """
+        raise no_stream(message)
+
+    def sending(self, member: Member) -> Sending:
+        """The frames whose acknowledgements tell whether the link of ``member`` is stuck."""
+        return member.owed
 
     # -- the model ---------------------------------------------------------------------------------------------
 
@@ -200,7 +228,10 @@ class WorkerRule:
 
     Attributes:
         handlers: the messages that only this rule knows, and what takes them.
+        asks_for: what a worker waits for that asks, in words.
     """
+
+    asks_for = ""
 
     def __init__(self, node: WorkerCore) -> None:
         self.node = node
@@ -209,6 +240,31 @@ class WorkerRule:
     def welcomed(self, policy: Policy) -> Policy:
         """The server let the worker in, with this policy; returns the one in force."""
         return policy
+
+    def streams(self, layout: Layout) -> dict[int, RowLimits]:
+        """The row streams from the server, by number: 0 are the model's rows, others are known to the rule only."""
+        return {0: RowLimits(layout.rows)}
+
+    def side_rows(self, now: float, message: Rows) -> None:
+        """Rows of another stream than 0 have come."""
+
+    def side_acknowledged(self, now: float, message: Ack) -> None:
+        """The server has acknowledged rows of another stream than 0.
+
+        Raises:
+            RemoteProtocolError: there is no such stream.
+        """
+        raise no_stream(message)
+
+    @property
+    def sending(self) -> Sending:
+        """The frames whose acknowledgements tell whether the link is stuck."""
+        return self.node.outbox
+
+    @property
+    def busy(self) -> bool:
+        """Beside the model's rows there is something to send: :meth:`after_rows` says what."""
+        return False
 
     def start(self) -> None:
         """The parameters are the team's, and the worker counts as the team does."""
@@ -227,6 +283,9 @@ class WorkerRule:
     def begin_again(self, now: float) -> None:
         """The team starts anew while an iteration is exchanged, perhaps under another rule: exchange it."""
         self.carry_on(now)
+
+    def arrived(self, codec: Codec, message: Rows) -> None:
+        """Rows have come, and were applied to the replica or wait until it may be moved."""
 
     def acknowledged(self, now: float) -> None:
         """The server has acknowledged rows."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
+from rowcast.codecs import Codec
 from rowcast.delivery.transfer import Request, Transfer
 from rowcast.errors import RemoteProtocolError
+from rowcast.sync import Policy
 from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.base import ServerRule, WorkerRule
 from rowcast.training.worker_state import WorkerState
@@ -112,10 +114,13 @@ class PhasedRule(ServerRule):
             mta_time_s=round(mta_time_s, 6),
             staleness=newest - member.iteration,
         )
-        policy = team.policy
-        codec = policy.row_codec_of_pull
-        request = Request(member.iteration, codec, policy.choose_pull, pull_limit_s, announce_zeros=False)
+        choose, codec = team.policy.choose_pull, self.pull_code(member)
+        request = Request(member.iteration, codec, choose, pull_limit_s, announce_zeros=False)
         member.owed.begin(now, request)
+
+    def pull_code(self, member: Member) -> Codec:
+        """The code of a pull that begins."""
+        return self.team.policy.row_codec_of_pull
 
     def next_message(self, now: float, member: Member) -> Message | None:
         owed = member.owed
@@ -186,7 +191,11 @@ class PhasedWorker(WorkerRule):
         self.forget_transfer()
         # Nobody waits for rows that are not drawn, so nobody is to be told that there is nothing in them.
         told = not policy.sampled
-        node.outbox.begin(now, Request(node.iteration, policy.row_codec, policy.choose_push, limit_s, told))
+        node.outbox.begin(now, Request(node.iteration, self.push_code(policy), policy.choose_push, limit_s, told))
+
+    def push_code(self, policy: Policy) -> Codec:
+        """The code of a push that begins."""
+        return policy.row_codec
 
     def after_rows(self, now: float) -> Message | None:
         node = self.node

@@ -221,6 +221,8 @@ class SlottedRule(PhasedRule):
 class SlottedWorker(PhasedWorker):
     """Asks for a slot before each push, and again after each cut."""
 
+    asks_for = "a slot: the policy lets only a few workers transfer at once"
+
     def __init__(self, node: WorkerCore) -> None:
         super().__init__(node)
         self.handlers = {**self.handlers, Grant: self._on_grant}
