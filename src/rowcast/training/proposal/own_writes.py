@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_id
+from rowcast.codecs import Codec
 from rowcast.codecs.base import Bytes
 from rowcast.rows import Layout
 from rowcast.rows.kernels import copy_rows
@@ -67,7 +67,7 @@ class OwnWrites:
 
     def _take_out(self, message: Rows, others: npt.NDArray[np.int64]) -> None:
         """Take the rows of a frame out of what is expected, but for some others, of which that was done before."""
-        offsets, codec = self._layout.offsets, codec_by_id(message.codec)
+        offsets = self._layout.offsets
         copy_rows(self.expected, self._kept, offsets, others)
-        codec.add(self._layout, message.payload, message.rows, self.expected, -1.0)
+        message.code.add(self._layout, message.payload, message.rows, self.expected, -1.0)
         copy_rows(self._kept, self.expected, offsets, others)
