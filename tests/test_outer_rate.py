@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from rowcast.drivers.virtual import Device
 from rowcast.errors import ConfigError, RemoteProtocolError
+from rowcast.experiment.timing_team import timing_team
+from rowcast.journal import Journal
+from rowcast.links import Trace
 from rowcast.optim.inner import momentum_of
 from rowcast.sync import OuterRateChange, OuterRateTuner, parse_policy
 from rowcast.sync.outer_rate import ELEMENTS, HIGH, LOW, WINDOW, carried
@@ -177,11 +181,22 @@ def test_the_journal_and_the_workers_are_told_and_the_books_are_kept() -> None:
     assert (lengths > 60 + 20).all() and (lengths < 2 * 60 - 2 * WINDOW).all()
 
 
-def test_without_the_option_and_with_timing_only_the_rate_stays() -> None:
+def test_without_the_option_the_rate_stays() -> None:
     team = team_of("rowcast:4?codec=raw&auto_lr=off", gradient=ahead)
     finished(team)
     assert not events(team, "server", "outer_lr") and team.workers["robot0"].node.rule.told.outer_lr == 0
     assert team.server.parameters == pytest.approx(worker("robot0").initial - 60 * 0.25, abs=1e-3)
+
+
+def test_where_only_the_timing_is_simulated_the_rate_stays() -> None:
+    """Its rows have sizes, which all point in one direction, and no content."""
+    link, count = Trace.constant(1e6), 2
+    journals = [Journal(f"robot-{k}", lambda record: None) for k in range(count)]
+    team = timing_team("rowcast:4", LAYOUT, [Device(0.1)] * count, [(link, link)] * count, journals)
+    team.run(20.0)
+    assert team.server.policy.auto_lr and team.server.policy.outer_lr == 1.0
+    for robot in team.robots.values():
+        assert robot.node.iteration > 4 * WINDOW and robot.node.policy.outer_lr == 1.0
 
 
 def test_a_rate_of_ones_own_is_what_the_rise_begins_at() -> None:
