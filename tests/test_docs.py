@@ -529,8 +529,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.rows": "Layout Selection TensorSpec select",
     "rowcast.split": "Answer CaptureError Captured Part Remote RemoteOptions RowStream Serving capture serve",
     "rowcast.sync": """
-        ArtifactTime Family MinimumTracker MtaTime Policy REGISTRY RateMeter RowsToSend SlackChange SlackTuner
-        UsualInterval VersionTable minimum_share parse_policy policy_forms register
+        ArtifactTime Family MinimumTracker MtaTime OuterRateChange OuterRateTuner Policy REGISTRY RateMeter RowsToSend
+        SlackChange SlackTuner UsualInterval VersionTable minimum_share parse_policy policy_forms register
     """,
     "rowcast.sync.families": """
         ASP BSP DEMO DILOCO FLOWN LOCALSGD POWERSGD REGISTRY ROG ROWCAST SPARSELOCO SPARTA SSP

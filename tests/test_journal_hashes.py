@@ -58,12 +58,12 @@ TIMING_ONLY: dict[str, str] = {
     "flown:3": "e98b5b9bd12136d5",
     "localsgd:4": "7d604a0834760039",
     "diloco:4": "7d604a0834760039",
-    "rowcast": "4a4c48c3e813d082",
-    "rowcast:4": "a4fc42f3a53a3a09",
-    "rowcast:4?pulls=common": "efa16e1baeeea0c0",
-    "rowcast:4?elastic=off&ahead=0": "e9bc34c3cce92119",
+    "rowcast": "62146c41f36a3cc0",
+    "rowcast:4": "9aa55bfb9665e416",
+    "rowcast:4?pulls=common": "b8b1921a9c000b02",
+    "rowcast:4?elastic=off&ahead=0": "161dc91ec6d365f0",
     "bsp?row_weights=contributors": "aee8f7c398c5567e",
-    "rowcast:4?row_weights=contributors": "a4fc42f3a53a3a09",
+    "rowcast:4?row_weights=contributors": "9aa55bfb9665e416",
 }
 CONTENT: dict[str, str] = {
     "bsp": "f698f07aff0eae4e",
@@ -75,12 +75,12 @@ CONTENT: dict[str, str] = {
     "flown:3": "67026388d96041b1",
     "localsgd:4": "9fb4a2c7e96a7f12",
     "diloco:4": "9fb4a2c7e96a7f12",
-    "rowcast": "476f25a535da6e3c",
-    "rowcast:4": "da856a128bcaef63",
-    "rowcast:4?pulls=common": "5750fd0116a431e0",
-    "rowcast:4?elastic=off&ahead=0": "da856a128bcaef63",
+    "rowcast": "e5460b25b4a503e7",
+    "rowcast:4": "85454606d8b68535",
+    "rowcast:4?pulls=common": "0f4bbb4b1f0ce970",
+    "rowcast:4?elastic=off&ahead=0": "85454606d8b68535",
     "bsp?row_weights=contributors": "f698f07aff0eae4e",
-    "rowcast:4?row_weights=contributors": "da856a128bcaef63",
+    "rowcast:4?row_weights=contributors": "85454606d8b68535",
 }
 CUTS: dict[str, str] = {
     "bsp": "6746c4304f4af6ce",
@@ -92,12 +92,12 @@ CUTS: dict[str, str] = {
     "flown:3": "a7edca2d8f2dd6bb",
     "localsgd:4": "cd155ed6665b9065",
     "diloco:4": "c33853f46e8262d7",
-    "rowcast": "24f9430a7d38f8d2",
-    "rowcast:4": "6047ad8cdf491a7d",
-    "rowcast:4?pulls=common": "d967c268866d274b",
-    "rowcast:4?elastic=off&ahead=0": "6a3ff2020d3c7e02",
+    "rowcast": "481a9e7d11601668",
+    "rowcast:4": "8bd449a5dac2047a",
+    "rowcast:4?pulls=common": "f64e140019545bf5",
+    "rowcast:4?elastic=off&ahead=0": "e0374710e6d5d49c",
     "bsp?row_weights=contributors": "88f42d127522b5f0",
-    "rowcast:4?row_weights=contributors": "6b71458a927d95cf",
+    "rowcast:4?row_weights=contributors": "c83170df2e23385d",
 }
 
 

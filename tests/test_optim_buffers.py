@@ -277,7 +277,7 @@ def test_a_round_of_local_steps_proposes_its_sum() -> None:
 def test_what_is_pending_is_in_the_view_once_more_than_the_replica() -> None:
     model, team = norm_model(), EchoTeam()
     optimizer = Optimizer(sgd(model), model, team)
-    team.anticipated = (team.layout.zeros(), 2.0)
+    team.anticipated = (team.layout.zeros(), np.full(team.layout.rows, 2.0, dtype=np.float32))
     team.anticipated[0][-12:] = -0.25
     optimizer._model.buffers._bases = []  # as at the beginning: everything is written
     optimizer._take_view()

@@ -52,7 +52,7 @@ class HubTeam:
         self.members = hub.size
         self.local_steps = 1
         self.leads = False
-        self.anticipated: tuple[np.ndarray, float] | None = None
+        self.anticipated: tuple[np.ndarray, np.ndarray] | None = None
         self.iteration = 0
         self.exchanges = self.contributions = self.finishes = self.leaves = self.stills = 0
         self.held = False

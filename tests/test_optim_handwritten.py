@@ -168,7 +168,10 @@ class AheadTeam(EchoTeam):
 
     def start(self, layout: Any, parameters: np.ndarray) -> None:
         super().start(layout, parameters)
-        self.anticipated = (np.full(layout.elements, 0.5, dtype=np.float32), 2.0)
+        self.anticipated = (
+            np.full(layout.elements, 0.5, dtype=np.float32),
+            np.full(layout.rows, 2.0, dtype=np.float32),
+        )
 
 
 def test_what_is_left_written_in_an_evaluation_is_noticed() -> None:

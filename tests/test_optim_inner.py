@@ -148,7 +148,7 @@ def test_a_closure_computes_where_the_policy_looks_ahead() -> None:
     model, team = small_model(), EchoTeam()
     optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.5), model, team)
     ahead = np.linspace(-1, 1, team.layout.elements, dtype=np.float32)
-    team.anticipated = (ahead, 2.0)
+    team.anticipated = (ahead, np.full(team.layout.rows, 2.0, dtype=np.float32))
     team.still = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     seen = []
 

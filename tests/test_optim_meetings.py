@@ -82,7 +82,7 @@ class Case:
         inner = torch.optim.AdamW(self.net.parameters(), lr=0.01, weight_decay=0.1)
         self.optimizer = Optimizer(inner, self.net, self.team)
         if self.ahead:
-            self.team.anticipated = (self.team.pending, 4.0)
+            self.team.anticipated = (self.team.pending, np.full(self.team.layout.rows, 4.0, dtype=np.float32))
         self.writes = Writes(self.net, inner)
 
     def step(self, index: int) -> None:

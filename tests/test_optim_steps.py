@@ -314,7 +314,7 @@ def test_a_step_is_made_from_where_its_gradient_was_computed_and_only_the_step_t
         model.weight.fill_(1.0)
     team = EchoTeam()
     optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1), model, team)
-    team.anticipated = np.full(1, 0.125, dtype=np.float32), 2.0
+    team.anticipated = np.full(1, 0.125, dtype=np.float32), np.full(1, 2.0, dtype=np.float32)
     with optimizer.no_sync():
         optimizer.step()
     assert float(model.weight.detach()) == 0.75
@@ -334,7 +334,7 @@ def test_local_steps_are_left_alone_by_an_evaluation() -> None:
     model = nn.Linear(1, 1, bias=False)
     team = EchoTeam()
     team.local_steps = 2
-    team.anticipated = np.full(1, 0.125, dtype=np.float32), 2.0
+    team.anticipated = np.full(1, 0.125, dtype=np.float32), np.full(1, 2.0, dtype=np.float32)
     optimizer = Optimizer(torch.optim.SGD(model.parameters(), lr=0.5), model, team)
     model.weight.grad = torch.ones_like(model.weight)
     optimizer.step()

@@ -93,7 +93,7 @@ def test_a_refused_proposal_leaves_momentum_and_books_alone() -> None:
     assert not pending.any() and not outer.velocity.any() and not replica.computed.any()
 
 
-def test_only_a_policy_with_momentum_costs_memory_and_a_new_policy_begins_afresh() -> None:
+def test_only_a_policy_with_momentum_costs_memory_and_a_new_learning_rate_counts_at_once() -> None:
     node = WorkerNode("robot", LAYOUT, start_of())
     for text in ("diloco:1?outer_momentum=0", "bsp?outer_lr=0.7"):
         node.policy = parse_policy(text)
@@ -105,9 +105,13 @@ def test_only_a_policy_with_momentum_costs_memory_and_a_new_policy_begins_afresh
     node.accumulate(parts_of(node.replica - 1), 0.5)
     first = node.contribution.outer
     assert first is not None and first.velocity.any()
-    node.policy = parse_policy("diloco:1?outer_lr=0.5")
+    node.contribution.end(node.policy)
+    velocity, node.pending[:] = first.velocity.copy(), 0
+    node.policy = parse_policy("diloco:1?outer_lr=0.5&outer_momentum=0.8")
     node.accumulate(parts_of(node.replica - 1), 0.5)
-    assert node.contribution.outer is not first
+    assert node.contribution.outer is first
+    np.testing.assert_allclose(first.velocity, 0.8 * velocity + 0.5, rtol=1e-5)
+    np.testing.assert_allclose(node.pending, 0.5 * (0.5 + 0.8 * first.velocity), rtol=1e-5)
 
 
 # ---- the team --------------------------------------------------------------------------------------------------

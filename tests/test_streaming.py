@@ -21,7 +21,6 @@ from rowcast.sync import SlackTuner, UsualInterval, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import WorkerState
 from rowcast.training.member import MemberState
-from rowcast.training.proposal.row_ages import RowAges
 from rowcast.wire import Computed, Horizon, PushEnd, Rows, Start
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
@@ -168,7 +167,7 @@ def test_updates_that_become_small_lower_the_slack():
         return np.full(LAYOUT.elements, 1.0 if step < 40 else 0.1, dtype=np.float32)
 
     scripts = [worker(f"robot{i}", iterations=120, rate_bps=1e6, compute_s=0.2, gradient=gradient) for i in range(2)]
-    team = VirtualTeam(LAYOUT, "rowcast:12?auto=on", scripts, link_settings=SMALL_FRAMES)
+    team = VirtualTeam(LAYOUT, "rowcast:12?auto=on&auto_lr=off", scripts, link_settings=SMALL_FRAMES)
     finished(team)
     replicas_agree(team)
     changes = events(team, "server", "slack")
@@ -193,12 +192,12 @@ def test_nobody_starts_beyond_the_slack_that_was_told(seed, monkeypatch):
     for one in team.workers.values():
         node = one.node
 
-        def begin(iteration, horizon, node=node, kept=node.row_ages.begin):
+        def compute(now, node=node, kept=node.compute):
             told = node.rule.told
-            starts.append((iteration - horizon, 9 if told is None else told.slack))
-            kept(iteration, horizon)
+            starts.append((node.iteration - told.horizon, told.slack))
+            kept(now)
 
-        node.row_ages.begin = begin
+        node.compute = compute
     for k in range(3):
         team.at(2.0 + 3 * k + seed, lambda k=k: team.cut(f"robot{k}", 0.7))
     books = Books(team)
@@ -247,27 +246,19 @@ def test_without_elasticity_everybody_waits_for_it():
     assert sum(record["stall_s"] for record in steps(team, "robot0")) > 11.0
 
 
-def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_and_what_it_adds_fades():
-    team = team_of("rowcast:4?ahead=6", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=150)
-    weights = {}
-    node = team.workers["robot2"].node
-    accumulate = node.accumulate
-
-    def record(sources, weight):
-        counted = accumulate(sources, weight)
-        weights[node.iteration + 1] = float(counted.max())
-        return counted
-
-    node.accumulate = record
+def test_a_robot_in_an_outage_computes_on_for_so_many_iterations_that_count_in_full():
+    """What it has pending in the end is all that it has computed since then, times the averaging weight."""
+    team = team_of("rowcast:4?ahead=6&codec=raw&auto_lr=off", [1e5, 1e5, outage(8.0, 24.0, 1e5)], iterations=150)
+    one = team.workers["robot2"]
+    one.script.gradient = lambda index, parameters: np.full(LAYOUT.elements, 0.75, dtype=np.float32)
+    node = one.node
     team.run(23.0)
     assert node.state is WorkerState.WAITING
-    begun = min(n for n, weight in weights.items() if weight < 0.99 / 3 and n > 30)
-    faded = [weights[n] * node.members for n in range(begun, node.iteration + 1)]
-    assert faded == sorted(faded, reverse=True)
-    # Half of the slack over the lag; its rows are an iteration or two fresher than everybody's contributions.
-    assert 2 / (4 + 6) - 1e-6 <= faded[-1] <= 2 / (4 + 6 - 2)
     told = node.rule.told
     assert node.iteration - told.horizon == 4 + 6 + 1
+    unsent = np.repeat(node.iteration - node.residual.stamps, LAYOUT.lengths)
+    assert unsent.min() >= 6
+    assert node.pending == pytest.approx(unsent * 0.75 / 3)
     finished(team)
     replicas_agree(team)
 
@@ -278,50 +269,6 @@ def test_a_robot_in_an_outage_computes_up_to_the_slack_and_ahead():
     finished(team)
     assert max(team.gaps) <= 4 and max(team.pull_ages) <= 4
     assert max(team.outage_ages) == 4 + 6
-
-
-def test_only_the_rows_that_are_old_count_less():
-    """One row of the model has arrived lately, the others have not: it alone counts in full."""
-    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
-    team.run(5.0)
-    node = team.workers["robot0"].node
-    fresh = np.array([1], dtype=np.int64)
-    horizon = node.iteration
-    node.row_ages.arrived(fresh, horizon + 9)
-    node.row_ages.begin(horizon + 10, horizon)
-    node.hold()
-    weights = node.accumulate([node.replica[spec.start : spec.stop] for spec in LAYOUT.tensors], 0.5)
-    node.release()
-    assert weights[fresh] == 0.5
-    assert np.delete(weights, fresh) == pytest.approx(0.5 * 2 / 10)  # half of the slack over the lag
-
-
-def test_rows_that_were_not_sent_for_long_count_less():
-    """A link that brings everything and takes nothing: what is computed meanwhile will arrive together."""
-    team = team_of("rowcast:4", [1e5, 1e5], iterations=400)
-    team.run(5.0)
-    node = team.workers["robot0"].node
-    node.row_ages.begin(node.iteration, node.iteration)
-    node.residual.stamps[:] = node.iteration
-    node.residual.stamps[1] -= 10
-    node.hold()
-    weights = node.accumulate([node.replica[spec.start : spec.stop] for spec in LAYOUT.tensors], 0.5)
-    node.release()
-    assert weights[1] == pytest.approx(0.5 * 2 / 10)  # half of the slack over the age
-    assert np.delete(weights, 1) == pytest.approx(0.5)
-
-
-def test_a_row_is_as_fresh_as_its_last_arrival_or_the_horizon():
-    freshness = RowAges(4)
-    freshness.restart(7)
-    assert freshness.lags.tolist() == [0, 0, 0, 0]
-    freshness.arrived(np.array([2], dtype=np.int64), 11)
-    freshness.begin(12, 8)
-    assert freshness.lags.tolist() == [4, 4, 1, 4]
-    freshness.begin(13, 12)
-    assert freshness.lags.tolist() == [1, 1, 1, 1]
-    freshness.begin(13, 14)
-    assert freshness.lags.tolist() == [0, 0, 0, 0]
 
 
 def test_a_robot_whose_link_is_gone_does_not_hold_the_others_until_the_absence_limit():
@@ -491,20 +438,32 @@ def test_what_is_computed_in_an_outage_goes_no_further_than_its_robot_wants():
 
 
 def test_a_gradient_is_computed_beyond_the_replica_by_what_is_pending():
-    team = team_of("rowcast:4", [1e4, 1e4], iterations=60)
+    team = team_of("rowcast:4?codec=raw", [1e4, 1e4], iterations=60)  # the code leaves nothing
     team.run(5.0)
     node = team.workers["robot0"].node
     assert node.pending.any()
     assert node.anticipated is not None
     vector, times = node.anticipated
-    assert vector is node.pending and times == 2.0  # the other one does the same
+    assert vector is node.pending and (times == 2.0).all()  # the other one does the same
     finished(team)
     assert node.anticipated is None
-    for what, expected in (("off", None), ("own", 1.0)):
+    for what, expected in (("off", None), ("own", [1.0] * LAYOUT.rows)):
         team = team_of(f"rowcast:4?anticipate={what}", [1e4, 1e4], iterations=60)
         team.run(5.0)
         found = team.workers["robot0"].node.anticipated
-        assert (None if found is None else found[1]) == expected
+        assert (None if found is None else found[1].tolist()) == expected
+
+
+def test_what_the_code_has_left_of_a_row_is_expected_of_nobody_else():
+    """The others have the same gradients in the mean, and remainders of their own: those count once."""
+    team = team_of("rowcast:4?refine=off", [1e4, 1e4], iterations=60)
+    team.run(5.0)
+    node = team.workers["robot0"].node
+    _, times = node.anticipated
+    fresh = node.residual.fresh()
+    assert times.dtype == np.float32 and times.shape == (LAYOUT.rows,)
+    assert times == pytest.approx(1.0 + fresh)
+    assert ((times > 1.0) & (times < 2.0)).any() and times.min() >= 1.0 and times.max() <= 2.0
 
 
 # -- what is usual ---------------------------------------------------------------------------------------------
@@ -618,14 +577,14 @@ def test_a_newcomer_starts_no_further_ahead_than_the_slack(after_s):
     team = VirtualTeam(LAYOUT, "rowcast:1?codec=raw", [script], server_settings=settings, link_settings=SMALL_FRAMES)
     begun = []
     node = team.workers["robot0"].node
-    begin = node.row_ages.restart
+    begin = node.read_own_writes
 
-    def started(iteration):
-        begin(iteration)
+    def started():
+        begin()
         begun.append(team.now)
         team.at(team.now + after_s, lambda: team.start(worker("robot9", iterations=2, rate_bps=2e4, compute_s=0.01)))
 
-    node.row_ages.restart = started
+    node.read_own_writes = started
     finished(team)
     replicas_agree(team)
     assert len(begun) == 1 and events(team, "robot9", "step")
@@ -645,12 +604,16 @@ def test_the_first_iteration_of_a_newcomer_is_no_older_than_the_slack(joins_s):
 def test_a_newcomer_that_is_cut_before_its_first_horizon_does_not_compute_meanwhile():
     """Nobody has told it how old its parameters are: an outage is no reason to begin."""
     team = team_of("rowcast:4?ahead=3", [9e3, 9e3], iterations=60, compute_s=0.1)
-    seen = []
+    seen, started = [], []
 
     def join():
         team.start(worker("robot9", iterations=30, rate_bps=1e5, compute_s=0.1))
         node = team.workers["robot9"].node
-        receive = node.receive
+        receive, compute = node.receive, node.compute
+
+        def start(now):
+            started.append(node.beyond)
+            compute(now)
 
         def cut(now, message):
             receive(now, message)
@@ -659,13 +622,14 @@ def test_a_newcomer_that_is_cut_before_its_first_horizon_does_not_compute_meanwh
                 team.at(now, lambda: team.cut("robot9", 3.0))
                 team.at(now + 2.9, lambda: seen.append((node.state, node.iteration)))
 
-        node.receive = cut
+        node.receive, node.compute = cut, start
 
     team.at(2.0, join)
     team.run(9.0)
     assert seen[1] == (WorkerState.JOINING, seen[0])
     assert len(steps(team, "robot9")) > 2
-    assert max(team.gaps) <= 4 and max(team.pull_ages) <= 4 and not team.outage_ages
+    assert max(team.gaps) <= 4 and max(team.pull_ages) <= 4
+    assert started and not any(started)
 
 
 def test_a_newcomer_to_an_emptied_gate_does_not_take_back_what_an_absent_robot_holds():

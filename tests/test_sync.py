@@ -157,7 +157,7 @@ def test_every_option_is_read() -> None:
         ("rog:4?codec=onebt", "did you mean 'onebit'"),
         ("rog:4?codec=zero", "sends nothing"),
         ("rog:4?granularity=tensr", "did you mean 'tensor'"),
-        ("rog:4?order=vale", "unknown order 'vale'; did you mean 'value'"),
+        ("rog:4?order=importanse", "unknown order 'importanse'; did you mean 'importance'"),
         ("rog:4?order=age&compat=artifact", "the order of the artifact is its own"),
         ("rog:4?counts=groups", "counts and race go with compat=artifact only"),
         ("rog:4?race=0.5", "counts and race go with compat=artifact only"),
@@ -516,14 +516,14 @@ def test_a_pull_forces_what_waited_for_the_pull_bound() -> None:
     assert set(range(10, LAYOUT.rows)) <= set(chosen.order[: chosen.quota].tolist())
 
 
-@pytest.mark.parametrize("text", ["rog:4", "rowcast:4"])
-def test_rows_beyond_the_quota_may_stay_oldest_first(text: str) -> None:
+def test_rows_beyond_the_quota_may_stay_oldest_first() -> None:
     seen = view(stamps=np.arange(LAYOUT.rows, dtype=np.int32)[::-1] % 7 + 2)
     oldest = np.argsort(seen.stamps, kind="stable").tolist()
-    assert parse_policy(f"{text}?order=age").choose_push(LAYOUT, seen).order.tolist() == oldest
-    by_value = parse_policy(text).choose_push(LAYOUT, seen)
-    assert by_value.order.tolist() != oldest
-    assert by_value.order[: by_value.quota].tolist() == oldest[: by_value.quota]
+    for text in ("rog:4?order=age", "rowcast:4", "rowcast:4?order=importance"):
+        assert parse_policy(text).choose_push(LAYOUT, seen).order.tolist() == oldest
+    by_importance = parse_policy("rog:4").choose_push(LAYOUT, seen)
+    assert by_importance.order.tolist() != oldest
+    assert by_importance.order[: by_importance.quota].tolist() == oldest[: by_importance.quota]
 
 
 def test_rows_beyond_the_quota_go_by_magnitude_and_staleness() -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_id
+from rowcast.codecs import Codec
 from rowcast.codecs.base import Bytes
 from rowcast.delivery.backlog import Backlog
 from rowcast.rows import Layout
@@ -62,7 +62,7 @@ class Residual(Backlog):
     def put_back(self, message: Rows, before: npt.NDArray[np.int32], place: int = -1) -> None:
         super().put_back(message, before, place)
         if self.follower is not None and len(message.payload):
-            self.follower.lost(codec_by_id(message.codec), message.payload, message.rows)
+            self.follower.lost(message.code, message.payload, message.rows)
 
     def fresh(self) -> npt.NDArray[np.float32]:
         """How much of what is pending was added since a row was last sent, 0 .. 1, float32 [rows].

@@ -100,7 +100,8 @@ class OuterRateTuner:
         at, self._at = self._at, here
         if at is None:
             return None
-        before_last, self._moved = self._moved, at - here
+        with np.errstate(all="ignore"):
+            before_last, self._moved = self._moved, at - here
         if before_last is None:
             return None
         alignment = self._alignment(before_last, self._moved, momentum)

@@ -23,8 +23,8 @@ class OwnWrites:
 
     A row that was sent is no longer pending, and not yet in the replica: between the two a worker would not see what it
     has computed itself, and would compute it again. What the server sends of a row holds everything of this worker that
-    it has acknowledged by then. So a row that arrives ends the wait, unless some of it is still on its way up: such a
-    row stays as it is until it arrives again.
+    it has acknowledged by then, and nothing else of it: acknowledgements and rows travel in one order. So a row that
+    arrives ends the wait, but for what is still on its way up.
 
     Args:
         layout: the model's rows.
@@ -40,7 +40,8 @@ class OwnWrites:
         self._layout = layout
         self._replica = replica
         self._on_their_way = on_their_way
-        self._busy = np.zeros(layout.rows, dtype=np.bool_)
+        self._arrived = np.zeros(layout.rows, dtype=np.bool_)
+        self._kept = np.empty_like(replica)  # rows that are put away for a moment
 
     def restart(self) -> None:
         """Nothing is on its way, and the replica is the team's."""
@@ -56,9 +57,17 @@ class OwnWrites:
 
     def arrived(self, rows: npt.NDArray[np.int64]) -> None:
         """``rows`` of the replica have moved."""
-        sent = [message.rows for message in self._on_their_way() if len(message.payload)]
-        for each in sent:
-            self._busy[each] = True
-        copy_rows(self._replica, self.expected, self._layout.offsets, rows[~self._busy[rows]])
-        for each in sent:
-            self._busy[each] = False
+        copy_rows(self._replica, self.expected, self._layout.offsets, rows)
+        self._arrived[rows] = True
+        for message in self._on_their_way():
+            arrived = self._arrived[message.rows]
+            if len(message.payload) and arrived.any():
+                self._take_out(message, message.rows[~arrived])
+        self._arrived[rows] = False
+
+    def _take_out(self, message: Rows, others: npt.NDArray[np.int64]) -> None:
+        """Take the rows of a frame out of what is expected, but for some others, of which that was done before."""
+        offsets = self._layout.offsets
+        copy_rows(self.expected, self._kept, offsets, others)
+        message.code.add(self._layout, message.payload, message.rows, self.expected, -1.0)
+        copy_rows(self._kept, self.expected, offsets, others)
