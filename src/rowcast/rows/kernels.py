@@ -33,6 +33,7 @@ __all__ = [
     "compiled_serial",
     "copy_rows",
     "count_elements",
+    "gather_rows",
     "in_parts",
     "limit_threads",
     "lowest",
@@ -40,6 +41,7 @@ __all__ = [
     "prefetch_next",
     "row_abs_sums",
     "row_sums",
+    "scatter_rows",
     "set_crew",
     "some_row_abs_sums",
 ]
@@ -298,6 +300,38 @@ def _long_row_abs_sums(
 def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """The signed sum of each row, float64 [rows]; used by the audit, not in a per-iteration path."""
     return np.add.reduceat(vector, offsets[:-1], dtype=np.float64)
+
+
+@compiled_serial
+def gather_rows(
+    source: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """``rows`` of ``source``, one behind the other."""
+    size = 0
+    for row in rows:
+        size += offsets[row + 1] - offsets[row]
+    values = np.empty(size, dtype=np.float32)
+    place = 0
+    for row in rows:
+        for j in range(offsets[row], offsets[row + 1]):
+            values[place] = source[j]
+            place += 1
+    return values
+
+
+@compiled_serial
+def scatter_rows(
+    values: npt.NDArray[np.float32],
+    target: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+) -> None:
+    """Make ``rows`` of ``target`` what :func:`gather_rows` has returned."""
+    place = 0
+    for row in rows:
+        for j in range(offsets[row], offsets[row + 1]):
+            target[j] = values[place]
+            place += 1
 
 
 @compiled_serial

@@ -54,9 +54,9 @@ class WorkerLoop(WorkerCore):
         """How far beyond :attr:`expected` the next gradient is computed: a vector, and how often to subtract its rows.
 
         What is pending, float32 [elements], and float32 [rows]: once, and of what is fresh as much more as the others
-        may be expected to have (:func:`shared_part` for each of their shares; algorithms.md 8.3). Where rows are drawn at random each counts as often as leads to
-        the parameters that are this worker's own. ``None`` where the policy has gradients computed from the replica,
-        and when the work is done.
+        may be expected to have (:func:`shared_part` for each of their shares; algorithms.md 8.3). Where rows are drawn
+        at random each counts as often as leads to the parameters that are this worker's own. ``None`` where the policy
+        has gradients computed from the replica, and when the work is done.
         """
         policy = self.policy
         if policy is None or policy.anticipate == "off" or self.state is WorkerState.DONE:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rowcast.codecs import Codec
 from rowcast.codecs.base import Bytes
 from rowcast.rows import Layout
-from rowcast.rows.kernels import copy_rows
+from rowcast.rows.kernels import copy_rows, gather_rows, scatter_rows
 from rowcast.wire import Rows
 
 __all__ = ["OwnWrites"]
@@ -41,7 +41,6 @@ class OwnWrites:
         self._replica = replica
         self._on_their_way = on_their_way
         self._arrived = np.zeros(layout.rows, dtype=np.bool_)
-        self._kept = np.empty_like(replica)  # rows that are put away for a moment
 
     def restart(self) -> None:
         """Nothing is on its way, and the replica is the team's."""
@@ -68,6 +67,6 @@ class OwnWrites:
     def _take_out(self, message: Rows, others: npt.NDArray[np.int64]) -> None:
         """Take the rows of a frame out of what is expected, but for some others, of which that was done before."""
         offsets = self._layout.offsets
-        copy_rows(self.expected, self._kept, offsets, others)
+        kept = gather_rows(self.expected, offsets, others)
         message.code.add(self._layout, message.payload, message.rows, self.expected, -1.0)
-        copy_rows(self._kept, self.expected, offsets, others)
+        scatter_rows(kept, self.expected, offsets, others)
