@@ -47,6 +47,8 @@ OPTIONS = {
     "outer_lr": "Factor on everything that is contributed, above 0; 0.7 for 'diloco'.",
     "outer_momentum": "Nesterov momentum over the contributions, 0 .. below 1; 0.9 for 'diloco'. "
     "Above 0 a worker holds one more vector of the model's size.",
+    "trust": "So many times the median of its last 32 an update of a worker counts at most, 1 or more. "
+    "2 for 'rowcast', 0 (no bound) for all others.",
     "elastic": "'on' or 'off': a robot in an outage leaves the gate. Used by 'rowcast'.",
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
     "anticipate": "From where a robot computes: 'off', from its parameters; 'own', moved by what it has not sent; "
@@ -88,6 +90,7 @@ TRIED = {
     "f2": ("0",),
     "outer_lr": ("0.5",),
     "outer_momentum": ("0.25",),
+    "trust": ("3",),
     "elastic": ("on", "off"),
     "ahead": ("7",),
     "anticipate": ("own",),

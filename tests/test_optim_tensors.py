@@ -60,8 +60,9 @@ def test_a_model_of_mixed_tensors_and_its_vector() -> None:
     assert len(proposal) == len(tensors) + 1 and len(proposal[1:3]) == 2
     np.testing.assert_array_equal(np.concatenate(list(proposal)), [*vector, 7, 7])
     np.testing.assert_array_equal(proposal[-2], [3.0])
-    view.fill(vector, (vector, 0.25))
-    assert view.holds(vector, (vector, 0.25)) and not view.holds(vector, None)
+    times = np.full(layout.rows, 0.25, dtype=np.float32)
+    view.fill(vector, (vector, times))
+    assert view.holds(vector, (vector, times)) and not view.holds(vector, None)
     np.testing.assert_array_equal(np.concatenate(view.proposal([])), 0.75 * vector)
 
 

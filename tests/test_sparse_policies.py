@@ -95,12 +95,12 @@ def test_what_is_pending_decays_once_for_all_parts_of_an_iteration() -> None:
             node.accumulate(parts_of(node.replica - 2), 0.5)
             np.testing.assert_allclose(node.pending, wanted, atol=1e-5)
             assert in_balance(node)
-        assert node.contribution.end(node.policy, 1)
+        assert node.contribution.end(node.policy)
 
 
 def test_an_iteration_without_a_contribution_decays_as_well() -> None:
     node = node_with("bsp?feedback=0.5")
-    assert not node.contribution.end(node.policy, 1)
+    assert not node.contribution.end(node.policy)
     np.testing.assert_array_equal(node.pending, 4.0)
     assert in_balance(node)
 
@@ -111,7 +111,7 @@ def test_a_refused_update_does_not_decay_twice() -> None:
     bad[-1] = np.nan
     with pytest.raises(NonFiniteGradient):
         node.accumulate(parts_of(bad), 1.0)
-    assert not node.contribution.end(node.policy, 1)
+    assert not node.contribution.end(node.policy)
     np.testing.assert_array_equal(node.pending, 4.0)
     assert in_balance(node)
 
@@ -120,7 +120,7 @@ def test_buffers_are_values_and_never_decay() -> None:
     layout = Layout.from_shapes([("weight", (6, 4)), ("mean", (5,))], small_tensor=1, buffers=1)
     node = node_with("bsp?feedback=0.5", layout)
     node.accumulate(parts_of(node.replica, layout), 1.0)
-    node.contribution.end(node.policy, 1)
+    node.contribution.end(node.policy)
     assert (node.pending[:24] == 4.0).all() and (node.pending[24:] == 8.0).all()
     node.contribution.drop(node.policy)
     assert not node.pending[:24].any() and (node.pending[24:] == 8.0).all()
@@ -130,7 +130,7 @@ def test_buffers_are_values_and_never_decay() -> None:
 @pytest.mark.parametrize("text", ["bsp", "rog:4?feedback=1"])
 def test_without_a_decay_nothing_is_lost_or_dropped(text: str) -> None:
     node = node_with(text)
-    node.contribution.end(node.policy, 1)
+    node.contribution.end(node.policy)
     node.contribution.drop(node.policy)
     np.testing.assert_array_equal(node.pending, 8.0)
 
@@ -138,7 +138,7 @@ def test_without_a_decay_nothing_is_lost_or_dropped(text: str) -> None:
 def test_nothing_decays_before_the_server_has_told_its_policy() -> None:
     node = node_with("bsp")
     node.policy = None
-    node.contribution.end(None, 1)
+    node.contribution.end(None)
     node.contribution.drop(None)
     np.testing.assert_array_equal(node.pending, 8.0)
 

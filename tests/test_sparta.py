@@ -351,6 +351,7 @@ def test_another_weight_counts_for_what_is_pending_too_and_is_booked(rule):
 def test_other_policies_keep_the_weights_of_what_is_pending():
     node = WorkerNode("robot", LAYOUT, LAYOUT.zeros())
     node.policy = parse_policy("rowcast:4")
+    node.inner_momentum = 1.0  # the others have all of the same
     for weight in (0.5, 0.25):
         proposed = node.replica - np.float32(1)
         node.accumulate([proposed[spec.start : spec.stop] for spec in LAYOUT.tensors], weight)

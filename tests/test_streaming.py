@@ -21,6 +21,7 @@ from rowcast.sync import SlackTuner, UsualInterval, parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.training import WorkerState
 from rowcast.training.member import MemberState
+from rowcast.training.worker_loop import shared_part
 from rowcast.wire import Computed, Horizon, PushEnd, Rows, Start
 from teams import LAYOUT, Books, events, finished, replicas_agree, worker
 
@@ -444,7 +445,10 @@ def test_a_gradient_is_computed_beyond_the_replica_by_what_is_pending():
     assert node.pending.any()
     assert node.anticipated is not None
     vector, times = node.anticipated
-    assert vector is node.pending and (times == 2.0).all()  # the other one does the same
+    # Without momentum the other one is expected to have a third of the same.
+    assert vector is node.pending and times == pytest.approx(np.full(LAYOUT.rows, 1 + 1 / 3))
+    node.inner_momentum = 0.9
+    assert node.anticipated[1] == pytest.approx(np.full(LAYOUT.rows, 1 + 1.9 / 2.1))
     finished(team)
     assert node.anticipated is None
     for what, expected in (("off", None), ("own", [1.0] * LAYOUT.rows)):
@@ -462,8 +466,8 @@ def test_what_the_code_has_left_of_a_row_is_expected_of_nobody_else():
     _, times = node.anticipated
     fresh = node.residual.fresh()
     assert times.dtype == np.float32 and times.shape == (LAYOUT.rows,)
-    assert times == pytest.approx(1.0 + fresh)
-    assert ((times > 1.0) & (times < 2.0)).any() and times.min() >= 1.0 and times.max() <= 2.0
+    assert times == pytest.approx(1.0 + shared_part(0.0) * fresh)
+    assert ((times > 1.0) & (times < 4 / 3)).any() and times.min() >= 1.0 and times.max() <= 1.334
 
 
 # -- what is usual ---------------------------------------------------------------------------------------------

@@ -63,6 +63,15 @@ class NodeView:
         self.node.inner_momentum = momentum
 
     @property
+    def inner_lr(self) -> float:
+        """Learning rate of the inner optimizer; whoever sets it lets updates be compared from one rate to the next."""
+        return self.node.contribution.inner_lr
+
+    @inner_lr.setter
+    def inner_lr(self, rate: float) -> None:
+        self.node.contribution.inner_lr = rate
+
+    @property
     def leads(self) -> bool:
         """Whether what this worker makes of the buffers is the team's, where their rule is "first"."""
         return self.node.leads

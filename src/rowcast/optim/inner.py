@@ -19,7 +19,7 @@ from torch import Tensor
 from rowcast.optim.team import TeamLike
 from rowcast.sync import Policy
 
-__all__ = ["Curvature", "momentum_of", "tell_momentum", "unsuited"]
+__all__ = ["Curvature", "momentum_of", "rate_of", "tell_settings", "unsuited"]
 
 #: Codes that carry every element to within a thousandth of it.
 _FINE = ("raw", "half")
@@ -97,10 +97,17 @@ def momentum_of(inner: torch.optim.Optimizer) -> float:
     return min(max(found, 0.0), 1.0)
 
 
-def tell_momentum(inner: torch.optim.Optimizer, team: TeamLike) -> None:
-    """Tell a team that wants to know it what momentum the next step is made with."""
+def tell_settings(inner: torch.optim.Optimizer, team: TeamLike) -> None:
+    """Tell a team that wants to know it with what momentum and learning rate the next step is made."""
     if hasattr(team, "inner_momentum"):
         team.inner_momentum = momentum_of(inner)
+    if hasattr(team, "inner_lr"):
+        team.inner_lr = rate_of(inner)
+
+
+def rate_of(inner: torch.optim.Optimizer) -> float:
+    """Learning rate of an inner optimizer: the largest of its groups, 0 where they have none."""
+    return max((float(group.get("lr", 0.0)) for group in inner.param_groups), default=0.0)
 
 
 def unsuited(inner: torch.optim.Optimizer, policy: Policy | None) -> str | None:

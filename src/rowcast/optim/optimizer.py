@@ -21,7 +21,7 @@ from torch import nn
 
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
 from rowcast.optim.forks import warn_of_fork
-from rowcast.optim.inner import tell_momentum
+from rowcast.optim.inner import tell_settings
 from rowcast.optim.remarks import Remarks
 from rowcast.optim.shared_model import SharedModel
 from rowcast.optim.stepping import BadGradient, Stepping
@@ -174,7 +174,7 @@ class Optimizer(TeamOptimizer):
             self._weights.expect(samples, self._team.members)
             self._remarks.buffers(self._model.buffers.moving(), stacklevel=4)
             self._remarks.code(self._inner, self._team, stacklevel=4)
-            tell_momentum(self._inner, self._team)
+            tell_settings(self._inner, self._team)
             if self._deviates or self._team.local_steps > 1:
                 loss, problem = self._step_locally(closure)
             else:

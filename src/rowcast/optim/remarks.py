@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from rowcast.optim.growth import Growth
-from rowcast.optim.inner import unsuited
+from rowcast.optim.inner import rate_of, unsuited
 from rowcast.optim.team import TeamLike
 
 __all__ = ["Remarks"]
@@ -65,7 +65,7 @@ class Remarks:
     def growth(self, inner: torch.optim.Optimizer, team: TeamLike, stacklevel: int) -> None:
         """The updates grow as they do when training diverges."""
         size = getattr(team, "contributed", None)
-        rate = max((float(group.get("lr", 0.0)) for group in inner.param_groups), default=0.0)
+        rate = rate_of(inner)
         if self._growth is None or size is None or rate <= 0 or not self._growth.add(size / rate):
             return
         factor, self._growth = self._growth.factor, None

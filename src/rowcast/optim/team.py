@@ -33,7 +33,8 @@ class TeamLike(Protocol):
       the next gradient is computed from there;
     - ``contributed``, sum |.| of what this worker's last iteration contributed: the optimizer warns where that grows as
       it does when training diverges;
-    - ``inner_momentum``, which the optimizer sets before each step: what the inner momentum carries on is no progress.
+    - ``inner_momentum`` and ``inner_lr``, which the optimizer sets before each step: what the inner momentum carries on
+      is no progress, and an update that is large because the rate is is not suspicious.
     """
 
     @property

@@ -56,6 +56,8 @@ class Policy:
         outer_lr: factor on every contribution, > 0 (the outer learning rate of DiLoCo).
         auto_lr: ``outer_lr`` is what the team begins with, and adapts, up to twice as much, while successive movements
             of the parameters agree (:mod:`rowcast.sync.outer_rate`). Only with 'streamed'.
+        trust: so many times the median of its last 32 an update of a worker counts at most, 1 or more; 0: there is no
+            bound (:mod:`rowcast.training.proposal.trust`). Not with ``outer_momentum``.
         outer_momentum: Nesterov momentum over the contributions, 0 .. below 1 (DiLoCo: Douillard et al., arXiv
             2311.08105). Above 0 a worker holds one more vector of the model's size.
         lag: S of FLOWN, >= 0: who is about so many iterations behind the newest gets a slot first.
@@ -99,6 +101,7 @@ class Policy:
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
     auto_lr: bool = False
+    trust: float = 0.0
     lag: int = 0
     pull_share: float | None = None
     mta: str = "measured"
@@ -138,14 +141,22 @@ class Policy:
                 yield f"expected {key} >= 0, got {value}"
         if self.local_steps < 1:
             yield f"expected 1 local step or more, got {self.local_steps}"
-        if not (math.isfinite(self.outer_lr) and self.outer_lr > 0):
-            yield f"expected outer_lr > 0, got {self.outer_lr}"
-        if not 0 <= self.outer_momentum < 1:
-            yield f"outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
         if not 0 < self.feedback <= 1:
             yield f"expected feedback above 0 .. 1, got {self.feedback}"
         if self.ahead < 0:
             yield f"expected ahead >= 0, got {self.ahead}"
+        yield from self._outer_numbers()
+
+    def _outer_numbers(self) -> Iterator[str]:
+        """What is wrong with the numbers that say what becomes of a contribution."""
+        if not (math.isfinite(self.outer_lr) and self.outer_lr > 0):
+            yield f"expected outer_lr > 0, got {self.outer_lr}"
+        if not 0 <= self.outer_momentum < 1:
+            yield f"outer_momentum must be in 0 .. below 1, got {self.outer_momentum}"
+        if not (self.trust == 0 or 1 <= self.trust < math.inf):
+            yield f"expected trust of 1 or more, or 0 for no bound, got {self.trust}"
+        if self.trust and self.outer_momentum:
+            yield "an update that is shortened (trust) would keep its momentum; take trust=0 or outer_momentum=0"
 
     def _combinations(self) -> Iterator[str]:
         """What does not go together."""

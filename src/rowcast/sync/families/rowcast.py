@@ -12,6 +12,8 @@ __all__ = ["ROWCAST"]
 DEFAULT_SLACK = 16
 #: Iterations beyond it that a robot in an outage computes.
 DEFAULT_AHEAD = 32
+#: An update counts at most so many times the median of a worker's last ones.
+DEFAULT_TRUST = 2.0
 
 
 def _build(name: str, slack: int | None) -> Policy:
@@ -32,6 +34,7 @@ def _build(name: str, slack: int | None) -> Policy:
         refine=True,
         auto=slack is None,
         auto_lr=True,
+        trust=DEFAULT_TRUST,
     )
 
 

@@ -13,6 +13,7 @@ from rowcast.rows.scaling import scale_rows
 from rowcast.sync import Policy
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.replica import Replica
+from rowcast.training.proposal.trust import Trust
 
 __all__ = ["Contribution", "Update"]
 
@@ -33,6 +34,8 @@ class Contribution:
         weight: averaging weight of the last part.
         size: sum |.| of what the last iteration with a contribution has added.
         outer: the outer momentum; ``None`` before a policy asked for it.
+        inner_lr: learning rate of the inner optimizer; 0: nobody has told it.
+        share: how much of the last part counted, above 0 and at most 1, with a bound on its size.
     """
 
     def __init__(self, replica: Replica, residual: Residual) -> None:
@@ -43,6 +46,9 @@ class Contribution:
         self._residual = residual
         self._begun = False
         self._decayed = False
+        self._trust = Trust()
+        self.inner_lr = 0.0
+        self.share = 1.0
 
     def add(
         self,
@@ -77,11 +83,20 @@ class Contribution:
                 self.outer = Outer(replica.layout, policy.outer_lr, policy.outer_momentum)
             self.outer.follow(policy)
             self.outer.begin(first=not self._begun)
-            moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, self.outer, origin)
+            outer: Outer | None = self.outer
         else:
             # Buffers are values, and no steps.
             weights[: replica.layout.parameter_rows] *= np.float32(1.0 if policy is None else policy.outer_lr)
-            moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, origin=origin)
+            outer = None
+        moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, outer, origin)
+        if policy is not None and policy.trust > 0:
+            unit = weight * policy.outer_lr * (self.inner_lr or 1.0)
+            self.share = self._trust.share(moved / unit, policy.trust)
+            if self.share < 1:  # what is beyond is taken back
+                weights *= np.float32(self.share - 1.0)
+                weights[replica.layout.parameter_rows :] = 0.0
+                replica.propose(sources, weights, residual.vector, residual.abs_sums, origin=origin)
+                moved *= self.share
         residual.measured = True
         self._book(moved, weight)
 
