@@ -35,7 +35,7 @@ __all__ = ["Course", "Race", "race_cells", "rivals"]
 #: Local steps that are tried of each family that has them.
 LOCAL_STEPS = (4, 8, 16, 32)
 WITH_STEPS = ("localsgd", "diloco", "sparseloco")
-OTHERS = ("bsp", "ssp:4", "rog:4", "flown:4", "sparta", "demo", "powersgd:4", "rowcast")
+OTHERS = ("bsp", "ssp:4", "rog:4", "flown:4", "sparta", "demo", "powersgd:1", "powersgd:4", "rowcast")
 #: How many times longer than usual they train, to the accuracy that ``bsp`` has then.
 LONGER, LONGER_LOCAL, LONGER_OUTDOOR = 2.0, 3.0, 3.0
 #: Links of the race, beside recorded ones.
@@ -72,7 +72,7 @@ def race_cells(jobs: Sequence[str]) -> list[GridCell]:
 def by_iteration(policy: str) -> bool:
     """Whether the parameters after n iterations depend neither on links nor on who computes how fast."""
     parsed = parse_policy(policy)
-    return parsed.slack == 0 and parsed.rule == "phased" and not parsed.speculative
+    return parsed.slack == 0 and not (parsed.speculative or parsed.streaming or parsed.scheduled)
 
 
 @dataclass(frozen=True)
