@@ -36,15 +36,23 @@ def test_growth_to_four_times_is_usual_and_so_are_single_leaps() -> None:
     assert not any(noted([100.0 if k % 5 == 4 else 1.0 for k in range(100)]))
 
 
+def test_most_of_the_last_ones_shortened_is_a_sign_too() -> None:
+    growth = Growth()
+    signs = [growth.add(1.0, shortened=k % 4 > 0) for k in range(40)]
+    assert signs.index(True) == 31 and growth.shortened == 24
+    half = Growth()
+    assert not any([half.add(1.0, shortened=k % 2 == 0) for k in range(100)])
+
+
 def test_updates_of_nothing_or_of_no_number_are_no_sign() -> None:
     assert not any(noted([0.0] * 20 + [1.0] * 5))
     assert not any(noted([1.0] * 20 + [math.inf] * 5 + [math.nan] * 5))
 
 
-def train(lr: float, steps: int, momentum: float = 0.0) -> list[str]:
+def train(lr: float, steps: int, momentum: float = 0.0, policy: str = "rowcast") -> list[str]:
     """What is warned of while one robot fits a line with this learning rate."""
     entropy = random.Random(0)
-    server = ServerNode(parse_policy("rowcast"), settings=ServerSettings(expected_workers=1), entropy=entropy.randbytes)
+    server = ServerNode(parse_policy(policy), settings=ServerSettings(expected_workers=1), entropy=entropy.randbytes)
     simulation = Simulation(server)
     link = Trace.constant(1e6)
     worker = VirtualWorker(simulation, "robot", Device(1.0), (link, link), entropy=entropy.randbytes)
@@ -71,8 +79,17 @@ def train(lr: float, steps: int, momentum: float = 0.0) -> list[str]:
     return caught
 
 
-def test_training_that_diverges_is_warned_of_once_with_the_remedy() -> None:
-    (warning,) = [one for one in train(lr=1.5, steps=60) if "have grown" in one]
+@pytest.mark.parametrize(
+    ("policy", "sign"),
+    [
+        ("rowcast", "of the last 32 had to be shortened, at"),
+        ("rowcast?trust=0", "times the median of those before, at"),
+        ("bsp", "times the median of those before, at"),
+    ],
+)
+def test_training_that_diverges_is_warned_of_once_with_the_remedy(policy: str, sign: str) -> None:
+    (warning,) = [one for one in train(lr=1.5, steps=120, policy=policy) if "have grown" in one]
+    assert sign in warning
     assert (
         "a learning rate of 1.5" in warning and "half of it to begin with" in warning and "clip_grad_norm_" in warning
     )

@@ -54,6 +54,11 @@ class NodeView:
         return self.node.contribution.size
 
     @property
+    def shortened(self) -> bool:
+        """The last update was larger than the policy lets it count."""
+        return self.node.contribution.share < 1
+
+    @property
     def inner_momentum(self) -> float:
         """Decay of the average of gradients that the inner optimizer steps by; whoever sets it tells the server."""
         return self.node.inner_momentum

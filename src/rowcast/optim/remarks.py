@@ -66,14 +66,18 @@ class Remarks:
         """The updates grow as they do when training diverges."""
         size = getattr(team, "contributed", None)
         rate = rate_of(inner)
-        if self._growth is None or size is None or rate <= 0 or not self._growth.add(size / rate):
+        shortened = getattr(team, "shortened", False)
+        growth = self._growth
+        if growth is None or size is None or rate <= 0 or not growth.add(size / rate, shortened=shortened):
             return
-        factor, self._growth = self._growth.factor, None
+        self._growth = None
+        sign = f"the last {Growth.RUNNING} are {growth.factor:.0f} times the median of those before"
+        if growth.shortened >= Growth.SHORTENED:
+            sign = f"{growth.shortened} of the last {Growth.MEMORY} had to be shortened"
         warnings.warn(
-            f"the updates of this worker have grown: the last {Growth.RUNNING} are {factor:.0f} times the median of "
-            f"those before, at a learning rate of {rate:g}; training is about to diverge. Lower the rate (half of "
-            "it to begin with), let it rise from a small one (warm-up), or clip the gradients "
-            "(torch.nn.utils.clip_grad_norm_) before step(); said once",
+            f"the updates of this worker have grown: {sign}, at a learning rate of {rate:g}; training is about to "
+            "diverge. Lower the rate (half of it to begin with), let it rise from a small one (warm-up), or clip the "
+            "gradients (torch.nn.utils.clip_grad_norm_) before step(); said once",
             UserWarning,
             stacklevel=stacklevel,
         )

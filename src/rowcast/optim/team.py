@@ -31,8 +31,8 @@ class TeamLike(Protocol):
     - ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one does not suit it;
     - ``expected``, the replica less what this worker has sent and not been sent back: where something is anticipated,
       the next gradient is computed from there;
-    - ``contributed``, sum |.| of what this worker's last iteration contributed: the optimizer warns where that grows as
-      it does when training diverges;
+    - ``contributed``, sum |.| of what this worker's last iteration contributed, and ``shortened``, whether that was
+      less than what it computed: the optimizer warns where they are as they are when training diverges;
     - ``inner_momentum`` and ``inner_lr``, which the optimizer sets before each step: what the inner momentum carries on
       is no progress, and an update that is large because the rate is is not suspicious.
     """
