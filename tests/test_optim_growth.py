@@ -41,7 +41,8 @@ def test_most_of_the_last_ones_shortened_is_a_sign_too() -> None:
     signs = [growth.add(1.0, shortened=k % 4 > 0) for k in range(40)]
     assert signs.index(True) == 31 and growth.shortened == 24
     half = Growth()
-    assert not any([half.add(1.0, shortened=k % 2 == 0) for k in range(100)])
+    signs = [half.add(1.0, shortened=k % 2 == 0) for k in range(100)]
+    assert not any(signs)
 
 
 def test_updates_of_nothing_or_of_no_number_are_no_sign() -> None:
