@@ -49,7 +49,9 @@ def main() -> None:
     team = VirtualTeam(layout, "rowcast", scripts)
     team.run()
     own = model_sized(team.workers["robot-0"].node, layout)
-    figures.append(Figure("worker: model-sized arrays, rowcast", own, "vectors", bound=3.0, note="outer momentum"))
+    figures.append(
+        Figure("worker: model-sized arrays, rowcast", own, "vectors", bound=3.0, note="own rows on their way")
+    )
     at_work: list[float] = []
     team = VirtualTeam(layout, "bsp", scripts)
     for tenth in range(1, 200):

@@ -83,8 +83,13 @@ def outer_step(
     return step, velocity
 
 
-def decay(share: float, layout: Layout, pending: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """What is added to what is pending when only a share of it is kept, float64 [elements]; buffers lose nothing."""
+def decay(share: float, layout: Layout, pending: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | float:
+    """What is added to what is pending when only a share of it is kept, float64 [elements]; buffers lose nothing.
+
+    0 where all of it is kept.
+    """
+    if share == 1:
+        return 0.0
     lost = (np.float64(np.float32(share)) - 1) * pending
     lost[layout.offsets[layout.parameter_rows] :] = 0
     return lost

@@ -367,10 +367,12 @@ class VirtualTeam(Engine[_Worker]):
         proposed = node.replica - update
         self.computed[node.name] += reweighed(self.server.policy, node, weight)
         node.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], weight)
-        share = (node.replica - proposed).astype(np.float64) * np.float32(weight)
+        share = (node.replica - proposed).astype(np.float64)
+        share *= np.float32(weight)
         share[: self.layout.offsets[self.layout.parameter_rows]] *= node.contribution.share
         step, worker.velocity = outer_step(node.policy or self.server.policy, self.layout, share, worker.velocity)
-        self.computed[node.name] += step + lost
+        self.computed[node.name] += step
+        self.computed[node.name] += lost
         node.release()
         worker.computed += 1
         node.exchange(self.now)
