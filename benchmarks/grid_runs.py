@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,6 +24,7 @@ from grid_judge import Line, line_of
 from rowcast.experiment import Cell, Comparison, plan_cells
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.folder import claimed_folder, is_finished, run_into_folder
+from rowcast.experiment.pool import uninterrupted
 from rowcast.experiment.runners import run_cell
 from rowcast.links import Trace, save_csv
 from rowcast.report import Curve, read_run
@@ -214,7 +214,7 @@ def each_done(function: Callable[..., Any], todo: Sequence[tuple[Any, ...]], job
         context = multiprocessing.get_context("spawn")  # never fork: PyTorch's threads do not survive it
         count = min(jobs, len(todo))
         pool = stack.enter_context(ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_single_thread))
-        with _uninterrupted():
+        with uninterrupted():
             futures = {pool.submit(function, *each): place for place, each in enumerate(todo)}
         try:
             for future in as_completed(futures):
@@ -223,16 +223,6 @@ def each_done(function: Callable[..., Any], todo: Sequence[tuple[Any, ...]], job
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A process that is started here never sees Ctrl-C, which reaches the whole group: it ends when it is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _quiet_single_thread() -> None:

@@ -22,7 +22,7 @@ from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.progress import TICK_S, ProgressTracker
 from rowcast.experiment.runners import RunCell
 
-__all__ = ["run_in_processes"]
+__all__ = ["run_in_processes", "uninterrupted"]
 
 #: A process that was told to end may take so long (s) before it is killed.
 END_LIMIT_S = 5.0
@@ -59,7 +59,7 @@ def run_in_processes(todo: Sequence[Cell], out: Path, jobs: int, run: RunCell, t
         for _ in range(jobs):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, run), name="rowcast-cell", daemon=True)
-            with _uninterrupted():
+            with uninterrupted():
                 process.start()
             theirs.close()
             pool[ours] = _PoolProcess(process)
@@ -101,7 +101,7 @@ def _gone(process: BaseProcess, cell: Cell) -> WorkerFailed:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """A process that is started here never sees Ctrl-C, which reaches the whole group: the parent ends it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
