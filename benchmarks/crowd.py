@@ -13,9 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.drivers.nodes import taken_in
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.tcp import tuned
-from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.errors import LinkLost
 from rowcast.rows import Layout
 from rowcast.session import Link
 from rowcast.training import WorkerNode, WorkerState
@@ -121,14 +122,8 @@ class Light:
         self.node.link_up(self._loop.time(), connection.link)
         self.attend()  # the limits count from now on, also for a peer that never says a word
 
-    def on_bytes(self, connection: Connection) -> None:
-        self.node.heard(self._loop.time())
-
-    def on_message(self, connection: Connection, message: Message) -> None:
-        self.node.receive(self._loop.time(), message)
-
-    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        connection.close(self.node.blame(self._loop.time(), error))
+    def on_read(self, connection: Connection, count: int) -> str | None:
+        return taken_in(self.node, self._loop.time(), connection.link, count)
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         if self._error is None:
@@ -152,6 +147,12 @@ class Light:
 
     def next_message(self, connection: Connection) -> Message | None:
         return self.node.poll(self._loop.time())
+
+    def position(self) -> int:
+        return 0
+
+    def committed_to(self) -> int:
+        return 0
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -3,9 +3,10 @@
 A schedule is a team, a policy, links, and what happens to them. At the end nothing is lost, nothing is doubled, and
 nobody hangs. The tests run a sample; ``make faults`` runs thousands::
 
-    python tests/faults.py --virtual 2000 --sockets 50 --seed 0
+    python tests/faults.py --virtual 2000 --durable 2000 --sockets 50 --seed 0
 
-A schedule that fails is named by its number, and runs alone with ``--only NUMBER``.
+A schedule that fails is named by its number, and runs alone with ``--only NUMBER`` (``--only-durable``,
+``--only-sockets``).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from relay import Relay
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Endpoint
 from rowcast.links import Trace
-from rowcast.testing import VirtualTeam
+from rowcast.testing import DurableTeam, VirtualTeam
 from rowcast.training import WorkerState
 from teams import CODECS, LAYOUT, POLICIES, Books, finished, worker
 
@@ -39,6 +40,7 @@ SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.
 STRIKES = {"cut": 5, "cut at a byte": 4, "half-open": 1, "kill": 1, "kill and return": 2, "leave": 1}
 #: All that may happen in virtual time.
 FAULTS = (*STRIKES, "restart of the server")
+CRASH = "crash of the server"
 #: From so many schedules on, each kind of fault must have happened.
 MANY = 50
 
@@ -78,7 +80,7 @@ class Schedule:
         )
         seed, duplicate = chance.randrange(1 << 30), chance.choice([0.0, 0.0, 0.2])
         self.scripts = [replace(script, duplicate=duplicate) for script in self.scripts]
-        self.team = VirtualTeam(
+        self.team = self._team(
             LAYOUT, self.policy, self.scripts, seed=seed, server_settings=settings, link_settings=SMALL_FRAMES
         )
         self.books = Books(self.team)
@@ -96,6 +98,9 @@ class Schedule:
             self.team.at(chance.uniform(0.5, 5.0), self._restart)
         for _ in range(3):
             self.team.at(chance.uniform(0.0, 8.0), self._look)
+
+    def _team(self, *args, **more) -> VirtualTeam:
+        return VirtualTeam(*args, **more)
 
     def _script(self, name: str):
         chance = self.chance
@@ -172,6 +177,50 @@ class Schedule:
                     self._gone(one)
         self.books.check()
         assert self.farewells, "nobody was told goodbye"
+
+
+class DurableSchedule(Schedule):
+    """The same, and a server with a log that loses its power now and then.
+
+    Args:
+        number: seeds everything.
+
+    Attributes:
+        unsure: workers that had to join anew after a crash, because what they were sent was not what the log said.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.fate = fate = random.Random(f"durable {number}")
+        self.unsure = 0
+        super().__init__(number)
+        for _ in range(fate.randint(1, 4)):
+            self.team.at(fate.uniform(0.0, 6.0), self._crash)
+        for _ in range(fate.randint(0, 3)):
+            self.team.at(fate.uniform(0.0, 6.0), self.team.snapshot)
+
+    def _team(self, *args, **more) -> DurableTeam:
+        return DurableTeam(*args, commit_s=self.fate.choice([0.0, 0.002, 0.02, 0.2]), **more)
+
+    def _crash(self) -> None:
+        self.team.crash_server(written=self.fate.random() < 0.3)
+        self.unsure += len(self.team.recovery.unsure)
+        self.struck[CRASH] = self.struck.get(CRASH, 0) + 1
+
+    def _restart(self) -> None:
+        """Its memory is not empty: see :meth:`_crash`."""
+
+    def _look(self) -> None:
+        """Who looks changes when updates are added up, which the log knows nothing of; the end is looked at."""
+
+    def _strike(self, kind: str, name: str, down_s: float) -> None:
+        if kind.startswith("kill"):
+            self.team.log.commit()  # what a robot sent that is gone itself is lost where it is not committed
+        super()._strike(kind, name, down_s)
+
+    def run(self) -> None:
+        """See :class:`Schedule`."""
+        super().run()
+        assert not self.unsure, "what was worked out again was not what was sent"
 
 
 #: Sums of whole numbers are exact with these: no code rounds, and no momentum makes fractions of them.
@@ -270,10 +319,10 @@ def missing(done: dict[str, tuple[int, dict[str, int]]]) -> list[str]:
     """Kinds of faults that did not happen although there were :data:`MANY` schedules.
 
     Args:
-        done: the number of schedules, and how often each kind of fault has happened: in ``"virtual"`` time, and on
-            ``"sockets"``.
+        done: the number of schedules, and how often each kind of fault has happened: in ``"virtual"`` time, there with
+            a ``"durable"`` server, and on ``"sockets"``.
     """
-    kinds = {"virtual": FAULTS, "sockets": HARM}
+    kinds = {"virtual": FAULTS, "durable": (*STRIKES, CRASH), "sockets": HARM}
     return [
         f"{name}: {kind}"
         for name, (count, struck) in done.items()
@@ -316,21 +365,30 @@ def run_all(numbers, make, name: str, seconds: float | None = None, struck: dict
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--virtual", type=int, default=2000, help="schedules in virtual time")
+    parser.add_argument("--durable", type=int, default=0, help="schedules in virtual time with a server that has a log")
     parser.add_argument("--sockets", type=int, default=0, help="schedules on real sockets")
     parser.add_argument("--seed", type=int, default=0, help="number of the first schedule")
     parser.add_argument("--only", type=int, help="one schedule in virtual time")
+    parser.add_argument("--only-durable", type=int, help="one schedule with a server that has a log")
     parser.add_argument("--only-sockets", type=int, help="one schedule on real sockets")
     options = parser.parse_args()
     logging.getLogger("rowcast").setLevel(logging.CRITICAL)  # each fault has a line there
     if options.only is not None:
         Schedule(options.only).run()
         return 0
+    if options.only_durable is not None:
+        DurableSchedule(options.only_durable).run()
+        return 0
     if options.only_sockets is not None:
         SocketSchedule(options.only_sockets).run()
         return 0
-    done = {"virtual": (options.virtual, {}), "sockets": (options.sockets, {})}
+    done = {
+        "virtual": (options.virtual, {}),
+        "durable": (options.durable, {}),
+        "sockets": (options.sockets, {}),
+    }
     failed = []
-    for make, (name, (count, struck)) in zip((Schedule, SocketSchedule), done.items(), strict=True):
+    for make, (name, (count, struck)) in zip((Schedule, DurableSchedule, SocketSchedule), done.items(), strict=True):
         failed += run_all(range(options.seed, options.seed + count), make, name, struck=struck)
     for what in (never := missing(done)):
         print(f"this fault never happened: {what}")

@@ -473,15 +473,19 @@ EXPORTED: dict[str, str] = {
         tensor_codec_by_name
     """,
     "rowcast.config": """
-        AnswererSettings AskerSettings StrangerSettings
+        AnswererSettings AskerSettings StateSettings StrangerSettings
         Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
         load_values read_file read_secret save_tables setting
     """,
     "rowcast.drivers": "",
-    "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
+    "rowcast.drivers.sockets": "DurableServer Endpoint InferenceServer InferenceThread Security Server Shaper Team",
+    "rowcast.drivers.state": "Disk Keeper OpenFile RealDisk TeamSpec",
     "rowcast.drivers.virtual": """
         Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
         VirtualStream VirtualWorker
+    """,
+    "rowcast.durability": """
+        Appendix Drawn Record RecordedServer Recovery State capture decode recover restore
     """,
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
@@ -554,7 +558,8 @@ EXPORTED: dict[str, str] = {
         RssiSettings RssiTask WallTask
     """,
     "rowcast.testing": """
-        DriverTeam ScriptedWorker VirtualTeam check_codec check_driver check_source check_task check_tensor_codec
+        DriverTeam DurableTeam ScriptedWorker VirtualTeam check_codec check_driver check_source check_task
+        check_tensor_codec
     """,
     "rowcast.testing.zoo": """
         Camera FULL Model SMALL camera convnext densenet detector mobilenet recurrent resnet unet unusual vgg vit

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from faults import FAULTS, HARM, Schedule, SocketSchedule, missing, run_all
+from faults import CRASH, FAULTS, HARM, DurableSchedule, Schedule, SocketSchedule, missing, run_all
 from rowcast.codecs import codec_by_name
+from rowcast.testing import DurableTeam, VirtualTeam
 from rowcast.training import ServerNode
 from rowcast.wire import Rows
 
@@ -19,6 +20,25 @@ RESTARTED = 9
 @pytest.mark.parametrize("first", [0, 20, 40])
 def test_random_faults_in_virtual_time(first):
     assert run_all(range(first, first + 20), Schedule, "virtual") == []
+
+
+@pytest.mark.parametrize("first", [0, 20, 40])
+def test_random_faults_of_a_durable_server(first):
+    struck = {}
+    assert run_all(range(first, first + 20), DurableSchedule, "durable", struck=struck) == []
+    assert struck[CRASH] >= 20
+
+
+# A seeding worker whose welcome was lost; rows that fell out of a log; a worker that was forgotten twice.
+@pytest.mark.parametrize("number", [79, 174, 796, 869, 1096])
+def test_faults_of_a_durable_server_that_were_mended(number):
+    DurableSchedule(number).run()
+
+
+def test_what_leaves_before_it_is_committed_is_noticed(monkeypatch):
+    """The schedules are not blind: a server that does not wait for its log loses or doubles something."""
+    monkeypatch.setattr(DurableTeam, "send_down", VirtualTeam.send_down)
+    assert run_all(range(20), DurableSchedule, "careless")
 
 
 @pytest.mark.parametrize("number", [0, 3, 4], ids=["bsp", "rog", "rowcast"])

@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("sync", "wire", "planning"), 2),
     "delivery": 3,
     "session": 4,
-    **dict.fromkeys(("training", "inference"), 5),
+    **dict.fromkeys(("training", "inference", "durability"), 5),
     **dict.fromkeys(("drivers", "sources", "testing"), 6),
     **dict.fromkeys(("optim", "split", "loader"), 7),
     **dict.fromkeys(("tasks", "experiment"), 8),

@@ -118,7 +118,7 @@ def test_a_fault_in_a_crowd_ends_its_run(monkeypatch, request):
     def broken(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(Light, "on_message", broken)
+    monkeypatch.setattr(Light, "on_read", broken)
     with LiveServer("bsp", expected_workers=2) as server:
 
         async def run():
@@ -329,6 +329,8 @@ def test_who_reads_nothing_is_cut_with_a_line():
 def test_nothing_is_read_from_who_does_not_read():
     """Back-pressure: with much waiting for it, a peer is left unread; once it has taken that, reading goes on."""
     owner, transport = Mock(), Mock()
+    owner.on_read.return_value = None
+    owner.position.return_value = owner.committed_to.return_value = 0
     connection = Connection(owner)
     connection.link = Link("robot0")
     transport.is_closing.return_value = False

@@ -53,6 +53,7 @@ __all__ = [
     "ServerBusy",
     "ServerUnavailable",
     "SourceEnded",
+    "StateDamaged",
     "StreamDamaged",
     "StreamGap",
     "TraceError",
@@ -157,6 +158,10 @@ class StreamGap(RowcastError):
 
 class WorkerFailed(RowcastError):
     """A worker process of an experiment ended badly, or hangs; the message ends with the tail of its log."""
+
+
+class StateDamaged(RowcastError):
+    """What was kept of a node on a disk cannot be read as it was written, or is of another release; it says what."""
 
 
 class MeterError(RowcastError):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rowcast.cli.options import options_from
-from rowcast.config import Checked, LinkSettings, ServerSettings, setting
+from rowcast.config import Checked, LinkSettings, ServerSettings, StateSettings, setting
 from rowcast.sync import parse_policy, policy_forms
 
 __all__ = ["ServeSettings", "serve"]
@@ -34,6 +34,9 @@ class ServeSettings(Checked):
         None, "File with the team's shared secret; needed beyond loopback.", flag="--secret-file"
     )
     insecure: bool = setting(False, "Do without a secret beyond loopback.", flag="--insecure")
+    state: Path | None = setting(
+        None, "Folder that holds what survives the end of the server; without --durability all of it.", flag="--state"
+    )
     journal: Path | None = setting(None, "Write what happens to the end of this file, as JSON lines.", flag="--journal")
     seconds: float | None = setting(None, "Stop after so long.", unit="s", low=0.0, high=1e9, flag="--seconds")
     once: bool = setting(False, "Exit when everybody has finished or is gone.", flag="--once")
@@ -43,15 +46,16 @@ class ServeSettings(Checked):
         parse_policy(self.policy)
 
 
-@options_from(serve=ServeSettings, server=ServerSettings, link=LinkSettings)
+@options_from(serve=ServeSettings, server=ServerSettings, link=LinkSettings, state=StateSettings)
 def serve(
     serve: ServeSettings,
     server: ServerSettings,
     link: LinkSettings,
+    state: StateSettings,
     quiet: Annotated[bool, typer.Option(help="No table.")] = False,
 ) -> None:
     """Hold a team's model and let its workers in. Ctrl-C ends it; workers wait for its return."""
     from rowcast.cli.serving import run_server
 
-    if run_server(serve, server, link, quiet=quiet) == "interrupted":
+    if run_server(serve, server, link, state, quiet=quiet) == "interrupted":
         raise KeyboardInterrupt

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
-import time
 from collections.abc import Callable
+from typing import Any
 
 from rowcast.cli.display import TeamDisplay
 from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
-from rowcast.config import LinkSettings, ServerSettings, read_secret
-from rowcast.drivers.sockets import Security, Server
-from rowcast.journal import open_journal
+from rowcast.config import LinkSettings, ServerSettings, StateSettings, read_secret
+from rowcast.drivers.sockets import DurableServer, Security, Server
+from rowcast.drivers.state import Keeper, RealDisk, TeamSpec
+from rowcast.errors import ConfigError
+from rowcast.journal import Journal, open_journal
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
@@ -23,25 +26,60 @@ __all__ = ["run_server"]
 TICK_S = 0.25
 
 
-def run_server(serve: ServeSettings, settings: ServerSettings, link: LinkSettings, *, quiet: bool) -> str:
-    """Serve until something ends it; returns what. ``quiet``: show no table of the team."""
+def run_server(
+    serve: ServeSettings, settings: ServerSettings, link: LinkSettings, state: StateSettings, *, quiet: bool
+) -> str:
+    """Serve until something ends it; returns what. ``quiet``: show no table of the team.
+
+    Raises:
+        ConfigError, StateDamaged: the address, the secret or the state cannot be used.
+    """
     secret = None if serve.secret_file is None else read_secret(serve.secret_file)
+    security = Security(secret, serve.insecure)
     with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
-        policy = parse_policy(serve.policy)
-        node = ServerNode(policy, settings=settings, link_settings=link, secret=secret, journal=journal)
 
         def begin() -> None:
             # Not before the port is ours: the journal may be that of a server which runs already.
             if serve.journal is not None:
                 journal.keep_in(serve.journal)
-            record_start(journal, time.monotonic(), "server", serve.policy, settings, link)
+            record_start(journal, server.now(), "server", serve.policy, settings, link)
+            if keeper is not None:
+                keeper.record(server.now())
 
-        server = Server(node, serve.host, serve.port, link_settings=link, security=Security(secret, serve.insecure))
-        return asyncio.run(_run(server, display, serve, begin))
+        server: Server[Any]
+        keeper = _keeper(serve, TeamSpec(serve.policy, settings, link, secret), state, journal)
+        if keeper is not None:
+            server = DurableServer(keeper, serve.host, serve.port, link_settings=link, security=security)
+            display.says(_what_came_back(keeper))
+            return asyncio.run(_run(server, keeper.server.node, display, serve, begin))
+        node = ServerNode(
+            parse_policy(serve.policy), settings=settings, link_settings=link, secret=secret, journal=journal
+        )
+        server = Server(node, serve.host, serve.port, link_settings=link, security=security)
+        return asyncio.run(_run(server, node, display, serve, begin))
+
+
+def _keeper(serve: ServeSettings, team: TeamSpec, state: StateSettings, journal: Journal) -> Keeper | None:
+    """What keeps the server's state; ``None``: nothing does."""
+    if serve.state is None:
+        if state.durability != "none":
+            raise ConfigError(f"durability: expected a folder for {state.durability!r}, got none; give --state DIR")
+        return None
+    if state.durability == "none":
+        state = dataclasses.replace(state, durability="log")
+    return Keeper(RealDisk(serve.state), team, state, journal)
+
+
+def _what_came_back(keeper: Keeper) -> str:
+    recovered = keeper.recovered
+    if recovered is None:
+        return "the state is new"
+    names = ", ".join(sorted(recovered.node.members)) or "nobody"
+    return f"the team is back in {keeper.recovery_s:.1f} s: {names}; {recovered.inputs} inputs behind the last snapshot"
 
 
 async def _run(
-    server: Server[ServerNode], display: TeamDisplay, serve: ServeSettings, begin: Callable[[], None]
+    server: Server[Any], node: ServerNode, display: TeamDisplay, serve: ServeSettings, begin: Callable[[], None]
 ) -> str:
     """Serve until something ends it; returns what. ``begin`` is called as soon as the port is ours."""
     loop = asyncio.get_running_loop()
@@ -54,16 +92,15 @@ async def _run(
     except BaseException:
         await server.close("the server failed")
         raise
-    node = server.node
     display.says(
         f"listening on {server.host}:{server.port}, policy {node.policy.name}, "
         f"team of {node.settings.expected_workers}; Ctrl-C ends"
     )
-    ends = float("inf") if serve.seconds is None else loop.time() + serve.seconds
+    ends = float("inf") if serve.seconds is None else server.now() + serve.seconds
     cause = ""
     try:
         while not cause:
-            now = loop.time()
+            now = server.now()
             display.shows(f"{node.policy.name} on {server.host}:{server.port}", node.status(now))
             # A finished worker is forgotten; one whose link was lost is waited for as long as the gate counts it.
             if (
@@ -81,7 +118,7 @@ async def _run(
         cause = cause or "the server failed"
         await server.close(cause)
         # While the loop still takes the signals: behind it one of them would end the process before the record.
-        node.journal.record(loop.time(), "end", cause=cause)
+        node.journal.record(server.now(), "end", cause=cause)
     if cause != "interrupted":
         display.says(cause)
     return cause

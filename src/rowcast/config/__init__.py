@@ -10,7 +10,7 @@ The reference page ``docs/settings.md`` (:func:`describe`) and the options of th
 
 from rowcast.config.fields import Checked, describe, from_table, setting
 from rowcast.config.inference import AnswererSettings, AskerSettings
-from rowcast.config.nodes import LinkSettings, ServerSettings, StrangerSettings, WorkerSettings
+from rowcast.config.nodes import LinkSettings, ServerSettings, StateSettings, StrangerSettings, WorkerSettings
 from rowcast.config.reading import as_number, load, load_tables, load_values, read_file, save_tables
 from rowcast.config.secret import Secret, read_secret
 
@@ -21,6 +21,7 @@ __all__ = [
     "LinkSettings",
     "Secret",
     "ServerSettings",
+    "StateSettings",
     "StrangerSettings",
     "WorkerSettings",
     "as_number",

@@ -8,7 +8,7 @@ from typing import Any
 from rowcast.config.fields import Checked, setting
 from rowcast.errors import ConfigError
 
-__all__ = ["LinkSettings", "ServerSettings", "StrangerSettings", "WorkerSettings", "stuck_limit"]
+__all__ = ["LinkSettings", "ServerSettings", "StateSettings", "StrangerSettings", "WorkerSettings", "stuck_limit"]
 
 
 def stuck_limit() -> Any:
@@ -169,6 +169,37 @@ class ServerSettings(StrangerSettings):
         low=1 << 10,
         high=1 << 40,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class StateSettings(Checked):
+    """What a server keeps of its team on a disk."""
+
+    durability: str = setting(
+        "none",
+        "What survives the end of the server. none: nothing, the workers bring the parameters again. snapshot: the "
+        "team as it was at the last snapshot; what came since is lost, and all workers receive the parameters. log: "
+        "everything that any worker was told; they resume where they were.",
+        choices=("none", "snapshot", "log"),
+        flag="--durability",
+    )
+    commit_s: float = setting(
+        0.02,
+        "With a log: what has arrived is written and synchronised at most so often, and nothing that follows from it "
+        "is sent before. Larger spares the disk, smaller the workers' time.",
+        unit="s",
+        low=0.0,
+        high=10.0,
+    )
+    snapshot_bytes: int = setting(
+        64 << 20,
+        "With a log: a snapshot is taken when the log behind the last one has become so long. Larger writes less, "
+        "smaller makes a restart quicker.",
+        unit="byte",
+        low=1 << 16,
+        high=1 << 40,
+    )
+    snapshot_s: float = setting(30.0, "Without a log: how often a snapshot is taken.", unit="s", low=0.1, high=86_400.0)
 
 
 @dataclasses.dataclass(frozen=True)

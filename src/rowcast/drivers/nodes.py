@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from rowcast.errors import RemoteProtocolError, RowcastError
+from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.session import Link
 from rowcast.wire import Message
 
-__all__ = ["GuestNode", "GuestSettings", "HostNode"]
+__all__ = ["GuestNode", "GuestSettings", "HostNode", "taken_in"]
 
 
 class GuestSettings(Protocol):
@@ -69,11 +69,33 @@ class GuestNode(Protocol):
     def waits_for(self, now: float) -> str | None: ...
 
 
+def taken_in(node: GuestNode, now: float, link: Link, count: int) -> str | None:
+    """So many bytes arrived for a guest, and lie in the decoder's buffer of its link.
+
+    Returns:
+        Why the driver must close the connection; ``None``: it stands.
+    """
+    node.heard(now)
+    try:
+        for message in link.decoder.filled(count):
+            node.receive(now, message)
+    except RemoteProtocolError as error:
+        return node.blame(now, error)
+    except LinkLost as error:
+        return str(error) or "left"
+    return None
+
+
 class HostNode(Protocol):
     """A node that others connect to: the server of a team (:class:`rowcast.training.ServerNode`), for example."""
 
-    has_secret: bool
-    notices: deque[str]
+    @property
+    def has_secret(self) -> bool:
+        """Who connects must prove that he knows a secret."""
+
+    @property
+    def notices(self) -> deque[str]:
+        """Sentences for the user, oldest first; the driver shows and removes them."""
 
     def listen(self, now: float) -> None: ...
 
@@ -83,11 +105,7 @@ class HostNode(Protocol):
 
     def link_down(self, now: float, link: Link, cause: str) -> None: ...
 
-    def heard(self, now: float, link: Link) -> None: ...
-
-    def receive(self, now: float, link: Link, message: Message) -> None: ...
-
-    def blame(self, now: float, link: Link, error: RowcastError) -> None: ...
+    def arrived(self, now: float, link: Link, count: int) -> str | None: ...
 
     def poll(self, now: float, link: Link) -> Message | None: ...
 

@@ -18,6 +18,7 @@ from rowcast.inference.model import ModelSpec
 from rowcast.inference.tensor_rows import frame_of
 from rowcast.inference.work import SERVE, Made, Work
 from rowcast.journal import Journal
+from rowcast.session.host import Host
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE
@@ -30,7 +31,7 @@ __all__ = ["AnswererNode"]
 FAILURE_WAIT_S = 1.0
 
 
-class AnswererNode:
+class AnswererNode(Host):
     """A server that answers inferences of one model.
 
     Args:

@@ -36,6 +36,12 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "cause": "why it left",
         "members": "number of workers that the gate counts, after the departure",
     },
+    "recovered": {
+        "inputs": "inputs that were taken from the log behind the snapshot",
+        "cut_bytes": "bytes at the end of the log that had not been committed; nothing that follows from them was told",
+        "members": "workers that the server knows again",
+        "forgotten": "workers of which it is not known what they were sent: they join anew and receive the parameters",
+    },
     "absent": {
         "peer": "name of a worker for which nobody waits any longer: its link is down, or delivers too little",
         "epoch": "membership epoch after it left the gate",

@@ -95,6 +95,15 @@ class Journal:
         """
         self._sink = FileSink(path)
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """While entered, nothing is kept: what happens has happened before, and is in the record."""
+        sink, self._sink = self._sink, forget
+        try:
+            yield
+        finally:
+            self._sink = sink
+
     def close(self) -> None:
         """Close the file, if there is one; a warning says what could not be written."""
         gap = self._gap

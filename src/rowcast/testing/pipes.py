@@ -73,9 +73,10 @@ class Pipe:
     def takes(self, now: float) -> bool:
         return self._free_at <= now
 
-    def carry(self, now: float, message: Message) -> None:
+    def carry(self, now: float, message: Message, data: bytes | None = None) -> None:
+        """Take a message along; ``data`` is its frame where that was made before."""
         connection, encoder = self.connection, self._link.encoder
-        data = encoder.encode(message)
+        data = encoder.encode(message) if data is None else data
         if isinstance(message, Rows) and self._doubles():
             data += encoder.encode(message)
         done = self._free_at = self._trace.finish(now, 8 * len(data))

@@ -140,8 +140,12 @@ class VirtualTeam(Engine[_Worker]):
         self._policy = policy
         self._server_settings = server_settings or ServerSettings(expected_workers=max(len(workers), 1))
         super().__init__(self._new_server(), clock=Clock())
+        self._began()
         for script in workers:
             self.start(script)
+
+    def _began(self) -> None:
+        """The server is there, and nothing has happened yet."""
 
     def _new_server(self) -> ServerNode:
         return ServerNode(
@@ -233,7 +237,7 @@ class VirtualTeam(Engine[_Worker]):
         self._policy = self._policy if policy is None else policy
         for worker in list(self._by_link.values()):
             self.disconnect(worker, "the server died")
-        self.server = self._new_server()
+        self.server = self.host = self._new_server()
         self.server.listen(self.now)
         self._server_wake = math.inf
 
@@ -308,14 +312,10 @@ class VirtualTeam(Engine[_Worker]):
 
     def _to_server(self, worker: _Worker, data: bytes) -> None:
         link = worker.server_link
-        self.server.heard(self.now, link)
-        try:
-            for message in link.decoder.feed(data):
-                self.server.receive(self.now, link, message)
-        except RemoteProtocolError as error:
-            self.server.blame(self.now, link, error)
-        except LinkLost as error:
-            self.disconnect(worker, str(error))
+        link.decoder.buffer(len(data))[: len(data)] = data
+        cause = self.host.arrived(self.now, link, len(data))
+        if cause is not None:
+            self.disconnect(worker, cause)
         self.serve()
 
     def _to_worker(self, worker: _Worker, data: bytes) -> None:

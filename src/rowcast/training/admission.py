@@ -83,7 +83,6 @@ class Admission:
         self._team.rule.link_lost(now, member)
 
     def received_from(self, name: str, life: bytes) -> int | None:
-        """See :meth:`rowcast.training.ServerNode.received_from`."""
         remembered, member = self._memory.received_in(name, life), self._team.members.get(name)
         return member.inbox.received if remembered is None and member is not None else remembered
 
@@ -223,7 +222,9 @@ class Admission:
         if how == "receive":
             member.owed.send_state()
         received = self._memory.received(hello)
-        member.life = self._life if received is None else self._entropy(16)
+        # Who was here before says so until it has heard that its numbers start again: another life tells it apart.
+        fresh = received is None and hello.server != self._life
+        member.life = self._life if fresh else self._entropy(16)
         self._connect(now, link, member, hello, how, received=received or 0)
 
     def _resume(self, now: float, link: Link, hello: Hello, member: Member) -> None:
@@ -321,7 +322,7 @@ class Admission:
     # -- the start ---------------------------------------------------------------------------------------------
 
     def is_ready(self, now: float, member: Member) -> None:
-        """It holds the team's parameters: it starts with the others, or at once if they have started."""
+        """It holds the parameters: it starts with the others, or at once if they have."""
         if member.gated:
             member.state = MemberState.COMPUTING
             self._say_start(member)
@@ -390,11 +391,13 @@ class Admission:
     def forget_absent(self, now: float) -> None:
         """Of the workers that have been away for long, keep as many as the settings say."""
         settings = self._team.settings
+        limit = f"more than {settings.absent_workers} workers are absent (absent_workers)"
         for member in self._team.departures.too_long_away(now, settings.absence_limit_s, settings.absent_workers):
-            self._memory.remember(member.name, member.session, member.life, member.inbox.received)
-            limit = f"more than {settings.absent_workers} workers are absent (absent_workers)"
-            self.drop(
-                now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}", returns=True
-            )
-            what = "what it was owed; it will join anew and receive the parameters"
-            self._recurring.dropped(now, member.name, what, limit)
+            self.forget(now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}", limit)
+
+    def forget(self, now: float, member: Member, cause: str, why: str) -> None:
+        """Forget a worker that may come back: what it was sent in is not to count twice then."""
+        self._memory.remember(member.name, member.session, member.life, member.inbox.received)
+        self.drop(now, member, cause, returns=True)
+        what = "what it was owed; it will join anew and receive the parameters"
+        self._recurring.dropped(now, member.name, what, why)

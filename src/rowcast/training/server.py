@@ -10,6 +10,7 @@ first one brings (:mod:`~rowcast.training.first`), who counts (:mod:`~rowcast.tr
 from __future__ import annotations
 
 from rowcast.errors import LinkLost, RowcastError, StreamDamaged, VersionMismatch
+from rowcast.session.host import Host
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE
@@ -24,7 +25,7 @@ __all__ = ["ServerNode"]
 _SENDING = (MemberState.RECEIVING, MemberState.DRAINING)
 
 
-class ServerNode(ServerCore):
+class ServerNode(ServerCore, Host):
     """The server of one team.
 
     It needs no model: the first worker brings the layout and the parameters.
@@ -150,6 +151,10 @@ class ServerNode(ServerCore):
     def trouble(self, now: float, kind: str, text: str) -> None:
         """Something that the driver notices at this end, perhaps again and again: no descriptors, or a fault."""
         self._recurring.tell(now, kind, HERE, text)
+
+    def forget(self, now: float, name: str, cause: str) -> None:
+        """What the worker called ``name`` was sent is not known: it joins anew, and what it had pending counts once."""
+        self._admission.forget(now, self.members[name], cause, cause)
 
     def stop(self, now: float) -> None:
         """The server stops: what was counted and not told is told."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.config import LinkSettings, ServerSettings
+from rowcast.config import LinkSettings, Secret, ServerSettings
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.recurring import Recurring
@@ -40,7 +40,7 @@ class ServerCore:
         gate: whom the gate counts.
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
-        has_secret: workers must prove that they know a secret.
+        secret: what workers must prove that they know, or ``None``.
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
@@ -56,7 +56,7 @@ class ServerCore:
     ) -> None:
         self.settings = settings or ServerSettings()
         self.journal = journal or Journal("server")
-        self.has_secret = secret is not None
+        self.secret = None if secret is None else Secret(secret)
         self.team = team = Team(policy, self.settings, link_settings or LinkSettings(), self.journal)
         self.members, self.finished = team.members, team.finished
         self.gate = team.gate = Gate(team)
@@ -65,7 +65,7 @@ class ServerCore:
         team.departures = Departures(team)
         self._recurring = Recurring(self.journal)
         self.notices = self._recurring.notices
-        self._admission = Admission(team, secret, entropy, self._recurring)
+        self._admission = Admission(team, self.secret, entropy, self._recurring)
         self._watch = Watch(team, self._admission, self._recurring)
         self._leader = Leader(self.members, team.notifier)
         self._sharing = Sharing(team)
@@ -73,6 +73,11 @@ class ServerCore:
         self.frames_applied = self._incoming.frames_applied
 
     # -- what it holds -----------------------------------------------------------------------------------------
+
+    @property
+    def has_secret(self) -> bool:
+        """Workers must prove that they know a secret."""
+        return self.secret is not None
 
     @property
     def policy(self) -> Policy:

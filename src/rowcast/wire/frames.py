@@ -206,6 +206,10 @@ class FrameDecoder:
             self._data = grown
         return memoryview(self._data)[self._end :]
 
+    def newest(self, count: int) -> memoryview:
+        """The bytes that were written into :meth:`buffer` last and are not announced yet."""
+        return memoryview(self._data)[self._end : self._end + count]
+
     def filled(self, count: int) -> Iterator[Message]:
         """The messages that are whole now that ``count`` more bytes lie in the buffer.
 

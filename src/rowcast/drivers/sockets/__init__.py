@@ -2,9 +2,10 @@
 
 from rowcast.drivers.sockets.answering import InferenceServer
 from rowcast.drivers.sockets.asking import InferenceThread
+from rowcast.drivers.sockets.durable import DurableServer
 from rowcast.drivers.sockets.endpoint import Endpoint, Security
 from rowcast.drivers.sockets.server import Server
 from rowcast.drivers.sockets.shaper import Shaper
 from rowcast.drivers.sockets.team import Team
 
-__all__ = ["Endpoint", "InferenceServer", "InferenceThread", "Security", "Server", "Shaper", "Team"]
+__all__ = ["DurableServer", "Endpoint", "InferenceServer", "InferenceThread", "Security", "Server", "Shaper", "Team"]

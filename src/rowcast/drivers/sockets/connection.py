@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import CHUNK_BYTES
-from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.session import Link
 from rowcast.wire import Message
 
@@ -19,6 +19,8 @@ __all__ = ["Connection", "Owner"]
 #: How much is read at once at most; from who has not proved anything.
 READ_BYTES = 1 << 18
 STRANGER_READ_BYTES = 1 << 12
+#: So much is encoded and held until it may leave.
+HOLD_BYTES = 1 << 20
 #: For so long the other end may take to close, once all is said (s).
 LINGER_S = 1.0
 
@@ -29,14 +31,8 @@ class Owner(Protocol):
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         """The connection stands."""
 
-    def on_bytes(self, connection: Connection) -> None:
-        """Something arrived."""
-
-    def on_message(self, connection: Connection, message: Message) -> None:
-        """A message is whole. Raises RemoteProtocolError or LinkLost where the connection must end."""
-
-    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        """What arrived was wrong."""
+    def on_read(self, connection: Connection, count: int) -> str | None:
+        """So many bytes arrived, and lie in the decoder's buffer; why the connection must end, or ``None``."""
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         """A fault of this process came up while it served the connection: say so, and end what cannot go on."""
@@ -52,6 +48,12 @@ class Owner(Protocol):
 
     def next_message(self, connection: Connection) -> Message | None:
         """What to send next."""
+
+    def position(self) -> int:
+        """What must be committed before that may leave; see :meth:`committed_to`."""
+
+    def committed_to(self) -> int:
+        """How far all is committed: what was given at a later :meth:`position` is held until then."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -79,6 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         self._resuming = False
         self._paused = False  # nothing is read until the other end has read
         self._rest = memoryview(b"")
+        self._held: deque[tuple[int, bytes]] = deque()  # frames, and what must be committed before each
+        self._held_bytes = 0
         self._cause = ""
         self._lingers = lingers
         self._lingering: bytearray | None = None  # where what is dropped goes
@@ -103,18 +107,14 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._lingering is not None:
             return
+        if self._transport is None or self._transport.is_closing():
+            return
         with self._reporting():
-            self._owner.on_bytes(self)
-            try:
-                for message in self.link.decoder.filled(nbytes):
-                    if self._transport is None or self._transport.is_closing():
-                        break
-                    self._owner.on_message(self, message)
-            except RemoteProtocolError as error:
-                self._owner.on_garbage(self, error)
+            cause = self._owner.on_read(self, nbytes)
+            if cause is not None:
+                self.close(cause)
+            elif self.link.closing:
                 self.pump()
-            except LinkLost as error:
-                self.close(str(error))
         if self.link.is_clogged and self._transport is not None and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -150,22 +150,41 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return
         while self._writable:
-            if not self._rest:
-                try:
-                    message = self._owner.next_message(self)
-                    if message is None:
-                        if self.link.closing:
-                            self._say_no_more(transport)
-                        return
-                    self._rest = memoryview(self.link.encoder.encode(message))
-                except Exception as error:
-                    self._owner.on_failure(self, error)
-                    return
+            if not self._rest and not self._take(transport):
+                return
             chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]
             transport.write(chunk)
             if self._paused and not self.link.is_clogged:
                 self._paused = False
                 transport.resume_reading()
+
+    def _take(self, transport: asyncio.Transport) -> bool:
+        """Get the next frame that may leave; whether there is one."""
+        owner, held = self._owner, self._held
+        while not held or (held[0][0] > owner.committed_to() and self._held_bytes < HOLD_BYTES):
+            try:
+                message = owner.next_message(self)
+                if message is None:
+                    if self.link.closing and not held:
+                        self._say_no_more(transport)
+                    return False
+                frame = self.link.encoder.encode(message)
+            except Exception as error:
+                owner.on_failure(self, error)
+                return False
+            held.append((owner.position(), frame))
+            self._held_bytes += len(frame)
+        if held[0][0] > owner.committed_to():
+            return False
+        frame = held.popleft()[1]
+        self._held_bytes -= len(frame)
+        self._rest = memoryview(frame)
+        return True
+
+    @property
+    def holds(self) -> bool:
+        """Something waits until what it follows from is committed."""
+        return bool(self._held)
 
     def _say_no_more(self, transport: asyncio.Transport) -> None:
         if not self._lingers:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from rowcast.config import LinkSettings
-from rowcast.drivers.nodes import GuestNode
+from rowcast.drivers.nodes import GuestNode, taken_in
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.tcp import tuned
-from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
+from rowcast.errors import LinkLost, LocalProtocolError, RowcastError
 from rowcast.session import Link
 from rowcast.wire import Message
 
@@ -271,14 +271,8 @@ class NetworkThread:
             connection.close(fault)
         self._attend()  # the limits count from now on, also for a peer that never says a word
 
-    def on_bytes(self, connection: Connection) -> None:
-        self.node.heard(self.loop.time())
-
-    def on_message(self, connection: Connection, message: Message) -> None:
-        self.node.receive(self.loop.time(), message)
-
-    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        connection.close(self.node.blame(self.loop.time(), error))
+    def on_read(self, connection: Connection, count: int) -> str | None:
+        return taken_in(self.node, self.loop.time(), connection.link, count)
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         self._give_up(error)
@@ -296,6 +290,12 @@ class NetworkThread:
 
     def next_message(self, connection: Connection) -> Message | None:
         return self.node.poll(self.loop.time())
+
+    def position(self) -> int:
+        return 0
+
+    def committed_to(self) -> int:
+        return 0
 
     # -- what comes next -------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Security
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import check_congestion_control, source_of, tuned, unresolved
-from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
+from rowcast.errors import ConfigError, LinkLost
 from rowcast.session import Link
 from rowcast.wire import Message
 
@@ -75,6 +75,7 @@ class Server(Generic[H]):
         self._handler_before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
         self._ready: dict[Link, None] = {}
         self._pumping = False
+        self._ahead_s = 0.0  # the node's time beyond that of the loop
 
     async def start(self) -> None:
         """Listen.
@@ -95,7 +96,7 @@ class Server(Generic[H]):
         self.port = self._listener.sockets[0].getsockname()[1]
         self._handler_before = self._loop.get_exception_handler()
         self._loop.set_exception_handler(self._on_loop_error)
-        self.node.listen(self._loop.time())
+        self.node.listen(self.now())
 
     async def close(self, cause: str = "the server was stopped") -> None:
         """Tell every worker, close all connections, stop listening."""
@@ -113,6 +114,7 @@ class Server(Generic[H]):
         for connection in list(self._connections.values()):
             self.node.farewell(connection.link, cause)
             connection.pump()
+        await self._settled()
         # In the next one, transports notice that they are closed.
         await asyncio.sleep(0)
         for connection in list(self._connections.values()):
@@ -120,7 +122,7 @@ class Server(Generic[H]):
         await asyncio.sleep(0)
         if self._listener is not None:
             await self._listener.wait_closed()
-            self.node.stop(self._loop.time())
+            self.node.stop(self.now())
             self._tell()
             if self._loop.get_exception_handler() == self._on_loop_error:
                 self._loop.set_exception_handler(self._handler_before)
@@ -133,7 +135,7 @@ class Server(Generic[H]):
         name = f"[{host}]" if ":" in host else host
         connection.link = Link(f"{name}:{number}", congestion_control=congestion_control, address=source_of(host))
         try:
-            self.node.link_up(self._loop.time(), connection.link)
+            self.node.link_up(self.now(), connection.link)
         except LinkLost as error:
             connection.close(str(error))
         else:
@@ -142,14 +144,8 @@ class Server(Generic[H]):
                 connection.close(fault)
         self._soon()
 
-    def on_bytes(self, connection: Connection) -> None:
-        self.node.heard(self._loop.time(), connection.link)
-
-    def on_message(self, connection: Connection, message: Message) -> None:
-        self.node.receive(self._loop.time(), connection.link, message)
-
-    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
-        self.node.blame(self._loop.time(), connection.link, error)
+    def on_read(self, connection: Connection, count: int) -> str | None:
+        return self.node.arrived(self.now(), connection.link, count)
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         """Serving one worker went wrong here: its connection ends, the others go on."""
@@ -167,7 +163,7 @@ class Server(Generic[H]):
             self._faults.add(kind)
             log.error("a fault of the server while it served %s: %s", served, kind, exc_info=error)
         else:
-            self.node.trouble(self._loop.time(), kind, f"a fault of the server while it served {served}: {kind}")
+            self.node.trouble(self.now(), kind, f"a fault of the server while it served {served}: {kind}")
 
     def after_read(self) -> None:
         self._soon()
@@ -180,13 +176,26 @@ class Server(Generic[H]):
     def on_closed(self, connection: Connection, cause: str) -> None:
         if self._connections.pop(connection.link, None) is None:
             return  # it was closed at once
-        self.node.link_down(self._loop.time(), connection.link, cause)
+        self.node.link_down(self.now(), connection.link, cause)
         self._soon()
 
     def next_message(self, connection: Connection) -> Message | None:
-        return self.node.poll(self._loop.time(), connection.link)
+        return self.node.poll(self.now(), connection.link)
+
+    def position(self) -> int:
+        return 0
+
+    def committed_to(self) -> int:
+        return 0
 
     # -- time ------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """The node's time (s)."""
+        return self._loop.time() + self._ahead_s
+
+    async def _settled(self) -> None:
+        """Everybody was told goodbye; for servers whose words leave later."""
 
     def _soon(self) -> None:
         """Send what the node has got to say once all that can be read now was read.
@@ -201,7 +210,7 @@ class Server(Generic[H]):
         """Send what the node has got to say, and set the timer. Sockets are looked at again before it takes long."""
         self._pumping = False
         try:
-            self._send_ready(self._loop.time() + BREATH_S)
+            self._send_ready(self.now() + BREATH_S)
             self._attended()
             if self._ready:
                 self._soon()
@@ -228,7 +237,7 @@ class Server(Generic[H]):
             text = (
                 f"no connection can be taken: {error.strerror}; raise the limit (ulimit -n), or close what holds them"
             )
-            self.node.trouble(loop.time(), "no descriptors", text)
+            self.node.trouble(self.now(), "no descriptors", text)
             self._tell()
             self._arm()
         elif self._handler_before is not None:
@@ -246,7 +255,7 @@ class Server(Generic[H]):
         self._tell()
         while True:
             self._ready.update(dict.fromkeys(self.node.take_ready()))
-            if not self._ready or (until < math.inf and self._loop.time() > until):
+            if not self._ready or (until < math.inf and self.now() > until):
                 return sent
             sent = True
             link = next(iter(self._ready))
@@ -258,23 +267,23 @@ class Server(Generic[H]):
     def _arm(self) -> None:
         due = self.node.next_wake()
         if self._timer is not None:
-            if due is not None and self._timer.when() == max(due, self._not_before):
+            if due is not None and self._timer.when() == max(due, self._not_before) - self._ahead_s:
                 return
             self._timer.cancel()
             self._timer = None
         if due is not None and self._listener is not None and self._listener.is_serving():
-            self._timer = self._loop.call_at(max(due, self._not_before), self._on_timer)
+            self._timer = self._loop.call_at(max(due, self._not_before) - self._ahead_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         try:
-            for link, cause in self.node.on_timer(self._loop.time()):
+            for link, cause in self.node.on_timer(self.now()):
                 connection = self._connections.get(link)
                 if connection is not None:
                     connection.close(cause)
         except Exception as error:  # as in _pump; what went wrong is still due: not again at once
             self._log_fault(error, "its timers")
-            self._not_before = self._loop.time() + FAULT_PAUSE_S
+            self._not_before = self.now() + FAULT_PAUSE_S
         self._soon()
 
 

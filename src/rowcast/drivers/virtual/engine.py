@@ -74,10 +74,12 @@ class Engine(Generic[P]):
 
     Attributes:
         clock: the time.
+        server: the server.
+        host: what stands in its place to connections: the server, or what notes its inputs.
     """
 
     def __init__(self, server: HostNode, *, clock: Clock | None = None) -> None:
-        self.server = server
+        self.server = self.host = server
         self.clock = clock or Clock()
         self._by_link: dict[Link, P] = {}
         self._server_wake = math.inf
@@ -106,7 +108,7 @@ class Engine(Generic[P]):
         self._opened(peer)
         node.connecting(now, "server")
         node.link_up(now, peer.worker_link)
-        self.server.link_up(now, peer.server_link)
+        self.host.link_up(now, peer.server_link)
         self.serve()
         self.attend(peer)
 
@@ -127,7 +129,7 @@ class Engine(Generic[P]):
         peer.connected = False
         peer.worker_wake = math.inf
         del self._by_link[link]
-        self.server.link_down(now, link, cause)
+        self.host.link_down(now, link, cause)
         if not peer.killed:
             peer.node.link_down(now, cause)
         if back_s is not None:
@@ -192,7 +194,7 @@ class Engine(Generic[P]):
 
     def serve(self) -> None:
         """Send what the server has got to say, and set its timer."""
-        server, by_link = self.server, self._by_link
+        server, by_link = self.host, self._by_link
         while ready := server.take_ready():  # what one robot is sent may let another one go on
             for link in ready:
                 peer = by_link.get(link)
@@ -206,7 +208,7 @@ class Engine(Generic[P]):
     def send_down(self, peer: P) -> bool:
         """Hand the server's next message for ``peer`` to its link, which takes it; whether there was one."""
         now, link = self.clock.now, peer.server_link
-        message = self.server.poll(now, link)
+        message = self.host.poll(now, link)
         if message is not None:
             peer.down.carry(now, message)
             return True
@@ -218,7 +220,7 @@ class Engine(Generic[P]):
         if due != self._server_wake:
             return
         self._server_wake = math.inf
-        for link, cause in self.server.on_timer(self.clock.now):
+        for link, cause in self.host.on_timer(self.clock.now):
             peer = self._by_link.get(link)
             if peer is not None:
                 self.disconnect(peer, cause)

@@ -1,0 +1,95 @@
+"""A server over TCP whose state lies in a folder: what leaves it is committed there before."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from rowcast.config import LinkSettings
+from rowcast.drivers.sockets.endpoint import Security
+from rowcast.drivers.sockets.server import Server
+from rowcast.drivers.state.keeper import Keeper
+from rowcast.durability.recorded import RecordedServer
+
+__all__ = ["DurableServer"]
+
+log = logging.getLogger("rowcast")
+
+
+class DurableServer(Server[RecordedServer]):
+    """Runs the server of a :class:`~rowcast.drivers.state.keeper.Keeper`.
+
+    Args:
+        keeper: the server and its folder; it is closed with the server.
+        host, port: where to listen; port 0 lets the system choose (:attr:`port` tells).
+        link_settings: see :mod:`rowcast.config`.
+        security: whether to listen beyond loopback although the node has no shared secret.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        host: str = "127.0.0.1",
+        port: int = 7117,
+        *,
+        link_settings: LinkSettings | None = None,
+        security: Security | None = None,
+    ) -> None:
+        super().__init__(keeper.server, host, port, link_settings=link_settings, security=security)
+        self.keeper = keeper
+        self._failing = ""
+
+    async def start(self) -> None:
+        """Listen; workers that were connected before may resume.
+
+        Raises:
+            ConfigError: see :meth:`Server.start`.
+        """
+        loop = asyncio.get_running_loop()
+        # The time of a node never goes back, whatever the clock of the machine has done since then.
+        self._ahead_s = max(self.keeper.starts_at - loop.time(), 0.0)
+
+        def committed() -> None:
+            loop.call_soon_threadsafe(self._on_commit)
+
+        self.keeper.on_commit = committed
+        await super().start()
+
+    async def close(self, cause: str = "the server was stopped") -> None:
+        """Tell every worker, close all connections, stop listening, and keep the state as it is then."""
+        try:
+            await super().close(cause)
+        finally:
+            self.keeper.on_commit = lambda: None
+            await asyncio.get_running_loop().run_in_executor(None, self.keeper.close, self.now())
+
+    async def _settled(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.keeper.log.flush)
+        for connection in list(self._connections.values()):
+            connection.pump()
+
+    def position(self) -> int:
+        return self.node.position
+
+    def committed_to(self) -> int:
+        return self.keeper.log.committed_to
+
+    def _attended(self) -> None:
+        self.keeper.attend(self.now())
+
+    def _on_commit(self) -> None:
+        """More may leave; or the disk fails, or works again."""
+        failing = self.keeper.log.failure or self.keeper.fault
+        if failing != self._failing:
+            self._failing = failing
+            if failing:
+                text = f"the state cannot be written: {failing}; workers hear nothing until it can be; make room there"
+                self.node.trouble(self.now(), "state", text)
+            else:
+                log.warning("the state is written again")
+            self._tell()
+        holding = [connection for connection in self._connections.values() if connection.holds]
+        for connection in holding:
+            connection.pump()
+        if holding:
+            self._soon()

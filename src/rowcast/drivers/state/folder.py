@@ -1,0 +1,170 @@
+"""A folder that holds the state of a server: the newest snapshot, and the log of what came behind it."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from rowcast.drivers.state.disk import Disk
+from rowcast.drivers.state.groups import Groups, Segment, read_segments
+from rowcast.drivers.state.writer import GroupWriter, segment_name
+from rowcast.durability.records import Record, decode
+from rowcast.durability.state import State
+from rowcast.errors import StateDamaged
+from rowcast.version import __version__
+
+__all__ = ["Found", "StateFolder"]
+
+#: The form of snapshots and logs; another number is another form.
+FORMAT = 1
+_TABLE = "table"
+_NAME = re.compile(r"(log|snapshot)-(\d{12})")
+
+
+def _about(data: bytes) -> dict[str, str]:
+    """What a snapshot says of itself."""
+    length = int.from_bytes(data[:8], "little")
+    about = json.loads(data[8 : 8 + length])["__metadata__"]
+    return {str(key): str(value) for key, value in about.items()}
+
+
+def snapshot_name(first: int) -> str:
+    """The snapshot behind which the log goes on with group ``first``."""
+    return f"snapshot-{first:012d}"
+
+
+@dataclass
+class Found:
+    """What a folder holds.
+
+    Attributes:
+        state: of the newest snapshot.
+        about: what was said of it when it was written.
+        groups: of the log behind it.
+    """
+
+    state: State
+    about: dict[str, str]
+    groups: Groups
+
+    def inputs(self) -> Iterable[Record]:
+        """The inputs that came behind the snapshot."""
+        return decode(self.groups)
+
+
+class StateFolder:
+    """Reads and writes the state of one server.
+
+    Args:
+        disk: the folder.
+
+    Raises:
+        ConfigError: another process uses it.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._give_back = disk.claim()
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        self._give_back()
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def find(self) -> Found | None:
+        """The newest snapshot and the log behind it; ``None``: the folder is new.
+
+        Raises:
+            StateDamaged: there is something that cannot be read as it was written, or is of another form or release.
+        """
+        names = self._numbered()
+        snapshots, logs = names["snapshot"], names["log"]
+        if not snapshots:
+            if logs:
+                raise StateDamaged(f"state: expected a snapshot before {segment_name(min(logs))}, got none")
+            return None
+        first = max(snapshots)
+        state, about = self._read_snapshot(snapshot_name(first))
+        segments = [Segment(segment_name(each), each, self._read(segment_name(each))) for each in sorted(logs)]
+        behind = [one for one in segments if one.first >= first]
+        return Found(state, about, read_segments(behind, first))
+
+    def _numbered(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {"log": [], "snapshot": []}
+        for name in self._disk.names():
+            matched = _NAME.fullmatch(name)
+            if matched is not None:
+                found[matched[1]].append(int(matched[2]))
+        return found
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._disk.read(name)
+        except OSError as error:
+            raise StateDamaged(f"{name}: cannot be read: {error.strerror or error}") from error
+
+    def _read_snapshot(self, name: str) -> tuple[State, dict[str, str]]:
+        data = self._read(name)
+        try:
+            about = _about(data)
+            arrays = safetensors.numpy.load(data)
+        except (safetensors.SafetensorError, ValueError, LookupError) as error:
+            raise StateDamaged(f"{name}: expected a whole snapshot, got one that cannot be read: {error}") from error
+        if about.get("format") != str(FORMAT):
+            raise StateDamaged(
+                f"{name}: expected format {FORMAT}, got {about.get('format')}; use the release that wrote it"
+            )
+        if about.get("release") != __version__:
+            raise StateDamaged(
+                f"{name}: expected a state of release {__version__}, got one of {about.get('release')}; start that "
+                "release once more and stop it, or go on without the state: the workers have the parameters"
+            )
+        table = arrays.pop(_TABLE).tobytes()
+        if about.get("check") != str(zlib.crc32(table)):
+            raise StateDamaged(f"{name}: expected its table as it was written, got another one")
+        return State(table, {key: array.copy() for key, array in arrays.items()}), about
+
+    # -- what is written -------------------------------------------------------------------------------------------
+
+    def write(self, first: int, state: State, about: dict[str, str]) -> int:
+        """Write a snapshot, then remove what it makes superfluous; returns its bytes.
+
+        Args:
+            first: the group of the log that comes behind it.
+            state: of the server.
+            about: what is said of it.
+
+        Raises:
+            OSError: it could not be written; what was there is still there.
+        """
+        table = np.frombuffer(state.table, dtype=np.uint8)
+        said = {**about, "format": str(FORMAT), "release": __version__, "check": str(zlib.crc32(state.table))}
+        data = safetensors.numpy.save({**state.arrays, _TABLE: table}, metadata=said)
+        name, new = snapshot_name(first), "new-snapshot"
+        file = self._disk.create(new)
+        try:
+            file.write(data)
+            file.sync()
+        finally:
+            file.close()
+        self._disk.replace(new, name)
+        names = self._numbered()
+        for number in names["snapshot"]:
+            if number < first:
+                self._disk.remove(snapshot_name(number))
+        for number in names["log"]:
+            if number < first:
+                self._disk.remove(segment_name(number))
+        return len(data)
+
+    def writer(self, first: int, *, commit_s: float, committed: Callable[[], None]) -> GroupWriter:
+        """What appends to the log from group ``first`` on."""
+        return GroupWriter(self._disk, first, commit_s=commit_s, committed=committed)

@@ -1,0 +1,228 @@
+"""A server and the folder that holds its state: built anew or again, snapshots in time, and the end."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rowcast.config import LinkSettings, ServerSettings, StateSettings
+from rowcast.drivers.state.disk import Disk
+from rowcast.drivers.state.folder import Found, StateFolder
+from rowcast.drivers.state.writer import GroupWriter
+from rowcast.durability.recorded import Drawn, RecordedServer
+from rowcast.durability.recovery import Recovery, recover
+from rowcast.durability.state import State
+from rowcast.errors import ConfigError
+from rowcast.journal import Journal
+from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
+
+__all__ = ["Keeper", "TeamSpec"]
+
+
+@dataclass(frozen=True)
+class TeamSpec:
+    """What a server is made of.
+
+    Attributes:
+        policy: of the team, as text.
+        settings, links, secret: see :class:`~rowcast.training.ServerNode`.
+    """
+
+    policy: str
+    settings: ServerSettings
+    links: LinkSettings
+    secret: bytes | None = None
+
+
+class _Nowhere:
+    """Keeps no records: all of them are committed."""
+
+    committed_to = 0
+    failure = ""
+    written = waiting_bytes = 0
+
+    def append(self, record: bytes, *, waits: bool = False) -> int:
+        return 0
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Keeper:
+    """Keeps a server's state in a folder.
+
+    Args:
+        disk: the folder.
+        team: what the server is made of.
+        settings: see :mod:`rowcast.config`; ``durability`` is ``snapshot`` or ``log``.
+        journal: of the server.
+        source: of random bytes.
+
+    Attributes:
+        server: the server, with its inputs noted; its sessions are those that the folder had.
+        starts_at: the driver's time goes on from here (s).
+        recovered: how the server was built again; ``None``: the folder was new.
+        recovery_s: how long that took (s).
+        snapshots, snapshot_bytes: taken so far, and the size of the last one.
+
+    Raises:
+        ConfigError: another process uses the folder, or it holds the team of another policy.
+        StateDamaged: what the folder holds cannot be used; the message names the file.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        team: TeamSpec,
+        settings: StateSettings,
+        journal: Journal,
+        *,
+        source: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        begun = time.monotonic()
+        self.settings = settings
+        self.recovered: Recovery | None = None
+        self.starts_at = 0.0
+        self.snapshots = self.snapshot_bytes = 0
+        self.on_commit: Callable[[], None] = lambda: None
+        self.fault = ""
+        self._cut_bytes = self._forgotten = 0
+        self._team = team
+        self._taken_at, self._taken_from = 0.0, 0
+        self._writing: threading.Thread | None = None
+        self._folder = StateFolder(disk)
+        try:
+            found = self._folder.find()
+            self._next = 0
+            if found is None:
+                self.server = self._begin(journal, source)
+            else:
+                self.server = self._again(found, journal, source)
+        except BaseException:
+            self._folder.close()
+            raise
+        self.recovery_s = time.monotonic() - begun
+        self._write(*self._snapshot(self.starts_at))  # behind it the log is short, and a new folder is no empty one
+        if self.fault:
+            self.close(self.starts_at)
+            raise ConfigError(f"state: cannot be written: {self.fault}; make room there, or give another --state")
+
+    @property
+    def log(self) -> GroupWriter | _Nowhere:
+        """Where the server's inputs are appended."""
+        return self._log
+
+    def _open_log(self, first: int) -> GroupWriter | _Nowhere:
+        self._next = first
+        if self.settings.durability != "log":
+            self._log: GroupWriter | _Nowhere = _Nowhere()
+        else:
+            self._log = self._folder.writer(first, commit_s=self.settings.commit_s, committed=lambda: self.on_commit())
+        return self._log
+
+    def _begin(self, journal: Journal, source: Callable[[int], bytes]) -> RecordedServer:
+        drawn, team = Drawn(source), self._team
+        node = ServerNode(
+            parse_policy(team.policy),
+            settings=team.settings,
+            link_settings=team.links,
+            secret=team.secret,
+            journal=journal,
+            entropy=drawn,
+        )
+        return RecordedServer(node, self._open_log(0), drawn)
+
+    def _again(self, found: Found, journal: Journal, source: Callable[[int], bytes]) -> RecordedServer:
+        team = self._team
+        if found.about.get("policy") != team.policy:
+            raise ConfigError(
+                f"state: its team has the policy {found.about.get('policy')}, and this server has {team.policy}; "
+                "give that --policy, or another --state"
+            )
+        recovered = recover(
+            found.state,
+            found.inputs() if found.about.get("durability") == "log" else (),
+            journal=journal,
+            secret=team.secret,
+            settings=team.settings,
+            links=team.links,
+            source=source,
+        )
+        self.recovered, self.starts_at = recovered, recovered.now
+        self._cut_bytes = found.groups.cut
+        log = self._open_log(found.groups.next)
+        sessions = found.about.get("durability") == "log" or found.about.get("ended") == "yes"
+        known = set(recovered.node.members)
+        server = recovered.resume(log, recovered.now, sessions=sessions)
+        self._forgotten = len(known - set(recovered.node.members))
+        return server
+
+    def record(self, now: float) -> None:
+        """Tell the journal how the server was built again, if it was."""
+        if (recovered := self.recovered) is None:
+            return
+        recovered.node.journal.record(
+            now,
+            "recovered",
+            inputs=recovered.inputs,
+            cut_bytes=self._cut_bytes,
+            members=len(recovered.node.members),
+            forgotten=self._forgotten,
+        )
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    def attend(self, now: float) -> None:
+        """Take a snapshot if one is due and none is being written. It is written beside the server's work."""
+        if self._writing is not None:
+            if self._writing.is_alive():
+                return
+            self._writing = None
+        log = self._log
+        if isinstance(log, GroupWriter):
+            due = log.written + log.waiting_bytes - self._taken_from >= self.settings.snapshot_bytes
+        else:
+            due = now - self._taken_at >= self.settings.snapshot_s
+        if due:
+            self._writing = threading.Thread(
+                target=self._write, args=self._snapshot(now), name="rowcast-snapshot", daemon=True
+            )
+            self._writing.start()
+
+    def _snapshot(self, now: float, *, ended: bool = False) -> tuple[int, State, dict[str, str]]:
+        log = self._log
+        if isinstance(log, GroupWriter):
+            self._next = log.rotate()
+            self._taken_from = log.written + log.waiting_bytes
+        else:
+            self._next += 1
+        self._taken_at = now
+        about = {"policy": self._team.policy, "durability": self.settings.durability, "ended": "yes" if ended else "no"}
+        return self._next, self.server.capture(now), about
+
+    def _write(self, first: int, state: State, about: dict[str, str]) -> None:
+        try:
+            self.snapshot_bytes = self._folder.write(first, state, about)
+            self.snapshots += 1
+            self.fault = ""
+        except OSError as error:  # the one before is still there, and so is the log behind it
+            self.fault = error.strerror or str(error)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, now: float) -> None:
+        """The server has stopped: a last snapshot, behind which nothing comes."""
+        if self._writing is not None:
+            self._writing.join()
+        self._log.flush()
+        if not self.fault and not self._log.failure:
+            self._write(*self._snapshot(now, ended=True))
+        self._log.close()
+        self._folder.close()

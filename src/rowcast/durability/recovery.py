@@ -1,0 +1,218 @@
+"""A server is built again: from the state of a snapshot, and the inputs that came behind it.
+
+What the server sent then is worked out again, and compared with the checksums in the log. It is the same where the same
+release runs on the same kind of machine. Where it is not (floating point sums may come out otherwise on another
+processor), what this worker was sent is not known: it is forgotten, so that it joins anew and receives the parameters.
+What it sends counts once all the same, for how many of its frames were applied is known.
+
+Connections are gone, of course; workers come back and resume, as they do when a link was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rowcast.config import LinkSettings, Secret, ServerSettings
+from rowcast.durability import records
+from rowcast.durability.recorded import Appendix, Drawn, RecordedServer, check_of
+from rowcast.durability.records import Record, Timed
+from rowcast.durability.state import State, restore
+from rowcast.errors import LinkLost, StateDamaged
+from rowcast.journal import Journal
+from rowcast.session import Link
+from rowcast.training import ServerNode
+
+__all__ = ["Recovery", "recover"]
+
+
+@dataclass
+class Recovery:
+    """A server that was built again.
+
+    Attributes:
+        node: the server.
+        drawn: its source of random bytes.
+        links: connections that it believes to stand, by number; all are gone.
+        count: connections that there were, all together.
+        now: the time of the newest input (s).
+        inputs: how many were taken from the log.
+        unsure: workers to whom something else would be sent now than was sent.
+    """
+
+    node: ServerNode
+    drawn: Drawn
+    links: dict[int, Link]
+    count: int
+    now: float
+    inputs: int
+    unsure: list[str]
+
+    def resume(self, log: Appendix, now: float, *, sessions: bool = True) -> RecordedServer:
+        """Go on: all connections are gone, which is the first thing that is noted.
+
+        Args:
+            log: where inputs are appended from now on.
+            now: the time (s), not before :attr:`now`.
+            sessions: workers resume where they were. Otherwise all join anew: where inputs are missing behind the
+                snapshot, what they were sent since then is not known.
+        """
+        server = RecordedServer(self.node, log, self.drawn, links=self.links, count=self.count)
+        for link in list(self.links.values()):
+            server.link_down(now, link, "the server was restarted")
+        for name in sorted({*self.unsure} & {*self.node.members} if sessions else self.node.members):
+            server.forget(now, name, "what it was sent before the server was restarted is not known")
+        return server
+
+
+def recover(
+    state: State,
+    inputs: Iterable[Record],
+    *,
+    journal: Journal,
+    secret: bytes | None,
+    settings: ServerSettings,
+    links: LinkSettings,
+    source: Callable[[int], bytes],
+) -> Recovery:
+    """Build a server again.
+
+    Args:
+        state: of a snapshot.
+        inputs: that came behind it.
+        journal: where events are recorded from now on; what happens again is not.
+        secret, settings, links: as the server had them.
+        source: of random bytes.
+
+    Raises:
+        StateDamaged: the state or an input cannot be read, or the inputs are not those of this state.
+    """
+    drawn = Drawn(source)
+    externals = {
+        "journal": journal,
+        "drawn": drawn,
+        "secret": None if secret is None else Secret(secret),
+        "settings": settings,
+        "links": links,
+    }
+    root = restore(state, externals)
+    replay = _Replay(root["node"], drawn, root["links"], root["count"], root["now"])
+    with journal.resting():
+        for record in inputs:
+            replay.take(record)
+        replay.settle()
+    drawn.give(None)
+    drawn.take()
+    replay.node.notices.clear()
+    return Recovery(replay.node, drawn, replay.links, replay.count, replay.now, replay.inputs, sorted(replay.unsure))
+
+
+class _Replay:
+    """Gives a server its inputs once more."""
+
+    def __init__(self, node: ServerNode, drawn: Drawn, links: dict[int, Link], count: int, now: float) -> None:
+        self.node = node
+        self.links = links
+        self.count = count
+        self.now = now
+        self.inputs = 0
+        self.unsure: set[str] = set()
+        self._fault = ""
+        self._drawn = drawn
+
+    def take(self, record: Record) -> None:
+        """One input.
+
+        Raises:
+            StateDamaged: it is of no connection that stands, or ends in a fault that it did not end in then.
+        """
+        if isinstance(record, records.Failed):
+            if self._fault != record.error:
+                raise StateDamaged(
+                    f"log: expected that input {self.inputs} fails with {record.error}, got {self._fault}"
+                )
+            self._fault = ""
+            return
+        self.settle()
+        self.inputs += 1
+        if isinstance(record, Timed):
+            self.now = max(self.now, record.now)
+            self._drawn.give(record.drawn)
+        try:
+            self._take(record)
+        except StateDamaged:
+            raise
+        except Exception as error:  # if it is what happened then, the next record says so
+            self._fault = type(error).__name__
+        self._drawn.take()
+
+    def settle(self) -> None:
+        """Nothing follows that could explain a fault.
+
+        Raises:
+            StateDamaged: there was one.
+        """
+        if self._fault:
+            raise StateDamaged(f"log: expected no fault at input {self.inputs}, got {self._fault}")
+
+    def _take(self, record: Record) -> None:
+        if isinstance(record, records.Arrived):
+            self._arrive(record)
+        elif isinstance(record, records.Polled):
+            self._poll(record)
+        elif isinstance(record, Timed):
+            self._take_timed(record)
+        elif isinstance(record, records.Farewell):
+            self.node.farewell(self._link(record.link), record.cause)
+        elif isinstance(record, records.Swept):
+            self.node.take_ready()
+        else:
+            self.node.next_wake()
+
+    def _link(self, number: int) -> Link:
+        link = self.links.get(number)
+        if link is None:
+            raise StateDamaged(f"log: expected inputs of connections that stand, got one of connection {number}")
+        return link
+
+    def _take_timed(self, record: Timed) -> None:
+        node, now = self.node, record.now
+        if isinstance(record, records.Ticked):
+            node.on_timer(now)
+        elif isinstance(record, records.Opened):
+            self._open(record)
+        elif isinstance(record, records.Closed):
+            node.link_down(now, self._link(record.link), record.cause)
+            del self.links[record.link]
+        elif isinstance(record, records.Told):
+            node.trouble(now, record.kind, record.text)
+        elif isinstance(record, records.Forgot):
+            node.forget(now, record.name, record.cause)
+        elif isinstance(record, records.Listened):
+            node.listen(now)
+        else:
+            node.stop(now)
+
+    def _arrive(self, record: records.Arrived) -> None:
+        link = self._link(record.link)
+        link.decoder.buffer(len(record.data))[: len(record.data)] = record.data
+        self.node.arrived(record.now, link, len(record.data))
+
+    def _open(self, record: records.Opened) -> None:
+        self.count = record.link
+        link = Link(**record.about)  # type: ignore[arg-type]
+        try:
+            self.node.link_up(record.now, link)
+        except LinkLost:
+            return
+        self.links[record.link] = link
+
+    def _poll(self, record: records.Polled) -> None:
+        link = self._link(record.link)
+        message = self.node.poll(record.now, link)
+        if message is not None:
+            link.encoder.encode(message)
+        if check_of(message) != record.check:
+            name = next((one.name for one in self.node.members.values() if one.link is link), None)
+            if name is not None:
+                self.unsure.add(name)
