@@ -191,13 +191,14 @@ class StateSettings(Checked):
         low=0.0,
         high=10.0,
     )
-    snapshot_bytes: int = setting(
-        64 << 20,
-        "With a log: a snapshot is taken when the log behind the last one has become so long. Larger writes less, "
-        "smaller makes a restart quicker.",
-        unit="byte",
-        low=1 << 16,
-        high=1 << 40,
+    replay_s: float = setting(
+        1.5,
+        "With a log: a snapshot is taken when the server has worked for so long (processor time) since the last one. "
+        "So long it works after a restart before workers come in. Larger writes less: a snapshot holds the model once, "
+        "and once more for each worker.",
+        unit="s",
+        low=0.05,
+        high=3600.0,
     )
     snapshot_s: float = setting(30.0, "Without a log: how often a snapshot is taken.", unit="s", low=0.1, high=86_400.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.sockets.endpoint import Security
@@ -38,6 +39,7 @@ class DurableServer(Server[RecordedServer]):
         super().__init__(keeper.server, host, port, link_settings=link_settings, security=security)
         self.keeper = keeper
         self._failing = ""
+        self._worked_before_s = 0.0
 
     async def start(self) -> None:
         """Listen; workers that were connected before may resume.
@@ -46,6 +48,7 @@ class DurableServer(Server[RecordedServer]):
             ConfigError: see :meth:`Server.start`.
         """
         loop = asyncio.get_running_loop()
+        self._worked_before_s = time.thread_time()
         # The time of a node never goes back, whatever the clock of the machine has done since then.
         self._ahead_s = max(self.keeper.starts_at - loop.time(), 0.0)
 
@@ -75,7 +78,7 @@ class DurableServer(Server[RecordedServer]):
         return self.keeper.log.committed_to
 
     def _attended(self) -> None:
-        self.keeper.attend(self.now())
+        self.keeper.attend(self.now(), time.thread_time() - self._worked_before_s)
 
     def _on_commit(self) -> None:
         """More may leave; or the disk fails, or works again."""

@@ -35,6 +35,14 @@ def _about(data: bytes) -> dict[str, str]:
     return {str(key): str(value) for key, value in about.items()}
 
 
+def _check_of(state: State) -> str:
+    """A checksum of all of a state."""
+    check = zlib.crc32(state.table)
+    for name in sorted(state.arrays):
+        check = zlib.crc32(state.arrays[name].reshape(-1).view(np.uint8).data, zlib.crc32(name.encode(), check))
+    return f"{check:08x}"
+
+
 def snapshot_name(first: int) -> str:
     """The snapshot behind which the log goes on with group ``first``."""
     return f"snapshot-{first:012d}"
@@ -128,9 +136,10 @@ class StateFolder:
                 "release once more and stop it, or go on without the state: the workers have the parameters"
             )
         table = arrays.pop(_TABLE).tobytes()
-        if about.get("check") != str(zlib.crc32(table)):
-            raise StateDamaged(f"{name}: expected its table as it was written, got another one")
-        return State(table, {key: array.copy() for key, array in arrays.items()}), about
+        state = State(table, {key: array.copy() for key, array in arrays.items()})
+        if about.get("check") != _check_of(state):
+            raise StateDamaged(f"{name}: expected a snapshot as it was written, got another one")
+        return state, about
 
     # -- what is written -------------------------------------------------------------------------------------------
 
@@ -146,7 +155,7 @@ class StateFolder:
             OSError: it could not be written; what was there is still there.
         """
         table = np.frombuffer(state.table, dtype=np.uint8)
-        said = {**about, "format": str(FORMAT), "release": __version__, "check": str(zlib.crc32(state.table))}
+        said = {**about, "format": str(FORMAT), "release": __version__, "check": _check_of(state)}
         data = safetensors.numpy.save({**state.arrays, _TABLE: table}, metadata=said)
         name, new = snapshot_name(first), "new-snapshot"
         file = self._disk.create(new)

@@ -95,7 +95,7 @@ class Keeper:
         self.fault = ""
         self._cut_bytes = self._forgotten = 0
         self._team = team
-        self._taken_at, self._taken_from = 0.0, 0
+        self._taken_at = self._worked_s = 0.0
         self._writing: threading.Thread | None = None
         self._folder = StateFolder(disk)
         try:
@@ -179,18 +179,23 @@ class Keeper:
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
-    def attend(self, now: float) -> None:
-        """Take a snapshot if one is due and none is being written. It is written beside the server's work."""
+    def attend(self, now: float, worked_s: float) -> None:
+        """Take a snapshot if one is due and none is being written. It is written beside the server's work.
+
+        Args:
+            now: time (s).
+            worked_s: processor time of the server so far (s): about what it takes to do the same once more.
+        """
         if self._writing is not None:
             if self._writing.is_alive():
                 return
             self._writing = None
-        log = self._log
-        if isinstance(log, GroupWriter):
-            due = log.written + log.waiting_bytes - self._taken_from >= self.settings.snapshot_bytes
+        if isinstance(self._log, GroupWriter):
+            due = worked_s - self._worked_s >= self.settings.replay_s
         else:
             due = now - self._taken_at >= self.settings.snapshot_s
         if due:
+            self._worked_s = worked_s
             self._writing = threading.Thread(
                 target=self._write, args=self._snapshot(now), name="rowcast-snapshot", daemon=True
             )
@@ -200,7 +205,6 @@ class Keeper:
         log = self._log
         if isinstance(log, GroupWriter):
             self._next = log.rotate()
-            self._taken_from = log.written + log.waiting_bytes
         else:
             self._next += 1
         self._taken_at = now
