@@ -18,6 +18,7 @@ FOLDER = ROOT / "benchmarks"
 TINY = {
     "beyond": ["--tiny", "--parts", "timing,silence,delivery"],
     "drift": ["--tiny"],
+    "faults": ["--tiny", "--parts", "schedules,restart"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "mapping": ["--tiny", "--parts", "delay"],

@@ -1,4 +1,4 @@
-"""A sample of the random faults of ``faults.py``; ``make faults`` runs thousands."""
+"""A sample of the random faults of ``fault_schedules.py``; ``make faults`` runs thousands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from faults import CRASH, FAULTS, HARM, DurableSchedule, Schedule, SocketSchedule, missing, run_all
+from fault_schedules import CRASH, FAULTS, HARM, DurableSchedule, Schedule, SocketSchedule, missing, run_all
 from rowcast.codecs import codec_by_name
 from rowcast.testing import DurableTeam, VirtualTeam
 from rowcast.training import ServerNode

@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        while self._writable:
+        while self._writable and not transport.is_closing():
             if not self._rest and not self._take(transport):
                 return
             chunk, self._rest = self._rest[:CHUNK_BYTES], self._rest[CHUNK_BYTES:]

@@ -3,7 +3,7 @@
 A schedule is a team, a policy, links, and what happens to them. At the end nothing is lost, nothing is doubled, and
 nobody hangs. The tests run a sample; ``make faults`` runs thousands::
 
-    python tests/faults.py --virtual 2000 --durable 2000 --sockets 50 --seed 0
+    python tests/fault_schedules.py --virtual 2000 --durable 2000 --sockets 50 --seed 0
 
 A schedule that fails is named by its number, and runs alone with ``--only NUMBER`` (``--only-durable``,
 ``--only-sockets``).

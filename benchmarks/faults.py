@@ -1,0 +1,253 @@
+"""What a server that survives its own death costs, and what its death costs the team.
+
+Parts, of which ``--parts`` chooses:
+
+- ``schedules``: random faults in virtual time, with a server that has a log and loses its power now and then: what is
+  lost, doubled, or hangs (``tests/fault_schedules.py``);
+- ``log``: steps a second of two workers with the reference layout, with a log and without, in turns, flat out: nobody
+  computes a gradient, so this is the worst case. The limit is the disk, which every byte that arrives is written to
+  once, and the wait for a commit in each exchange;
+- ``restart``: ``kill -9`` of the server while they train, and a new one at once: until it knows the team again, and
+  until every worker has finished another iteration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from common import Figure, arguments, finish, reference_layout
+from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
+from rowcast.drivers.sockets import DurableServer, Endpoint, Server, Team
+from rowcast.drivers.state import Keeper, RealDisk, TeamSpec
+from rowcast.journal import Journal
+from rowcast.journal.sinks import forget
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
+
+PARTS = ("schedules", "log", "restart")
+POLICY = "rowcast"
+WORKERS = 2
+SETTINGS = ServerSettings(expected_workers=WORKERS, gather_s=0.0)
+IMPATIENT = WorkerSettings(join_limit_s=120.0, reconnect_first_s=0.05, reconnect_cap_s=0.2)
+#: So long the workers train before the server is killed, and in each turn of the comparison (s).
+BEFORE_S, TURN_S = 12.0, 10.0
+LIMIT_S = 300.0
+
+
+def serve(folder: Path | None, port: int, pipe: Connection) -> None:
+    """Run a server until the pipe says so, then tell bytes received and bytes of the log."""
+    told = {"received": 0, "written": 0}
+
+    async def run() -> None:
+        journal = Journal("server", forget)
+        if folder is None:
+            node = ServerNode(parse_policy(POLICY), settings=SETTINGS, journal=journal)
+            server: Server[ServerNode] | DurableServer = Server(node, port=port)
+            pipe_told = {"recovery_s": 0.0, "inputs": 0}
+        else:
+            spec = TeamSpec(POLICY, SETTINGS, LinkSettings())
+            keeper = Keeper(RealDisk(folder), spec, StateSettings(durability="log"), journal)
+            server = DurableServer(keeper, port=port)
+            take, inputs = keeper.server.arrived, 0 if keeper.recovered is None else keeper.recovered.inputs
+            pipe_told = {"recovery_s": keeper.recovery_s, "inputs": inputs}
+
+            def arrived(now, link, count):
+                told["received"] += count
+                return take(now, link, count)
+
+            keeper.server.arrived = arrived  # type: ignore[method-assign]
+        await server.start()
+        pipe.send({"port": server.port, **pipe_told})
+        while not pipe.poll():
+            await asyncio.sleep(0.05)
+        if isinstance(server, DurableServer):
+            server.keeper.log.flush()
+            told["written"] = server.keeper.log.written
+        pipe.send(told)
+        await server.close()
+
+    asyncio.run(run())
+
+
+class Process:
+    """A server process."""
+
+    def __init__(self, folder: Path | None, port: int = 0) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=serve, args=(folder, port, theirs))
+        self._process.start()
+        theirs.close()
+        self.told = self._pipe.recv()
+
+    @property
+    def port(self) -> int:
+        return int(self.told["port"])
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join()
+
+    def stop(self) -> dict[str, int]:
+        """Stop it; bytes received, and bytes of the log."""
+        self._pipe.send("stop")
+        told: dict[str, int] = self._pipe.recv()
+        self._process.join(LIMIT_S)
+        return told
+
+
+class Trainer(threading.Thread):
+    """A worker that hands in updates as fast as it can."""
+
+    def __init__(self, port: int, name: str, layout: Layout) -> None:
+        super().__init__(name=name, daemon=True)
+        self.team = Team(Endpoint("127.0.0.1", port), name=name, settings=IMPATIENT, journal=Journal(name, forget))
+        self.layout = layout
+        self.steps = 0
+        self.ending = False
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.team.start(self.layout, self.layout.zeros())
+            while not self.ending:
+                with self.team.hold():
+                    proposed = self.team.replica - np.float32(1e-3)
+                    self.team.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], 0.5)
+                self.team.exchange()
+                self.steps += 1
+            self.team.leave()
+        except BaseException as error:
+            self.error = error
+
+
+@contextlib.contextmanager
+def training(port: int, layout: Layout) -> Iterator[list[Trainer]]:
+    """Workers that have begun to train."""
+    trainers = [Trainer(port, f"robot-{k}", layout) for k in range(WORKERS)]
+    try:
+        wait_for(trainers, 2)
+        yield trainers
+    finally:
+        for trainer in trainers:
+            trainer.ending = True
+        for trainer in trainers:
+            trainer.join(LIMIT_S)
+            if trainer.error is not None:
+                raise SystemExit(f"{trainer.name}: {trainer.error}")
+
+
+def wait_for(trainers: list[Trainer], more: int) -> float:
+    """Seconds until each has finished so many steps more."""
+    begun, wanted = time.monotonic(), [trainer.steps + more for trainer in trainers]
+    while any(trainer.steps < steps for trainer, steps in zip(trainers, wanted, strict=True)):
+        if time.monotonic() > begun + LIMIT_S or any(trainer.error for trainer in trainers):
+            raise SystemExit(f"a worker hangs: {[trainer.error or trainer.steps for trainer in trainers]}")
+        time.sleep(0.01)
+    return time.monotonic() - begun
+
+
+def log_costs(layout: Layout, turns: int, turn_s: float) -> list[Figure]:
+    """Steps a second with a log and without, in turns; what is written for what is received."""
+    rates: dict[str, list[float]] = {"none": [], "log": []}
+    written = received = 0
+    for _ in range(turns):
+        for kind, found in rates.items():
+            with tempfile.TemporaryDirectory(prefix="rowcast-state-") as folder:
+                server = Process(Path(folder) if kind == "log" else None)
+                with training(server.port, layout) as trainers:
+                    before, begun = sum(trainer.steps for trainer in trainers), time.monotonic()
+                    time.sleep(turn_s)
+                    steps = sum(trainer.steps for trainer in trainers) - before
+                    found.append(steps / (time.monotonic() - begun))
+                told = server.stop()
+                if kind == "log":
+                    written, received = written + told["written"], received + told["received"]
+    shares = [100 * (1 - with_log / without) for with_log, without in zip(rates["log"], rates["none"], strict=True)]
+    note = f"{statistics.fmean(rates['none']):.2f} and {statistics.fmean(rates['log']):.2f} steps/s; by turn "
+    note += ", ".join(f"{share:.1f}" for share in shares)
+    return [
+        Figure("the log costs of the step rate", statistics.median(shares), "%", 5.0, note=note),
+        Figure(
+            "bytes of the log for each byte received", written / max(received, 1), "", 1.2, note=f"{received} bytes"
+        ),
+    ]
+
+
+def restart(layout: Layout, before_s: float, kills: int) -> list[Figure]:
+    """``kill -9`` while workers train, and a new server at once."""
+    knows, goes_on, inputs = [], [], []
+    with tempfile.TemporaryDirectory(prefix="rowcast-state-") as folder:
+        server = Process(Path(folder))
+        with training(server.port, layout) as trainers:
+            for _ in range(kills):
+                time.sleep(before_s)
+                server.kill()
+                begun = time.monotonic()
+                server = Process(Path(folder), server.port)
+                knows.append(server.told["recovery_s"])
+                inputs.append(server.told["inputs"])
+                # One that was under way when the server died may end as soon as it is back.
+                wait_for(trainers, 2)
+                goes_on.append(time.monotonic() - begun)
+        server.stop()
+    each = ", ".join(f"{seconds:.1f}" for seconds in goes_on)
+    return [
+        Figure("recovery of the reference layout", max(knows), "s", 3.0, note=f"up to {max(inputs)} inputs"),
+        Figure("from the restart to two iterations more of every worker", max(goes_on), "s", 5.0, note=each),
+    ]
+
+
+def schedules(count: int, first: int) -> list[Figure]:
+    """Random faults in virtual time."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from fault_schedules import CRASH, DurableSchedule, run_all
+
+    struck: dict[str, int] = {}
+    failed = run_all(range(first, first + count), DurableSchedule, "durable", struck=struck)
+    note = f"numbers {first} .. {first + count - 1}, {struck.get(CRASH, 0)} crashes of the server"
+    return [Figure("schedules in which something was lost, doubled, or hung", len(failed), "", 0.0, note=note)]
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help="which figures, by commas")
+    parser.add_argument("--virtual", type=int, default=10_000, help="schedules in virtual time")
+    parser.add_argument("--seed", type=int, default=0, help="number of the first schedule")
+    options: argparse.Namespace = parser.parse_args()
+    parts = options.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    layout, name = reference_layout(tiny=options.tiny)
+    shorter = 40.0 if options.tiny else 1.0
+    figures = []
+    if "schedules" in parts:
+        figures += schedules(3 if options.tiny else options.virtual, options.seed)
+    if "log" in parts:
+        figures += log_costs(layout, 1 if options.tiny else 5, TURN_S / shorter)
+    if "restart" in parts:
+        figures += restart(layout, BEFORE_S / shorter, 1 if options.tiny else 3)
+    finish(f"A server that survives its own death, {name}", figures, options)
+
+
+if __name__ == "__main__":
+    main()
