@@ -11,7 +11,7 @@ from collections.abc import Callable
 from rowcast.cli.display import TeamDisplay
 from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
-from rowcast.config import LinkSettings, ServerSettings, read_secret
+from rowcast.config import LinkSettings, ServerSettings
 from rowcast.drivers.sockets import Security, Server
 from rowcast.journal import open_journal
 from rowcast.session import record_start
@@ -25,10 +25,10 @@ TICK_S = 0.25
 
 def run_server(serve: ServeSettings, settings: ServerSettings, link: LinkSettings, *, quiet: bool) -> str:
     """Serve until something ends it; returns what. ``quiet``: show no table of the team."""
-    secret = None if serve.secret_file is None else read_secret(serve.secret_file)
+    security = Security.of(serve.secret_file, serve.team, serve.insecure)
     with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
         policy = parse_policy(serve.policy)
-        node = ServerNode(policy, settings=settings, link_settings=link, secret=secret, journal=journal)
+        node = ServerNode(policy, settings=settings, link_settings=link, secret=security.secret, journal=journal)
 
         def begin() -> None:
             # Not before the port is ours: the journal may be that of a server which runs already.
@@ -36,7 +36,7 @@ def run_server(serve: ServeSettings, settings: ServerSettings, link: LinkSetting
                 journal.keep_in(serve.journal)
             record_start(journal, time.monotonic(), "server", serve.policy, settings, link)
 
-        server = Server(node, serve.host, serve.port, link_settings=link, security=Security(secret, serve.insecure))
+        server = Server(node, serve.host, serve.port, link_settings=link, security=security)
         return asyncio.run(_run(server, display, serve, begin))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rowcast.errors import AuthenticationFailed, RemoteProtocolError
+from rowcast.errors import RemoteProtocolError, visible
 from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Link
 from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
@@ -83,14 +83,17 @@ class Newcomers:
         due = link.spoke_at + heartbeat_s
         return min(due, link.opened_at + handshake_limit_s) if self.is_stranger(link) else due
 
-    def check(self, link: Link, hello: Hello) -> None:
-        """Check that a hello comes from who knows the secret.
-
-        Raises:
-            AuthenticationFailed: its proof does not fit the secret.
-        """
-        if not self._handshakes[link].accepts(hello):
-            raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
+    def refusal(self, link: Link, hello: Hello) -> tuple[str, str] | None:
+        """Why a hello does not come from whom it says: code and sentence; ``None`` where it does."""
+        if not self._handshakes[link].accepts(hello, link.channel):
+            return "secret", "the worker's proof does not fit the server's shared secret; give both the same"
+        if link.identity is not None and hello.name != link.identity:
+            return (
+                "certificate",
+                f"its certificate is that of {link.identity!r}, and it says that it is {visible(hello.name, 60)!r}; "
+                f"join under the name of the certificate, or make another one with 'rowcast team add'",
+            )
+        return None
 
     def check_form(self, hello: Hello) -> None:
         """Check what a hello says.
@@ -110,7 +113,7 @@ class Newcomers:
 
     def prove(self, link: Link, hello: Hello) -> Proof | None:
         """The server's proof for a worker whose hello was right; ``None`` where none is needed (any longer)."""
-        return self._handshakes[link].prove(hello)
+        return self._handshakes[link].prove(hello, link.channel)
 
     def next_in_queue(self) -> tuple[Link, Hello] | None:
         """Take the worker that is chosen first to bring the parameters; of equals, the one that has waited longest."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rowcast.delivery.inbox import Inbox
-from rowcast.errors import AuthenticationFailed, LinkLost, ParametersConflict
+from rowcast.errors import LinkLost, ParametersConflict
 from rowcast.rows import Layout
 from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Link
@@ -95,10 +95,8 @@ class Admission:
         Raises:
             RemoteProtocolError: what it says is not well-formed, or out of turn.
         """
-        try:
-            self.newcomers.check(link, hello)
-        except AuthenticationFailed as error:
-            self.refuse(now, link, link.peer, "secret", str(error))
+        if (refusal := self.newcomers.refusal(link, hello)) is not None:
+            self.refuse(now, link, link.peer, *refusal)
             return
         if (proof := self.newcomers.prove(link, hello)) is not None:
             self._team.notifier.say(link, proof)

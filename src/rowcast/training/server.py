@@ -9,10 +9,11 @@ first one brings (:mod:`~rowcast.training.first`), who counts (:mod:`~rowcast.tr
 
 from __future__ import annotations
 
-from rowcast.errors import LinkLost, RowcastError, StreamDamaged, VersionMismatch
+from rowcast.errors import LinkLost, RowcastError
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE
+from rowcast.session.refusals import code_of
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, MemberState
 from rowcast.training.server_core import ServerCore
@@ -52,6 +53,10 @@ class ServerNode(ServerCore):
         self._admission.connected(now, link)
         self._watch.timers.touch(link)
 
+    def secured(self, now: float, link: Link, channel: bytes, identity: str | None) -> None:
+        """TLS stands on a connection that came up without; no message has come on it (see :class:`.Link`)."""
+        link.secure(channel, identity)
+
     def link_down(self, now: float, link: Link, cause: str) -> None:
         """A connection ended."""
         member = self._admission.by_link.get(link)
@@ -76,11 +81,8 @@ class ServerNode(ServerCore):
         peer = member.name if member else link.peer
         text = shorten(str(error))
         self._recurring.tell(now, type(error).__name__, peer, text, member=member is not None)
-        code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
-        if isinstance(error, VersionMismatch):
-            code = "version"
         link.control.clear()
-        self.team.notifier.refuse(link, code, text)
+        self.team.notifier.refuse(link, code_of(error), text)
 
     def receive(self, now: float, link: Link, message: Message) -> None:
         """Handle one message.

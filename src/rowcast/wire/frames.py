@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, VersionMismatch
+from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, TlsNeeded, VersionMismatch
 from rowcast.wire.fields import MAX_STREAM, Control, Message, pack, packed_bytes, unpack
 from rowcast.wire.index import decode_index
 from rowcast.wire.messages import CONTROL, Rows
@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 MAGIC = b"RC"
+#: How a connection begins whose other end speaks TLS: a handshake record of version 3.x.
+TLS_BEGINS = b"\x16\x03"
 PROTOCOL_VERSION = 4
 #: What grows with the model or the team travels in pieces or is cut where it is made.
 MAX_CONTROL_BYTES = 1 << 17
@@ -322,6 +324,11 @@ class FrameDecoder:
         raise RemoteProtocolError(f"row frame: expected a stream of {sorted(self.streams)}, got {stream}")
 
     def _not_a_frame(self, view: memoryview) -> RemoteProtocolError:
+        if not self.frames and bytes(view[:2]) == TLS_BEGINS:
+            return TlsNeeded(
+                "expected a Rowcast frame, got the beginning of TLS: the worker has a shared secret or a certificate, "
+                "and this server has neither; give it --secret-file or --team"
+            )
         what = f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}"
         return StreamDamaged(what) if self.frames else RemoteProtocolError(f"{what}; is this the right port?")
 
