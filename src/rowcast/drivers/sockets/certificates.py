@@ -38,7 +38,7 @@ ROBOT, SERVER = "robot", "server"
 AUTHORITY_DAYS = 3650
 #: Certificates begin a day early: many robots have no clock of their own, and set it late.
 EARLY = datetime.timedelta(days=1)
-#: The longest common name (RFC 5280, appendix A).
+#: The longest common name, in bytes (RFC 5280, appendix A).
 MOST_COMMON_NAME = 64
 
 _URN = "urn:rowcast:"
@@ -229,7 +229,8 @@ def _begin(
 
 
 def _subject(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:MOST_COMMON_NAME])])
+    short = name.encode()[:MOST_COMMON_NAME].decode(errors="ignore")
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, short)])
 
 
 def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:

@@ -235,7 +235,7 @@ class TeamFolder:
     # -- reading -----------------------------------------------------------------------------------------------
 
     def members(self) -> list[Member]:
-        """Every certificate that was made, by name and date.
+        """Every certificate that was made, by name; the one that is valid stands last.
 
         Raises:
             ConfigError: there is no such team, or its folder cannot be read.
@@ -249,7 +249,7 @@ class TeamFolder:
                 raise ConfigError(f"{path}: expected a certificate (PEM)") from error
             if holder is not None:
                 found.append(Member(holder, revoked.get(holder.serial, "")))
-        return sorted(found, key=lambda each: (each.holder.role != SERVER, each.holder.name, each.holder.begins))
+        return sorted(found, key=lambda each: (each.holder.role != SERVER, each.holder.name, each.state == "valid"))
 
     # -- inside ------------------------------------------------------------------------------------------------
 

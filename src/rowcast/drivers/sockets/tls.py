@@ -252,6 +252,11 @@ class Channel:
         kind = _ALERTS.get(reason.partition("ALERT_")[2]) if "ALERT_" in reason else None
         if kind is not None and self._with_team:
             return self._refused(kind)
+        if kind == "none" and not self._server_side:
+            return RemoteProtocolError(
+                "it wants the certificate of a robot of its team; give this worker its file of 'rowcast team add' "
+                "(--team) in place of the secret"
+            )
         if self.ready:
             return StreamDamaged(f"expected TLS records as they were sent, got others: {_plain(reason)}")
         return RemoteProtocolError(f"the TLS handshake failed: {_plain(reason or str(error))}")
