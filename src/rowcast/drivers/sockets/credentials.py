@@ -225,7 +225,8 @@ class TeamFolder:
         with self._writing():
             authority = self._authority()
             if not self._valid(name):
-                known = ", ".join(sorted({each.holder.name for each in self.members() if each.state == "valid"}))
+                valid = {each.holder.name for each in self._robots() if each.state == "valid"}
+                known = ", ".join(sorted(valid))
                 raise ConfigError(
                     f"team {self.path}: expected a robot with a certificate that is not revoked, got "
                     f"{visible(name)!r}; there are: {visible(known) or 'none'}"
@@ -254,7 +255,10 @@ class TeamFolder:
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _valid(self, name: str) -> list[Member]:
-        return [each for each in self.members() if each.holder.name == name and each.state == "valid"]
+        return [each for each in self._robots() if each.holder.name == name and each.state == "valid"]
+
+    def _robots(self) -> list[Member]:
+        return [each for each in self.members() if each.holder.role == ROBOT]
 
     def _revoke(self, authority: Authority, name: str) -> int:
         known = x509.load_pem_x509_crl(_read(self.path / REVOKED)[0])
@@ -262,7 +266,7 @@ class TeamFolder:
         gone = {each.serial_number for each in known}
         new = [
             x509.RevokedCertificateBuilder().serial_number(each.holder.serial).revocation_date(now_utc()).build()
-            for each in self.members()
+            for each in self._robots()
             if each.holder.name == name and each.holder.serial not in gone
         ]
         self._write_revoked(authority, [*known, *new], number + 1)
