@@ -46,6 +46,7 @@ fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessio
 	$(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS)
 	$(BIN)/python tests/fuzzing_inferences.py
 	$(BIN)/python tests/bitflips.py
+	$(BIN)/python tests/tls_bitflips.py
 
 faults: $(STAMP)  ## random faults: 2,000 schedules in virtual time, 50 on real sockets
 	$(BIN)/python tests/faults.py --virtual 2000 --sockets 50
