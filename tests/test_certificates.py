@@ -167,7 +167,7 @@ def _newcomer_says(node, link, hello):
     again = type(link)("again", secured=False)
     newcomers.enter(again)
     again.secure(link.channel, link.identity)
-    found = newcomers.refusal(again, hello)
+    found = newcomers.refusal(0.0, again, hello)
     newcomers.leave(again)
     return found
 

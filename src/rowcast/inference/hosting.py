@@ -216,7 +216,7 @@ class Hosting:
         Raises:
             RemoteProtocolError: what it says is not well-formed, or out of turn.
         """
-        if (refusal := self.newcomers.refusal(link, hello)) is not None:
+        if (refusal := self.newcomers.refusal(now, link, hello)) is not None:
             self._refuse(now, link, link.peer, *refusal)
             return None
         if (proof := self.newcomers.prove(link, hello)) is not None:
@@ -242,7 +242,7 @@ class Hosting:
         return before
 
     def _let_in(self, now: float, link: Link, hello: Hello) -> None:
-        self.newcomers.leave(link)
+        self.newcomers.let_in(now, link, hello.name)
         link.conversation.move(Event.SERVED)
         link.introduced = link.decoder.trusted = True
         limits = RowLimits(self._model.most_rows)

@@ -83,8 +83,8 @@ class Newcomers:
         due = link.spoke_at + heartbeat_s
         return min(due, link.opened_at + handshake_limit_s) if self.is_stranger(link) else due
 
-    def refusal(self, link: Link, hello: Hello) -> tuple[str, str] | None:
-        """Why a hello does not come from whom it says: code and sentence; ``None`` where it does."""
+    def refusal(self, now: float, link: Link, hello: Hello) -> tuple[str, str] | None:
+        """Why who says this is not let in, for who it is or how often it comes: code and sentence, or ``None``."""
         if not self._handshakes[link].accepts(hello, link.channel):
             return "secret", "the worker's proof does not fit the server's shared secret; give both the same"
         if link.identity is not None and hello.name != link.identity:
@@ -93,7 +93,14 @@ class Newcomers:
                 f"its certificate is that of {link.identity!r}, and it says that it is {visible(hello.name, 60)!r}; "
                 f"join under the name of the certificate, or make another one with 'rowcast team add'",
             )
+        if self._door.too_often(now, hello.name):
+            return "often", "it was let in too often in the last minute (setting joins_per_minute); come back later"
         return None
+
+    def let_in(self, now: float, link: Link, name: str) -> None:
+        """It is a member now."""
+        self._door.joined(now, name)
+        self.leave(link)
 
     def check_form(self, hello: Hello) -> None:
         """Check what a hello says.

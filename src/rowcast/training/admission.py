@@ -95,7 +95,7 @@ class Admission:
         Raises:
             RemoteProtocolError: what it says is not well-formed, or out of turn.
         """
-        if (refusal := self.newcomers.refusal(link, hello)) is not None:
+        if (refusal := self.newcomers.refusal(now, link, hello)) is not None:
             self.refuse(now, link, link.peer, *refusal)
             return
         if (proof := self.newcomers.prove(link, hello)) is not None:
@@ -274,7 +274,7 @@ class Admission:
         iteration: int | None = None,
         received: int = 0,
     ) -> None:
-        self.newcomers.leave(link)
+        self.newcomers.let_in(now, link, hello.name)
         link.conversation.move(Event.LET_IN)
         member.seed.connect()
         self.by_link[link] = member
