@@ -22,6 +22,7 @@ from rowcast.drivers.sockets import Endpoint, Security, Team, connection, tcp
 from rowcast.drivers.sockets.certificates import self_signed
 from rowcast.drivers.sockets.tls import ALPN, Channel, channel_hash, context_of, load_issued, plain_refusal
 from rowcast.errors import AuthenticationFailed, LinkLost, RemoteProtocolError, StreamDamaged, TlsNeeded
+from rowcast.session import Link
 from rowcast.session.proof import ServerHandshake, WorkerHandshake
 from rowcast.wire import FrameDecoder, Hello, Refusal, RowLimits, Rows, encode
 
@@ -425,6 +426,25 @@ def test_a_frame_of_rows_is_read_whole_from_many_records():
     while count := server.read(decoder.buffer(connection.READ_BYTES)):
         found += [np.array(message.payload) for message in decoder.filled(count)]
     np.testing.assert_array_equal(found[0], rows.payload)
+
+
+def test_a_record_that_is_not_whole_is_seen_like_a_frame():
+    """Its length has no checksum of its own: nobody waits for ever for what a flipped bit has announced."""
+    client, server = pair()
+    shake_hands(client, server)
+    client.write(memoryview(bytes(1000)))
+    data, here = client.take(), 0
+    link = Link("somebody")
+    link.opened(0.0)
+    for piece in (data[:3], data[3:9], data[9:500], data[500:-1], data[-1:]):
+        server.buffer(len(piece))[:] = piece
+        server.filled(len(piece))
+        here = (here + len(piece)) % len(data)
+        link.decoder.hold(*server.unfinished)
+        assert server.unfinished == ((here, len(data) if here >= 5 else 5) if here else (0, 0))
+        assert link.decoder.unfinished == server.unfinished and link.decoder.begun == (here > 0)
+        link.heard(1.0)
+        assert (link.unfinished_since is not None) == (here > 0)
 
 
 def test_a_team_is_usable_inside_tls():

@@ -32,6 +32,14 @@ def test_no_flipped_bit_changes_a_parameter(direction):
     assert ended >= lengths()[direction] // STRIDE - 8
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_record_that_announces_too_much_or_too_little(direction):
+    """Its length has no checksum: the receiver waits for what will not come, and must notice."""
+    for place in Session().run().records[direction]:
+        for byte, bit in ((3, 3), (3, 5), (4, 2)):
+            assert flip(direction, place + byte, bit) or place > lengths()[direction] - 10
+
+
 def test_the_test_can_fail(monkeypatch):
     """Without TLS's check a flipped bit would be seen: here one bit of a parameter is changed by hand."""
     session = Session()

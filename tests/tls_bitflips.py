@@ -61,6 +61,7 @@ class End:
         while count := self.channel.read(self.link.decoder.buffer(READ_BYTES)):
             for message in self.link.decoder.filled(count):
                 receive(message)
+        self.link.decoder.hold(*self.channel.unfinished)
 
     def says(self, poll):
         """Bytes for the other end."""
@@ -76,7 +77,8 @@ class Session:
         flip: direction, byte and bit (as a mask) of the first connection; ``None``: nothing is flipped.
 
     Attributes:
-        carried: bytes of the first connection, by direction.
+        carried: how many bytes the first connection carried, by direction.
+        records: where records of TLS began in them.
         connections: how often they connected.
         flipped: the bit came by.
     """
@@ -96,6 +98,7 @@ class Session:
             entropy=entropy,
         )
         self.carried = dict.fromkeys(DIRECTIONS, 0)
+        self.records = {direction: [] for direction in DIRECTIONS}
         self.connections = 0
         self.flipped = False
         self._flip = flip
@@ -174,8 +177,11 @@ class Session:
     def _harmed(self, direction, data):
         if self.connections != 1:
             return data
-        begins = self.carried[direction]
+        begins = place = self.carried[direction]
         self.carried[direction] += len(data)
+        while place < self.carried[direction]:
+            self.records[direction].append(place)
+            place += 5 + int.from_bytes(data[place - begins + 3 : place - begins + 5], "big")
         if self._flip is None or self._flip[0] != direction or not begins <= self._flip[1] < begins + len(data):
             return data
         self.flipped = True

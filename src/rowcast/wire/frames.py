@@ -181,10 +181,10 @@ class FrameDecoder:
             their header has come.
         frames: whole frames that have arrived.
         arrived: bytes that have arrived.
-        begun: a frame has begun that is not whole.
+        begun: a frame has begun that is not whole, or a record of TLS that may have frames inside.
     """
 
-    __slots__ = ("_data", "_end", "_start", "arrived", "begun", "frames", "streams", "trusted")
+    __slots__ = ("_data", "_end", "_held", "_start", "arrived", "begun", "frames", "streams", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
@@ -192,6 +192,7 @@ class FrameDecoder:
         self.frames = self.arrived = 0
         self._data = bytearray(1 << 14)
         self._start = self._end = 0
+        self._held = (0, 0)
         self.begun = False
 
     def buffer(self, hint: int = 1) -> memoryview:
@@ -231,12 +232,23 @@ class FrameDecoder:
         place[: len(data)] = data
         return self.filled(len(data))
 
+    def hold(self, here: int, announced: int) -> None:
+        """Of a record of TLS that is not whole so many bytes are here: nothing of it can be read yet. 0: there is none.
+
+        Its length has no checksum: who waits for its end must notice that it takes too long, as with a frame.
+        """
+        self._held = (here, announced)
+        self.begun = here > 0 or self._end != self._start
+
     @property
     def unfinished(self) -> tuple[int, int]:
-        """Of the frame that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none."""
+        """Of the frame that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none.
+
+        Where only the record of TLS around it has begun, it is that record's.
+        """
         here = self._end - self._start
         if here == 0:
-            return 0, 0
+            return self._held
         if here < HEADER_BYTES:
             return here, HEADER_BYTES
         return here, HEADER_BYTES + (int(_HEADER.unpack_from(self._data, self._start)[3]) & _LENGTH_MASK)

@@ -169,6 +169,7 @@ class Connection(asyncio.BufferedProtocol):
                 count := channel.read(decoder.buffer(STRANGER_READ_BYTES if begins else READ_BYTES))
             ):
                 self._hear(count)
+            decoder.hold(*channel.unfinished)
         finally:
             self._flush()  # what the handshake says, and why it has failed
         if begins:

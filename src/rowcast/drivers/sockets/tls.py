@@ -25,6 +25,8 @@ __all__ = ["Channel", "channel_hash", "context_of", "load_issued", "plain_refusa
 ALPN = "rowcast"
 #: The first bytes of a record that a peer may begin with: a handshake, an alert.
 _FIRST = (0x16, 0x15)
+#: Bytes before the content of a record: its type, version and length (RFC 8446, section 5.1).
+HEADER_BYTES = 5
 #: What OpenSSL says of a peer's certificate (``X509_V_ERR_...``), and which alert it tells the peer then.
 _VERIFY = {
     **dict.fromkeys((2, 7, 18, 19, 20, 21, 29, 30), "foreign"),
@@ -139,6 +141,8 @@ class Channel:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._data = bytearray(0)
         self._fault: RemoteProtocolError | None = None
+        self._head = b""
+        self._length = self._left = 0
 
     @property
     def usable(self) -> bool:
@@ -162,7 +166,31 @@ class Channel:
             self.begun = True
             if self._data[0] not in _FIRST:
                 raise TlsNeeded(self._not_tls(bytes(self._data[: min(count, 8)])))
-        self._incoming.write(memoryview(self._data)[:count])
+        arrived = memoryview(self._data)[:count]
+        self._incoming.write(arrived)
+        self._follow(arrived)
+
+    def _follow(self, arrived: memoryview) -> None:
+        """Where records begin and end: 5 bytes of header, the last two of which are the length of the rest."""
+        place = 0
+        while place < len(arrived):
+            if self._left:
+                step = min(self._left, len(arrived) - place)
+                self._left -= step
+            else:
+                step = min(HEADER_BYTES - len(self._head), len(arrived) - place)
+                self._head += arrived[place : place + step]
+                if len(self._head) == HEADER_BYTES:
+                    self._left = self._length = int.from_bytes(self._head[3:], "big")
+                    self._head = b""
+            place += step
+
+    @property
+    def unfinished(self) -> tuple[int, int]:
+        """Of a record that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none."""
+        if self._left:
+            return HEADER_BYTES + self._length - self._left, HEADER_BYTES + self._length
+        return (len(self._head), HEADER_BYTES) if self._head else (0, 0)
 
     def take(self) -> bytes:
         """What is to be sent on the connection now."""
