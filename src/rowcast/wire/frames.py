@@ -241,6 +241,14 @@ class FrameDecoder:
         self.begun = here > 0 or self._end != self._start
 
     @property
+    def vouched(self) -> bool:
+        """What has begun is a frame, whose length has a checksum; and not only a record of TLS, whose length has none.
+
+        So that a record comes at a good pace says nothing of when it will be whole.
+        """
+        return self._end != self._start
+
+    @property
     def unfinished(self) -> tuple[int, int]:
         """Of the frame that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none.
 
