@@ -21,7 +21,7 @@ from rowcast.drivers.sockets import Endpoint, Security, Team, server
 from rowcast.drivers.sockets.certificates import ROBOT, SERVER, Holder
 from rowcast.drivers.sockets.credentials import OWN, REVOKED, TeamFolder, read_credential, read_revoked
 from rowcast.drivers.sockets.secured import TeamGuest, TeamHost
-from rowcast.errors import AuthenticationFailed, CertificateRevoked, ConfigError, RemoteProtocolError
+from rowcast.errors import AuthenticationFailed, CertificateRevoked, ConfigError, LinkLost, RemoteProtocolError
 from rowcast.wire import Hello
 from team_files import authority_of, copied, file_of, give_server, issue, new_team, robot_file
 
@@ -284,6 +284,18 @@ def test_a_robot_with_a_certificate_does_not_join_a_server_with_a_secret(team):
     said = r"belongs to this team.*or the server has a shared secret"
     with LiveServer(secret=b"the secret of some team...") as live, pytest.raises(AuthenticationFailed, match=said):
         joining(live, file_of(team, "robot")).start(LAYOUT, start_of())
+
+
+def test_a_server_that_never_ends_its_handshake_is_given_up(team):
+    settings = WorkerSettings(join_limit_s=0.5, silence_limit_s=0.5, reconnect_first_s=0.01)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        worker = Team(
+            Endpoint("127.0.0.1", mute.getsockname()[1], Security(team=file_of(team, "robot"))),
+            name="robot",
+            settings=settings,
+        )
+        with pytest.raises((AuthenticationFailed, LinkLost), match=r"within 0\.5 s|came from the server for 0\.5 s"):
+            worker.start(LAYOUT, start_of())
 
 
 def test_a_trained_robot_whose_certificate_expires_keeps_what_it_has(team, tmp_path):

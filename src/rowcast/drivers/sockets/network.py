@@ -277,7 +277,8 @@ class NetworkThread:
             shaped_by=shaped_by,
             secured=not connection.has_tls,
         )
-        connection.must_be_secured(self.node.settings.silence_limit_s)
+        if self._endpoint.security.secret is None:  # where there is one, the node itself wants its proof in time
+            connection.must_be_secured(self.node.settings.silence_limit_s)
         self.connection = connection
         self.node.link_up(self.loop.time(), connection.link)
         if fault:
