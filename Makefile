@@ -46,6 +46,7 @@ fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessio
 	$(BIN)/python tests/fuzzing.py --inputs $(FUZZ_INPUTS)
 	$(BIN)/python tests/fuzzing_inferences.py
 	$(BIN)/python tests/bitflips.py
+	$(BIN)/python tests/tls_bitflips.py
 
 faults: $(STAMP)  ## random faults: 4,000 schedules in virtual time, half with a durable server, 50 on real sockets
 	$(BIN)/python tests/fault_schedules.py --virtual 2000 --durable 2000 --sockets 50

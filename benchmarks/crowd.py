@@ -16,7 +16,7 @@ from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.nodes import taken_in
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.tcp import tuned
-from rowcast.errors import LinkLost
+from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.session import Link
 from rowcast.training import WorkerNode, WorkerState
@@ -124,6 +124,9 @@ class Light:
 
     def on_read(self, connection: Connection, count: int) -> str | None:
         return taken_in(self.node, self._loop.time(), connection.link, count)
+
+    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
+        connection.close(self.node.blame(self._loop.time(), error))
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         if self._error is None:

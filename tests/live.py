@@ -13,6 +13,8 @@ import numpy as np
 
 from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Endpoint, Security, Server, Shaper, Team
+from rowcast.drivers.sockets.certificates import self_signed
+from rowcast.drivers.sockets.tls import context_of, load_issued
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout
@@ -40,14 +42,14 @@ def eventually(what, limit_s=LIMIT_S):
 class LiveServer:
     """A server with an event loop and a thread of its own; port 0 unless given."""
 
-    def __init__(self, policy="bsp?codec=raw", *, port=0, secret=None, journal=None, **settings):
+    def __init__(self, policy="bsp?codec=raw", *, port=0, secret=None, security=None, journal=None, **settings):
         self.journal = journal or Journal("server")
         self._secret = secret
         settings.setdefault("gather_s", 0.0)  # no team has trained before, unless the test says so
         self.node = ServerNode(
             parse_policy(policy), settings=ServerSettings(**settings), secret=secret, journal=self.journal
         )
-        self.server = Server(self.node, "127.0.0.1", port)
+        self.server = Server(self.node, "127.0.0.1", port, security=security)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="live-server")
 
@@ -114,6 +116,13 @@ class LiveServer:
             for record in list(self.journal.records)
             if record["event"] == kind and all(record.get(key) == value for key, value in wanted.items())
         ]
+
+
+def open_to_anybody():
+    """TLS as a server has it whose certificate nobody vouches for."""
+    context = context_of(server_side=True)
+    load_issued(context, self_signed())
+    return context
 
 
 class Robot(threading.Thread):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -17,6 +18,7 @@ from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, star
 from rowcast.config import ServerSettings
 from rowcast.drivers.sockets import Endpoint, Shaper, Team, tcp
 from rowcast.drivers.sockets.tcp import source_of
+from rowcast.drivers.sockets.tls import context_of
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.experiment.audit import ServerAudit, WorkerAudit, prove
 from rowcast.links import Trace
@@ -231,6 +233,7 @@ def test_a_team_trains_while_strangers_connect_reset_talk_and_guess(policy, capl
                 reset(connect(server.port, "127.0.0.2"))
 
         server.ask(connect_and_reset)
+        inside = context_of(server_side=False)
         eventually(lambda: server.events("error", error="no hello"))
         for _ in range(20):
             with connect(server.port, "127.0.0.3") as sock:
@@ -238,12 +241,14 @@ def test_a_team_trains_while_strangers_connect_reset_talk_and_guess(policy, capl
                 while sock.recv(4096):
                     pass
         for number in range(60):
-            with connect(server.port, "127.0.0.4") as sock:
-                sock.sendall(encode(hello_of(f"guess-{number}")))
-                try:
-                    while sock.recv(4096):
-                        pass
-                except ConnectionResetError:  # closed at once
+            # An OSError: closed at once, before TLS stands or behind it.
+            with (
+                connect(server.port, "127.0.0.4") as sock,
+                contextlib.suppress(OSError),
+                inside.wrap_socket(sock) as tls,
+            ):
+                tls.sendall(encode(hello_of(f"guess-{number}")))
+                while tls.recv(4096):
                     pass
         for robot in robots:
             robot.go_on.set()
@@ -252,9 +257,9 @@ def test_a_team_trains_while_strangers_connect_reset_talk_and_guess(policy, capl
         assert_nothing_lost(server, *robots)
     assert not traces(caplog)
     kinds = {record["error"] for record in server.events("error")}
-    assert {"no hello", "RemoteProtocolError", "refused: secret", "too many failures"} <= kinds
+    assert {"no hello", "TlsNeeded", "refused: secret", "too many failures"} <= kinds
     counts = {record["error"]: record["count"] for record in server.events("repeated")}
-    assert counts["RemoteProtocolError"] == 19 and counts["refused: secret"] >= 39
+    assert counts["TlsNeeded"] == 19 and counts["refused: secret"] >= 39
     told = [record.getMessage() for record in caplog.records if "connection" in record.getMessage()]
     assert len(told) <= 2 * len(kinds) + 2
     assert any("more connections" in text and "127.0.0.4" in text for text in told)

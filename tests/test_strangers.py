@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, start_of
+from live import IMPATIENT, LAYOUT, LIMIT_S, LiveServer, Robot, eventually, open_to_anybody, start_of
 from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Endpoint, Security, Team
 from rowcast.drivers.sockets.connection import Connection
@@ -106,12 +106,17 @@ def wire_bytes(*said):
 class Rogue:
     """Answers at a port of this machine and plays one of :data:`ROGUES` on each connection, over and over.
 
+    Args:
+        kinds: what it plays; nothing: all of them.
+        tls: inside TLS with a certificate of its own; or in the clear.
+
     Attributes:
         real: port of the real server; while it is set, connections go there.
         played: kinds played so far.
     """
 
-    def __init__(self, *kinds):
+    def __init__(self, *kinds, tls=True):
+        self._context = open_to_anybody() if tls else None
         self.kinds = kinds or tuple(ROGUES)
         self.real = None
         self.played = []
@@ -141,7 +146,14 @@ class Rogue:
                 return
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(LIMIT_S)
-                self._play(connection) if self.real is None else self._relay(connection)
+                self._answer(connection) if self.real is None else self._relay(connection)
+
+    def _answer(self, connection):
+        if self._context is None:
+            self._play(connection)
+            return
+        with self._context.wrap_socket(connection, server_side=True) as secured:
+            self._play(secured)
 
     def _play(self, connection):
         kind = self.kinds[len(self.played) % len(self.kinds)]
@@ -165,13 +177,17 @@ class Rogue:
                     ends[one].sendall(data)
 
 
+def rogue_of(kind):
+    return Rogue("wrong proof", tls=False) if kind == "in the clear" else Rogue(kind)
+
+
 # -- a worker and a rogue server ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_rogue_server_ends_nobody(policy):
+@pytest.mark.parametrize(("policy", "tls"), [*((policy, True) for policy in POLICIES), ("bsp", False)])
+def test_a_rogue_server_ends_nobody(policy, tls):
     """At the first joining and in the middle of training: a worker survives all it says, and nothing is lost."""
-    with LiveServer(policy, expected_workers=2, absence_limit_s=60.0, secret=SECRET) as server, Rogue() as rogue:
+    with LiveServer(policy, expected_workers=2, absence_limit_s=60.0, secret=SECRET) as server, Rogue(tls=tls) as rogue:
         hasty = replace(IMPATIENT, reconnect_first_s=0.01, reconnect_cap_s=0.05)
         endpoint = Endpoint("127.0.0.1", rogue.port, Security(SECRET))
         robot = Robot(endpoint, "robot", steps=6, update=3, pause_at=3, settings=hasty)
@@ -196,17 +212,18 @@ def test_a_rogue_server_ends_nobody(policy):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
+        ("in the clear", "expected TLS, got a server that speaks without"),
         ("another version", "expected protocol version"),
         ("refused politely", "give both the same secret"),
         ("no secret", "this server has none"),
         ("no proof", "Welcome before its proof"),
         ("16 M rows", "LayoutTable before its proof"),
-        ("wrong proof", "its proof does not fit"),
+        ("wrong proof", "its proof does not fit the secret, or somebody stands in between"),
     ],
 )
 def test_a_worker_ends_by_its_own_limit_and_names_the_cause(kind, said, caplog):
     settings = WorkerSettings(join_limit_s=0.5, reconnect_first_s=0.01, reconnect_cap_s=0.05)
-    with caplog.at_level(logging.WARNING, "rowcast"), Rogue(kind) as rogue:
+    with caplog.at_level(logging.WARNING, "rowcast"), rogue_of(kind) as rogue:
         team = Team(Endpoint("127.0.0.1", rogue.port, security=Security(SECRET)), name="robot", settings=settings)
         begun = time.monotonic()
         with pytest.raises(AuthenticationFailed, match=rf"did not prove that it knows.*{said}.*for 0\.5 s"):

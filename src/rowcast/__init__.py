@@ -18,12 +18,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rowcast.config import LinkSettings, WorkerSettings, read_secret
+from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.errors import RowcastError
 from rowcast.version import __version__
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from rowcast.drivers.sockets import Team
+    from rowcast.drivers.sockets.endpoint import SecurityWords
     from rowcast.loader import StreamLoader
     from rowcast.optim import Optimizer
 
@@ -34,28 +37,28 @@ def join(
     address: str,
     *,
     name: str,
-    secret_file: str | Path | None = None,
     settings: WorkerSettings | None = None,
     link_settings: LinkSettings | None = None,
     journal_file: str | Path | None = None,
-    insecure: bool = False,
     parameters: str | None = None,
+    **security: Unpack[SecurityWords],
 ) -> Team:
     """A place in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
 
     Args:
         address: ``host:port`` of ``rowcast serve``.
         name: stable name of this robot, unique in the team.
-        secret_file: file with the team's shared secret; needed beyond loopback.
         settings, link_settings: see ``docs/settings.md``.
         journal_file: where to write what happens, as JSON lines; what the file holds already is kept.
-        insecure: join beyond loopback without a secret.
         parameters: whose parameters the team trains. ``None``: those of the first worker, and workers that come later
             take them; training is not overwritten (a worker that trained with a former life of the server does not
             take those of one that has not). ``"team"``: this worker takes the team's in any case, its own training is
             given up. ``"mine"``: the team takes this worker's, for example those of a checkpoint; an error where
             others train already, or want theirs too. A line in the log says whose parameters are used, and from which
             iteration on.
+        security: how both ends know each other; beyond loopback one of these is needed, and all but the last of them
+            are inside TLS. ``secret_file``: file with the team's shared secret. ``team``: this robot's file of
+            ``rowcast team add``. ``insecure``: true to do without either, in the clear.
 
     Raises:
         ConfigError: a bad address, an unreadable file, a wish that is not known, no secret where one is needed, or a
@@ -69,9 +72,9 @@ def join(
     host, port = split_address(address)
     settings, link_settings = settings or WorkerSettings(), link_settings or LinkSettings()
     journal = Journal(name, forget)
-    secret = read_secret(secret_file) if secret_file is not None else None
-    team = Team(
-        Endpoint(host, port, Security(secret, insecure)),
+    secured = Security.of(**security)
+    place = Team(
+        Endpoint(host, port, secured),
         name=name,
         settings=settings,
         link_settings=link_settings,
@@ -81,7 +84,7 @@ def join(
     if journal_file is not None:
         journal.keep_in(journal_file)
         record_start(journal, time.monotonic(), "worker", None, settings, link_settings)
-    return team
+    return place
 
 
 def __getattr__(name: str) -> object:

@@ -13,6 +13,8 @@
      |         +-- StreamDamaged    bytes were changed, lost or doubled on the way; the link is made anew
      |         +-- VersionMismatch
      |         +-- AuthenticationFailed
+     |         |    +-- CertificateRevoked
+     |         +-- TlsNeeded        one end speaks TLS, and the other one does not
      +-- LayoutMismatch           two models that are not the same shape
      +-- ParametersConflict       training would be overwritten, and nobody asked for that
      +-- LinkLost                 the connection ended; the cause is in the message
@@ -37,6 +39,7 @@ from collections.abc import Iterable
 __all__ = [
     "AuthenticationFailed",
     "CaptureError",
+    "CertificateRevoked",
     "ConfigError",
     "DataError",
     "DeadlineMissed",
@@ -56,6 +59,7 @@ __all__ = [
     "StateDamaged",
     "StreamDamaged",
     "StreamGap",
+    "TlsNeeded",
     "TraceError",
     "VersionMismatch",
     "WorkerFailed",
@@ -105,7 +109,15 @@ class VersionMismatch(RemoteProtocolError):
 
 
 class AuthenticationFailed(RemoteProtocolError):
-    """The peer did not prove that it knows the shared secret."""
+    """The peer did not prove that it knows the shared secret, or that it belongs to the team."""
+
+
+class CertificateRevoked(AuthenticationFailed):
+    """The peer's certificate was taken back: it belongs to the team no longer."""
+
+
+class TlsNeeded(RemoteProtocolError):
+    """One end speaks TLS, and the other one does not; nothing was read of what it said."""
 
 
 class LayoutMismatch(RowcastError):

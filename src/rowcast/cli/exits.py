@@ -34,7 +34,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.INTERNAL: "an internal error, a failed check, or a process of an experiment failed",
     ExitCode.USAGE: "wrong usage, setting or file; or samples that are gone from a source",
     ExitCode.LINK: "the link or the server is not there",
-    ExitCode.REFUSED: "refused by the other end: secret, layout, version, name, parameters or model",
+    ExitCode.REFUSED: "refused by the other end: secret, certificate, layout, version, name, parameters or model",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

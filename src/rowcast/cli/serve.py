@@ -31,9 +31,12 @@ class ServeSettings(Checked):
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for all.", flag="--host")
     port: int = setting(7117, "Port to listen on; 0 lets the system choose.", low=0, high=65535, flag="--port")
     secret_file: Path | None = setting(
-        None, "File with the team's shared secret; needed beyond loopback.", flag="--secret-file"
+        None, "File with the team's shared secret; beyond loopback this or a team is needed.", flag="--secret-file"
     )
-    insecure: bool = setting(False, "Do without a secret beyond loopback.", flag="--insecure")
+    team: Path | None = setting(None, "Folder of 'rowcast team init', in place of a secret.", flag="--team")
+    insecure: bool = setting(
+        False, "Do without a secret or certificates beyond loopback, in the clear.", flag="--insecure"
+    )
     state: Path | None = setting(
         None, "Folder that holds what survives the end of the server; without --durability all of it.", flag="--state"
     )

@@ -12,7 +12,7 @@ from typing import Any
 from rowcast.cli.display import TeamDisplay
 from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
-from rowcast.config import LinkSettings, ServerSettings, StateSettings, read_secret
+from rowcast.config import LinkSettings, ServerSettings, StateSettings
 from rowcast.drivers.sockets import DurableServer, Security, Server
 from rowcast.drivers.state import Keeper, RealDisk, TeamSpec
 from rowcast.errors import ConfigError
@@ -34,8 +34,7 @@ def run_server(
     Raises:
         ConfigError, StateDamaged: the address, the secret or the state cannot be used.
     """
-    secret = None if serve.secret_file is None else read_secret(serve.secret_file)
-    security = Security(secret, serve.insecure)
+    security = Security.of(serve.secret_file, serve.team, serve.insecure)
     with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
 
         def begin() -> None:
@@ -47,14 +46,13 @@ def run_server(
                 keeper.record(server.now())
 
         server: Server[Any]
-        keeper = _keeper(serve, TeamSpec(serve.policy, settings, link, secret), state, journal)
+        keeper = _keeper(serve, TeamSpec(serve.policy, settings, link, security.secret), state, journal)
         if keeper is not None:
             server = DurableServer(keeper, serve.host, serve.port, link_settings=link, security=security)
             display.says(_what_came_back(keeper))
             return asyncio.run(_run(server, keeper.server.node, display, serve, begin))
-        node = ServerNode(
-            parse_policy(serve.policy), settings=settings, link_settings=link, secret=secret, journal=journal
-        )
+        policy = parse_policy(serve.policy)
+        node = ServerNode(policy, settings=settings, link_settings=link, secret=security.secret, journal=journal)
         server = Server(node, serve.host, serve.port, link_settings=link, security=security)
         return asyncio.run(_run(server, node, display, serve, begin))
 

@@ -93,6 +93,14 @@ class StrangerSettings(Checked):
         low=1,
         high=1_000_000,
     )
+    joins_per_minute: int = setting(
+        600,
+        "So often in a minute one name is let in, over all of its connections; after that it is told to come later. "
+        "A robot with a poor link comes back far less often.",
+        unit="times",
+        low=1,
+        high=1_000_000,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rowcast.errors import ConfigError, visible
 
-__all__ = ["Secret", "read_secret"]
+__all__ = ["Secret", "read_secret", "warn_if_shared"]
 
 log = logging.getLogger("rowcast")
 
@@ -44,13 +44,27 @@ def read_secret(path: str | Path) -> bytes:
             f"secret file {path}: expected at least 16 bytes, got {len(secret)}; "
             "make one with: (umask 077; head -c 32 /dev/urandom | base64 > team.secret)"
         )
-    # Where there are no such modes (Windows), they say nothing about who may read.
-    if os.name == "posix" and found.st_mode & 0o077 and (found.st_dev, found.st_ino) not in _warned:
-        _warned.add((found.st_dev, found.st_ino))
-        log.warning(
-            "secret file %s: other users of this machine can read or change it (mode %03o); chmod 600 %s",
-            visible(str(path)),
-            found.st_mode & 0o777,
-            visible(str(path)),
-        )
+    warn_if_shared(found, "secret file", path)
     return Secret(secret)
+
+
+def warn_if_shared(found: os.stat_result, kind: str, path: str | Path) -> None:
+    """Warn, once for each file, where other users of the machine may read or write one with a secret or a key.
+
+    Args:
+        found: what the system says of the file.
+        kind: what it is, for people.
+        path: where it is.
+    """
+    # Where there are no such modes (Windows), they say nothing about who may read.
+    if os.name != "posix" or not found.st_mode & 0o077 or (found.st_dev, found.st_ino) in _warned:
+        return
+    _warned.add((found.st_dev, found.st_ino))
+    shown = visible(str(path))
+    log.warning(
+        "%s %s: other users of this machine can read or change it (mode %03o); chmod 600 %s",
+        kind,
+        shown,
+        found.st_mode & 0o777,
+        shown,
+    )

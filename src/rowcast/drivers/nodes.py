@@ -103,9 +103,23 @@ class HostNode(Protocol):
 
     def link_up(self, now: float, link: Link) -> None: ...
 
+    def secured(self, now: float, link: Link, channel: bytes, identity: str | None) -> None:
+        """TLS stands on a link that came up without (``link.secured`` was false); no message has come on it.
+
+        Args:
+            now: the time (s).
+            link: the connection.
+            channel: see :attr:`rowcast.session.Link.channel`.
+            identity: see :attr:`rowcast.session.Link.identity`.
+        """
+
     def link_down(self, now: float, link: Link, cause: str) -> None: ...
 
+    def heard(self, now: float, link: Link, begun: tuple[int, int] = ...) -> None: ...
+
     def arrived(self, now: float, link: Link, count: int) -> str | None: ...
+
+    def blame(self, now: float, link: Link, error: RowcastError) -> None: ...
 
     def poll(self, now: float, link: Link) -> Message | None: ...
 

@@ -22,7 +22,7 @@ from typing import Protocol
 from rowcast.durability import records
 from rowcast.durability.records import Record, Timed
 from rowcast.durability.state import State, capture
-from rowcast.errors import StateDamaged
+from rowcast.errors import RowcastError, StateDamaged
 from rowcast.session import Link
 from rowcast.training import ServerNode
 from rowcast.wire import Message, Rows
@@ -31,7 +31,7 @@ from rowcast.wire.fields import Control, pack
 __all__ = ["OF_A_LINK", "Appendix", "Drawn", "RecordedServer", "check_of", "externals_of"]
 
 #: What a driver sets of a link before it gives it to the node.
-OF_A_LINK = ("peer", "congestion_control", "shaped_by", "address")
+OF_A_LINK = ("peer", "congestion_control", "shaped_by", "address", "secured")
 
 _SWEPT, _WOKEN = records.Swept(), records.Woken()
 
@@ -165,6 +165,18 @@ class RecordedServer:
     def arrived(self, now: float, link: Link, count: int) -> str | None:
         with self._noting(records.Arrived, now, self._numbers[link], bytes(link.decoder.newest(count))):
             return self.node.arrived(now, link, count)
+
+    def heard(self, now: float, link: Link, begun: tuple[int, int] = (0, 0)) -> None:
+        with self._noting(records.Heard, now, self._numbers[link], *begun):
+            self.node.heard(now, link, begun)
+
+    def secured(self, now: float, link: Link, channel: bytes, identity: str | None) -> None:
+        with self._noting(records.Secured, now, self._numbers[link], channel, identity):
+            self.node.secured(now, link, channel, identity)
+
+    def blame(self, now: float, link: Link, error: RowcastError) -> None:
+        with self._noting(records.Blamed, now, self._numbers[link], type(error).__name__, str(error)):
+            self.node.blame(now, link, error)
 
     def poll(self, now: float, link: Link) -> Message | None:
         try:

@@ -15,19 +15,25 @@ from rowcast.errors import StateDamaged
 
 __all__ = [
     "Arrived",
+    "Blamed",
     "Closed",
     "Failed",
     "Farewell",
     "Forgot",
+    "Heard",
     "Listened",
     "Opened",
     "Polled",
     "Record",
+    "Secured",
     "Stopped",
     "Swept",
     "Ticked",
+    "Told",
+    "Woken",
+    "decode",
+    "encode",
 ]
-__all__ += ["Told", "Woken", "decode", "encode"]
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -54,7 +60,7 @@ class Opened(Timed, tag=2, frozen=True, gc=False):
     """Somebody connected; ``about`` are the attributes of the link that the driver set."""
 
     link: int
-    about: dict[str, str | None]
+    about: dict[str, str | bool | None]
 
 
 class Closed(Timed, tag=3, frozen=True, gc=False):
@@ -69,6 +75,30 @@ class Arrived(Timed, tag=4, frozen=True, gc=False):
 
     link: int
     data: bytes
+
+
+class Heard(Timed, tag=14, frozen=True, gc=False):
+    """Bytes arrived of which nothing can be read yet; ``here``, ``announced``: of a record of TLS that is not whole."""
+
+    link: int
+    here: int
+    announced: int
+
+
+class Secured(Timed, tag=15, frozen=True, gc=False):
+    """TLS stands; the attributes of the link that follow from it."""
+
+    link: int
+    channel: bytes
+    identity: str | None
+
+
+class Blamed(Timed, tag=16, frozen=True, gc=False):
+    """The driver found that what arrived cannot be read: class and text of the error."""
+
+    link: int
+    error: str
+    text: str
 
 
 class Polled(Timed, tag=5, frozen=True, gc=False):
@@ -122,7 +152,22 @@ class Failed(Record, tag=13, frozen=True, gc=False):
 
 
 Any = (
-    Listened | Opened | Closed | Arrived | Polled | Swept | Woken | Ticked | Told | Farewell | Stopped | Forgot | Failed
+    Listened
+    | Opened
+    | Closed
+    | Arrived
+    | Polled
+    | Swept
+    | Woken
+    | Ticked
+    | Told
+    | Farewell
+    | Stopped
+    | Forgot
+    | Failed
+    | Heard
+    | Secured
+    | Blamed
 )
 
 _encoder = msgspec.msgpack.Encoder()

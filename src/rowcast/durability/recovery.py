@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from rowcast import errors
 from rowcast.config import LinkSettings, Secret, ServerSettings
 from rowcast.durability import records
 from rowcast.durability.recorded import Appendix, Drawn, RecordedServer, check_of
 from rowcast.durability.records import Record, Timed
 from rowcast.durability.state import State, restore
-from rowcast.errors import LinkLost, StateDamaged
+from rowcast.errors import LinkLost, RowcastError, StateDamaged
 from rowcast.journal import Journal
 from rowcast.session import Link
 from rowcast.training import ServerNode
@@ -107,6 +108,14 @@ def recover(
     return Recovery(replay.node, drawn, replay.links, replay.count, replay.now, replay.inputs, sorted(replay.unsure))
 
 
+def _error(name: str, text: str) -> RowcastError:
+    """An error of this library by its name."""
+    kind = getattr(errors, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, RowcastError)):
+        raise StateDamaged(f"log: expected the name of an error, got {name!r}")
+    return kind(text)
+
+
 class _Replay:
     """Gives a server its inputs once more."""
 
@@ -181,6 +190,12 @@ class _Replay:
             node.on_timer(now)
         elif isinstance(record, records.Opened):
             self._open(record)
+        elif isinstance(record, records.Heard):
+            node.heard(now, self._link(record.link), (record.here, record.announced))
+        elif isinstance(record, records.Secured):
+            node.secured(now, self._link(record.link), record.channel, record.identity)
+        elif isinstance(record, records.Blamed):
+            node.blame(now, self._link(record.link), _error(record.error, record.text))
         elif isinstance(record, records.Closed):
             node.link_down(now, self._link(record.link), record.cause)
             del self.links[record.link]

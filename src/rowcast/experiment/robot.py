@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from rowcast.codecs import REGISTRY as CODECS
-from rowcast.config import read_secret
 from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.drivers.sockets.tcp import split_address
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
@@ -112,8 +111,7 @@ def run_robot(
         RowcastError: as the team, the task and the files have it. An interruption (Ctrl-C) leaves the team first.
     """
     host, port = split_address(settings.server)
-    secret = None if settings.secret_file is None else read_secret(settings.secret_file)
-    endpoint = Endpoint(host, port, Security(secret, settings.insecure))
+    endpoint = Endpoint(host, port, Security.of(settings.secret_file, settings.team, settings.insecure))
     endpoint.security.check_join(host)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None

@@ -120,9 +120,12 @@ class RobotSettings(Checked):
     shape: ShapeSettings | None = setting(None, "A bandwidth trace under the connection.")
     stream: StreamSettings | None = setting(None, "Samples that arrive, in place of the task's own data.")
     secret_file: Path | None = setting(
-        None, "File with the team's shared secret; needed beyond loopback.", flag="--secret-file"
+        None, "File with the team's shared secret; beyond loopback this or a team is needed.", flag="--secret-file"
     )
-    insecure: bool = setting(False, "Do without a secret beyond loopback.", flag="--insecure")
+    team: Path | None = setting(None, "This robot's file of 'rowcast team add', in place of a secret.", flag="--team")
+    insecure: bool = setting(
+        False, "Do without a secret or certificates beyond loopback, in the clear.", flag="--insecure"
+    )
     journal: Path | None = setting(None, "Write what happens to the end of this file, as JSON lines.", flag="--journal")
     parameters: str | None = setting(
         None,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 
 from rowcast.config import AnswererSettings
-from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError, StreamDamaged, VersionMismatch
+from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.inference.batches import Batches
 from rowcast.inference.hosting import Hosting, Robot, Task
 from rowcast.inference.model import ModelSpec
@@ -22,6 +22,7 @@ from rowcast.session.host import Host
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE
+from rowcast.session.refusals import code_of
 from rowcast.session.texts import shorten
 from rowcast.wire import Ack, Answer, Busy, Drop, Heartbeat, Hello, Leave, Message, Refusal, Request, Rows
 
@@ -106,6 +107,10 @@ class AnswererNode(Host):
         """
         self._hosting.connected(now, link)
 
+    def secured(self, now: float, link: Link, channel: bytes, identity: str | None) -> None:
+        """TLS stands on a connection that came up without; no message has come on it (see :class:`.Link`)."""
+        link.secure(channel, identity)
+
     def link_down(self, now: float, link: Link, cause: str) -> None:
         """A connection ended: nobody waits for what was asked on it."""
         robot = self._hosting.disconnected(now, link, cause)
@@ -113,9 +118,10 @@ class AnswererNode(Host):
             for task in list(robot.tasks.values()):
                 self._end(now, task, dropped=True)
 
-    def heard(self, now: float, link: Link) -> None:
-        """Bytes arrived, whole message or not: the link lives."""
+    def heard(self, now: float, link: Link, begun: tuple[int, int] = (0, 0)) -> None:
+        """Bytes arrived, whole message or not: the link lives; see :class:`~rowcast.training.ServerNode`."""
         link.heard(now)
+        link.decoder.hold(*begun)
 
     def blame(self, now: float, link: Link, error: RowcastError) -> None:
         """What came on ``link`` was wrong: tell the peer why and close; everybody else goes on."""
@@ -125,11 +131,8 @@ class AnswererNode(Host):
         text = shorten(str(error))
         peer = link.peer if robot is None else robot.name
         self._recurring.tell(now, type(error).__name__, peer, text, member=robot is not None)
-        code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
-        if isinstance(error, VersionMismatch):
-            code = "version"
         link.control.clear()
-        self._notifier.refuse(link, code, text)
+        self._notifier.refuse(link, code_of(error), text)
 
     def trouble(self, now: float, kind: str, text: str) -> None:
         """Something that the driver notices at this end, perhaps again and again."""

@@ -104,7 +104,12 @@ class AskerNode(AskerCore):
         if self._search.failed(now, cause, limit_s):
             return
         if self._door.unproven and self._door.unproven == self._search.cause:
-            self.fail(now, AuthenticationFailed(f"{self.name}: {self._door.unproven}; give both the same secret file"))
+            self.fail(
+                now,
+                AuthenticationFailed(
+                    f"{self.name}: {self._door.unproven}; give both the same secret, or files of the same team"
+                ),
+            )
         else:
             self.fail(
                 now,
@@ -154,7 +159,10 @@ class AskerNode(AskerCore):
         self.journal.record(now, "error", peer="server", error=type(error).__name__, message=text)
         if isinstance(error, StreamDamaged):
             return text
-        if not self._door.proven and self.link is not None:
+        if isinstance(error, AuthenticationFailed):  # the server does not let in who this is
+            self.fail(now, error)
+            return text
+        if self.link is not None and not (self._door.proven and self.link.secured):
             return str(self._door.doubt(now, self.link.peer, text))
         if isinstance(error, VersionMismatch) and not self.served:
             self.fail(now, error)

@@ -15,9 +15,10 @@ from rowcast.errors import (
 )
 from rowcast.inference.model import ModelSpec
 from rowcast.journal import Journal
-from rowcast.session.doubt import Doubt, said
+from rowcast.session.doubt import Doubt, claim_of, said
 from rowcast.session.link import Link
 from rowcast.session.proof import WorkerHandshake
+from rowcast.session.refusals import identity_error
 from rowcast.session.seeding import ASKS
 from rowcast.session.states import CLIENT, ClientState, Conversation, Event
 from rowcast.session.tables import TableParts
@@ -30,7 +31,7 @@ __all__ = ["Door", "first_difference"]
 #: A description of the server's is read up to twice the length of our own and so much more.
 DESCRIPTION_ROOM_BYTES = 1 << 16
 #: Refusals with which a robot need not come back.
-_FINAL = ("version", "secret", "model")
+_FINAL = ("version", "model")
 
 
 class Door:
@@ -69,7 +70,7 @@ class Door:
         self._entropy = entropy
         self._session = entropy(16)
         self._handshake = WorkerHandshake(self._secret, entropy)
-        self._doubt = Doubt(name, settings.patience_s, notices)
+        self._doubt = Doubt(name, claim_of(secret), settings.patience_s, notices)
         self._table = TableParts(0)
         self._difference = ""
 
@@ -115,7 +116,7 @@ class Door:
             return None
         if isinstance(message, Challenge):
             try:
-                link.say(self._hello(message))
+                link.say(self._hello(message, link.channel))
             except AuthenticationFailed as error:
                 return error
         elif isinstance(message, Served):
@@ -137,7 +138,7 @@ class Door:
             raise self.doubt(now, link.peer, said(message))
         try:
             if isinstance(message, Challenge):
-                link.say(self._hello(message))
+                link.say(self._hello(message, link.channel))
                 return
             self._handshake.verify(cast(Proof, message))
         except RemoteProtocolError as error:
@@ -146,7 +147,7 @@ class Door:
         link.decoder.trusted = True
         self._doubt.settle()
 
-    def _hello(self, challenge: Challenge) -> Hello:
+    def _hello(self, challenge: Challenge, channel: bytes) -> Hello:
         hello = Hello(
             name=self._name,
             session=self._session,
@@ -160,7 +161,7 @@ class Door:
             received=0,
             wish=ASKS,
         )
-        return self._handshake.answer(challenge, hello)
+        return self._handshake.answer(challenge, hello, channel)
 
     def _enter(self, link: Link, served: Served) -> None:
         self._handshake.expect_introduced()
@@ -181,8 +182,8 @@ class Door:
                 f"{text}{': ' if self._difference else ''}{self._difference}; build the same model "
                 "from the same checkpoint on both sides"
             )
-        if code == "secret":
-            return AuthenticationFailed(text)
+        if (error := identity_error(code, text)) is not None:
+            return error
         if code in _FINAL:
             return RemoteProtocolError(f"the server refused this robot ({code}): {text}")
         raise LinkLost(f"the server refused this robot ({code}): {text}")

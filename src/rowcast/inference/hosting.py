@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rowcast.codecs.tensors import tensor_codec_by_id
 from rowcast.codecs.tensors.base import expect_carried
 from rowcast.config import AnswererSettings
-from rowcast.errors import AuthenticationFailed, ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError
+from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError
 from rowcast.inference.model import ModelSpec, Side, server_side
 from rowcast.inference.tensor_rows import TensorRows
 from rowcast.inference.work import Piece, Work
@@ -216,10 +216,8 @@ class Hosting:
         Raises:
             RemoteProtocolError: what it says is not well-formed, or out of turn.
         """
-        try:
-            self.newcomers.check(link, hello)
-        except AuthenticationFailed as error:
-            self._refuse(now, link, link.peer, "secret", str(error))
+        if (refusal := self.newcomers.refusal(now, link, hello)) is not None:
+            self._refuse(now, link, link.peer, *refusal)
             return None
         if (proof := self.newcomers.prove(link, hello)) is not None:
             self.notifier.say(link, proof)
@@ -244,7 +242,7 @@ class Hosting:
         return before
 
     def _let_in(self, now: float, link: Link, hello: Hello) -> None:
-        self.newcomers.leave(link)
+        self.newcomers.let_in(now, link, hello.name)
         link.conversation.move(Event.SERVED)
         link.introduced = link.decoder.trusted = True
         limits = RowLimits(self._model.most_rows)

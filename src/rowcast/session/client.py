@@ -54,6 +54,7 @@ class Client:
 
     Attributes:
         conversation: that on the connection that stands, or on the last one.
+        secret: the team's shared secret, or ``None``.
         server: the life of the server that let the worker in last; empty before one did.
         joined: the server knows it, and its parameters are the team's.
         seeding: it brings the parameters of the team, and has not said that these were all.
@@ -85,7 +86,7 @@ class Client:
         self._name = name
         self._outbox = outbox
         self._inbox = inbox
-        self._secret = request.secret
+        self.secret = request.secret
         self._journal = journal
         self._entropy = entropy
         self._session = entropy(16)
@@ -97,8 +98,8 @@ class Client:
 
     def connect(self) -> Conversation:
         """A connection stands, and nothing was said on it: the conversation begins."""
-        self._handshake = WorkerHandshake(self._secret, self._entropy)
-        self.conversation = Conversation(ClientState.UNPROVEN if self._secret is not None else ClientState.PROVEN)
+        self._handshake = WorkerHandshake(self.secret, self._entropy)
+        self.conversation = Conversation(ClientState.UNPROVEN if self.secret is not None else ClientState.PROVEN)
         return self.conversation
 
     def disconnect(self) -> None:
@@ -115,7 +116,7 @@ class Client:
         """The server has let the worker in, on the connection that stands."""
         return self.conversation.state in _LET_IN
 
-    def introduce(self, message: Message, iteration: int, trained: int) -> Hello | None:
+    def introduce(self, message: Message, iteration: int, trained: int, channel: bytes = b"") -> Hello | None:
         """Handle a message of a server that has not proved anything yet.
 
         Returns:
@@ -125,20 +126,21 @@ class Client:
             RemoteProtocolError: anything but a challenge that asks for a proof, and then the right proof.
         """
         if isinstance(message, Challenge):
-            return self.hello(message, iteration, trained)
+            return self.hello(message, iteration, trained, channel)
         if not isinstance(message, Proof):
             raise RemoteProtocolError(f"expected its proof first, got {type(message).__name__}")
         self._handshake.verify(message)
         self.conversation.move(Event.PROVED)
         return None
 
-    def hello(self, challenge: Challenge, iteration: int, trained: int) -> Hello:
+    def hello(self, challenge: Challenge, iteration: int, trained: int, channel: bytes = b"") -> Hello:
         """The answer to a challenge.
 
         Args:
             challenge: what the server asks.
             iteration: iterations finished, one that is being exchanged included.
             trained: the same without that one.
+            channel: see :class:`.Link`.
 
         Raises:
             AuthenticationFailed, RemoteProtocolError: see :meth:`WorkerHandshake.answer`.
@@ -159,7 +161,7 @@ class Client:
             trained=trained,
             wish=self._wish,
         )
-        return self._handshake.answer(challenge, hello)
+        return self._handshake.answer(challenge, hello, channel)
 
     def verify(self, welcome: Welcome) -> None:
         """Check a welcome; nothing is changed by it yet.

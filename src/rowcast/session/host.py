@@ -12,8 +12,8 @@ __all__ = ["Host"]
 class Host:
     """Takes bytes in: the other end lives, and what became whole with them is handled, message by message."""
 
-    def heard(self, now: float, link: Link) -> None:
-        """Bytes arrived, whole message or not."""
+    def heard(self, now: float, link: Link, begun: tuple[int, int] = (0, 0)) -> None:
+        """Bytes arrived, whole message or not; ``begun``: see :meth:`rowcast.wire.FrameDecoder.hold`."""
         raise NotImplementedError
 
     def receive(self, now: float, link: Link, message: Message) -> None:

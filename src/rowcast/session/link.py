@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from rowcast.session.states import Conversation, HostState
+from rowcast.session.states import ClientState, Conversation, HostState
 from rowcast.session.timeout import ConfirmedTimeout
 from rowcast.wire import Ack, FrameDecoder, FrameEncoder, Heartbeat, Message, Refusal
 
@@ -42,6 +42,9 @@ class Link:
         occupied_at: when bytes last came of a frame that takes long (s).
         address: where from, without the link: what a server's limits for strangers count by; ``None`` has none.
         introduced: a worker that is refused for another reason than who it is: no stranger.
+        secured: nothing of TLS is missing: it stands, or there is none on this connection.
+        channel: SHA-256 of the certificate of the server in TLS; empty where there is none.
+        identity: the only name that the peer may have: that of its certificate; ``None``: it has none.
         conversation: what may be said on it; a server's begins with a stranger, a worker sets its own.
     """
 
@@ -57,6 +60,9 @@ class Link:
     spoke_at: float = 0.0
     address: str | None = None
     introduced: bool = False
+    secured: bool = True
+    channel: bytes = b""
+    identity: str | None = None
     conversation: Conversation = field(default_factory=lambda: Conversation(HostState.STRANGER))
     reported_at: float = 0.0
     arrived_at: float = 0.0
@@ -69,6 +75,16 @@ class Link:
     def opened(self, now: float) -> None:
         """The connection was made."""
         self.opened_at = self.heard_at = self.spoke_at = self.reported_at = self.arrived_at = now
+
+    @property
+    def is_stranger(self) -> bool:
+        """Nobody has proved who is at the other end, and this end wants to know."""
+        return not self.secured or self.conversation.state in (HostState.STRANGER, ClientState.UNPROVEN)
+
+    def secure(self, channel: bytes, identity: str | None) -> None:
+        """TLS stands, and no message has come yet; see :attr:`channel` and :attr:`identity`."""
+        self.secured = True
+        self.channel, self.identity = channel, identity
 
     def heard(self, now: float) -> None:
         """Bytes arrived; they are not in the decoder yet."""

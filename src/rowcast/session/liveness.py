@@ -115,4 +115,4 @@ def _unfinished_at(link: Link, limit_s: float) -> float:
     if since is None:
         return math.inf
     here, announced = link.decoder.unfinished
-    return since + limit_s * max(1.0, FRAME_LIMITS * here / announced)
+    return since + limit_s * max(1.0, FRAME_LIMITS * here / announced if link.decoder.vouched else 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rowcast.errors import AuthenticationFailed, RemoteProtocolError
+from rowcast.errors import RemoteProtocolError, visible
 from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Link
 from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
@@ -83,14 +83,24 @@ class Newcomers:
         due = link.spoke_at + heartbeat_s
         return min(due, link.opened_at + handshake_limit_s) if self.is_stranger(link) else due
 
-    def check(self, link: Link, hello: Hello) -> None:
-        """Check that a hello comes from who knows the secret.
+    def refusal(self, now: float, link: Link, hello: Hello) -> tuple[str, str] | None:
+        """Why who says this is not let in, for who it is or how often it comes: code and sentence, or ``None``."""
+        if not self._handshakes[link].accepts(hello, link.channel):
+            return "secret", "the worker's proof does not fit the server's shared secret; give both the same"
+        if link.identity is not None and hello.name != link.identity:
+            return (
+                "certificate",
+                f"its certificate is that of {link.identity!r}, and it says that it is {visible(hello.name, 60)!r}; "
+                f"join under the name of the certificate, or make another one with 'rowcast team add'",
+            )
+        if self._door.too_often(now, hello.name):
+            return "often", "it was let in too often in the last minute (setting joins_per_minute); come back later"
+        return None
 
-        Raises:
-            AuthenticationFailed: its proof does not fit the secret.
-        """
-        if not self._handshakes[link].accepts(hello):
-            raise AuthenticationFailed("the worker's proof does not fit the server's shared secret; give both the same")
+    def let_in(self, now: float, link: Link, name: str) -> None:
+        """It is a member now."""
+        self._door.joined(now, name)
+        self.leave(link)
 
     def check_form(self, hello: Hello) -> None:
         """Check what a hello says.
@@ -110,7 +120,7 @@ class Newcomers:
 
     def prove(self, link: Link, hello: Hello) -> Proof | None:
         """The server's proof for a worker whose hello was right; ``None`` where none is needed (any longer)."""
-        return self._handshakes[link].prove(hello)
+        return self._handshakes[link].prove(hello, link.channel)
 
     def next_in_queue(self) -> tuple[Link, Hello] | None:
         """Take the worker that is chosen first to bring the parameters; of equals, the one that has waited longest."""

@@ -15,6 +15,9 @@ __all__ = ["ServerHandshake", "WorkerHandshake", "check_name", "expect_countable
 MAX_ITERATION = 1 << 30
 MAX_NAME = 200
 
+#: What else a proof that does not fit may mean, where it is bound to a channel.
+_MIDDLE = ", or somebody stands in between with a certificate of his own"
+
 
 class WorkerHandshake:
     """The worker's side of one connection.
@@ -32,10 +35,16 @@ class WorkerHandshake:
         self._secret = secret
         self._entropy = entropy
         self._challenge: Challenge | None = None
+        self._channel = b""
         self._hello: Hello | None = None
 
-    def answer(self, challenge: Challenge, hello: Hello) -> Hello:
+    def answer(self, challenge: Challenge, hello: Hello, channel: bytes = b"") -> Hello:
         """``hello`` with a nonce and the proof that the challenge asks for.
+
+        Args:
+            challenge: what the server asks.
+            hello: what the worker says of itself.
+            channel: SHA-256 of the server's certificate, as it was seen here; empty where there is no TLS.
 
         Raises:
             AuthenticationFailed: one side has a secret and the other has none.
@@ -51,8 +60,8 @@ class WorkerHandshake:
         self._challenge = challenge
         hello = msgspec.structs.replace(hello, nonce=self._entropy(16), proof=b"")
         if self._secret is not None:
-            hello = msgspec.structs.replace(hello, proof=worker_proof(self._secret, challenge, hello))
-        self._hello = hello
+            hello = msgspec.structs.replace(hello, proof=worker_proof(self._secret, challenge, hello, channel))
+        self._hello, self._channel = hello, channel
         return hello
 
     def verify(self, proof: Proof) -> None:
@@ -64,8 +73,8 @@ class WorkerHandshake:
         """
         if self._secret is None or self._challenge is None or self._hello is None or self.proven:
             raise RemoteProtocolError("expected a proof once, after a hello with one, got one out of turn")
-        if not matches(server_proof(self._secret, self._challenge, self._hello), proof.proof):
-            raise AuthenticationFailed("its proof does not fit the secret")
+        if not matches(server_proof(self._secret, self._challenge, self._hello, self._channel), proof.proof):
+            raise AuthenticationFailed("its proof does not fit the secret" + (_MIDDLE if self._channel else ""))
         self.proven = True
 
     def expect_introduced(self) -> None:
@@ -95,16 +104,18 @@ class ServerHandshake:
         self._proved = False
         self.challenge = Challenge(life, entropy(16), secret is not None)
 
-    def accepts(self, hello: Hello) -> bool:
-        """Whether the worker proved that it knows the secret."""
-        return self._secret is None or matches(worker_proof(self._secret, self.challenge, hello), hello.proof)
+    def accepts(self, hello: Hello, channel: bytes = b"") -> bool:
+        """Whether the worker proved that it knows the secret, in this channel (see :class:`.Link`)."""
+        if self._secret is None:
+            return True
+        return matches(worker_proof(self._secret, self.challenge, hello, channel), hello.proof)
 
-    def prove(self, hello: Hello) -> Proof | None:
+    def prove(self, hello: Hello, channel: bytes = b"") -> Proof | None:
         """The server's proof in return; ``None`` without a secret, and when it was given before."""
         if self._secret is None or self._proved:
             return None
         self._proved = True
-        return Proof(server_proof(self._secret, self.challenge, hello))
+        return Proof(server_proof(self._secret, self.challenge, hello, channel))
 
 
 def expect_countable(iteration: int) -> None:

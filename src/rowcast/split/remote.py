@@ -10,11 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rowcast.config import AskerSettings, LinkSettings, read_secret
+from rowcast.config import AskerSettings, LinkSettings
 from rowcast.drivers.sockets import Endpoint, InferenceThread, Security
 from rowcast.drivers.sockets.tcp import check_congestion_control, split_address
 from rowcast.energy import PowerStates
@@ -33,6 +33,11 @@ from rowcast.split.plans import PlanMaker, check_method, coding_costs, profile_f
 from rowcast.split.profiling import measure
 from rowcast.split.slower import SlowerEngine, slowed
 from rowcast.split.warming import warm_codecs
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rowcast.drivers.sockets.endpoint import SecurityWords
 
 __all__ = ["Answer", "Remote", "RemoteOptions"]
 
@@ -108,7 +113,7 @@ class RemoteOptions:
             before.
         power: what the robot draws in each state; by default the published table.
         journal_file: where to write what happens, as JSON lines.
-        insecure: connect beyond loopback without a secret.
+        insecure: connect beyond loopback without a secret or a certificate, in the clear.
     """
 
     profile: str | Path | Profile | None = None
@@ -134,12 +139,14 @@ class Remote:
         address: ``host:port`` of the server.
         model: the captured model; the server has captured the same.
         name: stable name of this robot, unique among those of the server.
-        secret_file: file with the shared secret; needed beyond loopback.
         deadline_s: an answer is wanted so long after the input (s); ``None``: whenever it comes.
         objective: what is made small: ``"latency"``, ``"energy"`` or both, as ``"latency+0.05*energy"``.
         fallback: ``"model"``: the robot computes the whole model itself, as late as the deadline allows, where the
             server's answer is not there. ``None``: there is no answer then.
         options: all else.
+        security: how both ends know each other; beyond loopback one of these is needed, and all but the last of them
+            are inside TLS. ``secret_file``: file with the shared secret. ``team``: this robot's file of ``rowcast team
+            add``. ``insecure``: true to do without either, in the clear.
 
     Raises:
         ConfigError: a bad address, an unreadable file, no secret where one is needed; or the robot cannot keep the
@@ -157,18 +164,18 @@ class Remote:
         model: Captured,
         *,
         name: str,
-        secret_file: str | Path | None = None,
         deadline_s: float | None = None,
         objective: str = "latency",
         fallback: str | None = "model",
         options: RemoteOptions | None = None,
+        **security: Unpack[SecurityWords],
     ) -> None:
         options = options or RemoteOptions()
         host, port = split_address(address, 7118)
         check_name(name)
-        secret = read_secret(secret_file) if secret_file is not None else None
-        security = Security(secret, options.insecure)
-        security.check_join(host)
+        words: SecurityWords = {"insecure": options.insecure, **security}
+        secured = Security.of(**words)
+        secured.check_join(host)
         check_congestion_control(options.link_settings)
         settings = replace(options.settings, fallback=fallback or "none")
         if deadline_s is not None:
@@ -195,13 +202,13 @@ class Remote:
             spec_of(model),
             self._maker.planning(),
             settings=settings,
-            secret=secret,
+            secret=secured.secret,
             journal=self._journal,
         )
         engines: dict[str, Engine] = {PART: TorchEngine(model), WHOLE: TorchEngine(model, interruptible=True)}
         if options.slower > 1:
             engines = {lane: SlowerEngine(engine, model, self.profile) for lane, engine in engines.items()}
-        endpoint = Endpoint(host, port, security)
+        endpoint = Endpoint(host, port, secured)
         self._thread = InferenceThread(self._node, engines, endpoint, options.link_settings, self._on_welcome)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix=f"rowcast-{name}-plans")
         self._changing = threading.Lock()

@@ -11,10 +11,11 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from rowcast.config import AnswererSettings, LinkSettings, read_secret
+from rowcast.config import AnswererSettings, LinkSettings
 from rowcast.drivers.sockets import InferenceServer, Security
 from rowcast.drivers.sockets.tcp import split_address
 from rowcast.errors import ConfigError
@@ -25,6 +26,11 @@ from rowcast.split.captured import Captured
 from rowcast.split.engine import TorchEngine, spec_of
 from rowcast.split.versions import Versions
 from rowcast.split.warming import warm_codecs
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rowcast.drivers.sockets.endpoint import SecurityWords
 
 __all__ = ["Serving", "ServingStatus", "serve"]
 
@@ -61,11 +67,12 @@ class Serving:
     Args:
         model: what is served.
         address: where to listen: ``host:port``; port 0 lets the system choose (:attr:`port` tells).
-        secret_file: file with the shared secret; needed beyond loopback.
         live: parameters are given later, too, with :meth:`update`; only the operators of robots are compared.
         settings, link_settings: see ``docs/settings.md``.
         journal_file: where to write what happens, as JSON lines.
-        insecure: listen beyond loopback without a secret.
+        security: how both ends know each other; beyond loopback one of these is needed, and all but the last of them
+            are inside TLS. ``secret_file``: file with the shared secret. ``team``: folder of ``rowcast team init``.
+            ``insecure``: true to do without either, in the clear.
 
     Attributes:
         node: the server's node.
@@ -80,15 +87,14 @@ class Serving:
         model: Captured,
         address: str = "127.0.0.1:7118",
         *,
-        secret_file: str | Path | None = None,
         live: bool = False,
         settings: AnswererSettings | None = None,
         link_settings: LinkSettings | None = None,
         journal_file: str | Path | None = None,
-        insecure: bool = False,
+        **security: Unpack[SecurityWords],
     ) -> None:
         host, port = split_address(address, 7118)
-        secret = read_secret(secret_file) if secret_file is not None else None
+        secured = Security.of(**security)
         warm_codecs(model)
         self._versions = Versions(model.net) if live else None
         self.forward_s = forward_seconds(model)
@@ -103,7 +109,7 @@ class Serving:
         self.node = AnswererNode(
             spec_of(model),
             settings=settings,
-            secret=secret,
+            secret=secured.secret,
             live=live,
             forward_s=self.forward_s,
             journal=journal,
@@ -114,7 +120,7 @@ class Serving:
             host,
             port,
             link_settings=link_settings,
-            security=Security(secret, insecure),
+            security=secured,
         )
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
@@ -209,19 +215,17 @@ def serve(
     model: Captured,
     address: str = "127.0.0.1:7118",
     *,
-    secret_file: str | Path | None = None,
     settings: AnswererSettings | None = None,
     journal_file: str | Path | None = None,
-    insecure: bool = False,
+    **security: Unpack[SecurityWords],
 ) -> None:
     """Answer inferences of a model until Ctrl-C; see :class:`Serving` for arguments and errors."""
     with Serving(
         model,
         address,
-        secret_file=secret_file,
         settings=settings,
         journal_file=journal_file,
-        insecure=insecure,
+        **security,
     ) as serving:
         log.info("answering inferences on port %d", serving.port)
         with contextlib.suppress(KeyboardInterrupt):

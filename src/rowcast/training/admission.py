@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rowcast.delivery.inbox import Inbox
-from rowcast.errors import AuthenticationFailed, LinkLost, ParametersConflict
+from rowcast.errors import LinkLost, ParametersConflict
 from rowcast.rows import Layout
 from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Link
@@ -19,7 +19,8 @@ from rowcast.session.states import Event
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, MemberState
-from rowcast.wire import Hello, Leave, Start, Waiting, Welcome
+from rowcast.training.welcoming import welcome_of
+from rowcast.wire import Hello, Leave, Start, Waiting
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
@@ -94,10 +95,8 @@ class Admission:
         Raises:
             RemoteProtocolError: what it says is not well-formed, or out of turn.
         """
-        try:
-            self.newcomers.check(link, hello)
-        except AuthenticationFailed as error:
-            self.refuse(now, link, link.peer, "secret", str(error))
+        if (refusal := self.newcomers.refusal(now, link, hello)) is not None:
+            self.refuse(now, link, link.peer, *refusal)
             return
         if (proof := self.newcomers.prove(link, hello)) is not None:
             self._team.notifier.say(link, proof)
@@ -223,8 +222,8 @@ class Admission:
             member.owed.send_state()
         received = self._memory.received(hello)
         # Who was here before says so until it has heard that its numbers start again: another life tells it apart.
-        fresh = received is None and hello.server != self._life
-        member.life = self._life if fresh else self._entropy(16)
+        known = received is not None or hello.server == self._life
+        member.life = self._entropy(16) if known else self._life
         self._connect(now, link, member, hello, how, received=received or 0)
 
     def _resume(self, now: float, link: Link, hello: Hello, member: Member) -> None:
@@ -277,7 +276,7 @@ class Admission:
         iteration: int | None = None,
         received: int = 0,
     ) -> None:
-        self.newcomers.leave(link)
+        self.newcomers.let_in(now, link, hello.name)
         link.conversation.move(Event.LET_IN)
         member.seed.connect()
         self.by_link[link] = member
@@ -293,22 +292,10 @@ class Admission:
             congestion_control=link.congestion_control,
             shaped_by=link.shaped_by,
         )
-        self._team.notifier.say(
-            link,
-            Welcome(
-                how=how,
-                server=member.life,
-                policy=self._team.policy.name,
-                epoch=self._team.gate.epoch,
-                members=max(len(self._team.gate.versions), 1),
-                iteration=member.iteration if iteration is None else iteration,
-                received=member.inbox.received or received,
-                state=self._team.model.digest,
-                training=self.provenance.training,
-                origin=self.provenance.worker,
-                positions=self._team.positions.get(member.name, b""),
-            ),
-        )
+        iteration = member.iteration if iteration is None else iteration
+        received = member.inbox.received or received
+        welcome = welcome_of(self._team, member, how, self.provenance, iteration=iteration, received=received)
+        self._team.notifier.say(link, welcome)
         self._team.journal.record(
             now,
             "join",
@@ -396,7 +383,7 @@ class Admission:
             self.forget(now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}", limit)
 
     def forget(self, now: float, member: Member, cause: str, why: str) -> None:
-        """Forget a worker that may come back: what it was sent in is not to count twice then."""
+        """Forget a worker that may come back: it joins anew, and what it sent does not count twice."""
         self._memory.remember(member.name, member.session, member.life, member.inbox.received)
         self.drop(now, member, cause, returns=True)
         what = "what it was owed; it will join anew and receive the parameters"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from rowcast.errors import (
     AuthenticationFailed,
+    CertificateRevoked,
     ConfigError,
     LayoutMismatch,
     LinkLost,
@@ -17,9 +18,10 @@ from rowcast.errors import (
 )
 from rowcast.rows.outline import Outline
 from rowcast.session.client import Client
-from rowcast.session.doubt import Doubt, said
+from rowcast.session.doubt import Doubt, claim_of, said
 from rowcast.session.link import Link
 from rowcast.session.liveness import Streak
+from rowcast.session.refusals import identity_error
 from rowcast.session.states import CLIENT, ClientState
 from rowcast.session.tables import TableParts, table_parts
 from rowcast.session.texts import shorten
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Joining"]
 
 #: Refusals with which a worker need not come back; they have their place in the handshake only.
-_FINAL = ("version", "secret")
+_FINAL = ("version", "secret", "tls", "revoked")
 
 #: A table of the server's is read up to twice the length of our own and so much more: by then one of the two differs.
 TABLE_ROOM_BYTES = 1 << 16
@@ -69,7 +71,7 @@ class Joining:
         self.client = client
         self.introduced = False
         self.heartbeat_due = 0.0
-        self._doubt = Doubt(node.name, node.settings.patience_s, node.notices)
+        self._doubt = Doubt(node.name, claim_of(client.secret), node.settings.patience_s, node.notices)
         self._refusals = Streak()
         self._table: TableParts | None = None
         self._lost_at: float | None = None
@@ -109,7 +111,11 @@ class Joining:
         """What the server sent was wrong; see :meth:`rowcast.training.WorkerNode.blame`."""
         text = shorten(str(error))
         self._node.journal.record(now, "error", peer="server", error=type(error).__name__, message=text)
-        if not self.client.proven and not isinstance(error, StreamDamaged):
+        if isinstance(error, AuthenticationFailed):
+            self._bar(error)
+            return text
+        unknown = not self.client.proven or (self._node.link is not None and not self._node.link.secured)
+        if unknown and not isinstance(error, StreamDamaged):
             return str(self.doubt(now, text))
         if isinstance(error, VersionMismatch) and not self.client.welcomed:
             self._node.fail(error)
@@ -138,7 +144,7 @@ class Joining:
     # -- the handshake -----------------------------------------------------------------------------------------
 
     def doubt(self, now: float, what: str) -> LinkLost:
-        """The error to raise for a server that has not proved that it knows the secret.
+        """The error to raise for a server that has not proved who it is.
 
         It ends the connection and not the worker: anybody may answer at the server's address for a while. The driver
         looks on until its own limit.
@@ -156,7 +162,7 @@ class Joining:
         if type(message) not in CLIENT[ClientState.UNPROVEN].session:
             raise self.doubt(now, said(message))
         try:
-            hello = self.client.introduce(message, self._node.iteration, self._trained)
+            hello = self.client.introduce(message, self._node.iteration, self._trained, link.channel)
         except RemoteProtocolError as error:
             raise self.doubt(now, str(error)) from error
         if hello is not None:
@@ -176,9 +182,10 @@ class Joining:
         self.heartbeat_due = now + self._node.settings.heartbeat_s
 
     def _on_challenge(self, now: float, message: Message) -> None:
-        challenge = cast(Challenge, message)
+        challenge, node = cast(Challenge, message), self._node
+        channel = b"" if node.link is None else node.link.channel
         try:
-            self._introduce(now, self.client.hello(challenge, self._node.iteration, self._trained))
+            self._introduce(now, self.client.hello(challenge, node.iteration, self._trained, channel))
         except AuthenticationFailed as error:
             self._node.fail(error)
 
@@ -290,11 +297,16 @@ class Joining:
 
     def _turn_away(self, error: RowcastError) -> None:
         """The team is another one than this worker's: a worker that has trained keeps that, and goes on looking."""
-        if not self.client.training:
+        self._bar(error)
+        if self._node.failure is None:
+            raise LinkLost(str(error))
+
+    def _bar(self, error: RowcastError) -> None:
+        """This worker is not let in: the end of one that has not trained, or for whom nothing will change."""
+        if not self.client.training or isinstance(error, CertificateRevoked):
             self._node.fail(error)
-            return
-        self._node.turned_away = str(error)
-        raise LinkLost(self._node.turned_away)
+        else:
+            self._node.turned_away = str(error)
 
     def _on_refusal(self, now: float, message: Message) -> None:
         refusal = cast(Refusal, message)
@@ -308,7 +320,9 @@ class Joining:
             raise LinkLost(f"the server got damaged bytes: {text}")
         error = RemoteProtocolError(f"the server refused this worker ({code}): {text}")
         if code in _FINAL and not self.client.welcomed:
-            self._node.fail(AuthenticationFailed(text) if code == "secret" else error)
+            self._node.fail(identity_error(code, text) or error)
+        elif code == "certificate" and not self.client.welcomed:
+            self._turn_away(AuthenticationFailed(text))
         elif code == "parameters":
             self._turn_away(ParametersConflict(text))
         elif code == "layout":

@@ -32,7 +32,7 @@ def out_of_time(node: WorkerCore) -> RowcastError:
     if node.unproven and node.unproven == search.cause:
         return AuthenticationFailed(
             f"{node.name}: {node.unproven}; this worker tried again for {limit_s:g} s. Give both the same "
-            "--secret-file, and check the address"
+            f"{'--secret-file' if node.client.secret is not None else 'team (--team)'}, and check the address"
         )
     if node.state is WorkerState.FINISHING:
         return ServerUnavailable(

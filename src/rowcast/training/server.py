@@ -9,11 +9,12 @@ first one brings (:mod:`~rowcast.training.first`), who counts (:mod:`~rowcast.tr
 
 from __future__ import annotations
 
-from rowcast.errors import LinkLost, RowcastError, StreamDamaged, VersionMismatch
+from rowcast.errors import LinkLost, RowcastError
 from rowcast.session.host import Host
 from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE
+from rowcast.session.refusals import code_of
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, MemberState
 from rowcast.training.server_core import ServerCore
@@ -53,6 +54,10 @@ class ServerNode(ServerCore, Host):
         self._admission.connected(now, link)
         self._watch.timers.touch(link)
 
+    def secured(self, now: float, link: Link, channel: bytes, identity: str | None) -> None:
+        """TLS stands on a connection that came up without; no message has come on it (see :class:`.Link`)."""
+        link.secure(channel, identity)
+
     def link_down(self, now: float, link: Link, cause: str) -> None:
         """A connection ended."""
         member = self._admission.by_link.get(link)
@@ -61,9 +66,16 @@ class ServerNode(ServerCore, Host):
         if member is not None:
             self._watch.timers.touch(member)
 
-    def heard(self, now: float, link: Link) -> None:
-        """Bytes arrived, whole message or not: the link lives."""
+    def heard(self, now: float, link: Link, begun: tuple[int, int] = (0, 0)) -> None:
+        """Bytes arrived, whole message or not: the link lives.
+
+        Args:
+            now: the time (s).
+            link: the connection.
+            begun: of a record of TLS that is not whole, see :meth:`rowcast.wire.FrameDecoder.hold`.
+        """
         link.heard(now)
+        link.decoder.hold(*begun)
         self._watch.timers.touch(link)
 
     def blame(self, now: float, link: Link, error: RowcastError) -> None:
@@ -77,11 +89,8 @@ class ServerNode(ServerCore, Host):
         peer = member.name if member else link.peer
         text = shorten(str(error))
         self._recurring.tell(now, type(error).__name__, peer, text, member=member is not None)
-        code = "damaged" if isinstance(error, StreamDamaged) else "protocol"
-        if isinstance(error, VersionMismatch):
-            code = "version"
         link.control.clear()
-        self.team.notifier.refuse(link, code, text)
+        self.team.notifier.refuse(link, code_of(error), text)
 
     def receive(self, now: float, link: Link, message: Message) -> None:
         """Handle one message.

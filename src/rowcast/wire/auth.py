@@ -3,8 +3,10 @@
 The proofs cover the bodies of challenge and hello as they travelled: every field, also those at the end that a peer of
 another release has and this one does not know.
 
-It keeps strangers out and tells the worker that the server is the right one. It does not hide what is sent nor
-protect it afterwards: for that, run the connection inside TLS or a VPN.
+They tell each side that the other one knows the secret. What is said afterwards, TLS protects
+(:mod:`rowcast.drivers.sockets.tls`); the proofs are bound to its channel: both cover the hash of the server's
+certificate as each side has seen it (``tls-server-end-point`` of RFC 5929). Who sits in the middle has a certificate of
+his own towards the worker, so that neither proof fits.
 """
 
 from __future__ import annotations
@@ -20,14 +22,26 @@ __all__ = ["matches", "server_proof", "worker_proof"]
 _PROOF = Hello.__struct_fields__.index("proof")
 
 
-def worker_proof(secret: bytes, challenge: Challenge, hello: Hello) -> bytes:
-    """The worker's proof: over the challenge and every other field of its hello (32 bytes)."""
-    return _digest(secret, b"rowcast worker\0", challenge.body + emptied(hello.body, _PROOF))
+def worker_proof(secret: bytes, challenge: Challenge, hello: Hello, channel: bytes = b"") -> bytes:
+    """The worker's proof: over the challenge and every other field of its hello (32 bytes).
+
+    Args:
+        secret: the shared secret.
+        challenge, hello: as they travelled.
+        channel: SHA-256 of the server's certificate, as the worker has seen it; empty where there is no TLS.
+    """
+    return _digest(secret, b"rowcast worker", channel, challenge.body + emptied(hello.body, _PROOF))
 
 
-def server_proof(secret: bytes, challenge: Challenge, hello: Hello) -> bytes:
-    """The server's proof in return, over the challenge and the whole hello (32 bytes)."""
-    return _digest(secret, b"rowcast server\0", challenge.body + hello.body)
+def server_proof(secret: bytes, challenge: Challenge, hello: Hello, channel: bytes = b"") -> bytes:
+    """The server's proof in return, over the challenge and the whole hello (32 bytes).
+
+    Args:
+        secret: the shared secret.
+        challenge, hello: as they travelled.
+        channel: SHA-256 of the server's own certificate; empty where there is no TLS.
+    """
+    return _digest(secret, b"rowcast server", channel, challenge.body + hello.body)
 
 
 def matches(expected: bytes, given: bytes) -> bool:
@@ -35,5 +49,7 @@ def matches(expected: bytes, given: bytes) -> bool:
     return hmac.compare_digest(expected, given)
 
 
-def _digest(secret: bytes, purpose: bytes, claim: bytes) -> bytes:
-    return hmac.new(secret, purpose + claim, hashlib.sha256).digest()
+def _digest(secret: bytes, purpose: bytes, channel: bytes, claim: bytes) -> bytes:
+    # The hash has one length, so that no claim can be taken for a channel and another claim.
+    bound = b" in tls-server-end-point\0" + channel if channel else b"\0"
+    return hmac.new(secret, purpose + bound + claim, hashlib.sha256).digest()

@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, VersionMismatch
+from rowcast.errors import LocalProtocolError, RemoteProtocolError, StreamDamaged, TlsNeeded, VersionMismatch
 from rowcast.wire.fields import MAX_STREAM, Control, Message, pack, packed_bytes, unpack
 from rowcast.wire.index import decode_index
 from rowcast.wire.messages import CONTROL, Rows
@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 MAGIC = b"RC"
+#: How a connection begins whose other end speaks TLS: a handshake record of version 3.x.
+TLS_BEGINS = b"\x16\x03"
 PROTOCOL_VERSION = 4
 #: What grows with the model or the team travels in pieces or is cut where it is made.
 MAX_CONTROL_BYTES = 1 << 17
@@ -179,10 +181,10 @@ class FrameDecoder:
             their header has come.
         frames: whole frames that have arrived.
         arrived: bytes that have arrived.
-        begun: a frame has begun that is not whole.
+        begun: a frame has begun that is not whole, or a record of TLS that may have frames inside.
     """
 
-    __slots__ = ("_data", "_end", "_start", "arrived", "begun", "frames", "streams", "trusted")
+    __slots__ = ("_data", "_end", "_held", "_start", "arrived", "begun", "frames", "streams", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
@@ -190,6 +192,7 @@ class FrameDecoder:
         self.frames = self.arrived = 0
         self._data = bytearray(1 << 14)
         self._start = self._end = 0
+        self._held = (0, 0)
         self.begun = False
 
     def buffer(self, hint: int = 1) -> memoryview:
@@ -233,12 +236,31 @@ class FrameDecoder:
         place[: len(data)] = data
         return self.filled(len(data))
 
+    def hold(self, here: int, announced: int) -> None:
+        """Of a record of TLS that is not whole so many bytes are here: nothing of it can be read yet. 0: there is none.
+
+        Its length has no checksum: who waits for its end must notice that it takes too long, as with a frame.
+        """
+        self._held = (here, announced)
+        self.begun = here > 0 or self._end != self._start
+
+    @property
+    def vouched(self) -> bool:
+        """What has begun is a frame, whose length has a checksum; and not only a record of TLS, whose length has none.
+
+        So that a record comes at a good pace says nothing of when it will be whole.
+        """
+        return self._end != self._start
+
     @property
     def unfinished(self) -> tuple[int, int]:
-        """Of the frame that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none."""
+        """Of the frame that has begun and is not whole: bytes that are here, and all of them. (0, 0): there is none.
+
+        Where only the record of TLS around it has begun, it is that record's.
+        """
         here = self._end - self._start
         if here == 0:
-            return 0, 0
+            return self._held
         if here < HEADER_BYTES:
             return here, HEADER_BYTES
         return here, HEADER_BYTES + (int(_HEADER.unpack_from(self._data, self._start)[3]) & _LENGTH_MASK)
@@ -326,6 +348,11 @@ class FrameDecoder:
         raise RemoteProtocolError(f"row frame: expected a stream of {sorted(self.streams)}, got {stream}")
 
     def _not_a_frame(self, view: memoryview) -> RemoteProtocolError:
+        if not self.frames and bytes(view[:2]) == TLS_BEGINS:
+            return TlsNeeded(
+                "expected a Rowcast frame, got the beginning of TLS: the worker has a shared secret or a certificate, "
+                "and this server has neither; give it --secret-file or --team"
+            )
         what = f"expected a Rowcast frame, got bytes {bytes(view[:8])!r}"
         return StreamDamaged(what) if self.frames else RemoteProtocolError(f"{what}; is this the right port?")
 

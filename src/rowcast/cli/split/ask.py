@@ -77,6 +77,7 @@ def _film(
         model,
         name=camera.name,
         secret_file=camera.secret_file,
+        team=camera.team,
         objective=camera.objective,
         fallback=None if camera.fallback == "none" else camera.fallback,
         options=options,

@@ -41,6 +41,7 @@ def serve(
             served,
             f"{f'[{serve.host}]' if ':' in serve.host else serve.host}:{serve.port}",
             secret_file=serve.secret_file,
+            team=serve.team,
             settings=answerer,
             link_settings=link,
             journal_file=None if serve.log is None else serve.log / "server.jsonl",

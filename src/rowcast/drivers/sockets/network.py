@@ -10,16 +10,19 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.nodes import GuestNode, taken_in
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.tcp import tuned
-from rowcast.errors import LinkLost, LocalProtocolError, RowcastError
+from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.session import Link
 from rowcast.wire import Message
+
+if TYPE_CHECKING:
+    from rowcast.drivers.sockets.tls import Channel
 
 __all__ = ["NetworkThread"]
 
@@ -49,6 +52,7 @@ class NetworkThread:
         self.node = node
         self.connection: Connection | None = None
         self._endpoint = endpoint
+        self._tls = endpoint.security.guest(node.name)
         self._link_settings = link_settings
         self._ending = threading.Lock()
         self._changed = threading.Condition()
@@ -227,9 +231,12 @@ class NetworkThread:
         host, port = self._endpoint.host, self._endpoint.port
         try:
             try:
-                making = self.loop.create_connection(lambda: Connection(self, lingers=True), host, port)
+                channel = None if self._tls is None else self._tls.open()
+                making = self.loop.create_connection(
+                    lambda: Connection(self, channel=channel, speaks_first=True, lingers=True), host, port
+                )
                 await asyncio.wait_for(making, self.node.settings.silence_limit_s)
-            except (OSError, asyncio.TimeoutError) as error:
+            except (OSError, asyncio.TimeoutError, ConfigError) as error:  # ConfigError: the robot's file has changed
                 self.node.connect_failed(self.loop.time(), _plain(error))
             self._attend()
         except Exception as error:
@@ -264,15 +271,34 @@ class NetworkThread:
     def on_open(self, connection: Connection, sock: socket.socket) -> None:
         congestion_control, fault = tuned(sock, self._link_settings)
         shaped_by = self._endpoint.shaped_by
-        connection.link = Link(str(self._endpoint), congestion_control=congestion_control, shaped_by=shaped_by)
+        connection.link = Link(
+            str(self._endpoint),
+            congestion_control=congestion_control,
+            shaped_by=shaped_by,
+            secured=not connection.has_tls,
+        )
+        if self._endpoint.security.secret is None:  # where there is one, the node itself wants its proof in time
+            connection.must_be_secured(self.node.settings.silence_limit_s)
         self.connection = connection
         self.node.link_up(self.loop.time(), connection.link)
         if fault:
             connection.close(fault)
         self._attend()  # the limits count from now on, also for a peer that never says a word
 
+    def on_secured(self, connection: Connection, channel: Channel) -> None:
+        assert self._tls is not None
+        bound_to, _ = self._tls.admit(channel)
+        connection.link.secure(bound_to, None)
+
+    def on_bytes(self, connection: Connection, begun: tuple[int, int]) -> None:
+        self.node.heard(self.loop.time())
+        connection.link.decoder.hold(*begun)
+
     def on_read(self, connection: Connection, count: int) -> str | None:
         return taken_in(self.node, self.loop.time(), connection.link, count)
+
+    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
+        connection.close(self.node.blame(self.loop.time(), error))
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         self._give_up(error)

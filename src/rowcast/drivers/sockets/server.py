@@ -8,18 +8,22 @@ import logging
 import math
 import socket
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.crew import lend_threads
 from rowcast.drivers.nodes import HostNode
 from rowcast.drivers.sockets.connection import Connection
-from rowcast.drivers.sockets.endpoint import Security
+from rowcast.drivers.sockets.endpoint import HostTls, Security
 from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import check_congestion_control, source_of, tuned, unresolved
-from rowcast.errors import ConfigError, LinkLost
+from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.session import Link
 from rowcast.wire import Message
+
+if TYPE_CHECKING:
+    from rowcast.drivers.sockets.certificates import Holder
+    from rowcast.drivers.sockets.tls import Channel
 
 __all__ = ["Server"]
 
@@ -32,6 +36,10 @@ FAULT_PAUSE_S = 1.0
 MOST_FAULTS = 100
 #: After so long (s) of sending, the event loop reads before it goes on: what it reads is what keeps links up.
 BREATH_S = 0.02
+#: The files of the team are looked at so often (s).
+LOOK_S = 1.0
+#: Who was taken back has so long to read that it was (s).
+GOODBYE_S = 2.0
 #: What asyncio runs out of when it cannot take a connection.
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -43,7 +51,8 @@ class Server(Generic[H]):
         node: the server node.
         host, port: where to listen; port 0 lets the system choose (:attr:`port` tells).
         link_settings: see :mod:`rowcast.config`.
-        security: whether to listen beyond loopback although the node has no shared secret.
+        security: the team's certificates, or whether to listen beyond loopback without them and without a shared
+            secret. With a secret, the node's, all connections are inside TLS as well.
 
     Example::
 
@@ -76,20 +85,25 @@ class Server(Generic[H]):
         self._ready: dict[Link, None] = {}
         self._pumping = False
         self._ahead_s = 0.0  # the node's time beyond that of the loop
+        self._tls: HostTls | None = None
+        self._holders: dict[Link, Holder] = {}
+        self._looking: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            ConfigError: the address cannot be used, or it is not loopback and there is no secret.
+            ConfigError: the address cannot be used, or it is not loopback and there is neither a secret nor a team; or
+                the files of the team cannot be used.
         """
         if not self.node.has_secret:
             self._security.check_listen(self.host)
+        self._tls = self._security.host(self.node.has_secret)
         check_congestion_control(self._link_settings)
         lend_threads()
         self._loop = asyncio.get_running_loop()
         try:
-            self._listener = await self._loop.create_server(lambda: Connection(self), self.host, self.port)
+            self._listener = await self._loop.create_server(self._take, self.host, self.port)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot listen on {self.host}:{self.port}: {_advice(self.host, error)}") from error
         let_go_in_children(self, self._listener.sockets)
@@ -97,6 +111,10 @@ class Server(Generic[H]):
         self._handler_before = self._loop.get_exception_handler()
         self._loop.set_exception_handler(self._on_loop_error)
         self.node.listen(self.now())
+        self._look()
+
+    def _take(self) -> Connection:
+        return Connection(self, channel=None if self._tls is None else self._tls.open())
 
     async def close(self, cause: str = "the server was stopped") -> None:
         """Tell every worker, close all connections, stop listening."""
@@ -108,6 +126,8 @@ class Server(Generic[H]):
             for _ in range(2):
                 await asyncio.sleep(0)
             self._listener.close()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -133,7 +153,12 @@ class Server(Generic[H]):
         host, number = connection.peername
         congestion_control, fault = tuned(sock, self._link_settings)
         name = f"[{host}]" if ":" in host else host
-        connection.link = Link(f"{name}:{number}", congestion_control=congestion_control, address=source_of(host))
+        connection.link = Link(
+            f"{name}:{number}",
+            congestion_control=congestion_control,
+            address=source_of(host),
+            secured=not connection.has_tls,
+        )
         try:
             self.node.link_up(self.now(), connection.link)
         except LinkLost as error:
@@ -144,8 +169,21 @@ class Server(Generic[H]):
                 connection.close(fault)
         self._soon()
 
+    def on_secured(self, connection: Connection, channel: Channel) -> None:
+        assert self._tls is not None
+        bound_to, holder = self._tls.admit(channel)
+        if holder is not None:
+            self._holders[connection.link] = holder
+        self.node.secured(self.now(), connection.link, bound_to, None if holder is None else holder.name)
+
+    def on_bytes(self, connection: Connection, begun: tuple[int, int]) -> None:
+        self.node.heard(self.now(), connection.link, begun)
+
     def on_read(self, connection: Connection, count: int) -> str | None:
         return self.node.arrived(self.now(), connection.link, count)
+
+    def on_garbage(self, connection: Connection, error: RemoteProtocolError) -> None:
+        self.node.blame(self.now(), connection.link, error)
 
     def on_failure(self, connection: Connection, error: Exception) -> None:
         """Serving one worker went wrong here: its connection ends, the others go on."""
@@ -173,7 +211,21 @@ class Server(Generic[H]):
         if self._send_ready(math.inf):
             self._soon()
 
+    def _look(self) -> None:
+        """Notice what has changed in the files of the team, and end the connections of who was taken back."""
+        if self._tls is None:
+            return
+        if trouble := self._tls.look():
+            self.node.trouble(self.now(), "team files", trouble)
+        for link, holder in list(self._holders.items()):
+            if (cause := self._tls.taken_back(holder)) and not link.closing:
+                self.node.farewell(link, cause)
+                self._connections[link].end(cause, GOODBYE_S)
+        self._soon()
+        self._looking = self._loop.call_later(LOOK_S, self._look)
+
     def on_closed(self, connection: Connection, cause: str) -> None:
+        self._holders.pop(connection.link, None)
         if self._connections.pop(connection.link, None) is None:
             return  # it was closed at once
         self.node.link_down(self.now(), connection.link, cause)

@@ -50,7 +50,8 @@ class Team(NodeView):
         journal: the journal of this worker.
 
     Raises:
-        ConfigError: the server is not on loopback, and there is no secret; or ``parameters`` is not known.
+        ConfigError: the server is not on loopback, and there is neither a secret nor a certificate; the file of the
+            robot cannot be used, or is another one's; or ``parameters`` is not known.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Team(NodeView):
         parameters: str | None = None,
     ) -> None:
         endpoint.security.check_join(endpoint.host)
+        endpoint.security.guest(name)  # now, and not at the first step, the user hears of a file that cannot be used
         if parameters not in (None, "team", "mine"):
             raise ConfigError(f"parameters: {parameters!r} is unknown; {near_match(str(parameters), ('team', 'mine'))}")
         check_name(name)

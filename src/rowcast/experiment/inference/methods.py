@@ -173,8 +173,10 @@ class Comparer:
         return Remote(
             self.address,
             self.model,
-            name=f"{camera.name}-{method}",
+            # A certificate is for one name.
+            name=f"{camera.name}-{method}" if camera.team is None else camera.name,
             secret_file=camera.secret_file,
+            team=camera.team,
             deadline_s=camera.deadline_s if ours else None,
             objective=camera.objective,
             fallback=fallback,

@@ -26,9 +26,17 @@ class _ModelSettings(Checked):
     """A model, and who may compute it together."""
 
     secret_file: Path | None = setting(
-        None, "File with the shared secret; needed beyond loopback.", flag="--secret-file"
+        None, "File with the shared secret; beyond loopback this or a team is needed.", flag="--secret-file"
     )
-    insecure: bool = setting(False, "Do without a secret beyond loopback.", flag="--insecure")
+    team: Path | None = setting(
+        None,
+        "Of a robot its file of 'rowcast team add', of a server the folder of 'rowcast team init'; in place of a "
+        "secret.",
+        flag="--team",
+    )
+    insecure: bool = setting(
+        False, "Do without a secret or certificates beyond loopback, in the clear.", flag="--insecure"
+    )
     example: str | None = setting(
         None,
         "What forward is called with: a shape, such as 1x480x640x3:uint8, or a function of the file; none: what the "
