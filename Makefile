@@ -62,6 +62,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/pulls.py --check
 	$(BIN)/python benchmarks/finish_together.py --check
 	$(BIN)/python benchmarks/goodput.py --check
+	$(BIN)/python benchmarks/tls.py --check
 	$(BIN)/python benchmarks/split.py --check
 	$(BIN)/python benchmarks/split_rows.py --check
 	$(BIN)/python benchmarks/split_sockets.py --check

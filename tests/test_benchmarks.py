@@ -35,6 +35,7 @@ TINY = {
     "stream_loader": ["--tiny"],
     "streams": ["--tiny", "--only", "s1,s2,outdoor,topk"],
     "tensor_codecs": ["--tiny"],
+    "tls": ["--tiny"],
     "wire_size": ["--tiny"],
 }
 

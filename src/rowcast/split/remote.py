@@ -176,6 +176,7 @@ class Remote:
         words: SecurityWords = {"insecure": options.insecure, **security}
         secured = Security.of(**words)
         secured.check_join(host)
+        secured.guest(name)  # now, and not once the model is measured, the user hears of a file that cannot be used
         check_congestion_control(options.link_settings)
         settings = replace(options.settings, fallback=fallback or "none")
         if deadline_s is not None:
