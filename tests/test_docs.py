@@ -516,6 +516,9 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "ServerNode WorkerNode WorkerState",
+    "rowcast.training.kept": """
+        Acknowledged Finished Finishing Joined Note Notebook Picture Received Recovery Replay Resumed Sent Started
+    """,
     "rowcast.training.proposal": "",
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",
     "rowcast.delivery": "",

@@ -179,6 +179,15 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "delivered": "frames that had arrived before the link was lost",
         "restored": "frames that had not, and went back to pending or owed",
     },
+    "recovered": {
+        "iteration": "iteration from which a worker goes on whose process was killed",
+        "how": "'resumed' or 'joined': whether the server knew its session",
+        "age_s": "seconds since the picture was taken from which it goes on",
+        "lost_iterations": "iterations behind the picture: what of them was not delivered is lost",
+        "lost_rows": "rows of which a part of what the code had left is lost as well",
+        "lost": "sum of absolute values of what is lost, at most",
+        "cause": "why all that was pending is lost, or empty",
+    },
     "drained": {
         "peer": "name of the worker, or 'server'",
         "iteration": "its last iteration",
