@@ -478,6 +478,7 @@ EXPORTED: dict[str, str] = {
         load_values read_file read_secret save_tables setting
     """,
     "rowcast.drivers": "",
+    "rowcast.drivers.kept": "Keeper Kept",
     "rowcast.drivers.sockets": "Endpoint InferenceServer InferenceThread Security Server Shaper Team",
     "rowcast.drivers.virtual": """
         Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
@@ -517,7 +518,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "ServerNode WorkerNode WorkerState",
     "rowcast.training.kept": """
-        Acknowledged Finished Finishing Joined Note Notebook Picture Received Recovery Replay Resumed Sent Started
+        Acknowledged Extras Finished Finishing Joined Note Notebook Picture Received Recovery Replay Resumed Sent
+        Started
     """,
     "rowcast.training.proposal": "",
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LinkSettings", "Optimizer", "RowcastError", "StreamLoader", "Team", "WorkerSettings", "__version__", "join"]
 
 
-def join(
+def join(  # noqa: PLR0913 - each is a setting of its own
     address: str,
     *,
     name: str,
@@ -40,6 +40,7 @@ def join(
     journal_file: str | Path | None = None,
     insecure: bool = False,
     parameters: str | None = None,
+    state_dir: str | Path | None = None,
 ) -> Team:
     """A place in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
 
@@ -56,10 +57,12 @@ def join(
             given up. ``"mine"``: the team takes this worker's, for example those of a checkpoint; an error where
             others train already, or want theirs too. A line in the log says whose parameters are used, and from which
             iteration on.
+        state_dir: a folder for this robot's own state: when its process was killed, or its machine was off, it goes on
+            with what it had (docs/recovery.md). One folder for each robot. It is emptied when the work is done.
 
     Raises:
         ConfigError: a bad address, an unreadable file, a wish that is not known, no secret where one is needed, or a
-            journal that another process writes.
+            journal that another process writes. A ``state_dir`` that cannot be used is noticed by :class:`Optimizer`.
     """
     from rowcast.drivers.sockets import Endpoint, Security, Team
     from rowcast.drivers.sockets.tcp import split_address
@@ -77,6 +80,7 @@ def join(
         link_settings=link_settings,
         journal=journal,
         parameters=parameters,
+        state_dir=state_dir,
     )
     if journal_file is not None:
         journal.keep_in(journal_file)

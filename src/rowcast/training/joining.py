@@ -213,7 +213,7 @@ class Joining:
         if recovery is not None:
             recovery.welcomed(now, welcome)
         if welcome.how == "resume":
-            self._resume(now, welcome)
+            self._resume(now, welcome, recovers=recovery is not None)
         else:
             self._join(now, welcome, recovers=recovery is not None)
         if self.client.seeding and not self._bring():
@@ -221,12 +221,12 @@ class Joining:
         if self.client.joined:
             self._node.carry_on(now)
 
-    def _resume(self, now: float, welcome: Welcome) -> None:
+    def _resume(self, now: float, welcome: Welcome, *, recovers: bool) -> None:
         """The server knows the session: go on where the link was lost."""
         node = self._node
         self._recount(self.client.resume(now, welcome))
         if node.notebook is not None:
-            node.notebook.note(Resumed(welcome.received, node.iteration, self._stamp))
+            node.notebook.note(Resumed(welcome.received, node.iteration, self._stamp, recovers))
 
     def _join(self, now: float, welcome: Welcome, *, recovers: bool) -> None:
         """The server does not know the session: all numbers start again."""
@@ -237,8 +237,9 @@ class Joining:
             node.resumed_positions = welcome.positions
         self.client.join(now, welcome)
         if node.notebook is not None:
-            origin = welcome.origin, welcome.iteration, welcome.received
-            node.notebook.note(Joined(welcome.server, welcome.how, welcome.training, *origin))
+            training = welcome.training, welcome.origin
+            joined = Joined(welcome.server, welcome.how, *training, welcome.iteration, welcome.received, recovers)
+            node.notebook.note(joined)
 
     def _bring(self) -> bool:
         """Tell the layout of the model that the team begins with; returns whether its parameters will do."""

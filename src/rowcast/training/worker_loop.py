@@ -233,9 +233,13 @@ class WorkerLoop(WorkerCore):
         self._drain(now)
 
     def leave(self, now: float, cause: str) -> None:
-        """Go at once; what is pending is not delivered."""
+        """Go at once; what is pending is not delivered.
+
+        Where the state is kept no goodbye is said: the server keeps this worker's place, as after a crash.
+        """
         if self.link is not None:
-            self.link.say(Leave(shorten(cause)))
+            if self.notebook is None:
+                self.link.say(Leave(shorten(cause)))
             self.link.closing = True
         self.state = WorkerState.DONE
         self.journal.record(now, "end", cause=cause)

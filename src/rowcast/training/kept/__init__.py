@@ -19,12 +19,13 @@ from rowcast.training.kept.notes import (
     Sent,
     Started,
 )
-from rowcast.training.kept.picture import Picture
+from rowcast.training.kept.picture import Extras, Picture
 from rowcast.training.kept.recovery import Recovery
 from rowcast.training.kept.replay import Replay
 
 __all__ = [
     "Acknowledged",
+    "Extras",
     "Finished",
     "Finishing",
     "Joined",

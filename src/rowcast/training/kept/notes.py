@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rowcast.codecs import codec_by_id, codec_by_name, codec_for
 from rowcast.delivery.residual import Residual
+from rowcast.rows import Layout
 from rowcast.rows.kernels import some_row_abs_sums
 from rowcast.wire import Rows
 
@@ -29,6 +30,7 @@ __all__ = [
     "Sent",
     "Started",
     "note_sent",
+    "readable_later",
 ]
 
 
@@ -81,7 +83,12 @@ class Finishing:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The server does not know the session: all numbers start again. Fields as in ``Welcome``."""
+    """The server does not know the session: all numbers start again.
+
+    Attributes:
+        server, how, training, origin, iteration, received: as in ``Welcome``.
+        recovered: this worker goes on after its process was killed, and has told what is lost.
+    """
 
     server: bytes
     how: str
@@ -89,6 +96,7 @@ class Joined:
     origin: str
     iteration: int
     received: int
+    recovered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +107,13 @@ class Resumed:
         received: number of the last frame that the server had applied; those behind it go again, under their numbers.
         iteration: iterations finished, as the server counts them.
         stamp: every row counts as sent in this iteration; negative: each as before.
+        recovered: as in :class:`Joined`.
     """
 
     received: int
     iteration: int
     stamp: int
+    recovered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +155,18 @@ def note_sent(notebook: Notebook, residual: Residual, message: Rows) -> None:
     if message.absolute:
         return
     layout, rows = residual.layout, message.rows
-    if len(message.payload) and codec_by_id(message.codec) is not message.code and not layout.is_timing_only:
-        raw, values = codec_for(layout, codec_by_name("raw")), layout.zeros()
-        message.code.add(layout, message.payload, rows, values, 1.0)
-        payload = raw.encode(layout, values, rows)
-        message = dataclasses.replace(message, codec=raw.wire_id, payload=payload, coder=None)
+    message = readable_later(layout, message)
     sums = np.zeros(layout.rows, dtype=np.float32)
     if len(message.payload):
         some_row_abs_sums(residual.vector, layout.offsets, rows, sums)
     notebook.note(Sent(message, sums[rows]))
+
+
+def readable_later(layout: Layout, message: Rows) -> Rows:
+    """A frame as another process can read it: in the raw code where its own is known to this process only."""
+    if not len(message.payload) or layout.is_timing_only or codec_by_id(message.codec) is message.code:
+        return message
+    raw, values = codec_for(layout, codec_by_name("raw")), layout.zeros()
+    message.code.add(layout, message.payload, message.rows, values, 1.0)
+    payload = raw.encode(layout, values, message.rows)
+    return dataclasses.replace(message, codec=raw.wire_id, payload=payload, coder=None)

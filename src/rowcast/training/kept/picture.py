@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.delivery.outbox import Outbox
 from rowcast.errors import LocalProtocolError
+from rowcast.training.kept.notes import readable_later
 from rowcast.wire import Rows
 
 if TYPE_CHECKING:
     from rowcast.training.core import WorkerCore
 
-__all__ = ["Flying", "Picture", "Place", "Progress", "flying"]
+__all__ = ["Extras", "Flying", "Picture", "Place", "Progress"]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What belongs to a picture beside the worker itself: what the training loop has.
+
+    Attributes:
+        arrays: by name.
+        values: whatever JSON can hold.
+    """
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    values: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +148,9 @@ class Picture:
             ),
             sent=node.outbox.sent_frames,
             received=node.inbox.received,
-            flying=flying(node.outbox),
+            flying=tuple(Flying(readable_later(node.layout, one.message), one.before) for one in node.outbox.flights()),
             vectors=vectors,
             stamps=residual.stamps.copy(),
             left=residual.left.copy(),
             computed=node.computed.copy(),
         )
-
-
-def flying(outbox: Outbox) -> tuple[Flying, ...]:
-    """The frames on their way, oldest first; they are shared, and never change."""
-    return tuple(Flying(one.message, one.before) for one in outbox.flights())

@@ -144,6 +144,7 @@ class Replay:
                 self.iteration = note.iteration
                 if note.stamp >= 0:
                     self.stamps[:] = note.stamp
+                self._told(note)
             case Started():
                 self.joined, self.training = True, self._joining
                 self.iteration, self.sent = note.iteration, note.sent
@@ -208,6 +209,13 @@ class Replay:
             self.training = b""  # until all of the team's have arrived its parameters are neither's
         self.iteration = note.iteration
         self.stamps[:] = note.iteration
+        self._told(note)
+
+    def _told(self, note: Joined | Resumed) -> None:
+        """What was lost by then was told."""
+        if note.recovered:
+            self.lost = Lost(np.zeros_like(self.lost.rows), np.zeros_like(self.lost.residual))
+            self.finishing = False
 
     def _applied_up_to(self, number: int) -> None:
         while self._open and self._open[0].frame.message.number <= number:
