@@ -35,6 +35,7 @@ TINY = {
     "streams": ["--tiny", "--only", "s1,s2,outdoor,topk"],
     "tensor_codecs": ["--tiny"],
     "wire_size": ["--tiny"],
+    "worker_state": ["--tiny"],
 }
 
 

@@ -156,10 +156,14 @@ def note_sent(notebook: Notebook, residual: Residual, message: Rows) -> None:
         return
     layout, rows = residual.layout, message.rows
     message = readable_later(layout, message)
-    sums = np.zeros(layout.rows, dtype=np.float32)
-    if len(message.payload):
+    left = np.zeros(len(rows), dtype=np.float32)
+    if len(message.payload) and residual.follower is not None:
+        left = residual.left[rows]  # it was measured
+    elif len(message.payload):
+        sums = np.empty(layout.rows, dtype=np.float32)
         some_row_abs_sums(residual.vector, layout.offsets, rows, sums)
-    notebook.note(Sent(message, sums[rows]))
+        left = sums[rows]
+    notebook.note(Sent(message, left))
 
 
 def readable_later(layout: Layout, message: Rows) -> Rows:
