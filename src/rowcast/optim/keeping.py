@@ -64,7 +64,7 @@ def to_plain(value: Any, arrays: dict[str, Array], where: str) -> Any:
         bits = tensor if tensor.dtype in _TYPES else tensor.view(_BITS[tensor.element_size()])
         arrays[where] = bits.numpy()
         return {"tensor": where, "type": str(tensor.dtype).removeprefix("torch.")}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
         arrays[where] = value.copy()
         return {"array": where}
     if isinstance(value, np.generic):

@@ -210,7 +210,8 @@ class WorkerLoop(WorkerCore):
         if self.notebook is not None:
             size = 0.0 if self.step.skipped else self.contribution.size
             self.notebook.note(Finished(self.iteration, size, self.positions))
-            self.notebook.turn(now, self)
+            if self.joined and not self.holds:
+                self.notebook.turn(now, self)
         self.rule.exchange(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:

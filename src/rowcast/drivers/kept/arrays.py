@@ -67,14 +67,17 @@ def write_arrays(path: Path, arrays: Mapping[str, Array], text: str) -> int:
     digest = hashlib.sha256(header)
     temporary = path.with_name(path.name + ".part")
     try:
-        with temporary.open("wb", buffering=0) as file:
-            _write(file.fileno(), header)
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write(file, header)
             for part in parts:
                 data = part.reshape(-1).view(np.uint8).data
-                _write(file.fileno(), data)
+                _write(file, data)
                 digest.update(data)
-            file.seek(0)
-            _write(file.fileno(), header.replace(_NO_DIGEST.encode(), digest.hexdigest().encode(), 1))
+            os.lseek(file, 0, os.SEEK_SET)
+            _write(file, header.replace(_NO_DIGEST.encode(), digest.hexdigest().encode(), 1))
+        finally:
+            os.close(file)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
