@@ -59,6 +59,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/wire_size.py --check
 	$(BIN)/python benchmarks/tensor_codecs.py --check
 	$(BIN)/python benchmarks/memory.py --check
+	$(BIN)/python benchmarks/worker_state.py --check
 	$(BIN)/python benchmarks/pulls.py --check
 	$(BIN)/python benchmarks/finish_together.py --check
 	$(BIN)/python benchmarks/goodput.py --check

@@ -33,7 +33,7 @@ import numpy as np
 from common import Figure, arguments, finish, reference_layout
 from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
 from rowcast.drivers.sockets import DurableServer, Endpoint, Server, Team
-from rowcast.drivers.state import Keeper, RealDisk, TeamSpec
+from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
 from rowcast.journal import Journal
 from rowcast.journal.sinks import forget
 from rowcast.rows import Layout
@@ -62,7 +62,7 @@ def serve(folder: Path | None, port: int, pipe: Connection) -> None:
             pipe_told = {"recovery_s": 0.0, "inputs": 0}
         else:
             spec = TeamSpec(POLICY, SETTINGS, LinkSettings())
-            keeper = Keeper(RealDisk(folder), spec, StateSettings(durability="log"), journal)
+            keeper = ServerKeeper(RealDisk(folder), spec, StateSettings(durability="log"), journal)
             server = DurableServer(keeper, port=port)
             take, inputs = keeper.server.arrived, 0 if keeper.recovered is None else keeper.recovered.inputs
             pipe_told = {"recovery_s": keeper.recovery_s, "inputs": inputs}

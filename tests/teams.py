@@ -140,6 +140,8 @@ class Books:
         node = self.team.workers[name].node
         if not node.server_life or node.server_life not in self._gone_lives:
             return self.team.undelivered(name)
+        if node.recovery is not None:
+            return node.recovery.pending_if(None)
         layout, pending = self.team.layout, node.pending.copy()
         for message in node.outbox.unacknowledged():
             if not message.absolute:

@@ -37,6 +37,7 @@ TINY = {
     "tensor_codecs": ["--tiny"],
     "tls": ["--tiny"],
     "wire_size": ["--tiny"],
+    "worker_state": ["--tiny"],
 }
 
 

@@ -478,8 +478,9 @@ EXPORTED: dict[str, str] = {
         load_values read_file read_secret save_tables setting
     """,
     "rowcast.drivers": "",
+    "rowcast.drivers.kept": "Keeper Kept",
     "rowcast.drivers.sockets": "DurableServer Endpoint InferenceServer InferenceThread Security Server Shaper Team",
-    "rowcast.drivers.state": "Disk Keeper OpenFile RealDisk TeamSpec",
+    "rowcast.drivers.state": "Disk OpenFile RealDisk ServerKeeper TeamSpec",
     "rowcast.drivers.virtual": """
         Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
         VirtualStream VirtualWorker
@@ -520,6 +521,10 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "ServerNode WorkerNode WorkerState",
+    "rowcast.training.kept": """
+        Acknowledged Extras Finished Finishing Joined Note Notebook Picture Received Recovery Replay Resumed Sent
+        Started
+    """,
     "rowcast.training.proposal": "",
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",
     "rowcast.delivery": "",

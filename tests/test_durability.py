@@ -13,7 +13,7 @@ import pytest
 
 from disks import MemoryDisk
 from rowcast.config import LinkSettings, Secret, ServerSettings, StateSettings
-from rowcast.drivers.state import Keeper, RealDisk, TeamSpec
+from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
 from rowcast.drivers.state.folder import StateFolder
 from rowcast.drivers.state.groups import Segment, file_header, pack_group, read_segments
 from rowcast.drivers.state.writer import GroupWriter, segment_name
@@ -318,7 +318,7 @@ LOG = StateSettings(durability="log", commit_s=0.0)
 
 
 def keeper_of(disk, spec=SPEC, settings=LOG, seed=0):
-    return Keeper(disk, spec, settings, Journal("server"), source=random.Random(seed).randbytes)
+    return ServerKeeper(disk, spec, settings, Journal("server"), source=random.Random(seed).randbytes)
 
 
 def chatter(keeper, count=20, seed=0):

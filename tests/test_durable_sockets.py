@@ -82,7 +82,7 @@ def test_nothing_is_lost_or_doubled_when_the_server_is_killed(policy, tmp_path):
             np.testing.assert_array_equal(robot.team.replica, start_of(LAYOUT) - total)
             joins = [record["how"] for record in robot.team.journal.records if record["event"] == "join"]
             assert len(joins) == 1, "it resumed its session each time"
-        found = server.events("recovered")
+        found = server.events("restarted")
         assert [record["members"] for record in found] == [2, 2] and not any(one["forgotten"] for one in found)
 
 
@@ -98,5 +98,5 @@ def test_a_server_that_was_stopped_goes_on_where_it_was(tmp_path):
         server.start()
         robot.done(START_S)
         np.testing.assert_array_equal(robot.team.replica, start_of(LAYOUT) - robot.computed)
-        (found,) = server.events("recovered")
+        (found,) = server.events("restarted")
         assert found["inputs"] == 0 and found["members"] == 1

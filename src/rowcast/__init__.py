@@ -41,6 +41,7 @@ def join(
     link_settings: LinkSettings | None = None,
     journal_file: str | Path | None = None,
     parameters: str | None = None,
+    state_dir: str | Path | None = None,
     **security: Unpack[SecurityWords],
 ) -> Team:
     """A place in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
@@ -56,13 +57,15 @@ def join(
             given up. ``"mine"``: the team takes this worker's, for example those of a checkpoint; an error where
             others train already, or want theirs too. A line in the log says whose parameters are used, and from which
             iteration on.
+        state_dir: a folder for this robot's own state: when its process was killed, or its machine was off, it goes on
+            with what it had (docs/recovery.md). One folder for each robot. It is emptied when the work is done.
         security: how both ends know each other; beyond loopback one of these is needed, and all but the last of them
             are inside TLS. ``secret_file``: file with the team's shared secret. ``team``: this robot's file of
             ``rowcast team add``. ``insecure``: true to do without either, in the clear.
 
     Raises:
         ConfigError: a bad address, an unreadable file, a wish that is not known, no secret where one is needed, or a
-            journal that another process writes.
+            journal that another process writes. A ``state_dir`` that cannot be used is noticed by :class:`Optimizer`.
     """
     from rowcast.drivers.sockets import Endpoint, Security, Team
     from rowcast.drivers.sockets.tcp import split_address
@@ -80,6 +83,7 @@ def join(
         link_settings=link_settings,
         journal=journal,
         parameters=parameters,
+        state_dir=state_dir,
     )
     if journal_file is not None:
         journal.keep_in(journal_file)

@@ -14,7 +14,7 @@ from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings, StateSettings
 from rowcast.drivers.sockets import DurableServer, Security, Server
-from rowcast.drivers.state import Keeper, RealDisk, TeamSpec
+from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
 from rowcast.errors import ConfigError
 from rowcast.journal import Journal, open_journal
 from rowcast.session import record_start
@@ -57,7 +57,7 @@ def run_server(
         return asyncio.run(_run(server, node, display, serve, begin))
 
 
-def _keeper(serve: ServeSettings, team: TeamSpec, state: StateSettings, journal: Journal) -> Keeper | None:
+def _keeper(serve: ServeSettings, team: TeamSpec, state: StateSettings, journal: Journal) -> ServerKeeper | None:
     """What keeps the server's state; ``None``: nothing does."""
     if serve.state is None:
         if state.durability != "none":
@@ -65,10 +65,10 @@ def _keeper(serve: ServeSettings, team: TeamSpec, state: StateSettings, journal:
         return None
     if state.durability == "none":
         state = dataclasses.replace(state, durability="log")
-    return Keeper(RealDisk(serve.state), team, state, journal)
+    return ServerKeeper(RealDisk(serve.state), team, state, journal)
 
 
-def _what_came_back(keeper: Keeper) -> str:
+def _what_came_back(keeper: ServerKeeper) -> str:
     recovered = keeper.recovered
     if recovered is None:
         return "the state is new"

@@ -252,6 +252,15 @@ class WorkerSettings(Checked):
         1.0, "How often a worker tells that it lives and how it is doing.", unit="s", low=0.05, high=3600.0
     )
     patience_s: float = setting(3.0, "A wait longer than this says for whom.", unit="s", low=0.1, high=3600.0)
+    state_limit_s: float = setting(
+        60.0,
+        "With a state_dir: longest time between two pictures of the worker's state, however long one takes. Where they "
+        "take less than 2 % of the time there is one behind each step. What was computed since the last one is lost in "
+        "a crash, as far as it was not delivered: lower it where steps are long and the disk is fast.",
+        unit="s",
+        low=0.0,
+        high=86_400.0,
+    )
     refusals_limit: int = setting(
         8,
         "When a server refuses what this worker says, or says itself what has no place here, the link is made anew, "

@@ -9,6 +9,7 @@ that go back into the source. So nothing is lost and nothing is counted twice.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,11 @@ class Outbox:
         return self._flight_bytes
 
     @property
+    def acknowledged_frames(self) -> int:
+        """Number of the newest frame that was acknowledged."""
+        return self.sent_frames - len(self._flight)
+
+    @property
     def settled(self) -> bool:
         """Everything that was sent is acknowledged."""
         return not self._flight
@@ -120,6 +126,10 @@ class Outbox:
     def unacknowledged(self) -> list[Rows]:
         """The frames on their way, oldest first."""
         return [flight.message for flight in self._flight]
+
+    def flights(self) -> Iterator[Flight]:
+        """The same, with what is known of each."""
+        return iter(self._flight)
 
     # -- what is to be sent ------------------------------------------------------------------------------------
 

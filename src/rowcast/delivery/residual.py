@@ -91,6 +91,13 @@ class Residual(Backlog):
     def mark_lost(self, rows: npt.NDArray[np.int64], before: npt.NDArray[np.int32]) -> None:
         self._sent_in[rows] = before
 
+    def restore(
+        self, vector: npt.NDArray[np.float32], stamps: npt.NDArray[np.int32], left: npt.NDArray[np.float32]
+    ) -> None:
+        """Hold what was kept of another life: the vector, and what is recorded of each row."""
+        self._vector[:], self._sent_in[:], self.left[:] = vector, stamps, left
+        self.measured = False
+
     def renumber(self, iteration: int) -> None:
         """Every row counts as sent in ``iteration``."""
         self._sent_in[:] = iteration

@@ -133,6 +133,7 @@ def run_robot(
             link_settings=settings.link_settings,
             journal=journal,
             parameters=settings.parameters,
+            state_dir=settings.state_dir,
         )
         # Whatever ends the training early, the team is left, so that nobody waits for us.
         stack.callback(team.leave)

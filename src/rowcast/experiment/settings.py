@@ -134,6 +134,11 @@ class RobotSettings(Checked):
         flag="--parameters",
         metavar="team|mine",
     )
+    state_dir: Path | None = setting(
+        None,
+        "Keep this robot's own state in this folder: when its process was killed it goes on with what it had.",
+        flag="--state-dir",
+    )
     audit: Path | None = setting(
         None, "Write what was computed, sent and received to this file (.npz) at the end.", flag="--audit"
     )

@@ -36,7 +36,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "cause": "why it left",
         "members": "number of workers that the gate counts, after the departure",
     },
-    "recovered": {
+    "restarted": {
         "inputs": "inputs that were taken from the log behind the snapshot",
         "cut_bytes": "bytes at the end of the log that had not been committed; nothing that follows from them was told",
         "members": "workers that the server knows again",
@@ -184,6 +184,15 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "peer": "who came back",
         "delivered": "frames that had arrived before the link was lost",
         "restored": "frames that had not, and went back to pending or owed",
+    },
+    "recovered": {
+        "iteration": "iteration from which a worker goes on whose process was killed",
+        "how": "'resumed' or 'joined': whether the server knew its session",
+        "age_s": "seconds since the picture was taken from which it goes on",
+        "lost_iterations": "iterations behind the picture: what of them was not delivered is lost",
+        "lost_rows": "rows of which a part of what the code had left is lost as well",
+        "lost": "sum of absolute values of what is lost, at most",
+        "cause": "why all that was pending is lost, or empty",
     },
     "drained": {
         "peer": "name of the worker, or 'server'",

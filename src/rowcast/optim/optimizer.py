@@ -117,8 +117,7 @@ class Optimizer(TeamOptimizer):
         super().__init__(inner, team, weights)
         self._model = shared
         self._nonfinite = nonfinite
-        self._exchanging = True
-        self._local_step = 0  # steps of this round that are done
+        self._exchanging, self._local_step = True, 0  # the latter: steps of this round that are done
         self._deviates = False  # the parameters hold steps that the team has not been told
         self._closed = False
         self._skipped_steps = 0
@@ -126,6 +125,7 @@ class Optimizer(TeamOptimizer):
         self._remarks = Remarks()
         shared.join()
         try:
+            self._keep(model)
             self._take_view()
         except BaseException:
             team.leave()
@@ -295,7 +295,7 @@ class Optimizer(TeamOptimizer):
         return self._skipped_steps
 
     def __repr__(self) -> str:
-        return f"rowcast.optim.Optimizer({self._model.layout}, weight {self._weights}, inner {self._inner!r})"
+        return f"rowcast.optim.Optimizer({self._model.layout}, weight {self._weights}, inner {self.inner!r})"
 
     def _own_state(self) -> dict[str, Any]:
         return {"local_step": self._local_step} if self._team.local_steps > 1 else {}

@@ -33,6 +33,9 @@ class TeamLike(Protocol):
       the next gradient is computed from there;
     - ``contributed``, sum |.| of what this worker's last iteration contributed, and ``shortened``, whether that was
       less than what it computed: the optimizer warns where they are as they are when training diverges;
+    - ``keep``, called once behind ``start`` with a function that gives what belongs to this worker's state beside the
+      parameters, a :class:`rowcast.training.kept.Extras`; it returns what was kept of another life, or ``None``; and
+      ``restored``, the iteration from which it goes on, or ``None``;
     - ``inner_momentum`` and ``inner_lr``, which the optimizer sets before each step: what the inner momentum carries on
       is no progress, and an update that is large because the rate is is not suspicious.
     """

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from torch import nn
 
+from rowcast.optim.keeping import Keepable, Keeping
 from rowcast.optim.team import StreamTeam, TeamLike
 from rowcast.optim.weights import StepWeights
 from rowcast.optim.wrapper import LiveWrapper
@@ -27,11 +29,47 @@ class TeamOptimizer(LiveWrapper):
         super().__init__(inner)
         self._team = team
         self._weights = weights
+        self._keeping: Keeping | None = None
 
     @property
     def team(self) -> TeamLike:
         """The worker's place in the team."""
         return self._team
+
+    @property
+    def restored(self) -> int | None:
+        """The iteration from which this robot goes on after its process was killed; ``None``: it began anew.
+
+        See ``state_dir`` of :func:`rowcast.join`.
+        """
+        return getattr(self._team, "restored", None)
+
+    def keep(self, name: str, thing: Keepable) -> None:
+        """Keep the state of something else with that of this optimizer, where the team has a ``state_dir``.
+
+        Where this robot goes on after its process was killed, the state that was kept is loaded here. Anything with
+        ``state_dict()`` and ``load_state_dict()`` will do, of tensors, numbers and texts: a learning-rate scheduler, a
+        ``GradScaler``, an object of your own that knows the state of a random generator.
+
+        Args:
+            name: under which it is kept; the same in each life.
+            thing: whose state it is.
+
+        Raises:
+            ConfigError: the name is taken, the thing has no state, or what was kept does not fit.
+        """
+        if self._keeping is not None:
+            self._keeping.add(name, thing)
+
+    def _keep(self, model: nn.Module) -> None:
+        """Behind joining: what belongs to the state of this robot is kept from now on, or was kept and is loaded."""
+        keep = getattr(self._team, "keep", None)
+        if keep is None:
+            return
+        self._keeping = Keeping(self._inner, model)
+        kept = keep(self._keeping.extras)
+        if kept is not None:
+            self._keeping.restore(kept)
 
     @property
     def batch(self) -> BatchRule | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from rowcast.config import Secret
 from rowcast.delivery.inbox import Inbox
@@ -37,6 +38,17 @@ class JoinRequest:
             object.__setattr__(self, "secret", Secret(self.secret))  # shown nowhere
 
 
+class Kept(Protocol):
+    """A place in a team that was kept; see the attributes of :class:`Client`."""
+
+    session: bytes
+    server: bytes
+    joined: bool
+    training: bytes
+    origin: str
+    how: str
+
+
 #: States in which the server has let the worker in.
 _LET_IN = (ClientState.WELCOMED, ClientState.JOINED)
 
@@ -62,6 +74,8 @@ class Client:
         origin: the worker that brought the team's parameters.
         how: how it joined last: ``seed``, ``equal`` or ``receive``.
         goes_on: the team that it joined last goes on with the training that its parameters belong to.
+        session: 16 bytes that name this life of the worker.
+        anew: it knows its session, and cannot go on in it: it joins anew, and is told what of it had arrived.
     """
 
     def __init__(
@@ -89,10 +103,17 @@ class Client:
         self.secret = request.secret
         self._journal = journal
         self._entropy = entropy
-        self._session = entropy(16)
+        self.session = entropy(16)
+        self.anew = False
         self.server = b""
         self._handshake = WorkerHandshake(request.secret, entropy)
         self._told_iteration = 0
+
+    def restore(self, place: Kept) -> None:
+        """Take the place of another life of this worker."""
+        self.session, self.server = place.session, place.server
+        self.training, self.origin, self.how = place.training, place.origin, place.how
+        self.joined = place.joined
 
     # -- the handshake -----------------------------------------------------------------------------------------
 
@@ -148,7 +169,7 @@ class Client:
         self._told_iteration = iteration
         hello = Hello(
             name=self._name,
-            session=self._session,
+            session=self.session,
             nonce=b"",
             proof=b"",
             layout=self._outbox.layout.digest,
@@ -160,6 +181,7 @@ class Client:
             training=self.training,
             trained=trained,
             wish=self._wish,
+            anew=self.anew,
         )
         return self._handshake.answer(challenge, hello, channel)
 
@@ -188,6 +210,7 @@ class Client:
         """
         self._outbox.restart(welcome.received)
         self._inbox.received = 0
+        self.anew = False
         self._outbox.renumber(welcome.iteration)
         self.joined = False
         self._journal.record(

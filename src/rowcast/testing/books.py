@@ -54,6 +54,8 @@ def imbalance(server: ServerNode, node: WorkerNode) -> float:
 def undelivered(server: ServerNode, node: WorkerNode) -> npt.NDArray[np.float64]:
     """What a worker computed and the server has not applied: pending and on its way, float64 [elements]."""
     received = server.received_from(node.name, node.server_life)
+    if node.recovery is not None:
+        return node.recovery.pending_if(received)
     received = node.outbox.sent_frames if received is None else received
     return node.pending.astype(np.float64) + in_flight(node.outbox, node.layout, received)
 

@@ -26,7 +26,9 @@ from rowcast.session import JoinRequest
 from rowcast.sync import parse_policy
 from rowcast.testing.books import Staleness, decay, imbalance, outer_step, reweighed, undelivered
 from rowcast.testing.pipes import Connection, Pipe
+from rowcast.testing.shelf import Shelf
 from rowcast.training import ServerNode, WorkerNode, WorkerState
+from rowcast.training.kept import Replay
 
 __all__ = ["ScriptedWorker", "VirtualTeam"]
 
@@ -51,6 +53,7 @@ class ScriptedWorker:
         initial: parameters that it starts with; ``None`` is zeros.
         secret: the shared secret that it knows, or ``None``.
         duplicate: probability that a row frame arrives twice on its link, each direction.
+        pictures: whether a picture is taken behind an iteration, by its number; ``None``: nothing is kept of it.
     """
 
     name: str
@@ -63,6 +66,7 @@ class ScriptedWorker:
     initial: Vector | None = None
     secret: bytes | None = None
     duplicate: float = 0.0
+    pictures: Callable[[int], bool] | None = None
 
 
 class _Worker(Peer):
@@ -109,6 +113,7 @@ class VirtualTeam(Engine[_Worker]):
             :class:`~rowcast.testing.books.Staleness`.
         computed: float64 [elements], the sum of weight * update of everything ever computed, by worker; where what is
             pending decays, less what was lost so.
+        shelves: what was kept of a worker, by its name, where its script has pictures.
     """
 
     server: ServerNode
@@ -133,6 +138,7 @@ class VirtualTeam(Engine[_Worker]):
         self.pull_ages, self.outage_ages = self._staleness.pull_ages, self._staleness.outage_ages
         self.computed: dict[str, npt.NDArray[np.float64]] = {}
         self.workers: dict[str, _Worker] = {}
+        self.shelves: dict[str, Shelf] = {}
         self.failures: dict[str, RowcastError] = {}
         self._secret = secret
         self._worker_settings = worker_settings or WorkerSettings()
@@ -168,8 +174,18 @@ class VirtualTeam(Engine[_Worker]):
         """Do ``action`` at ``time`` (s)."""
         self.clock.at(time, action)
 
-    def start(self, script: ScriptedWorker) -> None:
-        """A worker comes, or a killed one comes back with an empty memory."""
+    def restart(self, name: str) -> None:
+        """A killed worker comes back, with what was kept of it if there is a picture."""
+        replay = self.shelves[name].replay(self.layout)
+        self.start(self.workers[name].script, replay)
+        new = self.workers[name]
+        if replay is not None:
+            new.computed = replay.picture.progress.finished
+            if new.node.contribution.outer is not None:
+                new.velocity = new.node.contribution.outer.velocity.astype(np.float64)
+
+    def start(self, script: ScriptedWorker, kept: Replay | None = None) -> None:
+        """A worker comes, or a killed one comes back with an empty memory, or with what was kept of it."""
         initial = script.initial.copy() if script.initial is not None else self.layout.zeros()
         node = WorkerNode(
             script.name,
@@ -181,6 +197,11 @@ class VirtualTeam(Engine[_Worker]):
             journal=self._journal(script.name),
             entropy=self.random.randbytes,
         )
+        if script.pictures is not None:
+            self.shelves.setdefault(script.name, Shelf(script.pictures))
+            node.notebook = self.shelves[script.name]
+        if kept is not None:
+            node.restore(kept)
         worker = _Worker(script, node, self._pipe(script), self._pipe(script))
         for pipe, deliver in ((worker.up, self._to_server), (worker.down, self._to_worker)):
             pipe.deliver, pipe.idle = partial(deliver, worker), partial(self._idle, worker)

@@ -102,20 +102,16 @@ class Admission:
             self._team.notifier.say(link, proof)
         self.newcomers.check_form(hello)
         member = self._team.members.get(hello.name)
-        # A worker that knows no server at all lost its welcome with the link.
-        if member is not None and member.session == hello.session and hello.server in (member.life, b""):
+        if member is not None and member.is_resumed_by(hello, self._team.rule.newest(member)):
             self._resume(now, link, hello, member)
             return
         if member is not None and member.link is not None and member.session != hello.session:
-            self.refuse(
-                now, link, hello.name, "name", f"a worker named {hello.name!r} is connected; choose another --name"
-            )
+            text = f"a worker named {hello.name!r} is connected; choose another --name"
+            self.refuse(now, link, hello.name, "name", text)
             return
         verdict = self._judge(now, link, hello)
         if verdict is not None and member is not None:
-            # Another life of this worker, or the same one that comes from another server. Who is refused drops nobody.
-            self._hang_up(now, member)
-            self.drop(now, member, "started afresh", returns=member.session == hello.session)
+            self._replace(now, member, hello)  # who is refused drops nobody
             verdict = self._judge(now, link, hello)  # it may have been the one that brought the parameters
         if verdict is None:
             return
@@ -256,6 +252,13 @@ class Admission:
         how = "seed" if member.state is MemberState.SEEDING and not hello.server else "resume"
         self._connect(now, link, member, hello, how, iteration)
 
+    def _replace(self, now: float, member: Member, hello: Hello) -> None:
+        """Another life of this worker has come, or the same one that cannot go on in its session."""
+        self._hang_up(now, member)
+        if (member.session, member.life) == (hello.session, hello.server):
+            self._memory.remember(member.name, member.session, member.life, member.inbox.received)
+        self.drop(now, member, "started afresh", returns=member.session == hello.session)
+
     def _hang_up(self, now: float, member: Member) -> None:
         """Close a connection that its worker has left for another one."""
         old, member.link = member.link, None
@@ -286,11 +289,7 @@ class Admission:
             link.decoder.streams.update(self._team.rule.streams(self._team.model.layout))
         member.owed.link_ready()
         self._team.journal.record(
-            now,
-            "link_up",
-            peer=member.name,
-            congestion_control=link.congestion_control,
-            shaped_by=link.shaped_by,
+            now, "link_up", peer=member.name, congestion_control=link.congestion_control, shaped_by=link.shaped_by
         )
         iteration = member.iteration if iteration is None else iteration
         received = member.inbox.received or received

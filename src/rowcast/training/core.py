@@ -21,9 +21,12 @@ from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
 from rowcast.session.link import Link
 from rowcast.session.reconnect import Reconnect
-from rowcast.sync import Policy, UsualInterval
+from rowcast.sync import Policy, UsualInterval, parse_policy
 from rowcast.training.delivered import Delivered
 from rowcast.training.joining import Joining
+from rowcast.training.kept.notes import Acknowledged, Notebook, Received
+from rowcast.training.kept.recovery import Recovery
+from rowcast.training.kept.replay import Replay
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.training.proposal.replica import Replica
@@ -76,6 +79,8 @@ class WorkerCore:
         step, done_step: the step that is under way, and the one before.
         woken_at: when :meth:`on_timer` was last called (s).
         notices: sentences for the user, oldest first; the driver shows and removes them.
+        notebook: keeps what is needed to go on after the process was killed; ``None``: nothing does.
+        recovery: it goes on from what was kept, and no server has welcomed it yet.
     """
 
     def __init__(
@@ -130,6 +135,8 @@ class WorkerCore:
         self.acknowledgements = UsualInterval(0.0)
         self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
         self.woken_at = 0.0
+        self.notebook: Notebook | None = None
+        self.recovery: Recovery | None = None
         self.rule = WorkerRule(self)
         self._joining = Joining(self, self.client)
         self._watch = WorkerWatch(self, self._joining)
@@ -184,6 +191,25 @@ class WorkerCore:
     def unproven(self) -> str:
         """What was wrong with the newest server that did not prove that it knows the secret; empty once one did."""
         return self._joining.unproven
+
+    def restore(self, replay: Replay, age_s: float = 0.0) -> None:
+        """Go on where another life of this worker was; before it is connected for the first time.
+
+        Args:
+            replay: what was kept of it; taken over.
+            age_s: seconds since the picture in it was taken.
+        """
+        self.recovery = Recovery(self, replay, age_s)
+
+    @property
+    def holds(self) -> bool:
+        """Rows that have arrived wait until the parameters may move."""
+        return self._replica.holds
+
+    @staticmethod
+    def rule_of(policy: str) -> str:
+        """The name of a policy's rule."""
+        return parse_policy(policy).rule
 
     # -- what its parts call -----------------------------------------------------------------------------------
 
@@ -275,6 +301,8 @@ class WorkerCore:
             return
         codec = self.inbox.accept(rows)
         if codec is not None:
+            if self.notebook is not None and self.rule.resumes:
+                self.notebook.note(Received(rows))
             self.step.pulled(rows)
             self._replica.apply(codec, rows)
             self.rule.arrived(codec, rows)
@@ -286,6 +314,8 @@ class WorkerCore:
             self.rule.side_acknowledged(now, ack)
             return
         self.outbox.acknowledged(now, ack.number)
+        if self.notebook is not None:
+            self.notebook.note(Acknowledged(ack.number))
         self.rule.acknowledged(now)
 
     def _on_heartbeat(self, now: float, message: Message) -> None:

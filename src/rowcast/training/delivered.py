@@ -38,6 +38,11 @@ class Delivered:
         self.finished += 1
         self._open.append((self.finished, iteration))
 
+    def restore(self, finished: int, iteration: int) -> None:
+        """So many were finished in another life, the last one as ``iteration`` in the team's count."""
+        self.finished, self._delivered = finished, max(finished - 1, 0)
+        self._open = deque([(finished, iteration)])
+
     def all_arrived(self) -> None:
         """Nothing is pending: the server said so."""
         self._open.clear()

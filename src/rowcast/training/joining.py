@@ -26,6 +26,7 @@ from rowcast.session.states import CLIENT, ClientState
 from rowcast.session.tables import TableParts, table_parts
 from rowcast.session.texts import shorten
 from rowcast.sync import parse_policy
+from rowcast.training.kept.notes import Joined, Resumed, Started
 from rowcast.training.proposal.replica import first_nonfinite
 from rowcast.training.rules.base import WorkerHandler
 from rowcast.training.worker_state import EXCHANGING, WorkerState
@@ -75,6 +76,7 @@ class Joining:
         self._refusals = Streak()
         self._table: TableParts | None = None
         self._lost_at: float | None = None
+        self._stamp = -1  # what every row counts as sent in since the link came back; negative: each as before
         self.handlers: dict[type[Message], WorkerHandler] = {
             Challenge: self._on_challenge,
             Welcome: self._on_welcome,
@@ -212,19 +214,39 @@ class Joining:
         assert self._node.link is not None
         self._node.link.decoder.streams.update(self._node.rule.streams(self._node.layout))
         self.heartbeat_due = now + self._node.settings.heartbeat_s
-        if welcome.how == "resume":
-            self._recount(self.client.resume(now, welcome))
-        elif welcome.how in ("seed", "equal", "receive"):
-            self._node.rule.forget_transfer()
-            self._node.iteration = welcome.iteration
-            self._node.resumed_positions = welcome.positions
-            self.client.join(now, welcome)
-        else:
+        if welcome.how not in ("seed", "equal", "receive", "resume"):
             raise RemoteProtocolError(f"expected seed, equal, receive or resume, got {welcome.how!r}")
+        recovery = self._node.recovery
+        if recovery is not None:
+            recovery.welcomed(now, welcome)
+        if welcome.how == "resume":
+            self._resume(now, welcome, recovers=recovery is not None)
+        else:
+            self._join(now, welcome, recovers=recovery is not None)
         if self.client.seeding and not self._bring():
             return
         if self.client.joined:
             self._node.carry_on(now)
+
+    def _resume(self, now: float, welcome: Welcome, *, recovers: bool) -> None:
+        """The server knows the session: go on where the link was lost."""
+        node = self._node
+        self._recount(self.client.resume(now, welcome))
+        if node.notebook is not None:
+            node.notebook.note(Resumed(welcome.received, node.iteration, self._stamp, recovers))
+
+    def _join(self, now: float, welcome: Welcome, *, recovers: bool) -> None:
+        """The server does not know the session: all numbers start again."""
+        node = self._node
+        node.rule.forget_transfer()
+        node.iteration = welcome.iteration
+        if not recovers:
+            node.resumed_positions = welcome.positions
+        self.client.join(now, welcome)
+        if node.notebook is not None:
+            training = welcome.training, welcome.origin
+            joined = Joined(welcome.server, welcome.how, *training, welcome.iteration, welcome.received, recovers)
+            node.notebook.note(joined)
 
     def _bring(self) -> bool:
         """Tell the layout of the model that the team begins with; returns whether its parameters will do."""
@@ -251,10 +273,11 @@ class Joining:
 
     def _recount(self, more: int) -> None:
         """The server counts so many iterations more than it was told."""
+        self._stamp = -1
         if more:
             self._node.iteration += more
-            exchanged = self._node.iteration - (1 if self._node.state in EXCHANGING else 0)
-            self._node.outbox.renumber(exchanged)
+            self._stamp = self._node.iteration - (1 if self._node.state in EXCHANGING else 0)
+            self._node.outbox.renumber(self._stamp)
 
     def _on_start(self, now: float, message: Message) -> None:
         """The parameters are the team's, and the team is complete: begin, or go on where the work was left."""
@@ -266,6 +289,8 @@ class Joining:
         self._node.read_own_writes()
         self._node.rule.start()
         self._node.outbox.renumber(start.iteration)
+        if self._node.notebook is not None:
+            self._node.notebook.note(Started(start.iteration, self._node.outbox.sent_frames))
         self._node.start(now)
 
     def _whose_parameters(self, message: Start) -> str:

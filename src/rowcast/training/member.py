@@ -11,7 +11,7 @@ from rowcast.delivery.outbox import Outbox
 from rowcast.session.link import Link
 from rowcast.session.liveness import Progress
 from rowcast.training.seed import Seed
-from rowcast.wire import Rows, Supply
+from rowcast.wire import Hello, Rows, Supply
 
 __all__ = ["HELD", "NOT_STARTED", "Member", "MemberState", "MemberStatus"]
 
@@ -101,6 +101,17 @@ class Member:
     supply: Supply | None = None
     told_share: tuple[Link | None, int] = (None, 0)
     life: bytes = b""
+
+    def is_resumed_by(self, hello: Hello, newest: int) -> bool:
+        """Whether ``hello`` is of the same life of the worker, and it can go on in its session.
+
+        For that it knows all that it has acknowledged, and the ``newest`` iteration that it told of. One that was
+        killed and goes on from what was kept may know less.
+        """
+        # A worker that knows no server at all lost its welcome with the link.
+        same = self.session == hello.session and hello.server in (self.life, b"")
+        knows = self.recounted or hello.iteration >= newest
+        return same and knows and not hello.anew and hello.received >= self.owed.acknowledged_frames
 
     def take_push(self) -> dict[str, int]:
         """What has come since it was asked last, in the words of the event ``push``."""

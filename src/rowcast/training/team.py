@@ -51,3 +51,7 @@ class Team:
     model: Model = field(init=False)
     rule: ServerRule = field(init=False)
     departures: Departures = field(init=False)
+
+    def policy_in_force(self) -> Policy:
+        """The policy as it is when it is asked for."""
+        return self.policy

@@ -15,6 +15,7 @@ from rowcast.session.link import Link
 from rowcast.session.readable import readable
 from rowcast.session.states import ClientState
 from rowcast.session.texts import shorten
+from rowcast.training.kept.notes import note_sent
 from rowcast.training.patience import limit_of, out_of_time
 from rowcast.training.worker_loop import WorkerLoop
 from rowcast.training.worker_state import WorkerState
@@ -140,7 +141,11 @@ class WorkerNode(WorkerLoop):
         frame = self.outbox.next_frame(now)
         if frame is None and self.state is not WorkerState.FINISHING and self.rule.refine(now):
             frame = self.outbox.next_frame(now)
-        return frame or self._after_rows(now)
+        if frame is None:
+            return self._after_rows(now)
+        if self.notebook is not None:
+            note_sent(self.notebook, self.residual, frame)
+        return frame
 
     def _after_rows(self, now: float) -> Message | None:
         """What follows the last row frame."""

@@ -11,6 +11,7 @@ from rowcast.errors import ConfigError, LocalProtocolError, NonFiniteGradient
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
+from rowcast.training.kept.notes import Finished, Finishing
 from rowcast.training.patience import waits_for
 from rowcast.training.proposal.contribution import Update
 from rowcast.training.steps import Fed, Thinned
@@ -206,6 +207,11 @@ class WorkerLoop(WorkerCore):
         if self.step.fed is not None:
             self.supplier.worked(self.step.fed.samples, self.step.compute_s)
         self.step.skipped = not self.contribution.end(self.policy)
+        if self.notebook is not None:
+            size = 0.0 if self.step.skipped else self.contribution.size
+            self.notebook.note(Finished(self.iteration, size, self.positions))
+            if self.joined and not self.holds:
+                self.notebook.turn(now, self)
         self.rule.exchange(now)
 
     def finish(self, now: float, *, wait: bool = True) -> None:
@@ -220,15 +226,21 @@ class WorkerLoop(WorkerCore):
         if self.state is not WorkerState.COMPUTING:
             raise LocalProtocolError(f"finish: expected a worker between two steps, it is {self.state.value}")
         self.contribution.drop(self.policy)
+        if self.notebook is not None:
+            self.notebook.note(Finishing())
         self.state = WorkerState.FINISHING
         self.search.again_from(now)  # it looks for the server anew, however long that was gone before
         self._finish_wait = wait
         self._drain(now)
 
     def leave(self, now: float, cause: str) -> None:
-        """Go at once; what is pending is not delivered."""
+        """Go at once; what is pending is not delivered.
+
+        Where the state is kept no goodbye is said: the server keeps this worker's place, as after a crash.
+        """
         if self.link is not None:
-            self.link.say(Leave(shorten(cause)))
+            if self.notebook is None:
+                self.link.say(Leave(shorten(cause)))
             self.link.closing = True
         self.state = WorkerState.DONE
         self.journal.record(now, "end", cause=cause)

@@ -93,6 +93,7 @@ class Hello(Claim, frozen=True):
     trained: Count = 0  #: iterations of training behind its parameters
     wish: str = ""  #: ``mine``: its parameters are to be the team's; ``team``: the team's in any case; empty: neither;
     #: ``infer``: it wants inferences computed: ``layout`` and ``state`` are digests of a graph and its parameters
+    anew: bool = False  #: it cannot go on in its session: it joins anew, and is told how much of it had arrived
 
 
 class Proof(Control, frozen=True):
@@ -159,8 +160,7 @@ class Rows(Message):
 
     Attributes:
         number: counts up by one for each row frame of a session and direction.
-        iteration: the contribution of these rows is whole up to this iteration of the sender (push) or of the
-            receiver (pull).
+        iteration: these rows are whole up to this iteration of the sender (push) or of the receiver (pull).
         codec: ``wire_id`` of the codec.
         absolute: the rows replace what the receiver holds, instead of being subtracted from it.
         quota_end: with this frame the quota of the push or pull is complete; of a request: a slab is, so compute.

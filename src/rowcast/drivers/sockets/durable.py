@@ -9,7 +9,7 @@ import time
 from rowcast.config import LinkSettings
 from rowcast.drivers.sockets.endpoint import Security
 from rowcast.drivers.sockets.server import Server
-from rowcast.drivers.state.keeper import Keeper
+from rowcast.drivers.state.keeper import ServerKeeper
 from rowcast.durability.recorded import RecordedServer
 
 __all__ = ["DurableServer"]
@@ -18,7 +18,7 @@ log = logging.getLogger("rowcast")
 
 
 class DurableServer(Server[RecordedServer]):
-    """Runs the server of a :class:`~rowcast.drivers.state.keeper.Keeper`.
+    """Runs the server of a :class:`~rowcast.drivers.state.keeper.ServerKeeper`.
 
     Args:
         keeper: the server and its folder; it is closed with the server.
@@ -29,7 +29,7 @@ class DurableServer(Server[RecordedServer]):
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: ServerKeeper,
         host: str = "127.0.0.1",
         port: int = 7117,
         *,

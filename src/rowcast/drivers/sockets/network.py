@@ -158,8 +158,12 @@ class NetworkThread:
         self._raise_if_dead()
         return True
 
-    def leave(self) -> None:
-        """Go now; what is pending is dropped. Takes at most about two seconds, however the link is."""
+    def leave(self, *, goodbye: bool = True) -> None:
+        """Go now; what is pending is dropped. Takes at most about two seconds, however the link is.
+
+        Args:
+            goodbye: the node says one, which is given that time; otherwise the connection just ends.
+        """
         with self._ending:
             if not self._begun:  # and it never will: it looks whether it is still wanted
                 self._dropped = True
@@ -170,7 +174,7 @@ class NetworkThread:
         try:
             if not self.node.over:
                 self.run(lambda: self.node.leave(self.loop.time(), "left"))
-            self._thread.join(LEAVE_LIMIT_S)
+            self._thread.join(LEAVE_LIMIT_S if goodbye else 0.0)
         finally:  # also where a second Ctrl-C ends the goodbye
             with self._ending:
                 if not self._ended and self._main is not None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.crew import lend_threads
+from rowcast.drivers.kept import Keeper
 from rowcast.drivers.node_view import NodeView
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.network import NetworkThread
@@ -24,6 +26,7 @@ from rowcast.session import JoinRequest
 from rowcast.session.proof import check_name
 from rowcast.streams import BatchRule
 from rowcast.training import WorkerNode, WorkerState
+from rowcast.training.kept import Extras
 from rowcast.training.proposal.contribution import Update
 
 __all__ = ["Team"]
@@ -45,9 +48,11 @@ class Team(NodeView):
         settings, link_settings: see :mod:`rowcast.config`.
         journal: where events are recorded; ``None`` keeps them in memory.
         parameters: whose parameters the team is to train, see :func:`rowcast.join`.
+        state_dir: where this worker's own state is kept; ``None``: nowhere.
 
     Attributes:
         journal: the journal of this worker.
+        restored: the iteration from which it goes on after its process was killed; ``None``: it began anew.
 
     Raises:
         ConfigError: the server is not on loopback, and there is neither a secret nor a certificate; the file of the
@@ -63,6 +68,7 @@ class Team(NodeView):
         link_settings: LinkSettings | None = None,
         journal: Journal | None = None,
         parameters: str | None = None,
+        state_dir: str | Path | None = None,
     ) -> None:
         endpoint.security.check_join(endpoint.host)
         endpoint.security.guest(name)  # now, and not at the first step, the user hears of a file that cannot be used
@@ -75,6 +81,7 @@ class Team(NodeView):
         self._parameters = parameters or ""
         self._settings = settings or WorkerSettings()
         self._link_settings = link_settings or LinkSettings()
+        self._state_dir = None if state_dir is None else Path(state_dir)
         self._forget()
 
     def _forget(self) -> None:
@@ -82,6 +89,8 @@ class Team(NodeView):
         self._node: WorkerNode | None = None
         self._network: NetworkThread | None = None
         self._failed = False
+        self._keeper: Keeper | None = None
+        self.restored: int | None = None
 
     @property
     def address(self) -> str:
@@ -112,6 +121,8 @@ class Team(NodeView):
         check_congestion_control(self._link_settings)
         lend_threads()
         try:
+            if self._state_dir is not None:
+                self._keeper = Keeper(self._state_dir, self.name, self._settings.state_limit_s)
             self._node = WorkerNode(
                 self.name,
                 layout,
@@ -121,14 +132,30 @@ class Team(NodeView):
                 request=JoinRequest(self._endpoint.security.secret, self._parameters),
                 journal=self.journal,
             )
+            self._restore(self._node)
             self._network = NetworkThread(self._node, self._endpoint, self._link_settings)
             self._network.start()
-            self._wait(lambda: self.node.state is not WorkerState.JOINING)
+            # One that goes on has an exchange under way.
+            self._wait(lambda: self.node.state is not WorkerState.JOINING and not self.node.exchanging)
         except BaseException:
             self._failed = True
             self.leave()
             self._forget()
             raise
+
+    def _restore(self, node: WorkerNode) -> None:
+        """Give the node what was kept of another life, and let it keep its own."""
+        if self._keeper is None:
+            return
+        kept = self._keeper.open(node.layout)
+        if kept is not None:
+            node.restore(kept.replay, kept.age_s)
+            self.restored = node.iteration
+        node.notebook = self._keeper
+
+    def keep(self, extras: Callable[[], Extras]) -> Extras | None:
+        """What belongs to this worker's state beside the parameters is given by ``extras``; returns what was kept."""
+        return None if self._keeper is None else self._keeper.exchange_extras(extras)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -225,11 +252,24 @@ class Team(NodeView):
             self.leave()
             raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
         self._network.join()
+        self._close_state(done=True)
 
     def leave(self) -> None:
-        """Go now; what is pending is dropped. Takes at most about two seconds, however the link is."""
+        """Go now; what is pending is dropped, or kept where there is a state_dir. Takes at most about two seconds."""
         if self._network is not None:
-            self._network.leave()
+            if self._keeper is not None and not self.node.over and self._network.is_alive():
+                self._network.run(self._take_last_picture)
+            self._network.leave(goodbye=self._keeper is None)
+        self._close_state(done=False)
+
+    def _take_last_picture(self) -> None:
+        """On the network thread: what is pending is not delivered now, and is not lost."""
+        if self._keeper is not None and not self._keeper.closed:
+            self._keeper.last(self.node)
+
+    def _close_state(self, *, done: bool) -> None:
+        if self._keeper is not None:
+            self._keeper.close(done=done)
 
     def abandon(self) -> None:
         """The same for an optimizer that was dropped without ``close()``: called by the garbage collector."""

@@ -20,7 +20,7 @@ from rowcast.journal import Journal
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
-__all__ = ["Keeper", "TeamSpec"]
+__all__ = ["ServerKeeper", "TeamSpec"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Nowhere:
         pass
 
 
-class Keeper:
+class ServerKeeper:
     """Keeps a server's state in a folder.
 
     Args:
@@ -170,7 +170,7 @@ class Keeper:
             return
         recovered.node.journal.record(
             now,
-            "recovered",
+            "restarted",
             inputs=recovered.inputs,
             cut_bytes=self._cut_bytes,
             members=len(recovered.node.members),

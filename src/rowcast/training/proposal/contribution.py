@@ -116,6 +116,26 @@ class Contribution:
         self._residual.measured = False
         self._book(float(amounts.sum()), weight)
 
+    @property
+    def trusted(self) -> tuple[float, ...]:
+        """Sizes of the last updates, as they counted."""
+        return self._trust.sizes
+
+    def restore(
+        self,
+        size: float,
+        weight: float,
+        inner_lr: float,
+        trusted: tuple[float, ...],
+        velocity: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """Go on where another life was, between two iterations; see the attributes."""
+        self.size, self.weight, self.inner_lr = size, weight, inner_lr
+        self._trust.restore(trusted)
+        if velocity is not None:
+            self.outer = Outer(self._replica.layout, 1.0, 0.0)  # it follows the policy
+            self.outer.velocity[:] = velocity
+
     def drop(self, policy: Policy | None) -> None:
         """The work is done: where what is pending decays, what is left of the parameters is dropped (5.8)."""
         if policy is not None and policy.feedback < 1:

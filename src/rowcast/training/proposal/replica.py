@@ -59,6 +59,11 @@ class Replica:
         """Rows that arrive wait until :meth:`release`."""
         self._held = []
 
+    @property
+    def holds(self) -> bool:
+        """Rows that arrive wait."""
+        return self._held is not None
+
     def release(self) -> None:
         """Apply the rows that arrived since :meth:`hold`."""
         held, self._held = self._held or [], None

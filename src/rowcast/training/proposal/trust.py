@@ -24,6 +24,16 @@ class Trust:
     def __init__(self) -> None:
         self._sizes: deque[float] = deque(maxlen=self.MEMORY)
 
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """What is remembered, in the order in which it came."""
+        return tuple(self._sizes)
+
+    def restore(self, sizes: tuple[float, ...]) -> None:
+        """Remember these instead."""
+        self._sizes.clear()
+        self._sizes.extend(sizes)
+
     def share(self, size: float, most: float) -> float:
         """How much of an update counts, above 0 and at most 1.
 

@@ -139,6 +139,10 @@ class ServerRule:
     def link_lost(self, now: float, member: Member) -> None:
         """The link of ``member`` is gone."""
 
+    def newest(self, member: Member) -> int:
+        """The newest iteration that ``member`` has told of, in its own count."""
+        return member.iteration
+
     def resumed(self, member: Member) -> None:
         """``member`` is back, on a new connection; what was told may have been lost with the old one."""
 
@@ -229,9 +233,11 @@ class WorkerRule:
     Attributes:
         handlers: the messages that only this rule knows, and what takes them.
         asks_for: what a worker waits for that asks, in words.
+        resumes: a worker that was killed can go on in its session; otherwise it joins anew.
     """
 
     asks_for = ""
+    resumes = True
 
     def __init__(self, node: WorkerCore) -> None:
         self.node = node

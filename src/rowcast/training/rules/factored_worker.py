@@ -32,6 +32,7 @@ class FactoredWorker(PhasedWorker):
     """
 
     asks_for = "the basis of this iteration, which is made of everybody's sketch"
+    resumes = False  # sketches and bases have numbers of their own, and are not kept
 
     def __init__(self, node: WorkerCore) -> None:
         super().__init__(node)

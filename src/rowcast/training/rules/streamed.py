@@ -28,7 +28,7 @@ from rowcast.delivery.window import Window
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.kernels import lowest
-from rowcast.sync import Policy, UsualInterval
+from rowcast.sync import UsualInterval
 from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.adaptation import Adaptation
 from rowcast.training.rules.base import ServerRule
@@ -78,7 +78,7 @@ class StreamedRule(ServerRule):
         self._adaptation.begin()
         if self._policy.pulls == "common":
             self.stream = SharedLog(
-                self._policy_in_force,
+                self.team.policy_in_force,
                 layout,
                 self.team.links,
                 self.floor.levels,
@@ -86,9 +86,6 @@ class StreamedRule(ServerRule):
                 step_s=self._usual_step_s,
                 newest=self.team.gate.newest,
             )
-
-    def _policy_in_force(self) -> Policy:
-        return self.team.policy
 
     def reset(self) -> None:
         self.team.policy = self._policy
@@ -318,6 +315,9 @@ class StreamedRule(ServerRule):
 
     def sharing(self) -> list[str]:
         return [member.name for member in (*self.team.gate.counted(), *self.outages.sharing())]
+
+    def newest(self, member: Member) -> int:
+        return self._streamed[member.name].own if member.name in self._streamed else member.iteration
 
     def resumed(self, member: Member) -> None:
         if member.name in self._streamed:

@@ -1,0 +1,281 @@
+"""The folder of a robot's state: real files, processes that are killed, and what may be wrong with it all."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from live import LAYOUT as LIVE_LAYOUT
+from live import LIMIT_S, LiveServer, Robot, start_of
+from rowcast.drivers.kept import Keeper, arrays, noting
+from rowcast.errors import ConfigError
+from rowcast.journal import read_journal
+from rowcast.rows import Layout
+from teams import LAYOUT, events, finished
+from test_kept import Story, robots, told
+
+TESTS = Path(__file__).resolve().parent
+
+
+class Prompt(Keeper):
+    """Has written each picture before anything else happens."""
+
+    def turn(self, now, node):
+        super().turn(now, node)
+        self._await_picture()
+
+
+class Filed(Story):
+    """The robot that is killed has its state in a folder; beside it the witness knows the truth."""
+
+    def __init__(self, policy, folder, **more):
+        super().__init__(policy, robots(), **more)
+        self.folder = folder
+        self.keeper = self.begin()
+
+    def begin(self):
+        keeper = Prompt(self.folder, self.name, 0.0)
+        kept = keeper.open(LAYOUT)
+        note, turn, pictures = self.witness.note, self.witness.turn, self.witness._pictures
+
+        class Both:
+            def note(self, one):
+                keeper.note(one)
+                note(one)
+
+            def turn(self, now, node):
+                if pictures(node.iteration):
+                    keeper.turn(now, node)
+                turn(now, node)
+
+        self.node.notebook = Both()
+        self.kept = kept
+        return keeper
+
+    def restart(self):
+        """From the folder, and with the witness as if from its own memory."""
+        self.keeper.close(done=False)
+        self.harm()
+        super().restart()
+        self.keeper = self.begin()
+        compare(self.kept.replay, self.node.recovery._replay)
+
+    def harm(self):
+        """What happens to the files meanwhile."""
+
+
+def compare(one, other):
+    for name in ("replica", "pending", "stamps", "left"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    for name in ("iteration", "session", "server", "joined", "training", "sent", "received", "acknowledged"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert len(one._open) == len(other._open)
+
+
+@pytest.mark.parametrize("policy", ["rog:4?codec=onebit", "rowcast:3", "powersgd:2", "diloco:2"])
+def test_files_give_back_what_was_kept(policy, tmp_path):
+    story = Filed(policy, tmp_path / "state", every=2)
+    for time in (1.3, 1.9):
+        story.team.at(time, story.crash)
+    story.to_the_end()
+    assert len(story.lost) == 2
+
+
+@pytest.mark.parametrize("harm", ["torn", "flipped", "flipped in the header", "empty"])
+def test_a_damaged_picture_falls_back_to_the_one_before(harm, tmp_path, caplog):
+    story = Filed("rog:4?codec=onebit", tmp_path, every=1)
+
+    def damage():
+        newest = max(tmp_path.glob("picture-*"))
+        data = bytearray(newest.read_bytes())
+        if harm == "torn":
+            del data[len(data) // 2 :]
+        elif harm == "empty":
+            data.clear()
+        else:
+            data[len(data) // 2 if harm == "flipped" else 40] ^= 4
+        newest.write_bytes(data)
+
+    story.harm = damage
+    compared = []
+    story.restart = lambda: compared.append(fall_back(story))
+    story.team.at(1.5, story.crash)
+    story.to_the_end()
+    [(before, after)] = compared
+    assert after.iteration == before.iteration
+    assert after.lost.iterations == before.lost.iterations + 1
+    np.testing.assert_array_equal(after.replica, before.replica)
+    assert [record for record in caplog.records if "the state before it is used" in record.message]
+
+
+def fall_back(story):
+    """Restart from files of which the newest is damaged; what memory has, and what the files had."""
+    story.keeper.close(done=False)
+    truth = story.witness.replay(LAYOUT)
+    story.harm()
+    keeper = Prompt(story.folder, story.name, 0.0)
+    kept = keeper.open(LAYOUT)
+    found = kept.replay
+    story.witness.replay = lambda layout: found
+    story.explain = lambda lost: None
+    Story.restart(story)
+    story.keeper = keeper
+    return truth, found
+
+
+def test_notes_that_are_torn_count_up_to_there(tmp_path):
+    story = Filed("rog:4?codec=onebit", tmp_path, every=4)
+    story.team.at(1.7, story.crash)
+    seen = []
+
+    def tear():
+        whole = Prompt(tmp_path, story.name, 0.0)
+        seen.append(whole.open(LAYOUT).replay)
+        whole.close(done=False)
+        newest = max(path for path in tmp_path.glob("notes-*") if path.stat().st_size > 100)
+        size = newest.stat().st_size
+        os.truncate(newest, size - 3)
+        torn = Prompt(tmp_path, story.name, 0.0)
+        seen.append(torn.open(LAYOUT).replay)
+        torn.close(done=False)
+        assert newest.stat().st_size < size - 3, "what is no whole note is cut off, so that others may follow"
+
+    story.restart = lambda: (
+        story.keeper.close(done=False),
+        tear(),
+        setattr(story.team.workers["robot1"], "killed", True),
+    )
+    finished(story.team)
+    whole, torn = seen
+    assert (torn.sent, torn.received, torn.acknowledged) != (whole.sent, whole.received, whole.acknowledged)
+    assert torn.iteration in (whole.iteration, whole.iteration - 1)
+
+
+def filled(folder, name="robot1"):
+    story = Filed("bsp?codec=raw", folder, name=name)
+    story.team.run(1.5)
+    story.keeper.close(done=False)
+    return folder
+
+
+def test_the_state_of_another_robot_or_model_or_release_is_refused(tmp_path, monkeypatch):
+    filled(tmp_path)
+    with pytest.raises(ConfigError, match=r"expected the state of 'robot2', got that of 'robot1'; give each robot"):
+        Keeper(tmp_path, "robot2", 0.0).open(LAYOUT)
+    other = Layout.from_shapes([("weight", (3, 3))], small_tensor=1)
+    with pytest.raises(ConfigError, match="got that of another one; give each robot and each model a folder"):
+        Keeper(tmp_path, "robot1", 0.0).open(other)
+    monkeypatch.setattr("rowcast.drivers.kept.folder.FORMAT", 2)
+    monkeypatch.setattr("rowcast.drivers.kept.pictures.FORMAT", 2)
+    with pytest.raises(ConfigError, match="expected a state of format 2, got one of format 1; install the release"):
+        Keeper(tmp_path, "robot1", 0.0).open(LAYOUT)
+
+
+def test_a_folder_has_one_owner(tmp_path):
+    first = Keeper(tmp_path, "robot1", 0.0)
+    with pytest.raises(ConfigError, match="another process uses this folder; stop it, or give each robot"):
+        Keeper(tmp_path, "robot1", 0.0)
+    first.close(done=False)
+    Keeper(tmp_path, "robot1", 0.0).close(done=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="expected a folder that can be written, got: "):
+        Keeper(tmp_path / "file", "robot1", 0.0)
+
+
+class Disk:
+    """Writes fail while it is full; half of one succeeds first, as on a real one."""
+
+    def __init__(self, monkeypatch):
+        self.full = self.partial = False
+        write = os.write
+
+        def scripted(file, data):
+            if not self.full:
+                return write(file, data)
+            if self.partial and len(data) > 8:
+                self.partial = False
+                return write(file, memoryview(data)[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        for module in (arrays, noting):
+            monkeypatch.setattr(module.os, "write", scripted)
+
+    def fill(self):
+        self.full = self.partial = True
+
+    def empty(self):
+        self.full = False
+
+
+def test_a_full_disk_does_not_stop_the_training_and_is_told_once(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "rowcast")
+    disk = Disk(monkeypatch)
+    story = Filed("bsp?codec=raw", tmp_path, every=1)
+    story.team.at(1.0, disk.fill)
+    story.team.at(2.0, disk.empty)
+    story.team.at(3.0, story.crash)
+    story.to_the_end()
+    lines = [record.message for record in caplog.records if "state_dir" in record.message]
+    assert len(lines) == 2
+    assert "cannot be written (No space left on device); training goes on" in lines[0]
+    assert "the state is kept again" in lines[1]
+    assert [one["message"] for one in events(story.team, "robot1", "error")] == ["state_dir: No space left on device"]
+    assert told(story)[0]["lost_iterations"] == 0
+
+
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "rowcast:3?codec=onebit"])
+def test_a_crash_while_the_disk_is_full_doubles_nothing(policy, tmp_path, monkeypatch):
+    """The notes end where the disk was full; the server tells what came behind them."""
+    disk = Disk(monkeypatch)
+    story = Filed(policy, tmp_path, every=1)
+    gave_up = []
+
+    def restart():
+        disk.empty()
+        story.keeper.close(done=False)
+        keeper = Prompt(tmp_path, story.name, 0.0)
+        found = keeper.open(LAYOUT).replay
+        story.witness.replay = lambda layout: found
+        story.explain = lambda lost: gave_up.append(not story.team.undelivered(story.name).any())
+        Story.restart(story)
+        story.keeper = keeper
+
+    story.restart = restart
+    story.team.at(1.0, disk.fill)
+    story.team.at(1.9, story.crash)
+    story.to_the_end()
+    assert gave_up == [True]
+    assert "notes are here of" in told(story)[0]["cause"]
+
+
+@pytest.mark.system
+def test_a_process_that_is_killed_in_any_phase_of_a_step_goes_on(tmp_path):
+    steps, phases = 12, [("Sent", 3), ("Received", 2), ("Acknowledged", 2), ("computing", 6), ("picture", 2)]
+    with LiveServer("bsp?codec=raw", expected_workers=2, absence_limit_s=60.0) as server:
+        other = Robot(server, "other", steps=steps, update=1)
+        for phase, left in [*phases, ("never", 0)]:
+            arguments = [server.port, "killed", tmp_path / "state", tmp_path / "journal", steps, 100, phase, left]
+            command = [sys.executable, str(TESTS / "killed_robot.py"), *map(str, arguments)]
+            code = subprocess.run(command, timeout=3 * LIMIT_S, check=False, env={**os.environ}).returncode
+            assert code == (0 if phase == "never" else -signal.SIGKILL), phase
+        other.done(LIMIT_S)
+        moved = start_of() - server.node.parameters
+    recovered = [record for record in read_journal(tmp_path / "journal", None) if record["event"] == "recovered"]
+    assert [record["how"] for record in recovered] == ["resumed"] * len(phases)
+    lost = sum(record["lost_iterations"] for record in recovered)
+    counts = (moved - steps) / 100
+    np.testing.assert_array_equal(counts, np.round(counts))
+    assert counts.max() <= steps
+    assert counts.min() >= steps - lost
+    assert lost <= 1, "only the picture that was being written is missing"
+    np.testing.assert_array_equal(other.team.replica, server.node.parameters)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["lock"]
+    assert len(moved) == LIVE_LAYOUT.elements
