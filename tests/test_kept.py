@@ -13,6 +13,7 @@ from rowcast.testing import VirtualTeam
 from rowcast.testing.shelf import Shelf
 from rowcast.training import WorkerState
 from rowcast.training.kept import Acknowledged, Joined, Received, Replay, Resumed, Sent
+from rowcast.training.member import MemberState
 from teams import LAYOUT, POLICIES, Books, events, finished, members, names_of, outages, worker
 
 SMALL_FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.001)
@@ -341,6 +342,35 @@ def test_a_server_that_was_restored_from_an_older_state_is_joined_anew():
     assert record["how"] == "joined"
     causes = [record["cause"] for record in events(team, "robot1", "link_down")]
     assert any("the server had acknowledged" in cause and "joining anew" in cause for cause in causes)
+
+
+def test_who_is_killed_while_it_brings_the_parameters_to_a_new_server_keeps_what_is_pending():
+    story = Story(
+        "rog:4?codec=onebit", robots(rates=(2e4, 2e4, 2e4)), server_settings=ServerSettings(expected_workers=1)
+    )
+    story.explain = lambda lost: None
+    team = story.team
+
+    def strike():
+        story.books.restart_server()
+        team.at(team.now + 0.02, seeding)
+
+    def seeding():
+        member = team.server.members.get(story.name)
+        if member is None or member.state is not MemberState.SEEDING or not member.inbox.received:
+            assert team.now < 10.0
+            team.at(team.now + 0.005, seeding)
+            return
+        story.books.kill(story.name)
+        team.at(team.now, story.restart)
+
+    team.at(1.5, strike)
+    for name in ("robot0", "robot2"):
+        team.at(1.4, lambda name=name: team.cut(name, 3.0))
+    story.to_the_end()
+    assert len(story.lost) == 1
+    assert float(np.abs(story.lost[0]).max()) <= TOLERANCE
+    assert told(story)[0]["cause"] == ""
 
 
 @pytest.mark.parametrize("others", [True, False])

@@ -302,10 +302,10 @@ def test_rehearsals_that_are_none(rehearsal):
 # -- in a team ---------------------------------------------------------------------------------------------------------
 
 
-def joined(server, name="robot", lr=1.0):
+def joined(server, name="robot", lr=1.0, **options):
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    team = Team(server.endpoint, name=name, settings=IMPATIENT)
+    team = Team(server.endpoint, name=name, settings=IMPATIENT, **options)
     return model, Optimizer(torch.optim.SGD(model.parameters(), lr=lr), model, team)
 
 
@@ -408,6 +408,30 @@ def test_a_new_life_goes_on_behind_what_is_in_the_model():
             optimizer.team.leave()
         weight = server.ask(lambda node: float(node.parameters[0]))
     assert weight == pytest.approx(-sum(np.arange(40).reshape(10, 4).mean(axis=1)))
+
+
+@pytest.mark.parametrize("policy", ["bsp?codec=raw", "rog:2?codec=onebit", "rowcast:2?trust=0"])
+def test_a_life_that_was_kept_goes_on_behind_what_it_has_computed(policy, tmp_path):
+    """Whether or not pushes are whole, and whatever has arrived of them: every sample counts once."""
+    source = ListSource(40)
+    with LiveServer(policy) as server:
+        for steps in (3, 4, 3):
+            model, optimizer = joined(server, state_dir=tmp_path)
+            loader = StreamLoader(source, number, optimizer, batch="fixed:4")
+            batches = iter(loader)
+            for _ in range(steps):
+                add(model, optimizer, loader, next(batches))
+            source.committed = 0  # what the source remembers does not matter here
+            if optimizer.finished < 10:
+                loader._optimizer = None  # it is gone: nothing more is committed
+                optimizer.team.leave()
+                loader.close()
+        optimizer.close()
+        loader.close()
+        weight = server.ask(lambda node: float(node.parameters[0]))
+        assert not server.events("repeated") and not server.events("error"), "no message was out of place"
+    assert weight == pytest.approx(-sum(np.arange(40).reshape(10, 4).mean(axis=1)), rel=1e-5)
+    assert source.committed == 40
 
 
 def test_the_team_shares_its_batch_over_sockets():

@@ -44,6 +44,8 @@ def imbalance(server: ServerNode, node: WorkerNode) -> float:
         return 0.0
     if member.life != node.server_life:
         return 0.0  # it was forgotten, and has not heard yet that it joins anew
+    if node.client.anew:
+        return 0.0  # it was killed, and does not hold what it had been sent
     if member.state is MemberState.DRAINING and not member.finish_wait:
         return 0.0
     missing = member.owed.source.total() + in_flight(member.owed, node.layout, node.inbox.received)

@@ -128,6 +128,9 @@ class Picture:
         if not node.joined or node.recovery is not None or node.holds:
             raise LocalProtocolError("picture: expected a worker that has joined and holds back nothing that arrived")
         client, contribution, residual = node.client, node.contribution, node.residual
+        # Until its update was handed in, the newest step that took a time is the one before.
+        handed_in = node.step.proposed >= node.step.started
+        step = node.step if handed_in or node.done_step is None else node.done_step
         vectors = {"replica": node.replica.copy(), "pending": residual.vector.copy()}
         if contribution.outer is not None:
             vectors["velocity"] = contribution.outer.velocity.copy()
@@ -140,7 +143,7 @@ class Picture:
                 finished=node.delivered.finished,
                 positions=node.positions,
                 policy="" if node.policy is None else node.policy.name,
-                interval_s=node.step.interval_s,
+                interval_s=max(step.interval_s, 0.0),
                 size=contribution.size,
                 weight=contribution.weight,
                 inner_lr=contribution.inner_lr,

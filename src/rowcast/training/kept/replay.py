@@ -154,9 +154,9 @@ class Replay:
         """The server has applied every frame up to ``received``, and none behind it.
 
         If that is more than was noted, nobody can tell what of what is pending was delivered: then nothing is pending,
-        so that nothing is delivered twice.
+        so that nothing is delivered twice. Until it has joined a worker sends parameters only, which are not noted.
         """
-        if received > self.sent:
+        if received > self.sent and self.joined:
             self._give_up(f"the server has applied {received} frames, and notes are here of {self.sent}")
         self._applied_up_to(received)
         while self._open:
