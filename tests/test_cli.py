@@ -300,7 +300,7 @@ def test_wrong_secret(refused, state, tmp_path):
     (tmp_path / "ours").write_text(SECRET)
     (tmp_path / "theirs").write_text("another one of 16 bytes")
     with LiveServer(secret=SECRET.strip().encode()) as server:
-        refused(ExitCode.REFUSED, *train(state, server.port), says=["this worker has none", "--secret-file"])
+        refused(ExitCode.REFUSED, *train(state, server.port), says=["this worker has neither", "--secret-file"])
         wrong = train(state, server.port, "--secret-file", tmp_path / "theirs")
         refused(ExitCode.REFUSED, *wrong, says="does not fit")
 
