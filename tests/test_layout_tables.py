@@ -355,6 +355,11 @@ def test_a_connection_that_ends_when_the_kernel_takes_bytes_again_ends_once():
             connection.link.closing = True
             return None
 
+        def position(self):
+            return 0
+
+        committed_to = position
+
         def on_closed(self, connection, cause):
             self.closed += 1
 

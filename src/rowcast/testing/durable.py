@@ -95,7 +95,7 @@ class DurableTeam(VirtualTeam):
     def _began(self) -> None:
         self.log = MemoryLog(self.clock, self._commit_s)
         self._host = RecordedServer(self._node, self.log, self._drawn)
-        self.host = self._host
+        self.noted = self._host
         self._saved: tuple[State, int] = (self._host.capture(self.now), 0)
         self.log.commit = self._on_commit  # type: ignore[method-assign]
 
@@ -136,7 +136,7 @@ class DurableTeam(VirtualTeam):
         del self.log.records[self.log.committed_to :]
         self._node, self._drawn = recovery.node, recovery.drawn
         self._host = recovery.resume(self.log, self.now)
-        self.server, self.host = recovery.node, self._host
+        self.server, self.noted = recovery.node, self._host
         self._server_wake = math.inf
         self.host.listen(self.now)
         self.serve()

@@ -258,7 +258,7 @@ class VirtualTeam(Engine[_Worker]):
         self._policy = self._policy if policy is None else policy
         for worker in list(self._by_link.values()):
             self.disconnect(worker, "the server died")
-        self.server = self.host = self._new_server()
+        self.server = self._new_server()
         self.server.listen(self.now)
         self._server_wake = math.inf
 

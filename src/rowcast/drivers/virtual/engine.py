@@ -75,14 +75,21 @@ class Engine(Generic[P]):
     Attributes:
         clock: the time.
         server: the server.
-        host: what stands in its place to connections: the server, or what notes its inputs.
+        noted: what notes the server's inputs, and stands in its place to connections; ``None``: nothing does.
     """
 
+    noted: HostNode | None = None
+
     def __init__(self, server: HostNode, *, clock: Clock | None = None) -> None:
-        self.server = self.host = server
+        self.server = server
         self.clock = clock or Clock()
         self._by_link: dict[Link, P] = {}
         self._server_wake = math.inf
+
+    @property
+    def host(self) -> HostNode:
+        """What connections have to do with."""
+        return self.server if self.noted is None else self.noted
 
     # -- what is built on it ---------------------------------------------------------------------------------------
 
