@@ -2,13 +2,13 @@
 
 Parts, of which ``--parts`` chooses:
 
-- ``schedules``: random faults in virtual time, with a server that has a log and loses its power now and then: what is
-  lost, doubled, or hangs (``tests/fault_schedules.py``);
-- ``log``: steps a second of two workers with the reference layout, with a log and without, in turns, flat out: nobody
-  computes a gradient, so this is the worst case. The limit is the disk, which every byte that arrives is written to
-  once, and the wait for a commit in each exchange;
-- ``restart``: ``kill -9`` of the server while they train, and a new one at once: until it knows the team again, and
-  until every worker has finished another iteration.
+- ``schedules``: random faults in virtual time, with a server that has a log and loses its power now and then: what
+  is lost, doubled, or hangs (``tests/fault_schedules.py``);
+- ``log``: steps a second of two workers with the reference layout, with a log and without, in turns: ``bsp``, where
+  each exchange waits for commits, at a robot's pace; and ``rowcast`` flat out, where nobody computes a gradient. The
+  limit is the disk, which every byte that arrives is written to once, and the wait for a commit;
+- ``restart``: ``kill -9`` of the server while they train, with gradients of half a second, and a new one at once: until
+  it knows the team again, and until every worker has finished two iterations more, less the time of their gradients.
 """
 
 from __future__ import annotations
@@ -45,23 +45,27 @@ POLICY = "rowcast"
 WORKERS = 2
 SETTINGS = ServerSettings(expected_workers=WORKERS, gather_s=0.0)
 IMPATIENT = WorkerSettings(join_limit_s=120.0, reconnect_first_s=0.05, reconnect_cap_s=0.2)
-#: So long the workers train before the server is killed, and in each turn of the comparison (s).
-BEFORE_S, TURN_S = 12.0, 10.0
+#: So long the workers train before the server is killed (s).
+BEFORE_S = 12.0
+#: What a gradient takes a robot, as in ``beyond.py``.
+ROBOT_S = 2.06
 LIMIT_S = 300.0
+#: A gradient while the server is killed (s).
+GRADIENT_S = 0.5
 
 
-def serve(folder: Path | None, port: int, pipe: Connection) -> None:
+def serve(policy: str, folder: Path | None, port: int, pipe: Connection) -> None:
     """Run a server until the pipe says so, then tell bytes received and bytes of the log."""
     told = {"received": 0, "written": 0}
 
     async def run() -> None:
         journal = Journal("server", forget)
         if folder is None:
-            node = ServerNode(parse_policy(POLICY), settings=SETTINGS, journal=journal)
+            node = ServerNode(parse_policy(policy), settings=SETTINGS, journal=journal)
             server: Server[ServerNode] | DurableServer = Server(node, port=port)
             pipe_told = {"recovery_s": 0.0, "inputs": 0}
         else:
-            spec = TeamSpec(POLICY, SETTINGS, LinkSettings())
+            spec = TeamSpec(policy, SETTINGS, LinkSettings())
             keeper = ServerKeeper(RealDisk(folder), spec, StateSettings(durability="log"), journal)
             server = DurableServer(keeper, port=port)
             take, inputs = keeper.server.arrived, 0 if keeper.recovered is None else keeper.recovered.inputs
@@ -88,10 +92,10 @@ def serve(folder: Path | None, port: int, pipe: Connection) -> None:
 class Process:
     """A server process."""
 
-    def __init__(self, folder: Path | None, port: int = 0) -> None:
+    def __init__(self, folder: Path | None, port: int = 0, policy: str = POLICY) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=serve, args=(folder, port, theirs))
+        self._process = spawn.Process(target=serve, args=(policy, folder, port, theirs))
         self._process.start()
         theirs.close()
         self.told = self._pipe.recv()
@@ -115,12 +119,13 @@ class Process:
 
 
 class Trainer(threading.Thread):
-    """A worker that hands in updates as fast as it can."""
+    """A worker whose gradients take so long (s); with 0 it hands in updates as fast as it can."""
 
-    def __init__(self, port: int, name: str, layout: Layout) -> None:
+    def __init__(self, port: int, name: str, layout: Layout, gradient_s: float) -> None:
         super().__init__(name=name, daemon=True)
         self.team = Team(Endpoint("127.0.0.1", port), name=name, settings=IMPATIENT, journal=Journal(name, forget))
         self.layout = layout
+        self.gradient_s = gradient_s
         self.steps = 0
         self.ending = False
         self.error: BaseException | None = None
@@ -130,6 +135,7 @@ class Trainer(threading.Thread):
         try:
             self.team.start(self.layout, self.layout.zeros())
             while not self.ending:
+                time.sleep(self.gradient_s)
                 with self.team.hold():
                     proposed = self.team.replica - np.float32(1e-3)
                     self.team.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], 0.5)
@@ -141,9 +147,9 @@ class Trainer(threading.Thread):
 
 
 @contextlib.contextmanager
-def training(port: int, layout: Layout) -> Iterator[list[Trainer]]:
+def training(port: int, layout: Layout, gradient_s: float = 0.0) -> Iterator[list[Trainer]]:
     """Workers that have begun to train."""
-    trainers = [Trainer(port, f"robot-{k}", layout) for k in range(WORKERS)]
+    trainers = [Trainer(port, f"robot-{k}", layout, gradient_s) for k in range(WORKERS)]
     try:
         wait_for(trainers, 2)
         yield trainers
@@ -166,15 +172,18 @@ def wait_for(trainers: list[Trainer], more: int) -> float:
     return time.monotonic() - begun
 
 
-def log_costs(layout: Layout, turns: int, turn_s: float) -> list[Figure]:
-    """Steps a second with a log and without, in turns; what is written for what is received."""
+def log_costs(layout: Layout, policy: str, gradient_s: float, turns: int, turn_s: float) -> list[Figure]:
+    """Steps a second with a log and without, in turns; what is written for what is received.
+
+    Nothing is asked where no gradient is computed.
+    """
     rates: dict[str, list[float]] = {"none": [], "log": []}
     written = received = 0
     for _ in range(turns):
         for kind, found in rates.items():
             with tempfile.TemporaryDirectory(prefix="rowcast-state-") as folder:
-                server = Process(Path(folder) if kind == "log" else None)
-                with training(server.port, layout) as trainers:
+                server = Process(Path(folder) if kind == "log" else None, policy=policy)
+                with training(server.port, layout, gradient_s) as trainers:
                     before, begun = sum(trainer.steps for trainer in trainers), time.monotonic()
                     time.sleep(turn_s)
                     steps = sum(trainer.steps for trainer in trainers) - before
@@ -185,35 +194,43 @@ def log_costs(layout: Layout, turns: int, turn_s: float) -> list[Figure]:
     shares = [100 * (1 - with_log / without) for with_log, without in zip(rates["log"], rates["none"], strict=True)]
     note = f"{statistics.fmean(rates['none']):.2f} and {statistics.fmean(rates['log']):.2f} steps/s; by turn "
     note += ", ".join(f"{share:.1f}" for share in shares)
+    bound = 5.0 if gradient_s else None
+    name = f"{policy}, a gradient of {gradient_s:g} s" if gradient_s else f"{policy}, no gradient"
     return [
-        Figure("the log costs of the step rate", statistics.median(shares), "%", 5.0, note=note),
+        Figure(f"{name}: the log costs of the step rate", statistics.median(shares), "%", bound, note=note),
         Figure(
-            "bytes of the log for each byte received", written / max(received, 1), "", 1.2, note=f"{received} bytes"
+            f"{name}: bytes of the log for each received", written / max(received, 1), "", 1.2, note=f"of {received}"
         ),
     ]
 
 
-def restart(layout: Layout, before_s: float, kills: int) -> list[Figure]:
+def restart(layout: Layout, policy: str, before_s: float, kills: int) -> list[Figure]:
     """``kill -9`` while workers train, and a new server at once."""
     knows, goes_on, inputs = [], [], []
     with tempfile.TemporaryDirectory(prefix="rowcast-state-") as folder:
-        server = Process(Path(folder))
-        with training(server.port, layout) as trainers:
+        server = Process(Path(folder), policy=policy)
+        with training(server.port, layout, GRADIENT_S) as trainers:
             for _ in range(kills):
                 time.sleep(before_s)
                 server.kill()
                 begun = time.monotonic()
-                server = Process(Path(folder), server.port)
+                server = Process(Path(folder), server.port, policy)
                 knows.append(server.told["recovery_s"])
                 inputs.append(server.told["inputs"])
                 # One that was under way when the server died may end as soon as it is back.
                 wait_for(trainers, 2)
-                goes_on.append(time.monotonic() - begun)
+                goes_on.append(time.monotonic() - begun - 2 * GRADIENT_S)
         server.stop()
     each = ", ".join(f"{seconds:.1f}" for seconds in goes_on)
     return [
-        Figure("recovery of the reference layout", max(knows), "s", 3.0, note=f"up to {max(inputs)} inputs"),
-        Figure("from the restart to two iterations more of every worker", max(goes_on), "s", 5.0, note=each),
+        Figure(f"{policy}: recovery", max(knows), "s", 3.0, note=f"up to {max(inputs)} inputs"),
+        Figure(
+            f"{policy}: from the restart to two iterations more of all, less their gradients",
+            max(goes_on),
+            "s",
+            5.0,
+            note=each,
+        ),
     ]
 
 
@@ -243,9 +260,11 @@ def main() -> None:
     if "schedules" in parts:
         figures += schedules(3 if options.tiny else options.virtual, options.seed)
     if "log" in parts:
-        figures += log_costs(layout, 1 if options.tiny else 5, TURN_S / shorter)
+        for policy, gradient_s in (("bsp", ROBOT_S / shorter), (POLICY, 0.0))[: 1 if options.tiny else 2]:
+            figures += log_costs(layout, policy, gradient_s, 1 if options.tiny else 5, 10 * (gradient_s or 1 / shorter))
     if "restart" in parts:
-        figures += restart(layout, BEFORE_S / shorter, 1 if options.tiny else 3)
+        for policy in ("bsp", POLICY)[options.tiny :]:
+            figures += restart(layout, policy, BEFORE_S / shorter, 1 if options.tiny else 3)
     finish(f"A server that survives its own death, {name}", figures, options)
 
 
