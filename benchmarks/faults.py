@@ -126,10 +126,20 @@ class Trainer(threading.Thread):
         self.team = Team(Endpoint("127.0.0.1", port), name=name, settings=IMPATIENT, journal=Journal(name, forget))
         self.layout = layout
         self.gradient_s = gradient_s
-        self.steps = 0
+        self.ended_at: list[float] = []
         self.ending = False
         self.error: BaseException | None = None
         self.start()
+
+    @property
+    def steps(self) -> int:
+        """Iterations finished."""
+        return len(self.ended_at)
+
+    def rate_since(self, begun: float) -> float:
+        """Iterations a second, from the first that has ended since ``begun`` (s) to the last; 0 where none has."""
+        ends = [end for end in self.ended_at if end >= begun]
+        return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
 
     def run(self) -> None:
         try:
@@ -140,7 +150,7 @@ class Trainer(threading.Thread):
                     proposed = self.team.replica - np.float32(1e-3)
                     self.team.accumulate([proposed[spec.start : spec.stop] for spec in self.layout.tensors], 0.5)
                 self.team.exchange()
-                self.steps += 1
+                self.ended_at.append(time.monotonic())
             self.team.leave()
         except BaseException as error:
             self.error = error
@@ -184,10 +194,9 @@ def log_costs(layout: Layout, policy: str, gradient_s: float, turns: int, turn_s
             with tempfile.TemporaryDirectory(prefix="rowcast-state-") as folder:
                 server = Process(Path(folder) if kind == "log" else None, policy=policy)
                 with training(server.port, layout, gradient_s) as trainers:
-                    before, begun = sum(trainer.steps for trainer in trainers), time.monotonic()
+                    begun = time.monotonic()
                     time.sleep(turn_s)
-                    steps = sum(trainer.steps for trainer in trainers) - before
-                    found.append(steps / (time.monotonic() - begun))
+                    found.append(sum(trainer.rate_since(begun) for trainer in trainers))
                 told = server.stop()
                 if kind == "log":
                     written, received = written + told["written"], received + told["received"]
