@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from live import LAYOUT, LIMIT_S, eventually, python, start_of
+from rowcast.drivers.claim import claimed
 from rowcast.errors import ConfigError, DataError, WorkerFailed
 from rowcast.experiment import DemoSettings, ServerAudit, ShapeSettings, WorkerAudit, prove, run_demo, shaped_trace
-from rowcast.experiment.claim import claimed
 from rowcast.experiment.loading import loading
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.starting import state_file

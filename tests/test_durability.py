@@ -43,7 +43,7 @@ def busy_team(policy, until=2.0):
 
 
 def externals(team):
-    return {"journal": team.server.journal, "drawn": team._drawn, "settings": team.server.settings}
+    return {"journal": team.server.journal, "drawn": team._drawn}
 
 
 def same(one: State, two: State) -> None:
@@ -150,6 +150,27 @@ def test_the_same_inputs_lead_to_the_same_state_to_the_last_bit(policy):
     built = RecordedServer(found.node, team.log, found.drawn, links=found.links, count=found.count)
     built.node.journal.records.clear()
     same(team._host.capture(2.0), built.capture(2.0))
+
+
+def test_other_settings_hold_from_the_restart_on_and_not_before():
+    """What was heard is heard with the settings of then: with those of now another course might follow from it."""
+    team = busy_team("rowcast")
+    saved, start = team._saved
+    changed = replace(team.server.settings, absence_limit_s=0.11, strangers_limit=1)
+    found = recover(
+        State(saved.table, {name: each.copy() for name, each in saved.arrays.items()}),
+        records.decode([b"".join(team.log.records[start:])]),
+        journal=Journal("server"),
+        secret=None,
+        settings=changed,
+        links=LinkSettings(),
+        source=random.Random(1).randbytes,
+    )
+    assert found.unsure == [] and set(found.node.members) == set(team.server.members)
+    np.testing.assert_array_equal(found.node.parameters, team.server.parameters)
+    assert found.node.settings is changed and found.node.team.settings is changed
+    assert found.node.team.links == LinkSettings()
+    assert {member.link for member in found.node.members.values() if member.link} <= set(found.links.values())
 
 
 def test_what_happens_again_is_not_recorded_again():
@@ -415,7 +436,7 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_one_before():
 def test_a_folder_serves_one_server_of_one_policy(tmp_path):
     disk = RealDisk(tmp_path / "state")
     keeper = keeper_of(disk)
-    with pytest.raises(ConfigError, match=r"process \d+ uses it"):
+    with pytest.raises(ConfigError, match="another process uses it"):
         keeper_of(disk)
     keeper.close(1.0)
     with pytest.raises(ConfigError, match=r"its team has the policy rog:4, and this server has bsp"):
@@ -423,6 +444,21 @@ def test_a_folder_serves_one_server_of_one_policy(tmp_path):
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert {each.stat().st_mode & 0o777 for each in (tmp_path / "state").iterdir()} == {0o600}
     keeper_of(disk).close(2.0)
+
+
+def test_inputs_of_another_secret_are_not_heard_again():
+    disk = MemoryDisk()
+    keeper = keeper_of(disk)
+    chatter(keeper)
+    keeper.log.flush()
+    for other in (b"another sixteen bytes", None):
+        disk.lose_power(random.Random(0))
+        with pytest.raises(ConfigError, match="another shared secret"):
+            keeper_of(disk, replace(SPEC, secret=other))
+    again = keeper_of(disk)
+    again.close(again.starts_at)
+    keeper_of(disk, replace(SPEC, secret=b"another sixteen bytes"))  # it was stopped: nothing is to be heard again
+    assert all(b"sixteen bytes" not in file.content for file in disk.files.values())
 
 
 @pytest.mark.parametrize("what", ["byte", "short", "release", "no snapshot", "not text"])

@@ -20,8 +20,8 @@ from live import LIMIT_S, python
 from recordings import rest
 from rowcast.cli import ExitCode
 from rowcast.cli.display import plain, team_table
+from rowcast.drivers.claim import claimed
 from rowcast.errors import ConfigError, DataError, WorkerFailed
-from rowcast.experiment.claim import claimed
 from rowcast.experiment.recorded_samples import write_samples
 from rowcast.experiment.starting import state_file
 from rowcast.experiment.stream_demo import run_stream_demo

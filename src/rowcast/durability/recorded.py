@@ -229,10 +229,4 @@ class RecordedServer:
 
 def externals_of(node: ServerNode, drawn: Drawn) -> dict[str, object]:
     """What is no part of the state of a server, by the names that stand for it there."""
-    return {
-        "journal": node.journal,
-        "drawn": drawn,
-        "secret": node.secret,
-        "settings": node.settings,
-        "links": node.team.links,
-    }
+    return {"journal": node.journal, "drawn": drawn, "secret": node.secret}

@@ -18,7 +18,7 @@ from rowcast.config import LinkSettings, Secret, ServerSettings
 from rowcast.durability import records
 from rowcast.durability.recorded import Appendix, Drawn, RecordedServer, check_of
 from rowcast.durability.records import Record, Timed
-from rowcast.durability.state import State, restore
+from rowcast.durability.state import State, capture, restore
 from rowcast.errors import LinkLost, RowcastError, StateDamaged
 from rowcast.journal import Journal
 from rowcast.session import Link
@@ -82,7 +82,8 @@ def recover(
         state: of a snapshot.
         inputs: that came behind it.
         journal: where events are recorded from now on; what happens again is not.
-        secret, settings, links: as the server had them.
+        secret: as the server had it.
+        settings, links: from now on; the inputs are taken with those of then.
         source: of random bytes.
 
     Raises:
@@ -93,8 +94,6 @@ def recover(
         "journal": journal,
         "drawn": drawn,
         "secret": None if secret is None else Secret(secret),
-        "settings": settings,
-        "links": links,
     }
     root = restore(state, externals)
     replay = _Replay(root["node"], drawn, root["links"], root["count"], root["now"])
@@ -104,8 +103,25 @@ def recover(
         replay.settle()
     drawn.give(None)
     drawn.take()
-    replay.node.notices.clear()
-    return Recovery(replay.node, drawn, replay.links, replay.count, replay.now, replay.inputs, sorted(replay.unsure))
+    node, standing = _with_settings(replay.node, replay.links, externals, settings, links)
+    node.notices.clear()
+    return Recovery(node, drawn, standing, replay.count, replay.now, replay.inputs, sorted(replay.unsure))
+
+
+def _with_settings(
+    node: ServerNode,
+    standing: dict[int, Link],
+    externals: dict[str, object],
+    settings: ServerSettings,
+    links: LinkSettings,
+) -> tuple[ServerNode, dict[int, Link]]:
+    """The same server with other settings, wherever they are held, and its connections."""
+    if (node.settings, node.team.links) == (settings, links):
+        return node, standing
+    held = {**externals, "settings": node.settings, "links": node.team.links}
+    state = capture([node, standing], held)
+    changed, standing = restore(state, {**externals, "settings": settings, "links": links})
+    return changed, standing
 
 
 def _error(name: str, text: str) -> RowcastError:

@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rowcast.drivers.claim import claimed
 from rowcast.errors import ConfigError
 from rowcast.experiment.cell import LATER, Cell
-from rowcast.experiment.claim import claimed
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners import RunCell
 from rowcast.metric import metrics_to_json

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, ServerSettings, save_tables
+from rowcast.drivers.claim import claimed
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError
 from rowcast.experiment.audit import WorkerAudit
-from rowcast.experiment.claim import claimed
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup

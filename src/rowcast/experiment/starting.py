@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rowcast.drivers.claim import claimed
 from rowcast.errors import DataError
-from rowcast.experiment.claim import claimed
 from rowcast.tasks import Task
 from rowcast.version import __version__
 

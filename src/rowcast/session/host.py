@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+
 from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.session.link import Link
 from rowcast.wire import Message
@@ -9,20 +11,20 @@ from rowcast.wire import Message
 __all__ = ["Host"]
 
 
-class Host:
+class Host(abc.ABC):
     """Takes bytes in: the other end lives, and what became whole with them is handled, message by message."""
 
+    @abc.abstractmethod
     def heard(self, now: float, link: Link, begun: tuple[int, int] = (0, 0)) -> None:
         """Bytes arrived, whole message or not; ``begun``: see :meth:`rowcast.wire.FrameDecoder.hold`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def receive(self, now: float, link: Link, message: Message) -> None:
         """Handle one message."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def blame(self, now: float, link: Link, error: RowcastError) -> None:
         """What came was wrong."""
-        raise NotImplementedError
 
     def arrived(self, now: float, link: Link, count: int) -> str | None:
         """So many bytes arrived on ``link``, and lie in its decoder's buffer.

@@ -79,20 +79,19 @@ class DurableServer(Server[RecordedServer]):
 
     def _attended(self) -> None:
         self.keeper.attend(self.now(), time.thread_time() - self._worked_before_s)
+        failing = self.keeper.failing
+        if failing == self._failing:
+            return
+        self._failing = failing
+        if failing:
+            self.node.trouble(self.now(), "state", failing)
+        else:
+            log.warning("the state is written again")
 
     def _on_commit(self) -> None:
         """More may leave; or the disk fails, or works again."""
-        failing = self.keeper.log.failure or self.keeper.fault
-        if failing != self._failing:
-            self._failing = failing
-            if failing:
-                text = f"the state cannot be written: {failing}; workers hear nothing until it can be; make room there"
-                self.node.trouble(self.now(), "state", text)
-            else:
-                log.warning("the state is written again")
-            self._tell()
         holding = [connection for connection in self._connections.values() if connection.holds]
         for connection in holding:
             connection.pump()
-        if holding:
+        if holding or self.keeper.failing != self._failing:
             self._soon()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -116,21 +115,9 @@ class RealDisk:
             os.close(descriptor)
 
     def claim(self) -> Callable[[], None]:
-        descriptor = os.open(self.folder / self.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            raise ConfigError(
-                f"state {self.folder}: process {holder or 'of another user'} uses it; end that, or give another --state"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode("ascii"))
+        from rowcast.drivers.claim import claimed  # where there are no such locks (Windows) nothing else is missing
 
-        def give_back() -> None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, 0)
-            os.close(descriptor)
-
-        return give_back
+        held = contextlib.ExitStack()
+        taken = f"state {self.folder}: another process uses it; end that, or give another --state"
+        held.enter_context(claimed(self.folder / self.LOCK, taken))
+        return held.close

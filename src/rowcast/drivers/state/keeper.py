@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import threading
 import time
@@ -36,6 +38,19 @@ class TeamSpec:
     settings: ServerSettings
     links: LinkSettings
     secret: bytes | None = None
+
+
+def _trace_of(secret: bytes | None, salt: bytes) -> str:
+    """What tells later whether a server has the same secret, and nothing of it: slow to make, and salted."""
+    if secret is None:
+        return ""
+    return f"{salt.hex()}:{hashlib.scrypt(secret, salt=salt, n=1 << 14, r=8, p=1, dklen=16).hex()}"
+
+
+def _knows(secret: bytes | None, trace: str) -> bool:
+    """Whether a secret left this trace."""
+    salt = bytes.fromhex(trace.partition(":")[0])
+    return hmac.compare_digest(_trace_of(secret, salt), trace)
 
 
 class _Nowhere:
@@ -94,6 +109,7 @@ class ServerKeeper:
         self.on_commit: Callable[[], None] = lambda: None
         self.fault = ""
         self._cut_bytes = self._forgotten = 0
+        self._trace = _trace_of(team.secret, os.urandom(16))
         self._team = team
         self._taken_at = self._worked_s = 0.0
         self._writing: threading.Thread | None = None
@@ -113,6 +129,16 @@ class ServerKeeper:
         if self.fault:
             self.close(self.starts_at)
             raise ConfigError(f"state: cannot be written: {self.fault}; make room there, or give another --state")
+
+    @property
+    def failing(self) -> str:
+        """What cannot be written, why, and what follows from it; empty: nothing."""
+        if self._log.failure:
+            why = self._log.failure
+            return f"the state cannot be written: {why}; workers hear nothing until it can be; make room there"
+        if self.fault:
+            return f"no snapshot can be written: {self.fault}; the one before is kept; make room there"
+        return ""
 
     @property
     def log(self) -> GroupWriter | _Nowhere:
@@ -146,9 +172,15 @@ class ServerKeeper:
                 f"state: its team has the policy {found.about.get('policy')}, and this server has {team.policy}; "
                 "give that --policy, or another --state"
             )
+        inputs = iter(found.inputs() if found.about.get("durability") == "log" else ())
+        if not _knows(team.secret, found.about.get("secret", "")) and next(inputs, None) is not None:
+            raise ConfigError(
+                "state: it is of a server with another shared secret, which did not end as it should; start it once "
+                "more with that secret and stop it, or give another --state"
+            )
         recovered = recover(
             found.state,
-            found.inputs() if found.about.get("durability") == "log" else (),
+            inputs,
             journal=journal,
             secret=team.secret,
             settings=team.settings,
@@ -209,6 +241,7 @@ class ServerKeeper:
             self._next += 1
         self._taken_at = now
         about = {"policy": self._team.policy, "durability": self.settings.durability, "ended": "yes" if ended else "no"}
+        about["secret"] = self._trace
         return self._next, self.server.capture(now), about
 
     def _write(self, first: int, state: State, about: dict[str, str]) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rowcast.drivers.claim import claimed
 from rowcast.drivers.sockets import Shaper
 from rowcast.errors import ConfigError, WorkerFailed
-from rowcast.experiment.claim import claimed
 from rowcast.experiment.inference.methods import Comparer, MethodObserver, MethodRun, Summary, empty_folder
 from rowcast.experiment.inference.scenes import scenes
 from rowcast.experiment.inference.settings import CameraSettings, SplitDemoSettings

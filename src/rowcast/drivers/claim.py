@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def claimed(lock: Path, taken: str | None = None) -> Iterator[None]:
         ConfigError: somebody is, with the text ``taken``.
         OSError: the file cannot be made or locked.
     """
-    with lock.open("w") as file:
+    with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if taken is None else fcntl.LOCK_NB))
         except BlockingIOError:
