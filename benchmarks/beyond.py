@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-out/beyond"), help="folder of what was trained")
     parser.add_argument("--seeds", type=int, default=5, help="of the parts that train")
     parser.add_argument("--hours", type=float, default=0.5, help="how long 'accuracy' trains, in virtual time")
+    parser.add_argument("--device", default="cpu", help="where 'accuracy' computes its gradients, as PyTorch names it")
     options = parser.parse_args()
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -234,8 +235,9 @@ def main() -> None:
         figures += training.silence(options.out, settled, options.seeds, (without("ahead"),))
     if "accuracy" in parts:
         schedules = save_schedules(runs[first], options.out / "schedules")
+        base = training.plan(settled, options.seeds, task_options={"device": options.device})
         figures += training.accuracy(
-            options.out, options.data, layout, schedules, settled, options.seeds, options.hours, (OWN_WRITES,)
+            options.out, options.data, layout, schedules, base, settled, options.hours, (OWN_WRITES,)
         )
     if "delivery" in parts:
         figures += delivery(options.out, options.seeds)

@@ -200,8 +200,8 @@ def accuracy(
     data: Path,
     layout: Layout,
     links: Path,
+    base: Comparison,
     device: Device,
-    seeds: int,
     hours: float,
     ablate: Sequence[str],
 ) -> list[Figure]:
@@ -216,13 +216,13 @@ def accuracy(
         ("CIFAR-10", "cruda-cifar10", "cifar10"),
     ):
         place = out / folder
-        base = plan(device, seeds, task=task, data=str(data / folder))
+        on_images = replace(base, task=task, data=str(data / folder))
         for policies, where, length in (
             (("bsp",), NEVER_WAITS, hours),
             (("rowcast", *ablate), str(links), hours),
             (("rog:4",), str(links), 1.0),
         ):
-            run_comparison(replace(base, policies=policies, links=(where,), hours=length), place)
+            run_comparison(replace(on_images, policies=policies, links=(where,), hours=length), place)
         reference, rog = cells_of(place, "bsp", NEVER_WAITS), cells_of(place, "rog:4", str(links))
         for policy in ("rowcast", *ablate):
             name = title if policy == "rowcast" else f"{title}, {policy}"

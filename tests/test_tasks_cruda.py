@@ -195,6 +195,18 @@ def test_a_setting_out_of_range_is_named(name: str, value: float) -> None:
         CrudaSettings(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["nowhere", "cpu:-1:2", "meta", "cuda:99"])
+def test_a_device_that_cannot_compute_is_refused_in_one_line(name: str) -> None:
+    for build in (lambda: tiny(device=name), lambda: CrudaTask.check({"device": name})):
+        with pytest.raises(ConfigError, match=rf"^device: '{name}' cannot be used here \(.*\); take 'cpu'") as refused:
+            build()
+        assert "\n" not in str(refused.value)
+
+
+def test_the_device_does_not_change_what_a_starting_model_depends_on() -> None:
+    assert tiny(device="cpu:0").starting_key() == tiny().starting_key()
+
+
 def test_worker_numbers_are_checked() -> None:
     task = tiny(pretrain_epochs=0)
     task.pretrain()

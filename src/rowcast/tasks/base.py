@@ -279,7 +279,7 @@ class Task(ABC):
 
     def keep_state(self, model: nn.Module) -> State:
         """Take what is in ``model`` as the starting state of every worker."""
-        self._state = {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+        self._state = {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
         return self._state
 
     def save_state(self, path: str | Path) -> None:

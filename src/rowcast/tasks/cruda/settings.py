@@ -82,6 +82,7 @@ class CrudaSettings(TaskSettings):
         low=1,
         high=10_000_000,
     )
+    device: str = setting("cpu", "Where the model is computed, as PyTorch names it: 'cpu', 'cuda', 'cuda:1', 'mps'.")
 
 
 #: Options of a task that are sizes of its model.
@@ -124,4 +125,5 @@ class CrudaOptions(TaskOptions):
     conv_blocks: int | None = setting(None, "Bottleneck blocks of the convolution stage.", low=0, high=100)
     widths: tuple[int, ...] | None = setting(None, "Channels of each conv-MLP stage, as [64, 128].", low=1, high=16_384)
     depths: tuple[int, ...] | None = setting(None, "Blocks of each stage, as many as widths.", low=1, high=100)
+    device: str | None = _option("device")
     mlp_ratio: int | None = setting(None, "Hidden channels of a channel MLP over its width.", low=1, high=64)

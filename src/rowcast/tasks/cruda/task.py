@@ -36,6 +36,7 @@ from rowcast.tasks.cruda.settings import MODEL_OPTIONS, CrudaOptions, CrudaSetti
 from rowcast.tasks.cruda.shards import dirichlet_shards
 from rowcast.tasks.cruda.shift import DomainShift
 from rowcast.tasks.cruda.worker import CrudaWorker, endless_batches, one_cycle
+from rowcast.tasks.devices import device_of
 from rowcast.tasks.items import labelled
 from rowcast.tasks.options import TaskOptions
 from rowcast.tasks.states import State
@@ -49,7 +50,10 @@ _EVALUATION_BATCH = 250
 _INIT, _PRETRAIN, _TRAIN_SHIFT, _TEST_SHIFT, _SHARDS, _BATCHES = range(6)
 
 #: Settings that do not change the starting model.
-_LATER = ("data_dir", "test_images", "severity", "alpha", "batch", "optimizer", "lr", "momentum", "weight_decay")
+_LATER = (
+    *("data_dir", "test_images", "severity", "alpha", "batch"),
+    *("optimizer", "lr", "momentum", "weight_decay", "device"),
+)
 
 
 class CrudaTask(Task):
@@ -64,7 +68,7 @@ class CrudaTask(Task):
             'classes' and 'stem_stride'.
 
     Raises:
-        ConfigError: unknown data set, or a model that does not fit its images.
+        ConfigError: unknown data set, a model that does not fit its images, or no such device here.
         DataError: the data set cannot be read.
     """
 
@@ -88,6 +92,7 @@ class CrudaTask(Task):
         if fit:
             settings = dataclasses.replace(settings, model=_fitted(settings.model, self.dataset, fit))
         super().__init__(settings)
+        self._device = device_of(settings.device)
         _check_fit(settings.model, self.dataset)
         pixels = self.dataset.train_images
         self._mean = (pixels.mean(axis=(0, 2, 3), keepdims=True) / 255).astype(np.float32)
@@ -133,14 +138,14 @@ class CrudaTask(Task):
     def _trained(self, progress: ShareDone | None) -> ConvMLP:
         """A model that was trained on the clean images."""
         settings = self.settings
-        model = seeded_model(settings.model, _torch_seed(settings.seed, _INIT))
+        model = seeded_model(settings.model, _torch_seed(settings.seed, _INIT)).to(self._device)
         count = len(self.dataset.train_images)
         batch = min(settings.pretrain_batch, count)
         steps = settings.pretrain_epochs * (count // batch)
         if steps:
             optimizer = torch.optim.AdamW(model.parameters(), lr=settings.pretrain_lr, weight_decay=0.01)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
-            labels = torch.from_numpy(self.dataset.train_labels)
+            labels = torch.from_numpy(self.dataset.train_labels).to(self._device)
             rng = self.rng(_PRETRAIN)
             order = endless_batches(np.arange(count), batch, rng)
             model.train()
@@ -173,7 +178,7 @@ class CrudaTask(Task):
 
     def model(self) -> nn.Module:
         """A new model with the starting state, its batch norm frozen."""
-        model = super().model()
+        model = super().model().to(self._device)
         model.train()
         freeze_batch_norm(model)
         return model
@@ -221,7 +226,7 @@ class CrudaTask(Task):
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The loss of images ``(n, channels, height, width)`` with labels ``(n,)``; batch norm stays frozen."""
-        images, labels = batch
+        images, labels = (each.to(self._device) for each in batch)
         freeze_batch_norm(model)
         return self.cross_entropy(model(images), labels)
 
@@ -257,12 +262,12 @@ class CrudaTask(Task):
         self.check_index(index, workers)
         shard = self.shards(workers)[index]
         foggy = self._tensor(self.dataset.train_images[shard], shard, self._train_shift)
-        return foggy, torch.from_numpy(self.dataset.train_labels[shard])
+        return foggy, torch.from_numpy(self.dataset.train_labels[shard]).to(self._device)
 
     def _own(self, right: NDArray[np.bool_], labels: Tensor) -> float:
         classes = len(self.dataset.classes)
         tests = np.bincount(self.dataset.test_labels, minlength=classes)
-        share = np.bincount(labels.numpy(), minlength=classes) * (tests > 0)
+        share = np.bincount(labels.cpu().numpy(), minlength=classes) * (tests > 0)
         rightly = np.bincount(self.dataset.test_labels, weights=right, minlength=classes)
         return 100.0 * float((share / share.sum() * rightly / np.maximum(tests, 1)).sum())
 
@@ -271,7 +276,7 @@ class CrudaTask(Task):
         if foggy not in self._tests:
             every = np.arange(len(self.dataset.test_images))
             self._tests[foggy] = self._tensor(self.dataset.test_images, every, self._test_shift if foggy else None)
-        images, labels = self._tests[foggy], torch.from_numpy(self.dataset.test_labels)
+        images, labels = self._tests[foggy], torch.from_numpy(self.dataset.test_labels).to(self._device)
         modes = [(module, module.training) for module in model.modules()]
         right = np.empty(len(labels), dtype=np.bool_)
         model.eval()
@@ -279,7 +284,7 @@ class CrudaTask(Task):
             with torch.inference_mode():
                 for start in range(0, len(labels), _EVALUATION_BATCH):
                     part = slice(start, start + _EVALUATION_BATCH)
-                    right[part] = (model(images[part]).argmax(dim=1) == labels[part]).numpy()
+                    right[part] = (model(images[part]).argmax(dim=1) == labels[part]).cpu().numpy()
         finally:
             for module, training in modes:
                 module.training = training
@@ -301,7 +306,7 @@ class CrudaTask(Task):
             share = jitter.uniform(0, self.settings.pretrain_jitter, each).astype(np.float32)
             grey = jitter.uniform(0, 1, each).astype(np.float32)
             images = images * (1 - share) + grey * share
-        return torch.from_numpy((images - self._mean) / self._std)
+        return torch.from_numpy((images - self._mean) / self._std).to(self._device)
 
     # ---- from options to a task -----------------------------------------------------------------------------
 
@@ -328,6 +333,7 @@ class CrudaTask(Task):
     @classmethod
     def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
         own, _ = cls._fitted_settings(options, data_dir)
+        device_of(own.device)
         dataset = load_dataset(own.dataset, data_dir, train_images=1, test_images=1, image_size=own.image_size)
         images = min(own.train_images or dataset.trainable, dataset.trainable)
         if own.batch * workers > images:
