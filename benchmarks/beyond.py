@@ -235,7 +235,7 @@ def main() -> None:
         figures += training.silence(options.out, settled, options.seeds, (without("ahead"),))
     if "accuracy" in parts:
         schedules = save_schedules(runs[first], options.out / "schedules")
-        base = training.plan(settled, options.seeds, task_options={"device": options.device})
+        base = training.plan(settled, options.seeds, task_options=(f"device={options.device}",))
         figures += training.accuracy(
             options.out, options.data, layout, schedules, base, settled, options.hours, (OWN_WRITES,)
         )
