@@ -6,5 +6,6 @@
 from rowcast.experiment.faults.judging import Report, Verdict
 from rowcast.experiment.faults.script import FaultScript, load_script
 from rowcast.experiment.faults.sockets import play_sockets
+from rowcast.experiment.faults.virtual import play_virtual
 
-__all__ = ["FaultScript", "Report", "Verdict", "load_script", "play_sockets"]
+__all__ = ["FaultScript", "Report", "Verdict", "load_script", "play_sockets", "play_virtual"]

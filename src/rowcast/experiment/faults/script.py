@@ -99,8 +99,9 @@ class Happening(_Table, frozen=True, kw_only=True, tag_field="do"):
     of: str | None = None
     iteration: int = 0
 
-    #: To whom it can happen: robots, the server.
+    #: To whom it can happen, robots or the server; and to whom in virtual time.
     TO: ClassVar[tuple[str, ...]] = ("robot", SERVER)
+    VIRTUAL: ClassVar[tuple[str, ...]] = ("robot", SERVER)
 
     @property
     def lasts_s(self) -> float:
@@ -132,6 +133,8 @@ class Kill(Happening, frozen=True, kw_only=True, tag="kill"):
 
 class PowerLoss(Kill, frozen=True, kw_only=True, tag="power-loss"):
     """SIGKILL, and of the files only what was synchronised is there for sure."""
+
+    VIRTUAL: ClassVar[tuple[str, ...]] = (SERVER,)
 
 
 class _Lasting(Happening, frozen=True, kw_only=True):
@@ -171,6 +174,8 @@ class Rate(_Lasting, frozen=True, kw_only=True, tag="rate"):
 class DiskFull(_Lasting, frozen=True, kw_only=True, tag="disk-full"):
     """No byte more can be written where the state is kept."""
 
+    VIRTUAL: ClassVar[tuple[str, ...]] = (SERVER,)
+
 
 class Certificate(_Lasting, frozen=True, kw_only=True, tag="certificate"):
     """The certificate of a robot is no longer what it was, and its link is made anew.
@@ -182,6 +187,7 @@ class Certificate(_Lasting, frozen=True, kw_only=True, tag="certificate"):
     state: Literal["expired", "revoked", "foreign"] = msgspec.field()
     for_s: float = 0.0
     TO: ClassVar[tuple[str, ...]] = ("robot",)
+    VIRTUAL: ClassVar[tuple[str, ...]] = ()
 
 
 class Hostile(_Lasting, frozen=True, kw_only=True, tag="hostile"):
@@ -209,6 +215,7 @@ class Clock(Happening, frozen=True, kw_only=True, tag="clock"):
     """The wall clock jumps by so many seconds."""
 
     jump_s: float = msgspec.field()
+    VIRTUAL: ClassVar[tuple[str, ...]] = ()
 
 
 class Named(_Table, frozen=True, kw_only=True):
@@ -387,8 +394,11 @@ def _complaints_of(event: EventTable, script: FaultScript, known: tuple[str, ...
         if name not in known:
             yield f"there is no {name!r}; {near_match(name, known)}"
     for name in event.to:
-        if (SERVER if name == SERVER else "robot") not in event.TO:
+        kind = SERVER if name == SERVER else "robot"
+        if kind not in event.TO:
             yield f"it cannot happen to {name!r}"
+        elif kind not in event.VIRTUAL and "virtual" in script.on:
+            yield f"to {name!r} it means nothing in virtual time; expected on = ['sockets'], and 'because' with the reason"
     if (event.at_s is None) == (event.phase is None):
         yield "expected either at_s, or phase with 'of' and 'iteration'"
     if event.phase is not None and event.of in (None, SERVER):
