@@ -20,8 +20,7 @@ from rowcast.wire import (
     Message,
     RowLimits,
     Rows,
-    Start,
-    StateEnd,
+    Welcome,
     encode,
 )
 
@@ -73,7 +72,7 @@ class Stranger:
             if self.kind == "length":
                 return self._endless()
             return self._frame(self._hello(LAYOUT if self.kind == "rows" else OTHER))
-        if self.kind == "rows" and isinstance(message, StateEnd | Start):
+        if self.kind == "rows" and isinstance(message, Welcome):
             beyond = np.array([LAYOUT.rows + 7], dtype=np.int64)
             payload = np.ones(4 * 64, dtype=np.uint8)
             return self._frame(Rows(1, 1, codec_by_name("raw").wire_id, False, True, beyond, payload))

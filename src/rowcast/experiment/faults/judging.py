@@ -31,11 +31,13 @@ class Struck:
     Attributes:
         event: what.
         began, ended: time (s), of the clock of the journals.
+        late: the phase that it names was over before it happened.
     """
 
     event: EventTable
     began: float
     ended: float = math.inf
+    late: bool = False
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Facts:
         parameters: of the server.
         journals: records by node, of all of its lives.
         struck: what has happened.
+        missed: what did not happen as the script has it.
         hang: what did not come to its end in time; empty: everything did.
     """
 
@@ -75,6 +78,7 @@ class Facts:
     parameters: Vector | None = None
     journals: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     struck: list[Struck] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
     hang: str = ""
 
 
@@ -129,7 +133,9 @@ class Report:
 
 def judge(script: FaultScript, player: str, facts: Facts) -> Report:
     """What held, from the facts."""
-    verdicts = [_nobody_hangs(script, facts)]
+    happened = f"{sum(not struck.late for struck in facts.struck)} events"
+    verdicts = [Verdict("everything happens as it is written", not facts.missed, "; ".join(facts.missed) or happened)]
+    verdicts.append(_nobody_hangs(script, facts))
     lost = doubled = 0
     if not facts.hang and facts.parameters is not None:
         parameters = facts.parameters

@@ -255,4 +255,4 @@ def _watch(team: Team, tell: Callable[..., None], over: threading.Event) -> None
             continue
         if (now := (node.state.value, node.iteration)) != last:
             last = now
-            tell("phase", *now)
+            tell("phase", *now, time.monotonic())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import threading
 import time
@@ -54,19 +53,18 @@ class _Way:
         self.stalled = self.waits_for_frame = False
         self.ended = False
         self.carried = 0
-        self.stalled_at = math.nan
 
     def stall(self, *, mid_frame: bool) -> None:
         """Nothing passes from now on, or from the middle of the next frame of rows on."""
         with self.changed:
             self.stalled, self.waits_for_frame = not mid_frame, mid_frame
-            self.stalled_at = math.nan if mid_frame else time.monotonic()
 
-    def go_on(self) -> None:
-        """What was held passes."""
+    def go_on(self) -> bool:
+        """What was held passes; returns whether it had stalled, or had not to."""
         with self.changed:
-            self.stalled = self.waits_for_frame = False
+            waited, self.stalled, self.waits_for_frame = self.waits_for_frame, False, False
             self.changed.notify_all()
+        return not waited
 
     def set_rate(self, rate_bps: float) -> None:
         """From now on it carries so much (bit/s); 0: nothing."""
@@ -87,7 +85,6 @@ class _Way:
             if not self.waits_for_frame or middle is None:
                 return None
             self.stalled, self.waits_for_frame = True, False
-            self.stalled_at = time.monotonic()
             return middle
 
     def passes(self, count: int, free_at: float, *, before_stall: bool = False) -> float:
@@ -150,10 +147,9 @@ class Link:
         for way in self._named(direction):
             way.stall(mid_frame=mid_frame)
 
-    def go_on(self) -> None:
-        """Everything passes again, what was held first."""
-        for way in self.ways.values():
-            way.go_on()
+    def go_on(self) -> bool:
+        """Everything passes again, what was held first; returns whether no stall has waited for a frame in vain."""
+        return all([way.go_on() for way in self.ways.values()])
 
     def set_rate(self, rate_bps: float) -> None:
         """Both directions have this rate from now on (bit/s); 0: nothing passes."""

@@ -46,6 +46,8 @@ __all__ = ["play_sockets"]
 
 #: How often the player looks at its clock (s).
 TICK_S = 0.01
+#: What came too late for its phase is tried so often.
+ATTEMPTS = 5
 #: A team may take so long to be there, and to come to its end when nothing happens any more (s).
 BEGIN_LIMIT_S, END_LIMIT_S = 60.0, 60.0
 
@@ -150,6 +152,7 @@ class _Player:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._waiting = [event for event in script.event if event.phase is not None]
         self._steps: dict[str, int] = dict.fromkeys(script.team.names, 0)
+        self._seen_at: dict[int, float] = {}
         self._status: list[Any] = []
         self._began = math.inf
         self._shown_at = 0.0
@@ -279,23 +282,34 @@ class _Player:
             self._steps[name] += 1
             robot.state = f"in iteration {word[1]}"
         elif word[0] == "phase":
-            self._passed(name, word[1], word[2])
+            self._passed(name, word[1], word[2], word[3])
         elif word[0] == "failed":
             robot.failure = word[1]
             self.observer.says(f"{name}: ended: {robot.failure}")
         elif word[0] == "done":
             robot.state = "done"
 
-    def _passed(self, name: str, phase: str, iteration: int) -> None:
+    def _passed(self, name: str, phase: str, iteration: int, since: float) -> None:
         """A robot is in a phase: what waits for that happens, one event after the other has ended."""
+        for struck in self.facts.struck:
+            if struck.event.of == name and not struck.late and self._seen_at[id(struck)] < since < struck.began:
+                self._too_late(struck)
         going_on = any(struck.ended == math.inf for struck in self.facts.struck)
         if going_on or self._began == math.inf or not self._ready >= set(self._living()):
             return
         for event in self._waiting:
             if event.of == name and event.phase == phase and iteration >= event.iteration:
                 self._waiting.remove(event)
-                self._strike(event)
+                self._strike(event, since)
                 return
+
+    def _too_late(self, struck: Struck) -> None:
+        """The phase was over when it happened: it happens once more."""
+        struck.late = True
+        if sum(each.late and each.event is struck.event for each in self.facts.struck) < ATTEMPTS:
+            self._waiting.append(struck.event)
+        else:
+            self.facts.missed.append(f"{struck.event.said}: the phase is over too soon, {ATTEMPTS} times")
 
     def _show(self, now: float) -> None:
         if now > self._shown_at + 0.5 and self._began < math.inf:
@@ -353,16 +367,18 @@ class _Player:
             return
         robot = self.facts.robots[name]
         for word in self.robots[name].kill():
-            if word[0] == "proposed":
-                robot.proposed += 1
+            if word[0] in ("proposed", "phase"):
+                self._heard(name, word)
         robot.deaths += 1
         robot.state = "killed"
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def _strike(self, event: EventTable) -> None:
+    def _strike(self, event: EventTable, seen_at: float = math.inf) -> None:
+        """Let it happen; ``seen_at``: since when the phase lasts that it waited for (s)."""
         now = time.monotonic()
         struck = Struck(event, now)
+        self._seen_at[id(struck)] = seen_at
         self.facts.struck.append(struck)
         self.observer.says(f"{now - self._began:.1f} s: {event.said}")
         end = _STRIKES[type(event)](self, event)
@@ -423,7 +439,8 @@ class _Player:
 
         def back() -> None:
             for name in event.to:
-                self.links[name].go_on()
+                if not self.links[name].go_on():
+                    self.facts.missed.append(f"{event.said}: no frame of rows came by")
 
         return back
 

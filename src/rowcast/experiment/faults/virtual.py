@@ -140,7 +140,7 @@ class _Player:
     def _all_has_ended(self) -> bool:
         at_s = sum(event.at_s is not None for event in self.script.event)
         happened = len(self.facts.struck) == at_s + sum(event.phase is not None for event in self.script.event)
-        return happened and all(struck.ended < math.inf for struck in self.facts.struck)
+        return happened and not self._mid_frame and all(struck.ended < math.inf for struck in self.facts.struck)
 
     def _states(self) -> str:
         each = (f"{name} {one.node.state.value} {one.node.iteration}" for name, one in self.team.workers.items())

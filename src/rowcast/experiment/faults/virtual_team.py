@@ -139,8 +139,14 @@ class _Air:
         """Nothing is on the way."""
 
 
+class _Nobody:
+    """Stands where a worker has its node, with which nothing is done."""
+
+    name, over = "a stranger", False
+
+
 class _Visit:
-    """A stranger's connection: to the engine, a peer with whose node nothing is to be done.
+    """A stranger's connection: to the engine, a peer that was killed, with whose node nothing is to be done.
 
     Attributes:
         stranger: who.
@@ -151,6 +157,7 @@ class _Visit:
 
     def __init__(self, team: FaultyTeam, stranger: Stranger, link: Link) -> None:
         self.stranger = stranger
+        self.node = _Nobody()
         self.connected = True
         self.worker_wake = math.inf
         self.server_link = link
