@@ -246,11 +246,11 @@ def _allowed_s(script: FaultScript, facts: Facts, index: int, ended: float, wait
     for struck in facts.struck:
         if struck.began > ended or struck.ended < ended - waited_s - back_s:
             continue
-        lasted_s = min(struck.ended, ended) - struck.began
+        longer_s = min(struck.ended, ended) - struck.began + back_s
         concerns_all = SERVER in struck.event.to and not isinstance(struck.event, Hostile)
         if not concerns_all and name not in struck.event.to:
-            lasted_s = min(lasted_s, server.silence_limit_s + server.absence_limit_s)
-        allowed_s += lasted_s + back_s
+            longer_s = min(longer_s, server.silence_limit_s + server.absence_limit_s)
+        allowed_s += longer_s
     return allowed_s
 
 

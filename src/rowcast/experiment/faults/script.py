@@ -14,6 +14,7 @@ import msgspec
 
 from rowcast.config import ServerSettings, WorkerSettings, read_file
 from rowcast.errors import ConfigError, near_match
+from rowcast.journal import EVENTS
 from rowcast.sync import parse_policy
 
 __all__ = [
@@ -382,6 +383,9 @@ def _complaints(script: FaultScript) -> Iterator[str]:
     for named in (*script.gone, *(record.node for record in script.journal)):
         if named not in known:
             yield f"there is no {named!r}; {near_match(named, known)}"
+    for record in script.journal:
+        if record.event not in EVENTS:
+            yield f"journal: there is no event {record.event!r}; {near_match(record.event, EVENTS)}"
     for number, event in enumerate(script.event):
         for complaint in _complaints_of(event, script, known):
             yield f"event {number} ({event.name}): {complaint}"

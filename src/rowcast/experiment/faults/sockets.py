@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from rowcast.errors import ConfigError, DataError, WorkerFailed
@@ -57,7 +59,7 @@ def play_sockets(script: FaultScript, folder: Path, observer: DemoObserver, *, s
 
     Args:
         script: what happens.
-        folder: takes journals, parameters and states; it must be empty, or not there.
+        folder: takes journals, parameters and states; what an earlier script has left in it is deleted.
         observer: is told what happens, and where everybody is.
         seed: of what a loss of power leaves.
 
@@ -67,18 +69,27 @@ def play_sockets(script: FaultScript, folder: Path, observer: DemoObserver, *, s
     """
     if "sockets" not in script.on:
         return Report(script, "sockets", not_played=f"not on sockets: {script.because}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError(f"out {folder}: expected an empty folder; choose another --out")
-    except OSError as error:
-        raise ConfigError(f"out {folder}: cannot be used: {error.strerror}") from error
+    _empty(folder, script)
     player = _Player(script, folder, observer, seed)
     try:
         facts = player.play()
     finally:
         player.close()
     return judge(script, "sockets", facts)
+
+
+def _empty(folder: Path, script: FaultScript) -> None:
+    """The folder of a script, with nothing in it but the script."""
+    kept = folder / "script.json"
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            if not kept.is_file():
+                raise ConfigError(f"out {folder}: holds files that no fault script wrote; choose another --out")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(msgspec.json.format(msgspec.json.encode(script)))
+    except OSError as error:
+        raise ConfigError(f"out {folder}: cannot be used: {error.strerror}") from error
 
 
 def _context() -> multiprocessing.context.ForkServerContext:
