@@ -70,7 +70,7 @@ def test_in_virtual_time(name):
     check(play_virtual(load_script(SCRIPTS[name])))
 
 
-# -- the judge is not blind ----------------------------------------------------------------------------------------------
+# -- the judge is not blind --------------------------------------------------------------------------------------------
 
 
 def broken(report):
@@ -153,7 +153,7 @@ def judge_as(script, facts):
     return judge(msgspec.structs.replace(script, journal=()), "virtual", facts)
 
 
-# -- the reader ----------------------------------------------------------------------------------------------------------
+# -- the reader --------------------------------------------------------------------------------------------------------
 
 GOOD = """
 about = "x"
@@ -226,7 +226,7 @@ def test_all_times_are_scaled_alike():
     assert script.lasting(1000.0) is script
 
 
-# -- what a script is played with ----------------------------------------------------------------------------------------
+# -- what a script is played with --------------------------------------------------------------------------------------
 
 
 def echo_server():

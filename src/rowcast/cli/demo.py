@@ -41,7 +41,7 @@ def demo(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Instead, play a fault script with a small team on real sockets, and say what held; only --out counts.",
+            help="Play a fault script instead, with a small team on real sockets, and say what held; just --out counts.",
         ),
     ] = None,
 ) -> int:

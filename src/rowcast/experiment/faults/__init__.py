@@ -4,7 +4,8 @@
 """
 
 from rowcast.experiment.faults.judging import Report, Verdict
-from rowcast.experiment.faults.script import FaultScript, load_script
+from rowcast.experiment.faults.reading import load_script
+from rowcast.experiment.faults.script import FaultScript
 from rowcast.experiment.faults.sockets import play_sockets
 from rowcast.experiment.faults.virtual import play_virtual
 

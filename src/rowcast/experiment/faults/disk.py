@@ -93,7 +93,7 @@ class FaultyDisk(RealDisk):
             os.truncate(self.folder / name, chance.randint(synced, size) if size > synced else size)
 
 
-# -- the folder of a robot's state -----------------------------------------------------------------------------------------
+# -- the folder of a robot's state -------------------------------------------------------------------------------------
 
 
 def fill_folder(folder: Path) -> None:

@@ -212,7 +212,7 @@ def _missing(script: FaultScript, facts: Facts, name: str, sums: npt.NDArray[np.
     return int(max(missing - told, 0))
 
 
-# -- waits ---------------------------------------------------------------------------------------------------------------
+# -- waits -------------------------------------------------------------------------------------------------------------
 
 
 def _waits(script: FaultScript, facts: Facts) -> Verdict:
@@ -254,7 +254,7 @@ def _allowed_s(script: FaultScript, facts: Facts, index: int, ended: float, wait
     return allowed_s
 
 
-# -- causes --------------------------------------------------------------------------------------------------------------
+# -- causes ------------------------------------------------------------------------------------------------------------
 
 
 def _causes(script: FaultScript, player: str, facts: Facts) -> Iterator[Verdict]:

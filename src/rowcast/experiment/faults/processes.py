@@ -107,10 +107,10 @@ def _begin() -> None:
 def _jump(seconds: float) -> None:
     """The wall clock of this process is another one from now on."""
     before = time.time
-    time.time = lambda: before() + seconds  # type: ignore[assignment]
+    time.time = lambda: before() + seconds
 
 
-# -- the server ------------------------------------------------------------------------------------------------------------
+# -- the server --------------------------------------------------------------------------------------------------------
 
 
 def run_host(order: HostOrder, pipe: Connection) -> None:
@@ -176,7 +176,7 @@ class _Host:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-# -- a robot ---------------------------------------------------------------------------------------------------------------
+# -- a robot -----------------------------------------------------------------------------------------------------------
 
 
 def run_robot(order: RobotOrder, pipe: Connection) -> None:

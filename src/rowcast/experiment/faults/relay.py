@@ -149,7 +149,8 @@ class Link:
 
     def go_on(self) -> bool:
         """Everything passes again, what was held first; returns whether no stall has waited for a frame in vain."""
-        return all([way.go_on() for way in self.ways.values()])
+        gone_on = [way.go_on() for way in self.ways.values()]
+        return all(gone_on)
 
     def set_rate(self, rate_bps: float) -> None:
         """Both directions have this rate from now on (bit/s); 0: nothing passes."""

@@ -5,17 +5,12 @@ Times are those of full length; a player may take them shorter, all by the same 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from rowcast.config import ServerSettings, WorkerSettings, read_file
-from rowcast.errors import ConfigError, near_match
-from rowcast.journal import EVENTS
-from rowcast.sync import parse_policy
+from rowcast.config import ServerSettings, WorkerSettings
 
 __all__ = [
     "SERVER",
@@ -32,13 +27,14 @@ __all__ = [
     "Rate",
     "Stop",
     "TeamTable",
-    "load_script",
 ]
 
 #: How the server is called in a script; robots are ``robot-0``, ``robot-1``, ..
 SERVER = "server"
 #: Where a script can be played.
 PLAYERS = ("sockets", "virtual")
+#: Fields that are times, and are scaled.
+_TIMES = ("at_s", "for_s", "restart_after_s")
 #: A process that is started again may take so long to be there, whatever the scale (s).
 STARTING_S = 6.0
 
@@ -112,9 +108,12 @@ class Happening(_Table, frozen=True, kw_only=True, tag_field="do"):
     @property
     def said(self) -> str:
         """For people."""
-        when = f"at {self.at_s:g} s" if self.at_s is not None else f"when {self.of} is {self.phase}"
-        lasting = f" for {self.lasts_s:.3g} s" if self.lasts_s else ""
-        return f"{self.name} {', '.join(self.to)} {when}{lasting}".replace("  ", " ")
+        return f"{self.name} {', '.join(self.to)} {self.when}"
+
+    @property
+    def when(self) -> str:
+        """For people."""
+        return f"at {self.at_s:.3g} s" if self.at_s is not None else f"when {self.of} is {self.phase}"
 
     @property
     def name(self) -> str:
@@ -131,6 +130,11 @@ class Kill(Happening, frozen=True, kw_only=True, tag="kill"):
     def lasts_s(self) -> float:
         return self.restart_after_s or 0.0
 
+    @property
+    def said(self) -> str:
+        again = "for good" if self.restart_after_s is None else f"and start again {self.restart_after_s:.3g} s later"
+        return f"{super().said}, {again}"
+
 
 class PowerLoss(Kill, frozen=True, kw_only=True, tag="power-loss"):
     """SIGKILL, and of the files only what was synchronised is there for sure."""
@@ -146,6 +150,10 @@ class _Lasting(Happening, frozen=True, kw_only=True):
     @property
     def lasts_s(self) -> float:
         return self.for_s
+
+    @property
+    def said(self) -> str:
+        return f"{super().said}, for {self.for_s:.3g} s" if self.for_s else super().said
 
 
 class Stop(_Lasting, frozen=True, kw_only=True, tag="stop"):
@@ -208,8 +216,7 @@ class Hostile(_Lasting, frozen=True, kw_only=True, tag="hostile"):
 
     @property
     def said(self) -> str:
-        """For people."""
-        return f"{self.count} hostile peer{'s' * (self.count > 1)} ({self.kind}) at {self.at_s} s"
+        return f"{self.count} hostile peer{'s' * (self.count > 1)} ({self.kind}) {self.when}, for {self.for_s:.3g} s"
 
 
 class Clock(Happening, frozen=True, kw_only=True, tag="clock"):
@@ -262,7 +269,7 @@ class FaultScript(_Table, frozen=True, kw_only=True):
     team: TeamTable = TeamTable()
     journal: tuple[Named, ...] = ()
     gone: dict[str, str] = {}
-    on: tuple[Literal["sockets", "virtual"], ...] = PLAYERS
+    on: tuple[Literal["sockets", "virtual"], ...] = ("sockets", "virtual")
     because: str = ""
     name: str = ""
     scale: float = 1.0
@@ -278,10 +285,9 @@ class FaultScript(_Table, frozen=True, kw_only=True):
 
     def scaled(self, scale: float) -> FaultScript:
         """The same with all times multiplied: events, computations, links, and the limits of the nodes."""
-        shorter = {"at_s", "for_s", "restart_after_s"}
 
         def of(event: EventTable) -> EventTable:
-            new = {name: getattr(event, name, None) for name in shorter}
+            new = {name: getattr(event, name, None) for name in _TIMES}
             new = {name: value * scale for name, value in new.items() if value is not None}
             if isinstance(event, Rate):
                 new["rate_mbps"] = event.rate_mbps / scale
@@ -318,103 +324,3 @@ class FaultScript(_Table, frozen=True, kw_only=True):
         default = kind()
         lowest = {field: kind.__dataclass_fields__[field].metadata["low"] for field in names}
         return {name: max(getattr(default, name) * self.scale, lowest[name]) for name in names}
-
-
-def load_script(path: str | Path) -> FaultScript:
-    """Read a script.
-
-    Raises:
-        ConfigError: it cannot be read, or something in it is not known or makes no sense; the message is one line.
-    """
-    path = Path(path)
-    content = read_file(path)
-    try:
-        script = msgspec.convert({**content, "name": path.stem}, FaultScript)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"fault script {path}: {_hinted(str(error), content)}") from error
-    for complaint in _complaints(script):
-        raise ConfigError(f"fault script {path}: {complaint}")
-    return script
-
-
-def _hinted(text: str, content: Mapping[str, Any]) -> str:
-    """What msgspec says, with the nearest name that is known where one is not."""
-    kinds = {kind.__struct_config__.tag: kind for kind in EventTable.__args__}
-    place = text.rpartition("`$")[2].partition("`")[0] if "`$" in text else ""
-    if found := re.match(r"Object contains unknown field `([^`]*)`", text):
-        return f"unknown key {found[1]!r} in {_place(place)}; {near_match(found[1], _known(place, content, kinds))}"
-    if found := re.match(r"Invalid value '([^']*)'", text):
-        return f"unknown event {found[1]!r} in {_place(place)}; {near_match(found[1], kinds)}"
-    return f"{text[0].lower()}{text[1:]}"
-
-
-def _place(place: str) -> str:
-    return place.lstrip(".").removesuffix(".do") or "the script itself"
-
-
-def _known(place: str, content: Mapping[str, Any], kinds: Mapping[Any, type[Any]]) -> list[str]:
-    """The keys that may stand at a place such as ``.event[0]``."""
-    table: type[Any] = FaultScript
-    if place.startswith(".event"):
-        index = int(place[place.index("[") + 1 : place.index("]")])
-        table = kinds[content["event"][index]["do"]]
-    elif place.startswith(".team"):
-        table = TeamTable
-    elif place.startswith(".journal"):
-        table = Named
-    own = {"name", "scale"} if table is FaultScript else set()
-    return [field for field in table.__struct_fields__ if field not in own] + ["do"] * place.startswith(".event")
-
-
-def _complaints(script: FaultScript) -> Iterator[str]:
-    team = script.team
-    if not 1 <= team.workers <= 16 or not team.steps >= 1 or not team.rate_mbps > 0:
-        yield "team: expected 1 .. 16 workers, 1 step or more and a rate above 0"
-    if isinstance(team.pace_s, tuple) and len(team.pace_s) != team.workers:
-        yield f"team: expected one pace_s, or one for each of {team.workers} workers, got {len(team.pace_s)}"
-    policy = parse_policy(team.policy)
-    if policy.row_codec.name != "raw":
-        yield f"team: expected a policy whose sums are exact, got {team.policy!r}; add codec=raw"
-    if set(script.on) != set(PLAYERS) and not script.because:
-        yield f"because: expected why it is played on {', '.join(script.on)} only, got nothing"
-    if not script.event:
-        yield "event: expected at least one, got none"
-    known = (SERVER, *team.names)
-    for named in (*script.gone, *(record.node for record in script.journal)):
-        if named not in known:
-            yield f"there is no {named!r}; {near_match(named, known)}"
-    for record in script.journal:
-        if record.event not in EVENTS:
-            yield f"journal: there is no event {record.event!r}; {near_match(record.event, EVENTS)}"
-    for number, event in enumerate(script.event):
-        for complaint in _complaints_of(event, script, known):
-            yield f"event {number} ({event.name}): {complaint}"
-
-
-def _complaints_of(event: EventTable, script: FaultScript, known: tuple[str, ...]) -> Iterator[str]:
-    if not event.to:
-        yield f"expected whom it happens to, as to = [{known[-1]!r}], got nobody"
-    for name in (*event.to, *([] if event.of is None else [event.of])):
-        if name not in known:
-            yield f"there is no {name!r}; {near_match(name, known)}"
-    for name in event.to:
-        kind = SERVER if name == SERVER else "robot"
-        if kind not in event.TO:
-            yield f"it cannot happen to {name!r}"
-        elif kind not in event.VIRTUAL and "virtual" in script.on:
-            yield f"to {name!r} it means nothing in virtual time; expected on = ['sockets'], and 'because' with the reason"
-    if (event.at_s is None) == (event.phase is None):
-        yield "expected either at_s, or phase with 'of' and 'iteration'"
-    if event.phase is not None and event.of in (None, SERVER):
-        yield f"expected 'of', whose phase it is, as {known[-1]!r}, got {event.of!r}"
-    if event.lasts_s < 0 or (event.at_s or 0.0) < 0:
-        yield "expected times of 0 s or more"
-    if isinstance(event, Kill | DiskFull) and SERVER in event.to and script.team.durability != "log":
-        yield "what only the server has would be lost with it; expected durability = 'log' in [team]"
-    if isinstance(event, PowerLoss | DiskFull) and set(event.to) - {SERVER} and not script.team.keeps:
-        yield "expected keeps = true in [team], for robots that keep a state"
-    if isinstance(event, Certificate) and script.team.security != "certificates":
-        yield "expected security = 'certificates' in [team]"
-    if isinstance(event, Hostile | Cut) and script.team.security == "certificates":
-        if isinstance(event, Hostile) or event.mid_frame:
-            yield "inside TLS there are no frames to be seen; expected security = 'none' in [team]"

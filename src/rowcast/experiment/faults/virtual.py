@@ -156,7 +156,9 @@ class _Player:
                     self._strike(event)
                     break
         for cut, name in list(self._mid_frame):
-            middle = self.team.workers[name].pipe("up" if cut.direction == "both" else cut.direction).middle(self.team.now)
+            middle = (
+                self.team.workers[name].pipe("up" if cut.direction == "both" else cut.direction).middle(self.team.now)
+            )
             if middle is not None:
                 self._mid_frame.remove((cut, name))
                 self.team.at(middle, partial(self.team.stall, name, cut.for_s, cut.direction))
