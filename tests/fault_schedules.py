@@ -345,17 +345,15 @@ class CrashSchedule:
         self.policy = EXACT[sorted(EXACT)[number % len(EXACT)]]
         self.struck: dict[str, int] = {}
         self.report: Report | None = None
-        events = [self._crash(chance.uniform(0.3, 2.0))]
+        events = [self._crash(chance.uniform(0.3, 1.5))]
         if chance.random() < 0.5:
-            events.append(self._crash(chance.uniform(5.0, 7.0)))
+            events.append(self._crash(chance.uniform(3.5, 4.5)))
         robots = [f"robot-{k}" for k in range(3)]
-        for name in chance.sample(robots, chance.randint(0, 2)):
-            events.append(self._to_process(name))
-        for name in chance.sample(robots, chance.randint(0, 2)):
-            events.append(self._to_link(name))
+        events += [self._to_process(name) for name in chance.sample(robots, chance.randint(0, 2))]
+        events += [self._to_link(name) for name in chance.sample(robots, chance.randint(0, 2))]
         if chance.random() < 0.3:
             kind = chance.choice(HOSTILE)
-            events.append({"do": "hostile", "kind": kind, "at_s": chance.uniform(0.0, 5.0), "for_s": 3.0})
+            events.append({"do": "hostile", "kind": kind, "at_s": chance.uniform(0.0, 3.0), "for_s": 2.0})
         team = {
             "policy": self.policy,
             "pace_s": [chance.choice([0.02, 0.1, 0.3]) for _ in robots],
@@ -376,11 +374,11 @@ class CrashSchedule:
     def _to_process(self, name: str) -> dict[str, Any]:
         kind, lasting = self.chance.choice(PROCESS), self.chance.choice([0.0, 0.5, 3.0])
         length = {"for_s": lasting} if kind == "stop" else {"restart_after_s": lasting}
-        return {"do": kind, "to": [name], "at_s": self.chance.uniform(0.3, 5.0), **length}
+        return {"do": kind, "to": [name], "at_s": self.chance.uniform(0.3, 3.0), **length}
 
     def _to_link(self, name: str) -> dict[str, Any]:
         kind, lasting = self.chance.choice(LINK), self.chance.choice([0.3, 1.0, 4.0])
-        event = {"do": kind, "to": [name], "at_s": self.chance.uniform(0.0, 5.0), "for_s": lasting}
+        event = {"do": kind, "to": [name], "at_s": self.chance.uniform(0.0, 3.0), "for_s": lasting}
         if kind == "cut":
             event["direction"] = self.chance.choice(["up", "down", "both"])
         return event

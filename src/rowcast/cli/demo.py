@@ -41,7 +41,7 @@ def demo(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Play a fault script instead, with a small team on real sockets, and say what held; just --out counts.",
+            help="Play a fault script instead, with a small team on real sockets, and say what held.",
         ),
     ] = None,
 ) -> int:
