@@ -19,9 +19,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from commands import running
+from rowcast.cli import fault
 from rowcast.codecs import codec_by_name
-from rowcast.errors import ConfigError
-from rowcast.experiment.faults import load_script, play_sockets, play_virtual, virtual
+from rowcast.errors import ConfigError, WorkerFailed
+from rowcast.experiment.faults import load_script, play_sockets, play_virtual, sockets, virtual
 from rowcast.experiment.faults.disk import FaultyDisk
 from rowcast.experiment.faults.judging import judge
 from rowcast.experiment.faults.processes import raise_descriptors
@@ -332,3 +334,64 @@ def test_a_disk_forgets_what_was_not_synchronised(tmp_path):
     left = (tmp_path / "kept").read_bytes()
     assert left.startswith(b"whole") and len(left) < 1005
     assert not (tmp_path / "lost").exists()
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo(monkeypatch, capsys):
+    with running(monkeypatch, capsys, "demo") as run:
+        yield run
+
+
+@pytest.mark.system
+def test_the_demo_plays_a_fault_and_says_what_held(demo, tmp_path):
+    path = tmp_path / "short.toml"
+    path.write_text(GOOD.replace("restart_after_s = 1.0", "restart_after_s = 0.1"))
+    code, out, _ = demo("--fault", path, "--out", tmp_path / "out")
+    assert code == 0, out
+    assert "kill robot-0 at 1 s, and start again 0.1 s later" in out and "robot-0: joined" in out
+    assert "held  nothing counts twice (invariant 5): 0 too many" in out
+    assert f"everything held; everything is in {tmp_path / 'out' / 'short'}" in out
+    assert (tmp_path / "out" / "short" / "server.jsonl").exists()
+
+
+def test_the_demo_fails_where_something_did_not_hold(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(fault, "play_sockets", lambda script, folder, observer: play_virtual(script))
+    path = tmp_path / "short.toml"
+    path.write_text(GOOD.replace('"link_down"', '"absent"'))
+    code, out, _ = demo("--fault", path)
+    assert code == 1
+    assert "NOT   the journal names the cause (server: absent): no record" in out
+    assert "1 of 8 did not hold" in out
+
+
+def test_the_demo_says_in_one_line_what_is_wrong(demo, tmp_path):
+    path = tmp_path / "short.toml"
+    path.write_text(GOOD.replace("at_s", "at"))
+    code, _, err = demo("--fault", path)
+    assert code == 2 and "unknown key 'at' in event[0]; did you mean 'at_s'?" in err
+    path.write_text(GOOD)
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "mine.txt").touch()
+    code, _, err = demo("--fault", path, "--out", tmp_path)
+    assert code == 2 and "holds files that no fault script wrote" in err
+    assert (tmp_path / "short" / "mine.txt").exists()
+
+
+def test_a_team_that_does_not_begin_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sockets, "BEGIN_LIMIT_S", 0.0)
+    with pytest.raises(WorkerFailed, match="the team is not complete: robot-0 starting"):
+        play_sockets(load_script(SCRIPTS["cut-5s"]), tmp_path / "out", Quiet())
+
+
+def test_a_frame_that_never_comes_is_told(tmp_path):
+    """A cut in the middle of a frame of rows, on a link that carries none by then."""
+    script = load_script(SCRIPTS["cut-mid-frame"])
+    cut = msgspec.structs.replace(script.event[0], at_s=0.5, for_s=0.5)
+    slow = msgspec.structs.replace(script.team, pace_s=5.0, steps=1)
+    report = play_sockets(
+        msgspec.structs.replace(script, event=(cut,), team=slow, journal=()), tmp_path / "out", Quiet()
+    )
+    assert broken(report) == {"everything happens as it is written"}
