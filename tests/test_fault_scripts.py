@@ -23,7 +23,7 @@ from commands import running
 from rowcast.cli import fault
 from rowcast.codecs import codec_by_name
 from rowcast.errors import ConfigError, WorkerFailed
-from rowcast.experiment.faults import load_script, play_sockets, play_virtual, sockets, virtual
+from rowcast.experiment.faults import delays, load_script, play_sockets, play_virtual, sockets, virtual
 from rowcast.experiment.faults.disk import FaultyDisk
 from rowcast.experiment.faults.judging import judge
 from rowcast.experiment.faults.processes import raise_descriptors
@@ -395,3 +395,21 @@ def test_a_frame_that_never_comes_is_told(tmp_path):
         msgspec.structs.replace(script, event=(cut,), team=slow, journal=()), tmp_path / "out", Quiet()
     )
     assert broken(report) == {"everything happens as it is written"}
+
+
+def test_what_a_process_waits_for_a_processor_is_measured(monkeypatch, tmp_path):
+    def told(**by_thread):
+        for thread, nanoseconds in by_thread.items():
+            path = tmp_path / "7" / "task" / thread / "schedstat"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"1000 {nanoseconds} 5\n")
+
+    monkeypatch.setattr(delays, "_PROC", tmp_path)
+    seen = delays.Delays()
+    told(one=1_000_000_000)
+    seen.look(10.0, [7, 8])
+    told(one=1_500_000_000, two=250_000_000)
+    seen.look(20.0, [7, 8])
+    assert seen.between(10.0, 20.0) == seen.between(12.0, 15.0) == 0.75
+    assert seen.between(0.0, 5.0) == 1.0 and seen.between(21.0, 22.0) == 0.0
+    assert delays.Delays().between(0.0, 1.0) == 0.0

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.experiment.faults.counting import LAYOUT, counted
+from rowcast.experiment.faults.delays import Delays
 from rowcast.experiment.faults.script import SERVER, EventTable, FaultScript, Hostile
 from rowcast.journal import Record
 from rowcast.sync import parse_policy
@@ -72,6 +73,7 @@ class Facts:
         struck: what has happened.
         missed: what did not happen as the script has it.
         hang: what did not come to its end in time; empty: everything did.
+        delays: how long the machine kept its processes waiting; nothing in virtual time.
     """
 
     robots: dict[str, RobotFacts]
@@ -80,6 +82,7 @@ class Facts:
     struck: list[Struck] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     hang: str = ""
+    delays: Delays = field(default_factory=Delays)
 
 
 @dataclass(frozen=True)
@@ -236,12 +239,18 @@ def _allowed_s(script: FaultScript, facts: Facts, index: int, ended: float, wait
 
     Without a fault: the slowest computation, and the model twice in each direction. What happens to the robot itself or
     to the server counts in full, with a silence that must be noticed and a pause before the next attempt. For what
-    happens to others nobody waits longer than it takes to notice their silence, and ``absence_limit_s``.
+    happens to others nobody waits longer than it takes to notice their silence, and ``absence_limit_s``. What processes
+    waited for a processor meanwhile comes on top.
     """
     server, worker = script.server_settings, script.worker_settings
     team, name = script.team, script.team.names[index]
     model_s = 8 * 4 * LAYOUT.elements / (team.rate_mbps * 1e6)
-    allowed_s = MACHINE_S + max(map(team.pace_of, range(team.workers))) + 4 * model_s
+    allowed_s = (
+        MACHINE_S
+        + facts.delays.between(ended - waited_s, ended)
+        + max(map(team.pace_of, range(team.workers)))
+        + 4 * model_s
+    )
     back_s = worker.silence_limit_s + 2 * worker.reconnect_cap_s
     for struck in facts.struck:
         if struck.began > ended or struck.ended < ended - waited_s - back_s:

@@ -57,10 +57,16 @@ class Process:
         theirs.close()
         self.open = True
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
-        if self._process.is_alive() and self._process.pid is not None:
-            os.kill(self._process.pid, number)
+        if self._process.is_alive():
+            os.kill(self.pid, number)
 
     def say(self, *word: object) -> None:
         """Tell it something; one that is gone hears nothing."""

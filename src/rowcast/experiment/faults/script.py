@@ -37,6 +37,8 @@ PLAYERS = ("sockets", "virtual")
 _TIMES = ("at_s", "for_s", "restart_after_s")
 #: A process that is started again may take so long to be there, whatever the scale (s).
 STARTING_S = 6.0
+#: So much longer than all events last a robot looks for its server (s).
+GONE_S = 120.0
 
 Phase = Literal["computing", "pushing", "waiting", "pulling"]
 
@@ -316,7 +318,10 @@ class FaultScript(_Table, frozen=True, kw_only=True):
         """Those of the script, else the defaults, scaled; a picture behind each step."""
         names = ("silence_limit_s", "heartbeat_s", "reconnect_first_s", "reconnect_cap_s")
         limits = self._limits(WorkerSettings, *names)
-        return WorkerSettings(**{**limits, "join_limit_s": 60.0, "state_limit_s": 0.0, **self.team.worker})
+        # Whatever becomes of who plays it, no robot is left looking for its server.
+        gone_s = self.length_s + GONE_S
+        own = {"join_limit_s": 60.0, "state_limit_s": 0.0, "reconnect_limit_s": gone_s, "finish_limit_s": gone_s}
+        return WorkerSettings(**{**limits, **own, **self.team.worker})
 
     def _limits(self, kind: type[Any], *names: str) -> dict[str, float]:
         if self.scale == 1.0:

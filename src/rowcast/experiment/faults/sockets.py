@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ __all__ = ["play_sockets"]
 
 #: How often the player looks at its clock (s).
 TICK_S = 0.01
+#: How often it looks how long processes have waited (s).
+LOOK_S = 0.25
 #: What came too late for its phase is tried so often.
 ATTEMPTS = 5
 #: A team may take so long to be there, and to come to its end when nothing happens any more (s).
@@ -86,7 +89,7 @@ class _Player:
         self._seen_at: dict[int, float] = {}
         self._status: list[Any] = []
         self._began = math.inf
-        self._shown_at = 0.0
+        self._shown_at = self._looked_at = 0.0
 
     # -- the whole of it -----------------------------------------------------------------------------------------
 
@@ -235,6 +238,10 @@ class _Player:
             self.facts.missed.append(f"{struck.event.said}: the phase is over too soon, {ATTEMPTS} times")
 
     def _show(self, now: float) -> None:
+        if now > self._looked_at + LOOK_S:
+            self._looked_at = now
+            pids = (process.pid for process in self.members.nodes.values() if process.open)
+            self.facts.delays.look(now, [os.getpid(), *pids])
         if now > self._shown_at + 0.5 and self._began < math.inf:
             self._shown_at = now
             left_s = max(self._began + self.script.length_s - now, 0.0)
