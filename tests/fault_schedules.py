@@ -360,8 +360,8 @@ class CrashSchedule:
             "rate_mbps": chance.choice([2.0, 8.0, 50.0]),
             "durability": "log",
             "keeps": True,
-            "server": {"silence_limit_s": 2.0, "absence_limit_s": chance.choice([0.5, 2.0, 10.0]), "heartbeat_s": 0.2},
-            "worker": {"silence_limit_s": 2.0, "heartbeat_s": 0.2, "reconnect_first_s": 0.02, "reconnect_cap_s": 0.2},
+            "server": {"silence_limit_s": 5.0, "absence_limit_s": chance.choice([0.5, 2.0, 10.0]), "heartbeat_s": 0.2},
+            "worker": {"silence_limit_s": 5.0, "heartbeat_s": 0.2, "reconnect_first_s": 0.02, "reconnect_cap_s": 0.2},
         }
         named = {"about": "faults by chance", "name": f"crashes-{number}", "on": ["sockets"], "because": "a sample"}
         self.script = msgspec.convert({**named, "team": team, "event": events}, FaultScript)

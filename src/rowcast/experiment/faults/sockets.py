@@ -170,11 +170,15 @@ class _Player:
         heapq.heappush(self._later, (when, next(self._order), action))
 
     def _until(self, reached: Callable[[], bool], limit_s: float) -> bool:
-        """Let things happen until something is reached; false: not within the limit."""
-        ends = time.monotonic() + limit_s
+        """Let things happen until something is reached; false: not within the limit.
+
+        Where the machine keeps processes waiting for a processor, the limit is longer by that, and by ten times itself
+        at most.
+        """
+        begun = time.monotonic()
         while not reached():
             now = time.monotonic()
-            if now > ends:
+            if now > begun + limit_s + min(self.facts.delays.between(begun, now), 10 * limit_s):
                 return False
             while self._later and self._later[0][0] <= now:
                 heapq.heappop(self._later)[2]()
