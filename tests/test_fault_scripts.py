@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 import select
 import socket
@@ -22,6 +23,7 @@ import pytest
 from commands import running
 from rowcast.cli import fault
 from rowcast.codecs import codec_by_name
+from rowcast.drivers.virtual import Clock
 from rowcast.errors import ConfigError, WorkerFailed
 from rowcast.experiment.faults import delays, load_script, play_sockets, play_virtual, sockets, virtual
 from rowcast.experiment.faults.disk import FaultyDisk
@@ -30,7 +32,10 @@ from rowcast.experiment.faults.processes import raise_descriptors
 from rowcast.experiment.faults.relay import Link
 from rowcast.experiment.faults.script import Named
 from rowcast.experiment.faults.virtual_team import FaultyTeam
+from rowcast.links import Trace
+from rowcast.session import Link as Session
 from rowcast.testing import VirtualTeam
+from rowcast.testing.pipes import Connection, Pipe
 from rowcast.training import ServerNode
 from rowcast.wire import HEADER_BYTES, Heartbeat, Rows, encode
 
@@ -413,3 +418,24 @@ def test_what_a_process_waits_for_a_processor_is_measured(monkeypatch, tmp_path)
     assert seen.between(10.0, 20.0) == seen.between(12.0, 15.0) == 0.75
     assert seen.between(0.0, 5.0) == 1.0 and seen.between(21.0, 22.0) == 0.0
     assert delays.Delays().between(0.0, 1.0) == 0.0
+
+
+def test_a_frame_stops_in_the_middle_in_virtual_time():
+    clock, came, free = Clock(), [], []
+    pipe = Pipe(clock, 0.0, lambda: False)
+    sender = Session("worker")
+    pipe.deliver = lambda data: came.append((clock.now, len(data)))
+    pipe.idle = lambda: free.append(clock.now)
+    pipe.open(Connection(sender, Session("server")), sender, Trace.constant(8000.0))
+    pipe.carry(0.0, Heartbeat(), bytes(1000))  # a second
+    assert pipe.middle(0.0) is None, "it is no frame of rows"
+    clock.at(0.25, lambda: pipe.stall(clock.now, 2.25))
+    clock.at(1.25, lambda: pipe.stall(clock.now, 3.25))
+    while clock.next < math.inf:
+        clock.step()
+    assert came == [(0.25, 250), (4.0, 750)] and free == [4.0]
+    pipe.stall(clock.now, 6.0)
+    assert not pipe.takes(5.0)
+    while clock.next < math.inf:
+        clock.step()
+    assert free == [4.0, 6.0] and pipe.takes(6.0)
