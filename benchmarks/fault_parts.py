@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from common import Figure
-from rowcast.experiment.faults import Report, load_script, play_sockets, play_virtual
+from rowcast.errors import WorkerFailed
+from rowcast.experiment.faults import Report, Verdict, load_script, play_sockets, play_virtual
 from rowcast.experiment.faults.relay import Link
 from rowcast.rows import Layout
 
@@ -118,13 +119,17 @@ def scripts(lasting_s: float | None, only: str) -> list[Figure]:
         short = script if lasting_s is None else script.lasting(lasting_s)
         longest_s = max(longest_s, short.length_s)
         with tempfile.TemporaryDirectory(prefix="rowcast-faults-") as folder:
-            played["sockets"].append(play_sockets(short, Path(folder) / "out", _Printed()))
+            try:
+                played["sockets"].append(play_sockets(short, Path(folder) / "out", _Printed()))
+            except WorkerFailed as error:
+                played["sockets"].append(Report(short, "sockets", (Verdict("a team that begins", False, str(error)),)))
+        for report in (played["virtual"][-1], played["sockets"][-1]):
+            said = report.not_played or "; ".join(report.broken) or "everything held"
+            print(f"{script.name} ({report.player}): {said}", flush=True)
     figures = []
     for player, reports in played.items():
         done = [report for report in reports if not report.not_played]
         wrong = [report for report in done if not report.held]
-        for report in wrong:
-            print(f"{report.script.name} ({player}): {'; '.join(report.broken)}", flush=True)
         note = f"of {len(done)} played, {len(reports) - len(done)} have no meaning there"
         if player == "sockets":
             note += f"; the longest lasts {longest_s:.0f} s"

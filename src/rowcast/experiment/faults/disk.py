@@ -115,10 +115,11 @@ def free_folder(folder: Path) -> None:
 def lose_unflushed(folder: Path, chance: random.Random) -> None:
     """A robot's state as it is after a loss of power: the system has written what it liked of the newest files.
 
-    The newest picture is torn, and of each file of notes there is what was flushed, and perhaps more.
+    The newest picture is torn, where there is one before it, and of each file of notes there is what was flushed, and
+    perhaps more.
     """
     pictures = sorted(folder.glob("picture-*.safetensors"))
-    if pictures:
+    if len(pictures) > 1:
         os.truncate(pictures[-1], chance.randint(0, max(pictures[-1].stat().st_size - 1, 0)))
     for path in sorted(folder.glob("notes-*")):
         data = path.read_bytes()
