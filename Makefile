@@ -48,8 +48,8 @@ fuzz: $(STAMP)  ## FUZZ_INPUTS mutated frames, and every byte of recorded sessio
 	$(BIN)/python tests/bitflips.py
 	$(BIN)/python tests/tls_bitflips.py
 
-faults: $(STAMP)  ## random faults: 4,000 schedules in virtual time, half with a durable server, 50 on real sockets
-	$(BIN)/python tests/fault_schedules.py --virtual 2000 --durable 2000 --sockets 50
+faults: $(STAMP)  ## random faults: 4,000 schedules in virtual time, half with a durable server, 60 on real sockets
+	$(BIN)/python tests/fault_schedules.py --virtual 2000 --durable 2000 --sockets 50 --crashes 10
 
 mutate: $(STAMP)  ## 60 small faults in the core: does a test notice each?
 	$(BIN)/python tools/mutate.py

@@ -8,7 +8,12 @@ Parts, of which ``--parts`` chooses:
   each exchange waits for commits, at a robot's pace; and ``rowcast`` flat out, where nobody computes a gradient. The
   limit is the disk, which every byte that arrives is written to once, and the wait for a commit;
 - ``restart``: ``kill -9`` of the server while they train, with gradients of half a second, and a new one at once: until
-  it knows the team again, and until every worker has finished two iterations more, less the time of their gradients.
+  it knows the team again, and until every worker has finished two iterations more, less the time of their gradients;
+- ``sockets``: fault scripts by chance on real sockets, in each of which the server dies (``tests/fault_schedules.py``);
+  with ``--kept FILE`` those that ran before are not run again;
+- ``scripts``: every script of ``tests/faults`` at its full length, on real sockets and in virtual time;
+- ``return``: the link of a robot carries nothing for a minute: from the moment at which it is back until the robot
+  computes on what it has received.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from pathlib import Path
 import numpy as np
 
 from common import Figure, arguments, finish, reference_layout
+from fault_parts import ABSENT_S, RETURN_MBPS, returning, schedules_on_sockets, scripts
 from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
 from rowcast.drivers.sockets import DurableServer, Endpoint, Server, Team
 from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
@@ -40,7 +46,7 @@ from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
-PARTS = ("schedules", "log", "restart")
+PARTS = ("schedules", "log", "restart", "sockets", "scripts", "return")
 POLICY = "rowcast"
 WORKERS = 2
 SETTINGS = ServerSettings(expected_workers=WORKERS, gather_s=0.0)
@@ -258,6 +264,9 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--parts", default=",".join(PARTS), help="which figures, by commas")
     parser.add_argument("--virtual", type=int, default=10_000, help="schedules in virtual time")
+    parser.add_argument("--sockets", type=int, default=200, help="schedules on real sockets")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="what came of schedules on real sockets; goes on")
+    parser.add_argument("--only", default="", help="of the scripts, those with this in their name")
     parser.add_argument("--seed", type=int, default=0, help="number of the first schedule")
     options: argparse.Namespace = parser.parse_args()
     parts = options.parts.split(",")
@@ -274,6 +283,14 @@ def main() -> None:
     if "restart" in parts:
         for policy in ("bsp", POLICY)[options.tiny :]:
             figures += restart(layout, policy, BEFORE_S / shorter, 1 if options.tiny else 3)
+    if "sockets" in parts:
+        figures += schedules_on_sockets(1 if options.tiny else options.sockets, options.seed, options.kept)
+    if "scripts" in parts:
+        only = "cut-5s" if options.tiny else options.only
+        figures += scripts(1.0 if options.tiny else None, only)
+    if "return" in parts:
+        absent_s, mbps = ABSENT_S / shorter, RETURN_MBPS * (10 if options.tiny else 1)
+        figures.append(returning(layout, POLICY, gradient_s=ROBOT_S / shorter, absent_s=absent_s, mbps=mbps))
     finish(f"A server that survives its own death, {name}", figures, options)
 
 

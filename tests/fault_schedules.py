@@ -3,10 +3,10 @@
 A schedule is a team, a policy, links, and what happens to them. At the end nothing is lost, nothing is doubled, and
 nobody hangs. The tests run a sample; ``make faults`` runs thousands::
 
-    python tests/fault_schedules.py --virtual 2000 --durable 2000 --sockets 50 --seed 0
+    python tests/fault_schedules.py --virtual 2000 --durable 2000 --sockets 50 --crashes 10 --seed 0
 
 A schedule that fails is named by its number, and runs alone with ``--only NUMBER`` (``--only-durable``,
-``--only-sockets``).
+``--only-sockets``, ``--only-crashes``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import argparse
 import logging
 import random
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -29,6 +32,7 @@ from live import LiveServer, Robot, start_of
 from relay import Relay
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.sockets import Endpoint
+from rowcast.experiment.faults import FaultScript, Report, play_sockets
 from rowcast.links import Trace
 from rowcast.testing import DurableTeam, VirtualTeam
 from rowcast.training import WorkerState
@@ -315,14 +319,98 @@ class SocketSchedule:
         return data[: place + count] + data[place:]
 
 
+#: How a server dies.
+DEATHS = ("kill of the server", "power-loss of the server")
+#: What may happen to a robot's process, and to its link; each robot has one of each at most.
+CRASHES = ("kill", "power-loss")
+PROCESS = ("kill", "power-loss", "stop")
+LINK = ("cut", "rate")
+HOSTILE = ("silent", "slow", "digest", "rows", "length")
+
+
+class CrashSchedule:
+    """A fault script by chance, on real sockets: the server dies once or twice, and other things happen meanwhile.
+
+    Args:
+        number: seeds everything but the time that the machine takes.
+
+    Attributes:
+        script: what happens.
+        report: what came of it.
+        struck: how often each kind of fault has happened.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.chance = chance = random.Random(f"crashes {number}")
+        self.policy = EXACT[sorted(EXACT)[number % len(EXACT)]]
+        self.struck: dict[str, int] = {}
+        self.report: Report | None = None
+        events = [self._crash(chance.uniform(0.3, 1.5))]
+        if chance.random() < 0.5:
+            events.append(self._crash(chance.uniform(3.5, 4.5)))
+        robots = [f"robot-{k}" for k in range(3)]
+        events += [self._to_process(name) for name in chance.sample(robots, chance.randint(0, 2))]
+        events += [self._to_link(name) for name in chance.sample(robots, chance.randint(0, 2))]
+        if chance.random() < 0.3:
+            kind = chance.choice(HOSTILE)
+            events.append({"do": "hostile", "kind": kind, "at_s": chance.uniform(0.0, 3.0), "for_s": 2.0})
+        team = {
+            "policy": self.policy,
+            "pace_s": [chance.choice([0.02, 0.1, 0.3]) for _ in robots],
+            "rate_mbps": chance.choice([2.0, 8.0, 50.0]),
+            "durability": "log",
+            "keeps": True,
+            "server": {"silence_limit_s": 5.0, "absence_limit_s": chance.choice([0.5, 2.0, 10.0]), "heartbeat_s": 0.2},
+            "worker": {"silence_limit_s": 5.0, "heartbeat_s": 0.2, "reconnect_first_s": 0.02, "reconnect_cap_s": 0.2},
+        }
+        named = {"about": "faults by chance", "name": f"crashes-{number}", "on": ["sockets"], "because": "a sample"}
+        self.script = msgspec.convert({**named, "team": team, "event": events}, FaultScript)
+
+    def _crash(self, at_s: float) -> dict[str, Any]:
+        chance = self.chance
+        kind, restart_s = chance.choice(CRASHES), chance.choice([0.0, 0.3, 1.0])
+        return {"do": kind, "to": ["server"], "at_s": at_s, "restart_after_s": restart_s}
+
+    def _to_process(self, name: str) -> dict[str, Any]:
+        kind, lasting = self.chance.choice(PROCESS), self.chance.choice([0.0, 0.5, 3.0])
+        length = {"for_s": lasting} if kind == "stop" else {"restart_after_s": lasting}
+        return {"do": kind, "to": [name], "at_s": self.chance.uniform(0.3, 3.0), **length}
+
+    def _to_link(self, name: str) -> dict[str, Any]:
+        kind, lasting = self.chance.choice(LINK), self.chance.choice([0.3, 1.0, 4.0])
+        event = {"do": kind, "to": [name], "at_s": self.chance.uniform(0.0, 3.0), "for_s": lasting}
+        if kind == "cut":
+            event["direction"] = self.chance.choice(["up", "down", "both"])
+        return event
+
+    def run(self) -> None:
+        """Let it happen; raises AssertionError where something is lost or doubled, or somebody hangs."""
+        with tempfile.TemporaryDirectory(prefix="rowcast-faults-") as folder:
+            self.report = play_sockets(self.script, Path(folder) / "out", Silent())
+        for struck in self.report.struck:
+            kind = f"{struck.event.name} of the server" if "server" in struck.event.to else struck.event.name
+            self.struck[kind] = self.struck.get(kind, 0) + 1
+        assert self.report.held, "; ".join(self.report.broken)
+
+
+class Silent:
+    """Is told what happens, and tells nobody."""
+
+    def says(self, text: str) -> None:
+        """See :class:`~rowcast.experiment.demo.DemoObserver`."""
+
+    def shows(self, run: str, left_s: float, total_s: float, lines: list[Any]) -> None:
+        """See :class:`~rowcast.experiment.demo.DemoObserver`."""
+
+
 def missing(done: dict[str, tuple[int, dict[str, int]]]) -> list[str]:
     """Kinds of faults that did not happen although there were :data:`MANY` schedules.
 
     Args:
         done: the number of schedules, and how often each kind of fault has happened: in ``"virtual"`` time, there with
-            a ``"durable"`` server, and on ``"sockets"``.
+            a ``"durable"`` server, on ``"sockets"``, and there with a server that dies (``"crashes"``).
     """
-    kinds = {"virtual": FAULTS, "durable": (*STRIKES, CRASH), "sockets": HARM}
+    kinds = {"virtual": FAULTS, "durable": (*STRIKES, CRASH), "sockets": HARM, "crashes": DEATHS}
     return [
         f"{name}: {kind}"
         for name, (count, struck) in done.items()
@@ -367,10 +455,12 @@ def main() -> int:
     parser.add_argument("--virtual", type=int, default=2000, help="schedules in virtual time")
     parser.add_argument("--durable", type=int, default=0, help="schedules in virtual time with a server that has a log")
     parser.add_argument("--sockets", type=int, default=0, help="schedules on real sockets")
+    parser.add_argument("--crashes", type=int, default=0, help="schedules on real sockets with a server that dies")
     parser.add_argument("--seed", type=int, default=0, help="number of the first schedule")
     parser.add_argument("--only", type=int, help="one schedule in virtual time")
     parser.add_argument("--only-durable", type=int, help="one schedule with a server that has a log")
     parser.add_argument("--only-sockets", type=int, help="one schedule on real sockets")
+    parser.add_argument("--only-crashes", type=int, help="one schedule on real sockets with a server that dies")
     options = parser.parse_args()
     logging.getLogger("rowcast").setLevel(logging.CRITICAL)  # each fault has a line there
     if options.only is not None:
@@ -382,13 +472,18 @@ def main() -> int:
     if options.only_sockets is not None:
         SocketSchedule(options.only_sockets).run()
         return 0
+    if options.only_crashes is not None:
+        CrashSchedule(options.only_crashes).run()
+        return 0
     done = {
         "virtual": (options.virtual, {}),
         "durable": (options.durable, {}),
         "sockets": (options.sockets, {}),
+        "crashes": (options.crashes, {}),
     }
     failed = []
-    for make, (name, (count, struck)) in zip((Schedule, DurableSchedule, SocketSchedule), done.items(), strict=True):
+    kinds = Schedule, DurableSchedule, SocketSchedule, CrashSchedule
+    for make, (name, (count, struck)) in zip(kinds, done.items(), strict=True):
         failed += run_all(range(options.seed, options.seed + count), make, name, struck=struck)
     for what in (never := missing(done)):
         print(f"this fault never happened: {what}")

@@ -498,6 +498,7 @@ EXPORTED: dict[str, str] = {
         Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit plan_cells prove read_run read_runs
         run_comparison run_demo run_robot run_settings shaped_trace validate_run
     """,
+    "rowcast.experiment.faults": "FaultScript Report Verdict load_script play_sockets play_virtual",
     "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
     "rowcast.experiment.inference": "",
     "rowcast.graphs": """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rowcast.cli.exits import ExitCode
 from rowcast.cli.options import limit_threads, options_from
 from rowcast.cli.streams import PlainConsole
 from rowcast.experiment.loading import loading
@@ -36,16 +37,28 @@ def demo(
     demo: DemoSettings,
     task: TaskOptions,
     out: Annotated[Path, typer.Option(help="Folder for journals, summary and figures.")] = Path("demo-out"),
-) -> None:
+    fault: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Play a fault script instead, with a small team on real sockets, and say what held.",
+        ),
+    ] = None,
+) -> int:
     """Train with each policy over the same fading links, on loopback, and compare.
 
     The links are scaled so that sending the whole encoded model at the best rate takes 0.67 of the computing time. Data
     that come by a clock come in step with --pace, unless the options of the task say when (--set, or a table [task]).
     """
+    if fault is not None:
+        from rowcast.cli.fault import play_fault
+
+        return play_fault(fault, out)
     with loading():
         from rowcast.cli.results import finish
         from rowcast.experiment import run_demo
     run_live(replace(demo, task_options=task.given), out, run_demo, finish)
+    return ExitCode.FINE
 
 
 def run_live(settings: Any, out: Path, run: Callable[..., Any], finish: Callable[..., None]) -> None:

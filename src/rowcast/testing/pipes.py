@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.links import Trace
@@ -10,6 +11,9 @@ from rowcast.session import Link
 from rowcast.wire import Message, Rows
 
 __all__ = ["Connection", "Pipe"]
+
+#: Where the kind of a frame stands in its header.
+KIND_AT = 3
 
 
 class Connection:
@@ -25,6 +29,26 @@ class Connection:
         self.server_link = server_link
         self.alive = True
         self.frozen = False
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A frame on its way.
+
+    Attributes:
+        begun, done: when its first byte arrives, and its last (s).
+        data: its bytes; ``given``: so many of them have arrived.
+    """
+
+    begun: float
+    done: float
+    data: bytes
+    given: int = 0
+
+    def place(self, now: float) -> int:
+        """How many of its bytes have arrived by some time (s)."""
+        part = 1.0 if self.done <= self.begun else (now - self.begun) / (self.done - self.begun)
+        return int(min(max(part, 0.0), 1.0) * len(self.data))
 
 
 class Pipe:
@@ -59,7 +83,8 @@ class Pipe:
         self._free_at = 0.0
         self._link: Link
         self._trace: Trace
-        self._on_air: list[tuple[float, float, bytes]] = []
+        self._on_air: list[_Flight] = []
+        self._stalled_until = 0.0
 
     def open(self, connection: Connection, link: Link, trace: Trace) -> None:
         """A connection is made; ``link`` is its end that sends, ``trace`` what it carries."""
@@ -67,6 +92,35 @@ class Pipe:
         self._trace = trace
         self._link = link
         self._free_at = 0.0
+
+    def stall(self, now: float, until: float) -> None:
+        """Nothing passes until some time (s), and nobody is told; what is on the air stops, in the middle of a frame.
+
+        It holds for connections that are made meanwhile as well.
+        """
+        longer_s = until - max(now, self._stalled_until)
+        if longer_s <= 0:
+            return
+        self._stalled_until = until
+        for flight in list(self._on_air):
+            place = flight.place(now)
+            if flight.done > now:
+                flight.begun, flight.done = flight.begun + longer_s, flight.done + longer_s
+            self._give(flight, place)
+        if self._free_at > now:
+            self._free_at += longer_s
+        else:
+            self._free_at = until
+            self._clock.at(until, self._is_free, self.connection)
+
+    def follow(self, trace: Trace) -> None:
+        """Frames are carried at another rate from the next one on, until a connection is made."""
+        self._trace = trace
+
+    def middle(self, now: float) -> float | None:
+        """When a frame of rows that is on the air has arrived in half (s); ``None``: there is none, or it has."""
+        rows = (each for each in self._on_air if each.data[KIND_AT] == Rows.KIND and each.begun < each.done)
+        return min((mid for each in rows if (mid := (each.begun + each.done) / 2) > now), default=None)
 
     # -- as the engine sees it (rowcast.drivers.virtual.engine.Direction) -----------------------------------------
 
@@ -79,31 +133,44 @@ class Pipe:
         data = encoder.encode(message) if data is None else data
         if isinstance(message, Rows) and self._doubles():
             data += encoder.encode(message)
-        done = self._free_at = self._trace.finish(now, 8 * len(data))
-        entry = (now + self._delay_s, done + self._delay_s, data)
-        self._on_air.append(entry)
+        begun = max(now, self._stalled_until)
+        done = self._free_at = self._trace.finish(begun, 8 * len(data))
+        flight = _Flight(begun + self._delay_s, done + self._delay_s, data)
+        self._on_air.append(flight)
+        self._clock.at(flight.done, self._land, connection, flight)
+        self._clock.at(done, self._is_free, connection)
 
-        def arrive() -> None:
-            if connection is self.connection and connection is not None and connection.alive and not connection.frozen:
-                self._on_air.remove(entry)
-                self._arrive(data)
+    def _land(self, connection: Connection | None, flight: _Flight) -> None:
+        """A frame has arrived, unless it was stopped on its way."""
+        if connection is not self.connection or connection is None or not connection.alive or connection.frozen:
+            return
+        if flight.done > self._clock.now:
+            self._clock.at(flight.done, self._land, connection, flight)
+            return
+        self._on_air.remove(flight)
+        self._arrive(flight.data[flight.given :])
 
-        def free() -> None:
-            if connection is self.connection and connection is not None and connection.alive:
-                self.idle()
-
-        self._clock.at(done + self._delay_s, arrive)
-        self._clock.at(done, free)
+    def _is_free(self, connection: Connection | None) -> None:
+        if connection is not self.connection or connection is None or not connection.alive:
+            return
+        if self._free_at > self._clock.now:
+            self._clock.at(self._free_at, self._is_free, connection)
+        else:
+            self.idle()
 
     # -- what comes out ----------------------------------------------------------------------------------------
 
     def break_off(self, now: float) -> None:
         """The connection ends: what is on the air arrives as far as it got, in the middle of a frame if need be."""
         on_air, self._on_air = self._on_air, []
-        for begun, done, data in on_air if self.connection is not None and not self.connection.frozen else ():
-            part = 1.0 if done <= begun else (now - begun) / (done - begun)
-            if part > 0:
-                self.deliver(self._spoil(data[: int(min(part, 1.0) * len(data))]))
+        for flight in on_air if self.connection is not None and not self.connection.frozen else ():
+            self._give(flight, flight.place(now))
+
+    def _give(self, flight: _Flight, place: int) -> None:
+        """What of a frame has come out so far arrives now."""
+        if place > flight.given:
+            self.deliver(self._spoil(flight.data[flight.given : place]))
+            flight.given = place
 
     def _arrive(self, data: bytes) -> None:
         """All bytes come out, or as many as a scripted cut leaves."""

@@ -32,7 +32,7 @@ from rowcast.training.kept import (
 )
 from rowcast.wire import FrameDecoder, RowLimits, Rows, encode
 
-__all__ = ["NotesFile", "read_notes"]
+__all__ = ["NotesFile", "flushed_to", "read_notes"]
 
 _HEAD = struct.Struct(">4sHB")
 _MAGIC, _FORMAT = b"RCNT", 1
@@ -122,6 +122,16 @@ def read_notes(path: Path, layout: Layout) -> tuple[bool, list[Note], int]:
             break
         place += _NOTE.size + len(body)
     return bool(continues), notes, place
+
+
+def flushed_to(data: bytes) -> int:
+    """How many bytes of a file of notes were flushed to the disk: up to the newest note of a new session."""
+    place, flushed = _HEAD.size, 0
+    for kind, body in _whole(memoryview(data)):
+        place += _NOTE.size + len(body)
+        if kind == _NUMBERS[Joined]:
+            flushed = place
+    return flushed
 
 
 def _whole(data: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -1,0 +1,126 @@
+"""Disks that are full, and files as they are after a loss of power."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from pathlib import Path
+
+from rowcast.drivers.kept.noting import flushed_to
+from rowcast.drivers.state.disk import OpenFile, RealDisk
+
+__all__ = ["FaultyDisk", "fill_folder", "free_folder", "lose_unflushed"]
+
+#: A device of Linux on which every write finds the disk full.
+FULL = Path("/dev/full")
+#: The next so many files of notes are on the full device.
+AHEAD = 64
+
+
+class _File:
+    def __init__(self, disk: FaultyDisk, name: str, file: OpenFile) -> None:
+        self._disk, self._name, self._file = disk, name, file
+
+    def write(self, data: bytes) -> None:
+        with self._disk.lock:
+            self._disk.check()
+            self._file.write(data)
+
+    def sync(self) -> None:
+        with self._disk.lock:
+            self._file.sync()
+            self._disk.synced[self._name] = self._disk.size(self._name)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class FaultyDisk(RealDisk):
+    """A folder of this machine that can be full, and knows what of it was synchronised.
+
+    Attributes:
+        full: nothing more can be written.
+        synced: bytes of each file that are there after a loss of power.
+        lock: held while anything is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.full = False
+        self.synced: dict[str, int] = {name: self.size(name) for name in self.names()}
+        self._new: set[str] = set()
+        self.lock = threading.RLock()
+
+    def check(self) -> None:
+        """Raises OSError where the disk is full."""
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return (self.folder / name).stat().st_size
+
+    def create(self, name: str) -> OpenFile:
+        with self.lock:
+            self.check()
+            self.synced.pop(name, None)
+            self._new.add(name)
+            return _File(self, name, super().create(name))
+
+    def replace(self, name: str, new: str) -> None:
+        with self.lock:
+            super().replace(name, new)
+            self.synced[new] = self.synced.pop(name, 0)
+            self._new.discard(name)
+            self._new.add(new)
+
+    def remove(self, name: str) -> None:
+        with self.lock:
+            super().remove(name)
+            self.synced.pop(name, None)
+            self._new.discard(name)
+
+    def lose_power(self, chance: random.Random) -> None:
+        """What was not synchronised is gone, or there in part. Nothing is written any more: the lock stays held."""
+        self.lock.acquire()
+        for name in self._new:
+            if name not in self.synced:
+                (self.folder / name).unlink(missing_ok=True)
+                continue
+            size, synced = self.size(name), self.synced[name]
+            os.truncate(self.folder / name, chance.randint(synced, size) if size > synced else size)
+
+
+# -- the folder of a robot's state -------------------------------------------------------------------------------------
+
+
+def fill_folder(folder: Path) -> None:
+    """The disk of a robot's state is full: its next files are on a device that always is."""
+    newest = max((int(path.name[6:]) for path in folder.glob("notes-*")), default=0)
+    for number in range(newest + 1, newest + 1 + AHEAD):
+        path = folder / f"notes-{number:010d}"
+        if not path.exists():
+            path.symlink_to(FULL)
+
+
+def free_folder(folder: Path) -> None:
+    """There is room again."""
+    for path in folder.glob("notes-*"):
+        if path.is_symlink():
+            path.unlink()
+
+
+def lose_unflushed(folder: Path, chance: random.Random) -> None:
+    """A robot's state as it is after a loss of power: the system has written what it liked of the newest files.
+
+    The newest picture is torn, where there is one before it, and of each file of notes there is what was flushed, and
+    perhaps more.
+    """
+    pictures = sorted(folder.glob("picture-*.safetensors"))
+    if len(pictures) > 1:
+        os.truncate(pictures[-1], chance.randint(0, max(pictures[-1].stat().st_size - 1, 0)))
+    for path in sorted(folder.glob("notes-*")):
+        data = path.read_bytes()
+        os.truncate(path, chance.randint(flushed_to(data), len(data)))
