@@ -23,6 +23,7 @@ TINY = {
     "goodput": ["--tiny"],
     "mapping": ["--tiny", "--parts", "delay"],
     "grid": ["--tiny", "--jobs", "0", "--seeds", "1", "--cells", "diabetes/4/x1/momentum/iid/equal/[fo]*"],
+    "guard": ["--tiny"],
     "memory": ["--tiny"],
     "optimizers": ["--steps", "3", "--only", "Adam"],
     "pulls": ["--tiny"],

@@ -498,6 +498,7 @@ EXPORTED: dict[str, str] = {
         Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit plan_cells prove read_run read_runs
         run_comparison run_demo run_robot run_settings shaped_trace validate_run
     """,
+    "rowcast.experiment.doctor": "Check as_json local_checks remote_checks",
     "rowcast.experiment.faults": "FaultScript Report Verdict load_script play_sockets play_virtual",
     "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
     "rowcast.experiment.inference": "",
@@ -522,6 +523,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.session": "JoinRequest Link record_start",
     "rowcast.training": "ServerNode WorkerNode WorkerState",
+    "rowcast.training.guard": "GUARDS Guard Incident",
     "rowcast.training.kept": """
         Acknowledged Extras Finished Finishing Joined Note Notebook Picture Received Recovery Replay Resumed Sent
         Started
@@ -582,8 +584,9 @@ EXPORTED: dict[str, str] = {
         parse_topk read_rates share
     """,
     "rowcast.wire": """
-        Ack Answer Ask Busy Cancel Challenge Computed Drop Farewell Finish FrameDecoder FrameEncoder Go Grant
-        HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message PROTOCOL_VERSION Proof PullEnd PushEnd
+        Ack Answer Ask Busy Cancel Challenge Computed Drop Echo Farewell Finish FrameDecoder FrameEncoder Go Grant
+        HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message Notice PROTOCOL_VERSION Probe Proof PullEnd
+        PushEnd
         Refusal Request RowLimits Rows Served Share Start StateEnd Supply Waiting Welcome encode
     """,
 }

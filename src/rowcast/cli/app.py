@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rowcast.cli import compare, demo, report, serve, split, stream, team, trace, train, validate
+from rowcast.cli import compare, demo, doctor, report, serve, split, stream, team, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
 from rowcast.cli.options import PanelCommand, TaskCommand
 from rowcast.cli.streams import steady_output
@@ -47,6 +47,7 @@ app.add_typer(team.app)
 app.command("compare", cls=TaskCommand)(compare.compare)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)
+app.command("doctor", cls=PanelCommand)(doctor.doctor)
 
 
 @app.command("version")

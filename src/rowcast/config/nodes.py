@@ -178,6 +178,15 @@ class ServerSettings(StrangerSettings):
         low=1 << 10,
         high=1 << 40,
     )
+    guard: str = setting(
+        "off",
+        "What becomes of updates that are out of line with those of the other members. clip: those that are far too "
+        "large are scaled down. quarantine: besides, a member that stays too large, or computes against the others, is "
+        "put aside until it is in line again, and its last iterations are taken back; for that it takes a team of "
+        "three. Needs two models of memory for each worker.",
+        choices=("off", "clip", "quarantine"),
+        flag="--guard",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

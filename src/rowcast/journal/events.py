@@ -68,6 +68,24 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "iteration": "iteration that it counts from",
         "members": "number of workers that the gate counts",
     },
+    "clipped": {
+        "peer": "name of a worker whose updates were scaled down (server with a guard)",
+        "iteration": "iteration of the worker",
+        "rows": "rows that were scaled down in it",
+        "largest": "the largest factor by which one was too large",
+    },
+    "quarantined": {
+        "peer": "name of a worker whose updates do not count any longer, and whose last ones are taken back",
+        "iteration": "iteration of the worker",
+        "cause": "'norm' (its updates stay too large) or 'direction' (they point away from those of the others)",
+        "cosine": "usual cosine of its updates with what the others sent lately",
+        "norm": "length of what is taken back",
+    },
+    "released": {
+        "peer": "name of a worker whose updates count again",
+        "iteration": "iteration of the worker",
+        "after": "its iterations since it was put aside",
+    },
     "push": {
         "peer": "name of the worker",
         "iteration": "iteration of the worker",

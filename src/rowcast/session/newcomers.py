@@ -8,11 +8,16 @@ from rowcast.errors import RemoteProtocolError, visible
 from rowcast.session.limits import StrangerLimits
 from rowcast.session.link import Link
 from rowcast.session.proof import MAX_NAME, ServerHandshake, expect_countable, is_name
-from rowcast.session.seeding import ASKS, WISHES, Seeding
+from rowcast.session.seeding import ASKS, PROBES, WISHES, Seeding
 from rowcast.session.states import Event, HostState
-from rowcast.wire import Challenge, Hello, Proof
+from rowcast.version import __version__
+from rowcast.wire import Challenge, Echo, Hello, Probe, Proof
+from rowcast.wire.asides import MAX_FILLING
 
-__all__ = ["Newcomers"]
+__all__ = ["MOST_PROBES", "MOST_PROBE_BYTES", "Newcomers"]
+
+#: Who measures the link may ask so often on a connection, and have so many bytes carried, both ways together.
+MOST_PROBES, MOST_PROBE_BYTES = 8192, 64 << 20
 
 
 class Newcomers:
@@ -36,6 +41,7 @@ class Newcomers:
         self._life, self._secret, self._entropy = life, secret, entropy
         self._door = door
         self._handshakes: dict[Link, ServerHandshake] = {}
+        self._probes: dict[Link, tuple[int, int]] = {}
 
     def refuses(self, now: float, link: Link) -> tuple[str, str] | None:
         """Why a new connection is to be closed at once; see :meth:`StrangerLimits.refuses`."""
@@ -54,6 +60,7 @@ class Newcomers:
     def leave(self, link: Link) -> None:
         """It is gone, or a member now."""
         self._handshakes.pop(link, None)
+        self._probes.pop(link, None)
         self.queue.pop(link, None)
 
     def lost(self, now: float, link: Link) -> bool:
@@ -76,12 +83,16 @@ class Newcomers:
         """Whether a connection has not introduced itself."""
         return link in self._handshakes and link.conversation.state is HostState.STRANGER
 
+    def is_brief(self, link: Link) -> bool:
+        """Whether a connection is closed after a while whatever comes: a stranger's, or one that measures the link."""
+        return self.is_stranger(link) or link in self._probes
+
     def wake_at(self, link: Link, handshake_limit_s: float, heartbeat_s: float) -> float | None:
         """When a connection must be looked at (s), or ``None`` where it is no newcomer's."""
         if link not in self._handshakes:
             return None
         due = link.spoke_at + heartbeat_s
-        return min(due, link.opened_at + handshake_limit_s) if self.is_stranger(link) else due
+        return min(due, link.opened_at + handshake_limit_s) if self.is_brief(link) else due
 
     def refusal(self, now: float, link: Link, hello: Hello) -> tuple[str, str] | None:
         """Why who says this is not let in, for who it is or how often it comes: code and sentence, or ``None``."""
@@ -114,13 +125,38 @@ class Newcomers:
             raise RemoteProtocolError(
                 "hello: this server trains a team and answers no inferences; start one with 'rowcast split serve'"
             )
-        if hello.wish not in WISHES or len(hello.training) not in (0, 16):
+        if hello.wish not in (*WISHES, PROBES) or len(hello.training) not in (0, 16):
             raise RemoteProtocolError("hello: expected a known wish and a training of 16 bytes or none")
         expect_countable(hello.trained)
 
     def prove(self, link: Link, hello: Hello) -> Proof | None:
         """The server's proof for a worker whose hello was right; ``None`` where none is needed (any longer)."""
         return self._handshakes[link].prove(hello, link.channel)
+
+    def begin_probes(self, now: float, link: Link, name: str) -> None:
+        """Who has introduced itself measures the link; it is no member, and none of its name is disturbed."""
+        link.conversation.move(Event.PROBED)
+        link.introduced = link.decoder.trusted = True
+        self._door.joined(now, name)
+        self._probes[link] = 0, 0
+
+    def echo(self, link: Link, probe: Probe) -> Echo:
+        """The answer to a probe.
+
+        Raises:
+            RemoteProtocolError: there were too many on this connection, or too large ones.
+        """
+        count, size = self._probes[link]
+        count, size = count + 1, size + len(probe.filling) + probe.wanted
+        if probe.wanted > MAX_FILLING:
+            raise RemoteProtocolError(f"expected a probe that wants at most {MAX_FILLING} bytes, got {probe.wanted}")
+        if count > MOST_PROBES or size > MOST_PROBE_BYTES:
+            raise RemoteProtocolError(
+                f"expected at most {MOST_PROBES} probes and {MOST_PROBE_BYTES} bytes on a connection, got {count} and "
+                f"{size}"
+            )
+        self._probes[link] = count, size
+        return Echo(probe.number, bytes(probe.wanted), __version__)
 
     def next_in_queue(self) -> tuple[Link, Hello] | None:
         """Take the worker that is chosen first to bring the parameters; of equals, the one that has waited longest."""

@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from rowcast.errors import ParametersConflict
 from rowcast.wire import Hello
 
-__all__ = ["ASKS", "WISHES", "Provenance", "Seeding", "Verdict"]
+__all__ = ["ASKS", "PROBES", "WISHES", "Provenance", "Seeding", "Verdict"]
 
 #: What a worker may wish for: nothing in particular, the team's parameters in any case, or its own.
 WISHES = ("", "team", "mine")
 #: What a hello wishes that wants inferences computed.
 ASKS = "infer"
+#: What a hello wishes that is of nobody who trains: to measure the link.
+PROBES = "probe"
 
 
 class Verdict(enum.Enum):

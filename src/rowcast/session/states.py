@@ -21,6 +21,7 @@ from rowcast.wire import (
     LayoutTable,
     Leave,
     Message,
+    Probe,
     Proof,
     Refusal,
     Served,
@@ -56,6 +57,7 @@ class HostState(_State):
     QUEUED = "the worker waits until it is let in"
     MEMBER = "the worker is a member"
     ASKER = "the worker asks for inferences"
+    PROBER = "the other end measures the link"
 
 
 class Event(_State):
@@ -67,6 +69,7 @@ class Event(_State):
     RESUMED = "the worker that has joined before is let in again"
     STARTED = "the parameters are the team's"
     SERVED = "the worker is served"
+    PROBED = "the other end may measure the link"
     LOST = "the connection is gone"
 
 
@@ -101,6 +104,7 @@ HOST: Mapping[HostState, Rights] = {
     HostState.QUEUED: Rights(frozenset({Heartbeat, Leave})),
     HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal}), work=True),
     HostState.ASKER: Rights(frozenset({Heartbeat, Leave, Refusal}), work=True),
+    HostState.PROBER: Rights(frozenset({Probe, Leave})),
 }
 
 #: What leads from a state to which other one.
@@ -120,10 +124,12 @@ MOVES: Mapping[ClientState | HostState, Mapping[Event, ClientState | HostState]]
         Event.QUEUED: HostState.QUEUED,
         Event.LET_IN: HostState.MEMBER,
         Event.SERVED: HostState.ASKER,
+        Event.PROBED: HostState.PROBER,
     },
     HostState.QUEUED: {Event.QUEUED: HostState.QUEUED, Event.LET_IN: HostState.MEMBER},
     HostState.MEMBER: {},
     HostState.ASKER: {},
+    HostState.PROBER: {},
 }
 
 _RIGHTS: Mapping[ClientState | HostState, Rights] = dict([*CLIENT.items(), *HOST.items()])

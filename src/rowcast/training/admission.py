@@ -14,7 +14,7 @@ from rowcast.session.liveness import Progress
 from rowcast.session.memory import Memory
 from rowcast.session.newcomers import Newcomers
 from rowcast.session.recurring import Recurring
-from rowcast.session.seeding import Provenance, Seeding, Verdict
+from rowcast.session.seeding import PROBES, Provenance, Seeding, Verdict
 from rowcast.session.states import Event
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
@@ -98,9 +98,8 @@ class Admission:
         if (refusal := self.newcomers.refusal(now, link, hello)) is not None:
             self.refuse(now, link, link.peer, *refusal)
             return
-        if (proof := self.newcomers.prove(link, hello)) is not None:
-            self._team.notifier.say(link, proof)
-        self.newcomers.check_form(hello)
+        if not self._wants_to_join(now, link, hello):
+            return
         member = self._team.members.get(hello.name)
         if member is not None and member.is_resumed_by(hello, self._team.rule.newest(member)):
             self._resume(now, link, hello, member)
@@ -132,6 +131,16 @@ class Admission:
             self._team.notifier.say(link, Waiting(0, "the first worker, which is sending the parameters"))
         else:
             self._admit(now, link, hello)
+
+    def _wants_to_join(self, now: float, link: Link, hello: Hello) -> bool:
+        """Its proof was right: give ours. Whether it wants to be a member, and not only to measure the link."""
+        if (proof := self.newcomers.prove(link, hello)) is not None:
+            self._team.notifier.say(link, proof)
+        self.newcomers.check_form(hello)
+        if hello.wish == PROBES:
+            self.newcomers.begin_probes(now, link, hello.name)
+            return False
+        return True
 
     def _judge(self, now: float, link: Link, hello: Hello) -> Verdict | None:
         """Whether a worker brings the parameters, takes the team's, or waits until that is decided.

@@ -10,11 +10,26 @@ from rowcast.codecs import Codec
 from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.session.figures import LONGEST_NAME, MOST_NAMES, keep
 from rowcast.session.recurring import Recurring
+from rowcast.session.texts import shorten
 from rowcast.training.first import FirstParameters
+from rowcast.training.guard import Incident
 from rowcast.training.member import Member, MemberState
 from rowcast.training.rules.base import Handler
 from rowcast.training.sharing import Sharing
-from rowcast.wire import Ack, Finish, Heartbeat, LayoutTable, Leave, Message, PushEnd, Refusal, Rows, StateEnd, Supply
+from rowcast.wire import (
+    Ack,
+    Finish,
+    Heartbeat,
+    LayoutTable,
+    Leave,
+    Message,
+    Notice,
+    PushEnd,
+    Refusal,
+    Rows,
+    StateEnd,
+    Supply,
+)
 from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
 
 if TYPE_CHECKING:
@@ -128,12 +143,26 @@ class Incoming:
             member.pushing_since = now
         model.ledger.begin(member, rows.iteration)
         self._team.rule.arriving(now, member, rows)
-        model.ledger.add(*model.weigh(member, codec, rows), self._team.rule.owing())
+        code, counted = model.judge(member, codec, rows)
+        model.ledger.add(*model.weigh(member, code, counted), self._team.rule.owing())
+        if model.guard is not None and model.guard.incidents:
+            self._tell(now, model.guard.take_incidents())
         empty = len(rows.payload) == 0
         member.push_rows += 0 if empty else len(rows.rows)
         member.push_zero_rows += len(rows.rows) if empty else 0
         member.push_bytes += frame_bytes(rows)
-        self._team.rule.arrived(now, member, rows)
+        self._team.rule.arrived(now, member, counted)
+
+    def _tell(self, now: float, incidents: list[Incident]) -> None:
+        """The guard has done something: into the journal, and to those whom it concerns."""
+        for incident in incidents:
+            self._team.journal.record(now, incident.event, peer=incident.peer, **incident.fields)
+            if not incident.text:
+                continue
+            self._recurring.notices.append(incident.text)
+            member = self._team.members.get(incident.peer)
+            if member is not None and member.link is not None:
+                self._team.notifier.say(member.link, Notice(shorten(incident.text)))
 
     def _stage(self, now: float, member: Member, codec: Codec, rows: Rows) -> None:
         """Keep rows until their push has ended.

@@ -37,6 +37,7 @@ from rowcast.wire import (
     LayoutTable,
     Leave,
     Message,
+    Notice,
     Refusal,
     Start,
     Waiting,
@@ -84,6 +85,7 @@ class Joining:
             LayoutTable: self._on_layout_table,
             Refusal: self._on_refusal,
             Waiting: self._on_waiting,
+            Notice: self._on_notice,
         }
 
     # -- connections -------------------------------------------------------------------------------------------
@@ -366,3 +368,6 @@ class Joining:
             self._node.notices.append(f"{self._node.name}: waiting for {reason}")
         else:
             self._node.awaited = reason
+
+    def _on_notice(self, now: float, message: Message) -> None:
+        self._node.notices.append(f"the server: {cast(Notice, message).text}")

@@ -13,6 +13,7 @@ from rowcast.delivery.outbox import Outbox
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.sync import VersionTable
+from rowcast.training.guard import Guard
 from rowcast.training.ledger import Ledger
 from rowcast.training.member import Member
 from rowcast.training.proposal.row_weights import RowWeights
@@ -36,6 +37,7 @@ class Model:
         ledger: the parameters and what is owed; ``None`` before the first worker sent the parameters.
         arrivals: where updates are noted for what members are owed each; ``None`` before the layout is known.
         row_weights: what each row counts; ``None`` where every row counts among all members.
+        guard: looks at what members send; ``None``: nobody does.
     """
 
     def __init__(self, team: Team) -> None:
@@ -43,6 +45,7 @@ class Model:
         self.ledger: Ledger | None = None
         self.arrivals: Arrivals | None = None
         self.row_weights: RowWeights | None = None
+        self.guard: Guard | None = None
         self._team = team
 
     def begin(self, name: str, layout: Layout) -> Outbox:
@@ -74,7 +77,15 @@ class Model:
             self.ledger = Ledger(layout, parameters, strict=strict, common=common, arrivals=self.arrivals)
             if policy.row_weights == "contributors":
                 self.row_weights = RowWeights(layout)
+            if (guard := self._team.settings.guard) != "off":
+                self.guard = Guard(layout, quarantines=guard == "quarantine")
         return self.ledger
+
+    def judge(self, member: Member, codec: Codec, message: Rows) -> tuple[Codec, Rows]:
+        """An update of ``member`` as the guard lets it count, in the units of the worker."""
+        if self.guard is None:
+            return codec, message
+        return self.guard.judge(member.name, codec, message, self._team.rule.sharing())
 
     def weigh(self, member: Member, codec: Codec, message: Rows) -> tuple[Codec, Rows]:
         """An update of ``member`` as it is to be applied: times what its rows count beyond 1 / members."""
@@ -86,10 +97,12 @@ class Model:
         """``member`` has left for good; another life of it is a newcomer."""
         if self.row_weights is not None:
             self.row_weights.forget(member.name)
+        if self.guard is not None:
+            self.guard.forget(member.name)
 
     def forget(self) -> None:
         """There are no parameters: who brought them has left before they were all here, or the team begins anew."""
-        self.layout = self.ledger = self.row_weights = self.arrivals = None
+        self.layout = self.ledger = self.row_weights = self.guard = self.arrivals = None
         self._team.positions.clear()
         self._team.rule.reset()
 

@@ -18,7 +18,7 @@ from rowcast.session.refusals import code_of
 from rowcast.session.texts import shorten
 from rowcast.training.member import Member, MemberState
 from rowcast.training.server_core import ServerCore
-from rowcast.wire import Ack, Farewell, Heartbeat, Hello, Leave, Message
+from rowcast.wire import Ack, Farewell, Heartbeat, Hello, Leave, Message, Probe
 
 __all__ = ["ServerNode"]
 
@@ -122,6 +122,8 @@ class ServerNode(ServerCore, Host):
             raise LinkLost(message.cause)
         if isinstance(message, Hello):
             self._admission.greet(now, link, message)
+        if isinstance(message, Probe):
+            self.team.notifier.say(link, self._admission.newcomers.echo(link, message))
 
     def poll(self, now: float, link: Link) -> Message | None:
         """The next message to send on ``link``, or ``None``: then nothing has changed for anybody else.

@@ -101,9 +101,9 @@ class ServerCore:
 
     @property
     def surplus(self) -> npt.NDArray[np.float64] | None:
-        """What factors on rows have added to each row beyond what was sent, float64 [rows]; ``None``: nothing."""
-        weights = self.team.model.row_weights
-        return None if weights is None else weights.surplus
+        """What row weights and guard have added to each row beyond what was sent, float64 [rows]; ``None``: nothing."""
+        parts = [part.surplus for part in (self.team.model.row_weights, self.team.model.guard) if part is not None]
+        return parts[0] + parts[1] if len(parts) == 2 else next(iter(parts), None)
 
     @property
     def parameters(self) -> npt.NDArray[np.float32] | None:

@@ -124,8 +124,10 @@ class Watch:
 
     def _tick_newcomer(self, now: float, link: Link) -> str | None:
         limit_s = self._team.settings.handshake_limit_s
-        if self._admission.newcomers.is_stranger(link) and now >= link.opened_at + limit_s:
-            return f"no hello within {limit_s:g} s"
+        newcomers = self._admission.newcomers
+        if newcomers.is_brief(link) and now >= link.opened_at + limit_s:
+            what = "no hello within" if newcomers.is_stranger(link) else "the link was measured for"
+            return f"{what} {limit_s:g} s"
         self._keep_alive(now, link)
         return None
 

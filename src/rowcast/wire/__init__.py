@@ -3,6 +3,7 @@
 ``docs/protocol.md`` explains the conversation; :mod:`rowcast.wire.messages` defines the messages.
 """
 
+from rowcast.wire.asides import Echo, Notice, Probe
 from rowcast.wire.frames import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, FrameEncoder, RowLimits, encode
 from rowcast.wire.inferences import Answer, Busy, Drop, Request, Served
 from rowcast.wire.messages import (
@@ -44,6 +45,7 @@ __all__ = [
     "Challenge",
     "Computed",
     "Drop",
+    "Echo",
     "Farewell",
     "Finish",
     "FrameDecoder",
@@ -57,6 +59,8 @@ __all__ = [
     "Lead",
     "Leave",
     "Message",
+    "Notice",
+    "Probe",
     "Proof",
     "PullEnd",
     "PushEnd",

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec, codec_by_id
+from rowcast.wire.asides import ASIDES
 from rowcast.wire.fields import (
     MAX_METRIC_NAME,
     MAX_METRICS,
@@ -386,8 +387,7 @@ _ALL: tuple[type[Control], ...] = (
     StateEnd,
     Start,
     Lead,
-    *INFERENCES,
-    *STREAMS,
+    *(*INFERENCES, *STREAMS, *ASIDES),
     Heartbeat,
     Waiting,
     Finish,

@@ -7,8 +7,11 @@ import errno
 import logging
 import math
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.crew import lend_threads
@@ -19,7 +22,7 @@ from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import check_congestion_control, source_of, tuned, unresolved
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.session import Link
-from rowcast.wire import Message
+from rowcast.wire import Echo, Message
 
 if TYPE_CHECKING:
     from rowcast.drivers.sockets.certificates import Holder
@@ -232,7 +235,7 @@ class Server(Generic[H]):
         self._soon()
 
     def next_message(self, connection: Connection) -> Message | None:
-        return self.node.poll(self.now(), connection.link)
+        return stamped(self.node.poll(self.now(), connection.link))
 
     def position(self) -> int:
         return 0
@@ -337,6 +340,11 @@ class Server(Generic[H]):
             self._log_fault(error, "its timers")
             self._not_before = self.now() + FAULT_PAUSE_S
         self._soon()
+
+
+def stamped(message: Message | None) -> Message | None:
+    """A message as it leaves: the answer to a probe says the time of this machine, which no node knows."""
+    return msgspec.structs.replace(message, clock=time.time()) if isinstance(message, Echo) else message
 
 
 def _advice(host: str, error: Exception) -> str:

@@ -140,7 +140,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     progress(cell.seconds)
 
 
-def calm_server(workers: int) -> ServerSettings:
+def calm_server(workers: int, guard: str = "off") -> ServerSettings:
     """Settings of a server in virtual time; see :data:`CALM_WORKER`."""
     calm = CALM_WORKER
     return ServerSettings(
@@ -149,6 +149,7 @@ def calm_server(workers: int) -> ServerSettings:
         patience_s=calm.patience_s,
         absence_limit_s=86_400.0,
         expected_workers=workers,
+        guard=guard,
     )
 
 

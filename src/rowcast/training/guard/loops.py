@@ -1,0 +1,71 @@
+"""Loops over the rows of an update, which lie one behind the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.rows.kernels import compiled_serial
+
+__all__ = ["compare", "measure", "scale", "sums"]
+
+
+@compiled_serial
+def measure(
+    values: npt.NDArray[np.float32],
+    places: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
+    squares: npt.NDArray[np.float64],
+) -> None:
+    """Sum and sum of squares of each row; a row that holds NaN or infinity becomes zeros, and its squares NaN."""
+    for k in range(len(sums)):
+        total, square = 0.0, 0.0
+        for j in range(places[k], places[k + 1]):
+            value = np.float64(values[j])
+            total += value
+            square += value * value
+        if not np.isfinite(square):
+            for j in range(places[k], places[k + 1]):
+                values[j] = 0.0
+            total, square = 0.0, np.nan
+        sums[k], squares[k] = total, square
+
+
+@compiled_serial
+def scale(values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], factors: npt.NDArray[np.float32]) -> None:
+    for k in range(len(factors)):
+        for j in range(places[k], places[k + 1]):
+            values[j] *= factors[k]
+
+
+@compiled_serial
+def sums(values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], sums: npt.NDArray[np.float64]) -> None:
+    for k in range(len(sums)):
+        total = 0.0
+        for j in range(places[k], places[k + 1]):
+            total += np.float64(values[j])
+        sums[k] = total
+
+
+@compiled_serial
+def compare(
+    values: npt.NDArray[np.float32], others: npt.NDArray[np.float32], places: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """The cosines of rows, weighted by the root of their lengths: their sum, and that of the weights.
+
+    Each row counts alike, however large: the few that tell classes apart are the largest, and point apart where robots
+    see different classes.
+    """
+    cosines, weights = 0.0, 0.0
+    for k in range(len(places) - 1):
+        dot, one, two = 0.0, 0.0, 0.0
+        for j in range(places[k], places[k + 1]):
+            a, b = np.float64(values[j]), np.float64(others[j])
+            dot += a * b
+            one += a * a
+            two += b * b
+        if one > 0.0 and two > 0.0:
+            weight = np.sqrt(np.float64(places[k + 1] - places[k]))
+            cosines += weight * dot / np.sqrt(one * two)
+            weights += weight
+    return cosines, weights
