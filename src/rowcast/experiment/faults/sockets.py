@@ -170,21 +170,25 @@ class _Player:
         heapq.heappush(self._later, (when, next(self._order), action))
 
     def _until(self, reached: Callable[[], bool], limit_s: float) -> bool:
-        """Let things happen until something is reached; false: not within the limit.
-
-        Where the machine keeps processes waiting for a processor, the limit is longer by that, and by ten times itself
-        at most.
-        """
+        """Let things happen until something is reached; false: not within the limit."""
         begun = time.monotonic()
         while not reached():
             now = time.monotonic()
-            if now > begun + limit_s + min(self.facts.delays.between(begun, now), 10 * limit_s):
+            if now > begun + limit_s + self._longer_s(begun, limit_s):
                 return False
             while self._later and self._later[0][0] <= now:
                 heapq.heappop(self._later)[2]()
             self._listen()
             self._show(now)
         return True
+
+    def _longer_s(self, began: float, length_s: float) -> float:
+        """By how much something lasts longer where the machine keeps processes waiting for a processor (s).
+
+        By what they have waited since it began, and by ten times its length at most: a robot that cannot compute does
+        not notice within the length of a fault what happens to it.
+        """
+        return min(self.facts.delays.between(began, time.monotonic()), 10 * length_s)
 
     def _listen(self) -> None:
         """Hear what processes say, for a moment."""
@@ -285,6 +289,10 @@ class _Player:
         end = self.members.strike(event)
 
         def ends() -> None:
+            longer_s = 0.0 if isinstance(event, Kill) else self._longer_s(now, event.lasts_s)
+            if (when := now + event.lasts_s + longer_s) > time.monotonic():
+                self._at(when, ends)
+                return
             if end is not None:
                 end()
             if isinstance(event, Kill) and not self._ready >= set(event.to):
