@@ -5,6 +5,17 @@
 
 from rowcast.wire.frames import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, FrameEncoder, RowLimits, encode
 from rowcast.wire.inferences import Answer, Busy, Drop, Request, Served
+from rowcast.wire.leading import (
+    Ballot,
+    Follow,
+    Followed,
+    NewTerm,
+    Peer,
+    Piece,
+    Stored,
+    Vote,
+    Withdrawal,
+)
 from rowcast.wire.messages import (
     Ack,
     Cancel,
@@ -39,6 +50,7 @@ __all__ = [
     "Ack",
     "Answer",
     "Ask",
+    "Ballot",
     "Busy",
     "Cancel",
     "Challenge",
@@ -46,6 +58,8 @@ __all__ = [
     "Drop",
     "Farewell",
     "Finish",
+    "Follow",
+    "Followed",
     "FrameDecoder",
     "FrameEncoder",
     "Go",
@@ -57,6 +71,9 @@ __all__ = [
     "Lead",
     "Leave",
     "Message",
+    "NewTerm",
+    "Peer",
+    "Piece",
     "Proof",
     "PullEnd",
     "PushEnd",
@@ -68,8 +85,11 @@ __all__ = [
     "Share",
     "Start",
     "StateEnd",
+    "Stored",
     "Supply",
+    "Vote",
     "Waiting",
     "Welcome",
+    "Withdrawal",
     "encode",
 ]

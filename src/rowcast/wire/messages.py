@@ -35,6 +35,7 @@ from rowcast.wire.fields import (
 )
 from rowcast.wire.index import encode_index, index_bytes
 from rowcast.wire.inferences import INFERENCES
+from rowcast.wire.leading import LEADING
 from rowcast.wire.slots import SLOTS
 from rowcast.wire.streams import STREAMS
 
@@ -94,6 +95,8 @@ class Hello(Claim, frozen=True):
     wish: str = ""  #: ``mine``: its parameters are to be the team's; ``team``: the team's in any case; empty: neither;
     #: ``infer``: it wants inferences computed: ``layout`` and ``state`` are digests of a graph and its parameters
     anew: bool = False  #: it cannot go on in its session: it joins anew, and is told how much of it had arrived
+    team: bytes = b""  #: the team in which it was served last, where that counts terms
+    served: Count = 0  #: the highest term of that team in which it was served
 
 
 class Proof(Control, frozen=True):
@@ -126,6 +129,9 @@ class Welcome(Control, frozen=True):
     training: bytes = b""  #: names the training that the team's parameters belong to
     origin: str = ""  #: the worker that brought the team's parameters
     positions: Places = b""  #: how far the data was read that is in them: of the last whole push of this name
+    team: bytes = b""  #: 16 random bytes, one value for each team whose server keeps a log
+    term: Count = 0  #: in which the server leads that team; 0: it keeps no log
+    standby: str = ""  #: where the standby is, host:port; empty: there is none
 
 
 T = TypeVar("T")
@@ -361,7 +367,7 @@ class Refusal(Control, frozen=True):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
     ``code`` is one of ``damaged``, ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``,
-    ``model``.
+    ``model``, ``standby``.
     """
 
     KIND: ClassVar[int] = 17
@@ -388,6 +394,7 @@ _ALL: tuple[type[Control], ...] = (
     Lead,
     *INFERENCES,
     *STREAMS,
+    *LEADING,
     Heartbeat,
     Waiting,
     Finish,

@@ -16,9 +16,10 @@ from rowcast.config import LinkSettings
 from rowcast.drivers.nodes import GuestNode, taken_in
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
-from rowcast.drivers.sockets.tcp import tuned
+from rowcast.drivers.sockets.tcp import split_address, tuned
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.session import Link
+from rowcast.session.states import ClientState
 from rowcast.wire import Message
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ __all__ = ["NetworkThread"]
 log = logging.getLogger("rowcast")
 T = TypeVar("T")
 
+#: States in which the server has let the node in.
+WELCOMED = (ClientState.WELCOMED, ClientState.JOINED, ClientState.SERVED)
+
 #: A worker that leaves gives its goodbye so much time (s) on a link that does not move.
 LEAVE_LIMIT_S = 2.0
+#: Where there is another address, one that does not answer is given up after so long (s).
+OTHER_LIMIT_S = 3.0
 #: Between two remarks about the same wait at most (s).
 REMARK_CAP_S = 60.0
 
@@ -52,6 +58,7 @@ class NetworkThread:
         self.node = node
         self.connection: Connection | None = None
         self._endpoint = endpoint
+        self._addresses = _Addresses([(endpoint.host, endpoint.port), *endpoint.others])
         self._tls = endpoint.security.guest(node.name)
         self._link_settings = link_settings
         self._ending = threading.Lock()
@@ -232,19 +239,33 @@ class NetworkThread:
 
     async def _connect(self) -> None:
         """One attempt to connect; what goes on then, the connection reports."""
-        host, port = self._endpoint.host, self._endpoint.port
         try:
             try:
-                channel = None if self._tls is None else self._tls.open()
-                making = self.loop.create_connection(
-                    lambda: Connection(self, channel=channel, speaks_first=True, lingers=True), host, port
-                )
-                await asyncio.wait_for(making, self.node.settings.silence_limit_s)
+                await self._reach()
             except (OSError, asyncio.TimeoutError, ConfigError) as error:  # ConfigError: the robot's file has changed
                 self.node.connect_failed(self.loop.time(), _plain(error))
             self._attend()
         except Exception as error:
             self._give_up(error)
+
+    async def _reach(self) -> None:
+        """Connect to the server, or where else it may be: where it was last, first."""
+        places = self._addresses.all(self.node.standby)
+        limit_s = self.node.settings.silence_limit_s
+        for left, (host, port) in zip(range(len(places) - 1, -1, -1), places, strict=True):
+            channel = None if self._tls is None else self._tls.open()
+            making = self.loop.create_connection(
+                lambda: Connection(self, channel=channel, speaks_first=True, lingers=True),  # noqa: B023
+                host,
+                port,
+            )
+            try:
+                await asyncio.wait_for(making, min(limit_s, OTHER_LIMIT_S) if left else limit_s)
+                return
+            except (OSError, asyncio.TimeoutError):
+                self._addresses.leave()
+                if not left:
+                    raise
 
     def _give_up(self, error: BaseException) -> None:
         """A fault of this process on the network thread: end that thread, and the wait of the training thread with it.
@@ -315,6 +336,8 @@ class NetworkThread:
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         self.connection = None
+        if connection.link.conversation.state not in WELCOMED:
+            self._addresses.leave()
         self.node.link_down(self.loop.time(), cause)
         self._attend()
 
@@ -366,9 +389,41 @@ class NetworkThread:
         try:
             self.node.on_timer(self.loop.time())
         except LinkLost as error:
+            self._addresses.leave()
             if self.connection is not None:
                 self.connection.close(str(error))
         self._attend()
+
+
+class _Addresses:
+    """Where the server may be: as the user has said, and as the server itself has told.
+
+    Args:
+        given: by the user.
+    """
+
+    def __init__(self, given: list[tuple[str, int]]) -> None:
+        self._known = list(dict.fromkeys(given))
+        self._given = len(self._known)
+        self._told = ""
+
+    def all(self, standby: str) -> list[tuple[str, int]]:
+        """All of them, that to be tried first in front; ``standby`` is what the server has told last."""
+        if standby and standby != self._told:
+            self._told = standby
+            try:
+                address = split_address(standby)
+            except ConfigError:  # what a server tells is no error of this user
+                return list(self._known)
+            if address not in self._known:
+                if len(self._known) > self._given:
+                    self._known.pop()
+                self._known.append(address)
+        return list(self._known)
+
+    def leave(self) -> None:
+        """The one in front is not where the server is."""
+        self._known.append(self._known.pop(0))
 
 
 def _plain(error: BaseException) -> str:
