@@ -45,14 +45,16 @@ class ServerProcess:
 
     def start(self, until="listening"):
         self.process = python(*self._arguments, *self.options, stderr=subprocess.STDOUT)
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self._reader.start()
         if until:
             self.says(until)
         return self
 
     def _read(self, process):
-        for line in process.stdout:
-            self._printed.put(line.rstrip())
+        with process.stdout as lines:
+            for line in lines:
+                self._printed.put(line.rstrip())
         self._printed.put(None)
 
     def says(self, text, limit_s=START_S):
@@ -76,7 +78,11 @@ class ServerProcess:
 
     def code(self):
         """Its exit code, once it has ended."""
-        return None if self.process is None else self.process.wait(START_S)
+        if self.process is None:
+            return None
+        code = self.process.wait(START_S)
+        self._reader.join(START_S)
+        return code
 
     def events(self, what):
         """Its events about the standby, over all of its lives."""

@@ -16,6 +16,7 @@ from rowcast.drivers.state.mirror import Mirror
 from rowcast.errors import AuthenticationFailed, ConfigError, RemoteProtocolError, RowcastError
 from rowcast.session import Link
 from rowcast.session.refusals import identity_error
+from rowcast.session.states import ClientState, Conversation, Event
 from rowcast.wire import (
     Challenge,
     Follow,
@@ -80,7 +81,8 @@ class Session:
 
     Attributes:
         over: set once the connection has ended; :attr:`error` is why it need not be tried again.
-        alive: the other server has answered.
+        followed: the other server lets this one follow it.
+        cause: why the connection has ended.
     """
 
     def __init__(self, standby: Follows, secret: bytes | None) -> None:
@@ -93,7 +95,7 @@ class Session:
         self._challenge: Challenge | None = None
         self._follow: Follow | None = None
         self._proven = secret is None
-        self._followed = False
+        self.followed = False
         self._piece = bytearray()
         self._groups: list[tuple[int, bytes]] = []
 
@@ -104,6 +106,7 @@ class Session:
         connection.link = Link(
             str(self._standby.endpoint), congestion_control=congestion_control, secured=not connection.has_tls
         )
+        connection.link.conversation = Conversation(ClientState.UNPROVEN)
         connection.link.opened(self._standby.now())
         self.connection = connection
         if fault:
@@ -181,7 +184,7 @@ class Session:
             raise RemoteProtocolError(f"expected its proof first, got {type(message).__name__}")
         if isinstance(message, Followed):
             return self._on_followed(connection, message)
-        if not self._followed or not isinstance(message, Piece | Heartbeat):
+        if not self.followed or not isinstance(message, Piece | Heartbeat):
             raise RemoteProtocolError(f"expected the log of a server that is followed, got {type(message).__name__}")
         self._standby.heard()
         if isinstance(message, Piece):
@@ -233,7 +236,8 @@ class Session:
         if self._follow is None or self._follow.leads:
             raise RemoteProtocolError("expected nothing for a server that leads, got one that is followed")
         connection.link.decoder.trusted = True
-        self._followed = True
+        connection.link.conversation.move(Event.PROVED)
+        self.followed = True
         self._standby.heard()
         self._standby.following(followed)
         return None
@@ -262,6 +266,6 @@ class Session:
 
     def beat(self) -> None:
         """Say that the standby lives."""
-        if self.connection is not None and self._followed:
+        if self.connection is not None and self.followed:
             self.connection.link.say(Heartbeat())
             self.connection.pump()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.errors import LinkLost, RemoteProtocolError
+from rowcast.session.states import Event
 from rowcast.wire import Challenge, Follow, Followed, Heartbeat, Message, Piece, Proof, Refusal, Stored
 from rowcast.wire.auth import followed_proof, follower_proof, matches
 
@@ -109,6 +110,7 @@ class FollowerPort:
             return
         self.follow = follow
         link.decoder.trusted = True
+        link.conversation.move(Event.LET_IN)
         if (answer := self._leader.followed(self)) is None:
             link.closing = True
         else:

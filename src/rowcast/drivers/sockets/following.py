@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rowcast.config import StateSettings
+from rowcast.drivers.crew import load_kernels
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.follow_session import Session
@@ -168,6 +169,7 @@ class Standby:
                 what it sends cannot be used.
         """
         self._loop = asyncio.get_running_loop()
+        await self._loop.run_in_executor(None, load_kernels)
         self._heard_at = self.now()
         tenure = self.mirror.tenure
         if tenure.leader == self._identity and not tenure.follower:
@@ -255,6 +257,8 @@ class Standby:
                 session.cause = str(error) or "no answer"
             finally:
                 self._session = None
+            if session.followed:
+                self._tell(f"follows {self.endpoint} no longer: {session.cause}")
             leads = self._server is not None and self._server.keeper.leads
             if session.error is not None and not leads:
                 raise session.error

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from rowcast.config import LinkSettings
+from rowcast.drivers.crew import load_kernels
 from rowcast.drivers.sockets.connection import FREE, Connection
 from rowcast.drivers.sockets.durable import DurableServer
 from rowcast.drivers.sockets.endpoint import Security
@@ -80,6 +81,7 @@ class LeadingServer(DurableServer):
 
     async def start(self) -> None:
         """See :meth:`DurableServer.start`; a server that must ask first lets nobody in before it may."""
+        await asyncio.get_running_loop().run_in_executor(None, load_kernels)
         await super().start()
         self._lost_at = self._asked_at = self._ticked_at = self.now()
         if self._leads.standing is Standing.ASKING:
