@@ -53,6 +53,7 @@ class Leadership:
         server: 16 bytes that name this server.
         rosters: sessions of the members, at each position of the log that may be the last which both servers have.
 
+        promised: this server asks for terms above this one only.
         forced: an operator says that it leads, whatever the other one does: see :meth:`take_over`.
 
     Attributes:
@@ -67,7 +68,13 @@ class Leadership:
     """
 
     def __init__(
-        self, tenure: Tenure, server: bytes, rosters: Iterable[frozenset[bytes]], *, forced: bool = False
+        self,
+        tenure: Tenure,
+        server: bytes,
+        rosters: Iterable[frozenset[bytes]],
+        *,
+        promised: int = 0,
+        forced: bool = False,
     ) -> None:
         self.tenure = tenure
         self.server = server
@@ -75,7 +82,7 @@ class Leadership:
         self.cause = ""
         self.grants: set[bytes] = set()
         self._refusals: set[bytes] = set()
-        self._highest = tenure.term
+        self._highest = max(tenure.term, promised)
         self._members: deque[tuple[int, frozenset[bytes]]] = deque((0, members) for members in rosters)
         self._since = self._acked = self._floor = 0
         if forced or tenure.term == 0 or (tenure.leader == server and not tenure.follower):
@@ -133,16 +140,29 @@ class Leadership:
         """How the team is led that begins here."""
         return Tenure(1, team, self.server)
 
-    def with_standby(self, follower: bytes, standby: str, highest: int) -> Tenure:
-        """How the team is led once a standby has caught up.
+    def reserve(self, highest: int) -> int:
+        """The term in which a standby will be attached. It must have promised, on its disk, to ask for no such term.
+
+        Otherwise the log of a server that is not heard could be of a higher term than that in which the other one leads.
+
+        Args:
+            highest: the highest term that the standby knows, or has promised.
+        """
+        self._highest = max(self._highest, highest)
+        self._highest = self._next_term()
+        return self._highest
+
+    def with_standby(self, follower: bytes, standby: str, term: int) -> Tenure | None:
+        """How the team is led once a standby has caught up; ``None``: it must promise a higher term.
 
         Args:
             follower: names it.
             standby: where workers find it.
-            highest: the highest term that it knows.
+            term: that was reserved, and that it has promised.
         """
-        self._highest = max(self._highest, highest)
-        return Tenure(self._next_term(), self.tenure.team, self.server, follower, standby)
+        if term <= self.tenure.term:
+            return None
+        return Tenure(term, self.tenure.team, self.server, follower, standby)
 
     def alone(self) -> Tenure:
         """How the team is led by the server that has won its vote.

@@ -40,7 +40,8 @@ class Followed(Control, frozen=True):
     KIND: ClassVar[int] = 35
     server: bytes
     team: bytes
-    term: Count
+    term: Count  #: in which I lead
+    promise: Count  #: never ask for this term or a lower one: in it you will be attached
 
 
 class Piece(Control, frozen=True):

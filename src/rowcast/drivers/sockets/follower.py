@@ -47,6 +47,7 @@ class FollowerPort:
 
     Attributes:
         follow: who it is; ``None``: it has not proved that.
+        promise: the term in which it is to be attached; it has promised to ask for no such term.
         heard_at: when something came from it last (s).
         closing: nothing more is to be said.
     """
@@ -56,6 +57,7 @@ class FollowerPort:
     ) -> None:
         self.connection = connection
         self.follow: Follow | None = None
+        self.promise = 0
         self.heard_at = self.opened_at = now
         self._leader = leader
         self._secret = secret

@@ -71,6 +71,8 @@ class Standby:
         self._heard_at = 0.0
         self._highest = 0  # the highest term that was asked for
         self._attached = self._changing = False
+        self._yields = False  # it asks for no term any more, since the other server lives
+        self._dropped_at = -1  # the other server went on alone: what is here is too old, up to this term
         self._said = ""
         self._fault: BaseException | None = None
         self._following: asyncio.Task[None] | None = None
@@ -115,7 +117,7 @@ class Standby:
             self._identity,
             os.urandom(16),
             b"",
-            max(tenure.term, self._highest),
+            max(tenure.term, self._highest, 0 if self._mirror is None else self._mirror.promised),
             leads,
             address,
             tenure.team,
@@ -131,12 +133,14 @@ class Standby:
         if server is None or server.keeper.leads:
             return True
         self._highest = max(self._highest, server.leadership.asked)
+        self._yields = True
         server.leadership.depose("the server that is followed is back")
         server.deposed.set()
         return False
 
     def following(self, followed: Followed) -> None:
         """The server lets this one follow it."""
+        self.mirror.promise(followed.promise)
         self._tell(f"follows {self.endpoint}, which leads in term {followed.term}")
 
     def _replayed(self) -> None:
@@ -185,6 +189,10 @@ class Standby:
                 if server is not None and server.keeper.leads:
                     return server
                 if server is not None and server.deposed.is_set():
+                    if not self._yields:
+                        self._tell(f"no longer may lead: {server.cause}")
+                        self._dropped_at = server.leadership.tenure.term
+                    self._yields = False
                     await self._end_server("another server leads")
                 elif server is None and self._may_ask():
                     await self._ask()
@@ -200,7 +208,9 @@ class Standby:
 
     def _may_ask(self) -> bool:
         silent_s = self.now() - self._heard_at
-        return silent_s >= self._settings.lease_s and self.mirror.attached
+        return (
+            silent_s >= self._settings.lease_s and self.mirror.attached and self.mirror.tenure.term > self._dropped_at
+        )
 
     async def _ask(self) -> None:
         """The server that was followed is gone: ask for its place."""

@@ -205,7 +205,9 @@ class LeadingServer(DurableServer):
 
         self.keeper.ship(tap, snapshot)
         self._soon()
-        return Followed(self.keeper.identity, self._leads.tenure.team, self._leads.tenure.term)
+        port.promise = self._leads.reserve(follow.term)
+        tenure = self._leads.tenure
+        return Followed(self.keeper.identity, tenure.team, tenure.term, port.promise)
 
     def stored(self, port: FollowerPort, position: int) -> None:
         """See :class:`~rowcast.drivers.sockets.follower.LeaderOf`."""
@@ -219,8 +221,12 @@ class LeadingServer(DurableServer):
                 follow = port.follow
                 assert follow is not None
                 standby = self._address_of(port, follow.address)
-                self.keeper.change(now, leads.with_standby(follow.server, standby, follow.term))
-                self._soon()
+                tenure = leads.with_standby(follow.server, standby, port.promise)
+                if tenure is None:
+                    port.connection.close("this server went on in another term: come anew")
+                else:
+                    self.keeper.change(now, tenure)
+                    self._soon()
         elif leads.settled and not was_settled:
             standby = leads.tenure.standby
             self._record("standby", peer=standby, what="attached")

@@ -26,6 +26,7 @@ __all__ = ["Found", "StateFolder", "read_snapshot", "snapshot_bytes"]
 FORMAT = 1
 _TABLE = "table"
 _IDENTITY = "identity"
+_PROMISE = "promise"
 _NAME = re.compile(r"(log|snapshot)-(\d{12})")
 
 
@@ -210,6 +211,30 @@ class StateFolder:
         self._put("new-identity", drawn)
         self._disk.replace("new-identity", _IDENTITY)
         return drawn
+
+    def promised(self) -> int:
+        """The highest term that a standby has promised not to ask for; 0: none.
+
+        Raises:
+            OSError: it cannot be read.
+            StateDamaged: it is not as it was written.
+        """
+        if _PROMISE not in self._disk.names():
+            return 0
+        data = self._disk.read(_PROMISE)
+        if len(data) != 12 or zlib.crc32(data[:8]) != int.from_bytes(data[8:], "little"):
+            raise StateDamaged(f"{_PROMISE}: expected a term and its checksum, got other bytes")
+        return int.from_bytes(data[:8], "little")
+
+    def promise(self, term: int) -> None:
+        """Keep a promise, for good.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        data = term.to_bytes(8, "little")
+        self._put("new-promise", data + zlib.crc32(data).to_bytes(4, "little"))
+        self._disk.replace("new-promise", _PROMISE)
 
     def _put(self, name: str, data: bytes) -> None:
         file = self._disk.create(name)

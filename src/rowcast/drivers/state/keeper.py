@@ -247,7 +247,9 @@ class ServerKeeper:
                 raise ConfigError("state: its team has a standby, which needs a log; give --durability log")
             return
         rosters = [frozenset[bytes]()] if self.recovered is None else self.recovered.rosters
-        leads = self.leadership = Leadership(tenure, self.identity, rosters, forced=take_over)
+        promised = self._folder.promised()
+        leads = Leadership(tenure, self.identity, rosters, promised=promised, forced=take_over)
+        self.leadership = leads
         server.rosters, server.on_roster = lambda: leads.rosters, leads.roster
         if take_over or tenure.term == 0:
             first = leads.take_over() if take_over else leads.first(source(16))

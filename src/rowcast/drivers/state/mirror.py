@@ -40,6 +40,7 @@ class Mirror:
 
     Attributes:
         identity: 16 bytes that name the folder.
+        promised: the highest term that it has promised not to ask for.
         about: what was said of the newest snapshot; empty: the folder is new.
         next: number of the group that comes next.
         replayed_s: processor time of the replay since the last snapshot (s).
@@ -73,6 +74,7 @@ class Mirror:
         self._folder: StateFolder | None = StateFolder(disk)
         try:
             self.identity = self._identity()
+            self.promised = self._shelf.promised()
             self._read()
         except BaseException:
             self.close()
@@ -126,6 +128,15 @@ class Mirror:
     def members(self) -> int:
         """How many workers the team has."""
         return 0 if self._replay is None else len(self._replay.node.members)
+
+    def promise(self, term: int) -> None:
+        """Never ask for this term or a lower one: the other server is to lead in it.
+
+        Raises:
+            OSError: that cannot be written.
+        """
+        self.promised = max(self.promised, term)
+        self._shelf.promise(self.promised)
 
     # -- what comes ------------------------------------------------------------------------------------------------
 
