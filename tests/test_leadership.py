@@ -125,6 +125,13 @@ class World:
                 else:
                     self.told.append((term, words))
 
+    def change(self, site):
+        """A worker comes or goes; nobody hears of it before it is in both logs."""
+        if site.leads is not None and site.leads.standing is not Standing.DEPOSED:
+            roster = set(site.rosters_known()[-1])
+            roster ^= {self.chance.choice(sorted(self.voters))}
+            self.grow(site, frozenset(roster or self.voters))
+
     def lose(self, site):
         site_other = self.other(site)
         site_other.linked = False
@@ -192,7 +199,7 @@ class World:
             self.judge(self.sites[to])
 
 
-STEPS = ["say", "say", "ship", "ship", "ship", "attach", "lose", "candidate", "crash", "restart", "ask"]
+STEPS = ["say", "say", "ship", "ship", "ship", "attach", "lose", "candidate", "crash", "restart", "ask", "change"]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))

@@ -263,7 +263,7 @@ class NetworkThread:
                 await asyncio.wait_for(making, min(limit_s, OTHER_LIMIT_S) if left else limit_s)
                 return
             except (OSError, asyncio.TimeoutError):
-                self._addresses.leave()
+                self._addresses.leave(self.node.standby)
                 if not left:
                     raise
 
@@ -305,10 +305,17 @@ class NetworkThread:
         if self._endpoint.security.secret is None:  # where there is one, the node itself wants its proof in time
             connection.must_be_secured(self.node.settings.silence_limit_s)
         self.connection = connection
+        if len(self._addresses.all(self.node.standby)) > 1:
+            self.loop.call_later(OTHER_LIMIT_S, self._doubt, connection)
         self.node.link_up(self.loop.time(), connection.link)
         if fault:
             connection.close(fault)
         self._attend()  # the limits count from now on, also for a peer that never says a word
+
+    def _doubt(self, connection: Connection) -> None:
+        """A server that is frozen takes connections, and says nothing: there is another address."""
+        if self.connection is connection and not connection.link.decoder.frames:
+            connection.close(f"nothing came from the server for {OTHER_LIMIT_S:g} s")
 
     def on_secured(self, connection: Connection, channel: Channel) -> None:
         assert self._tls is not None
@@ -337,7 +344,7 @@ class NetworkThread:
     def on_closed(self, connection: Connection, cause: str) -> None:
         self.connection = None
         if connection.link.conversation.state not in WELCOMED:
-            self._addresses.leave()
+            self._addresses.leave(self.node.standby)
         self.node.link_down(self.loop.time(), cause)
         self._attend()
 
@@ -389,7 +396,7 @@ class NetworkThread:
         try:
             self.node.on_timer(self.loop.time())
         except LinkLost as error:
-            self._addresses.leave()
+            self._addresses.leave(self.node.standby)
             if self.connection is not None:
                 self.connection.close(str(error))
         self._attend()
@@ -421,8 +428,9 @@ class _Addresses:
                 self._known.append(address)
         return list(self._known)
 
-    def leave(self) -> None:
-        """The one in front is not where the server is."""
+    def leave(self, standby: str) -> None:
+        """The one in front is not where the server is; see :meth:`all`."""
+        self.all(standby)
         self._known.append(self._known.pop(0))
 
 
