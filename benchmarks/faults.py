@@ -8,7 +8,8 @@ Parts, of which ``--parts`` chooses:
   each exchange waits for commits, at a robot's pace; and ``rowcast`` flat out, where nobody computes a gradient. The
   limit is the disk, which every byte that arrives is written to once, and the wait for a commit;
 - ``restart``: ``kill -9`` of the server while they train, with gradients of half a second, and a new one at once: until
-  it knows the team again, and until every worker has finished two iterations more, less the time of their gradients.
+  it knows the team again, and until every worker has finished two iterations more, less the time of their gradients;
+- ``standby``: ``kill -9`` of a server with a standby, until all go on with that; and what a standby costs meanwhile.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
 from common import Figure, arguments, finish, reference_layout
+from faults_standby import cost, takeover
 from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
 from rowcast.drivers.sockets import DurableServer, Endpoint, Server, Team
 from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
@@ -40,7 +43,7 @@ from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
-PARTS = ("schedules", "log", "restart")
+PARTS = ("schedules", "log", "restart", "standby")
 POLICY = "rowcast"
 WORKERS = 2
 SETTINGS = ServerSettings(expected_workers=WORKERS, gather_s=0.0)
@@ -274,6 +277,11 @@ def main() -> None:
     if "restart" in parts:
         for policy in ("bsp", POLICY)[options.tiny :]:
             figures += restart(layout, policy, BEFORE_S / shorter, 1 if options.tiny else 3)
+    if "standby" in parts:
+        gradient_s, policy = GRADIENT_S / shorter, POLICY if options.tiny else "bsp"
+        trains = partial(training, layout=layout, gradient_s=gradient_s)
+        figures.append(takeover(trains, policy, WORKERS, BEFORE_S / shorter, lambda trainers: wait_for(trainers, 2)))
+        figures.append(cost(trains, policy, WORKERS, 1 if options.tiny else 3, 10.0 / shorter))
     finish(f"A server that survives its own death, {name}", figures, options)
 
 

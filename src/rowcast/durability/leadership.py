@@ -141,9 +141,9 @@ class Leadership:
         return Tenure(1, team, self.server)
 
     def reserve(self, highest: int) -> int:
-        """The term in which a standby will be attached. It must have promised, on its disk, to ask for no such term.
+        """The term in which a standby will be attached; it must have promised, on its disk, to ask for no such term.
 
-        Otherwise the log of a server that is not heard could be of a higher term than that in which the other one leads.
+        Otherwise the log of a server that nobody hears could be of a higher term than that of the other one, which leads.
 
         Args:
             highest: the highest term that the standby knows, or has promised.

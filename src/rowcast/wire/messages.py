@@ -6,7 +6,7 @@ which are most of the bytes, in a form of their own. Nothing that arrives is eve
 A field may be added at the end of a control message, with a default: older peers skip it, and leave it out. Any other
 change of a message needs another ``PROTOCOL_VERSION``.
 
-``w>`` is sent by workers only, ``s>`` by servers only, ``<>`` by both; ``p>`` by a standby to the server that it follows.
+``w>`` is sent by workers only, ``s>`` by servers only, ``<>`` by both; ``p>`` by a standby.
 """
 
 from __future__ import annotations

@@ -110,8 +110,9 @@ class Standby:
 
     def introduction(self) -> Follow:
         """Who this is."""
-        leads = self._server is not None
         tenure = self.mirror.tenure if self._server is None else self._server.leadership.tenure
+        # One that led alone, and was started again as a standby, has what nobody else has.
+        leads = self._server is not None or (tenure.leader == self._identity and not tenure.follower)
         address = f":{self.port}" if self.host in ("", "0.0.0.0", "::") else _address(self.host, self.port)
         return Follow(
             self._identity,
@@ -175,9 +176,6 @@ class Standby:
         self._loop = asyncio.get_running_loop()
         await self._loop.run_in_executor(None, load_kernels)
         self._heard_at = self.now()
-        tenure = self.mirror.tenure
-        if tenure.leader == self._identity and not tenure.follower:
-            self._heard_at -= self._settings.lease_s  # it led alone, and nobody else can have led since then
         self._following = asyncio.create_task(self._follow_on())
         try:
             while True:

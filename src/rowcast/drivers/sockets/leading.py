@@ -174,6 +174,9 @@ class LeadingServer(DurableServer):
             return "standby", "the standby's state is that of another team; give it an empty --state"
         if follow.policy != policy:
             return "standby", f"expected a standby of policy {policy}, got one of {follow.policy}"
+        term = self._leads.tenure.term
+        if follow.leads and follow.term < term and self.keeper.leads:
+            return "standby", f"this server leads in term {term}, and the other one led in term {follow.term}"
         if self._leads.standing is Standing.DEPOSED:
             return "deposed", self.cause
         return None

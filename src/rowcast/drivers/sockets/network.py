@@ -64,6 +64,7 @@ class NetworkThread:
         self._ending = threading.Lock()
         self._changed = threading.Condition()
         self._begun = self._dropped = self._ended = False
+        self._silent = False  # the connection that ends was given up by the node
         self._main: asyncio.Task[None] | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
@@ -250,7 +251,7 @@ class NetworkThread:
 
     async def _reach(self) -> None:
         """Connect to the server, or where else it may be: where it was last, first."""
-        places = self._addresses.all(self.node.standby)
+        places = self._addresses.all()
         limit_s = self.node.settings.silence_limit_s
         for left, (host, port) in zip(range(len(places) - 1, -1, -1), places, strict=True):
             channel = None if self._tls is None else self._tls.open()
@@ -263,7 +264,7 @@ class NetworkThread:
                 await asyncio.wait_for(making, min(limit_s, OTHER_LIMIT_S) if left else limit_s)
                 return
             except (OSError, asyncio.TimeoutError):
-                self._addresses.leave(self.node.standby)
+                self._addresses.leave()
                 if not left:
                     raise
 
@@ -305,7 +306,7 @@ class NetworkThread:
         if self._endpoint.security.secret is None:  # where there is one, the node itself wants its proof in time
             connection.must_be_secured(self.node.settings.silence_limit_s)
         self.connection = connection
-        if len(self._addresses.all(self.node.standby)) > 1:
+        if len(self._addresses.all()) > 1:
             self.loop.call_later(OTHER_LIMIT_S, self._doubt, connection)
         self.node.link_up(self.loop.time(), connection.link)
         if fault:
@@ -343,8 +344,9 @@ class NetworkThread:
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         self.connection = None
-        if connection.link.conversation.state not in WELCOMED:
-            self._addresses.leave(self.node.standby)
+        if self._silent or connection.link.conversation.state not in WELCOMED:
+            self._addresses.leave()
+        self._silent = False
         self.node.link_down(self.loop.time(), cause)
         self._attend()
 
@@ -362,6 +364,7 @@ class NetworkThread:
     def _attend(self) -> None:
         """The node may have changed: send what there is, connect, set the timer, wake the training thread."""
         connection, node = self.connection, self.node
+        self._addresses.learn(node.standby)
         if connection is not None:
             connection.pump()
             if node.over and connection.link.closing is False:
@@ -396,8 +399,8 @@ class NetworkThread:
         try:
             self.node.on_timer(self.loop.time())
         except LinkLost as error:
-            self._addresses.leave(self.node.standby)
             if self.connection is not None:
+                self._silent = True
                 self.connection.close(str(error))
         self._attend()
 
@@ -411,26 +414,28 @@ class _Addresses:
 
     def __init__(self, given: list[tuple[str, int]]) -> None:
         self._known = list(dict.fromkeys(given))
-        self._given = len(self._known)
+        self._given = tuple(self._known)
         self._told = ""
 
-    def all(self, standby: str) -> list[tuple[str, int]]:
-        """All of them, that to be tried first in front; ``standby`` is what the server has told last."""
-        if standby and standby != self._told:
-            self._told = standby
-            try:
-                address = split_address(standby)
-            except ConfigError:  # what a server tells is no error of this user
-                return list(self._known)
-            if address not in self._known:
-                if len(self._known) > self._given:
-                    self._known.pop()
-                self._known.append(address)
+    def learn(self, standby: str) -> None:
+        """The server has told where its standby is, or is to be; or nothing."""
+        if not standby or standby == self._told:
+            return
+        before, self._told = self._told, standby
+        try:
+            address = split_address(standby)
+        except ConfigError:  # what a server tells is no error of this user
+            return
+        if address not in self._known:
+            self._known = [each for each in self._known if each in self._given or f"{each[0]}:{each[1]}" != before]
+            self._known.append(address)
+
+    def all(self) -> list[tuple[str, int]]:
+        """All of them, that to be tried first in front."""
         return list(self._known)
 
-    def leave(self, standby: str) -> None:
-        """The one in front is not where the server is; see :meth:`all`."""
-        self.all(standby)
+    def leave(self) -> None:
+        """The one in front is not where the server is."""
         self._known.append(self._known.pop(0))
 
 
