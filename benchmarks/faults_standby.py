@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from common import Figure
 
@@ -30,7 +30,7 @@ class Trains(Protocol):
         """Iterations a second since then."""
 
 
-Training = Callable[[int], AbstractContextManager[list[Trains]]]
+T = TypeVar("T", bound=Trains)
 
 
 class ServeProcess:
@@ -70,7 +70,11 @@ class ServeProcess:
 
 
 def takeover(
-    training: Training, policy: str, workers: int, before_s: float, more: Callable[[list[Trains]], float]
+    training: Callable[[int], AbstractContextManager[list[T]]],
+    policy: str,
+    workers: int,
+    before_s: float,
+    more: Callable[[list[T]], float],
 ) -> Figure:
     """``kill -9`` of a server while workers train, until all have finished two iterations more with the standby.
 
@@ -98,7 +102,9 @@ def takeover(
     return Figure(f"{policy}: from kill -9 until all go on with the standby", found, "s", 10.0, note=note)
 
 
-def cost(training: Training, policy: str, workers: int, turns: int, turn_s: float) -> Figure:
+def cost(
+    training: Callable[[int], AbstractContextManager[list[T]]], policy: str, workers: int, turns: int, turn_s: float
+) -> Figure:
     """Steps a second with a standby and without, in turns; both have a log, and both servers are on one machine."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(turns):

@@ -143,7 +143,7 @@ class Leadership:
     def reserve(self, highest: int) -> int:
         """The term in which a standby will be attached; it must have promised, on its disk, to ask for no such term.
 
-        Otherwise the log of a server that nobody hears could be of a higher term than that of the other one, which leads.
+        Otherwise the log of a server that nobody hears could be of a higher term than that of the one that leads.
 
         Args:
             highest: the highest term that the standby knows, or has promised.
