@@ -60,8 +60,9 @@ class ServeProcess:
 
     def kill(self) -> None:
         """SIGKILL."""
-        self.process.kill()
-        self.process.communicate()
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.communicate()
 
     def seconds(self, what: str) -> float:
         """Of an event about the standby."""
@@ -94,6 +95,7 @@ def takeover(
                 begun = time.monotonic()
                 more(trainers)
                 found = time.monotonic() - begun
+            second.says("took over")
             asked = second.seconds("took over")
         finally:
             first.kill()

@@ -45,17 +45,18 @@ class ServerProcess:
 
     def start(self, until="listening"):
         self.process = python(*self._arguments, *self.options, stderr=subprocess.STDOUT)
-        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self._printed = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, args=(self.process, self._printed), daemon=True)
         self._reader.start()
         if until:
             self.says(until)
         return self
 
-    def _read(self, process):
+    def _read(self, process, printed):
         with process.stdout as lines:
             for line in lines:
-                self._printed.put(line.rstrip())
-        self._printed.put(None)
+                printed.put(line.rstrip())
+        printed.put(None)
 
     def says(self, text, limit_s=START_S):
         """Wait for a line with this text in it; returns it."""
