@@ -9,6 +9,7 @@ Parts, of which ``--parts`` chooses:
   limit is the disk, which every byte that arrives is written to once, and the wait for a commit;
 - ``restart``: ``kill -9`` of the server while they train, with gradients of half a second, and a new one at once: until
   it knows the team again, and until every worker has finished two iterations more, less the time of their gradients;
+- ``standby``: ``kill -9`` of a server with a standby, until all go on with that; and what a standby costs meanwhile.
 - ``sockets``: fault scripts by chance on real sockets, in each of which the server dies (``tests/fault_schedules.py``);
   with ``--kept FILE`` those that ran before are not run again;
 - ``scripts``: every script of ``tests/faults`` at its full length, on real sockets and in virtual time;
@@ -30,6 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -37,6 +39,7 @@ import numpy as np
 
 from common import Figure, arguments, finish, reference_layout
 from fault_parts import ABSENT_S, RETURN_MBPS, returning, schedules_on_sockets, scripts
+from faults_standby import cost, takeover
 from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
 from rowcast.drivers.sockets import DurableServer, Endpoint, Server, Team
 from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
@@ -46,7 +49,7 @@ from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
-PARTS = ("schedules", "log", "restart", "sockets", "scripts", "return")
+PARTS = ("schedules", "log", "restart", "standby", "sockets", "scripts", "return")
 POLICY = "rowcast"
 WORKERS = 2
 SETTINGS = ServerSettings(expected_workers=WORKERS, gather_s=0.0)
@@ -291,6 +294,11 @@ def main() -> None:
     if "return" in parts:
         absent_s, mbps = ABSENT_S / shorter, RETURN_MBPS * (10 if options.tiny else 1)
         figures.append(returning(layout, POLICY, gradient_s=ROBOT_S / shorter, absent_s=absent_s, mbps=mbps))
+    if "standby" in parts:
+        gradient_s, policy = GRADIENT_S / shorter, POLICY if options.tiny else "bsp"
+        trains = partial(training, layout=layout, gradient_s=gradient_s)
+        figures.append(takeover(trains, policy, WORKERS, BEFORE_S / shorter, lambda trainers: wait_for(trainers, 2)))
+        figures.append(cost(trains, policy, WORKERS, 1 if options.tiny else 3, 10.0 / shorter))
     finish(f"A server that survives its own death, {name}", figures, options)
 
 

@@ -270,7 +270,7 @@ def messages() -> str:
         message = kinds[kind]
         text = sentence(inspect.getdoc(message))
         direction, _, meaning = text.partition(" ")
-        sender = {"w>": "worker", "s>": "server", "<>": "both"}[direction]
+        sender = {"w>": "worker", "s>": "server", "p>": "standby", "<>": "both"}[direction]
         hints = get_type_hints(message)
         if message is wire.Rows:
             names = "see [the row frame](#the-row-frame)"

@@ -18,7 +18,7 @@ FOLDER = ROOT / "benchmarks"
 TINY = {
     "beyond": ["--tiny", "--parts", "timing,silence,delivery"],
     "drift": ["--tiny"],
-    "faults": ["--tiny", "--parts", "schedules,restart,sockets,scripts,return"],
+    "faults": ["--tiny", "--parts", "schedules,restart,standby,sockets,scripts,return"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "mapping": ["--tiny", "--parts", "delay"],

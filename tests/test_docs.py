@@ -479,14 +479,16 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.drivers": "",
     "rowcast.drivers.kept": "Keeper Kept",
-    "rowcast.drivers.sockets": "DurableServer Endpoint InferenceServer InferenceThread Security Server Shaper Team",
-    "rowcast.drivers.state": "Disk OpenFile RealDisk ServerKeeper TeamSpec",
+    "rowcast.drivers.sockets": """
+        DurableServer Endpoint InferenceServer InferenceThread LeadingServer Security Server Shaper Standby Team
+    """,
+    "rowcast.drivers.state": "Disk Mirror OpenFile RealDisk ServerKeeper TeamSpec Warm",
     "rowcast.drivers.virtual": """
         Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
         VirtualStream VirtualWorker
     """,
     "rowcast.durability": """
-        Appendix Drawn Record RecordedServer Recovery State capture decode recover restore
+        Appendix Drawn Leadership Record RecordedServer Recovery Replay Standing State capture decode recover restore
     """,
     "rowcast.energy": """
         CHOICES CensoredValue CounterMeter Energy Ina3221 JetsonStats Meter MeterLog Model Nvml NvmlPower OpenedMeter
@@ -584,10 +586,10 @@ EXPORTED: dict[str, str] = {
         parse_topk read_rates share
     """,
     "rowcast.wire": """
-        Ack Answer Ask Busy Cancel Challenge Computed Drop Echo Farewell Finish FrameDecoder FrameEncoder Go Grant
-        HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message Notice PROTOCOL_VERSION Probe Proof PullEnd
-        PushEnd
-        Refusal Request RowLimits Rows Served Share Start StateEnd Supply Waiting Welcome encode
+        Ack Answer Ask Ballot Busy Cancel Challenge Computed Drop Echo Farewell Finish Follow Followed FrameDecoder
+        FrameEncoder Go Grant HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message NewTerm Notice
+        PROTOCOL_VERSION Peer Piece Probe Proof PullEnd PushEnd Refusal Request RowLimits Rows Served Share Start
+        StateEnd Stored Supply Vote Waiting Welcome Withdrawal encode
     """,
 }
 

@@ -383,7 +383,7 @@ def test_a_folder_brings_the_server_back_after_a_loss_of_power():
 def test_snapshots_make_the_log_short():
     disk = MemoryDisk()
     keeper = keeper_of(disk)
-    assert sorted(disk.files) == ["snapshot-000000000000"]
+    assert sorted(disk.files) == ["identity", "snapshot-000000000000"]
     now = 1.0
     for worked_s in range(60):
         link = Link("10.0.0.1:7" + "x" * 3000)

@@ -47,7 +47,7 @@ def join(
     """A place in the team whose server is at ``address``; give it to :class:`Optimizer`, which connects.
 
     Args:
-        address: ``host:port`` of ``rowcast serve``.
+        address: ``host:port`` of ``rowcast serve``; with a standby, of both by a comma.
         name: stable name of this robot, unique in the team.
         settings, link_settings: see ``docs/settings.md``.
         journal_file: where to write what happens, as JSON lines; what the file holds already is kept.
@@ -68,16 +68,14 @@ def join(
             journal that another process writes. A ``state_dir`` that cannot be used is noticed by :class:`Optimizer`.
     """
     from rowcast.drivers.sockets import Endpoint, Security, Team
-    from rowcast.drivers.sockets.tcp import split_address
     from rowcast.journal import Journal, forget
     from rowcast.session import record_start
 
-    host, port = split_address(address)
     settings, link_settings = settings or WorkerSettings(), link_settings or LinkSettings()
     journal = Journal(name, forget)
     secured = Security.of(**security)
     place = Team(
-        Endpoint(host, port, secured),
+        Endpoint.of(address, secured),
         name=name,
         settings=settings,
         link_settings=link_settings,

@@ -24,6 +24,7 @@
      +-- ServerBusy               the server computes for others; it says when to ask again
      +-- NonFiniteGradient        NaN or Inf where an update was expected
      +-- SourceEnded              a stream of samples has an end, and everything was delivered
+     +-- SteppedDown              another server leads the team; this one never will again
      +-- StreamGap                samples of a stream are gone before they were read
      +-- WorkerFailed             a worker process of an experiment ended badly, or hangs
      +-- MeterError               a power sensor is missing, cannot be read, or is frozen
@@ -57,6 +58,7 @@ __all__ = [
     "ServerUnavailable",
     "SourceEnded",
     "StateDamaged",
+    "SteppedDown",
     "StreamDamaged",
     "StreamGap",
     "TlsNeeded",
@@ -170,6 +172,10 @@ class StreamGap(RowcastError):
 
 class WorkerFailed(RowcastError):
     """A worker process of an experiment ended badly, or hangs; the message ends with the tail of its log."""
+
+
+class SteppedDown(RowcastError):
+    """This server led the team, and does so no longer: another one does, or may."""
 
 
 class StateDamaged(RowcastError):

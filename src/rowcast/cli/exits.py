@@ -11,6 +11,7 @@ from rowcast.errors import (
     ModelMismatch,
     ParametersConflict,
     RemoteProtocolError,
+    SteppedDown,
     StreamGap,
 )
 
@@ -25,6 +26,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     LINK = 3
     REFUSED = 4
+    STEPPED_DOWN = 5
     INTERRUPTED = 130
 
 
@@ -35,6 +37,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.USAGE: "wrong usage, setting or file; or samples that are gone from a source",
     ExitCode.LINK: "the link or the server is not there",
     ExitCode.REFUSED: "refused by the other end: secret, certificate, layout, version, name, parameters or model",
+    ExitCode.STEPPED_DOWN: "another server leads the team, or may: this one has stepped down",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
@@ -47,6 +50,7 @@ _BY_CLASS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (ModelMismatch, ExitCode.REFUSED),
     (RemoteProtocolError, ExitCode.REFUSED),
     (LinkLost, ExitCode.LINK),
+    (SteppedDown, ExitCode.STEPPED_DOWN),
 )
 
 

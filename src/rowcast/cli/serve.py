@@ -10,6 +10,7 @@ import typer
 
 from rowcast.cli.options import options_from
 from rowcast.config import Checked, LinkSettings, ServerSettings, StateSettings, setting
+from rowcast.errors import ConfigError
 from rowcast.sync import parse_policy, policy_forms
 
 __all__ = ["ServeSettings", "serve"]
@@ -40,6 +41,19 @@ class ServeSettings(Checked):
     state: Path | None = setting(
         None, "Folder that holds what survives the end of the server; without --durability all of it.", flag="--state"
     )
+    standby_of: str | None = setting(
+        None,
+        "Follow the server there, and lead in its place when it is gone. Needs a --state of its own; other options as "
+        "there.",
+        flag="--standby-of",
+        metavar="HOST:PORT",
+    )
+    take_over: bool = setting(
+        False,
+        "Lead with what --state holds, whatever another server does. Only where that is lost for good: if it still "
+        "lives, two servers lead, and what one of them is sent is lost.",
+        flag="--take-over",
+    )
     journal: Path | None = setting(None, "Write what happens to the end of this file, as JSON lines.", flag="--journal")
     seconds: float | None = setting(None, "Stop after so long.", unit="s", low=0.0, high=1e9, flag="--seconds")
     once: bool = setting(False, "Exit when everybody has finished or is gone.", flag="--once")
@@ -47,6 +61,11 @@ class ServeSettings(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_policy(self.policy)
+        if self.state is None and (self.standby_of is not None or self.take_over):
+            what = "--standby-of" if self.standby_of is not None else "--take-over"
+            raise ConfigError(f"{what}: expected a folder for the state as well, got none; give --state DIR")
+        if self.standby_of is not None and self.take_over:
+            raise ConfigError("expected --standby-of or --take-over, got both; leave one of them out")
 
 
 @options_from(serve=ServeSettings, server=ServerSettings, link=LinkSettings, state=StateSettings)

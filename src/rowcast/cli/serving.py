@@ -7,15 +7,16 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rowcast.cli.display import TeamDisplay
 from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings, StateSettings
-from rowcast.drivers.sockets import DurableServer, Security, Server
+from rowcast.drivers.sockets import DurableServer, Endpoint, LeadingServer, Security, Server, Standby
 from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, SteppedDown
 from rowcast.journal import Journal, open_journal
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
@@ -33,9 +34,15 @@ def run_server(
 
     Raises:
         ConfigError, StateDamaged: the address, the secret or the state cannot be used.
+        SteppedDown: another server leads the team, or may.
     """
     security = Security.of(serve.secret_file, serve.team, serve.insecure)
+    team = TeamSpec(serve.policy, settings, link, security.secret)
+    if serve.state is not None and state.durability == "none":
+        state = dataclasses.replace(state, durability="log")
     with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
+        if serve.standby_of is not None:
+            return asyncio.run(_stand_by(serve, team, state, journal, display, security))
 
         def begin() -> None:
             # Not before the port is ours: the journal may be that of a server which runs already.
@@ -46,9 +53,12 @@ def run_server(
                 keeper.record(server.now())
 
         server: Server[Any]
-        keeper = _keeper(serve, TeamSpec(serve.policy, settings, link, security.secret), state, journal)
+        keeper = _keeper(serve, team, state, journal)
         if keeper is not None:
-            server = DurableServer(keeper, serve.host, serve.port, link_settings=link, security=security)
+            kind: Callable[..., Server[Any]] = DurableServer
+            if keeper.leadership is not None:
+                kind = partial(LeadingServer, says=display.says)
+            server = kind(keeper, serve.host, serve.port, link_settings=link, security=security)
             display.says(_what_came_back(keeper))
             return asyncio.run(_run(server, keeper.server.node, display, serve, begin))
         policy = parse_policy(serve.policy)
@@ -57,15 +67,59 @@ def run_server(
         return asyncio.run(_run(server, node, display, serve, begin))
 
 
+async def _stand_by(
+    serve: ServeSettings,
+    team: TeamSpec,
+    state: StateSettings,
+    journal: Journal,
+    display: TeamDisplay,
+    security: Security,
+) -> str:
+    """Follow a server, and lead in its place; returns what ended that."""
+    assert serve.standby_of is not None and serve.state is not None
+    if state.durability != "log":
+        raise ConfigError(f"--standby-of: expected --durability log, got {state.durability}")
+    endpoint = Endpoint.of(serve.standby_of, security)
+    if (endpoint.host, endpoint.port) == (serve.host, serve.port):
+        raise ConfigError(f"--standby-of {endpoint}: expected another server, got this one itself; give another --port")
+    endpoint.check_join()
+    if security.secret is None:
+        security.check_listen(serve.host)
+    if serve.journal is not None:
+        journal.keep_in(serve.journal)
+    standby = Standby(
+        RealDisk(serve.state),
+        team,
+        state,
+        journal,
+        endpoint,
+        listens=(serve.host, serve.port),
+        says=display.says,
+    )
+    loop = asyncio.get_running_loop()
+    record_start(journal, loop.time(), "server", serve.policy, team.settings, team.links)
+    display.says(f"standby of {endpoint}, policy {serve.policy}; Ctrl-C ends")
+    waiting = asyncio.create_task(standby.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, waiting.cancel)
+    try:
+        server = await waiting
+    except asyncio.CancelledError:
+        journal.record(loop.time(), "end", cause="interrupted")
+        return "interrupted"
+    try:
+        return await _run(server, server.keeper.server.node, display, serve, lambda: None)
+    finally:
+        await standby.close()
+
+
 def _keeper(serve: ServeSettings, team: TeamSpec, state: StateSettings, journal: Journal) -> ServerKeeper | None:
     """What keeps the server's state; ``None``: nothing does."""
     if serve.state is None:
         if state.durability != "none":
             raise ConfigError(f"durability: expected a folder for {state.durability!r}, got none; give --state DIR")
         return None
-    if state.durability == "none":
-        state = dataclasses.replace(state, durability="log")
-    return ServerKeeper(RealDisk(serve.state), team, state, journal)
+    return ServerKeeper(RealDisk(serve.state), team, state, journal, take_over=serve.take_over)
 
 
 def _what_came_back(keeper: ServerKeeper) -> str:
@@ -84,7 +138,9 @@ async def _run(
     interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted.set)
-    await server.start()
+    if not server.listens:
+        await server.start()
+    deposed = server.deposed if isinstance(server, LeadingServer) else None
     try:
         begin()
     except BaseException:
@@ -109,6 +165,8 @@ async def _run(
                 cause = "everybody has finished" if node.finished else "everybody is gone, and nobody had finished"
             elif now >= ends:
                 cause = f"{serve.seconds:g} s are over"
+            elif deposed is not None and deposed.is_set():
+                cause = "stepped down"
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(interrupted.wait(), TICK_S)
                 cause = cause or "interrupted"
@@ -117,6 +175,8 @@ async def _run(
         await server.close(cause)
         # While the loop still takes the signals: behind it one of them would end the process before the record.
         node.journal.record(server.now(), "end", cause=cause)
+    if isinstance(server, LeadingServer) and server.deposed.is_set():
+        raise SteppedDown(f"this server steps down: {server.cause}; start it again with --standby-of")
     if cause != "interrupted":
         display.says(cause)
     return cause

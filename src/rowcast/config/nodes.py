@@ -218,6 +218,15 @@ class StateSettings(Checked):
         low=0.05,
         high=3600.0,
     )
+    lease_s: float = setting(
+        3.0,
+        "With a standby: when one of the two servers hears nothing of the other for this long, it asks the workers "
+        "whether it may go on alone. Nothing is told to them meanwhile. Larger rides out a worse link between the two. "
+        "The same on both.",
+        unit="s",
+        low=0.2,
+        high=3600.0,
+    )
     snapshot_s: float = setting(30.0, "Without a log: how often a snapshot is taken.", unit="s", low=0.1, high=86_400.0)
 
 

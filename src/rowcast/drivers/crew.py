@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+
 from rowcast.rows import kernels
 
-__all__ = ["lend_threads"]
+__all__ = ["lend_threads", "load_kernels"]
 
 T = TypeVar("T")
 
@@ -66,3 +68,8 @@ os.register_at_fork(after_in_child=_threads.forget)
 def lend_threads() -> None:
     """Let the kernels of this process work on long vectors with several threads."""
     kernels.set_crew(_threads)
+
+
+def load_kernels() -> None:
+    """Load what the first kernel over rows needs: seconds, in which nobody is told that this process lives."""
+    kernels.nonfinite(np.zeros(1, dtype=np.float32))

@@ -29,6 +29,7 @@ class GuestNode(Protocol):
 
     failure: RowcastError | None
     notices: list[str]
+    standby: str  #: where else the host may be, host:port, as it has told; or empty
 
     @property
     def name(self) -> str: ...

@@ -6,10 +6,11 @@ machine are in :mod:`rowcast.drivers.state`; another place needs an :class:`Appe
 and the records behind it.
 """
 
+from rowcast.durability.leadership import Leadership, Standing
 from rowcast.durability.recorded import Appendix, Drawn, RecordedServer
 from rowcast.durability.records import Record, decode
-from rowcast.durability.recovery import Recovery, recover
+from rowcast.durability.recovery import Recovery, Replay, recover
 from rowcast.durability.state import State, capture, restore
 
-__all__ = ["Appendix", "Drawn", "Record", "RecordedServer", "Recovery", "State"]
+__all__ = ["Appendix", "Drawn", "Leadership", "Record", "RecordedServer", "Recovery", "Replay", "Standing", "State"]
 __all__ += ["capture", "decode", "recover", "restore"]

@@ -24,11 +24,12 @@ from rowcast.durability.records import Record, Timed
 from rowcast.durability.state import State, capture
 from rowcast.errors import RowcastError, StateDamaged
 from rowcast.session import Link
+from rowcast.session.voter import Tenure
 from rowcast.training import ServerNode
 from rowcast.wire import Message, Rows
 from rowcast.wire.fields import Control, pack
 
-__all__ = ["OF_A_LINK", "Appendix", "Drawn", "RecordedServer", "check_of", "externals_of"]
+__all__ = ["OF_A_LINK", "Appendix", "Drawn", "RecordedServer", "check_of", "externals_of", "roster_of"]
 
 #: What a driver sets of a link before it gives it to the node.
 OF_A_LINK = ("peer", "congestion_control", "shaped_by", "address", "secured")
@@ -101,6 +102,9 @@ class RecordedServer:
     Attributes:
         node: the server.
         position: of the newest record in the log.
+        rosters: what a snapshot says of the members, see :class:`rowcast.durability.leadership.Leadership`.
+        on_roster: called with the position and the sessions of all members whenever these have changed, with the
+            input that changed them.
     """
 
     def __init__(
@@ -112,6 +116,9 @@ class RecordedServer:
         self._drawn = drawn
         self._numbers = {link: number for number, link in (links or {}).items()}
         self._count = count
+        self._roster = roster_of(node)
+        self.rosters: Callable[[], list[frozenset[bytes]]] = lambda: [frozenset(roster_of(self.node))]
+        self.on_roster: Callable[[int, frozenset[bytes]], None] | None = None
         drawn.take()
 
     @property
@@ -128,6 +135,11 @@ class RecordedServer:
 
     def _append(self, record: Record, *, waits: bool = False) -> None:
         self.position = self._log.append(records.encode(record), waits=waits)
+        if self.on_roster is not None:
+            roster = roster_of(self.node)
+            if roster != self._roster:
+                self._roster = roster
+                self.on_roster(self.position, frozenset(roster))
 
     def _note(self, kind: type[Timed], now: float, *content: object) -> None:
         self._append(kind(now, self._drawn.take(), *content))
@@ -201,6 +213,12 @@ class RecordedServer:
         with self._noting(records.Forgot, now, name, cause):
             self.node.forget(now, name, cause)
 
+    def lead(self, now: float, tenure: Tenure) -> None:
+        """See :meth:`rowcast.training.ServerNode.lead`."""
+        about = tenure.term, tenure.team, tenure.leader, tenure.follower, tenure.standby
+        with self._noting(records.Led, now, *about):
+            self.node.lead(now, tenure)
+
     def take_ready(self) -> list[Link]:
         self._append(_SWEPT, waits=True)
         return self.node.take_ready()
@@ -223,8 +241,15 @@ class RecordedServer:
             "links": {number: link for link, number in self._numbers.items()},
             "count": self._count,
             "now": now,
+            "rosters": self.rosters(),
+            "unsure": [],
         }
         return capture(root, externals_of(node, self._drawn))
+
+
+def roster_of(node: ServerNode) -> list[bytes]:
+    """The sessions of all members."""
+    return [member.session for member in node.members.values()]
 
 
 def externals_of(node: ServerNode, drawn: Drawn) -> dict[str, object]:

@@ -21,6 +21,7 @@ __all__ = [
     "Farewell",
     "Forgot",
     "Heard",
+    "Led",
     "Listened",
     "Opened",
     "Polled",
@@ -145,6 +146,16 @@ class Forgot(Timed, tag=12, frozen=True, gc=False):
     cause: str
 
 
+class Led(Timed, tag=17, frozen=True, gc=False):
+    """From here on the team is led so; see :class:`rowcast.session.voter.Tenure`."""
+
+    term: int
+    team: bytes
+    leader: bytes
+    follower: bytes
+    standby: str
+
+
 class Failed(Record, tag=13, frozen=True, gc=False):
     """The input before this one ended in a fault of the server, of this class."""
 
@@ -168,6 +179,7 @@ Any = (
     | Heard
     | Secured
     | Blamed
+    | Led
 )
 
 _encoder = msgspec.msgpack.Encoder()

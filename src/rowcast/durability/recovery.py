@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from rowcast import errors
 from rowcast.config import LinkSettings, Secret, ServerSettings
 from rowcast.durability import records
-from rowcast.durability.recorded import Appendix, Drawn, RecordedServer, check_of
+from rowcast.durability.recorded import Appendix, Drawn, RecordedServer, check_of, externals_of, roster_of
 from rowcast.durability.records import Record, Timed
 from rowcast.durability.state import State, capture, restore
 from rowcast.errors import LinkLost, RowcastError, StateDamaged
 from rowcast.journal import Journal
 from rowcast.session import Link
+from rowcast.session.voter import Tenure
 from rowcast.training import ServerNode
 
-__all__ = ["Recovery", "recover"]
+__all__ = ["Recovery", "Replay", "recover"]
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Recovery:
         now: the time of the newest input (s).
         inputs: how many were taken from the log.
         unsure: workers to whom something else would be sent now than was sent.
+        rosters: sessions of the members, at the positions that may be the last which a standby has as well.
     """
 
     node: ServerNode
@@ -48,6 +50,7 @@ class Recovery:
     now: float
     inputs: int
     unsure: list[str]
+    rosters: list[frozenset[bytes]]
 
     def resume(self, log: Appendix, now: float, *, sessions: bool = True) -> RecordedServer:
         """Go on: all connections are gone, which is the first thing that is noted.
@@ -89,23 +92,10 @@ def recover(
     Raises:
         StateDamaged: the state or an input cannot be read, or the inputs are not those of this state.
     """
-    drawn = Drawn(source)
-    externals = {
-        "journal": journal,
-        "drawn": drawn,
-        "secret": None if secret is None else Secret(secret),
-    }
-    root = restore(state, externals)
-    replay = _Replay(root["node"], drawn, root["links"], root["count"], root["now"])
-    with journal.resting():
-        for record in inputs:
-            replay.take(record)
-        replay.settle()
-    drawn.give(None)
-    drawn.take()
-    node, standing = _with_settings(replay.node, replay.links, externals, settings, links)
-    node.notices.clear()
-    return Recovery(node, drawn, standing, replay.count, replay.now, replay.inputs, sorted(replay.unsure))
+    replay = Replay(state, journal=journal, secret=secret, source=source)
+    for record in inputs:
+        replay.take(record)
+    return replay.end(settings, links)
 
 
 def _with_settings(
@@ -132,25 +122,94 @@ def _error(name: str, text: str) -> RowcastError:
     return kind(text)
 
 
-class _Replay:
-    """Gives a server its inputs once more."""
+class Replay:
+    """Gives a server its inputs once more.
 
-    def __init__(self, node: ServerNode, drawn: Drawn, links: dict[int, Link], count: int, now: float) -> None:
-        self.node = node
-        self.links = links
-        self.count = count
-        self.now = now
+    Args:
+        state, journal, secret, source: see :func:`recover`.
+
+    Attributes:
+        node: the server.
+        links: its connections, by number.
+        now: the time of the newest input (s).
+        inputs: taken so far.
+        rosters: see :class:`Recovery`.
+    """
+
+    def __init__(self, state: State, *, journal: Journal, secret: bytes | None, source: Callable[[int], bytes]) -> None:
+        self._drawn = Drawn(source)
+        self._externals = {
+            "journal": journal,
+            "drawn": self._drawn,
+            "secret": None if secret is None else Secret(secret),
+        }
+        root = restore(state, self._externals)
+        self.node: ServerNode = root["node"]
+        self.links: dict[int, Link] = root["links"]
+        self.count: int = root["count"]
+        self.now: float = root["now"]
+        self.rosters: list[frozenset[bytes]] = root["rosters"]
+        self.unsure: set[str] = set(root["unsure"])
         self.inputs = 0
-        self.unsure: set[str] = set()
+        self._roster = roster_of(self.node)
         self._fault = ""
-        self._drawn = drawn
+        self._journal = journal
+
+    @property
+    def settled(self) -> bool:
+        """The newest input ended as it did then, or the next record may say so."""
+        return not self._fault
+
+    def trim(self) -> None:
+        """What was heard so far is in this log for good: of the members only those count that there are now."""
+        del self.rosters[:-1]
+
+    def capture(self) -> State:
+        """The state as it is now, to go on from there.
+
+        Raises:
+            StateDamaged: see :meth:`settle`.
+        """
+        self.settle()
+        root = {
+            "node": self.node,
+            "links": self.links,
+            "count": self.count,
+            "now": self.now,
+            "rosters": self.rosters,
+            "unsure": sorted(self.unsure),
+        }
+        return capture(root, externals_of(self.node, self._drawn))
+
+    def end(self, settings: ServerSettings, links: LinkSettings) -> Recovery:
+        """There are no more inputs: the server as it is now, with these settings from now on.
+
+        Raises:
+            StateDamaged: see :meth:`settle`.
+        """
+        self.settle()
+        self._drawn.give(None)
+        self._drawn.take()
+        node, standing = _with_settings(self.node, self.links, self._externals, settings, links)
+        node.notices.clear()
+        node.votes.clear()
+        unsure = sorted(self.unsure)
+        return Recovery(node, self._drawn, standing, self.count, self.now, self.inputs, unsure, self.rosters)
 
     def take(self, record: Record) -> None:
-        """One input.
+        """One input, without a word to the journal.
 
         Raises:
             StateDamaged: it is of no connection that stands, or ends in a fault that it did not end in then.
         """
+        with self._journal.resting():
+            self._once_more(record)
+        roster = roster_of(self.node)
+        if roster != self._roster:
+            self._roster = roster
+            self.rosters.append(frozenset(roster))
+
+    def _once_more(self, record: Record) -> None:
         if isinstance(record, records.Failed):
             if self._fault != record.error:
                 raise StateDamaged(
@@ -219,6 +278,9 @@ class _Replay:
             node.trouble(now, record.kind, record.text)
         elif isinstance(record, records.Forgot):
             node.forget(now, record.name, record.cause)
+        elif isinstance(record, records.Led):
+            tenure = Tenure(record.term, record.team, record.leader, record.follower, record.standby)
+            node.lead(now, tenure)
         elif isinstance(record, records.Listened):
             node.listen(now)
         else:

@@ -13,7 +13,6 @@ import numpy as np
 
 from rowcast.codecs import REGISTRY as CODECS
 from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
-from rowcast.drivers.sockets.tcp import split_address
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.gradients import Computed, computing, source_of, streaming
@@ -110,9 +109,8 @@ def run_robot(
     Raises:
         RowcastError: as the team, the task and the files have it. An interruption (Ctrl-C) leaves the team first.
     """
-    host, port = split_address(settings.server)
-    endpoint = Endpoint(host, port, Security.of(settings.secret_file, settings.team, settings.insecure))
-    endpoint.security.check_join(host)
+    endpoint = Endpoint.of(settings.server, Security.of(settings.secret_file, settings.team, settings.insecure))
+    endpoint.check_join()
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     source = source_of(settings.stream)
@@ -124,8 +122,9 @@ def run_robot(
         record_start(journal, time.monotonic(), "worker", None, settings.worker_settings, settings.link_settings)
         shaper = None
         if traces is not None:
-            shaper = stack.enter_context(Shaper(host, port, up=traces[UP], down=traces[DOWN]))
-            endpoint = Endpoint(*shaper.address, endpoint.security, shaped_by=shaper.name, shown_as=f"{host}:{port}")
+            shaper = stack.enter_context(Shaper(endpoint.host, endpoint.port, up=traces[UP], down=traces[DOWN]))
+            shown = f"{endpoint.host}:{endpoint.port}"
+            endpoint = Endpoint(*shaper.address, endpoint.security, shaped_by=shaper.name, shown_as=shown)
         team = Team(
             endpoint,
             name=settings.name,

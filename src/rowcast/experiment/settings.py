@@ -80,7 +80,12 @@ class StreamSettings(Checked):
 class RobotSettings(Checked):
     """What one robot does; in a file, the table ``[robot]``."""
 
-    server: str = setting("127.0.0.1:7117", "Address of 'rowcast serve'.", flag="--connect", metavar="HOST:PORT")
+    server: str = setting(
+        "127.0.0.1:7117",
+        "Address of 'rowcast serve'; with a standby, of both by a comma.",
+        flag="--connect",
+        metavar="HOST:PORT",
+    )
     name: str = setting("robot-0", "Stable name of this worker, unique in the team.", flag="--name")
     task: str = setting("cruda-digits", "Name of a task, or a class of one's own: my_file.py:MyTask.", flag="--task")
     index: int = setting(0, "Which part of the data is this worker's, from 0.", low=0, high=100_000, flag="--index")

@@ -70,6 +70,7 @@ class AskerNode(AskerCore):
         self.settings = settings or AskerSettings()
         super().__init__(name, model, planning, self.settings, journal or Journal(name))
         self.notices: list[str] = []
+        self.standby = ""
         self.failure: RowcastError | None = None
         self.over = False
         self._door = Door(

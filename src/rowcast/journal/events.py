@@ -42,6 +42,14 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "members": "workers that the server knows again",
         "forgotten": "workers of which it is not known what they were sent: they join anew and receive the parameters",
     },
+    "standby": {
+        "what": "'attached' (it has all that anybody is told), 'lost', 'alone' (the server goes on without), "
+        "'took over', or 'stepped down' (another server leads, or may)",
+        "peer": "address of the standby, or in its own journal of the server that it follows; or empty",
+        "term": "term of the team from then on",
+        "cause": "why, where it was lost or stepped down; else empty",
+        "seconds": "from the silence of the other server until this one led; else 0",
+    },
     "absent": {
         "peer": "name of a worker for which nobody waits any longer: its link is down, or delivers too little",
         "epoch": "membership epoch after it left the gate",

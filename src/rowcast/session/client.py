@@ -9,11 +9,12 @@ from typing import Protocol
 from rowcast.config import Secret
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
-from rowcast.errors import RemoteProtocolError
+from rowcast.errors import LinkLost, RemoteProtocolError
 from rowcast.journal import Journal
 from rowcast.rows.digest import digest_of
 from rowcast.session.proof import WorkerHandshake, expect_countable
 from rowcast.session.states import ClientState, Conversation, Event
+from rowcast.session.voter import Voter
 from rowcast.wire import Challenge, Hello, Message, Proof, Start, Welcome
 
 __all__ = ["Client", "JoinRequest"]
@@ -75,6 +76,7 @@ class Client:
         how: how it joined last: ``seed``, ``equal`` or ``receive``.
         goes_on: the team that it joined last goes on with the training that its parameters belong to.
         session: 16 bytes that name this life of the worker.
+        voter: its say in which server leads the team.
         anew: it knows its session, and cannot go on in it: it joins anew, and is told what of it had arrived.
     """
 
@@ -105,6 +107,7 @@ class Client:
         self._entropy = entropy
         self.session = entropy(16)
         self.anew = False
+        self.voter = Voter()
         self.server = b""
         self._handshake = WorkerHandshake(request.secret, entropy)
         self._told_iteration = 0
@@ -114,6 +117,7 @@ class Client:
         self.session, self.server = place.session, place.server
         self.training, self.origin, self.how = place.training, place.origin, place.how
         self.joined = place.joined
+        self.voter.abstains = True
 
     # -- the handshake -----------------------------------------------------------------------------------------
 
@@ -182,6 +186,8 @@ class Client:
             trained=trained,
             wish=self._wish,
             anew=self.anew,
+            team=self.voter.team,
+            served=self.voter.served,
         )
         return self._handshake.answer(challenge, hello, channel)
 
@@ -190,15 +196,22 @@ class Client:
 
         Raises:
             RemoteProtocolError: it has a count that cannot be, or no hello was said.
+            LinkLost: the server does not lead the team any longer.
         """
         expect_countable(welcome.iteration)
         self._handshake.expect_introduced()
+        if not self.voter.accepts(welcome.team, welcome.term):
+            raise LinkLost(
+                f"this server leads in term {welcome.term}, and another one has served this worker in term "
+                f"{self.voter.served}"
+            )
 
     # -- the place ---------------------------------------------------------------------------------------------
 
     def enter(self, welcome: Welcome) -> None:
         """The server that said so has let the worker in."""
         self.server = welcome.server
+        self.voter.serve(welcome.team, welcome.term)
         self._joining, self.origin = welcome.training, welcome.origin
         resumes = welcome.how == "resume" and self.joined
         self.conversation.move(Event.RESUMED if resumes else Event.LET_IN)

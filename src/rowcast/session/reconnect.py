@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 __all__ = ["Reconnect"]
 
+#: Longest pause where a standby may take over (s).
+HURRY_S = 1.0
+
 
 class Reconnect:
     """The attempts of one worker, over all of its connections. It reads no clock: the driver tells the time.
@@ -61,19 +64,22 @@ class Reconnect:
         """From now on the limit is counted anew, however long the server was gone before."""
         self._since = now
 
-    def failed(self, now: float, cause: str, limit_s: float) -> bool:
+    def failed(self, now: float, cause: str, limit_s: float, *, hurries: bool = False) -> bool:
         """An attempt, or the connection that it made, has ended.
 
         Args:
             now: time (s).
             cause: why, for people.
             limit_s: seconds without a server after which the worker gives up.
+            hurries: another server may take over: the pause is :data:`HURRY_S` at most.
 
         Returns:
             Whether there is another attempt: at :attr:`connect_at`.
         """
         self.cause = cause
         since = now if self._since is None else self._since
+        if hurries:
+            self._pause_s = min(self._pause_s, HURRY_S)
         if now - since + self._pause_s > limit_s:
             self.connect_at = None
             return False

@@ -15,19 +15,24 @@ from dataclasses import dataclass
 
 from rowcast.errors import LocalProtocolError, RemoteProtocolError
 from rowcast.wire import (
+    Ballot,
     Challenge,
     Heartbeat,
     Hello,
     LayoutTable,
     Leave,
     Message,
+    NewTerm,
+    Peer,
     Probe,
     Proof,
     Refusal,
     Served,
     Start,
+    Vote,
     Waiting,
     Welcome,
+    Withdrawal,
 )
 
 __all__ = ["CLIENT", "HOST", "MOVES", "ClientState", "Conversation", "Event", "HostState", "Rights"]
@@ -86,7 +91,7 @@ class Rights:
     work: bool = False
 
 
-_LIVING = (Heartbeat, Leave, Refusal, Waiting)
+_LIVING = (Heartbeat, Leave, Refusal, Waiting, Ballot, Withdrawal, NewTerm)
 
 #: What a server may say to a worker.
 CLIENT: Mapping[ClientState, Rights] = {
@@ -100,9 +105,9 @@ CLIENT: Mapping[ClientState, Rights] = {
 
 #: What may be said to a server.
 HOST: Mapping[HostState, Rights] = {
-    HostState.STRANGER: Rights(frozenset({Hello, Leave})),
-    HostState.QUEUED: Rights(frozenset({Heartbeat, Leave})),
-    HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal}), work=True),
+    HostState.STRANGER: Rights(frozenset({Hello, Leave, Peer})),
+    HostState.QUEUED: Rights(frozenset({Heartbeat, Leave, Vote})),
+    HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal, Vote}), work=True),
     HostState.ASKER: Rights(frozenset({Heartbeat, Leave, Refusal}), work=True),
     HostState.PROBER: Rights(frozenset({Probe, Leave})),
 }

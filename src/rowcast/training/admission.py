@@ -83,6 +83,11 @@ class Admission:
         self._team.journal.record(now, "link_down", peer=member.name, cause=shorten(cause))
         self._team.rule.link_lost(now, member)
 
+    def session_of(self, link: Link) -> bytes:
+        """The session of a worker that waits until it is let in; empty where nobody does on this connection."""
+        hello = self.newcomers.queue.get(link)
+        return b"" if hello is None else hello.session
+
     def received_from(self, name: str, life: bytes) -> int | None:
         remembered, member = self._memory.received_in(name, life), self._team.members.get(name)
         return member.inbox.received if remembered is None and member is not None else remembered

@@ -64,6 +64,7 @@ class WorkerCore:
         welcomed_at: when the server last let this worker in (s), or ``None``.
         turned_away: why the server did not let this worker in although it may later, or empty.
         awaited: for what a server that has not let this worker in makes it wait, or empty.
+        standby: where the standby of the server is, host:port, as the server has told; empty: there is none.
         search: attempts to connect to the server.
         link: the connection to the server, or ``None``.
         rule: when its rows travel, and when it may compute on; of the server's policy.
@@ -112,6 +113,7 @@ class WorkerCore:
         self.failure: RowcastError | None = None
         self.turned_away = ""
         self.awaited = ""
+        self.standby = ""
         self.notices: list[str] = []
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}

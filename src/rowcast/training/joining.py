@@ -31,17 +31,20 @@ from rowcast.training.proposal.replica import first_nonfinite
 from rowcast.training.rules.base import WorkerHandler
 from rowcast.training.worker_state import EXCHANGING, WorkerState
 from rowcast.wire import (
+    Ballot,
     Challenge,
     Heartbeat,
     Hello,
     LayoutTable,
     Leave,
     Message,
+    NewTerm,
     Notice,
     Refusal,
     Start,
     Waiting,
     Welcome,
+    Withdrawal,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +89,9 @@ class Joining:
             Refusal: self._on_refusal,
             Waiting: self._on_waiting,
             Notice: self._on_notice,
+            Ballot: self._on_ballot,
+            Withdrawal: self._on_withdrawal,
+            NewTerm: self._on_new_term,
         }
 
     # -- connections -------------------------------------------------------------------------------------------
@@ -208,6 +214,7 @@ class Joining:
             return
         self._node.members = max(welcome.members, 1)
         self.client.enter(welcome)
+        self._node.standby = welcome.standby
         self._node.turned_away = self._node.awaited = ""
         self._node.leads = False
         self._node.welcomed_at = now
@@ -371,3 +378,18 @@ class Joining:
 
     def _on_notice(self, now: float, message: Message) -> None:
         self._node.notices.append(f"the server: {cast(Notice, message).text}")
+
+    # -- which server leads --------------------------------------------------------------------------------------
+
+    def _on_ballot(self, now: float, message: Message) -> None:
+        self._node.say(self.client.voter.vote(cast(Ballot, message)))
+
+    def _on_withdrawal(self, now: float, message: Message) -> None:
+        self.client.voter.withdrawn(cast(Withdrawal, message))
+
+    def _on_new_term(self, now: float, message: Message) -> None:
+        term = cast(NewTerm, message)
+        if not self.client.welcomed:
+            raise RemoteProtocolError("expected a new term after a welcome, got one before")
+        self.client.voter.serve(self.client.voter.team, term.term)
+        self._node.standby = term.standby

@@ -16,11 +16,17 @@ from rowcast.session.readable import readable
 from rowcast.session.recurring import HERE
 from rowcast.session.refusals import code_of
 from rowcast.session.texts import shorten
+from rowcast.session.voter import Tenure
 from rowcast.training.member import Member, MemberState
 from rowcast.training.server_core import ServerCore
-from rowcast.wire import Ack, Farewell, Heartbeat, Hello, Leave, Message, Probe
+from rowcast.wire import Ack, Farewell, Heartbeat, Hello, Leave, Message, NewTerm, Peer, Probe, Vote
 
-__all__ = ["ServerNode"]
+__all__ = ["ANOTHER_SERVER", "ServerNode"]
+
+#: Why a connection ends at whose other end a server is: what it wants is not the business of the node.
+ANOTHER_SERVER = "it is another server"
+#: Votes that wait for the driver at most.
+MOST_VOTES = 1024
 
 #: States in which something follows the last row frame, or may; see :attr:`ServerRule.states` for others.
 _SENDING = (MemberState.RECEIVING, MemberState.DRAINING)
@@ -105,6 +111,9 @@ class ServerNode(ServerCore, Host):
             return
         message = readable(message)
         member = self._admission.by_link.get(link)
+        if isinstance(message, Vote):
+            self._take_vote(link, member, message)
+            return
         if member is None:
             self._hear_stranger(now, link, message)
             return
@@ -120,10 +129,30 @@ class ServerNode(ServerCore, Host):
         if isinstance(message, Leave):
             link.closing = True  # it says goodbye before it has introduced itself: nothing to complain of
             raise LinkLost(message.cause)
+        if isinstance(message, Peer):
+            link.introduced = True
+            raise LinkLost(ANOTHER_SERVER)
         if isinstance(message, Hello):
             self._admission.greet(now, link, message)
+            tenure = self.team.tenure
+            if message.team == tenure.team and message.served > tenure.term and not link.closing:
+                self.served_elsewhere = max(self.served_elsewhere, message.served)
         if isinstance(message, Probe):
             self.team.notifier.say(link, self._admission.newcomers.echo(link, message))
+
+    def _take_vote(self, link: Link, member: Member | None, vote: Vote) -> None:
+        """Keep a vote for the driver, by the session of who gave it; the state of the team does not depend on it."""
+        link.conversation.expect(vote)
+        session = self._admission.session_of(link) if member is None else member.session
+        if session and len(self.votes) < MOST_VOTES:
+            self.votes.append((session, vote))
+
+    def lead(self, now: float, tenure: Tenure) -> None:
+        """From now on the team is led so: every member is told."""
+        self.team.tenure = tenure
+        for member in self.members.values():
+            if member.link is not None:
+                self.team.notifier.say(member.link, NewTerm(tenure.term, tenure.standby))
 
     def poll(self, now: float, link: Link) -> Message | None:
         """The next message to send on ``link``, or ``None``: then nothing has changed for anybody else.

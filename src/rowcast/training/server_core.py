@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ from rowcast.training.rules.base import ServerRule
 from rowcast.training.sharing import Sharing
 from rowcast.training.team import Team
 from rowcast.training.watch import Watch
+from rowcast.wire import Vote
 
 __all__ = ["ServerCore"]
 
@@ -41,6 +43,8 @@ class ServerCore:
         frames_applied: row frames applied, by worker name, sessions added up.
         finished: names of the workers that have finished.
         secret: what workers must prove that they know, or ``None``.
+        votes: answers of workers to ballots, and their sessions, that the driver has not taken yet.
+        served_elsewhere: the highest term above this server's own in which a worker says that it was served; 0: none.
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
@@ -70,6 +74,8 @@ class ServerCore:
         self._leader = Leader(self.members, team.notifier)
         self._sharing = Sharing(team)
         self._incoming = Incoming(team, self._admission, self._recurring, self._sharing)
+        self.votes: deque[tuple[bytes, Vote]] = deque()
+        self.served_elsewhere = 0
         self.frames_applied = self._incoming.frames_applied
 
     # -- what it holds -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rowcast.config import LinkSettings, ServerSettings
 from rowcast.journal import Journal
 from rowcast.session.notifier import Notifier
+from rowcast.session.voter import Tenure
 from rowcast.sync import Policy
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Team:
         finished: names of the workers that have finished.
         positions: how far the data of a worker was read that is in the parameters, by its name; see
             :class:`rowcast.wire.Welcome`.
+        tenure: which server leads it, where that keeps a log.
         notifier: where workers are told something, and woken to whom something may be sent.
         gate: whom the gate counts.
         model: the parameters and what members are owed.
@@ -46,6 +48,7 @@ class Team:
     members: dict[str, Member] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     positions: dict[str, bytes] = field(default_factory=dict)
+    tenure: Tenure = field(default_factory=Tenure)
     notifier: Notifier = field(default_factory=Notifier)
     gate: Gate = field(init=False)
     model: Model = field(init=False)

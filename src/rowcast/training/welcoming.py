@@ -38,4 +38,7 @@ def welcome_of(
         training=provenance.training,
         origin=provenance.worker,
         positions=team.positions.get(member.name, b""),
+        team=team.tenure.team,
+        term=team.tenure.term,
+        standby=team.tenure.standby,
     )

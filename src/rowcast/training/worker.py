@@ -46,7 +46,7 @@ class WorkerNode(WorkerLoop):
 
     def connect_failed(self, now: float, cause: str) -> None:
         """The attempt came to nothing; ``cause`` says why, for people."""
-        if not self.search.failed(now, cause, limit_of(self)):
+        if not self.search.failed(now, cause, limit_of(self), hurries=bool(self.standby)):
             self.fail(out_of_time(self))
 
     def link_up(self, now: float, link: Link) -> None:

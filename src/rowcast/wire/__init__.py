@@ -6,6 +6,17 @@
 from rowcast.wire.asides import Echo, Notice, Probe
 from rowcast.wire.frames import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, FrameEncoder, RowLimits, encode
 from rowcast.wire.inferences import Answer, Busy, Drop, Request, Served
+from rowcast.wire.leading import (
+    Ballot,
+    Follow,
+    Followed,
+    NewTerm,
+    Peer,
+    Piece,
+    Stored,
+    Vote,
+    Withdrawal,
+)
 from rowcast.wire.messages import (
     Ack,
     Cancel,
@@ -40,6 +51,7 @@ __all__ = [
     "Ack",
     "Answer",
     "Ask",
+    "Ballot",
     "Busy",
     "Cancel",
     "Challenge",
@@ -48,6 +60,8 @@ __all__ = [
     "Echo",
     "Farewell",
     "Finish",
+    "Follow",
+    "Followed",
     "FrameDecoder",
     "FrameEncoder",
     "Go",
@@ -59,7 +73,10 @@ __all__ = [
     "Lead",
     "Leave",
     "Message",
+    "NewTerm",
     "Notice",
+    "Peer",
+    "Piece",
     "Probe",
     "Proof",
     "PullEnd",
@@ -72,8 +89,11 @@ __all__ = [
     "Share",
     "Start",
     "StateEnd",
+    "Stored",
     "Supply",
+    "Vote",
     "Waiting",
     "Welcome",
+    "Withdrawal",
     "encode",
 ]

@@ -15,11 +15,13 @@ import hashlib
 import hmac
 
 from rowcast.wire.fields import emptied
+from rowcast.wire.leading import Follow
 from rowcast.wire.messages import Challenge, Hello
 
-__all__ = ["matches", "server_proof", "worker_proof"]
+__all__ = ["followed_proof", "follower_proof", "matches", "server_proof", "worker_proof"]
 
 _PROOF = Hello.__struct_fields__.index("proof")
+_FOLLOW_PROOF = Follow.__struct_fields__.index("proof")
 
 
 def worker_proof(secret: bytes, challenge: Challenge, hello: Hello, channel: bytes = b"") -> bytes:
@@ -42,6 +44,16 @@ def server_proof(secret: bytes, challenge: Challenge, hello: Hello, channel: byt
         channel: SHA-256 of the server's own certificate; empty where there is no TLS.
     """
     return _digest(secret, b"rowcast server", channel, challenge.body + hello.body)
+
+
+def follower_proof(secret: bytes, challenge: Challenge, follow: Follow, channel: bytes = b"") -> bytes:
+    """The proof of a standby; as :func:`worker_proof`, and never the same."""
+    return _digest(secret, b"rowcast standby", channel, challenge.body + emptied(follow.body, _FOLLOW_PROOF))
+
+
+def followed_proof(secret: bytes, challenge: Challenge, follow: Follow, channel: bytes = b"") -> bytes:
+    """The proof in return of the server that is followed (32 bytes)."""
+    return _digest(secret, b"rowcast followed", channel, challenge.body + follow.body)
 
 
 def matches(expected: bytes, given: bytes) -> bool:

@@ -36,6 +36,7 @@ __all__ = [
     "encode",
     "frame_bytes",
     "message_bytes",
+    "renumbered",
 ]
 
 MAGIC = b"RC"
@@ -107,6 +108,12 @@ def encode(message: Message, sequence: int = 0) -> bytes:
         raise _too_long(message, MAX_CONTROL_BYTES, len(body))
     checked = _HEADER.pack(MAGIC, PROTOCOL_VERSION, message.KIND, len(body), zlib.crc32(body), sequence)
     return b"".join((checked, crc_hqx(checked, _CRC_START).to_bytes(2, "big"), body))
+
+
+def renumbered(frame: bytes, sequence: int) -> bytes:
+    """A frame with another number on its connection; for one that another frame has overtaken."""
+    checked = frame[: _CHECKED - 2] + (sequence & _SEQUENCE_MASK).to_bytes(2, "big")
+    return b"".join((checked, crc_hqx(checked, _CRC_START).to_bytes(2, "big"), frame[HEADER_BYTES:]))
 
 
 def _stream_in_header(stream: int) -> int:

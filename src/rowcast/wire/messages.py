@@ -6,7 +6,7 @@ which are most of the bytes, in a form of their own. Nothing that arrives is eve
 A field may be added at the end of a control message, with a default: older peers skip it, and leave it out. Any other
 change of a message needs another ``PROTOCOL_VERSION``.
 
-``w>`` is sent by workers only, ``s>`` by servers only, ``<>`` by both.
+``w>`` is sent by workers only, ``s>`` by servers only, ``<>`` by both; ``p>`` by a standby.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from rowcast.wire.fields import (
 )
 from rowcast.wire.index import encode_index, index_bytes
 from rowcast.wire.inferences import INFERENCES
+from rowcast.wire.leading import LEADING
 from rowcast.wire.slots import SLOTS
 from rowcast.wire.streams import STREAMS
 
@@ -95,6 +96,8 @@ class Hello(Claim, frozen=True):
     wish: str = ""  #: ``mine``: its parameters are to be the team's; ``team``: the team's in any case; empty: neither;
     #: ``infer``: it wants inferences computed: ``layout`` and ``state`` are digests of a graph and its parameters
     anew: bool = False  #: it cannot go on in its session: it joins anew, and is told how much of it had arrived
+    team: bytes = b""  #: the team in which it was served last, where that counts terms
+    served: Count = 0  #: the highest term of that team in which it was served
 
 
 class Proof(Control, frozen=True):
@@ -127,6 +130,9 @@ class Welcome(Control, frozen=True):
     training: bytes = b""  #: names the training that the team's parameters belong to
     origin: str = ""  #: the worker that brought the team's parameters
     positions: Places = b""  #: how far the data was read that is in them: of the last whole push of this name
+    team: bytes = b""  #: 16 random bytes, one value for each team whose server keeps a log
+    term: Count = 0  #: in which the server leads that team; 0: it keeps no log
+    standby: str = ""  #: where the standby is, host:port; empty: there is none
 
 
 T = TypeVar("T")
@@ -362,7 +368,7 @@ class Refusal(Control, frozen=True):
     """<> I cannot go on with you, and why; the connection is closed after it.
 
     ``code`` is one of ``damaged``, ``protocol``, ``version``, ``secret``, ``layout``, ``name``, ``parameters``,
-    ``model``.
+    ``model``, ``standby``.
     """
 
     KIND: ClassVar[int] = 17
@@ -387,7 +393,7 @@ _ALL: tuple[type[Control], ...] = (
     StateEnd,
     Start,
     Lead,
-    *(*INFERENCES, *STREAMS, *ASIDES),
+    *(*INFERENCES, *STREAMS, *ASIDES, *LEADING),
     Heartbeat,
     Waiting,
     Finish,

@@ -155,14 +155,16 @@ class Authority:
             days: for so long it is valid, but not for longer than the authority.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        purpose = ExtendedKeyUsageOID.CLIENT_AUTH if role == ROBOT else ExtendedKeyUsageOID.SERVER_AUTH
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if role == SERVER:  # a standby connects to the server that it follows
+            purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
         uri = f"{_URN}{role}" + (f":{urllib.parse.quote(name, safe='')}" if role == ROBOT else "")
         certificate = (
             _begin(_subject(name), key.public_key(), days, self.certificate.not_valid_after_utc)
             .issuer_name(self.certificate.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(self._key_identifier(), critical=False)

@@ -13,7 +13,8 @@ from rowcast.drivers.sockets.forks import let_go_in_children
 from rowcast.drivers.sockets.tcp import CHUNK_BYTES
 from rowcast.errors import RemoteProtocolError, TlsNeeded
 from rowcast.session import Link
-from rowcast.wire import Message
+from rowcast.wire import Challenge, Message, Proof, encode
+from rowcast.wire.frames import renumbered
 
 if TYPE_CHECKING:
     from rowcast.drivers.sockets.tls import Channel
@@ -25,6 +26,8 @@ READ_BYTES = 1 << 18
 STRANGER_READ_BYTES = 1 << 12
 #: So much is encoded and held until it may leave.
 HOLD_BYTES = 1 << 20
+#: What says nothing of the team's state, and leaves at once.
+FREE = (Challenge, Proof)
 #: The same of records of TLS; a whole one has 16 kB.
 TLS_READ_BYTES = 1 << 16
 #: So much is read in all of who has not proved anything; with the last read that is less than 64 kB.
@@ -115,6 +118,10 @@ class Connection(asyncio.BufferedProtocol):
         self._rest = memoryview(b"")
         self._held: deque[tuple[int, bytes]] = deque()  # frames, and what must be committed before each
         self._held_bytes = 0
+        self._urgent: deque[Message] = deque()
+        self._left = 0  # frames that were given to the transport
+        self._overtaken = False
+        self.free = False  # what is sent here waits for no commit
         self._cause = ""
         self._lingers = lingers
         self._lingering: bytearray | None = None  # where what is dropped goes
@@ -224,6 +231,10 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = False
 
     def resume_writing(self) -> None:
+        if self.free:  # a write that fails within this call is reported twice by asyncio, and standbys hang up at will
+            self._writable = True
+            asyncio.get_running_loop().call_soon(self.pump)
+            return
         self._writable = self._resuming = True
         try:
             self.pump()
@@ -262,6 +273,10 @@ class Connection(asyncio.BufferedProtocol):
     def _take(self, transport: asyncio.Transport) -> bool:
         """Get the next frame that may leave; whether there is one."""
         owner, held = self._owner, self._held
+        if self._urgent and not (held and held[0][0] == 0):
+            self._rest = memoryview(encode(self._urgent.popleft(), self._left & 0xFFFF))
+            self._left, self._overtaken = self._left + 1, True
+            return True
         while not held or (held[0][0] > owner.committed_to() and self._held_bytes < HOLD_BYTES):
             try:
                 message = owner.next_message(self)
@@ -273,14 +288,20 @@ class Connection(asyncio.BufferedProtocol):
             except Exception as error:
                 owner.on_failure(self, error)
                 return False
-            held.append((owner.position(), frame))
+            held.append((0 if self.free or isinstance(message, FREE) else owner.position(), frame))
             self._held_bytes += len(frame)
         if held[0][0] > owner.committed_to():
             return False
         frame = held.popleft()[1]
         self._held_bytes -= len(frame)
-        self._rest = memoryview(frame)
+        self._rest = memoryview(renumbered(frame, self._left) if self._overtaken else frame)
+        self._left += 1
         return True
+
+    def urge(self, message: Message) -> None:
+        """Send a message that the node does not know of, before all that waits; it follows from nothing."""
+        self._urgent.append(message)
+        self.pump()
 
     @property
     def holds(self) -> bool:

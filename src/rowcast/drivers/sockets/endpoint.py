@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from rowcast.config import Secret, read_secret
-from rowcast.drivers.sockets.tcp import is_loopback, unresolved
+from rowcast.drivers.sockets.tcp import is_loopback, split_address, unresolved
 from rowcast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -137,6 +137,20 @@ class Security:
 
         return SecretGuest()
 
+    def standby(self) -> GuestTls | None:
+        """TLS for a server that connects to the one that it follows; ``None``: there is neither a secret nor a team.
+
+        Raises:
+            ConfigError: the folder of the team cannot be used.
+        """
+        if self.team is None:
+            return self.guest("")
+        from rowcast.drivers.sockets.certificates import SERVER
+        from rowcast.drivers.sockets.credentials import OWN
+        from rowcast.drivers.sockets.secured import TeamGuest
+
+        return TeamGuest(self.team / OWN, SERVER)
+
     def host(self, has_secret: bool) -> HostTls | None:
         """TLS for who listens; ``None``: there is neither a secret (here or at the node) nor a team.
 
@@ -167,6 +181,7 @@ class Endpoint:
         host, port: the server.
         security: the shared secret or the worker's certificate, or that there is neither.
         shaped_by: name of the bandwidth trace under the connection, for the journal.
+        others: where else the server may be: its standby, as (host, port).
         shown_as: how it is called to the user, where something stands in between; else the address itself.
     """
 
@@ -175,6 +190,22 @@ class Endpoint:
     security: Security = field(default=Security())
     shaped_by: str | None = None
     shown_as: str = ""
+    others: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, text: str, security: Security) -> Endpoint:
+        """The same from the addresses that a user gives, by commas.
+
+        Raises:
+            ConfigError: one of them is none.
+        """
+        (host, port), *others = (split_address(each.strip()) for each in text.split(","))
+        return cls(host, port, security, others=tuple(others))
+
+    def check_join(self) -> None:
+        """See :meth:`Security.check_join`."""
+        for host in (self.host, *(host for host, _ in self.others)):
+            self.security.check_join(host)
 
     def __str__(self) -> str:
         return self.shown_as or f"{self.host}:{self.port}"

@@ -16,9 +16,10 @@ from rowcast.config import LinkSettings
 from rowcast.drivers.nodes import GuestNode, taken_in
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
-from rowcast.drivers.sockets.tcp import tuned
+from rowcast.drivers.sockets.tcp import split_address, tuned
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.session import Link
+from rowcast.session.states import ClientState
 from rowcast.wire import Message
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ __all__ = ["NetworkThread"]
 log = logging.getLogger("rowcast")
 T = TypeVar("T")
 
+#: States in which the server has let the node in.
+WELCOMED = (ClientState.WELCOMED, ClientState.JOINED, ClientState.SERVED)
+
 #: A worker that leaves gives its goodbye so much time (s) on a link that does not move.
 LEAVE_LIMIT_S = 2.0
+#: Where there is another address, one that does not answer is given up after so long (s).
+OTHER_LIMIT_S = 3.0
 #: Between two remarks about the same wait at most (s).
 REMARK_CAP_S = 60.0
 
@@ -52,11 +58,13 @@ class NetworkThread:
         self.node = node
         self.connection: Connection | None = None
         self._endpoint = endpoint
+        self._addresses = _Addresses([(endpoint.host, endpoint.port), *endpoint.others])
         self._tls = endpoint.security.guest(node.name)
         self._link_settings = link_settings
         self._ending = threading.Lock()
         self._changed = threading.Condition()
         self._begun = self._dropped = self._ended = False
+        self._silent = False  # the connection that ends was given up by the node
         self._main: asyncio.Task[None] | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
@@ -232,19 +240,33 @@ class NetworkThread:
 
     async def _connect(self) -> None:
         """One attempt to connect; what goes on then, the connection reports."""
-        host, port = self._endpoint.host, self._endpoint.port
         try:
             try:
-                channel = None if self._tls is None else self._tls.open()
-                making = self.loop.create_connection(
-                    lambda: Connection(self, channel=channel, speaks_first=True, lingers=True), host, port
-                )
-                await asyncio.wait_for(making, self.node.settings.silence_limit_s)
+                await self._reach()
             except (OSError, asyncio.TimeoutError, ConfigError) as error:  # ConfigError: the robot's file has changed
                 self.node.connect_failed(self.loop.time(), _plain(error))
             self._attend()
         except Exception as error:
             self._give_up(error)
+
+    async def _reach(self) -> None:
+        """Connect to the server, or where else it may be: where it was last, first."""
+        places = self._addresses.all()
+        limit_s = self.node.settings.silence_limit_s
+        for left, (host, port) in zip(range(len(places) - 1, -1, -1), places, strict=True):
+            channel = None if self._tls is None else self._tls.open()
+            making = self.loop.create_connection(
+                lambda: Connection(self, channel=channel, speaks_first=True, lingers=True),  # noqa: B023
+                host,
+                port,
+            )
+            try:
+                await asyncio.wait_for(making, min(limit_s, OTHER_LIMIT_S) if left else limit_s)
+                return
+            except (OSError, asyncio.TimeoutError):
+                self._addresses.leave()
+                if not left:
+                    raise
 
     def _give_up(self, error: BaseException) -> None:
         """A fault of this process on the network thread: end that thread, and the wait of the training thread with it.
@@ -284,10 +306,17 @@ class NetworkThread:
         if self._endpoint.security.secret is None:  # where there is one, the node itself wants its proof in time
             connection.must_be_secured(self.node.settings.silence_limit_s)
         self.connection = connection
+        if len(self._addresses.all()) > 1:
+            self.loop.call_later(OTHER_LIMIT_S, self._doubt, connection)
         self.node.link_up(self.loop.time(), connection.link)
         if fault:
             connection.close(fault)
         self._attend()  # the limits count from now on, also for a peer that never says a word
+
+    def _doubt(self, connection: Connection) -> None:
+        """A server that is frozen takes connections, and says nothing: there is another address."""
+        if self.connection is connection and not connection.link.decoder.frames:
+            connection.close(f"nothing came from the server for {OTHER_LIMIT_S:g} s")
 
     def on_secured(self, connection: Connection, channel: Channel) -> None:
         assert self._tls is not None
@@ -315,6 +344,9 @@ class NetworkThread:
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         self.connection = None
+        if self._silent or connection.link.conversation.state not in WELCOMED:
+            self._addresses.leave()
+        self._silent = False
         self.node.link_down(self.loop.time(), cause)
         self._attend()
 
@@ -332,6 +364,7 @@ class NetworkThread:
     def _attend(self) -> None:
         """The node may have changed: send what there is, connect, set the timer, wake the training thread."""
         connection, node = self.connection, self.node
+        self._addresses.learn(node.standby)
         if connection is not None:
             connection.pump()
             if node.over and connection.link.closing is False:
@@ -367,8 +400,43 @@ class NetworkThread:
             self.node.on_timer(self.loop.time())
         except LinkLost as error:
             if self.connection is not None:
+                self._silent = True
                 self.connection.close(str(error))
         self._attend()
+
+
+class _Addresses:
+    """Where the server may be: as the user has said, and as the server itself has told.
+
+    Args:
+        given: by the user.
+    """
+
+    def __init__(self, given: list[tuple[str, int]]) -> None:
+        self._known = list(dict.fromkeys(given))
+        self._given = tuple(self._known)
+        self._told = ""
+
+    def learn(self, standby: str) -> None:
+        """The server has told where its standby is, or is to be; or nothing."""
+        if not standby or standby == self._told:
+            return
+        before, self._told = self._told, standby
+        try:
+            address = split_address(standby)
+        except ConfigError:  # what a server tells is no error of this user
+            return
+        if address not in self._known:
+            self._known = [each for each in self._known if each in self._given or f"{each[0]}:{each[1]}" != before]
+            self._known.append(address)
+
+    def all(self) -> list[tuple[str, int]]:
+        """All of them, that to be tried first in front."""
+        return list(self._known)
+
+    def leave(self) -> None:
+        """The one in front is not where the server is."""
+        self._known.append(self._known.pop(0))
 
 
 def _plain(error: BaseException) -> str:

@@ -267,4 +267,18 @@ class Prober:
         except TimeoutError as error:
             raise LinkLost(f"nothing could be sent for {self._limit_s:g} s") from error
         except OSError as error:
+            self._hear_out()
             raise LinkLost(f"the connection broke: {error.strerror}") from error
+
+    def _hear_out(self) -> None:
+        """The other end has closed: what it said before says why.
+
+        Raises:
+            RemoteProtocolError, LinkLost: what it said.
+        """
+        while True:
+            try:
+                message = self._hear()
+            except LinkLost:
+                return
+            self._check(message)

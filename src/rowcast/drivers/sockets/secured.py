@@ -104,7 +104,7 @@ class TeamHost:
             holder = Holder.of(x509.load_der_x509_certificate(channel.peer_certificate))
         except ValueError as error:
             raise AuthenticationFailed("its certificate cannot be read; make one with 'rowcast team add'") from error
-        if holder is None or holder.role != ROBOT:
+        if holder is None or holder.role not in (ROBOT, SERVER):  # a server is a standby; it has no name to join under
             raise AuthenticationFailed("its certificate is not that of a robot; make one with 'rowcast team add NAME'")
         if cause := self.taken_back(holder):
             raise CertificateRevoked(cause)
@@ -149,13 +149,14 @@ class TeamGuest:
 
     Args:
         path: see :func:`~rowcast.drivers.sockets.credentials.read_credential`.
+        role: of whom the file is; a server connects to the server that it follows.
 
     Raises:
         ConfigError: it cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, role: str = ROBOT) -> None:
+        self._path, self._role = path, role
         self._load(_mark(path))
 
     @property
@@ -187,7 +188,7 @@ class TeamGuest:
         return channel_hash(certificate), holder
 
     def _load(self, mark: _Mark) -> None:
-        credential = read_credential(self._path, ROBOT)
+        credential = read_credential(self._path, self._role)
         self._context, self._credential, self._read = _with(credential, server_side=False), credential, mark
 
 

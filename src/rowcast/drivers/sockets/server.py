@@ -116,6 +116,11 @@ class Server(Generic[H]):
         self.node.listen(self.now())
         self._look()
 
+    @property
+    def listens(self) -> bool:
+        """Whether it was started."""
+        return self._listener is not None
+
     def _take(self) -> Connection:
         return Connection(self, channel=None if self._tls is None else self._tls.open())
 

@@ -70,7 +70,7 @@ class Team(NodeView):
         parameters: str | None = None,
         state_dir: str | Path | None = None,
     ) -> None:
-        endpoint.security.check_join(endpoint.host)
+        endpoint.check_join()
         endpoint.security.guest(name)  # now, and not at the first step, the user hears of a file that cannot be used
         if parameters not in (None, "team", "mine"):
             raise ConfigError(f"parameters: {parameters!r} is unknown; {near_match(str(parameters), ('team', 'mine'))}")

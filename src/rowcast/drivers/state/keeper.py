@@ -12,17 +12,19 @@ from dataclasses import dataclass
 
 from rowcast.config import LinkSettings, ServerSettings, StateSettings
 from rowcast.drivers.state.disk import Disk
-from rowcast.drivers.state.folder import Found, StateFolder
+from rowcast.drivers.state.folder import Found, StateFolder, snapshot_bytes
 from rowcast.drivers.state.writer import GroupWriter
+from rowcast.durability.leadership import Leadership, Standing
 from rowcast.durability.recorded import Drawn, RecordedServer
 from rowcast.durability.recovery import Recovery, recover
 from rowcast.durability.state import State
 from rowcast.errors import ConfigError
 from rowcast.journal import Journal
+from rowcast.session.voter import Tenure
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
-__all__ = ["ServerKeeper", "TeamSpec"]
+__all__ = ["ServerKeeper", "TeamSpec", "Warm"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,25 @@ class TeamSpec:
     settings: ServerSettings
     links: LinkSettings
     secret: bytes | None = None
+
+
+#: See :meth:`ServerKeeper.ship`.
+Shipment = Callable[[int, bytes], None]
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What a standby knows already.
+
+    Attributes:
+        folder: its folder, taken over.
+        recovered: the server, as its log has it.
+        next: number of the group that comes next.
+    """
+
+    folder: StateFolder
+    recovered: Recovery
+    next: int
 
 
 def _trace_of(secret: bytes | None, salt: bytes) -> str:
@@ -79,8 +100,12 @@ class ServerKeeper:
         settings: see :mod:`rowcast.config`; ``durability`` is ``snapshot`` or ``log``.
         journal: of the server.
         source: of random bytes.
+        warm: nothing need be read: what a standby knows, of the folder that ``disk`` is.
+        take_over: it leads, whatever the standby or the other server may do.
 
     Attributes:
+        leadership: whether it may lead; ``None`` where there is no log.
+        identity: 16 bytes that name the folder.
         server: the server, with its inputs noted; its sessions are those that the folder had.
         starts_at: the driver's time goes on from here (s).
         recovered: how the server was built again; ``None``: the folder was new.
@@ -100,6 +125,8 @@ class ServerKeeper:
         journal: Journal,
         *,
         source: Callable[[int], bytes] = os.urandom,
+        warm: Warm | None = None,
+        take_over: bool = False,
     ) -> None:
         begun = time.monotonic()
         self.settings = settings
@@ -113,14 +140,20 @@ class ServerKeeper:
         self._team = team
         self._taken_at = self._worked_s = 0.0
         self._writing: threading.Thread | None = None
-        self._folder = StateFolder(disk)
+        self._shipments: list[Shipment] = []
+        self.leadership: Leadership | None = None
+        self._folder = StateFolder(disk) if warm is None else warm.folder
         try:
-            found = self._folder.find()
+            found = None if warm is not None else self._folder.find()
             self._next = 0
-            if found is None:
+            if warm is not None:
+                self.server = self._resume(warm.recovered, warm.next, sessions=True)
+            elif found is None:
                 self.server = self._begin(journal, source)
             else:
                 self.server = self._again(found, journal, source)
+            self.identity = self._identity(source)
+            self._lead(source, take_over=take_over)
         except BaseException:
             self._folder.close()
             raise
@@ -187,14 +220,52 @@ class ServerKeeper:
             links=team.links,
             source=source,
         )
-        self.recovered, self.starts_at = recovered, recovered.now
         self._cut_bytes = found.groups.cut
-        log = self._open_log(found.groups.next)
         sessions = found.about.get("durability") == "log" or found.about.get("ended") == "yes"
+        return self._resume(recovered, found.groups.next, sessions=sessions)
+
+    def _resume(self, recovered: Recovery, next_group: int, *, sessions: bool) -> RecordedServer:
+        self.recovered, self.starts_at = recovered, recovered.now
         known = set(recovered.node.members)
-        server = recovered.resume(log, recovered.now, sessions=sessions)
+        server = recovered.resume(self._open_log(next_group), recovered.now, sessions=sessions)
         self._forgotten = len(known - set(recovered.node.members))
         return server
+
+    def _identity(self, source: Callable[[int], bytes]) -> bytes:
+        try:
+            return self._folder.identity(source)
+        except OSError as error:
+            raise ConfigError(
+                f"state: cannot be written: {error.strerror or error}; make room there, or give another --state"
+            ) from error
+
+    def _lead(self, source: Callable[[int], bytes], *, take_over: bool) -> None:
+        """Find out who leads, and lead a team that is new."""
+        tenure, server = self.server.node.team.tenure, self.server
+        if self.settings.durability != "log":
+            if tenure.follower:
+                raise ConfigError("state: its team has a standby, which needs a log; give --durability log")
+            return
+        rosters = [frozenset[bytes]()] if self.recovered is None else self.recovered.rosters
+        promised = self._folder.promised()
+        leads = Leadership(tenure, self.identity, rosters, promised=promised, forced=take_over)
+        self.leadership = leads
+        server.rosters, server.on_roster = lambda: leads.rosters, leads.roster
+        if take_over or tenure.term == 0:
+            first = leads.take_over() if take_over else leads.first(source(16))
+            server.node.lead(self.starts_at, first)  # the snapshot that comes next has it
+            leads.led(first, 0, 0)
+
+    def change(self, now: float, tenure: Tenure) -> None:
+        """From now on the team is led so; it is in the log before anybody hears of it."""
+        assert self.leadership is not None
+        self.server.lead(now, tenure)
+        self.leadership.led(tenure, self.server.position, self._log.committed_to)
+
+    @property
+    def leads(self) -> bool:
+        """Something may be told."""
+        return self.leadership is None or self.leadership.standing in (Standing.ALONE, Standing.ATTACHED)
 
     def record(self, now: float) -> None:
         """Tell the journal how the server was built again, if it was."""
@@ -226,14 +297,32 @@ class ServerKeeper:
             due = worked_s - self._worked_s >= self.settings.replay_s
         else:
             due = now - self._taken_at >= self.settings.snapshot_s
-        if due:
+        if due or self._shipments:
             self._worked_s = worked_s
             self._writing = threading.Thread(
                 target=self._write, args=self._snapshot(now), name="rowcast-snapshot", daemon=True
             )
             self._writing.start()
 
-    def _snapshot(self, now: float, *, ended: bool = False) -> tuple[int, State, dict[str, str]]:
+    def ship(self, tap: Callable[[int, int, bytes], None], snapshot: Shipment) -> None:
+        """Give a standby what it needs: a snapshot that is taken next, and from now on each group of the log.
+
+        Args:
+            tap: see :class:`GroupWriter`.
+            snapshot: called on another thread with the number of the first group behind it and its bytes, once it is on
+                this disk (empty: it cannot be written); what the tap is given before that number is in it.
+        """
+        assert isinstance(self._log, GroupWriter)
+        self._log.tap = tap
+        self._shipments = [snapshot]
+
+    def ship_nothing(self) -> None:
+        """The standby is gone."""
+        assert isinstance(self._log, GroupWriter)
+        self._log.tap = None
+        self._shipments = []
+
+    def _snapshot(self, now: float, *, ended: bool = False) -> tuple[int, State, dict[str, str], list[Shipment]]:
         log = self._log
         if isinstance(log, GroupWriter):
             self._next = log.rotate()
@@ -242,15 +331,21 @@ class ServerKeeper:
         self._taken_at = now
         about = {"policy": self._team.policy, "durability": self.settings.durability, "ended": "yes" if ended else "no"}
         about["secret"] = self._trace
-        return self._next, self.server.capture(now), about
+        about["team"] = self.server.node.team.tenure.team.hex()
+        shipments, self._shipments = self._shipments, []
+        return self._next, self.server.capture(now), about, shipments
 
-    def _write(self, first: int, state: State, about: dict[str, str]) -> None:
+    def _write(self, first: int, state: State, about: dict[str, str], shipments: list[Shipment]) -> None:
+        data = snapshot_bytes(state, about)
         try:
-            self.snapshot_bytes = self._folder.write(first, state, about)
+            self._folder.write(first, data)
             self.snapshots += 1
+            self.snapshot_bytes = len(data)
             self.fault = ""
         except OSError as error:  # the one before is still there, and so is the log behind it
             self.fault = error.strerror or str(error)
+        for shipment in shipments:
+            shipment(first, b"" if self.fault else data)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class GroupWriter:
         failure: why nothing can be written now; empty: it can.
         written: bytes written, all together.
         waiting_bytes: bytes of records that are not committed.
+        tap: called on the writer's thread with number, newest position and content of each group once it is committed.
     """
 
     def __init__(self, disk: Disk, first: int, *, commit_s: float, committed: Callable[[], None]) -> None:
@@ -61,6 +62,7 @@ class GroupWriter:
         self.failure = ""
         self.written = 0
         self.waiting_bytes = 0
+        self.tap: Callable[[int, int, bytes], None] | None = None
         self._disk = disk
         self._commit_s = commit_s
         self._committed = committed
@@ -179,6 +181,8 @@ class GroupWriter:
             self.written += len(data)
             self.waiting_bytes -= len(content)
             self.failure = ""
+        if (tap := self.tap) is not None:
+            tap(group.number, group.position, content)
         self._told()
         return True
 

@@ -1,0 +1,312 @@
+"""The vote over who leads: two servers and their workers as values, messages in any order, lost, or late; crashes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.durability.leadership import Leadership, Standing, majority_of
+from rowcast.errors import ConfigError
+from rowcast.session.voter import Tenure, Voter
+from rowcast.wire import Ballot
+from wire_messages import prove
+
+TEAM = b"team" * 4
+
+
+class Site:
+    """One of the two servers: its disk, and while it runs its part of the vote.
+
+    The log is a list of entries: a tenure, a roster, or a word that may be told to workers.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self.log = []
+        self.promised = 0  # on the disk
+        self.up, self.linked, self.leads_from = True, False, 0
+        self.leads = None
+
+    def tenure(self):
+        return next((entry for entry in reversed(self.log) if isinstance(entry, Tenure)), Tenure())
+
+    def rosters_known(self):
+        """Every roster of its log: those that matter are among them."""
+        return [entry for entry in self.log if isinstance(entry, frozenset)] or [frozenset()]
+
+
+class World:
+    """Two servers, some workers, and messages on their way."""
+
+    def __init__(self, workers, chance):
+        self.chance = chance
+        self.sites = {b"one": Site(b"one"), b"two": Site(b"two")}
+        self.voters = {name: Voter() for name in workers}
+        self.mail = []  # (kind, to, what)
+        self.told = []  # (term, words): every word that a worker has heard, in order
+        self.served = {}  # term -> who served in it
+        first = self.sites[b"one"]
+        first.leads = Leadership(Tenure(), b"one", [frozenset()])
+        self.lead(first, first.leads.first(TEAM))
+        self.grow(first, frozenset(workers))
+        self.word = 0
+
+    # -- what a server does ----------------------------------------------------------------------------------------
+
+    def other(self, site):
+        return self.sites[b"two" if site.name == b"one" else b"one"]
+
+    def lead(self, site, tenure):
+        here = len(site.log)
+        site.log.append(tenure)
+        site.leads.led(tenure, len(site.log), here)
+        site.leads_from = len(site.log)
+
+    def grow(self, site, roster):
+        site.log.append(roster)
+        site.leads.roster(len(site.log), roster)
+
+    def attach(self, site):
+        """The other one, which runs and leads nothing, has caught up: its log is this one's."""
+        other, leads = self.other(site), site.leads
+        if leads is None or leads.standing not in (Standing.ALONE, Standing.ASKING) or not other.up:
+            return
+        if other.leads is not None and other.leads.standing is not Standing.ASKING:
+            return
+        highest = other.tenure().term if other.leads is None else max(other.tenure().term, other.leads.asked)
+        if other.tenure().term > leads.tenure.term:
+            leads.served_elsewhere(other.tenure().term)
+            return
+        other.leads = None
+        other.promised = leads.reserve(max(highest, other.promised))
+        if self.chance.random() < 0.2:
+            return  # it promised, and does not come so far as to be attached
+        other.log = list(site.log)
+        if (tenure := leads.with_standby(other.name, "", other.promised)) is not None:
+            self.lead(site, tenure)
+            other.linked = True
+
+    def ship(self, site):
+        """One entry more reaches the standby, and is acknowledged."""
+        other = self.other(site)
+        leads = site.leads
+        if leads is None or leads.standing is not Standing.ATTACHED or not (other.up and other.linked):
+            return
+        if other.leads is None and len(other.log) < len(site.log):
+            other.log.append(site.log[len(other.log)])
+            if self.chance.random() < 0.8:
+                leads.acknowledged(len(other.log))
+
+    def say(self, site):
+        """Log a word, and tell a worker all that may be told."""
+        if site.leads is None or site.leads.standing is Standing.DEPOSED:
+            return
+        self.word += 1
+        site.log.append(self.word)
+        told = site.leads.committed(len(site.log))
+        standing = site.leads.standing
+        if standing in (Standing.ALONE, Standing.ATTACHED) and told >= site.leads_from:
+            term = site.leads.tenure.term
+            voter = self.voters[self.chance.choice(sorted(self.voters))]
+            if voter.accepts(TEAM, term):
+                voter.serve(TEAM, term)
+                assert self.served.setdefault(term, site.name) == site.name, "two servers in one term"
+                words = [entry for entry in site.log[:told] if isinstance(entry, int)]
+                if self.told:
+                    known = self.told[-1][1]
+                    if term >= self.told[-1][0]:
+                        assert words[: len(known)] == known, "a worker was told what is not there any more"
+                        self.told.append((term, words))
+                    else:
+                        assert known[: len(words)] == words, "an old server told something else"
+                else:
+                    self.told.append((term, words))
+
+    def change(self, site):
+        """A worker comes or goes; nobody hears of it before it is in both logs."""
+        if site.leads is not None and site.leads.standing is not Standing.DEPOSED:
+            roster = set(site.rosters_known()[-1])
+            roster ^= {self.chance.choice(sorted(self.voters))}
+            self.grow(site, frozenset(roster or self.voters))
+
+    def lose(self, site):
+        site_other = self.other(site)
+        site_other.linked = False
+        if site.leads is not None:
+            site.leads.lost(len(site.log))
+        self.ask(site)
+
+    def candidate(self, site):
+        """It has heard nothing: it asks, if it was attached."""
+        if site.leads is None and site.up and site.name in (site.tenure().follower, site.tenure().leader):
+            site.linked = False
+            site.leads = Leadership(site.tenure(), site.name, site.rosters_known(), promised=site.promised)
+            site.leads_from = 1 << 60
+            self.ask(site)
+
+    def ask(self, site):
+        ballot = None if site.leads is None else site.leads.ballot()
+        for name in self.voters if ballot is not None else ():
+            self.mail.append(("ballot", name, (site.name, ballot)))
+
+    def judge(self, site):
+        leads = site.leads
+        if leads is None:
+            return
+        if leads.standing is Standing.DEPOSED:
+            site.leads = None
+        elif leads.won:
+            self.lead(site, leads.alone())
+        elif leads.hopeless:
+            withdrawal = leads.withdraw()
+            for name in self.voters:
+                self.mail.append(("withdrawal", name, withdrawal))
+            if leads.tenure.leader == site.name:
+                site.leads = None
+            else:
+                leads.again()
+
+    def crash(self, site):
+        site.up, site.linked, site.leads = False, False, None
+        self.other(site).linked = False
+
+    def restart(self, site):
+        if not site.up:
+            site.up = True
+            tenure = site.tenure()
+            if tenure.leader == site.name:
+                site.leads = Leadership(tenure, site.name, site.rosters_known(), promised=site.promised)
+                site.leads_from = 1 << 60 if tenure.follower else 0
+
+    # -- what the network does -------------------------------------------------------------------------------------
+
+    def deliver(self):
+        if not self.mail:
+            return
+        kind, to, what = self.mail.pop(self.chance.randrange(len(self.mail)))
+        if self.chance.random() < 0.2:
+            return
+        if kind == "ballot":
+            server, ballot = what
+            self.mail.append(("vote", server, (to, self.voters[to].vote(ballot))))
+        elif kind == "withdrawal":
+            self.voters[to].withdrawn(what)
+        elif (leads := self.sites[to].leads) is not None:
+            leads.hear(*what)
+            self.judge(self.sites[to])
+
+
+STEPS = ["say", "say", "ship", "ship", "ship", "attach", "lose", "candidate", "crash", "restart", "ask", "change"]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+@prove(400)
+def test_one_server_leads_in_a_term_and_what_was_told_is_never_missing(seed, count):
+    """Random steps; each assertion is in :meth:`World.say`."""
+    chance = random.Random(seed)
+    world = World([b"worker-%d" % number for number in range(count)], chance)
+    for _ in range(300):
+        site = world.sites[chance.choice([b"one", b"two"])]
+        if chance.random() < 0.5:
+            world.deliver()
+        else:
+            step = chance.choice(STEPS)
+            if site.up or step == "restart":
+                getattr(world, step)(site)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
+def test_with_the_server_dead_a_majority_lets_the_standby_lead(count):
+    workers = [b"worker-%d" % number for number in range(count)]
+    world = World(workers, random.Random(0))
+    one, two = world.sites[b"one"], world.sites[b"two"]
+    world.attach(one)
+    for _ in range(3):
+        world.say(one)
+    while len(two.log) < len(one.log):
+        world.ship(one)
+    world.crash(one)
+    world.candidate(two)
+    needed = majority_of(count) - 1
+    for name in workers[:needed]:
+        assert two.leads.standing is Standing.ASKING and not two.leads.won
+        two.leads.hear(name, world.voters[name].vote(two.leads.ballot()))
+    assert two.leads.won and not two.leads.missing
+    world.lead(two, two.leads.alone())
+    assert two.leads.committed(len(two.log)) == len(two.log)
+
+
+def attached():
+    leads = Leadership(Tenure(1, TEAM, b"one"), b"one", [frozenset({b"a", b"b"})])
+    leads.led(leads.with_standby(b"two", "there:1", leads.reserve(0)), 10, 9)
+    return leads
+
+
+def test_nothing_is_told_that_the_standby_has_not():
+    leads = attached()
+    assert leads.committed(9) == 9, "what came before needs it not"
+    assert leads.committed(20) == 9
+    leads.acknowledged(15)
+    assert leads.committed(20) == 15 and leads.committed(12) == 12
+    leads.lost(20)
+    leads.acknowledged(20)
+    assert leads.committed(30) == 15, "it asks, and tells nothing"
+    for name in (b"a", b"b"):
+        leads.hear(name, Voter().vote(leads.ballot()))
+    leads.led(leads.alone(), 31, 30)
+    assert leads.committed(30) == 15, "not before its term is on the disk"
+    assert leads.committed(31) == 31
+
+
+def test_each_roster_that_the_other_one_may_have_counts():
+    leads = attached()
+    leads.acknowledged(12)
+    for position, members in ((13, {b"b", b"c"}), (14, {b"c", b"d"}), (15, {b"d", b"e"})):
+        leads.roster(position, frozenset(members))
+    leads.lost(20)
+    for name in (b"d", b"e"):
+        leads.hear(name, Voter().vote(leads.ballot()))
+    assert not leads.won, "of those that the standby knows nobody has granted it"
+    for name in (b"b", b"a", b"c"):
+        leads.hear(name, Voter().vote(leads.ballot()))
+    assert leads.won
+
+
+def test_a_worker_grants_a_term_once_and_to_no_log_that_was_left_behind():
+    voter = Voter()
+    voter.serve(TEAM, 2)
+    assert voter.vote(Ballot(3, 2, b"one")).granted
+    assert voter.vote(Ballot(3, 2, b"one")).granted, "it was asked again"
+    assert not voter.vote(Ballot(3, 2, b"two")).granted
+    assert not voter.vote(Ballot(4, 2, b"two")).granted, "another one may have won term 3"
+    assert voter.vote(Ballot(4, 3, b"two")).granted
+    voter.serve(TEAM, 4)
+    assert not voter.accepts(TEAM, 3) and voter.accepts(TEAM, 4) and voter.accepts(b"other team", 1)
+
+
+def test_a_grant_that_was_withdrawn_is_as_if_not_given():
+    voter, leads = Voter(), attached()
+    voter.serve(TEAM, 2)
+    leads.lost(20)
+    assert voter.vote(leads.ballot()).granted
+    assert not voter.vote(Ballot(4, 2, b"two")).granted
+    voter.withdrawn(leads.withdraw())
+    assert voter.vote(Ballot(4, 2, b"two")).granted
+
+
+def test_a_worker_that_may_have_forgotten_grants_nothing_before_it_is_served():
+    voter = Voter()
+    voter.abstains = True
+    assert not voter.vote(Ballot(3, 2, b"one")).granted
+    voter.serve(TEAM, 3)
+    assert voter.vote(Ballot(4, 3, b"one")).granted
+
+
+def test_a_copy_of_a_folder_may_not_lead_unless_an_operator_says_so():
+    with pytest.raises(ConfigError, match="--take-over"):
+        Leadership(Tenure(2, TEAM, b"one", b"two"), b"three", [frozenset()])
+    forced = Leadership(Tenure(2, TEAM, b"one", b"two"), b"three", [frozenset()], forced=True)
+    assert forced.take_over().term > 1000 and forced.take_over().leader == b"three"
