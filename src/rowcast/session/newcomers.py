@@ -98,6 +98,8 @@ class Newcomers:
         """Why who says this is not let in, for who it is or how often it comes: code and sentence, or ``None``."""
         if not self._handshakes[link].accepts(hello, link.channel):
             return "secret", "the worker's proof does not fit the server's shared secret; give both the same"
+        if link.identity == "":
+            return "certificate", "its certificate is not that of a robot; make one with 'rowcast team add NAME'"
         if link.identity is not None and hello.name != link.identity:
             return (
                 "certificate",

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from rowcast.config import StateSettings
 from rowcast.drivers.crew import load_kernels
@@ -19,13 +18,7 @@ from rowcast.drivers.state.keeper import ServerKeeper, TeamSpec
 from rowcast.drivers.state.mirror import Mirror
 from rowcast.journal import Journal
 from rowcast.version import __version__
-from rowcast.wire import (
-    Follow,
-    Followed,
-)
-
-if TYPE_CHECKING:
-    pass
+from rowcast.wire import Follow, Followed
 
 __all__ = ["Standby"]
 
