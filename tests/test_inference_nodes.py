@@ -316,11 +316,11 @@ def test_without_deadline_and_fallback_it_is_asked_again_after_a_cut():
 def test_after_a_cut_the_robot_answers_at_once():
     world = world_of()
     world.add(trace=Trace.constant(1e4), deadline_s=0.5)
-    world.at(0.1, world.ask)
-    world.at(0.15, world.simulation.cut, "robot", 1.0)
+    world.at(0.2, world.ask)
+    world.at(0.25, world.simulation.cut, "robot", 1.0)
     world.run(5.0)
     outcome = world.check()[1]
-    assert outcome.by == "robot" and outcome.done_at == pytest.approx(0.15 + LOCAL_S)
+    assert outcome.by == "robot" and outcome.done_at == pytest.approx(0.25 + LOCAL_S)
 
 
 def test_a_deadline_that_the_robot_cannot_keep_is_refused():
@@ -337,7 +337,7 @@ def test_a_probe_is_computed_at_both_ends():
         world = world_of()
         planning = Planning(Always(Decision(world.plan, 0.0, probe=True)), local(COSTS), LOCAL_S)
         world.add(trace=Trace.constant(1e4), planning=planning, fallback=fallback)
-        world.at(0.1, world.ask)
+        world.at(0.2, world.ask)  # on such a link the introductions take a tenth of a second
         world.run(5.0)
         outcome = world.check()[1]
         assert outcome.by == "robot" and outcome.latency_s == pytest.approx(LOCAL_S)
