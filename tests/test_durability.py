@@ -309,6 +309,27 @@ def test_records_are_committed_in_groups():
     assert sorted(disk.files) == [segment_name(0), segment_name(2)]
 
 
+def test_a_record_that_waits_for_the_next_one_holds_nobody_up_who_flushes():
+    disk = MemoryDisk()
+    writer = GroupWriter(disk, 0, commit_s=0.0, committed=lambda: None)
+    late = []
+
+    def check():  # called while the disk works
+        if flushing.is_alive() and writer._hurry and not late:
+            late.append(writer.append(b"late", waits=True))
+
+    flushing = threading.Thread(target=writer.flush, daemon=True)
+    with writer._lock:  # the flush begins before the record is committed
+        writer._open.records.append(b"first")
+        writer._position += 1
+        disk.check = check
+        flushing.start()
+    flushing.join(10.0)
+    assert not flushing.is_alive() and writer.committed_to == 2 and late == [2]
+    writer.close()
+    assert b"".join(content_of(disk)) == b"firstlate"
+
+
 @pytest.mark.parametrize("trouble", ["full", "failing"])
 def test_nothing_is_committed_while_the_disk_fails_and_everything_after(trouble, monkeypatch):
     monkeypatch.setattr("rowcast.drivers.state.writer.RETRY_S", 0.01)
@@ -378,6 +399,33 @@ def test_a_folder_brings_the_server_back_after_a_loss_of_power():
         disk.lose_power(random.Random(seed))
         third = keeper_of(disk, seed=2)
         assert third.recovered.links == {}
+
+
+def test_a_standby_that_comes_while_a_snapshot_is_written_gets_the_next_one():
+    """Nobody else may say anything meanwhile: the keeper itself tells that the next one can be taken."""
+    disk = MemoryDisk()
+    keeper = keeper_of(disk)
+    may_write, written, shipped = threading.Event(), threading.Event(), []
+    replace_file = disk.replace
+
+    def replace_slowly(name, new):
+        assert may_write.wait(10.0)
+        replace_file(name, new)
+
+    disk.replace = replace_slowly
+    keeper.on_written = written.set
+    keeper.ship(lambda *_: None, lambda first, data: shipped.append((1, len(data))))
+    keeper.attend(1.0, 0.0)  # for a standby whose connection has ended meanwhile
+    keeper.ship(lambda *_: None, lambda first, data: shipped.append((2, len(data))))
+    keeper.attend(2.0, 0.0)
+    assert shipped == [] and not written.is_set()
+    may_write.set()
+    assert written.wait(10.0)
+    written.clear()
+    keeper.attend(3.0, 0.0)
+    assert written.wait(10.0)
+    assert [which for which, _ in shipped] == [1, 2] and all(size for _, size in shipped)
+    keeper.close(4.0)
 
 
 def test_snapshots_make_the_log_short():

@@ -112,6 +112,7 @@ def test_a_standby_that_was_left_behind_never_leads(tmp_path):
         second.send(signal.SIGCONT)
         second.says("asks the workers that come")
         first.start()  # it led alone: it goes on at once
+        second.says("has all that")  # it follows again, with the log of who led alone in place of its own
         for robot in robots:
             robot.go_on_to(None)
         audit(robots)

@@ -55,7 +55,10 @@ class DurableServer(Server[RecordedServer]):
         def committed() -> None:
             loop.call_soon_threadsafe(self._on_commit)
 
-        self.keeper.on_commit = committed
+        def written() -> None:  # a standby may wait for the next one, and nobody else may say anything
+            loop.call_soon_threadsafe(self._soon)
+
+        self.keeper.on_commit, self.keeper.on_written = committed, written
         await super().start()
 
     async def close(self, cause: str = "the server was stopped") -> None:
@@ -63,7 +66,7 @@ class DurableServer(Server[RecordedServer]):
         try:
             await super().close(cause)
         finally:
-            self.keeper.on_commit = lambda: None
+            self.keeper.on_commit = self.keeper.on_written = lambda: None
             await asyncio.get_running_loop().run_in_executor(None, self.keeper.close, self.now())
 
     async def _settled(self) -> None:

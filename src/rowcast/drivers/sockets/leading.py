@@ -96,6 +96,8 @@ class LeadingServer(DurableServer):
         """See :meth:`DurableServer.close`."""
         if self._ticking is not None:
             self._ticking.cancel()
+        self._port = None  # it is not the standby that goes
+        self.keeper.ship_nothing()
         for port in list(self._ports.values()):
             port.connection.close(cause)
         await super().close(cause)

@@ -87,6 +87,7 @@ class Server(Generic[H]):
         self._handler_before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any] | None = None
         self._ready: dict[Link, None] = {}
         self._pumping = False
+        self._over = False  # the node hears nothing more
         self._ahead_s = 0.0  # the node's time beyond that of the loop
         self._tls: HostTls | None = None
         self._holders: dict[Link, Holder] = {}
@@ -148,6 +149,9 @@ class Server(Generic[H]):
         for connection in list(self._connections.values()):
             connection.close(cause)
         await asyncio.sleep(0)
+        self._over = True
+        while self._connections:  # some take longer to close, and nothing may reach the node then
+            self.node.link_down(self.now(), self._connections.popitem()[0], cause)
         if self._listener is not None:
             await self._listener.wait_closed()
             self.node.stop(self.now())
@@ -269,6 +273,8 @@ class Server(Generic[H]):
     def _pump(self) -> None:
         """Send what the node has got to say, and set the timer. Sockets are looked at again before it takes long."""
         self._pumping = False
+        if self._over:
+            return
         try:
             self._send_ready(self.now() + BREATH_S)
             self._attended()

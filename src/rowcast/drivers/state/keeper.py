@@ -111,6 +111,9 @@ class ServerKeeper:
         recovered: how the server was built again; ``None``: the folder was new.
         recovery_s: how long that took (s).
         snapshots, snapshot_bytes: taken so far, and the size of the last one.
+        on_commit: called on the log's thread when more of the log is committed, or that fails.
+        on_written: called on another thread when a snapshot that was taken beside the work is written, or that has
+            failed: :meth:`attend` may take the next one.
 
     Raises:
         ConfigError: another process uses the folder, or it holds the team of another policy.
@@ -134,12 +137,14 @@ class ServerKeeper:
         self.starts_at = 0.0
         self.snapshots = self.snapshot_bytes = 0
         self.on_commit: Callable[[], None] = lambda: None
+        self.on_written: Callable[[], None] = lambda: None
         self.fault = ""
         self._cut_bytes = self._forgotten = 0
         self._trace = _trace_of(team.secret, os.urandom(16))
         self._team = team
         self._taken_at = self._worked_s = 0.0
         self._writing: threading.Thread | None = None
+        self._is_writing = False
         self._shipments: list[Shipment] = []
         self.leadership: Leadership | None = None
         self._folder = StateFolder(disk) if warm is None else warm.folder
@@ -289,18 +294,17 @@ class ServerKeeper:
             now: time (s).
             worked_s: processor time of the server so far (s): about what it takes to do the same once more.
         """
-        if self._writing is not None:
-            if self._writing.is_alive():
-                return
-            self._writing = None
+        if self._is_writing:
+            return
         if isinstance(self._log, GroupWriter):
             due = worked_s - self._worked_s >= self.settings.replay_s
         else:
             due = now - self._taken_at >= self.settings.snapshot_s
         if due or self._shipments:
             self._worked_s = worked_s
+            self._is_writing = True
             self._writing = threading.Thread(
-                target=self._write, args=self._snapshot(now), name="rowcast-snapshot", daemon=True
+                target=self._write_beside, args=self._snapshot(now), name="rowcast-snapshot", daemon=True
             )
             self._writing.start()
 
@@ -334,6 +338,13 @@ class ServerKeeper:
         about["team"] = self.server.node.team.tenure.team.hex()
         shipments, self._shipments = self._shipments, []
         return self._next, self.server.capture(now), about, shipments
+
+    def _write_beside(self, first: int, state: State, about: dict[str, str], shipments: list[Shipment]) -> None:
+        try:
+            self._write(first, state, about, shipments)
+        finally:
+            self._is_writing = False
+            self.on_written()
 
     def _write(self, first: int, state: State, about: dict[str, str], shipments: list[Shipment]) -> None:
         data = snapshot_bytes(state, about)

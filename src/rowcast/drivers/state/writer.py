@@ -80,8 +80,12 @@ class GroupWriter:
     # -- called from the thread that appends ------------------------------------------------------------------------
 
     def append(self, record: bytes, *, waits: bool = False) -> int:
-        """Append a record; returns its position. One that ``waits`` is committed with the next one."""
+        """Append a record; returns its position.
+
+        One that ``waits`` is committed with the next one, unless somebody waits in :meth:`flush`.
+        """
         with self._lock:
+            waits = waits and not self._hurry
             self._position += 1
             self._open.records.append(record)
             self.waiting_bytes += len(record)
