@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.durability.leadership import Leadership, Standing, majority_of
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, LinkLost
+from rowcast.session import Link
 from rowcast.session.voter import Tenure, Voter
-from rowcast.wire import Ballot
+from rowcast.sync import parse_policy
+from rowcast.training import ServerNode
+from rowcast.wire import Ballot, Hello
+from rowcast.wire.auth import worker_proof
+from teams import LAYOUT
 from wire_messages import prove
 
 TEAM = b"team" * 4
@@ -310,3 +316,30 @@ def test_a_copy_of_a_folder_may_not_lead_unless_an_operator_says_so():
         Leadership(Tenure(2, TEAM, b"one", b"two"), b"three", [frozenset()])
     forced = Leadership(Tenure(2, TEAM, b"one", b"two"), b"three", [frozenset()], forced=True)
     assert forced.take_over().term > 1000 and forced.take_over().leader == b"three"
+
+
+# -- at the node -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", [None, b"a secret that the team shares"])
+def test_a_worker_that_another_server_has_served_is_not_let_in(secret):
+    """Its session is beyond what this log knows, and that is no fault of the worker."""
+    node = ServerNode(parse_policy("bsp"), secret=secret)
+    node.lead(0.0, Tenure(2, b"t" * 16, b"s" * 16))
+
+    def come(served, team=b"t" * 16, *, proves=True):
+        link = Link("10.0.0.1:5", address="10.0.0.1")
+        node.link_up(1.0, link)
+        challenge = node.poll(1.0, link)
+        plain = Hello("robot", bytes(16), b"", b"", LAYOUT.digest, b"", b"", False, 0, 70, team=team, served=served)
+        proof = worker_proof(secret, challenge, plain, link.channel) if secret and proves else b""
+        node.receive(1.0, link, msgspec.structs.replace(plain, proof=proof))
+        return link
+
+    if secret is not None:
+        assert come(4, proves=False).closing and node.team.served_elsewhere == 0
+    with pytest.raises(LinkLost, match="another server served robot in term 3"):
+        come(3)
+    assert node.team.served_elsewhere == 3 and not node.members
+    come(7, b"u" * 16)  # of another team, whose terms say nothing here
+    assert node.team.served_elsewhere == 3 and list(node.members) == ["robot"]

@@ -99,6 +99,7 @@ class Admission:
 
         Raises:
             RemoteProtocolError: what it says is not well-formed, or out of turn.
+            LinkLost: another server leads its team now; close the connection.
         """
         if (refusal := self.newcomers.refusal(now, link, hello)) is not None:
             self.refuse(now, link, link.peer, *refusal)
@@ -145,6 +146,11 @@ class Admission:
         if hello.wish == PROBES:
             self.newcomers.begin_probes(now, link, hello.name)
             return False
+        team = self._team
+        if hello.team == team.tenure.team and hello.served > team.tenure.term:
+            team.served_elsewhere = max(team.served_elsewhere, hello.served)
+            link.introduced = True
+            raise LinkLost(f"another server served {hello.name} in term {hello.served}")
         return True
 
     def _judge(self, now: float, link: Link, hello: Hello) -> Verdict | None:

@@ -134,9 +134,6 @@ class ServerNode(ServerCore, Host):
             raise LinkLost(ANOTHER_SERVER)
         if isinstance(message, Hello):
             self._admission.greet(now, link, message)
-            tenure = self.team.tenure
-            if message.team == tenure.team and message.served > tenure.term and not link.closing:
-                self.served_elsewhere = max(self.served_elsewhere, message.served)
         if isinstance(message, Probe):
             self.team.notifier.say(link, self._admission.newcomers.echo(link, message))
 

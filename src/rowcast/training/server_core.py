@@ -44,7 +44,6 @@ class ServerCore:
         finished: names of the workers that have finished.
         secret: what workers must prove that they know, or ``None``.
         votes: answers of workers to ballots, and their sessions, that the driver has not taken yet.
-        served_elsewhere: the highest term above this server's own in which a worker says that it was served; 0: none.
         notices: sentences for the user, oldest first; the driver shows and removes them.
     """
 
@@ -75,7 +74,6 @@ class ServerCore:
         self._sharing = Sharing(team)
         self._incoming = Incoming(team, self._admission, self._recurring, self._sharing)
         self.votes: deque[tuple[bytes, Vote]] = deque()
-        self.served_elsewhere = 0
         self.frames_applied = self._incoming.frames_applied
 
     # -- what it holds -----------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class Team:
         positions: how far the data of a worker was read that is in the parameters, by its name; see
             :class:`rowcast.wire.Welcome`.
         tenure: which server leads it, where that keeps a log.
+        served_elsewhere: the highest term above that one in which a worker says that it was served; 0: none.
         notifier: where workers are told something, and woken to whom something may be sent.
         gate: whom the gate counts.
         model: the parameters and what members are owed.
@@ -49,6 +50,7 @@ class Team:
     finished: set[str] = field(default_factory=set)
     positions: dict[str, bytes] = field(default_factory=dict)
     tenure: Tenure = field(default_factory=Tenure)
+    served_elsewhere: int = 0
     notifier: Notifier = field(default_factory=Notifier)
     gate: Gate = field(init=False)
     model: Model = field(init=False)

@@ -305,8 +305,8 @@ class LeadingServer(DurableServer):
         node = self.node.node
         while node.votes:
             self._leads.hear(*node.votes.popleft())
-        if node.served_elsewhere:
-            self._leads.served_elsewhere(node.served_elsewhere)
+        if node.team.served_elsewhere:
+            self._leads.served_elsewhere(node.team.served_elsewhere)
         self._look_at_vote()
 
     def _look_at_vote(self) -> None:
