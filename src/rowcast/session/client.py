@@ -50,10 +50,6 @@ class Kept(Protocol):
     how: str
 
 
-#: States in which the server has let the worker in.
-_LET_IN = (ClientState.WELCOMED, ClientState.JOINED)
-
-
 class Client:
     """Introduces a worker on each connection, and takes its place: a new one, or the one that it had.
 
@@ -139,7 +135,7 @@ class Client:
     @property
     def welcomed(self) -> bool:
         """The server has let the worker in, on the connection that stands."""
-        return self.conversation.state in _LET_IN
+        return self.conversation.is_let_in
 
     def introduce(self, message: Message, iteration: int, trained: int, channel: bytes = b"") -> Hello | None:
         """Handle a message of a server that has not proved anything yet.

@@ -158,6 +158,11 @@ class Conversation:
     def __init__(self, state: ClientState | HostState) -> None:
         self.state = state
 
+    @property
+    def is_let_in(self) -> bool:
+        """At a worker: the server has let it in, on the connection that stands."""
+        return self.state in (ClientState.WELCOMED, ClientState.JOINED, ClientState.SERVED)
+
     def expect(self, message: Message) -> None:
         """Check that a message has a place in the conversation.
 

@@ -11,6 +11,7 @@ import msgspec
 from rowcast.config import LinkSettings
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint, GuestTls
+from rowcast.drivers.sockets.owner import Owner
 from rowcast.drivers.sockets.tcp import tuned
 from rowcast.drivers.state.mirror import Mirror
 from rowcast.errors import AuthenticationFailed, ConfigError, RemoteProtocolError, RowcastError
@@ -72,7 +73,7 @@ class Follows(Protocol):
         """The server lets this one follow it."""
 
 
-class Session:
+class Session(Owner):
     """One connection to the server that is followed.
 
     Args:
@@ -157,12 +158,6 @@ class Session:
 
     def next_message(self, connection: Connection) -> Message | None:
         return connection.link.next_control(self._standby.now())
-
-    def position(self) -> int:
-        return 0
-
-    def committed_to(self) -> int:
-        return 0
 
     # -- the conversation ------------------------------------------------------------------------------------------
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.nodes import GuestNode, taken_in
+from rowcast.drivers.sockets.addresses import Addresses, in_words
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import Endpoint
-from rowcast.drivers.sockets.tcp import split_address, tuned
+from rowcast.drivers.sockets.owner import Owner
+from rowcast.drivers.sockets.tcp import tuned
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.session import Link
-from rowcast.session.states import ClientState
 from rowcast.wire import Message
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ __all__ = ["NetworkThread"]
 log = logging.getLogger("rowcast")
 T = TypeVar("T")
 
-#: States in which the server has let the node in.
-WELCOMED = (ClientState.WELCOMED, ClientState.JOINED, ClientState.SERVED)
-
 #: A worker that leaves gives its goodbye so much time (s) on a link that does not move.
 LEAVE_LIMIT_S = 2.0
 #: Where there is another address, one that does not answer is given up after so long (s).
@@ -41,7 +39,7 @@ OTHER_LIMIT_S = 3.0
 REMARK_CAP_S = 60.0
 
 
-class NetworkThread:
+class NetworkThread(Owner):
     """Carries what a node says, and tells it the time. What to do next, the node knows.
 
     Args:
@@ -58,7 +56,7 @@ class NetworkThread:
         self.node = node
         self.connection: Connection | None = None
         self._endpoint = endpoint
-        self._addresses = _Addresses([(endpoint.host, endpoint.port), *endpoint.others])
+        self._addresses = Addresses([(endpoint.host, endpoint.port), *endpoint.others])
         self._tls = endpoint.security.guest(node.name)
         self._link_settings = link_settings
         self._ending = threading.Lock()
@@ -244,7 +242,7 @@ class NetworkThread:
             try:
                 await self._reach()
             except (OSError, asyncio.TimeoutError, ConfigError) as error:  # ConfigError: the robot's file has changed
-                self.node.connect_failed(self.loop.time(), _plain(error))
+                self.node.connect_failed(self.loop.time(), in_words(error))
             self._attend()
         except Exception as error:
             self._give_up(error)
@@ -344,7 +342,7 @@ class NetworkThread:
 
     def on_closed(self, connection: Connection, cause: str) -> None:
         self.connection = None
-        if self._silent or connection.link.conversation.state not in WELCOMED:
+        if self._silent or not connection.link.conversation.is_let_in:
             self._addresses.leave()
         self._silent = False
         self.node.link_down(self.loop.time(), cause)
@@ -352,12 +350,6 @@ class NetworkThread:
 
     def next_message(self, connection: Connection) -> Message | None:
         return self.node.poll(self.loop.time())
-
-    def position(self) -> int:
-        return 0
-
-    def committed_to(self) -> int:
-        return 0
 
     # -- what comes next -------------------------------------------------------------------------------------------
 
@@ -403,48 +395,3 @@ class NetworkThread:
                 self._silent = True
                 self.connection.close(str(error))
         self._attend()
-
-
-class _Addresses:
-    """Where the server may be: as the user has said, and as the server itself has told.
-
-    Args:
-        given: by the user.
-    """
-
-    def __init__(self, given: list[tuple[str, int]]) -> None:
-        self._known = list(dict.fromkeys(given))
-        self._given = tuple(self._known)
-        self._told = ""
-
-    def learn(self, standby: str) -> None:
-        """The server has told where its standby is, or is to be; or nothing."""
-        if not standby or standby == self._told:
-            return
-        before, self._told = self._told, standby
-        try:
-            address = split_address(standby)
-        except ConfigError:  # what a server tells is no error of this user
-            return
-        if address not in self._known:
-            self._known = [each for each in self._known if each in self._given or f"{each[0]}:{each[1]}" != before]
-            self._known.append(address)
-
-    def all(self) -> list[tuple[str, int]]:
-        """All of them, that to be tried first in front."""
-        return list(self._known)
-
-    def leave(self) -> None:
-        """The one in front is not where the server is."""
-        self._known.append(self._known.pop(0))
-
-
-def _plain(error: BaseException) -> str:
-    """What went wrong, for people."""
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return "no answer"
-    if isinstance(error, socket.gaierror):
-        return f"the name cannot be resolved ({error.strerror})"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused: nobody listens there"
-    return getattr(error, "strerror", None) or str(error)

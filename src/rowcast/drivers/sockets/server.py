@@ -19,6 +19,7 @@ from rowcast.drivers.nodes import HostNode
 from rowcast.drivers.sockets.connection import Connection
 from rowcast.drivers.sockets.endpoint import HostTls, Security
 from rowcast.drivers.sockets.forks import let_go_in_children
+from rowcast.drivers.sockets.owner import Owner
 from rowcast.drivers.sockets.tcp import check_congestion_control, source_of, tuned, unresolved
 from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError
 from rowcast.session import Link
@@ -47,7 +48,7 @@ GOODBYE_S = 2.0
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Server(Generic[H]):
+class Server(Owner, Generic[H]):
     """Runs a node that others connect to on an event loop, for example a :class:`~rowcast.training.ServerNode`.
 
     Args:
@@ -245,12 +246,6 @@ class Server(Generic[H]):
 
     def next_message(self, connection: Connection) -> Message | None:
         return stamped(self.node.poll(self.now(), connection.link))
-
-    def position(self) -> int:
-        return 0
-
-    def committed_to(self) -> int:
-        return 0
 
     # -- time ------------------------------------------------------------------------------------------------------
 
