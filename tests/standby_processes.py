@@ -61,7 +61,10 @@ class ServerProcess:
     def says(self, text, limit_s=START_S):
         """Wait for a line with this text in it; returns it."""
         while True:
-            line = self._printed.get(timeout=limit_s)
+            try:
+                line = self._printed.get(timeout=limit_s)
+            except queue.Empty:
+                raise AssertionError(f"{self.name} has not said {text!r}: {self.lines}") from None
             assert line is not None, f"{self.name} ended with {self.process.wait()}: {self.lines}"
             self.lines.append(line)
             if text in line:

@@ -16,10 +16,11 @@ from rowcast.config import LinkSettings, Secret, ServerSettings, StateSettings
 from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
 from rowcast.drivers.state.folder import StateFolder
 from rowcast.drivers.state.groups import Segment, file_header, pack_group, read_segments
+from rowcast.drivers.state.mirror import Mirror
 from rowcast.drivers.state.writer import GroupWriter, segment_name
 from rowcast.durability import records
 from rowcast.durability.recorded import RecordedServer
-from rowcast.durability.recovery import recover
+from rowcast.durability.recovery import Replay, recover
 from rowcast.durability.state import State, capture, restore
 from rowcast.errors import ConfigError, LocalProtocolError, StateDamaged
 from rowcast.journal import Journal
@@ -351,6 +352,48 @@ def test_nothing_is_committed_while_the_disk_fails_and_everything_after(trouble,
     told.until(lambda: writer.committed_to == 3 and not writer.failure)
     writer.close()
     assert b"".join(content_of(disk)) == b"beforewhilemore"
+
+
+# -- the members that a vote counts -------------------------------------------------------------------------------------
+
+
+def rosters_of(*names):
+    return [frozenset(name.encode() for name in each.split()) for each in names]
+
+
+@pytest.mark.parametrize(("record", "left"), [("none", 3), ("shared", 2), ("attached", 3), ("alone", 1)])
+def test_which_members_count_when_a_server_is_built_again(record, left):
+    team = busy_team("bsp", until=0.1)
+    node, drawn = team.server, team._drawn
+    root = {"node": node, "links": {}, "count": 0, "now": 1.0, "unsure": [], "rosters": rosters_of("", "a", "a b")}
+    state = capture(root, {"journal": node.journal, "drawn": drawn, "secret": node.secret})
+    replay = Replay(state, journal=Journal("server"), secret=None, source=drawn)
+    if record == "shared":
+        replay.take(records.Shared(2))
+    elif record != "none":
+        replay.take(records.Led(2.0, b"", 3, b"team", b"one", b"two" if record == "attached" else b"", ""))
+    assert replay.rosters == rosters_of("", "a", "a b")[-left:]
+
+
+def test_all_that_a_standby_has_comes_from_the_other_server_whose_older_members_do_not_count():
+    """Otherwise the time before anybody had joined would count for ever, in which nobody can have a majority."""
+    leader, disk = MemoryDisk(), MemoryDisk()
+    first = keeper_of(leader)
+    first.server.rosters = lambda: rosters_of("", "a", "a b")
+    shipped, written = [], threading.Event()
+    first.on_written = written.set
+    first.ship(lambda *_: None, lambda number, data: shipped.append((number, data)))
+    first.attend(1.0, 0.0)
+    assert written.wait(10.0)
+    mirror = Mirror(disk, SPEC, StateSettings(), Journal("standby"))
+    mirror.take(*shipped[0])
+    mirror.close()
+    again = Mirror(disk, SPEC, StateSettings(), Journal("standby"))
+    assert again._replay.rosters == rosters_of("a b")
+    again.close()
+    leader.lose_power(random.Random(0))
+    assert len(keeper_of(leader).recovered.rosters) == 3, "the server that led does not know what its standby has"
+    first.close(2.0)
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------------

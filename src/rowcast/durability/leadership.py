@@ -111,12 +111,14 @@ class Leadership:
             return min(here, self._acked)
         return min(here, self._floor)
 
-    def acknowledged(self, position: int) -> None:
-        """The standby has the log up to there on its disk."""
+    def acknowledged(self, position: int) -> bool:
+        """The standby has the log up to there on its disk; whether fewer :attr:`rosters` count now."""
         self._acked = max(self._acked, position)
+        before = len(self._members)
         if self.standing is Standing.ATTACHED and self._acked >= self._since:
             while len(self._members) > 1 and self._members[1][0] <= self._acked:
                 self._members.popleft()
+        return len(self._members) < before
 
     def roster(self, position: int, members: frozenset[bytes]) -> None:
         """From this position of the log on these are the members."""
@@ -238,8 +240,12 @@ class Leadership:
             self.served_elsewhere(vote.served)
             return
         self._highest = max(self._highest, vote.highest)
-        if self.standing is Standing.ASKING and vote.term == self.asked:
-            (self.grants if vote.granted else self._refusals).add(session)
+        if self.standing is not Standing.ASKING or vote.term != self.asked:
+            return
+        if vote.granted:
+            self.grants.add(session)
+        elif vote.highest > self.tenure.term:  # it is bound to the other server; otherwise it only cannot tell
+            self._refusals.add(session)
 
     @property
     def won(self) -> bool:
@@ -250,7 +256,7 @@ class Leadership:
 
     @property
     def hopeless(self) -> bool:
-        """So many have refused that the term cannot be won."""
+        """So many are bound to the other server that the term cannot be won."""
         return self.standing is Standing.ASKING and any(
             1 + len(members - self._refusals) < majority_of(len(members)) for _, members in self._members
         )

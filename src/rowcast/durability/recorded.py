@@ -219,6 +219,10 @@ class RecordedServer:
         with self._noting(records.Led, now, *about):
             self.node.lead(now, tenure)
 
+    def shared(self, kept: int) -> None:
+        """The standby has more of the log; see :class:`~rowcast.durability.records.Shared`."""
+        self._append(records.Shared(kept), waits=True)
+
     def take_ready(self) -> list[Link]:
         self._append(_SWEPT, waits=True)
         return self.node.take_ready()

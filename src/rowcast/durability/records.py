@@ -27,6 +27,7 @@ __all__ = [
     "Polled",
     "Record",
     "Secured",
+    "Shared",
     "Stopped",
     "Swept",
     "Ticked",
@@ -156,6 +157,12 @@ class Led(Timed, tag=17, frozen=True, gc=False):
     standby: str
 
 
+class Shared(Record, tag=18, frozen=True, gc=False):
+    """The standby has more of the log: of the members as they were once, only the last so many sets count."""
+
+    kept: int
+
+
 class Failed(Record, tag=13, frozen=True, gc=False):
     """The input before this one ended in a fault of the server, of this class."""
 
@@ -180,6 +187,7 @@ Any = (
     | Secured
     | Blamed
     | Led
+    | Shared
 )
 
 _encoder = msgspec.msgpack.Encoder()

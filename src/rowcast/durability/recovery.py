@@ -161,7 +161,7 @@ class Replay:
         return not self._fault
 
     def trim(self) -> None:
-        """What was heard so far is in this log for good: of the members only those count that there are now."""
+        """Of the members only those count that there are now: what was heard so far, the other server has too."""
         del self.rosters[:-1]
 
     def capture(self) -> State:
@@ -250,6 +250,8 @@ class Replay:
             self.node.farewell(self._link(record.link), record.cause)
         elif isinstance(record, records.Swept):
             self.node.take_ready()
+        elif isinstance(record, records.Shared):
+            del self.rosters[: -record.kept]
         else:
             self.node.next_wake()
 
@@ -281,6 +283,8 @@ class Replay:
         elif isinstance(record, records.Led):
             tenure = Tenure(record.term, record.team, record.leader, record.follower, record.standby)
             node.lead(now, tenure)
+            if not record.follower:
+                self.trim()
         elif isinstance(record, records.Listened):
             node.listen(now)
         else:

@@ -83,6 +83,7 @@ class Session(Owner):
     Attributes:
         over: set once the connection has ended; :attr:`error` is why it need not be tried again.
         followed: the other server lets this one follow it.
+        starved: what came could not be written to this disk.
         cause: why the connection has ended.
     """
 
@@ -96,7 +97,7 @@ class Session(Owner):
         self._challenge: Challenge | None = None
         self._follow: Follow | None = None
         self._proven = secret is None
-        self.followed = False
+        self.followed = self.starved = False
         self._piece = bytearray()
         self._groups: list[tuple[int, bytes]] = []
 
@@ -131,6 +132,7 @@ class Session(Owner):
         except RemoteProtocolError as error:
             return self._refused(error) if isinstance(error, AuthenticationFailed) else str(error)
         except OSError as error:
+            self.starved = True
             return f"the state cannot be written: {error.strerror or error}"
         return None
 

@@ -16,11 +16,15 @@ from rowcast.drivers.sockets.leading import LOOKS, LeadingServer
 from rowcast.drivers.state.disk import Disk
 from rowcast.drivers.state.keeper import ServerKeeper, TeamSpec
 from rowcast.drivers.state.mirror import Mirror
+from rowcast.errors import ConfigError
 from rowcast.journal import Journal
 from rowcast.version import __version__
 from rowcast.wire import Follow, Followed
 
 __all__ = ["Standby"]
+
+#: A standby whose disk is full rests for so many leases: what comes next is a snapshot, as large as the model.
+STARVED_LEASES = 10
 
 
 class Standby:
@@ -61,7 +65,7 @@ class Standby:
         self._identity = mirror.identity
         self._server: LeadingServer | None = None
         self._session: Session | None = None
-        self._heard_at = 0.0
+        self._heard_at = 0.0  # when the other server was heard last; or it is not listened to until then
         self._highest = 0  # the highest term that was asked for
         self._attached = self._changing = False
         self._yields = False  # it asks for no term any more, since the other server lives
@@ -128,8 +132,7 @@ class Standby:
             return True
         self._highest = max(self._highest, server.leadership.asked)
         self._yields = True
-        server.leadership.depose("the server that is followed is back")
-        server.deposed.set()
+        server.give_way("the server that is followed is back")
         return False
 
     def following(self, followed: Followed) -> None:
@@ -212,7 +215,13 @@ class Standby:
             self._session.connection.close("it has said nothing")
         warm = self.mirror.give()
         self._mirror = None
-        keeper = ServerKeeper(self._disk, self._team, self._settings, self._journal, warm=warm)
+        try:
+            keeper = ServerKeeper(self._disk, self._team, self._settings, self._journal, warm=warm)
+        except ConfigError as error:  # its disk may have room again
+            self._tell(f"cannot ask: {error}")
+            self._rest()
+            self._changing = False
+            return
         server = LeadingServer(
             keeper,
             self.host,
@@ -231,6 +240,10 @@ class Standby:
         self.port = server.port
         self._changing = False
 
+    def _rest(self) -> None:
+        """What is here cannot be written: ask nobody for a while."""
+        self._heard_at = self.now() + STARVED_LEASES * self._settings.lease_s
+
     async def _end_server(self, cause: str) -> None:
         self._changing = True
         if self._server is not None:
@@ -241,7 +254,7 @@ class Standby:
 
     async def _follow_on(self) -> None:
         """Connect, again and again; when this server leads, the other one is told so."""
-        pause_s = self._settings.lease_s / LOOKS
+        lease_s = self._settings.lease_s
         while True:
             session = Session(self, self.endpoint.security.secret)
             try:
@@ -251,7 +264,7 @@ class Standby:
                     self.endpoint.host,
                     self.endpoint.port,
                 )
-                await asyncio.wait_for(making, self._settings.lease_s)
+                await asyncio.wait_for(making, lease_s)
                 self._session = session
                 await self._until_over(session)
             except (OSError, asyncio.TimeoutError) as error:
@@ -263,7 +276,10 @@ class Standby:
             leads = self._server is not None and self._server.keeper.leads
             if session.error is not None and not leads:
                 raise session.error
-            await asyncio.sleep(self._settings.lease_s if leads else pause_s)
+            if session.starved:
+                self._rest()
+            leases = STARVED_LEASES if session.starved else 1 if leads else 1 / LOOKS
+            await asyncio.sleep(leases * lease_s)
 
     async def _until_over(self, session: Session) -> None:
         """Wait for the end of a connection; one on which nothing comes is ended."""

@@ -220,7 +220,8 @@ class LeadingServer(DurableServer):
             return
         leads, now = self._leads, self.now()
         was_settled = leads.settled
-        leads.acknowledged(position)
+        if leads.acknowledged(position):
+            self.node.shared(len(leads.rosters))
         if leads.standing is not Standing.ATTACHED:
             if port.caught_up and leads.standing is not Standing.DEPOSED:
                 follow = port.follow
@@ -336,19 +337,28 @@ class LeadingServer(DurableServer):
 
     def _give_up(self) -> None:
         """This term cannot be won: who has granted it is free again."""
-        leads = self._leads
-        withdrawal = leads.withdraw()
+        leads, asked = self._leads, self._leads.asked
+        self._withdraw()
+        if leads.tenure.leader == self.keeper.identity:
+            leads.depose(f"workers have granted term {asked} or a later one to the other server")
+            self._step_down()
+        else:
+            self._asked_at = self.now()
+            leads.again()
+
+    def _withdraw(self) -> None:
+        withdrawal = self._leads.withdraw()
         if withdrawal is None:
             return
         for link, term in list(self._balloted.items()):
             if term == withdrawal.term and (connection := self._connections.get(link)) is not None:
                 connection.urge(withdrawal)
-        if leads.tenure.leader == self.keeper.identity:
-            leads.depose(f"workers have granted term {withdrawal.term} or a later one to the other server")
-            self._step_down()
-        else:
-            self._asked_at = self.now()
-            leads.again()
+
+    def give_way(self, cause: str) -> None:
+        """Ask no more, and never lead: the other server lives. Who has granted the term is free again."""
+        self._withdraw()
+        self._leads.depose(cause)
+        self.deposed.set()
 
     def _step_down(self) -> None:
         if not self.deposed.is_set():

@@ -150,6 +150,7 @@ class ServerKeeper:
         self._folder = StateFolder(disk) if warm is None else warm.folder
         try:
             found = None if warm is not None else self._folder.find()
+            self.identity = self._identity(source)
             self._next = 0
             if warm is not None:
                 self.server = self._resume(warm.recovered, warm.next, sessions=True)
@@ -157,7 +158,6 @@ class ServerKeeper:
                 self.server = self._begin(journal, source)
             else:
                 self.server = self._again(found, journal, source)
-            self.identity = self._identity(source)
             self._lead(source, take_over=take_over)
         except BaseException:
             self._folder.close()
@@ -226,6 +226,8 @@ class ServerKeeper:
             source=source,
         )
         self._cut_bytes = found.groups.cut
+        if found.about.get("server", "") not in ("", self.identity.hex()):  # all that is here came from the other one
+            del recovered.rosters[:-1]
         sessions = found.about.get("durability") == "log" or found.about.get("ended") == "yes"
         return self._resume(recovered, found.groups.next, sessions=sessions)
 
@@ -335,6 +337,7 @@ class ServerKeeper:
         self._taken_at = now
         about = {"policy": self._team.policy, "durability": self.settings.durability, "ended": "yes" if ended else "no"}
         about["secret"] = self._trace
+        about["server"] = self.identity.hex()
         about["team"] = self.server.node.team.tenure.team.hex()
         shipments, self._shipments = self._shipments, []
         return self._next, self.server.capture(now), about, shipments

@@ -102,6 +102,8 @@ class Mirror:
         self._restored(found.state)
         for record in found.inputs():
             self._known.take(record)
+        if self.about.get("server", "") not in ("", self.identity.hex()):  # it asked for no term since then
+            self._known.trim()
         self.next = found.groups.next
 
     @property
