@@ -354,7 +354,7 @@ def test_nothing_is_committed_while_the_disk_fails_and_everything_after(trouble,
     assert b"".join(content_of(disk)) == b"beforewhilemore"
 
 
-# -- the members that a vote counts -------------------------------------------------------------------------------------
+# -- the members that a vote counts ------------------------------------------------------------------------------------
 
 
 def rosters_of(*names):
