@@ -26,7 +26,7 @@ from rowcast.errors import ConfigError, LocalProtocolError, StateDamaged
 from rowcast.journal import Journal
 from rowcast.session import Link
 from rowcast.testing import DurableTeam, VirtualTeam
-from teams import LAYOUT, worker
+from teams import LAYOUT, events, worker
 
 POLICIES = ["bsp", "ssp:2", "asp", "rog:4", "flown:2", "localsgd:2", "diloco:2", "rowcast", "rowcast?pulls=common"]
 POLICIES += ["rowcast:3?elastic=off", "sparta", "demo", "powersgd:2", "sparseloco:2"]
@@ -352,6 +352,16 @@ def test_nothing_is_committed_while_the_disk_fails_and_everything_after(trouble,
     told.until(lambda: writer.committed_to == 3 and not writer.failure)
     writer.close()
     assert b"".join(content_of(disk)) == b"beforewhilemore"
+
+
+def test_who_is_expelled_is_waited_for_no_longer_also_by_the_server_that_comes_back():
+    team = busy_team("bsp", until=1.0)
+    link = team.server.members["robot2"].link
+    team.noted.expel(team.now, link, "revoked")
+    assert link.closing and "robot2" not in team.server.members
+    assert [each["cause"] for each in events(team, "server", "leave")] == ["revoked"]
+    team.crash_server(written=True)
+    assert "robot2" not in team.server.members
 
 
 # -- the members that a vote counts ------------------------------------------------------------------------------------

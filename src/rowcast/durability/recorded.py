@@ -205,6 +205,10 @@ class RecordedServer:
         self._append(records.Farewell(self._numbers[link], cause))
         self.node.farewell(link, cause)
 
+    def expel(self, now: float, link: Link, cause: str) -> None:
+        with self._noting(records.Expelled, now, self._numbers[link], cause):
+            self.node.expel(now, link, cause)
+
     def trouble(self, now: float, kind: str, text: str) -> None:
         with self._noting(records.Told, now, kind, text):
             self.node.trouble(now, kind, text)

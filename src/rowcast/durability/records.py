@@ -17,6 +17,7 @@ __all__ = [
     "Arrived",
     "Blamed",
     "Closed",
+    "Expelled",
     "Failed",
     "Farewell",
     "Forgot",
@@ -136,6 +137,13 @@ class Farewell(Record, tag=10, frozen=True, gc=False):
     cause: str
 
 
+class Expelled(Timed, tag=19, frozen=True, gc=False):
+    """The right of who is at a connection to be there was taken back."""
+
+    link: int
+    cause: str
+
+
 class Stopped(Timed, tag=11, frozen=True, gc=False):
     """The server stopped."""
 
@@ -188,6 +196,7 @@ Any = (
     | Blamed
     | Led
     | Shared
+    | Expelled
 )
 
 _encoder = msgspec.msgpack.Encoder()

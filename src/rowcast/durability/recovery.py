@@ -122,6 +122,10 @@ def _error(name: str, text: str) -> RowcastError:
     return kind(text)
 
 
+_OF_A_LINK = (records.Heard, records.Secured, records.Blamed, records.Expelled, records.Closed)
+_OfALink = records.Heard | records.Secured | records.Blamed | records.Expelled | records.Closed
+
+
 class Replay:
     """Gives a server its inputs once more.
 
@@ -267,15 +271,8 @@ class Replay:
             node.on_timer(now)
         elif isinstance(record, records.Opened):
             self._open(record)
-        elif isinstance(record, records.Heard):
-            node.heard(now, self._link(record.link), (record.here, record.announced))
-        elif isinstance(record, records.Secured):
-            node.secured(now, self._link(record.link), record.channel, record.identity)
-        elif isinstance(record, records.Blamed):
-            node.blame(now, self._link(record.link), _error(record.error, record.text))
-        elif isinstance(record, records.Closed):
-            node.link_down(now, self._link(record.link), record.cause)
-            del self.links[record.link]
+        elif isinstance(record, _OF_A_LINK):
+            self._take_of_a_link(record, self._link(record.link))
         elif isinstance(record, records.Told):
             node.trouble(now, record.kind, record.text)
         elif isinstance(record, records.Forgot):
@@ -289,6 +286,20 @@ class Replay:
             node.listen(now)
         else:
             node.stop(now)
+
+    def _take_of_a_link(self, record: _OfALink, link: Link) -> None:
+        node, now = self.node, record.now
+        if isinstance(record, records.Heard):
+            node.heard(now, link, (record.here, record.announced))
+        elif isinstance(record, records.Secured):
+            node.secured(now, link, record.channel, record.identity)
+        elif isinstance(record, records.Blamed):
+            node.blame(now, link, _error(record.error, record.text))
+        elif isinstance(record, records.Expelled):
+            node.expel(now, link, record.cause)
+        else:
+            node.link_down(now, link, record.cause)
+            del self.links[record.link]
 
     def _arrive(self, record: records.Arrived) -> None:
         link = self._link(record.link)

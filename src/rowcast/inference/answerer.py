@@ -144,6 +144,10 @@ class AnswererNode(Host):
         self._notifier.say(link, Leave(shorten(cause)))
         link.closing = True
 
+    def expel(self, now: float, link: Link, cause: str) -> None:
+        """Who is at this link may not be here any more: tell him, then close."""
+        self.farewell(link, cause)
+
     def receive(self, now: float, link: Link, message: Message) -> None:
         """Handle one message.
 

@@ -394,6 +394,11 @@ class Admission:
             self.seeding.forget()
             self.choose_seed(now)
 
+    def expel(self, now: float, member: Member, cause: str) -> None:
+        """Drop a worker; should it ever come back, it joins anew, and what it sent does not count twice."""
+        self._memory.remember(member.name, member.session, member.life, member.inbox.received)
+        self.drop(now, member, cause, returns=True)
+
     def forget_absent(self, now: float) -> None:
         """Of the workers that have been away for long, keep as many as the settings say."""
         settings = self._team.settings
@@ -403,7 +408,6 @@ class Admission:
 
     def forget(self, now: float, member: Member, cause: str, why: str) -> None:
         """Forget a worker that may come back: it joins anew, and what it sent does not count twice."""
-        self._memory.remember(member.name, member.session, member.life, member.inbox.received)
-        self.drop(now, member, cause, returns=True)
+        self.expel(now, member, cause)
         what = "what it was owed; it will join anew and receive the parameters"
         self._recurring.dropped(now, member.name, what, why)

@@ -203,6 +203,13 @@ class ServerNode(ServerCore, Host):
         self.team.notifier.say(link, Leave(shorten(cause)))
         link.closing = True
 
+    def expel(self, now: float, link: Link, cause: str) -> None:
+        """Who is at this link may not be here any more: tell him, then close; nobody waits for him."""
+        member = self._admission.by_link.get(link)
+        self.farewell(link, cause)
+        if member is not None:
+            self._admission.expel(now, member, cause)
+
     def take_ready(self) -> list[Link]:
         """The links on which something may be sent since the last call."""
         self._rule.wake_all_ready()

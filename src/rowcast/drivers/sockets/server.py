@@ -232,7 +232,7 @@ class Server(Owner, Generic[H]):
             self.node.trouble(self.now(), "team files", trouble)
         for link, holder in list(self._holders.items()):
             if (cause := self._tls.taken_back(holder)) and not link.closing:
-                self.node.farewell(link, cause)
+                self.node.expel(self.now(), link, cause)
                 self._connections[link].end(cause, GOODBYE_S)
         self._soon()
         self._looking = self._loop.call_later(LOOK_S, self._look)
