@@ -364,6 +364,14 @@ def test_who_is_expelled_is_waited_for_no_longer_also_by_the_server_that_comes_b
     assert "robot2" not in team.server.members
 
 
+def test_a_worker_that_lied_about_terms_does_so_for_one_life_of_the_server():
+    team = busy_team("bsp", until=1.0)
+    team.server.team.served_elsewhere = 1 << 60
+    team.crash_server()
+    team.crash_server(written=True)
+    assert team.server.team.served_elsewhere == 0
+
+
 # -- the members that a vote counts ------------------------------------------------------------------------------------
 
 
@@ -371,7 +379,7 @@ def rosters_of(*names):
     return [frozenset(name.encode() for name in each.split()) for each in names]
 
 
-@pytest.mark.parametrize(("record", "left"), [("none", 3), ("shared", 2), ("attached", 3), ("alone", 1)])
+@pytest.mark.parametrize(("record", "left"), [("none", 3), ("shared", 2), ("attached", 3), ("alone", 0)])
 def test_which_members_count_when_a_server_is_built_again(record, left):
     team = busy_team("bsp", until=0.1)
     node, drawn = team.server, team._drawn
@@ -382,7 +390,51 @@ def test_which_members_count_when_a_server_is_built_again(record, left):
         replay.take(records.Shared(2))
     elif record != "none":
         replay.take(records.Led(2.0, b"", 3, b"team", b"one", b"two" if record == "attached" else b"", ""))
-    assert replay.rosters == rosters_of("", "a", "a b")[-left:]
+    now = [frozenset(one.session for one in node.members.values())] if record in ("attached", "alone") else []
+    assert replay.rosters == rosters_of("", "a", "a b")[3 - left :] + now
+
+
+def test_what_a_standby_has_on_its_disk_it_has_heard_also_when_that_is_full_then():
+    disk, shipped = MemoryDisk(), []
+    first = keeper_of(MemoryDisk())
+    first.ship(lambda *group: shipped.append(group), lambda number, data: shipped.append((number, data)))
+    written = threading.Event()
+    first.on_written = written.set
+    first.attend(1.0, 0.0)
+    assert written.wait(10.0)
+    chatter(first)
+    first.log.flush()
+    chatter(first, seed=1)
+    first.log.flush()
+    (snapshot,) = [each for each in shipped if len(each) == 2]
+    groups = [(number, content) for number, _, content in (each for each in shipped if len(each) == 3)]
+    assert len(groups) >= 2
+    mirror = Mirror(disk, SPEC, StateSettings(), Journal("standby"))
+    mirror.take(*snapshot)
+    disk.room = sum(len(content) for _, content in groups[:-1]) + 200
+    with pytest.raises(OSError, match="No space"):
+        mirror.add(groups)
+    disk.room = None
+    warm = mirror.give()
+    assert warm.recovered.inputs > 0 and warm.next == groups[-1][0]
+    warm.folder.close()
+    again = Mirror(disk, SPEC, StateSettings(), Journal("standby"))
+    assert again.next == warm.next and again._replay.inputs == warm.recovered.inputs
+    again.close()
+    first.close(9.0)
+
+
+def test_a_snapshot_for_which_there_is_no_thread_is_tried_again(monkeypatch):
+    keeper = keeper_of(MemoryDisk())
+    start, written = threading.Thread.start, threading.Event()
+    keeper.on_written = written.set
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("can't start")))
+    with pytest.raises(RuntimeError, match="can't start"):
+        keeper.attend(1.0, 100.0)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    keeper.attend(2.0, 200.0)
+    assert written.wait(10.0) and keeper.snapshots == 2
+    keeper.close(3.0)
 
 
 def test_all_that_a_standby_has_comes_from_the_other_server_whose_older_members_do_not_count():

@@ -54,6 +54,17 @@ def test_who_may_follow(changes, why):
         assert refusal[0] == "standby" and re.search(why, refusal[1])
 
 
+def test_a_server_has_one_standby():
+    server = leading()
+    connection = Connection()
+    server._port = FollowerPort(server, connection, None, server.keeper.identity, 0.0)
+    server._port.follow = FOLLOW
+    assert server.judge(FOLLOW) is None, "the same one comes anew"
+    another = msgspec.structs.replace(FOLLOW, server=b"g" * 16)
+    assert server.judge(another) == ("standby", "this server has a standby at :7117; stop that first")
+    assert server.judge(msgspec.structs.replace(another, leads=True, term=9)) is None, "that is news"
+
+
 class Connection:
     """A connection that keeps what it is given."""
 
@@ -149,7 +160,8 @@ def test_a_standby_that_is_too_slow_is_let_go(monkeypatch):
     monkeypatch.setattr("rowcast.drivers.sockets.follower.MOST_WAITING_BYTES", 1000)
     port, connection, challenge = port_of()
     port._take(proven(challenge, connection))
-    port.snapshot(1, bytes(900))
+    port.snapshot(1, bytes(5000))  # as large as the model, and asked for
+    port.group(1, 1, bytes(900))
     assert not connection.closed
-    port.group(1, 1, bytes(200))
+    port.group(2, 2, bytes(200))
     assert "too slow" in connection.closed

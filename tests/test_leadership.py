@@ -15,7 +15,7 @@ from rowcast.session import Link
 from rowcast.session.voter import Tenure, Voter
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
-from rowcast.wire import Ballot, Hello
+from rowcast.wire import Ballot, Hello, Vote
 from rowcast.wire.auth import worker_proof
 from teams import LAYOUT
 from wire_messages import prove
@@ -26,12 +26,15 @@ TEAM = b"team" * 4
 class Site:
     """One of the two servers: its disk, and while it runs its part of the vote.
 
-    The log is a list of entries: a tenure, a roster, or a word that may be told to workers.
+    The log is a list of entries: a tenure, a roster, how many rosters count ("shared"), or a word that may be told to
+    workers.
     """
 
     def __init__(self, name):
         self.name = name
         self.log = []
+        self.snapshot = 0, [frozenset()]  # where in the log, and the rosters that counted there
+        self.heard_only = False  # all behind the snapshot came from the other server
         self.promised = 0  # on the disk
         self.up, self.linked, self.leads_from = True, False, 0
         self.leads = None
@@ -39,9 +42,28 @@ class Site:
     def tenure(self):
         return next((entry for entry in reversed(self.log) if isinstance(entry, Tenure)), Tenure())
 
+    def roster(self, until=None):
+        return next((entry for entry in reversed(self.log[:until]) if isinstance(entry, frozenset)), frozenset())
+
     def rosters_known(self):
-        """Every roster of its log: those that matter are among them."""
-        return [entry for entry in self.log if isinstance(entry, frozenset)] or [frozenset()]
+        """As :class:`rowcast.durability.recovery.Replay` finds them."""
+        place, rosters = self.snapshot[0], list(self.snapshot[1])
+        current = self.roster(place)
+        for entry in self.log[place:]:
+            if isinstance(entry, frozenset):
+                current = entry
+                rosters.append(entry)
+            elif isinstance(entry, Tenure):
+                if not entry.follower:
+                    rosters.clear()
+                if rosters[-1:] != [current]:
+                    rosters.append(current)
+            elif isinstance(entry, tuple):
+                del rosters[: -entry[1]]
+        return rosters[-1:] if self.heard_only else rosters
+
+    def take_snapshot(self, rosters, *, heard_only=False):
+        self.snapshot, self.heard_only = (len(self.log), rosters), heard_only
 
 
 class World:
@@ -68,7 +90,7 @@ class World:
     def lead(self, site, tenure):
         here = len(site.log)
         site.log.append(tenure)
-        site.leads.led(tenure, len(site.log), here)
+        site.leads.led(tenure, len(site.log), here, site.roster())
         site.leads_from = len(site.log)
 
     def grow(self, site, roster):
@@ -78,7 +100,7 @@ class World:
     def attach(self, site):
         """The other one, which runs and leads nothing, has caught up: its log is this one's."""
         other, leads = self.other(site), site.leads
-        if leads is None or leads.standing not in (Standing.ALONE, Standing.ASKING) or not other.up:
+        if leads is None or not leads.may_attach(other.name) or not other.up:
             return
         if other.leads is not None and other.leads.standing is not Standing.ASKING:
             return
@@ -91,6 +113,9 @@ class World:
         if self.chance.random() < 0.2:
             return  # it promised, and does not come so far as to be attached
         other.log = list(site.log)
+        other.take_snapshot(leads.rosters, heard_only=True)
+        if self.chance.random() < 0.2:
+            return  # it has the snapshot, and no more
         if (tenure := leads.with_standby(other.name, "", other.promised)) is not None:
             self.lead(site, tenure)
             other.linked = True
@@ -103,8 +128,8 @@ class World:
             return
         if other.leads is None and len(other.log) < len(site.log):
             other.log.append(site.log[len(other.log)])
-            if self.chance.random() < 0.8:
-                leads.acknowledged(len(other.log))
+            if self.chance.random() < 0.8 and leads.acknowledged(len(other.log)):
+                site.log.append(("shared", len(leads.rosters)))
 
     def say(self, site):
         """Log a word, and tell a worker all that may be told."""
@@ -116,7 +141,10 @@ class World:
         standing = site.leads.standing
         if standing in (Standing.ALONE, Standing.ATTACHED) and told >= site.leads_from:
             term = site.leads.tenure.term
-            voter = self.voters[self.chance.choice(sorted(self.voters))]
+            members = sorted(site.roster(told))
+            if not members:
+                return
+            voter = self.voters[self.chance.choice(members)]
             if voter.accepts(TEAM, term):
                 voter.serve(TEAM, term)
                 assert self.served.setdefault(term, site.name) == site.name, "two servers in one term"
@@ -134,9 +162,8 @@ class World:
     def change(self, site):
         """A worker comes or goes; nobody hears of it before it is in both logs."""
         if site.leads is not None and site.leads.standing is not Standing.DEPOSED:
-            roster = set(site.rosters_known()[-1])
-            roster ^= {self.chance.choice(sorted(self.voters))}
-            self.grow(site, frozenset(roster or self.voters))
+            roster = site.roster() ^ {self.chance.choice(sorted(self.voters))}
+            self.grow(site, frozenset() if self.chance.random() < 0.05 else roster)
 
     def lose(self, site):
         site_other = self.other(site)
@@ -149,9 +176,15 @@ class World:
         """It has heard nothing: it asks, if it was attached."""
         if site.leads is None and site.up and site.name in (site.tenure().follower, site.tenure().leader):
             site.linked = False
-            site.leads = Leadership(site.tenure(), site.name, site.rosters_known(), promised=site.promised)
+            self.begin(site)
             site.leads_from = 1 << 60
             self.ask(site)
+
+    def begin(self, site):
+        """A server is there, and writes a snapshot of its own."""
+        known = site.rosters_known()
+        site.leads = Leadership(site.tenure(), site.name, known, promised=site.promised)
+        site.take_snapshot(site.leads.rosters)
 
     def ask(self, site):
         ballot = None if site.leads is None else site.leads.ballot()
@@ -184,7 +217,7 @@ class World:
             site.up = True
             tenure = site.tenure()
             if tenure.leader == site.name:
-                site.leads = Leadership(tenure, site.name, site.rosters_known(), promised=site.promised)
+                self.begin(site)
                 site.leads_from = 1 << 60 if tenure.follower else 0
 
     # -- what the network does -------------------------------------------------------------------------------------
@@ -247,7 +280,7 @@ def test_with_the_server_dead_a_majority_lets_the_standby_lead(count):
 
 def attached():
     leads = Leadership(Tenure(1, TEAM, b"one"), b"one", [frozenset({b"a", b"b"})])
-    leads.led(leads.with_standby(b"two", "there:1", leads.reserve(0)), 10, 9)
+    leads.led(leads.with_standby(b"two", "there:1", leads.reserve(0)), 10, 9, frozenset({b"a", b"b"}))
     return leads
 
 
@@ -262,7 +295,7 @@ def test_nothing_is_told_that_the_standby_has_not():
     assert leads.committed(30) == 15, "it asks, and tells nothing"
     for name in (b"a", b"b"):
         leads.hear(name, Voter().vote(leads.ballot()))
-    leads.led(leads.alone(), 31, 30)
+    leads.led(leads.alone(), 31, 30, frozenset({b"a", b"b"}))
     assert leads.committed(30) == 15, "not before its term is on the disk"
     assert leads.committed(31) == 31
 
@@ -279,6 +312,39 @@ def test_each_roster_that_the_other_one_may_have_counts():
     for name in (b"b", b"a", b"c"):
         leads.hear(name, Voter().vote(leads.ballot()))
     assert leads.won
+
+
+def test_who_comes_and_goes_while_a_server_asks_counts_from_its_next_term_on():
+    """The other one does not know of it; and a server that forgets everybody must not ask in vain for ever."""
+    leads = attached()
+    leads.lost(20)
+    leads.roster(21, frozenset())
+    assert leads.rosters == [{b"a", b"b"}]
+    for name in (b"a", b"b"):
+        leads.hear(name, Voter().vote(leads.ballot()))
+    assert leads.won
+    leads.led(leads.alone(), 22, 22, frozenset())
+    assert leads.rosters == [frozenset()]
+
+
+def test_nobody_is_no_reason_to_give_up():
+    """A team that has no members yet waits for its standby."""
+    leads = Leadership(Tenure(2, TEAM, b"one", b"two"), b"one", [frozenset(), frozenset({b"a"})])
+    assert leads.standing is Standing.ASKING and not leads.won and not leads.hopeless
+    leads.hear(b"a", Vote(leads.asked, False, leads.asked, 2))
+    assert leads.hopeless, "this one is bound to the other server"
+
+
+@pytest.mark.parametrize(("leader", "other"), [(b"one", b"two"), (b"two", b"one")])
+def test_a_third_server_is_attached_by_one_that_leads_alone_and_not_by_one_that_asks(leader, other):
+    alone = Leadership(Tenure(2, TEAM, leader), leader, [frozenset({b"a"})])
+    assert alone.may_attach(b"three")
+    for server in (leader, other):
+        asking = Leadership(Tenure(2, TEAM, leader, other), server, [frozenset({b"a"})])
+        assert not asking.may_attach(b"three")
+        assert asking.may_attach(other if server == leader else leader)
+    asking.depose("another one leads")
+    assert not asking.may_attach(leader)
 
 
 def test_a_worker_grants_a_term_once_and_to_no_log_that_was_left_behind():

@@ -121,10 +121,14 @@ class Leadership:
         return len(self._members) < before
 
     def roster(self, position: int, members: frozenset[bytes]) -> None:
-        """From this position of the log on these are the members."""
+        """From this position of the log on these are the members.
+
+        What changes while this server asks, the other one does not know: it counts from the next :meth:`led` on.
+        """
         if self.standing is Standing.ALONE:
             self._members.clear()  # nobody else may lead before a standby is attached, whose log begins behind this
-        self._members.append((position, members))
+        if self.standing in (Standing.ALONE, Standing.ATTACHED):
+            self._members.append((position, members))
 
     @property
     def settled(self) -> bool:
@@ -154,6 +158,15 @@ class Leadership:
         self._highest = self._next_term()
         return self._highest
 
+    def may_attach(self, follower: bytes) -> bool:
+        """Whether a server that has caught up may become the standby without a vote.
+
+        While this server asks, only the other of the two may: it has promised to ask for no lower term, and a third
+        one could not speak for it.
+        """
+        other = self.tenure.follower if self.tenure.leader == self.server else self.tenure.leader
+        return self.standing is Standing.ALONE or (self.standing is Standing.ASKING and follower == other)
+
     def with_standby(self, follower: bytes, standby: str, term: int) -> Tenure | None:
         """How the team is led once a standby has caught up; ``None``: it must promise a higher term.
 
@@ -176,13 +189,14 @@ class Leadership:
             raise LocalProtocolError("leadership: expected a majority, got none")
         return Tenure(self.asked, self.tenure.team, self.server)
 
-    def led(self, tenure: Tenure, position: int, here: int) -> None:
+    def led(self, tenure: Tenure, position: int, here: int, members: frozenset[bytes]) -> None:
         """What was worked out above is in the log now.
 
         Args:
             tenure: which.
             position: in the log.
             here: up to which position the log is on the disk.
+            members: of the team, as they are now.
         """
         if self.standing is Standing.DEPOSED:
             raise LocalProtocolError(f"leadership: it never leads again: {self.cause}")
@@ -197,9 +211,9 @@ class Leadership:
             self.standing = Standing.ATTACHED
         else:
             self.standing = Standing.ALONE
-            newest = self._members[-1]
             self._members.clear()
-            self._members.append(newest)
+        if not self._members or self._members[-1][1] != members:
+            self._members.append((position, members))
         self.asked = 0
 
     def _next_term(self) -> int:
@@ -258,7 +272,8 @@ class Leadership:
     def hopeless(self) -> bool:
         """So many are bound to the other server that the term cannot be won."""
         return self.standing is Standing.ASKING and any(
-            1 + len(members - self._refusals) < majority_of(len(members)) for _, members in self._members
+            members & self._refusals and 1 + len(members - self._refusals) < majority_of(len(members))
+            for _, members in self._members
         )
 
     @property

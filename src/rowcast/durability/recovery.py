@@ -197,6 +197,7 @@ class Replay:
         node, standing = _with_settings(self.node, self.links, self._externals, settings, links)
         node.notices.clear()
         node.votes.clear()
+        node.team.served_elsewhere = 0  # workers say it again
         unsure = sorted(self.unsure)
         return Recovery(node, self._drawn, standing, self.count, self.now, self.inputs, unsure, self.rosters)
 
@@ -281,7 +282,9 @@ class Replay:
             tenure = Tenure(record.term, record.team, record.leader, record.follower, record.standby)
             node.lead(now, tenure)
             if not record.follower:
-                self.trim()
+                self.rosters.clear()
+            if self.rosters[-1:] != [members := frozenset(roster_of(node))]:
+                self.rosters.append(members)
         elif isinstance(record, records.Listened):
             node.listen(now)
         else:

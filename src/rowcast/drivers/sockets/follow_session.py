@@ -64,13 +64,13 @@ class Follows(Protocol):
         """The server that is followed lives."""
 
     def may_follow(self) -> bool:
-        """Whether it follows, or leads, and asks for no term."""
+        """Whether it can introduce itself now."""
 
     def introduction(self) -> Follow:
         """Who this is."""
 
-    def following(self, followed: Followed) -> None:
-        """The server lets this one follow it."""
+    def following(self, followed: Followed) -> str | None:
+        """The server lets this one follow it; why it does not on this connection, or ``None``."""
 
 
 class Session(Owner):
@@ -210,7 +210,7 @@ class Session(Owner):
         if self._challenges > 2:
             raise RemoteProtocolError("expected two challenges, got a third")
         if not self._standby.may_follow():
-            return "the other server lives: asks for its place no longer"
+            return "this standby is about to ask for its place"
         self._challenge = challenge
         follow = self._standby.introduction()
         if self._secret is not None:
@@ -234,10 +234,10 @@ class Session(Owner):
             raise RemoteProtocolError("expected nothing for a server that leads, got one that is followed")
         connection.link.decoder.trusted = True
         connection.link.conversation.move(Event.PROVED)
-        self.followed = True
         self._standby.heard()
-        self._standby.following(followed)
-        return None
+        cause = self._standby.following(followed)
+        self.followed = cause is None
+        return cause
 
     def _on_piece(self, connection: Connection, piece: Piece) -> None:
         self._piece += piece.data

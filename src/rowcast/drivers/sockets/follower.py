@@ -18,7 +18,7 @@ __all__ = ["FollowerPort", "LeaderOf"]
 PIECE_BYTES = 1 << 16
 #: A standby is caught up when no more than this is on its way.
 CLOSE_BYTES = 1 << 20
-#: A standby for which more than this waits is let go: it is too slow for the team.
+#: A standby for which more than this of the log waits is let go: it is too slow for the team.
 MOST_WAITING_BYTES = 1 << 30
 
 
@@ -149,9 +149,10 @@ class FollowerPort:
 
     def _queue(self, snapshot: bool, number: int, data: bytes) -> None:
         self._waiting.append((snapshot, number, memoryview(data)))
-        self._waiting_bytes += len(data)
+        if not snapshot:
+            self._waiting_bytes += len(data)
         if self._waiting_bytes > MOST_WAITING_BYTES:
-            self.connection.close("the standby is too slow: more waits for it than it is worth")
+            self.connection.close("the standby is too slow: more of the log waits for it than it is worth")
 
     @property
     def caught_up(self) -> bool:
@@ -177,7 +178,8 @@ class FollowerPort:
             return None
         snapshot, number, data = self._waiting[0]
         piece, rest = data[:PIECE_BYTES], data[PIECE_BYTES:]
-        self._waiting_bytes -= len(piece)
+        if not snapshot:
+            self._waiting_bytes -= len(piece)
         if len(rest):
             self._waiting[0] = snapshot, number, rest
         else:

@@ -109,13 +109,16 @@ class Standby:
         """Who this is."""
         tenure = self.mirror.tenure if self._server is None else self._server.leadership.tenure
         # One that led alone, and was started again as a standby, has what nobody else has.
-        leads = self._server is not None or (tenure.leader == self._identity and not tenure.follower)
+        leads = tenure.leader == self._identity and (self._server is not None or not tenure.follower)
+        known = [tenure.term, self._highest, 0 if self._mirror is None else self._mirror.promised]
+        if self._server is not None:
+            known.append(self._server.leadership.asked)
         address = f":{self.port}" if self.host in ("", "0.0.0.0", "::") else _address(self.host, self.port)
         return Follow(
             self._identity,
             os.urandom(16),
             b"",
-            max(tenure.term, self._highest, 0 if self._mirror is None else self._mirror.promised),
+            tenure.term if leads else max(known),
             leads,
             address,
             tenure.team,
@@ -124,21 +127,24 @@ class Standby:
         )
 
     def may_follow(self) -> bool:
-        """Whether this server follows, or leads. One that asks for a term asks no more: the other one lives."""
-        server = self._server
-        if self._changing:
-            return False
-        if server is None or server.keeper.leads:
-            return True
-        self._highest = max(self._highest, server.leadership.asked)
-        self._yields = True
-        server.give_way("the server that is followed is back")
-        return False
+        """Whether there is somebody to introduce: not while this server's folder passes from one hand to the other."""
+        return not self._changing
 
-    def following(self, followed: Followed) -> None:
-        """The server lets this one follow it."""
+    def following(self, followed: Followed) -> str | None:
+        """The server lets this one follow it; why it does not on this connection, or ``None``.
+
+        One that asks for a term asks no more: the other one lives.
+        """
+        if (server := self._server) is not None and server.keeper.leads:
+            return "this standby leads now"
+        if server is not None:
+            self._highest = max(self._highest, server.leadership.asked)
+            self._yields = True
+            server.give_way("the server that is followed is back")
+            return "the other server lives: asks for its place no longer"
         self.mirror.promise(followed.promise)
         self._tell(f"follows {self.endpoint}, which leads in term {followed.term}")
+        return None
 
     def _replayed(self) -> None:
         """The replay has heard something more."""
@@ -195,7 +201,9 @@ class Standby:
                 before = self.now()
                 await asyncio.sleep(self._settings.lease_s / LOOKS)
                 # Where this process itself was held up, what came meanwhile is still to be read.
-                self._heard_at += max(self.now() - before - 2 * self._settings.lease_s / LOOKS, 0.0)
+                now = self.now()
+                held_s = max(now - before - 2 * self._settings.lease_s / LOOKS, 0.0)
+                self._heard_at = max(self._heard_at, min(self._heard_at + held_s, now))
         except BaseException:
             await self.close()
             raise
@@ -293,11 +301,12 @@ class Standby:
 
     async def close(self) -> None:
         """Follow no more; a server that leads goes on."""
+        session = self._session
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-        if self._session is not None and self._session.connection is not None:
-            self._session.connection.close("the standby was stopped")
+        if session is not None and session.connection is not None:
+            session.connection.close("the standby was stopped")
             await asyncio.sleep(0)
         if self._server is not None and not self._server.keeper.leads:
             await self._end_server("the standby was stopped")

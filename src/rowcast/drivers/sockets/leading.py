@@ -26,8 +26,8 @@ __all__ = ["LeadingServer"]
 LOOKS = 6
 #: A standby may be silent for so many leases while it catches up: it reads what it was sent.
 PATIENT_LEASES = 20
-#: Somebody who has said that he is a server has so long to prove it (s).
-INTRODUCTION_S = 10.0
+#: Somebody who has said that he is a server has so long to prove it (s), and so many may be about it at once.
+INTRODUCTION_S, INTRODUCTIONS = 10.0, 8
 
 
 class LeadingServer(DurableServer):
@@ -66,6 +66,7 @@ class LeadingServer(DurableServer):
         self._balloted: dict[Link, int] = {}
         self._asked_at = self._lost_at = self._ticked_at = 0.0
         self._ticking: asyncio.TimerHandle | None = None
+        self._closing = False
         self.silent_s = 0.0
         self.deposed = asyncio.Event()
 
@@ -93,9 +94,10 @@ class LeadingServer(DurableServer):
         self._tick()
 
     async def close(self, cause: str = "the server was stopped") -> None:
-        """See :meth:`DurableServer.close`."""
+        """See :meth:`DurableServer.close`; while a standby is attached no worker is told: that leads from now on."""
         if self._ticking is not None:
             self._ticking.cancel()
+        self._closing = True
         self._port = None  # it is not the standby that goes
         self.keeper.ship_nothing()
         for port in list(self._ports.values()):
@@ -116,7 +118,8 @@ class LeadingServer(DurableServer):
         if port is not None:
             return port.arrived(self.now(), count)
         cause = super().on_read(connection, count)
-        if cause == ANOTHER_SERVER:
+        unproven = sum(each.follow is None for each in self._ports.values())
+        if cause == ANOTHER_SERVER and not self._closing and unproven < INTRODUCTIONS:
             self._adopt(connection)
             return None
         self._count_votes()
@@ -176,6 +179,9 @@ class LeadingServer(DurableServer):
             return "standby", "the standby's state is that of another team; give it an empty --state"
         if follow.policy != policy:
             return "standby", f"expected a standby of policy {policy}, got one of {follow.policy}"
+        present = None if self._port is None else self._port.follow
+        if present is not None and present.server != follow.server and not follow.leads:
+            return "standby", f"this server has a standby at {present.address}; stop that first"
         term = self._leads.tenure.term
         if follow.leads and follow.term < term and self.keeper.leads:
             return "standby", f"this server leads in term {term}, and the other one led in term {follow.term}"
@@ -223,9 +229,9 @@ class LeadingServer(DurableServer):
         if leads.acknowledged(position):
             self.node.shared(len(leads.rosters))
         if leads.standing is not Standing.ATTACHED:
-            if port.caught_up and leads.standing is not Standing.DEPOSED:
-                follow = port.follow
-                assert follow is not None
+            follow = port.follow
+            assert follow is not None
+            if port.caught_up and leads.may_attach(follow.server):
                 standby = self._address_of(port, follow.address)
                 tenure = leads.with_standby(follow.server, standby, port.promise)
                 if tenure is None:

@@ -15,7 +15,7 @@ from rowcast.drivers.state.disk import Disk
 from rowcast.drivers.state.folder import Found, StateFolder, snapshot_bytes
 from rowcast.drivers.state.writer import GroupWriter
 from rowcast.durability.leadership import Leadership, Standing
-from rowcast.durability.recorded import Drawn, RecordedServer
+from rowcast.durability.recorded import Drawn, RecordedServer, roster_of
 from rowcast.durability.recovery import Recovery, recover
 from rowcast.durability.state import State
 from rowcast.errors import ConfigError
@@ -261,13 +261,14 @@ class ServerKeeper:
         if take_over or tenure.term == 0:
             first = leads.take_over() if take_over else leads.first(source(16))
             server.node.lead(self.starts_at, first)  # the snapshot that comes next has it
-            leads.led(first, 0, 0)
+            leads.led(first, 0, 0, frozenset(roster_of(server.node)))
 
     def change(self, now: float, tenure: Tenure) -> None:
         """From now on the team is led so; it is in the log before anybody hears of it."""
         assert self.leadership is not None
         self.server.lead(now, tenure)
-        self.leadership.led(tenure, self.server.position, self._log.committed_to)
+        members = frozenset(roster_of(self.server.node))
+        self.leadership.led(tenure, self.server.position, self._log.committed_to, members)
 
     @property
     def leads(self) -> bool:
@@ -304,11 +305,15 @@ class ServerKeeper:
             due = now - self._taken_at >= self.settings.snapshot_s
         if due or self._shipments:
             self._worked_s = worked_s
-            self._is_writing = True
             self._writing = threading.Thread(
                 target=self._write_beside, args=self._snapshot(now), name="rowcast-snapshot", daemon=True
             )
-            self._writing.start()
+            self._is_writing = True
+            try:
+                self._writing.start()
+            except RuntimeError:  # there is no room for another thread: it is tried again
+                self._is_writing, self._writing = False, None
+                raise
 
     def ship(self, tap: Callable[[int, int, bytes], None], snapshot: Shipment) -> None:
         """Give a standby what it needs: a snapshot that is taken next, and from now on each group of the log.

@@ -170,16 +170,24 @@ class Mirror:
             OSError: they cannot be written.
             LocalProtocolError: one is missing before them.
         """
-        for number, content in groups:
-            if number != self.next:
-                raise LocalProtocolError(f"standby: expected group {self.next}, got group {number}")
-            if self._file is None:
-                self._file = self._disk.create(segment_name(number))
-                self._file.write(file_header(number))
-            self._file.write(pack_group(number, content))
-            self.next += 1
-        if self._file is not None:
-            self._file.sync()
+        begun = self.next
+        try:
+            for number, content in groups:
+                self._append(number, content)
+            if self._file is not None:
+                self._file.sync()
+        except OSError:
+            self.hear(groups[: self.next - begun])  # what is there counts, whatever this server writes behind it
+            raise
+
+    def _append(self, number: int, content: bytes) -> None:
+        if number != self.next:
+            raise LocalProtocolError(f"standby: expected group {self.next}, got group {number}")
+        if self._file is None:
+            self._file = self._disk.create(segment_name(number))
+            self._file.write(file_header(number))
+        self._file.write(pack_group(number, content))
+        self.next += 1
 
     def hear(self, groups: Sequence[tuple[int, bytes]]) -> None:
         """Give groups that were added to the replay, which goes on beside."""
