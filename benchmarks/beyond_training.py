@@ -190,7 +190,8 @@ def to_accuracy(
         note += f"; by seed {', '.join(f'{share:.2f}' for share in shares[name])}"
         note += f"; not reached with seed {', '.join(map(str, late))}" if late else ""
         figures.append(summary(f"{title}: time to rog:4's accuracy / {name}'s", shares[name], "ratio", most, note))
-        energy = summary(f"{title}: energy to it below {name}'s", saved[name], "%", least)
+        note = f"by seed {', '.join(f'{share:.0f}' for share in saved[name])}"
+        energy = summary(f"{title}: energy to it below {name}'s", saved[name], "%", least, note)
         figures.append(replace(energy, at_least=True))
     return figures
 

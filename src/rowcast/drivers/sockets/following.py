@@ -65,7 +65,7 @@ class Standby:
         self._identity = mirror.identity
         self._server: LeadingServer | None = None
         self._session: Session | None = None
-        self._heard_at = 0.0  # when the other server was heard last; or it is not listened to until then
+        self._heard_at = 0.0  # when the other server was heard last; in the future: it is missed by nobody until then
         self._highest = 0  # the highest term that was asked for
         self._attached = self._changing = False
         self._yields = False  # it asks for no term any more, since the other server lives

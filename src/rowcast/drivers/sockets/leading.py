@@ -118,8 +118,7 @@ class LeadingServer(DurableServer):
         if port is not None:
             return port.arrived(self.now(), count)
         cause = super().on_read(connection, count)
-        unproven = sum(each.follow is None for each in self._ports.values())
-        if cause == ANOTHER_SERVER and not self._closing and unproven < INTRODUCTIONS:
+        if cause == ANOTHER_SERVER and not self._closing and self._unproven < INTRODUCTIONS:
             self._adopt(connection)
             return None
         self._count_votes()
@@ -150,6 +149,11 @@ class LeadingServer(DurableServer):
     def next_message(self, connection: Connection) -> Message | None:
         port = self._ports.get(connection.link)
         return super().next_message(connection) if port is None else port.next_message()
+
+    @property
+    def _unproven(self) -> int:
+        """How many have said that they are servers, and have not proved it."""
+        return sum(each.follow is None for each in self._ports.values())
 
     def _adopt(self, connection: Connection) -> None:
         """It is no worker: the node has nothing to do with it any more."""

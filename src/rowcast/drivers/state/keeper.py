@@ -305,14 +305,16 @@ class ServerKeeper:
             due = now - self._taken_at >= self.settings.snapshot_s
         if due or self._shipments:
             self._worked_s = worked_s
+            taken = self._snapshot(now)
             self._writing = threading.Thread(
-                target=self._write_beside, args=self._snapshot(now), name="rowcast-snapshot", daemon=True
+                target=self._write_beside, args=taken, name="rowcast-snapshot", daemon=True
             )
             self._is_writing = True
             try:
                 self._writing.start()
             except RuntimeError:  # there is no room for another thread: it is tried again
                 self._is_writing, self._writing = False, None
+                self._shipments = taken[-1]
                 raise
 
     def ship(self, tap: Callable[[int, int, bytes], None], snapshot: Shipment) -> None:
