@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import logging
 import os
 import signal
@@ -16,9 +18,11 @@ import pytest
 from live import LAYOUT as LIVE_LAYOUT
 from live import LIMIT_S, LiveServer, Robot, start_of
 from rowcast.drivers.kept import Keeper, arrays, noting
+from rowcast.drivers.kept.folder import Folder
 from rowcast.errors import ConfigError
 from rowcast.journal import read_journal
 from rowcast.rows import Layout
+from rowcast.training.kept import SESSION_NOTES, Acknowledged, Resumed
 from teams import LAYOUT, events, finished
 from test_kept import Story, robots, told
 
@@ -157,6 +161,61 @@ def test_notes_that_are_torn_count_up_to_there(tmp_path):
     whole, torn = seen
     assert (torn.sent, torn.received, torn.acknowledged) != (whole.sent, whole.received, whole.acknowledged)
     assert torn.iteration in (whole.iteration, whole.iteration - 1)
+
+
+def test_notes_of_the_session_are_on_the_disk_with_all_before_them(tmp_path, monkeypatch):
+    """Without them, after a loss of power, those before would be believed of frames that bear the same numbers."""
+    flushed = {}
+    sync = os.fsync
+
+    def watch(file):
+        sync(file)
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        flushed[path.name] = 0 if path.is_dir() else path.stat().st_size
+
+    monkeypatch.setattr(os, "fsync", watch)
+    story = Filed("rog:4?codec=onebit", tmp_path / "state", every=1)
+    kinds = []
+    note = story.keeper.note
+
+    def compare_sizes(one):
+        note(one)
+        if isinstance(one, SESSION_NOTES):
+            kinds.append(type(one))
+            notes = {path.name: path.stat().st_size for path in (tmp_path / "state").glob("notes-*")}
+            assert flushed == (notes | {"state": 0} if notes else {})  # before the first picture there are none
+        flushed.clear()
+
+    story.keeper.note = compare_sizes
+    for time in (1.3, 1.7):
+        story.team.at(time, lambda: story.team.cut(story.name, 0.1))
+    story.to_the_end()
+    assert kinds.count(Resumed) == 2 and set(kinds) <= set(SESSION_NOTES)
+
+
+def test_notes_behind_those_that_are_lost_do_not_count(tmp_path):
+    """Whole notes of the file before are gone, and it ends with a whole one: what is in the next one is of no use."""
+    with contextlib.closing(Prompt(tmp_path, "robot1", 0.0)) as keeper:
+        keeper.close = functools.partial(keeper.close, done=False)
+        keeper.open(LAYOUT)
+        story = Story("rog:4?codec=raw", robots(), every=1)
+        story.team.run(1.5)
+        keeper.turn(0.0, story.node)
+        keeper.note(Acknowledged(1))
+        keeper.note(Acknowledged(2))
+        keeper.turn(0.0, story.node)
+        keeper.note(Acknowledged(3))
+    first, second = sorted(tmp_path.glob("notes-*"))
+    max(tmp_path.glob("picture-*")).unlink()
+    follows, notes, _ = noting.read_notes(second, LAYOUT)
+    assert follows == first.stat().st_size and notes == [Acknowledged(3)]
+    size = len(first.read_bytes()) - (len(second.read_bytes()) - noting._HEAD.size)
+    os.truncate(first, size)
+    assert noting.read_notes(first, LAYOUT)[1:] == ([Acknowledged(1)], size)
+    folder = Folder(tmp_path, "robot1")
+    assert folder.read(LAYOUT).replay.acknowledged == max(1, story.node.outbox.acknowledged_frames)
+    assert not second.exists()
+    folder.close()
 
 
 def filled(folder, name="robot1"):

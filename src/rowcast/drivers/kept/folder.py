@@ -92,6 +92,15 @@ class Folder:
         """Where the notes behind it are."""
         return self.path / f"notes-{generation:010d}"
 
+    def size_of_notes(self, generation: int) -> int:
+        """Bytes of them; 0 where there are none.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        path = self.notes(generation)
+        return path.stat().st_size if path.exists() else 0
+
     def newest(self) -> int:
         """The newest generation of which there is anything; 0: there is none."""
         return max([*self._found(_PICTURE), *self._found(_NOTES)], default=0)
@@ -134,6 +143,19 @@ class Folder:
                     with contextlib.suppress(OSError):
                         path(generation).unlink()
 
+    def flush(self, newest: int) -> None:
+        """All notes up to a generation are on the disk when this returns, with their names.
+
+        Raises:
+            OSError: they may not be.
+        """
+        for path in (*(self.notes(each) for each in sorted(self._found(_NOTES)) if each <= newest), self.path):
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+
     def keep_two(self) -> None:
         """Two pictures are enough."""
         pictures = sorted(self._found(_PICTURE))
@@ -142,15 +164,17 @@ class Folder:
 
     def _play(self, replay: Replay, generation: int, layout: Layout) -> int:
         """Play the notes behind a picture, as far as nothing is missing; returns the last generation of them."""
-        last = generation
+        last, ended = generation, 0
         for number in range(generation, self.newest() + 1):
             try:
-                continues, notes, end = read_notes(self.notes(number), layout)
+                follows, notes, end = read_notes(self.notes(number), layout)
             except OSError:
+                if number > generation:
+                    break
+                continue
+            if number > generation and follows != ended:
                 break
-            if number > generation and not continues:
-                break
-            last = number
+            last, ended = number, end
             for note in notes:
                 replay.play(note)
             if end < self.notes(number).stat().st_size:

@@ -13,7 +13,7 @@ from rowcast.drivers.kept.noting import NotesFile
 from rowcast.drivers.kept.pictures import write_picture
 from rowcast.rows import Layout
 from rowcast.training.core import WorkerCore
-from rowcast.training.kept import Extras, Joined, Note, Picture
+from rowcast.training.kept import SESSION_NOTES, Extras, Note, Picture
 
 __all__ = ["SHARE", "Keeper"]
 
@@ -90,15 +90,20 @@ class Keeper:
     # -- the notebook ------------------------------------------------------------------------------------------
 
     def note(self, note: Note) -> None:
-        """Write a note; where that is not possible, none follows until the next picture."""
+        """Write a note; where that is not possible, none follows until the next picture.
+
+        It is with the system then. Notes of the session are on the disk, with all before them.
+        """
         if self._file is not None:
             try:
                 self._file.append(note)
+                if isinstance(note, SESSION_NOTES):
+                    self._folder.flush(self._generation)
                 return
             except OSError as error:
                 self._fail(error)
-        if isinstance(note, Joined):
-            # What is missing is that the session is another one: what is kept would be taken for more than it is.
+        if isinstance(note, SESSION_NOTES):
+            # Without it, what is kept would be believed of frames that bear the same numbers and are others.
             self._await_picture()
             self._folder.remove()
 
@@ -163,12 +168,12 @@ class Keeper:
 
     def _begin_notes(self) -> None:
         """From here on notes belong to the next generation."""
-        continues, before = self._whole, self._file
-        self._file = None
+        before, self._file = self._file, None
         if before is not None:
             before.close()
         try:
-            file = NotesFile(self._folder.notes(self._generation + 1), continues=continues)
+            follows = self._folder.size_of_notes(self._generation) if self._whole else -1
+            file = NotesFile(self._folder.notes(self._generation + 1), follows=follows)
         except OSError as error:
             self._fail(error)
             return

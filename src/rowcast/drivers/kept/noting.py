@@ -1,7 +1,8 @@
 """Notes as bytes: a file of them behind each picture.
 
-A file begins with a head, which tells whether it goes on where the file before it ended. A note is its kind (u8), the
-bytes of its body (u32), a CRC-32 of both (u32), and the body: fields in MessagePack, or a frame of the wire format.
+A file begins with a head, which tells how long the file before it was, if it goes on from there: one that is shorter
+has lost notes. A note is its kind (u8), the bytes of its body (u32), a CRC-32 of both (u32), and the body: fields in
+MessagePack, or a frame of the wire format.
 Whatever ends a file early, the notes before it count.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.training.kept import (
+    SESSION_NOTES,
     Acknowledged,
     Finished,
     Finishing,
@@ -34,25 +36,25 @@ from rowcast.wire import FrameDecoder, RowLimits, Rows, encode
 
 __all__ = ["NotesFile", "flushed_to", "read_notes"]
 
-_HEAD = struct.Struct(">4sHB")
-_MAGIC, _FORMAT = b"RCNT", 1
+_HEAD = struct.Struct(">4sHq")
+_MAGIC, _FORMAT = b"RCNT", 2
 _NOTE = struct.Struct(">BII")
 _LEFT = struct.Struct(">I")
 
 #: Kinds of notes whose fields are plain values, by their number.
 _PLAIN: dict[int, type[Any]] = {3: Acknowledged, 4: Finished, 5: Finishing, 6: Joined, 7: Resumed, 8: Started}
 _NUMBERS = {Sent: 1, Received: 2, **{kind: number for number, kind in _PLAIN.items()}}
+_OF_THE_SESSION = {_NUMBERS[kind] for kind in SESSION_NOTES}
 
 
 class NotesFile:
     """A file that notes are appended to.
 
-    What is written is with the system at once, so that it outlives the process. Where a note says that the session is
-    another one, it is flushed to the disk: without it the notes before would be believed after a loss of power.
+    What is written is with the system at once, so that it outlives the process.
 
     Args:
         path: a new file.
-        continues: nothing is missing between the file before it and this one.
+        follows: bytes of the file before it, where nothing is missing between the two; negative: it begins anew.
 
     Attributes:
         size: bytes written.
@@ -61,11 +63,11 @@ class NotesFile:
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, *, continues: bool) -> None:
+    def __init__(self, path: Path, *, follows: int) -> None:
         self.path = path
         self.size = 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._write(_HEAD.pack(_MAGIC, _FORMAT, continues))
+        self._write(_HEAD.pack(_MAGIC, _FORMAT, follows))
 
     def append(self, note: Note) -> None:
         """Write one note.
@@ -76,8 +78,6 @@ class NotesFile:
         body = _body(note)
         head = _NOTE.pack(_NUMBERS[type(note)], len(body), zlib.crc32(body, _NUMBERS[type(note)]))
         self._write(head + body)
-        if isinstance(note, Joined):
-            os.fsync(self._file)
 
     def close(self) -> None:
         """Write no more."""
@@ -98,21 +98,22 @@ def _body(note: Note) -> bytes:
     return msgspec.msgpack.encode(note)
 
 
-def read_notes(path: Path, layout: Layout) -> tuple[bool, list[Note], int]:
+def read_notes(path: Path, layout: Layout) -> tuple[int, list[Note], int]:
     """The notes of a file.
 
     Returns:
-        Whether it goes on where the file before it ended; the notes, as far as they are whole; the bytes up to there.
+        Where the file before it ended, if it goes on from there, else -1; the notes, as far as they are whole; the
+        bytes up to there.
 
     Raises:
         OSError: it cannot be read.
     """
     data = memoryview(path.read_bytes())
     if len(data) < _HEAD.size:
-        return False, [], 0
-    magic, version, continues = _HEAD.unpack_from(data)
+        return -1, [], 0
+    magic, version, follows = _HEAD.unpack_from(data)
     if (magic, version) != (_MAGIC, _FORMAT):
-        return False, [], 0
+        return -1, [], 0
     notes: list[Note] = []
     place = _HEAD.size
     for kind, body in _whole(data):
@@ -121,15 +122,15 @@ def read_notes(path: Path, layout: Layout) -> tuple[bool, list[Note], int]:
         except (RemoteProtocolError, msgspec.MsgspecError, ValueError, KeyError, struct.error):
             break
         place += _NOTE.size + len(body)
-    return bool(continues), notes, place
+    return follows, notes, place
 
 
 def flushed_to(data: bytes) -> int:
-    """How many bytes of a file of notes were flushed to the disk: up to the newest note of a new session."""
+    """How many bytes of a file of notes are on the disk for certain: up to the newest note of the session; 0: none."""
     place, flushed = _HEAD.size, 0
     for kind, body in _whole(memoryview(data)):
         place += _NOTE.size + len(body)
-        if kind == _NUMBERS[Joined]:
+        if kind in _OF_THE_SESSION:
             flushed = place
     return flushed
 

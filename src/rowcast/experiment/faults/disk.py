@@ -115,12 +115,15 @@ def free_folder(folder: Path) -> None:
 def lose_unflushed(folder: Path, chance: random.Random) -> None:
     """A robot's state as it is after a loss of power: the system has written what it liked of the newest files.
 
-    The newest picture is torn, where there is one before it, and of each file of notes there is what was flushed, and
-    perhaps more.
+    The newest picture is torn, where there is one before it. Of the notes there is what was flushed, which is all up to
+    the newest one of the session, and of each file perhaps more.
     """
     pictures = sorted(folder.glob("picture-*.safetensors"))
     if len(pictures) > 1:
         os.truncate(pictures[-1], chance.randint(0, max(pictures[-1].stat().st_size - 1, 0)))
-    for path in sorted(folder.glob("notes-*")):
+    later = False  # a file behind this one has been flushed, and this one with it
+    for path in sorted(folder.glob("notes-*"), reverse=True):
         data = path.read_bytes()
-        os.truncate(path, chance.randint(flushed_to(data), len(data)))
+        flushed = len(data) if later else flushed_to(data)
+        os.truncate(path, chance.randint(flushed, len(data)))
+        later = later or flushed > 0

@@ -8,6 +8,7 @@ goes on (:mod:`~rowcast.training.kept.recovery`). Here these are values; where t
 """
 
 from rowcast.training.kept.notes import (
+    SESSION_NOTES,
     Acknowledged,
     Finished,
     Finishing,
@@ -24,6 +25,7 @@ from rowcast.training.kept.recovery import Recovery
 from rowcast.training.kept.replay import Replay
 
 __all__ = [
+    "SESSION_NOTES",
     "Acknowledged",
     "Extras",
     "Finished",

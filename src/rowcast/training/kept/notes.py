@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rowcast.training.core import WorkerCore
 
 __all__ = [
+    "SESSION_NOTES",
     "Acknowledged",
     "Finished",
     "Finishing",
@@ -128,6 +129,10 @@ class Started:
     iteration: int
     sent: int
 
+
+#: Notes of what becomes of the session. Frames behind them bear numbers that others bore before. Without such a note,
+#: those before it would be believed of the wrong frames: it must be there after a loss of power, with all before it.
+SESSION_NOTES = Joined, Resumed, Started, Finishing
 
 Note = Sent | Received | Acknowledged | Finished | Finishing | Joined | Resumed | Started
 

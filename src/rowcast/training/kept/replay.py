@@ -8,8 +8,8 @@ sum of |.| of ``r``:
 
 - Where nothing was computed in between, c is 0 and nothing is lost.
 - Where the code has expressed the row wholly, r is 0: nothing of it is pending.
-- In any other case no more is pending than was, so that nothing is delivered twice, and what was delivered is not taken
-  back.
+- In any other case no more is pending than was, so that nothing is delivered twice; what was delivered is taken back
+  by no more than ``r``.
 """
 
 from __future__ import annotations
