@@ -8,8 +8,10 @@ import random
 import threading
 from pathlib import Path
 
+from rowcast.drivers.kept.folder import Folder
 from rowcast.drivers.kept.noting import flushed_to
 from rowcast.drivers.state.disk import OpenFile, RealDisk
+from rowcast.experiment.faults.counting import LAYOUT
 
 __all__ = ["FaultyDisk", "fill_folder", "free_folder", "lose_unflushed"]
 
@@ -112,12 +114,21 @@ def free_folder(folder: Path) -> None:
             path.unlink()
 
 
-def lose_unflushed(folder: Path, chance: random.Random) -> None:
+def lose_unflushed(folder: Path, name: str, chance: random.Random) -> int:
     """A robot's state as it is after a loss of power: the system has written what it liked of the newest files.
 
     The newest picture is torn, where there is one before it. Of the notes there is what was flushed, which is all up to
     the newest one of the session, and of each file perhaps more.
+
+    Args:
+        folder: of the state.
+        name: of the robot, whose process is gone.
+        chance: decides what is there.
+
+    Returns:
+        Iterations of which nothing is there any more: no life of the robot can know of them.
     """
+    before = _iterations(folder, name)
     pictures = sorted(folder.glob("picture-*.safetensors"))
     if len(pictures) > 1:
         os.truncate(pictures[-1], chance.randint(0, max(pictures[-1].stat().st_size - 1, 0)))
@@ -127,3 +138,14 @@ def lose_unflushed(folder: Path, chance: random.Random) -> None:
         flushed = len(data) if later else flushed_to(data)
         os.truncate(path, chance.randint(flushed, len(data)))
         later = later or flushed > 0
+    return max(before - _iterations(folder, name), 0)
+
+
+def _iterations(folder: Path, name: str) -> int:
+    """How many iterations the state has: what a robot that is started now would find."""
+    state = Folder(folder, name)
+    try:
+        kept = state.read(LAYOUT)
+        return 0 if kept is None else kept.replay.iteration
+    finally:
+        state.close()

@@ -49,6 +49,7 @@ class RobotFacts:
         name: its name.
         proposed: iterations whose contribution it handed in or was about to, over all of its lives.
         deaths: how often its process was killed.
+        forgotten: iterations that a loss of power took out of its notes: it cannot tell that they are lost.
         replica: its parameters at the end; ``None``: it did not come to its end.
         failure: class and text of the error that ended it.
         state: what it did last, where it did not end.
@@ -57,6 +58,7 @@ class RobotFacts:
     name: str
     proposed: int = 0
     deaths: int = 0
+    forgotten: int = 0
     replica: Vector | None = None
     failure: str = ""
     state: str = ""
@@ -211,7 +213,7 @@ def _missing(script: FaultScript, facts: Facts, name: str, sums: npt.NDArray[np.
     for record in facts.journals.get(name, ()):
         if record["event"] == "recovered":
             told += record["lost"] + record["lost_iterations"] * len(sums)
-    told += robot.deaths * len(sums)  # the iteration that was under way
+    told += (robot.deaths + robot.forgotten) * len(sums)  # the iteration that was under way, and those before it
     return int(max(missing - told, 0))
 
 

@@ -112,6 +112,7 @@ class Members:
         links: of the robots.
         on_death: called when a process was killed, with its name and what it had said until then.
         missed: what did not happen as the script has it.
+        forgotten: iterations of each robot that a loss of power took out of its notes.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Members:
         self.port = 0
         self.nodes: dict[str, Process] = {}
         self.links: dict[str, Link] = {}
+        self.forgotten = dict.fromkeys(script.team.names, 0)
         self.on_death, self.missed = on_death, missed
         self._script, self._folder, self._seed = script, folder, seed
         self._chance = random.Random(f"{script.name} {seed}")
@@ -194,7 +196,7 @@ class Members:
                 continue
             self.on_death(name, process.kill())
             if power:
-                lose_unflushed(self._folder / f"{name}-state", self._chance)
+                self.forgotten[name] += lose_unflushed(self._folder / f"{name}-state", name, self._chance)
         if event.restart_after_s is None:
             return None
 

@@ -132,6 +132,7 @@ class _Player:
         try:
             self.facts.parameters = np.load(self.folder / f"{processes.PARAMETERS}.npy", allow_pickle=False)
             for name, robot in self.facts.robots.items():
+                robot.forgotten = self.members.forgotten[name]
                 if (path := self.folder / f"{name}.npy").exists():
                     robot.replica = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
