@@ -129,16 +129,20 @@ def lose_unflushed(folder: Path, name: str, chance: random.Random) -> int:
         Iterations of which nothing is there any more: no life of the robot can know of them.
     """
     before = _iterations(folder, name)
-    pictures = sorted(folder.glob("picture-*.safetensors"))
-    if len(pictures) > 1:
-        os.truncate(pictures[-1], chance.randint(0, max(pictures[-1].stat().st_size - 1, 0)))
     later = False  # a file behind this one has been flushed, and this one with it
     for path in sorted(folder.glob("notes-*"), reverse=True):
         data = path.read_bytes()
         flushed = len(data) if later else flushed_to(data)
         os.truncate(path, chance.randint(flushed, len(data)))
         later = later or flushed > 0
-    return max(before - _iterations(folder, name), 0)
+    *older, newest = sorted(folder.glob("picture-*.safetensors")) or [folder]
+    if not older:
+        return max(before - _iterations(folder, name), 0)
+    aside = newest.rename(folder / "torn")
+    after = _iterations(folder, name)
+    aside.rename(newest)
+    os.truncate(newest, chance.randint(0, max(newest.stat().st_size - 1, 0)))
+    return max(before - after, 0)
 
 
 def _iterations(folder: Path, name: str) -> int:
