@@ -14,7 +14,7 @@ from rowcast.sync import parse_policy
 from rowcast.testing import VirtualTeam
 from rowcast.testing.shelf import Shelf
 from rowcast.training import WorkerState
-from rowcast.training.kept import SESSION_NOTES, Acknowledged, Joined, Received, Replay, Resumed, Sent
+from rowcast.training.kept import SESSION_NOTES, Acknowledged, Finishing, Joined, Received, Replay, Resumed, Sent
 from rowcast.training.member import MemberState
 from teams import LAYOUT, POLICIES, Books, events, finished, members, names_of, outages, worker
 
@@ -297,23 +297,24 @@ def shrinking(seed):
 
 
 class Flickering(Story):
-    """A robot that loses its power twice, each time behind a certain note.
+    """A robot that is killed behind a certain note, and later loses its power behind another.
 
-    The second time its notes of the life between are lost but for those that were flushed. What was on its way is lost
-    as well. Its contributions add to every element: what is pending after a crash is what was, or less.
+    Then its notes of the life between are lost but for those that were flushed. What was on its way is lost both times.
+    Its contributions add to every element: what is pending after a crash is what was, or less.
 
     Args:
         policy: of the team.
         counts: notes from the beginning to the first crash, and from there to the second.
         flushed: kinds of notes that are there after a loss of power, with all before them.
         every: pictures are taken behind each iteration that this divides.
+        name: of the robot.
     """
 
-    def __init__(self, policy, counts, flushed, every):
+    def __init__(self, policy, counts, flushed, every, name="robot1"):
         scripts = robots(iterations=10, rates=(1e5, 6e3, 1e6))
         for script in scripts:
             script.gradient, script.delay_s = shrinking(ord(script.name[-1])), 0.05
-        super().__init__(policy, scripts)
+        super().__init__(policy, scripts, name=name)
         self.counts, self.flushed, self.every, self.too_much = list(counts), flushed, every, []
         self.safe = 0  # so many notes behind the picture were there at the first crash
         self.witness._pictures = self.picture_of
@@ -360,7 +361,7 @@ def flicker(policy, counts, flushed=SESSION_NOTES):
 @pytest.mark.parametrize(
     "policy", ["bsp?codec=raw", "ssp:3?codec=raw", "rog:2?codec=raw", "rowcast:3?codec=raw&adapt=off"]
 )
-def test_a_robot_that_loses_its_power_twice_doubles_nothing(policy):
+def test_a_robot_that_is_killed_and_then_loses_its_power_doubles_nothing(policy):
     times = []
     for counts in itertools.product(range(1, 60, 12), (1, 4, 12)):
         times += flicker(policy, counts)
@@ -372,11 +373,33 @@ def test_the_property_notices_a_session_that_is_not_flushed():
     flushed = tuple(kind for kind in SESSION_NOTES if kind is not Resumed)
     noticed = 0
     for first in (33, 37, 41, 45):
+        assert max(flicker("rog:2?codec=raw", (first, 4))) <= TOLERANCE
         try:
             noticed += max(flicker("rog:2?codec=raw", (first, 4), flushed), default=0) > TOLERANCE
         except AssertionError:  # nobody goes on: the team waits for rows that are taken to be delivered
             noticed += 1
     assert noticed
+
+
+def test_a_robot_that_loses_its_power_at_its_farewell_delivers_nothing_again():
+    """The server has dropped it as finished, and what it had noted of its last frames is gone."""
+    story = Flickering("rog:4?codec=raw", (-1,), SESSION_NOTES, every=1, name="robot0")
+    keep = story.team.journals["server"]._sink
+
+    def sink(record):
+        keep(record)
+        if record["event"] == "drained" and record["peer"] == story.name and not story.too_much:
+            story.team.at(story.team.now, crash)
+
+    def crash():
+        assert any(isinstance(note, Sent) for note in story.witness.notes)
+        story.lose_power()
+        assert isinstance(story.witness.notes[-1], Finishing)
+        story.crash()
+
+    story.team.journals["server"]._sink = sink
+    story.to_the_end()
+    assert len(story.too_much) == 1 and max(story.too_much) <= TOLERANCE
 
 
 def told(story):

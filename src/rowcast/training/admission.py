@@ -394,6 +394,11 @@ class Admission:
             self.seeding.forget()
             self.choose_seed(now)
 
+    def finished(self, now: float, member: Member) -> None:
+        """A worker has delivered all of its work. One that has forgotten that joins anew, and nothing counts twice."""
+        self._memory.remember(member.name, member.session, member.life, member.inbox.received)
+        self.drop(now, member, "finished")
+
     def expel(self, now: float, member: Member, cause: str) -> None:
         """Drop a worker; should it ever come back, it joins anew, and what it sent does not count twice."""
         self._memory.remember(member.name, member.session, member.life, member.inbox.received)

@@ -246,6 +246,6 @@ class ServerNode(ServerCore, Host):
             return None
         message = self.team.departures.next_message(now, member)
         if isinstance(message, Farewell) and (link := member.link) is not None:
-            self._admission.drop(now, member, "finished")
+            self._admission.finished(now, member)
             link.closing = True
         return message

@@ -1,13 +1,14 @@
 """The folder of one worker's state: its lock, its generations, and what is read of them at the start.
 
 A generation is a picture, ``picture-N.safetensors``, and the notes behind it, ``notes-N``, which begin when the picture
-is taken. The two newest pictures are kept, and all notes from the older one on: should the newest be damaged, the notes
-lead from the one before to the same state.
+is taken. The two newest pictures are kept, and the one that was flushed to the disk last, with all notes from the
+oldest of them on: should a newer one be damaged, the notes lead from the one before to the same state.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from rowcast.drivers.kept.arrays import Damaged
+from rowcast.drivers.kept.arrays import Damaged, flush
 from rowcast.drivers.kept.noting import read_notes
 from rowcast.drivers.kept.pictures import FORMAT, Head, picture_of, read_picture
 from rowcast.errors import ConfigError, RemoteProtocolError
@@ -43,11 +44,13 @@ class Kept:
     Attributes:
         replay: its state.
         extras: what the training loop had when the picture was taken.
-        age_s: seconds since then.
+        generation: of the picture.
+        age_s: seconds since it was taken.
     """
 
     replay: Replay
     extras: Extras
+    generation: int
     age_s: float
 
 
@@ -117,7 +120,9 @@ class Folder:
             try:
                 head, arrays = read_picture(self.picture(generation))
             except (Damaged, OSError) as error:
-                log.warning("%s: state_dir %s: %s; the state before it is used", self._name, self.path, error)
+                log.warning(
+                    "%s: state_dir %s: %s; an older state is used, if there is one", self._name, self.path, error
+                )
                 self.picture(generation).unlink(missing_ok=True)
                 continue
             self._check(head, layout)
@@ -128,20 +133,33 @@ class Folder:
             except RemoteProtocolError as error:
                 raise ConfigError(f"state_dir {self.path}: {error}; load the plug-in with this code first") from error
             self.remove(beyond=last)
-            return Kept(replay, extras, max(time.time() - head.taken_at, 0.0))
-        self.remove()
+            return Kept(replay, extras, generation, max(time.time() - head.taken_at, 0.0))
+        self.remove(before=self.newest() + 1)
         return None
 
     def remove(self, *, before: int | None = None, beyond: int | None = None) -> None:
-        """Remove generations: those before one, the notes beyond one, or all. What cannot be removed stays."""
-        everything = before is None and beyond is None
+        """Remove generations: those before one, or the notes beyond one. What cannot be removed stays."""
         for pattern, path in ((_PICTURE, self.picture), (_NOTES, self.notes)):
             for generation in self._found(pattern):
                 old = before is not None and generation < before
                 late = beyond is not None and generation > beyond
-                if everything or old or late:
+                if old or late:
                     with contextlib.suppress(OSError):
                         path(generation).unlink()
+
+    def forget(self, before: int | None = None) -> None:
+        """Nothing can be gone on from any more, not even after a loss of power: no generation, or none before one.
+
+        Raises:
+            OSError: something is left.
+        """
+        for path, generation in [
+            *((self.picture, each) for each in self._found(_PICTURE)),
+            *((self.notes, each) for each in self._found(_NOTES)),
+        ]:
+            if before is None or generation < before:
+                path(generation).unlink(missing_ok=True)
+        self._flush_names()
 
     def flush(self, newest: int) -> None:
         """All notes up to a generation are on the disk when this returns, with their names.
@@ -149,18 +167,40 @@ class Folder:
         Raises:
             OSError: they may not be.
         """
-        for path in (*(self.notes(each) for each in sorted(self._found(_NOTES)) if each <= newest), self.path):
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
+        for generation in sorted(self._found(_NOTES)):
+            if generation <= newest:
+                try:
+                    flush(self.notes(generation))
+                except FileNotFoundError:
+                    if generation == newest:
+                        raise  # an older one is removed when two newer pictures are there
+        self._flush_names()
 
-    def keep_two(self) -> None:
-        """Two pictures are enough."""
+    def flush_picture(self, generation: int) -> None:
+        """A picture is on the disk when this returns, with its name.
+
+        Raises:
+            OSError: it may not be.
+        """
+        flush(self.picture(generation))
+        self._flush_names()
+
+    def keep(self, flushed: int) -> None:
+        """Keep the two newest pictures, that which was flushed last, and all notes from the oldest of these on."""
         pictures = sorted(self._found(_PICTURE))
-        if len(pictures) > 2:
-            self.remove(before=pictures[-2])
+        kept = {*pictures[-2:], flushed}
+        for generation in pictures:
+            if generation not in kept:
+                with contextlib.suppress(OSError):
+                    self.picture(generation).unlink()
+        self.remove(before=min(kept))
+
+    def _flush_names(self) -> None:
+        try:
+            flush(self.path)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no need of it
+                raise
 
     def _play(self, replay: Replay, generation: int, layout: Layout) -> int:
         """Play the notes behind a picture, as far as nothing is missing; returns the last generation of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,6 +22,8 @@ log = logging.getLogger("rowcast")
 
 #: Pictures may take so much of the time: what the last one took, of the time until the next.
 SHARE = 0.02
+#: A picture is flushed to the disk every so many seconds; what the system does with the others is its business.
+FLUSH_S = 30.0
 
 
 class Keeper:
@@ -57,6 +60,9 @@ class Keeper:
         self._generation = 0
         self._file: NotesFile | None = None
         self._whole = False  # no note is missing since the last picture that was taken
+        self._behind_a_gap = False  # notes are missing between the generation before and this one
+        self._flushed = 0  # the generation whose picture was flushed last, and when
+        self._flushed_at = -float("inf")
         self._taken_at = -float("inf")
         self._picture_bytes = 1 << 20
         self._writing: threading.Thread | None = None
@@ -73,6 +79,7 @@ class Keeper:
         self._generation = self._folder.newest()
         if kept is not None:
             self._kept = kept.extras
+            self._flushed = kept.generation
             self._whole = True
             self._begin_notes()
         return kept
@@ -92,20 +99,25 @@ class Keeper:
     def note(self, note: Note) -> None:
         """Write a note; where that is not possible, none follows until the next picture.
 
-        It is with the system then. Notes of the session are on the disk, with all before them.
+        It is with the system then. A note of the session is on the disk, with all before it; where it cannot be, what
+        was kept until then is removed: without it, that would be believed of frames that bear the same numbers and are
+        others.
         """
+        of_the_session = isinstance(note, SESSION_NOTES)
         if self._file is not None:
             try:
                 self._file.append(note)
-                if isinstance(note, SESSION_NOTES):
+                if of_the_session:
                     self._folder.flush(self._generation)
-                return
             except OSError as error:
                 self._fail(error)
-        if isinstance(note, SESSION_NOTES):
-            # Without it, what is kept would be believed of frames that bear the same numbers and are others.
+        if of_the_session and (self._file is None or self._behind_a_gap):
             self._await_picture()
-            self._folder.remove()
+            try:
+                self._folder.forget(self._generation if self._file is not None else None)
+            except OSError as error:
+                self._error = error
+            self._behind_a_gap = False
 
     def turn(self, now: float, node: WorkerCore) -> None:
         """Take a picture, if one is due."""
@@ -151,7 +163,8 @@ class Keeper:
             self._file.close()
             self._file = None
         if done and not self.closed:
-            self._folder.remove()
+            with contextlib.suppress(OSError):
+                self._folder.forget()
         self._folder.close()
 
     # -- pictures ------------------------------------------------------------------------------------------------
@@ -179,15 +192,21 @@ class Keeper:
             return
         self._file = file
         self._generation += 1
+        self._behind_a_gap = follows < 0
 
     def _write(self, generation: int, picture: Picture, extras: Extras, blocked_s: float) -> None:
         """On a thread of its own."""
-        began = time.thread_time()
+        began, began_at = time.thread_time(), time.perf_counter()
         try:
             self._picture_bytes = max(
                 write_picture(self._folder.picture(generation), picture, extras, time.time()), 1 << 20
             )
-            self._folder.keep_two()
+            try:
+                if began_at >= self._flushed_at + FLUSH_S:
+                    self._folder.flush_picture(generation)
+                    self._flushed, self._flushed_at = generation, began_at
+            finally:
+                self._folder.keep(self._flushed)
             self.pictures += 1
             if self._told:
                 self._told = False

@@ -17,7 +17,7 @@ from rowcast.wire import Rows
 
 __all__ = ["FORMAT", "Head", "picture_of", "read_picture", "write_picture"]
 
-FORMAT = 1
+FORMAT = 2
 
 _FRAME_ARRAYS = ("rows", "payload", "before")
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
+import tempfile
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 from rowcast.drivers.kept.folder import Folder
@@ -117,8 +120,8 @@ def free_folder(folder: Path) -> None:
 def lose_unflushed(folder: Path, name: str, chance: random.Random) -> int:
     """A robot's state as it is after a loss of power: the system has written what it liked of the newest files.
 
-    The newest picture is torn, where there is one before it. Of the notes there is what was flushed, which is all up to
-    the newest one of the session, and of each file perhaps more.
+    All pictures but the oldest are torn. Of the notes there is what was flushed, which is all up to the newest one of
+    the session, and of each file perhaps more.
 
     Args:
         folder: of the state.
@@ -135,21 +138,22 @@ def lose_unflushed(folder: Path, name: str, chance: random.Random) -> int:
         flushed = len(data) if later else flushed_to(data)
         os.truncate(path, chance.randint(flushed, len(data)))
         later = later or flushed > 0
-    *older, newest = sorted(folder.glob("picture-*.safetensors")) or [folder]
-    if not older:
-        return max(before - _iterations(folder, name), 0)
-    aside = newest.rename(folder / "torn")
-    after = _iterations(folder, name)
-    aside.rename(newest)
-    os.truncate(newest, chance.randint(0, max(newest.stat().st_size - 1, 0)))
+    torn = sorted(folder.glob("picture-*.safetensors"))[1:]
+    after = _iterations(folder, name, {path.name for path in torn})
+    for path in torn:
+        os.truncate(path, chance.randint(0, max(path.stat().st_size - 1, 0)))
     return max(before - after, 0)
 
 
-def _iterations(folder: Path, name: str) -> int:
-    """How many iterations the state has: what a robot that is started now would find."""
-    state = Folder(folder, name)
-    try:
-        kept = state.read(LAYOUT)
-        return 0 if kept is None else kept.replay.iteration
-    finally:
-        state.close()
+def _iterations(folder: Path, name: str, but: Collection[str] = ()) -> int:
+    """How many iterations the state has without some of its files: what a robot that is started now would find."""
+    with tempfile.TemporaryDirectory() as copy:
+        for path in folder.iterdir():
+            if path.name not in but:
+                shutil.copy(path, copy)
+        state = Folder(Path(copy), name)
+        try:
+            kept = state.read(LAYOUT)
+            return 0 if kept is None else kept.replay.iteration
+        finally:
+            state.close()

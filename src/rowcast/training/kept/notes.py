@@ -130,8 +130,9 @@ class Started:
     sent: int
 
 
-#: Notes of what becomes of the session. Frames behind them bear numbers that others bore before. Without such a note,
-#: those before it would be believed of the wrong frames: it must be there after a loss of power, with all before it.
+#: Notes of what becomes of the session. Behind the first two, frames bear numbers that others bore before: without
+#: such a note, those before it would be believed of the wrong frames. And who does not know that it has begun, or that
+#: it was about to end, misreads what it is told. They must be there after a loss of power, with all notes before them.
 SESSION_NOTES = Joined, Resumed, Started, Finishing
 
 Note = Sent | Received | Acknowledged | Finished | Finishing | Joined | Resumed | Started
