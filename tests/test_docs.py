@@ -527,7 +527,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.training": "ServerNode WorkerNode WorkerState",
     "rowcast.training.guard": "GUARDS Guard Incident",
     "rowcast.training.kept": """
-        Acknowledged Extras Finished Finishing Joined Note Notebook Picture Received Recovery Replay Resumed Sent
+        Acknowledged Extras Finished Finishing Joined Note Notebook Picture Received Recovery Replay Resumed
+        SESSION_NOTES Sent
         Started
     """,
     "rowcast.training.proposal": "",
