@@ -60,7 +60,7 @@ class Keeper:
         self._generation = 0
         self._file: NotesFile | None = None
         self._whole = False  # no note is missing since the last picture that was taken
-        self._behind_a_gap = False  # notes are missing between the generation before and this one
+        self._gap = 0  # the generation before which notes are missing; 0: there is none that could be come to
         self._flushed = 0  # the generation whose picture was flushed last, and when
         self._flushed_at = -float("inf")
         self._taken_at = -float("inf")
@@ -111,13 +111,13 @@ class Keeper:
                     self._folder.flush(self._generation)
             except OSError as error:
                 self._fail(error)
-        if of_the_session and (self._file is None or self._behind_a_gap):
+        if of_the_session and (self._file is None or self._gap):
             self._await_picture()
             try:
-                self._folder.forget(self._generation if self._file is not None else None)
+                self._folder.forget(self._gap if self._file is not None else None)
+                self._gap = 0
             except OSError as error:
                 self._error = error
-            self._behind_a_gap = False
 
     def turn(self, now: float, node: WorkerCore) -> None:
         """Take a picture, if one is due."""
@@ -192,7 +192,8 @@ class Keeper:
             return
         self._file = file
         self._generation += 1
-        self._behind_a_gap = follows < 0
+        if follows < 0:
+            self._gap = self._generation
 
     def _write(self, generation: int, picture: Picture, extras: Extras, blocked_s: float) -> None:
         """On a thread of its own."""
