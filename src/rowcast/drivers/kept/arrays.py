@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-__all__ = ["Damaged", "flush", "read_arrays", "write_arrays"]
+__all__ = ["Damaged", "read_arrays", "write_arrays"]
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +49,7 @@ class Damaged(ValueError):
 def write_arrays(path: Path, arrays: Mapping[str, Array], text: str) -> int:
     """Write a new file under a temporary name, then give it its own. The arrays are written from where they are.
 
-    Not flushed to the disk: see :func:`flush`. A file that was torn by a loss of power has another digest.
+    Not flushed to the disk: the system does that, or the caller. A torn file has another digest.
 
     Args:
         path: the file.
@@ -83,19 +83,6 @@ def write_arrays(path: Path, arrays: Mapping[str, Array], text: str) -> int:
         temporary.unlink(missing_ok=True)
         raise
     return len(header) + sum(part.nbytes for part in parts)
-
-
-def flush(path: Path) -> None:
-    """A file, or the names in a folder, are on the disk when this returns.
-
-    Raises:
-        OSError: they may not be.
-    """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Array], str]:

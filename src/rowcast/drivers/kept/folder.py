@@ -17,7 +17,8 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from rowcast.drivers.kept.arrays import Damaged, flush
+from rowcast.drivers.flushing import flush
+from rowcast.drivers.kept.arrays import Damaged
 from rowcast.drivers.kept.noting import read_notes
 from rowcast.drivers.kept.pictures import FORMAT, Head, picture_of, read_picture
 from rowcast.errors import ConfigError, RemoteProtocolError
@@ -35,6 +36,9 @@ log = logging.getLogger("rowcast")
 
 _PICTURE = re.compile(r"picture-(\d{10})\.safetensors")
 _NOTES = re.compile(r"notes-(\d{10})")
+
+#: No generation has a number as high.
+MAX_GENERATION = 10**10
 
 
 @dataclass(frozen=True)
@@ -134,31 +138,25 @@ class Folder:
                 raise ConfigError(f"state_dir {self.path}: {error}; load the plug-in with this code first") from error
             self.remove(beyond=last)
             return Kept(replay, extras, generation, max(time.time() - head.taken_at, 0.0))
-        self.remove(before=self.newest() + 1)
+        self.remove(before=MAX_GENERATION)
         return None
 
-    def remove(self, *, before: int | None = None, beyond: int | None = None) -> None:
-        """Remove generations: those before one, or the notes beyond one. What cannot be removed stays."""
-        for pattern, path in ((_PICTURE, self.picture), (_NOTES, self.notes)):
-            for generation in self._found(pattern):
-                old = before is not None and generation < before
-                late = beyond is not None and generation > beyond
-                if old or late:
-                    with contextlib.suppress(OSError):
-                        path(generation).unlink()
+    def remove(self, *, before: int = 0, beyond: int = MAX_GENERATION) -> None:
+        """Remove the generations before one, and those beyond one. What cannot be removed stays."""
+        for generation, path in self._files():
+            if generation < before or generation > beyond:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
-    def forget(self, before: int | None = None) -> None:
-        """Nothing can be gone on from any more, not even after a loss of power: no generation, or none before one.
+    def forget(self, before: int = MAX_GENERATION) -> None:
+        """No generation before one can be gone on from any more, not even after a loss of power.
 
         Raises:
             OSError: something is left.
         """
-        for path, generation in [
-            *((self.picture, each) for each in self._found(_PICTURE)),
-            *((self.notes, each) for each in self._found(_NOTES)),
-        ]:
-            if before is None or generation < before:
-                path(generation).unlink(missing_ok=True)
+        for generation, path in self._files():
+            if generation < before:
+                path.unlink(missing_ok=True)
         self._flush_names()
 
     def flush(self, newest: int) -> None:
@@ -237,6 +235,11 @@ class Folder:
             raise ConfigError(
                 f"state_dir {self.path}: expected the state of this model ({layout}), got that of another one; {advice}"
             )
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """All files of all generations, each with its generation."""
+        pictures = [(generation, self.picture(generation)) for generation in self._found(_PICTURE)]
+        return pictures + [(generation, self.notes(generation)) for generation in self._found(_NOTES)]
 
     def _found(self, pattern: re.Pattern[str]) -> list[int]:
         names = (pattern.fullmatch(path.name) for path in self.path.iterdir())

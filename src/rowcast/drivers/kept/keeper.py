@@ -114,7 +114,10 @@ class Keeper:
         if of_the_session and (self._file is None or self._gap):
             self._await_picture()
             try:
-                self._folder.forget(self._gap if self._file is not None else None)
+                if self._file is None:
+                    self._folder.forget()
+                else:
+                    self._folder.forget(before=self._gap)
                 self._gap = 0
             except OSError as error:
                 self._error = error

@@ -2,8 +2,7 @@
 
 A file begins with a head, which tells how long the file before it was, if it goes on from there: one that is shorter
 has lost notes. A note is its kind (u8), the bytes of its body (u32), a CRC-32 of both (u32), and the body: fields in
-MessagePack, or a frame of the wire format.
-Whatever ends a file early, the notes before it count.
+MessagePack, or a frame of the wire format. Whatever ends a file early, the notes before it count.
 """
 
 from __future__ import annotations

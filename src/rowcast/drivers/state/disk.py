@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from rowcast.drivers.flushing import flush
 from rowcast.errors import ConfigError
 
 __all__ = ["Disk", "OpenFile", "RealDisk"]
@@ -108,11 +109,7 @@ class RealDisk:
 
     def sync_names(self) -> None:
         """The names of the files are there after a loss of power."""
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(self.folder)
 
     def claim(self) -> Callable[[], None]:
         from rowcast.drivers.claim import claimed  # where there are no such locks (Windows) nothing else is missing
