@@ -23,7 +23,10 @@ def die():
 
 
 class Killer(Keeper):
-    """Waits for each picture before the next, so that there is one for each step; dies when it is time to."""
+    """Dies when it is time to. There is a picture for each step: it waits for one before the next, and before it dies.
+
+    Only the phase "picture" dies while one is being written; there nothing is computed meanwhile.
+    """
 
     phase, left = "never", 0
 
@@ -34,12 +37,18 @@ class Killer(Keeper):
     def turn(self, now, node):
         self._await_picture()
         super().turn(now, node)
+        if self.phase == "picture":
+            self._await_picture()
 
     def passed(self, phase):
         if phase == self.phase:
             Killer.left -= 1
             if self.left == 0:
-                die()
+                self.die()
+
+    def die(self):
+        self._await_picture()
+        die()
 
 
 def main(port, name, folder, journal, steps, update, phase, left):
@@ -69,7 +78,7 @@ def main(port, name, folder, journal, steps, update, phase, left):
             proposed = team.replica - float(update)
             team.exchange(([proposed[spec.start : spec.stop] for spec in LAYOUT.tensors], 1.0, team.replica.copy()))
             if phase == "computing" and team.iteration == int(left):
-                die()
+                team._keeper.die()
         team.finish()
 
 
