@@ -181,10 +181,11 @@ class ServerSettings(StrangerSettings):
     guard: str = setting(
         "off",
         "What becomes of updates that are out of line with those of the other members. clip: those that are far too "
-        "large are scaled down. quarantine: besides, a member that stays too large, or computes against the others, is "
-        "put aside until it is in line again, and its last iterations are taken back; for that it takes a team of "
-        "three. Needs two models of memory for each worker.",
-        choices=("off", "clip", "quarantine"),
+        "large are scaled down. quarantine: besides, a member that stays too large, or whose sign is flipped, is put "
+        "aside until it is in line again, and its last iterations are taken back; for that it takes a team of three. "
+        "strict: besides, one that points against all others, as with wrong labels; only where all see the same kinds "
+        "of data, since one that alone sees some does so, too. Needs two models of memory for each worker.",
+        choices=("off", "clip", "quarantine", "strict"),
         flag="--guard",
     )
 

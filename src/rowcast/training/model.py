@@ -78,7 +78,7 @@ class Model:
             if policy.row_weights == "contributors":
                 self.row_weights = RowWeights(layout)
             if (guard := self._team.settings.guard) != "off":
-                self.guard = Guard(layout, quarantines=guard == "quarantine")
+                self.guard = Guard(layout, quarantines=guard != "clip", alike=guard == "strict")
         return self.ledger
 
     def judge(self, member: Member, codec: Codec, message: Rows) -> tuple[Codec, Rows]:

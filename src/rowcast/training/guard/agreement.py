@@ -3,14 +3,17 @@
 Each iteration of a member is compared with what each other member sent lately: the mean over rows of the cosine, each
 row alike. (The few rows that tell classes apart are the largest of many models, and point apart where robots see
 different classes; the many others agree all the same.) Two members agree by the mean of both comparisons over their
-last iterations. A member computes against the others, because a sign is flipped or its labels are wrong, where
+last iterations.
 
-- its agreement with them (the median) is negative by more than chance,
-- the others agree among themselves by more than chance, and
-- it is further from them than nearly any two of them are from each other.
+A member is against the others where it disagrees with each of them by more than chance, and nearly any two of them
+agree. That alone is not wrong: a robot that sees other classes than the rest stands so, too. But its data turns around
+what tells classes apart, and leaves alone what they have in common, such as the first layers; a flipped sign turns
+around everything. So it is the share of the tensors in which the others agree and this one disagrees that tells. (Wrong
+labels look like other classes: they can be told from them only where it is known that all see the same.)
 
-The last one is the measure of how different sound members are: with robots that see quite different things it decides
-nothing. Nothing here depends on how large updates are.
+A member climbs: see :mod:`rowcast.training.guard.response`.
+
+Nothing here depends on how large updates are.
 
 Sources: a negative cosine with those that are trusted counts nothing: Cao et al., "FLTrust", NDSS 2021; here the others
 take the place of trusted data. Distances of pairs tell who stands apart: Blanchard et al., "Machine Learning with
@@ -20,14 +23,17 @@ Adversaries" (Krum), NeurIPS 2017. History, since a single iteration cannot tell
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from rowcast.training.guard.watched import Watched
 
-__all__ = ["against", "direction"]
+Numbers = npt.NDArray[np.float64]
+
+__all__ = ["against", "climbs", "direction"]
 
 #: Iterations that must have been compared.
 LEAST = 8
@@ -35,6 +41,10 @@ LEAST = 8
 ERRORS = 2.0
 #: Nearly any two: all but this part of the pairs.
 NEARLY = 0.1
+#: Share of the tensors, by their rows, that a flipped sign turns around at least.
+TURNED = 0.75
+#: Mean cosine of an update's change with the model's movement, beyond those of all others, from which a member climbs.
+CLIMBS = 0.2
 
 
 def direction(one: Watched, others: Collection[str]) -> tuple[float, float] | None:
@@ -43,37 +53,93 @@ def direction(one: Watched, others: Collection[str]) -> tuple[float, float] | No
     Returns:
         ``None`` where fewer than two of them have been compared with it for long enough.
     """
-    known = [mean for other in others if (mean := one.toward.get(other)) is not None and mean.count >= LEAST]
+    known = [mean for other in others if (mean := one.toward.get(other)) is not None and mean.count[-1] >= LEAST]
     if len(known) < 2:
         return None
-    return float(np.median([mean.value for mean in known])), float(np.median([mean.error for mean in known]))
+    return float(np.median([mean.value[-1] for mean in known])), float(np.median([mean.error[-1] for mean in known]))
 
 
-def against(watched: Mapping[str, Watched], name: str, others: Collection[str]) -> bool:
-    """Whether a member computes against the others.
+def against(
+    watched: Mapping[str, Watched], name: str, others: Collection[str], weights: Numbers, *, alike: bool
+) -> bool:
+    """Whether a member computes against the others, who agree.
 
     Args:
         watched: all members.
         name: the member.
         others: those that it is compared with, two or more.
+        weights: of the tensors, float64 [tensors].
+        alike: all are known to have data of the same kinds, so that it need not turn around everything.
     """
-    mine = [pair for other in others if (pair := _agreement(watched, name, other)) is not None]
-    if len(mine) < 2:
+    if (pairs := _Pairs.of(watched, name, others)) is None:
         return False
-    value, error = (float(np.median(column)) for column in zip(*mine, strict=True))
-    if value + ERRORS * error >= 0:
+    if (pairs.mine[:, -1] + ERRORS * pairs.my_errors[:, -1]).max() >= 0:
         return False
-    pairs = [pair for a, b in itertools.combinations(others, 2) if (pair := _agreement(watched, a, b)) is not None]
-    if not pairs:
+    low = float(np.quantile(pairs.theirs[:, -1], NEARLY, method="lower"))
+    agreement, error = pairs.agreement
+    if low <= 0 or agreement[-1] <= ERRORS * error[-1]:
         return False
-    values, errors = (np.array(column) for column in zip(*pairs, strict=True))
-    chance = float(np.sqrt((errors**2).sum())) / len(errors)
-    return float(values.mean()) > ERRORS * chance and value < float(np.quantile(values, NEARLY))
+    return alike or pairs.turned(weights) >= TURNED
 
 
-def _agreement(watched: Mapping[str, Watched], a: str, b: str) -> tuple[float, float] | None:
-    """How two members stand to each other: the mean of both comparisons, and its standard error."""
-    one, two = watched[a].toward.get(b), watched[b].toward.get(a)
-    if one is None or two is None or min(one.count, two.count) < LEAST:
+def climbs(watched: Mapping[str, Watched], name: str, others: Collection[str]) -> bool:
+    """Whether a member climbs where others descend that have quite different data.
+
+    Args:
+        watched, name, others: see :func:`against`.
+    """
+    response = watched[name].response.value
+    if response < CLIMBS or response < CLIMBS + max((watched[other].response.value for other in others), default=0.0):
+        return False
+    if (pairs := _Pairs.of(watched, name, others)) is None:
+        return False
+    value, error = (float(np.median(column[:, -1])) for column in (pairs.mine, pairs.my_errors))
+    agreement, chance = pairs.agreement
+    return value > ERRORS * error and bool(agreement[-1] < -ERRORS * chance[-1])
+
+
+class _Pairs(NamedTuple):
+    """How a member stands to each other one, and how each two of them to each other.
+
+    Attributes:
+        mine, my_errors: cosines and standard errors, float64 [others, tensors + 1]; see :attr:`Watched.toward`.
+        theirs, their_errors: float64 [pairs, tensors + 1].
+    """
+
+    mine: Numbers
+    my_errors: Numbers
+    theirs: Numbers
+    their_errors: Numbers
+
+    @classmethod
+    def of(cls, watched: Mapping[str, Watched], name: str, others: Collection[str]) -> _Pairs | None:
+        """``None`` before all of them have been compared for long enough."""
+        if len(others) < 2:
+            return None
+        columns: list[Numbers] = []
+        for pairs in ([(name, other) for other in others], list(itertools.combinations(others, 2))):
+            known = [found for a, b in pairs if (found := _agreement(watched[a], watched[b], a, b)) is not None]
+            if len(known) < len(pairs):
+                return None
+            columns += [np.stack(column) for column in zip(*known, strict=True)]
+        return cls(*columns)
+
+    @property
+    def agreement(self) -> tuple[Numbers, Numbers]:
+        """Of the others: the mean over their pairs, and its standard error, float64 [tensors + 1]."""
+        return self.theirs.mean(axis=0), np.sqrt((self.their_errors**2).sum(axis=0)) / len(self.theirs)
+
+    def turned(self, weights: Numbers) -> float:
+        """Share of the tensors in which the others agree, by weight, in which this one disagrees as much as half."""
+        agreement, error = (column[:-1] for column in self.agreement)
+        agreed = agreement > ERRORS * error
+        turned = agreed & (self.mine.mean(axis=0)[:-1] < -0.5 * agreement)
+        return float(weights[turned].sum() / weights[agreed].sum()) if agreed.any() else 0.0
+
+
+def _agreement(one: Watched, two: Watched, a: str, b: str) -> tuple[Numbers, Numbers] | None:
+    """How two members stand to each other: the means of both comparisons, and their standard errors."""
+    there, back = one.toward.get(b), two.toward.get(a)
+    if there is None or back is None or min(there.count[-1], back.count[-1]) < LEAST:
         return None
-    return 0.5 * (one.value + two.value), 0.5 * math.hypot(one.error, two.error)
+    return 0.5 * (there.value + back.value), 0.5 * np.hypot(there.error, back.error)

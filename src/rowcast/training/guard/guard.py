@@ -3,16 +3,16 @@
 Norms. A member's update of a row is compared with the usual ones of the *others* for that row: the median over them
 of a running average of log norms, per iteration. Without the member itself the median stands where more than half of
 the others are sound; a learning rate that changes for all moves it. What is out of proportion follows from how far the
-others' own frames lie from their medians (scaled absolute deviation, Hampel's rule of three), so a job with noisy
-updates has a wide band and a steady one a narrow band. A whole frame is scaled down to the edge of that band; a single
-row only where it is also larger than the model's largest rows usually are: a robot that alone sees a class, or a word,
-moves rows that others hardly move, and that is no fault.
+others' own frames lie from their medians (mean absolute deviation), so a job with noisy updates has a wide band and a
+steady one a narrow band. A whole frame is scaled down to the edge of that band; a single row only where it is also
+larger than the model's largest rows usually are: a robot that alone sees a class, or a word, moves rows that others
+hardly move, and that is no fault.
 
-Directions: see :mod:`rowcast.training.guard.agreement`.
+Directions: see :mod:`rowcast.training.guard.agreement` and :mod:`rowcast.training.guard.response`.
 
 Sources: norm clipping against a robust centre: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust
-Optimization", ICML 2021 (also why history is needed: a single iteration cannot tell). Median and absolute deviation:
-Hampel, "The Influence Curve and its Role in Robust Estimation", JASA 1974.
+Optimization", ICML 2021 (also why history is needed: a single iteration cannot tell). Median and deviations in place
+of mean and variance: Hampel, "The Influence Curve and its Role in Robust Estimation", JASA 1974.
 """
 
 from __future__ import annotations
@@ -30,19 +30,22 @@ from rowcast.codecs.base import starts
 from rowcast.delivery.arrivals import decode
 from rowcast.rows import Layout
 from rowcast.rows.kernels import gather_rows, scatter_rows
-from rowcast.training.guard.agreement import against, direction
-from rowcast.training.guard.loops import compare, measure, scale, sums
+from rowcast.training.guard.agreement import against, climbs, direction
+from rowcast.training.guard.loops import compare, measure, scale, sketch, sums
+from rowcast.training.guard.response import WIDTH
 from rowcast.training.guard.watched import WINDOW, Watched
 from rowcast.wire import Rows
 
 __all__ = ["GUARDS", "Guard", "Incident"]
 
 #: What the setting may be.
-GUARDS = ("off", "clip", "quarantine")
+GUARDS = ("off", "clip", "quarantine", "strict")
 #: Others that a member is compared with at most.
 MOST_OTHERS = 16
-#: A band reaches from the median to so many deviations (Hampel), and is never narrower than a factor of two.
-DEVIATIONS, SCALED, NARROWEST = 3.0, 1.4826, math.log(2.0)
+#: A band reaches from the median to so many mean absolute deviations, at least a factor of two, at most one of ten. (One
+#: in a thousand sound frames lies beyond 7 where deviations are distributed as Laplace's, and they have long tails: the
+#: few rows that a poor link lets through are those that have changed most.)
+DEVIATIONS, NARROWEST, WIDEST = 7.0, math.log(2.0), math.log(10.0)
 #: Iterations out of line, more than in line, after which a member is put aside.
 STRIKES = 5
 #: Errors of the mean by which a direction must be right for a return.
@@ -98,21 +101,26 @@ class Guard:
     Args:
         layout: the model's rows.
         quarantines: members may be put aside.
+        alike: all members are known to have data of the same kinds.
 
     Attributes:
         surplus: float64 [rows], signed sum of what it has added to each row beyond what was sent (the audit).
         incidents: what it did and nobody has taken note of yet, oldest first.
     """
 
-    def __init__(self, layout: Layout, *, quarantines: bool) -> None:
+    def __init__(self, layout: Layout, *, quarantines: bool, alike: bool = False) -> None:
         self.surplus = np.zeros(layout.rows, dtype=np.float64)
         self.incidents: list[Incident] = []
         self._layout = layout
         self._quarantines = quarantines
+        self._alike = alike
         self._watched: dict[str, Watched] = {}
         self._gone: dict[str, Watched] = {}
         self._debt = layout.zeros()
         self._owing = np.zeros(layout.rows, dtype=np.bool_)
+        self._place = np.zeros(WIDTH)  # sketch of all that has counted
+        self._tensors = np.repeat(np.arange(len(layout.tensors)), np.diff(layout.tensor_rows))
+        self._weights = np.bincount(self._tensors, np.sqrt(layout.lengths)).astype(np.float64)
 
     def quarantined(self) -> list[str]:
         """Names of the members that are put aside."""
@@ -150,14 +158,17 @@ class Guard:
             scale(values, places, factors)
         if self._quarantines:
             self._point(name, one, rows, values)
+            one.response.sends(self._sketch(rows, values), self._place)
         if one.cause:
             values[:] = 0
         else:
             one.keep(rows, values)
-        if not (scaled or one.cause or owing.any() or broken.any()):
-            return codec, message
         if owing.any():
             self._pay(rows, values)
+        if self._quarantines:
+            self._place += self._sketch(rows, values)
+        if not (scaled or one.cause or owing.any() or broken.any()):
+            return codec, message
         counted = np.empty(len(rows))
         sums(values, places, counted)
         self.surplus[rows] += counted - sent
@@ -236,18 +247,14 @@ class Guard:
             offset = float(np.median(sizes.logs)) - _median([other.middle for other in others])
         # What has become larger for the others, too, is no fault of this one: a learning rate was raised.
         excess = offset - max(0.0, _median([other.offset for other in others]))
-        limit = max(NARROWEST, DEVIATIONS * SCALED * _median([other.spread for other in others]))
+        limit = _band(others)
         one.deviate(offset, limit)
         cut = np.full(len(sizes.rows), max(0.0, excess - limit))
         high = _median([other.high for other in others])
         stray = sizes.logs - max(0.0, excess) - np.fmax(usual, high)
-        tails = [other.tail for other in others if not math.isnan(other.tail)]
-        largest = float(stray.max())
-        if tails:
-            edge = limit + max(0.0, _median(tails))
-            cut += np.maximum(0.0, stray - edge)
-            largest = min(largest, edge)
-        one.stretch(largest)
+        edge = limit + max(0.0, _median([other.tail for other in others]))
+        cut += np.maximum(0.0, stray - edge)
+        one.stretch(min(float(stray.max()), edge))
         beyond = cut > 0
         one.judged = True
         if beyond.any():
@@ -274,7 +281,7 @@ class Guard:
                 continue
             one.judged = True
             offset = float(np.median((one.level[mine] - _median_of_sorted(levels, counts))[known]))
-            beyond = offset - max(NARROWEST, DEVIATIONS * SCALED * _median([other.spread for other in others]))
+            beyond = offset - _band(others)
             if beyond > 0:
                 self._owe(one.take_back() * np.float32(1.0 - math.exp(-beyond)))
 
@@ -285,9 +292,12 @@ class Guard:
         others = self._names(name)
         if len(others) < 2:
             return
-        places = starts(self._layout.lengths[rows])
+        places, tensors = starts(self._layout.lengths[rows]), self._tensors[rows]
         for other in others:
-            one.point(other, *compare(values, self._watched[other].lately(rows), places))
+            compare(values, self._watched[other].lately(rows), places, tensors, *one.toward_in(other))
+
+    def _sketch(self, rows: npt.NDArray[np.int64], values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return sketch(values, starts(self._layout.lengths[rows]), self._layout.offsets[rows], WIDTH)
 
     # -- who is put aside --------------------------------------------------------------------------------------
 
@@ -314,8 +324,10 @@ class Guard:
             return None
         if one.strikes >= STRIKES:
             return "norm", "its updates stay out of all proportion to those of the others"
-        if against(self._watched, name, self._names(name)):
+        if against(self._watched, name, self._names(name), self._weights, alike=self._alike):
             return "direction", "its updates point away from those of the others"
+        if climbs(self._watched, name, self._names(name)):
+            return "ascent", "the further the model moves, the further its updates push, and those of nobody else"
         return None
 
     def _quarantine(self, name: str, one: Watched, cause: str, why: str) -> None:
@@ -334,7 +346,9 @@ class Guard:
     def _probe(self, name: str, one: Watched, out: bool) -> None:
         """A member that is put aside sends on: may it return?"""
         value, error = direction(one, self._names(name)) or (0.0, 0.0)
-        if one.cause == "norm":
+        if one.cause == "ascent":
+            agrees = one.response.value < 0
+        elif one.cause == "norm":
             agrees = value + ERRORS * error >= 0
         else:
             agrees = value - ERRORS * error > 0
@@ -357,6 +371,11 @@ class Guard:
         values -= gather_rows(self._debt, offsets, rows)
         scatter_rows(np.zeros(len(values), dtype=np.float32), self._debt, offsets, rows)
         self._owing[rows] = False
+
+
+def _band(others: list[Watched]) -> float:
+    """How far a frame may lie from what is usual (a log)."""
+    return min(max(NARROWEST, DEVIATIONS * _median([other.spread for other in others])), WIDEST)
 
 
 def _median(values: list[float]) -> float:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from rowcast.rows.kernels import compiled_serial
 
-__all__ = ["compare", "measure", "scale", "sums"]
+__all__ = ["compare", "measure", "scale", "sketch", "sums"]
 
 
 @compiled_serial
@@ -49,14 +49,23 @@ def sums(values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], sums: n
 
 @compiled_serial
 def compare(
-    values: npt.NDArray[np.float32], others: npt.NDArray[np.float32], places: npt.NDArray[np.int64]
-) -> tuple[float, float]:
-    """The cosines of rows, weighted by the root of their lengths: their sum, and that of the weights.
+    values: npt.NDArray[np.float32],
+    others: npt.NDArray[np.float32],
+    places: npt.NDArray[np.int64],
+    tensors: npt.NDArray[np.int64],
+    cosines: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+) -> None:
+    """Add the cosines of rows to those of their tensors, weighted by the root of their lengths, and the weights.
 
     Each row counts alike, however large: the few that tell classes apart are the largest, and point apart where robots
     see different classes.
+
+    Args:
+        values, others, places: the rows of two updates.
+        tensors: of which tensor each row is, int64 [k].
+        cosines, weights: float64 [tensors]; changed in place.
     """
-    cosines, weights = 0.0, 0.0
     for k in range(len(places) - 1):
         dot, one, two = 0.0, 0.0, 0.0
         for j in range(places[k], places[k + 1]):
@@ -66,6 +75,30 @@ def compare(
             two += b * b
         if one > 0.0 and two > 0.0:
             weight = np.sqrt(np.float64(places[k + 1] - places[k]))
-            cosines += weight * dot / np.sqrt(one * two)
-            weights += weight
-    return cosines, weights
+            cosines[tensors[k]] += weight * dot / np.sqrt(one * two)
+            weights[tensors[k]] += weight
+
+
+@compiled_serial
+def sketch(
+    values: npt.NDArray[np.float32],
+    places: npt.NDArray[np.int64],
+    begins: npt.NDArray[np.int64],
+    width: int,
+) -> npt.NDArray[np.float64]:
+    """Count sketch of a vector of which rows are given: each element is added to one of ``width`` sums, or subtracted.
+
+    Args:
+        values, places: the rows.
+        begins: place of each row's first element in the vector, int64 [k].
+        width: a power of two.
+    """
+    sums = np.zeros(width)
+    mask = np.uint64(width - 1)
+    for k in range(len(begins)):
+        for j in range(places[k], places[k + 1]):
+            mixed = np.uint64(begins[k] + j - places[k]) * np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+            value = np.float64(values[j])
+            sums[(mixed >> np.uint64(32)) & mask] += value if mixed >> np.uint64(63) else -value
+    return sums

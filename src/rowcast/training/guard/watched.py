@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from rowcast.rows import Layout
 from rowcast.rows.kernels import add_rows, gather_rows
+from rowcast.training.guard.response import Response
 
 __all__ = ["WINDOW", "Mean", "Watched"]
 
@@ -20,37 +21,46 @@ FORGET = 0.25
 MEMORY = 16
 #: How much of the largest deviation is left when the next frame comes.
 TAIL = 0.98
+#: The largest that is assumed before there are frames: tensors of one model differ by a factor of ten.
+FIRST_TAIL = math.log(10.0)
 #: The spread that is assumed of a member before it is known (of log norms), and for how many frames that weighs.
 FIRST_SPREAD, PRIOR = 0.25, 4
 
+Cosines = npt.NDArray[np.float64]
+
 
 class Mean:
-    """A running mean and its standard error, of about the last :data:`MEMORY` values.
+    """Running means and their standard errors, of about the last :data:`MEMORY` values each.
+
+    Args:
+        numbers: how many means.
 
     Attributes:
-        count: values so far.
-        value: the mean.
+        count: values so far, int64 [numbers].
+        value: the means, float64 [numbers].
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.value = 0.0
-        self._variance = 0.0
+    def __init__(self, numbers: int) -> None:
+        self.count = np.zeros(numbers, dtype=np.int64)
+        self.value = np.zeros(numbers)
+        self._variance = np.zeros(numbers)
 
-    def add(self, value: float) -> None:
-        """One more."""
-        self.count += 1
-        part = 1.0 / min(self.count, MEMORY)
-        off = value - self.value
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        """One more of each; NaN: none."""
+        known = ~np.isnan(values)
+        self.count += known
+        part = known / np.clip(self.count, 1, MEMORY)
+        off = np.where(known, values - self.value, 0.0)
         self.value += part * off
         self._variance = (1.0 - part) * (self._variance + part * off * off)
 
     @property
-    def error(self) -> float:
-        """Standard error of the mean; infinite before there are two values."""
-        if self.count < 2:
-            return math.inf
-        return math.sqrt(self._variance / (min(self.count, MEMORY) - 1))
+    def error(self) -> npt.NDArray[np.float64]:
+        """Standard errors of the means; infinite before there are two values."""
+        few = self.count < 2
+        errors: npt.NDArray[np.float64] = np.sqrt(self._variance / np.where(few, 1, np.minimum(self.count, MEMORY) - 1))
+        errors[few] = np.inf
+        return errors
 
 
 class Watched:
@@ -68,10 +78,12 @@ class Watched:
         middle, high: the usual median of that in a frame, and its 90 % quantile; NaN before the first frame.
         offset: by how much its last frame was larger than usual for the others (median of logs).
         spread: its usual size.
-        tail: the largest deviation of a single row lately, beyond what is usual for all rows; NaN: unknown.
+        tail: the largest deviation of a single row lately, beyond what is usual for all rows (a log).
         judged: an update was compared with those of others.
         strikes: iterations out of line more than in line, lately.
-        toward: of the cosines of its iterations with what each other member sent lately, by the other's name.
+        toward: of the cosines of its iterations with what each other member sent lately, by the other's name: for each
+            tensor, and for all rows of the model in the last place.
+        response: how its updates change where the model moves.
         cause: why it is put aside; empty where it counts.
         since: the iteration from which it is.
         in_line: iterations in line since it was put aside, in a row.
@@ -81,12 +93,14 @@ class Watched:
         self.iteration = iteration
         self.level = np.full(layout.rows, np.nan, dtype=np.float32)
         self.last = np.full(layout.rows, iteration - 1, dtype=np.int32)
-        self.middle = self.high = self.tail = math.nan
+        self.middle = self.high = math.nan
+        self.tail = FIRST_TAIL
         self.offset = 0.0
         self.spread = FIRST_SPREAD
         self.judged = False
         self.strikes = 0
         self.toward: dict[str, Mean] = {}
+        self.response = Response()
         self.cause = ""
         self.since = 0
         self.in_line = 0
@@ -100,7 +114,7 @@ class Watched:
         """A new iteration begins: forget what was counted in the one before."""
         self.rows = self.clipped_rows = self.rows_out = 0
         self.largest = 0.0
-        self.pairs: dict[str, tuple[float, float]] = {}
+        self.pairs: dict[str, tuple[Cosines, Cosines]] = {}
 
     # -- how large ---------------------------------------------------------------------------------------------
 
@@ -129,20 +143,26 @@ class Watched:
 
     def stretch(self, largest: float) -> None:
         """A single row of a frame deviated by at most ``largest``."""
-        self.tail = largest if math.isnan(self.tail) else max(largest, TAIL * self.tail)
+        self.tail = max(largest, TAIL * self.tail)
 
     # -- where to ----------------------------------------------------------------------------------------------
 
-    def point(self, other: str, cosines: float, weight: float) -> None:
-        """A frame was compared with what another one sent: the weighted sum of the cosines of its rows."""
-        before = self.pairs.get(other, (0.0, 0.0))
-        self.pairs[other] = before[0] + cosines, before[1] + weight
+    def toward_in(self, other: str) -> tuple[Cosines, Cosines]:
+        """Sums of the cosines of this iteration's rows with what another one sent, and of their weights, per tensor."""
+        if other not in self.pairs:
+            tensors = len(self._layout.tensors)
+            self.pairs[other] = np.zeros(tensors), np.zeros(tensors)
+        return self.pairs[other]
 
     def turn(self) -> None:
         """An iteration is over: what was compared in it counts."""
-        for other, (cosines, weight) in self.pairs.items():
-            if weight > 0:
-                self.toward.setdefault(other, Mean()).add(cosines / weight)
+        for other, (cosines, weights) in self.pairs.items():
+            if not weights.any():
+                continue
+            mean = self.toward.setdefault(other, Mean(len(cosines) + 1))
+            each = np.divide(cosines, weights, out=np.full(len(cosines), np.nan), where=weights > 0)
+            mean.add(np.append(each, cosines.sum() / weights.sum()))
+        self.response.turn()
 
     # -- what it sent lately -----------------------------------------------------------------------------------
 
