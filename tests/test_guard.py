@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from rowcast.codecs import codec_by_name
+from rowcast.codecs.base import starts
 from rowcast.config import ServerSettings
 from rowcast.durability import State, capture, restore
 from rowcast.rows import Layout
 from rowcast.testing import DurableTeam, VirtualTeam
 from rowcast.training.guard import Guard
 from rowcast.training.guard.guard import PROBATION, STRIKES
+from rowcast.training.guard.loops import sketch
 from rowcast.training.guard.watched import WINDOW
 from rowcast.wire import Rows
 from teams import CODECS, LAYOUT, POLICIES, Books, finished, noise, quadratic, replicas_agree, worker
@@ -29,8 +31,8 @@ def rows_of(layout, iteration, values, rows=None):
 class Arriving:
     """A guard, and what it let count of each member."""
 
-    def __init__(self, layout=WIDE, *, quarantines=True, seed=0):
-        self.guard = Guard(layout, quarantines=quarantines)
+    def __init__(self, layout=WIDE, *, quarantines=True, alike=False, seed=0):
+        self.guard = Guard(layout, quarantines=quarantines, alike=alike)
         self.layout = layout
         self.iteration = 0
         self.incidents = []
@@ -160,6 +162,73 @@ def test_where_the_others_do_not_agree_nobody_is_put_aside():
     for _ in range(100):
         arriving.round({f"robot{i}": ways[i] + arriving.sound(0.001) for i in range(4)})
     assert not arriving.events("quarantined")
+
+
+TWO_LAYERS = Layout.from_shapes([("first", (40, 30)), ("last", (40, 30))], small_tensor=1)
+
+
+@pytest.mark.parametrize(("alike", "put_aside"), [(False, []), (True, ["robot1"])])
+def test_a_member_whose_last_layers_alone_point_against_the_others(alike, put_aside):
+    """So does one that alone sees a class, and one whose labels are wrong: only who knows the data can tell."""
+    arriving = Arriving(TWO_LAYERS, alike=alike)
+    own = Arriving(TWO_LAYERS, seed=1)
+    last = TWO_LAYERS.offsets[40]
+    for _ in range(60):
+        updates = team(arriving, lambda update: np.concatenate([own.sound()[:last], -update[last:]]))
+        arriving.round(updates)
+    assert [each.peer for each in arriving.events("quarantined")] == put_aside
+    assert not arriving.events("clipped")
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_member_that_turns_around_all_layers_is_put_aside(alike):
+    arriving = Arriving(TWO_LAYERS, alike=alike)
+    for _ in range(30):
+        arriving.round(team(arriving, lambda update: -update))
+    assert [(each.peer, each.fields["cause"]) for each in arriving.events("quarantined")] == [("robot1", "direction")]
+
+
+def unlike(arriving, kind):
+    """Four members whose losses are quadratic, with targets that point against each other.
+
+    The last one is like the others ("sound"), its sign is flipped ("flipped"), or it sees what all the others see
+    ("sees all").
+    """
+    chance = np.random.default_rng(3)
+    own = chance.standard_normal((4, arriving.layout.elements))
+    targets = own - 0.5 * (own.sum(axis=0) - own)
+    if kind == "sees all":
+        targets[3] = own[:3].sum(axis=0)
+    velocity = np.zeros_like(targets)
+    for _ in range(60):
+        downhill = targets - arriving.applied + 0.5 * chance.standard_normal(targets.shape)
+        if kind == "flipped":
+            downhill[3] *= -1
+        velocity = 0.9 * velocity + 0.01 * downhill
+        arriving.round({f"robot{i}": velocity[i].astype(np.float32) for i in range(4)})
+    return [(each.peer, each.fields["cause"]) for each in arriving.events("quarantined")]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize(("kind", "found"), [("sound", []), ("sees all", []), ("flipped", [("robot3", "ascent")])])
+def test_who_climbs_is_found_where_all_see_different_things(kind, found, alike):
+    assert unlike(Arriving(alike=alike), kind) == found
+
+
+def test_a_sketch_keeps_inner_products():
+    chance = np.random.default_rng(0)
+    rows = np.arange(0, WIDE.rows, 2)
+    places = starts(WIDE.lengths[rows])
+    one, two = (chance.standard_normal(places[-1]).astype(np.float32) for _ in range(2))
+    first, second = (sketch(values, places, WIDE.offsets[rows], 4096) for values in (one, two))
+    np.testing.assert_allclose(first @ first, one @ one, rtol=0.1)
+    assert abs(first @ second - one @ two) < 0.1 * np.linalg.norm(one) * np.linalg.norm(two)
+    half = len(rows) // 2
+    parts = [
+        sketch(part, starts(WIDE.lengths[each]), WIDE.offsets[each], 4096)
+        for part, each in ((one[: places[half]], rows[:half]), (one[places[half] :], rows[half:]))
+    ]
+    np.testing.assert_allclose(parts[0] + parts[1], first, atol=1e-5)
 
 
 def test_of_two_members_nobody_is_put_aside():

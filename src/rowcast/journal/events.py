@@ -85,7 +85,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "quarantined": {
         "peer": "name of a worker whose updates do not count any longer, and whose last ones are taken back",
         "iteration": "iteration of the worker",
-        "cause": "'norm' (its updates stay too large) or 'direction' (they point away from those of the others)",
+        "cause": "'norm' (its updates stay too large), 'direction' (they point away from those of the others) or "
+        "'ascent' (they go along with the movement of the model, which those of the others resist)",
         "cosine": "usual cosine of its updates with what the others sent lately",
         "norm": "length of what is taken back",
     },
