@@ -6,8 +6,9 @@ A codec is one small class behind :class:`Codec`, made known by :func:`register`
 
 from __future__ import annotations
 
-from rowcast.codecs.base import Codec
+from rowcast.codecs.base import Codec, Fitting
 from rowcast.codecs.dct import Dct
+from rowcast.codecs.elements import Elements
 from rowcast.codecs.fine import Fine
 from rowcast.codecs.half import Half
 from rowcast.codecs.lowrank import LowRank
@@ -26,6 +27,8 @@ __all__ = [
     "REGISTRY",
     "Codec",
     "Dct",
+    "Elements",
+    "Fitting",
     "Half",
     "OneBit",
     "Raw",
@@ -89,7 +92,7 @@ def register(codec: Codec) -> Codec:
     return REGISTRY.register(getattr(codec, "name", ""), codec)
 
 
-_BUILT_IN: tuple[Codec, ...] = (Zero(), Raw(), _HALF, OneBit(), Sparse())
+_BUILT_IN: tuple[Codec, ...] = (Zero(), Raw(), _HALF, OneBit(), Sparse(), Elements())
 _BUILT_IN += (TopK(8, 64), Dct(9, 128), TopK(10, 16), Dct(11, 32))
 for _codec in _BUILT_IN:
     register(_codec)

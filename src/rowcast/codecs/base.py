@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
-__all__ = ["Bytes", "Codec", "IntArray", "Vector", "bfloat_scales", "expect_bytes", "starts"]
+__all__ = ["Bytes", "Codec", "Fitting", "IntArray", "Vector", "bfloat_scales", "expect_bytes", "starts"]
 
 Vector = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -22,7 +22,8 @@ class Codec(Protocol):
     """Rows to bytes and back. Stateless: one object serves every layout and every thread.
 
     Rows come as int64 indices in any order, each at most once. The payload of a set of rows is exactly
-    ``row_bytes(layout)[rows].sum()`` bytes long, so the size of a frame is known before it is encoded.
+    ``row_bytes(layout)[rows].sum()`` bytes long, so the size of a frame is known before it is encoded; that of a
+    :class:`Fitting` code is that long at most.
     """
 
     name: str
@@ -53,6 +54,22 @@ class Codec(Protocol):
         Raises:
             RemoteProtocolError: wrong length, or values that are not finite.
         """
+        ...
+
+
+@runtime_checkable
+class Fitting(Codec, Protocol):
+    """A code of which a row takes as many bytes as there is room for, and no more than its ``row_bytes``."""
+
+    def fit(self, layout: Layout, vector: Vector, room: float) -> Codec:
+        """The form of this code in which all rows of ``vector`` take ``room`` bytes together, as far as possible.
+
+        Its ``row_bytes`` hold whatever is added to ``vector`` later. Any object of this code decodes what it encodes.
+        """
+        ...
+
+    def usual_bytes(self, layout: Layout, room: float) -> IntArray:
+        """What rows take in such a form where nobody knows what is in them, int64 [rows]."""
         ...
 
 

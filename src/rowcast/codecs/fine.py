@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes
+from rowcast.codecs.base import Bytes, Codec, Fitting, IntArray, Vector, expect_bytes
+from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
 __all__ = ["Fine"]
@@ -27,21 +28,39 @@ class Fine:
     Args:
         codec: the code of the parameters.
         careful: the code of the buffers.
+        sizes: the bytes of each row where ``codec`` is fitted to a room, int64 [rows].
     """
 
-    def __init__(self, codec: Codec, careful: Codec) -> None:
+    def __init__(self, codec: Codec, careful: Codec, sizes: IntArray | None = None) -> None:
         self.name = f"{codec.name}-{careful.name}"
         self.wire_id = FINE + codec.wire_id
         self._codec = codec
         self._careful = careful
+        self._sizes = sizes
+
+    def fit(self, layout: Layout, vector: Vector, room: float) -> Codec:
+        if not isinstance(self._codec, Fitting):
+            return self
+        fitted = self._codec.fit(layout, vector, room - self._of_buffers(layout))
+        return Fine(fitted, self._careful, self._together(layout, fitted.row_bytes(layout)))
+
+    def usual_bytes(self, layout: Layout, room: float) -> IntArray:
+        if not isinstance(self._codec, Fitting):
+            return self.row_bytes(layout)
+        return self._together(layout, self._codec.usual_bytes(layout, room - self._of_buffers(layout)))
 
     def row_bytes(self, layout: Layout) -> IntArray:
-        return layout.once(self.name, self._row_bytes)
+        if self._sizes is not None:
+            return self._sizes
+        return layout.once(self.name, lambda layout: self._together(layout, self._codec.row_bytes(layout)))
 
-    def _row_bytes(self, layout: Layout) -> IntArray:
-        sizes = self._codec.row_bytes(layout).copy()
+    def _together(self, layout: Layout, sizes: IntArray) -> IntArray:
+        sizes = sizes.copy()
         sizes[layout.parameter_rows :] = self._careful.row_bytes(layout)[layout.parameter_rows :]
         return sizes
+
+    def _of_buffers(self, layout: Layout) -> int:
+        return int(self._careful.row_bytes(layout)[layout.parameter_rows :].sum())
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         coarse, fine = _parts(layout, rows)
@@ -52,15 +71,18 @@ class Fine:
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
         coarse, fine = _parts(layout, rows)
-        place = int(self.row_bytes(layout)[coarse].sum())
+        place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
         self._codec.add(layout, payload[:place], coarse, vector, sign)
         if len(fine):
             self._careful.add(layout, payload[place:], fine, vector, sign)
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
-        expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
         coarse, fine = _parts(layout, rows)
-        place = int(self.row_bytes(layout)[coarse].sum())
+        place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
+        if not isinstance(self._codec, Fitting):
+            expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
+        elif place < 0:
+            raise RemoteProtocolError(f"{self.name} payload: expected {-place} bytes more for the rows of its buffers")
         self._codec.check(layout, payload[:place], coarse)
         self._careful.check(layout, payload[place:], fine)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes
+from rowcast.codecs.base import Bytes, Codec, Fitting, IntArray, Vector, expect_bytes
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.kernels import compiled_serial
@@ -26,17 +26,27 @@ class TimingOnly:
 
     Args:
         codec: the code whose sizes count.
+        sizes: the bytes of each row in a form of this code that is fitted to a room, int64 [rows].
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, sizes: IntArray | None = None) -> None:
         self.name = f"timing-{codec.name}"
         self.wire_id = TIMING_ONLY + codec.wire_id
         self._codec = codec
+        self._sizes = sizes
         self._nothing = np.zeros(1 << 16, dtype=np.uint8)
         self._nothing.setflags(write=False)
 
+    def fit(self, layout: Layout, vector: Vector, room: float) -> Codec:
+        if not isinstance(self._codec, Fitting):
+            return self
+        return TimingOnly(self._codec, self._codec.usual_bytes(layout, room))
+
+    def usual_bytes(self, layout: Layout, room: float) -> IntArray:
+        return self._codec.usual_bytes(layout, room) if isinstance(self._codec, Fitting) else self.row_bytes(layout)
+
     def row_bytes(self, layout: Layout) -> IntArray:
-        return layout.once(self.name, self._codec.row_bytes)
+        return layout.once(self.name, self._codec.row_bytes) if self._sizes is None else self._sizes
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         size = _taken(vector, self.row_bytes(layout), rows, consume)
@@ -51,7 +61,10 @@ class TimingOnly:
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         if not layout.is_timing_only:
             raise RemoteProtocolError(f"{self.name} payload: expected the content of rows, got sizes only")
-        expect_bytes(self.name, payload, _sum_of(self.row_bytes(layout), rows))
+        if not isinstance(self._codec, Fitting):
+            expect_bytes(self.name, payload, _sum_of(self.row_bytes(layout), rows))
+        elif len(payload) < len(rows):
+            raise RemoteProtocolError(f"{self.name} payload: expected a byte for each row, got {len(payload)}")
 
 
 @compiled_serial

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_name, codec_for
+from rowcast.codecs import Codec, Fitting, codec_by_name, codec_for
 from rowcast.delivery.arrivals import Arrivals
 from rowcast.rows import Layout
 from rowcast.rows.kernels import row_abs_sums
@@ -184,6 +184,11 @@ class Backlog(ABC):
         self.measured = False
         self.measure()
         return np.flatnonzero(self.abs_sums)
+
+    def fit(self, codec: Codec, room: float) -> Codec:
+        """The form of a code in which all rows take ``room`` bytes together; the code itself where it has none."""
+        self.catch_up()
+        return codec.fit(self.layout, self._vector, room) if isinstance(codec, Fitting) and len(self._vector) else codec
 
     # -- what is sent ------------------------------------------------------------------------------------------
 

@@ -211,6 +211,10 @@ class Cursor:
         """All rows of the arrears that are not zero, int64 ascending."""
         return self._arrears.remaining()
 
+    def fit(self, codec: Codec, room: float) -> Codec:
+        """See :meth:`Backlog.fit`: of the arrears."""
+        return self._arrears.fit(codec, room)
+
     def take(
         self, rows: npt.NDArray[np.int64], codec: Codec, iteration: int
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

@@ -293,9 +293,9 @@ class SharedLog:
         """Choose the rows of the residual that come next."""
         policy, newest = self._policy(), self._newest()
         rate_bps = self._measure_links(now)
-        code = policy.code_for(self.residual.layout, policy.share_of_pull, rate_bps, self._step_s())
+        code, room = policy.code_for(self.residual.layout, policy.share_of_pull, rate_bps, self._step_s())
         self._chosen_for, self._choose_at, self._flushing = newest, now + self._choose_s, False
-        request = Request(newest, code, policy.choose_pull, announce_zeros=False)
+        request = Request(newest, code, policy.choose_pull, announce_zeros=False, room=room)
         self._transfer = Transfer.begin(self.residual, now, request)
         return self._transfer
 

@@ -42,6 +42,9 @@ class RowSource(Protocol):
     def remaining(self) -> npt.NDArray[np.int64]:
         """All rows that are not zero, int64 ascending."""
 
+    def fit(self, codec: Codec, room: float) -> Codec:
+        """The form of a code in which all rows take ``room`` bytes together; the code itself where it has none."""
+
     def take(
         self, rows: npt.NDArray[np.int64], codec: Codec, iteration: int
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

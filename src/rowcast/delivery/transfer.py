@@ -39,6 +39,7 @@ class Request(NamedTuple):
         announce_zeros: rows that are exactly zero are told to the peer (a push advances their version); otherwise
             they only count as sent here.
         refine: what was left of the rows that were sent already.
+        room: bytes that all rows together may take, where the code can be fitted.
     """
 
     iteration: int
@@ -47,6 +48,7 @@ class Request(NamedTuple):
     limit_s: float = math.inf
     announce_zeros: bool = True
     refine: bool = False
+    room: float = math.inf
 
 
 @dataclass(slots=True)
@@ -99,9 +101,14 @@ class Transfer:
         """
         layout, iteration = source.layout, request.iteration
         codec = codec_for(layout, request.codec)
-        row_bytes = codec.row_bytes(layout)
-        sizes = layout.once(f"{codec.name}, all rows", lambda _: np.array([row_bytes.sum(), row_bytes.max()]))
         due = source.due(iteration, refine=request.refine)
+        if request.room < math.inf:
+            codec = source.fit(codec, request.room)
+            row_bytes = codec.row_bytes(layout)
+            sizes = _sum_and_largest(row_bytes)
+        else:
+            row_bytes = codec.row_bytes(layout)
+            sizes = layout.once(f"{codec.name}, all rows", lambda _: _sum_and_largest(row_bytes))
         zeros = due.zeros
         if not request.announce_zeros:
             source.mark_sent(zeros, iteration)
@@ -178,6 +185,10 @@ class Transfer:
         self.place += len(rows)
         self.rows += 0 if self.refining else len(rows)
         return rows
+
+
+def _sum_and_largest(row_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.array([row_bytes.sum(), row_bytes.max()])
 
 
 @compiled_serial

@@ -119,7 +119,7 @@ def unsuited(inner: torch.optim.Optimizer, policy: Policy | None) -> str | None:
     """
     if policy is None:
         return None
-    used = (policy.codec, policy.pull_codec or policy.codec, "sparse" if policy.adapt else policy.codec)
+    used = (policy.codec, policy.pull_codec or policy.codec, "elements" if policy.adapt else policy.codec)
     code = next((name for name in used if name not in _FINE), None)
     coarse = code is not None
     reasons, options = [], []

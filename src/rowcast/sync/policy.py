@@ -69,7 +69,7 @@ class Policy:
         elastic: nobody waits for a worker in an outage. Only with 'streamed'.
         ahead: so many iterations more than the slack allows are computed by a worker that is in an outage itself.
             Only with 'streamed'.
-        adapt: where the link cannot carry the quota in the time of a step, rows travel in the code ``sparse``.
+        adapt: where the link cannot carry the quota in the time of a step, rows travel in the code ``elements``.
         refine: where the link is idle, what the code could not express travels in the code ``half``.
         anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
             pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
@@ -261,12 +261,16 @@ class Policy:
         """This policy with another outer learning rate."""
         return self if outer_lr == self.outer_lr else dataclasses.replace(self, outer_lr=outer_lr)
 
-    def code_for(self, layout: Layout, share: float, rate_bps: float, step_s: float) -> Codec:
-        """The code of the rows that are sent during a step of ``step_s`` seconds over a link of this rate."""
+    def code_for(self, layout: Layout, share: float, rate_bps: float, step_s: float) -> tuple[Codec, float]:
+        """The code of the rows that are sent during a step of ``step_s`` seconds over a link of this rate.
+
+        Returns:
+            The code, and how many bytes all rows together may take in it; infinite: as many as they take.
+        """
         codec = self.row_codec
         if self.adapt and 8 * share * codec_for(layout, codec).row_bytes(layout).sum() > rate_bps * step_s:
-            return codec_by_name("sparse")
-        return codec
+            return codec_by_name("elements"), rate_bps * step_s / (8 * share)
+        return codec, math.inf
 
     @property
     def whole_pushes(self) -> bool:

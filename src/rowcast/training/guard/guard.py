@@ -42,9 +42,9 @@ __all__ = ["GUARDS", "Guard", "Incident"]
 GUARDS = ("off", "clip", "quarantine", "strict")
 #: Others that a member is compared with at most.
 MOST_OTHERS = 16
-#: A band reaches from the median to so many mean absolute deviations, at least a factor of two, at most one of ten. (One
-#: in a thousand sound frames lies beyond 7 where deviations are distributed as Laplace's, and they have long tails: the
-#: few rows that a poor link lets through are those that have changed most.)
+#: A band reaches from the median to so many mean absolute deviations, at least a factor of two, at most one of ten.
+#: (One in a thousand sound frames lies beyond 7 where deviations are distributed as Laplace's, and they have long
+#: tails: the few rows that a poor link lets through are those that have changed most.)
 DEVIATIONS, NARROWEST, WIDEST = 7.0, math.log(2.0), math.log(10.0)
 #: Iterations out of line, more than in line, after which a member is put aside.
 STRIKES = 5

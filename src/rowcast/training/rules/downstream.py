@@ -29,8 +29,8 @@ def lacks(member: Member) -> Floored | Cursor:
 def choose(now: float, team: Team, member: Member, streamed: StreamedMember) -> None:
     """Choose the rows that ``member`` is sent next."""
     owed, policy = member.owed, team.policy
-    code = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), streamed.step_s)
-    owed.begin(now, Request(member.iteration, code, policy.choose_pull, announce_zeros=False))
+    code, room = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), streamed.step_s)
+    owed.begin(now, Request(member.iteration, code, policy.choose_pull, announce_zeros=False, room=room))
     frames = 1 if member.state is MemberState.WAITING else CHOOSE_FRAMES
     streamed.choose_at = now + frames * team.links.frame_s
     streamed.outdated = False

@@ -107,8 +107,8 @@ class StreamedWorker(WorkerRule):
             node.acknowledgements.since = now  # until now there was nothing to acknowledge
         if outbox.transfer is not None:
             node.step.pushed(outbox.transfer)  # the rows that travelled since they were last chosen
-        code = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), step_s)
-        outbox.begin(now, Request(node.iteration, code, policy.choose_push))
+        code, room = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), step_s)
+        outbox.begin(now, Request(node.iteration, code, policy.choose_push, room=room))
 
     def refine(self, now: float) -> bool:
         """All rows were sent, and the next iteration is not finished: the idle link carries what the code left."""

@@ -1,0 +1,129 @@
+"""Single elements: those of a row that are larger than a threshold, however many these are.
+
+For links that cannot carry a row in :mod:`one bit an element <rowcast.codecs.onebit>`. Two steps (Sudharsan et al.,
+"Global deep learning on IoT devices", IEEE Internet Computing 25(3), 2021; algorithms.md 6): an element is sent when
+what is pending of it is beyond a threshold, which follows from the bytes that the link carries; what is sent is coded
+as gaps between places and sizes of 8 bits. What is not sent stays pending, as with every lossy code.
+
+How many bytes a row takes depends on what is in it. So the code is fitted before it is used (:meth:`Elements.fit`): one
+pass over the vector gives the threshold and a limit for each row, and no row ever takes more than its limit, whatever
+has been added to it since.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rowcast.codecs.base import Bytes, IntArray, Vector
+from rowcast.codecs.element_loops import (
+    BINS,
+    ESCAPE,
+    SHIFT,
+    decode_add,
+    encode,
+    fault,
+    histogram,
+    limits_of,
+)
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+
+__all__ = ["Elements"]
+
+#: Without a room, one of so many elements of a row travels.
+USUAL = 64
+_FAULTS = (
+    "",
+    "the bytes of its rows, got more or less",
+    "finite scales other than 0, signed for a single element, got something else",
+    "places inside of their rows, got one beyond",
+    "sizes of 1 .. 127 steps, got another",
+)
+
+
+class Elements:
+    """The elements of a row beyond a threshold: places as gaps of 8 bits, sizes of 8 bits in 127ths of the largest.
+
+    Payload: for each row the number of its elements (7 bits a byte, the lower ones first, the upper bit set but in the
+    last byte), and where there are any, the scale, which is the largest size (little-endian bfloat16); the gaps of
+    elements between one that travels and the next (a byte; 255: two more bytes are added, little-endian, which say
+    65535 where the gap goes on behind them); and the sizes in 127ths of the scale (int8, not 0). A single element has
+    the size of the scale, and its sign is that of the scale.
+
+    Args:
+        threshold: elements smaller than this do not travel, but the largest of a row does.
+        limits: bytes that each row takes at most, int64 [rows]; ``None``: what one in :data:`USUAL` elements takes.
+    """
+
+    name = "elements"
+    wire_id = 5
+
+    def __init__(self, threshold: float = 0.0, limits: IntArray | None = None) -> None:
+        self.threshold = threshold
+        self._limits = limits
+
+    def fit(self, layout: Layout, vector: Vector, room: float) -> Elements:
+        """The form of this code in which all rows of parameters in ``vector`` take ``room`` bytes together.
+
+        It is more where a single element of each row takes more: so much each may take. Rows of buffers take nothing.
+
+        Args:
+            layout, vector: what is to be sent.
+            room: bytes; infinite: nothing is changed.
+        """
+        if math.isinf(room):
+            return self
+        rows = layout.parameter_rows
+        patterns = vector[: layout.offsets[rows]].view(np.uint32)
+        bins = np.zeros(BINS, dtype=np.int64)
+        histogram(patterns, bins)
+        larger = np.cumsum(bins[::-1])[::-1]  # elements of each bin and of all above
+        limits = np.zeros(layout.rows, dtype=np.int64)
+        entries = (room - 3 * rows) / 2
+        place = int(np.searchsorted(-larger, -entries))  # from this bin on there are no more than these
+        step = 1
+        while True:
+            least = np.uint32(min(place, BINS - 1) << SHIFT)
+            total = limits_of(patterns, layout.offsets, rows, least, limits)
+            if total <= room or place >= BINS - 1 or larger[place] == 0:
+                return Elements(float(least.view(np.float32)), limits)
+            place, step = place + step, 2 * step
+
+    def usual_bytes(self, layout: Layout, room: float) -> IntArray:
+        """One element a row, and of the rest of ``room`` a share that goes with its length; buffers take nothing."""
+        sizes = np.zeros(layout.rows, dtype=np.int64)
+        lengths = layout.lengths[: layout.parameter_rows]
+        single = _single(lengths)
+        rest = max(room - int(single.sum()), 0.0) / max(int(lengths.sum()), 1)
+        sizes[: layout.parameter_rows] = np.minimum(single + (rest * lengths).astype(np.int64), 3 + 2 * lengths)
+        return sizes
+
+    def row_bytes(self, layout: Layout) -> IntArray:
+        return layout.once(self.name, _usual) if self._limits is None else self._limits
+
+    def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
+        limits = self.row_bytes(layout)[rows]
+        payload = np.empty(int(limits.sum()), dtype=np.uint8)
+        least = np.float32(self.threshold).view(np.uint32)
+        return payload[: encode(vector, layout.offsets, rows, least, limits, payload, consume)]
+
+    def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
+        decode_add(vector, layout.offsets, rows, payload, np.float32(sign))
+
+    def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
+        if found := fault(layout.lengths[rows], payload):
+            raise RemoteProtocolError(f"{self.name} payload: expected {_FAULTS[found]}")
+
+
+def _single(lengths: IntArray) -> IntArray:
+    """Bytes of a row with one element, wherever it is."""
+    return 4 + 2 * (lengths > ESCAPE)
+
+
+def _usual(layout: Layout) -> IntArray:
+    """Bytes of one in :data:`USUAL` elements of each row, places and all, at most."""
+    counts = (layout.lengths + USUAL - 1) // USUAL
+    far = 1 + 2 * (layout.lengths // ESCAPE > 0)
+    return 2 + 3 + counts * (1 + far)

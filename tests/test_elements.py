@@ -1,0 +1,273 @@
+"""The code ``elements``: what travels of a row, in how many bytes, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rowcast.codecs import codec_by_id, codec_by_name, codec_for
+from rowcast.codecs.elements import Elements
+from rowcast.errors import RemoteProtocolError
+from rowcast.rows import Layout
+from rowcast.testing import check_codec
+
+CODE = codec_by_name("elements")
+LAYOUT = Layout.from_shapes([("wide", (6, 300)), ("long", (2, 3000)), ("bias", (9,)), ("one", ())])
+ALL = np.arange(LAYOUT.rows)
+#: Of a length that needs gaps of two bytes, and such as say: go on.
+FAR = Layout.from_shapes([("far", (2, 140_000))], max_row=200_000)
+
+
+def drawn(layout=LAYOUT, seed=0, scale=1.0):
+    """Most elements are small, few are large, as in updates."""
+    random = np.random.default_rng(seed)
+    tails = random.gamma(0.3, 1.0, layout.elements) * random.standard_normal(layout.elements)
+    return (scale * tails).astype(np.float32)
+
+
+def read(payload, rows, layout=LAYOUT):
+    """What the documented format says, in plain Python: for each row places, and sizes."""
+    found, at = {}, 0
+    for row in rows:
+        count, shift = 0, 0
+        while True:
+            byte = int(payload[at])
+            at += 1
+            count |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        places, place = [], -1
+        if count:
+            (scale,) = np.array([0, 0, payload[at], payload[at + 1]], dtype=np.uint8).view("<f4")
+            at += 2
+        for _ in range(count):
+            gap = int(payload[at])
+            at += 1
+            if gap == 255:
+                gap = 0
+                while True:
+                    far = int(payload[at]) + 256 * int(payload[at + 1])
+                    at += 2
+                    gap += far
+                    if far < 65535:
+                        gap += 255
+                        break
+                    if int(payload[at]) < 255:
+                        gap += int(payload[at])
+                        at += 1
+                        break
+                    at += 1
+            place += 1 + gap
+            places.append(place)
+        if count > 1:
+            sizes = payload[at : at + count].view(np.int8) * (scale / np.float32(127))
+            at += count
+        else:
+            sizes = np.array([scale] if count else [], dtype=np.float32)
+        found[int(row)] = places, sizes
+    assert at == len(payload)
+    return found
+
+
+@pytest.mark.parametrize("room", [100, 400, 1500, 5000])
+def test_what_the_format_says_is_what_is_decoded(room):
+    vector = drawn()
+    before = vector.copy()
+    payload = CODE.fit(LAYOUT, vector, room).encode(LAYOUT, vector, ALL)
+    decoded = LAYOUT.zeros()
+    CODE.add(LAYOUT, payload, ALL, decoded, 1.0)
+    for row, (places, sizes) in read(payload, ALL).items():
+        expected = np.zeros(int(LAYOUT.lengths[row]), dtype=np.float32)
+        expected[places] = sizes
+        np.testing.assert_allclose(decoded[LAYOUT.offsets[row] : LAYOUT.offsets[row + 1]], expected, rtol=1e-6)
+    np.testing.assert_allclose(decoded + vector, before, rtol=1e-6, atol=1e-6)
+
+
+def test_gaps_of_any_length():
+    vector = FAR.zeros()
+    places = [0, 254, 255, 510, 511, 66_045, 131_835, 139_999]  # gaps of 253, 0, 254, 0, 65533, 65789 and 8163
+    vector[places] = 1.0
+    vector[140_000 + 139_999] = -2.0
+    payload = Elements(0.5, FAR.lengths).encode(FAR, vector, np.arange(2), consume=False)
+    CODE.check(FAR, payload, np.arange(2))
+    (found, sizes), (single, size) = read(payload, range(2), FAR).values()
+    assert found == places and (sizes == 1.0).all()
+    assert single == [139_999] and size == [-2.0]
+    decoded = FAR.zeros()
+    CODE.add(FAR, payload, np.arange(2), decoded, 1.0)
+    np.testing.assert_array_equal(decoded, vector)
+
+
+@pytest.mark.parametrize("room", [50, 100, 400, 1500, 5000])
+def test_all_rows_take_no_more_than_the_room_unless_each_has_a_single_element(room):
+    vector = drawn()
+    fitted = CODE.fit(LAYOUT, vector, room)
+    single = 4 + 2 * (LAYOUT.lengths > 255)
+    assert fitted.row_bytes(LAYOUT).sum() <= max(room, single.sum())
+    payload = fitted.encode(LAYOUT, vector, ALL)
+    assert len(payload) <= fitted.row_bytes(LAYOUT).sum()
+    if room >= 400:
+        assert len(payload) > 0.8 * room
+
+
+@given(seed=st.integers(0, 1000), room=st.integers(60, 20_000), grown=st.floats(0.0, 30.0))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_no_row_takes_more_than_its_limit_whatever_was_added_since(seed, room, grown):
+    vector = drawn(seed=seed)
+    fitted = CODE.fit(LAYOUT, vector, room)
+    vector += np.float32(grown) * drawn(seed=seed + 1)
+    for row in ALL:
+        payload = fitted.encode(LAYOUT, vector, np.array([row]), consume=False)
+        assert len(payload) <= fitted.row_bytes(LAYOUT)[row]
+        CODE.check(LAYOUT, payload, np.array([row]))
+
+
+def test_the_largest_of_a_row_travels_and_beyond_the_threshold_nothing_is_left():
+    vector = drawn()
+    fitted = CODE.fit(LAYOUT, vector, 1500)
+    for row, (places, _) in read(fitted.encode(LAYOUT, vector, ALL, consume=False), ALL).items():
+        sizes = np.abs(vector[LAYOUT.offsets[row] : LAYOUT.offsets[row + 1]])
+        assert int(sizes.argmax()) in places
+        step = sizes.max() / 254
+        assert set(np.flatnonzero(sizes > max(fitted.threshold, step))) <= set(places)
+
+
+def test_of_equal_elements_one_travels_where_not_all_fit():
+    vector = LAYOUT.zeros()
+    vector[::3] = -0.5
+    fitted = CODE.fit(LAYOUT, vector, 50)
+    found = read(fitted.encode(LAYOUT, vector, ALL), ALL)
+    assert [len(places) for places, _ in found.values()] == [1] * LAYOUT.rows
+    CODE.check(LAYOUT, fitted.encode(LAYOUT, vector, ALL), ALL)
+
+
+def test_what_rounds_to_nothing_stays():
+    vector = LAYOUT.zeros()
+    vector[0], vector[1], vector[2] = 1.0, 0.0039, 0.0040  # half a step is 1 / 254 = 0.00394
+    payload = Elements(0.0, np.full(LAYOUT.rows, 99)).encode(LAYOUT, vector, np.array([0]))
+    ((places, sizes),) = read(payload, [0]).values()
+    assert places == [0, 2]
+    np.testing.assert_allclose(sizes, [1.0, 1 / 127], rtol=1e-6)
+    assert vector[1] == np.float32(0.0039)
+
+
+def test_subnormal_numbers_and_zeros_take_a_byte():
+    vector = LAYOUT.zeros()
+    vector[5] = 1e-42
+    assert list(CODE.encode(LAYOUT, vector, np.array([0, 1]))) == [0, 0]
+
+
+@pytest.mark.parametrize("room", [400.0, 900.0, 1e6])
+def test_fitted_forms_keep_the_promises_of_codecs(room):
+    class Fitted(Elements):
+        """Each vector is fitted before it is encoded."""
+
+        def row_bytes(self, layout):
+            return layout.once("fitted", lambda layout: CODE.fit(layout, drawn(layout), room).row_bytes(layout))
+
+    check_codec(Fitted())
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+
+def payload_of(*parts):
+    return np.array([byte for part in parts for byte in part], dtype=np.uint8)
+
+
+ONE = (0x80, 0x3F)  # a scale of 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "complaint"),
+    [
+        ([()], "the bytes of its rows"),
+        ([(1,)], "the bytes of its rows"),
+        ([(1,), ONE], "the bytes of its rows"),
+        ([(1,), ONE, (0,), (7,)], "the bytes of its rows"),
+        ([(1,), ONE, (255, 1)], "the bytes of its rows"),
+        ([(2,), ONE, (0, 0), (1,)], "the bytes of its rows"),
+        ([(0x80, 0x80, 0x80, 0x80, 0x80, 1)], "the bytes of its rows"),
+        ([(0x81, 0)], "the bytes of its rows"),  # a number in more bytes than it takes
+        ([(1,), (0, 0), (0,)], "finite scales"),
+        ([(1,), (0x80, 0x7F), (0,)], "finite scales"),
+        ([(1,), (0xC0, 0xFF), (0,)], "finite scales"),
+        ([(2,), (0x80, 0xBF), (0, 0), (1, 1)], "finite scales"),
+        ([(1,), ONE, (255, 45, 0)], "places inside of their rows"),
+        ([(2,), ONE, (200, 100), (1, 1)], "places inside of their rows"),
+        ([(0xFF, 0x7F), ONE], "places inside of their rows"),
+        ([(2,), ONE, (0, 0), (0, 1)], "sizes of 1 .. 127 steps"),
+        ([(2,), ONE, (0, 0), (1, 128)], "sizes of 1 .. 127 steps"),
+    ],
+)
+def test_what_no_correct_peer_sends_is_refused(parts, complaint):
+    with pytest.raises(RemoteProtocolError, match=f"elements payload: expected {complaint}"):
+        CODE.check(LAYOUT, payload_of(*parts), np.array([0]))
+
+
+def test_what_a_correct_peer_sends_is_not():
+    CODE.check(LAYOUT, payload_of((1,), ONE, (255, 44, 0)), np.array([0]))
+    CODE.check(LAYOUT, payload_of((1,), (0x80, 0xBF), (0,)), np.array([0]))
+    CODE.check(LAYOUT, payload_of((2,), ONE, (0, 0), (1, 129)), np.array([0]))
+    CODE.check(LAYOUT, payload_of((0,)), np.array([0]))
+
+
+@given(st.binary(max_size=80), st.integers(1, 9))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_whatever_bytes_arrive(data, count):
+    payload = np.frombuffer(data, dtype=np.uint8)
+    rows = ALL[:count]
+    try:
+        CODE.check(LAYOUT, payload, rows)
+    except RemoteProtocolError:
+        return
+    decoded = LAYOUT.zeros()
+    CODE.add(LAYOUT, payload, rows, decoded, 1.0)
+    assert np.isfinite(decoded).all()
+
+
+# -- its other forms -----------------------------------------------------------------------------------------------
+
+
+def test_with_buffers_the_room_is_that_of_all():
+    layout = Layout.from_shapes([("wide", (6, 300)), ("mean", (40,))], small_tensor=1, buffers=1)
+    code = codec_for(layout, CODE)
+    vector = drawn(layout)
+    fitted = code.fit(layout, vector, 600.0)
+    rows = np.arange(layout.rows)
+    before = vector.copy()
+    payload = fitted.encode(layout, vector, rows)
+    assert 300 < len(payload) <= fitted.row_bytes(layout).sum() <= 600
+    registered = codec_by_id(fitted.wire_id)
+    registered.check(layout, payload, rows)
+    decoded = layout.zeros()
+    registered.add(layout, payload, rows, decoded, 1.0)
+    np.testing.assert_allclose(decoded + vector, before, atol=1e-5)
+    start = layout.offsets[layout.parameter_rows]
+    np.testing.assert_allclose(decoded[start:], before[start:], rtol=1e-2, atol=1e-3)
+    with pytest.raises(RemoteProtocolError, match="bytes more for the rows of its buffers"):
+        registered.check(layout, payload[:3], rows)
+
+
+@pytest.mark.parametrize("room", [50.0, 400.0, 5000.0, 1e9])
+def test_without_content_rows_take_the_room(room):
+    layout = LAYOUT.timing_only()
+    fitted = codec_for(layout, CODE).fit(layout, layout.zeros(), room)
+    total = fitted.row_bytes(layout).sum()
+    assert total <= max(room, 6 * layout.rows)
+    if 400 <= room < 1e9:
+        assert total > 0.9 * room
+    payload = fitted.encode(layout, layout.zeros(), ALL)
+    assert len(payload) == total
+    codec_by_id(fitted.wire_id).check(layout, payload, ALL)
+    with pytest.raises(RemoteProtocolError, match="expected a byte for each row"):
+        codec_by_id(fitted.wire_id).check(layout, payload[:3], ALL)
+
+
+def test_without_a_room_nothing_is_fitted():
+    assert CODE.fit(LAYOUT, drawn(), math.inf) is CODE
