@@ -32,7 +32,8 @@ from rowcast.rows import Layout
 
 __all__ = ["Elements"]
 
-#: Without a room, one of so many elements of a row travels.
+#: One of so many elements of a row travels where no room is given, and where it is too small: with fewer for each row
+#: what travels is mostly heads of rows, and a team learns less in an hour although it makes more steps.
 USUAL = 64
 _FAULTS = (
     "",
@@ -67,7 +68,7 @@ class Elements:
     def fit(self, layout: Layout, vector: Vector, room: float) -> Elements:
         """The form of this code in which all rows of parameters in ``vector`` take ``room`` bytes together.
 
-        It is more where a single element of each row takes more: so much each may take. Rows of buffers take nothing.
+        It is more where one in :data:`USUAL` elements takes more. Rows of buffers take nothing.
 
         Args:
             layout, vector: what is to be sent.
@@ -76,6 +77,7 @@ class Elements:
         if math.isinf(room):
             return self
         rows = layout.parameter_rows
+        room = max(room, float(_few(layout.lengths[:rows]).sum()))
         patterns = vector[: layout.offsets[rows]].view(np.uint32)
         bins = np.zeros(BINS, dtype=np.int64)
         histogram(patterns, bins)
@@ -92,12 +94,12 @@ class Elements:
             place, step = place + step, 2 * step
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
-        """One element a row, and of the rest of ``room`` a share that goes with its length; buffers take nothing."""
+        """One in :data:`USUAL` elements, and a share of the rest of ``room`` that goes with the length of the row."""
         sizes = np.zeros(layout.rows, dtype=np.int64)
         lengths = layout.lengths[: layout.parameter_rows]
-        single = _single(lengths)
-        rest = max(room - int(single.sum()), 0.0) / max(int(lengths.sum()), 1)
-        sizes[: layout.parameter_rows] = np.minimum(single + (rest * lengths).astype(np.int64), 3 + 2 * lengths)
+        few = _few(lengths)
+        rest = max(room - int(few.sum()), 0.0) / max(int(lengths.sum()), 1)
+        sizes[: layout.parameter_rows] = np.minimum(few + (rest * lengths).astype(np.int64), 3 + 2 * lengths)
         return sizes
 
     def row_bytes(self, layout: Layout) -> IntArray:
@@ -117,13 +119,11 @@ class Elements:
             raise RemoteProtocolError(f"{self.name} payload: expected {_FAULTS[found]}")
 
 
-def _single(lengths: IntArray) -> IntArray:
-    """Bytes of a row with one element, wherever it is."""
-    return 4 + 2 * (lengths > ESCAPE)
+def _few(lengths: IntArray) -> IntArray:
+    """Bytes of one in :data:`USUAL` elements of rows of these lengths: number, scale, places close together, sizes."""
+    return 3 + 2 * ((lengths + USUAL - 1) // USUAL)
 
 
 def _usual(layout: Layout) -> IntArray:
-    """Bytes of one in :data:`USUAL` elements of each row, places and all, at most."""
-    counts = (layout.lengths + USUAL - 1) // USUAL
-    far = 1 + 2 * (layout.lengths // ESCAPE > 0)
-    return 2 + 3 + counts * (1 + far)
+    """The same, and two bytes more where a place can be further than a byte says."""
+    return _few(layout.lengths) + 2 * (layout.lengths > ESCAPE)
