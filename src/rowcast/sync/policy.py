@@ -31,6 +31,9 @@ _WORDS = {
     "pulls": ("own", "common"),
 }
 _LOWEST_SHARE = 1e-6
+#: Part of what a link carries in a step that the quota may take where the code is fitted to it: the rest is for rows
+#: beyond the quota, and for a link that becomes slower.
+ADAPTED = 0.5
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ class Policy:
         """
         codec = self.row_codec
         if self.adapt and 8 * share * codec_for(layout, codec).row_bytes(layout).sum() > rate_bps * step_s:
-            return codec_by_name("elements"), rate_bps * step_s / (8 * share)
+            return codec_by_name("elements"), ADAPTED * rate_bps * step_s / (8 * share)
         return codec, math.inf
 
     @property
