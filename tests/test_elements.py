@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from rowcast.codecs import codec_by_id, codec_by_name, codec_for
 from rowcast.codecs.elements import Elements
+from rowcast.config import LinkSettings, ServerSettings
+from rowcast.durability import State, capture, restore
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
-from rowcast.testing import check_codec
+from rowcast.testing import DurableTeam, VirtualTeam, check_codec
+from teams import Books, finished, noise, replicas_agree, start_of, worker
 
 CODE = codec_by_name("elements")
 LAYOUT = Layout.from_shapes([("wide", (6, 300)), ("long", (2, 3000)), ("bias", (9,)), ("one", ())])
@@ -270,3 +273,65 @@ def test_without_content_rows_take_the_room(room):
 
 def test_without_a_room_nothing_is_fitted():
     assert CODE.fit(LAYOUT, drawn(), math.inf) is CODE
+
+
+# -- in a team -----------------------------------------------------------------------------------------------------
+
+#: 3,120 elements, in one bit each 450 bytes; links carry 250 bytes in the time of a step. The model takes 10 s.
+SLIM = Layout.from_shapes([("weight", (24, 130))])
+SLOW_BPS = 8 * 250 / 0.2
+FRAMES = LinkSettings(frame_min_bytes=64, window_min_bytes=256, frame_s=0.05, window_s=0.1)
+
+
+def slow_team(policy, kind=VirtualTeam, **more):
+    scripts = [
+        worker(
+            f"robot{i}",
+            layout=SLIM,
+            initial=start_of(SLIM),
+            gradient=noise(i, SLIM),
+            iterations=20,
+            rate_bps=SLOW_BPS,
+            compute_s=0.2,
+        )
+        for i in range(3)
+    ]
+    return kind(SLIM, policy, scripts, link_settings=FRAMES, **more)
+
+
+@pytest.mark.parametrize("policy", ["rowcast:1", "rowcast:1?pulls=common"])
+def test_a_link_that_cannot_carry_the_quota_gets_elements_and_nothing_is_lost(policy, monkeypatch):
+    fitted = []
+    fit = Elements.fit
+
+    def spied(self, layout, vector, room):
+        fitted.append(fit(self, layout, vector, room).row_bytes(layout).sum() / max(room, 24 * 9))
+        return fit(self, layout, vector, room)
+
+    monkeypatch.setattr(Elements, "fit", spied)
+    team = slow_team(policy)
+    books = Books(team)
+    team.at(13.1, lambda: team.cut("robot1", 0.4))
+    team.at(16.3, lambda: team.cut("robot2", 0.2))
+    books.check_at(5.0, 13.3, 18.0)
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    assert len(fitted) > 20 and max(fitted) <= 1
+
+
+def test_a_server_that_is_captured_while_rows_travel_in_elements_goes_on():
+    team = slow_team("rowcast:1", DurableTeam, server_settings=ServerSettings(expected_workers=3))
+    team.run(15.0)
+    codecs = [member.owed.transfer.codec for member in team.server.team.members.values() if member.owed.transfer]
+    assert any(isinstance(codec, Elements) and codec.threshold > 0 for codec in codecs)
+    externals = {"journal": team.server.journal, "drawn": team._drawn}
+    state = capture(team.server, externals)
+    again = restore(State(state.table, {name: each.copy() for name, each in state.arrays.items()}), externals)
+    twice = capture(again, externals)
+    for (name, array), (same, other) in zip(state.arrays.items(), twice.arrays.items(), strict=True):
+        assert name == same
+        np.testing.assert_array_equal(array, other)
+    for member, (_, same) in zip(team.server.team.members.values(), again.team.members.items(), strict=True):
+        if member.owed.transfer is not None:
+            assert same.owed.transfer.codec.threshold == member.owed.transfer.codec.threshold

@@ -75,12 +75,12 @@ CONTENT: dict[str, str] = {
     "flown:3": "67026388d96041b1",
     "localsgd:4": "9fb4a2c7e96a7f12",
     "diloco:4": "9fb4a2c7e96a7f12",
-    "rowcast": "e5460b25b4a503e7",
-    "rowcast:4": "85454606d8b68535",
-    "rowcast:4?pulls=common": "0f4bbb4b1f0ce970",
-    "rowcast:4?elastic=off&ahead=0": "85454606d8b68535",
+    "rowcast": "d9525377167eb3db",
+    "rowcast:4": "f14d70523bf495ea",
+    "rowcast:4?pulls=common": "bc757421a7a2352e",
+    "rowcast:4?elastic=off&ahead=0": "f14d70523bf495ea",
     "bsp?row_weights=contributors": "f698f07aff0eae4e",
-    "rowcast:4?row_weights=contributors": "85454606d8b68535",
+    "rowcast:4?row_weights=contributors": "f14d70523bf495ea",
 }
 CUTS: dict[str, str] = {
     "bsp": "702b565f4b443774",

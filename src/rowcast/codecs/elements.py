@@ -45,7 +45,7 @@ _FAULTS = (
 
 
 class Elements:
-    """The elements of a row beyond a threshold: places as gaps of 8 bits, sizes of 8 bits in 127ths of the largest.
+    """The elements of a row beyond a threshold: gaps between places and sizes, 8 bits each.
 
     Payload: for each row the number of its elements (7 bits a byte, the lower ones first, the upper bit set but in the
     last byte), and where there are any, the scale, which is the largest size (little-endian bfloat16); the gaps of
