@@ -334,6 +334,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "CameraSettings": late("rowcast.experiment.inference.settings", "CameraSettings"),
     "MethodSettings": late("rowcast.experiment.inference.settings", "MethodSettings"),
     "SplitDemoSettings": late("rowcast.experiment.inference.settings", "SplitDemoSettings"),
+    "CombineSettings": late("rowcast.combining", "CombineSettings"),
     "CrudaOptions": late("rowcast.tasks.cruda", "CrudaOptions"),
     "DriftSettings": lambda: drift_options(""),
     "RssiSettings": lambda: drift_options("rssi"),

@@ -17,6 +17,7 @@ FOLDER = ROOT / "benchmarks"
 #: option ``--tiny`` for it, ``common.reference_layout`` a tiny layout.
 TINY = {
     "beyond": ["--tiny", "--parts", "timing,silence,delivery"],
+    "combining": ["--tiny"],
     "drift": ["--tiny"],
     "faults": ["--tiny", "--parts", "schedules,restart,standby,sockets,scripts,return"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
@@ -31,6 +32,7 @@ TINY = {
     "split": ["--tiny"],
     "split_rows": ["--tiny"],
     "split_sockets": ["--tiny"],
+    "still_frames": ["--tiny"],
     "step_cost": ["--tiny"],
     "stream_faults": ["--tiny", "--only", "kafka, positions"],
     "stream_loader": ["--tiny"],

@@ -465,6 +465,10 @@ EXPORTED: dict[str, str] = {
     "rowcast": "LinkSettings Optimizer RowcastError StreamLoader Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
     "rowcast.cli.split": "app",
+    "rowcast.combining": """
+        CombineSettings CombinedModel Combiner LoadedModel METHODS MethodResult TaskFamily Trial load_combined
+        load_models parameter_mean save_combined try_methods
+    """,
     "rowcast.codecs": """
         Codec Dct Half OneBit REGISTRY Raw Sparse TimingOnly TopK Zero codec_by_id codec_by_name codec_for register
     """,
@@ -551,8 +555,8 @@ EXPORTED: dict[str, str] = {
         ASP BSP DEMO DILOCO FLOWN LOCALSGD POWERSGD REGISTRY ROG ROWCAST SPARSELOCO SPARTA SSP
     """,
     "rowcast.tasks": """
-        FoundTask Metric State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task load_task pack_item
-        register unpack_item
+        FoundTask Labelled Metric SavedModel State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task
+        load_task pack_item read_model register save_model unpack_item
     """,
     "rowcast.tasks.cruda": """
         CRUDA_TASKS ConvMLP ConvMLPConfig CrudaOptions CrudaSettings CrudaTask CrudaWorker DATASETS Dataset
@@ -578,7 +582,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.loader": "StreamLoader",
     "rowcast.sources": """
         CsvRow CsvSource DirectorySource KafkaSource McapSource MqttSource PulledSource REGISTRY ReplaySource
-        RosbagSource SourceKind SourceText ValidRange join_sources make_source number_payload register
+        RosbagSource SourceKind SourceText StillFilter ValidRange join_sources make_source number_payload register
     """,
     "rowcast.streams": """
         AdaptiveTopK BatchRule Buffer BufferRule Feed FeedBatch FixedBatch Held Importance Injection MOST_PARTITIONS

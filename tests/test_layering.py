@@ -24,7 +24,7 @@ FLOORS = {
     **dict.fromkeys(("training", "inference", "durability"), 5),
     **dict.fromkeys(("drivers", "sources", "testing"), 6),
     **dict.fromkeys(("optim", "split", "loader"), 7),
-    **dict.fromkeys(("tasks", "experiment"), 8),
+    **dict.fromkeys(("tasks", "experiment", "combining"), 8),
     **dict.fromkeys(("cli", "report"), 9),
 }
 #: The public face is above everything, and may import everything.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import logging
 import signal
 import time
@@ -23,7 +24,7 @@ from rowcast.experiment.recorded_samples import write_samples
 from rowcast.experiment.settings import StreamSettings
 from rowcast.journal import read_journal
 from rowcast.streams import Positions
-from rowcast.tasks import build_task, pack_item
+from rowcast.tasks import build_task, pack_item, read_model
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,33 @@ def test_a_directory_that_grows(train, tmp_path):
         (folder / f"{k:03}.item").write_bytes(pack_item(sample))
     audit, steps, _ = train([f"dir://{folder}?settle=0"], batch="fixed:8", steps=3)
     assert audit.iterations == 3 and [step["samples"] for step in steps] == [8, 8, 8]
+
+
+def test_a_robot_that_stands_still_is_trained_on_what_differs(train, tmp_path):
+    """Three frames, each of them ten times; what was dropped stands in the journal."""
+    path = tmp_path / "still.mcap"
+    seen = itertools.islice(build_task("cruda-digits").samples(0, 1), 3)
+    write_samples(path, (sample for sample in seen for _ in range(10)), 30)
+    audit, steps, _ = train([f"{path}?still=0.02&t_max=1e6"], batch="fixed:3", buffer="persist")
+    assert audit.iterations == 1 and steps[0]["samples"] == 3
+    assert 18 <= steps[0]["dropped"] <= 27
+
+
+def test_the_model_is_written_at_the_end(train, recording, tmp_path):
+    path = tmp_path / "model.safetensors"
+    audit, _, _ = train([recording], batch="fixed:20", save=path)
+    saved = read_model(path)
+    assert saved.classes == tuple("0123456789")
+    task = build_task("cruda-digits", test_images=20)
+    model = task.make_model()
+    model.load_state_dict(dict(saved.state))
+    assert task.accuracy(model) == pytest.approx(audit.metrics["accuracy"])
+
+
+@pytest.mark.parametrize(("name", "says"), [("model.pt", "ends in .safetensors"), ("no/model.safetensors", "a folder")])
+def test_where_no_model_can_be_written_is_said_before_the_training(tmp_path, state, name, says):
+    with pytest.raises(ConfigError, match=says):
+        run_robot(RobotSettings("127.0.0.1:1", state=state, save=tmp_path / name))
 
 
 def test_two_sources_are_one_stream(train, recording, tmp_path):

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rowcast.cli import compare, demo, doctor, report, serve, split, stream, team, trace, train, validate
+from rowcast.cli import combine, compare, demo, doctor, report, serve, split, stream, team, trace, train, validate
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
 from rowcast.cli.options import PanelCommand, TaskCommand
 from rowcast.cli.streams import steady_output
@@ -45,6 +45,7 @@ app.add_typer(split.app)
 app.add_typer(stream.app)
 app.add_typer(team.app)
 app.command("compare", cls=TaskCommand)(compare.compare)
+app.command("combine", cls=TaskCommand)(combine.combine)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)
 app.command("doctor", cls=PanelCommand)(doctor.doctor)

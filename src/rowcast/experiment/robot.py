@@ -26,7 +26,8 @@ from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
-from rowcast.tasks import Metric, Task, TaskWorker, find_task
+from rowcast.tasks import Metric, Task, TaskWorker, find_task, save_model
+from rowcast.tasks.saved import check_model_file
 from rowcast.training import WorkerNode
 
 __all__ = ["Progress", "load_robot", "run_robot", "shaped_trace"]
@@ -111,6 +112,8 @@ def run_robot(
     """
     endpoint = Endpoint.of(settings.server, Security.of(settings.secret_file, settings.team, settings.insecure))
     endpoint.check_join()
+    if settings.save is not None:
+        check_model_file(settings.save)
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     source = source_of(settings.stream)
@@ -143,6 +146,8 @@ def run_robot(
         busy_s = _train(settings, _Trainee(robot, optimizer, team, computing(robot, loader)), shaper, progress)
         optimizer.close()
         audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, pace_s=settings.pace_s)
+        if settings.save is not None:
+            save_model(settings.save, robot.model, robot.task.class_names())
         if settings.audit is not None:
             audit.save(settings.audit)
         if settings.journal is not None:

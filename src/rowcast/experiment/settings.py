@@ -144,6 +144,11 @@ class RobotSettings(Checked):
         "Keep this robot's own state in this folder: when its process was killed it goes on with what it had.",
         flag="--state-dir",
     )
+    save: Path | None = setting(
+        None,
+        "Write the model as it is at the end to this file (.safetensors), with the names of its classes.",
+        flag="--save",
+    )
     audit: Path | None = setting(
         None, "Write what was computed, sent and received to this file (.npz) at the end.", flag="--audit"
     )

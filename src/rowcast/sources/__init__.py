@@ -15,6 +15,7 @@ from rowcast.sources.numbering import number_payload
 from rowcast.sources.registry import REGISTRY, make_source, register
 from rowcast.sources.replay import ReplaySource
 from rowcast.sources.rosbag import RosbagSource
+from rowcast.sources.still import StillFilter
 from rowcast.sources.text import SourceKind, SourceText
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "RosbagSource",
     "SourceKind",
     "SourceText",
+    "StillFilter",
     "ValidRange",
     "join_sources",
     "make_source",

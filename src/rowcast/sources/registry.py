@@ -13,6 +13,7 @@ from rowcast.sources.files import recorded
 from rowcast.sources.kafka import KafkaSource
 from rowcast.sources.mqtt import MqttSource
 from rowcast.sources.replay import REPLAY_OPTIONS, ReplaySource
+from rowcast.sources.still import STILL_OPTIONS, StillFilter
 from rowcast.sources.text import SourceKind, SourceText
 from rowcast.streams import Source
 
@@ -47,7 +48,8 @@ def make_source(text: str | Path, *, look: bool = False, **settings: Any) -> Sou
     ``drive.csv?time=t_s``, ``drive.csv.gz``, ``drive.mcap?topic=/camera``, the folder of a rosbag2, ``bag.db3``; each
     of them with ``rate=100``, ``rates=FILE.csv``, ``speed=2`` or ``loop=1`` is played at that rate, and with
     ``replay://`` in front as it was recorded. ``dir://FOLDER`` is a directory that grows,
-    ``kafka://HOST:PORT/TOPIC`` and ``mqtt://HOST:PORT/TOPIC`` are topics of brokers.
+    ``kafka://HOST:PORT/TOPIC`` and ``mqtt://HOST:PORT/TOPIC`` are topics of brokers. With ``still=0.02``
+    the frames of a robot that stands still are left out, see :class:`StillFilter`.
 
     Args:
         text: the text; a ``Path`` is that of a file or folder as it is, whatever characters it has.
@@ -61,6 +63,12 @@ def make_source(text: str | Path, *, look: bool = False, **settings: Any) -> Sou
     parts = SourceText.parse("" if isinstance(text, Path) else text, settings, look)
     if isinstance(text, Path):
         parts = replace(parts, place=str(text))
+    if set(STILL_OPTIONS) & parts.options.keys():
+        return StillFilter.from_text(parts, _made(parts.without(STILL_OPTIONS)))
+    return _made(parts)
+
+
+def _made(parts: SourceText) -> Source:
     if parts.scheme:
         if parts.scheme not in REGISTRY:
             raise ConfigError(

@@ -51,6 +51,7 @@ from rowcast.metric import Metric
 from rowcast.streams import Sample
 from rowcast.tasks.items import unpack_item
 from rowcast.tasks.options import TaskOptions, options_of
+from rowcast.tasks.saved import Labelled
 from rowcast.tasks.sizes import bytes_of
 from rowcast.tasks.states import State, load_npz_state, save_npz_state
 from rowcast.tasks.worker import TaskWorker
@@ -157,6 +158,23 @@ class Task(ABC):
             Exception: it is no such sample; it is dropped and counted.
         """
         return unpack_item(sample.payload)
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes in the order of the model's outputs; ``None``: it tells none apart, or has none."""
+        return None
+
+    def labelled_tests(self) -> Labelled:
+        """Labelled items that no robot is trained on, where the task tells classes apart: ``rowcast combine`` fits its
+        methods to a part of them and judges by the rest. The model's outputs for ``(n, ...)`` inputs are scores
+        ``(n, classes)``, of which a softmax makes probabilities.
+
+        Raises:
+            ConfigError: the task has none, as here.
+        """
+        raise ConfigError(
+            f"task {type(self).__name__}: says nothing of classes and labelled tests, so that its models cannot be "
+            "combined; define labelled_tests()"
+        )
 
     def sample_bytes(self, sample: Any) -> int:
         """Bytes of one of :meth:`samples` where it is given away raw; here, of the tensors and numbers in it."""

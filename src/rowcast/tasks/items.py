@@ -1,12 +1,11 @@
 """Items of a task as bytes, as they travel in the messages of a source: tensors and numbers, nothing that is executed.
 
-An item is a tensor, a number, a text, or a list, tuple or mapping of such. It is written as MessagePack; a tensor is an
-extension of type 1: its kind, its shape and its bytes, of which those of a number stand with the lowest first.
+An item is a tensor, a number, a text, or a list, tuple or mapping of such. The form is that of
+:mod:`rowcast.streams.packed`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -14,15 +13,9 @@ import numpy as np
 import torch
 
 from rowcast.errors import DataError, visible
+from rowcast.streams.packed import ARRAY, KINDS, read_array
 
 __all__ = ["labelled", "pack_item", "unpack_item"]
-
-_TENSOR = 1
-_KINDS = {
-    name: np.dtype(name).newbyteorder("<")
-    for name in ("float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64", "bool")
-}
-_MOST_DIMENSIONS = 32
 
 
 def _written(value: Any) -> Any:
@@ -30,31 +23,16 @@ def _written(value: Any) -> Any:
         value = value.detach().cpu().numpy()
     if isinstance(value, np.generic):
         return value.item()
-    if not isinstance(value, np.ndarray) or value.dtype.name not in _KINDS:
+    if not isinstance(value, np.ndarray) or value.dtype.name not in KINDS:
         raise TypeError(f"expected tensors, numbers and texts, got {getattr(value, 'dtype', type(value).__name__)}")
     kind = value.dtype.name
     head = msgspec.msgpack.encode((kind, value.shape))
-    body = value.astype(_KINDS[kind], copy=False).tobytes()
-    return msgspec.msgpack.Ext(_TENSOR, len(head).to_bytes(2, "big") + head + body)
+    body = value.astype(KINDS[kind], copy=False).tobytes()
+    return msgspec.msgpack.Ext(ARRAY, len(head).to_bytes(2, "big") + head + body)
 
 
 def _read(code: int, data: memoryview) -> torch.Tensor:
-    if code != _TENSOR:
-        raise ValueError(f"expected a tensor, got extension {code}")
-    end = 2 + int.from_bytes(data[:2], "big")
-    kind, shape = msgspec.msgpack.decode(data[2:end], type=tuple[str, tuple[int, ...]])
-    body = data[end:]
-    if kind not in _KINDS or len(shape) > _MOST_DIMENSIONS or min(shape, default=0) < 0:
-        raise ValueError(
-            f"expected a tensor of {', '.join(_KINDS)} in {_MOST_DIMENSIONS} dimensions at most, got {kind!r} in "
-            f"{len(shape)}"
-        )
-    if math.prod(shape) * _KINDS[kind].itemsize != len(body):
-        raise ValueError(f"expected the {kind} of a tensor {shape}, got {len(body)} bytes")
-    array = np.frombuffer(body, _KINDS[kind]).reshape(shape)
-    if kind == "bool":  # a byte other than 0 and 1 is none that PyTorch may be given
-        array = array.view(np.uint8) != 0
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    return torch.from_numpy(read_array(code, data))
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_written)

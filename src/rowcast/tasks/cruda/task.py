@@ -30,7 +30,8 @@ from rowcast.metric import Metric
 from rowcast.streams import Sample
 from rowcast.tasks.base import ShareDone, Task, TaskSettings, TaskWorker
 from rowcast.tasks.cruda.data import Dataset, load_dataset
-from rowcast.tasks.cruda.models import ConvMLP, ConvMLPConfig, freeze_batch_norm, seeded_model
+from rowcast.tasks.cruda.fitting import check_fit, fitted
+from rowcast.tasks.cruda.models import ConvMLP, freeze_batch_norm, seeded_model
 from rowcast.tasks.cruda.own import OWN_SETS
 from rowcast.tasks.cruda.settings import MODEL_OPTIONS, CrudaOptions, CrudaSettings
 from rowcast.tasks.cruda.shards import dirichlet_shards
@@ -39,6 +40,7 @@ from rowcast.tasks.cruda.worker import CrudaWorker, endless_batches, one_cycle
 from rowcast.tasks.devices import device_of
 from rowcast.tasks.items import labelled
 from rowcast.tasks.options import TaskOptions
+from rowcast.tasks.saved import Labelled
 from rowcast.tasks.states import State
 
 __all__ = ["CrudaTask"]
@@ -90,10 +92,10 @@ class CrudaTask(Task):
             image_size=settings.image_size,
         )
         if fit:
-            settings = dataclasses.replace(settings, model=_fitted(settings.model, self.dataset, fit))
+            settings = dataclasses.replace(settings, model=fitted(settings.model, self.dataset, fit))
         super().__init__(settings)
         self._device = device_of(settings.device)
-        _check_fit(settings.model, self.dataset)
+        check_fit(settings.model, self.dataset)
         pixels = self.dataset.train_images
         self._mean = (pixels.mean(axis=(0, 2, 3), keepdims=True) / 255).astype(np.float32)
         self._std = (pixels.std(axis=(0, 2, 3), keepdims=True) / 255 + 1e-6).astype(np.float32)
@@ -230,6 +232,14 @@ class CrudaTask(Task):
         freeze_batch_norm(model)
         return self.cross_entropy(model(images), labels)
 
+    def class_names(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    def labelled_tests(self) -> Labelled:
+        """The foggy test images."""
+        dataset = self.dataset
+        return Labelled(self._test_inputs(True).cpu(), torch.from_numpy(dataset.test_labels), dataset.classes)
+
     def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of ``scores`` ``(n, classes)`` against ``labels`` ``(n,)``, with label smoothing."""
         return functional.cross_entropy(scores, labels, label_smoothing=self.settings.label_smoothing)
@@ -273,10 +283,7 @@ class CrudaTask(Task):
 
     def _right(self, model: nn.Module, foggy: bool) -> NDArray[np.bool_]:
         """Whether each test image is classified rightly, bool [images]."""
-        if foggy not in self._tests:
-            every = np.arange(len(self.dataset.test_images))
-            self._tests[foggy] = self._tensor(self.dataset.test_images, every, self._test_shift if foggy else None)
-        images, labels = self._tests[foggy], torch.from_numpy(self.dataset.test_labels).to(self._device)
+        images, labels = self._test_inputs(foggy), torch.from_numpy(self.dataset.test_labels).to(self._device)
         modes = [(module, module.training) for module in model.modules()]
         right = np.empty(len(labels), dtype=np.bool_)
         model.eval()
@@ -289,6 +296,13 @@ class CrudaTask(Task):
             for module, training in modes:
                 module.training = training
         return right
+
+    def _test_inputs(self, foggy: bool) -> Tensor:
+        """The test images as the model takes them; made once."""
+        if foggy not in self._tests:
+            every = np.arange(len(self.dataset.test_images))
+            self._tests[foggy] = self._tensor(self.dataset.test_images, every, self._test_shift if foggy else None)
+        return self._tests[foggy]
 
     def _tensor(
         self,
@@ -377,25 +391,3 @@ class CrudaTask(Task):
 
 def _torch_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _fitted(model: ConvMLPConfig, dataset: Dataset, fields: Collection[str]) -> ConvMLPConfig:
-    """The model with what the images of ``dataset`` need in ``fields``."""
-    channels, height, width = dataset.shape
-    side = min(height, width)
-    needed = {
-        "in_channels": channels,
-        "classes": len(dataset.classes),
-        "stem_stride": 1 if side < 16 else 2 if side < 96 else 4,
-    }
-    changes: dict[str, Any] = {field: needed[field] for field in fields}
-    return dataclasses.replace(model, **changes)
-
-
-def _check_fit(model: ConvMLPConfig, dataset: Dataset) -> None:
-    channels, classes = dataset.shape[0], len(dataset.classes)
-    if (model.in_channels, model.classes) != (channels, classes):
-        raise ConfigError(
-            f"model: {dataset.name} has {channels} channels and {classes} classes, but the model is made for "
-            f"{model.in_channels} and {model.classes}; set in_channels and classes"
-        )

@@ -15,6 +15,7 @@ from rowcast.tasks.base import TaskSettings
 from rowcast.tasks.cruda import load_dataset
 from rowcast.tasks.drift.settings import DigitsSettings
 from rowcast.tasks.drift.task import Batch, DriftTask
+from rowcast.tasks.saved import Labelled
 
 __all__ = ["DriftDigitsTask", "rotated"]
 
@@ -57,6 +58,13 @@ class DriftDigitsTask(DriftTask):
     def whole(self, workers: int) -> Batch:
         """Images that no robot sees, as they are over one period; the same for any number of robots."""
         return self._tests
+
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.outputs)))
+
+    def labelled_tests(self) -> Labelled:
+        """The images of :meth:`whole`."""
+        return Labelled(*self._tests, self.class_names())
 
     def _samples(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         settings, classes = self.settings, self._classes(rng)
