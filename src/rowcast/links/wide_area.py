@@ -2,8 +2,8 @@
 
 A link text such as ``wide:boston/shanghai/delhi?mbit=20`` names the city of the server, then the cities of the robots.
 How long a message is on its way follows from the distance along the great circle ``d`` and the speed of light ``c``: a
-round trip takes ``factor * d / c``. The default is the source's (algorithms.md 6): ``2 d / c``, which no signal can be
-faster than. Light in fibre is at two thirds of that speed, so with the same way in glass the factor is 3; real routes
+round trip takes ``factor * d / c``. The default is the source's (algorithms.md 10.6), ``2 d / c``: no signal can be
+faster. Light in fibre is at two thirds of that speed, so with the same way in glass the factor is 3; real routes
 are longer still. Bandwidth does not follow from distance: it is asked of the user.
 """
 

@@ -1,4 +1,4 @@
-"""What communication costs a team: Tc, and the scalability X/Y over the number of robots (algorithms.md 6).
+"""What communication costs a team: Tc, and the scalability X/Y over the number of robots (algorithms.md 10.6).
 
 Measured from the events 'step' alone: ``X/Y`` is the steps of the team by those that its robots would have made in the
 same time if each had only computed, as long as it did compute for a step. The model ``1 / (1 + Tc / t1)`` stands beside

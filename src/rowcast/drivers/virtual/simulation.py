@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.drivers.virtual.clock import rare_collections
 from rowcast.drivers.virtual.device import Device, ServerCosts
 from rowcast.drivers.virtual.engine import Engine, Peer
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
@@ -104,8 +103,7 @@ class Simulation(Engine[Robot]):
         server: the server node.
         channel: the medium; ``None``: each link has its own.
         costs: the server's work.
-        delay_s: propagation delay of each direction (s): of all links, or by the name of the robot, 0 for those that
-            are not named.
+        delay_s: propagation delay of each direction (s), of all links or by the name of the robot; else 0.
 
     Raises:
         ConfigError: a delay that is negative or not finite.
@@ -215,7 +213,7 @@ class Simulation(Engine[Robot]):
         """
         clock, channel, lanes, passed = self.clock, self._channel, self._lanes, self._passed
         tell_at = 0.0
-        with _rare_collections():
+        with rare_collections():
             while True:
                 due, event = channel.next_finish(), clock.next
                 # What the channel delivers goes before what happens at the same moment: it left earlier.
@@ -389,17 +387,6 @@ class Simulation(Engine[Robot]):
             lane.connection = lane.carrying = None
             lane.held_until = 0.0
         robot.served_until = 0.0
-
-
-@contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
-    """The garbage collector looks at what is new fifty times more rarely: there are many messages, and no cycles."""
-    before = gc.get_threshold()
-    gc.set_threshold(50_000, 50, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _starting_at(trace: Trace, zero: float) -> Trace:
