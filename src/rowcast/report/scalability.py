@@ -117,13 +117,15 @@ def _part(experiment: Experiment, conditions: Conditions, place: int | None) -> 
     table = _table(experiment, conditions)
     if not table.rows:
         return
+    streams = any(run.streams for runs in experiment.by_policy(conditions).values() for run in runs)
+    alone = ["compute_s", f"{STARVE}_s"] if streams else ["compute_s"]
     several = len(table.distinct("workers")) > 1
     name = "scalability" if place is None else f"scalability-{place + 1}"
     yield TableOrFigure(
         name,
-        f"Tc and X/Y, {conditions.links_name}" if place is not None else "Tc and X/Y by the number of robots",
-        "Events 'step': t1 is compute_s, with starve_s where there is a stream; Tc, not hidden: communicate_s and "
-        "stall_s; with overlap_s, in which rows may have travelled, it is Tc, all. X/Y: steps of the team by those of "
+        "Tc and X/Y by the number of robots" + ("" if place is None else f", all else as in: {conditions}"),
+        f"Events 'step': t1 is {' and '.join(alone)}; Tc, not hidden: communicate_s and stall_s; with overlap_s, in "
+        "which rows may have travelled, it is Tc, all. X/Y: steps of the team by those of "
         "as many robots that only compute. Model: 1 / (1 + Tc/t1), with the round trip of the links, the measured "
         "bytes and the mean rate, as if nothing were hidden; empty where the run left no links.",
         table,
