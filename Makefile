@@ -63,6 +63,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/pulls.py --check
 	$(BIN)/python benchmarks/finish_together.py --check
 	$(BIN)/python benchmarks/goodput.py --check
+	$(BIN)/python benchmarks/wide_area.py --check
 	$(BIN)/python benchmarks/tls.py --check
 	$(BIN)/python benchmarks/split.py --check
 	$(BIN)/python benchmarks/split_rows.py --check

@@ -39,6 +39,7 @@ TINY = {
     "streams": ["--tiny", "--only", "s1,s2,outdoor,topk"],
     "tensor_codecs": ["--tiny"],
     "tls": ["--tiny"],
+    "wide_area": ["--tiny"],
     "wire_size": ["--tiny"],
     "worker_state": ["--tiny"],
 }

@@ -519,7 +519,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
-        differences fit load_team load_trace named_trace outdoor save_csv synthesise
+        WideArea differences fit load_team load_trace named_trace outdoor parse_wide_area save_csv synthesise
     """,
     "rowcast.planning": """
         Always Answers ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES

@@ -183,6 +183,20 @@ def test_sensitivity_by_hand(folder: Path) -> None:
     ]
 
 
+def test_the_scalability_by_hand(folder: Path) -> None:
+    for workers in ("2", "3"):
+        each = {row["quantity"]: mean_of(row) for row in rows(folder, "scalability", policy="rog:4", workers=workers)}
+        alone, unhidden, whole, share = (
+            each[name][0] for name in ("t1 (s)", "Tc, not hidden (s)", "Tc, all (s)", "X/Y")
+        )
+        assert each["X/Y"][3] == 3
+        assert whole >= unhidden > 0
+        assert share == pytest.approx(alone / (alone + unhidden), rel=0.02)
+    assert not rows(
+        folder, "scalability", quantity="X/Y, nothing hidden (model)"
+    )  # only one direction of links is known
+
+
 def test_the_summary_by_hand(folder: Path) -> None:
     got = {row["measure"]: row for row in rows(folder, "summary", policy="rog:4")}
     assert mean_of(got["steps of a robot"])[:1] == (9.0,)
@@ -313,7 +327,7 @@ def test_the_page_needs_nothing_but_itself(folder: Path, page: str, parts: _Part
     assert not re.search(r"https?:|url\(|@import", page)
     assert parts.open == [] and parts.fetched == []
     drawn = sorted((folder / "report").glob("*.png"))
-    assert len(parts.images) == len(drawn) == 17
+    assert len(parts.images) == len(drawn) == 18
     embedded = []
     for source in parts.images:
         head, _, data = source.partition(",")

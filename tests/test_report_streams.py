@@ -123,6 +123,7 @@ def test_the_main_figures_show_the_first_batch_of_each_stream(folder: Path) -> N
         *map(str, experiment.conditions),
         "Streams: outdoor, 2 robots, 1 s a gradient, stream S1",
         "Streams: outdoor, 2 robots, 1 s a gradient, stream 40/60",
+        "Scalability",
         "Power",
     ]
     names = [part.name for section in found for part in section.parts]
@@ -236,6 +237,7 @@ def test_both_kinds_of_runs_stand_in_one_folder(folder: Path, tmp_path: Path) ->
     found, _ = sections(experiment)
     assert [section.title for section in found[1:]] == [
         "Streams: outdoor, 2 robots, 1 s a gradient, stream S1",
+        "Scalability",
         "Power",
     ]
 

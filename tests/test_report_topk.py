@@ -138,7 +138,7 @@ def test_without_top_k_nothing_of_it_is_shown(tmp_path: Path) -> None:
     experiment = read_experiment(tmp_path)
     assert topk_groups(experiment) == []
     found, _ = sections(experiment)
-    assert [section.title for section in found] == [str(experiment.conditions[0]), "Power"]
+    assert [section.title for section in found] == [str(experiment.conditions[0]), "Scalability", "Power"]
 
 
 def test_a_top_k_that_nobody_wrote_is_refused(tmp_path: Path) -> None:

@@ -242,3 +242,18 @@ def test_other_data_in_the_same_folder_has_its_own_starting_model(tmp_path, monk
 def test_what_is_wrong_with_a_cell_is_said(out):
     with pytest.raises(ConfigError, match="unknown policy"):
         run(out, "wrong", cell("rgo:4"))
+
+
+def test_links_between_cities_have_the_delay_of_their_robot(out):
+    """The same run over the same bandwidth: a robot half a second away waits a second more for each answer."""
+    wide = "wide:boston/boston?mbit=20"
+    near, far = (
+        run(out, f"wide-{name}", cell("bsp", links=wide + more, channel="independent"))
+        for name, more in (("near", ""), ("far", "&rtt_ms=1000"))
+    )
+    waits = [events(folder, "robot-0", "step")[-1]["communicate_s"] for folder in (near, far)]
+    assert waits[1] - waits[0] >= 0.95
+    links = json.loads((far / "links.json").read_text())
+    assert [links[f"robot-{index}"]["delay_s"] for index in (0, 1)] == [0.5, 0.5]
+    assert load_trace(far / links["robot-1"]["down"]).rate(3.0) == load_trace(near / "link-0-up.csv").rate(0.0)
+    assert "delay_s" not in json.loads((run(out, "no-delay", cell("bsp")) / "links.json").read_text())["robot-0"]

@@ -18,7 +18,7 @@ from rowcast.experiment.cell import OPTION_JOIN, Cell, batch_option, batch_size
 from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.feeding import Feeding, plan_feeding
 from rowcast.experiment.settings import Comparison
-from rowcast.links import PROFILES, load_team, named_trace
+from rowcast.links import PROFILES, load_team, named_trace, parse_wide_area
 from rowcast.streams import parse_topk
 from rowcast.sync import parse_policy
 from rowcast.tasks import Task, find_task
@@ -40,6 +40,8 @@ def plan_cells(settings: Comparison) -> list[Cell]:
     for policy in settings.policies:
         parse_policy(policy)
     links = [_located(text, max(settings.workers), reuse=settings.links_reuse) for text in settings.links]
+    if len(set(links)) < len(links):
+        raise ConfigError(f"links: {','.join(settings.links)} names the same links twice; leave one of them away")
     devices = _devices_for(settings.devices, settings.workers)
     task = find_task(settings.task, settings.data)
     options = read_options(task.kind.options_type(), settings.task_options)
@@ -107,6 +109,8 @@ def _check_feeding(
 
 def _located(link: str, workers: int, *, reuse: bool) -> str:
     """A link that exists; the path of a file is made whole, so that it means the same from every folder."""
+    if (wide := parse_wide_area(link)) is not None:
+        return str(wide)
     if link in PROFILES or link.startswith("constant:"):
         named_trace(link)
         return link

@@ -254,7 +254,7 @@ class Comparison(Checked):
     links: tuple[str, ...] = setting(
         ("outdoor",),
         "Profiles, 'constant:MBPS' or trace files, each for all robots; or a folder of trace files, one for each "
-        "robot in the order of their names.",
+        "robot in the order of their names; or cities, the server's first: 'wide:boston/shanghai?mbit=20'.",
         flag="--links",
     )
     links_reuse: bool = setting(

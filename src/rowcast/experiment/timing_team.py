@@ -11,7 +11,7 @@ from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device, ServerCosts, Simulation
 from rowcast.experiment.runners.virtual import CALM_WORKER, VIRTUAL_LINKS, calm_server
 from rowcast.journal import Journal
-from rowcast.links import Trace
+from rowcast.links import Trace, WideArea
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode, WorkerNode
@@ -23,7 +23,7 @@ def timing_team(
     policy: str,
     layout: Layout,
     devices: Sequence[Device],
-    links: Sequence[tuple[Trace, Trace]],
+    links: Sequence[tuple[Trace, Trace]] | WideArea,
     journals: Sequence[Journal],
     *,
     link_settings: LinkSettings = VIRTUAL_LINKS,
@@ -36,7 +36,7 @@ def timing_team(
         policy: policy text.
         layout: the model's rows.
         devices: what computes, one for each worker.
-        links: up and down, one pair for each worker.
+        links: up and down, one pair for each worker; or links between cities, with their delays.
         journals: where each worker's events go, one for each worker.
         link_settings: frames and windows.
         costs: the server's own work.
@@ -51,7 +51,11 @@ def timing_team(
         journal=Journal("server", lambda record: None),
         entropy=entropy.randbytes,
     )
-    simulation = Simulation(server, costs=costs)
+    delays = {}
+    if isinstance(links, WideArea):
+        delays = {f"robot-{index}": links.delay_s(index) for index in range(len(devices))}
+        links = [(links.trace(index), links.trace(index)) for index in range(len(devices))]
+    simulation = Simulation(server, costs=costs, delay_s=delays)
     for index, (device, (up, down), journal) in enumerate(zip(devices, links, journals, strict=True)):
         node = WorkerNode(
             f"robot-{index}",

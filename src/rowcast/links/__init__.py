@@ -2,7 +2,7 @@
 
 A :class:`Trace` is piecewise-constant bandwidth; drivers ask it when so many bits will have passed. A
 :class:`Channel` carries transfers over several links at a time. A profile is a kind of link: built in or fitted to
-a trace, it makes traces.
+a trace, it makes traces. A :class:`WideArea` is links between cities, which have a delay as well.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rowcast.links.likeness import differences
 from rowcast.links.stats import TraceStats
 from rowcast.links.synth import PROFILES, LinkState, MarkovProfile, outdoor, synthesise
 from rowcast.links.trace import Trace
+from rowcast.links.wide_area import WideArea, parse_wide_area
 
 __all__ = [
     "CHANNELS",
@@ -31,12 +32,14 @@ __all__ = [
     "SharedAirtime",
     "Trace",
     "TraceStats",
+    "WideArea",
     "differences",
     "fit",
     "load_team",
     "load_trace",
     "named_trace",
     "outdoor",
+    "parse_wide_area",
     "save_csv",
     "synthesise",
 ]
@@ -51,7 +54,8 @@ def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 60
         duration_s: for profiles: length in seconds, after which the trace starts again.
 
     Raises:
-        ConfigError: ``text`` is none of the three; the message names the nearest that is.
+        ConfigError: ``text`` is none of the three (the message names the nearest that is), or links between cities:
+            their delay is no part of a trace.
         TraceError: the file cannot be read.
     """
     kind, colon, value = text.partition(":")
@@ -59,6 +63,11 @@ def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 60
         return synthesise(PROFILES[text], seed, duration_s)
     if kind == "constant" and colon:
         return Trace.constant(_mbps(text, value) * 1e6, name=text)
+    if (wide := parse_wide_area(text)) is not None:
+        raise ConfigError(
+            f"link {text!r}: has a delay, which a trace cannot say; expected a link of 'rowcast compare --links'; for "
+            f"the bandwidth alone write 'constant:{wide.mbps[0]:g}'"
+        )
     path = Path(text)
     if path.suffix.lower() in (*SUFFIXES, ".gz") or path.is_file():
         return load_trace(path)

@@ -6,7 +6,6 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from rowcast.energy.reaching import HOLD, WINDOW
 from rowcast.metric import Metric
@@ -31,6 +30,7 @@ from rowcast.report.panel_figures import draw_micro, draw_sensitivity
 from rowcast.report.parts import Section, TableOrFigure, across
 from rowcast.report.reference import reference_of
 from rowcast.report.reference_sections import Against, against_parts, without_reference
+from rowcast.report.scalability import scalability_sections
 from rowcast.report.stream_sections import stream_sections
 from rowcast.report.table import Table
 from rowcast.report.targets import target_table
@@ -71,6 +71,7 @@ def sections(experiment: Experiment, reference: str | None = None) -> tuple[list
         found.append(Section(str(conditions), tuple(of_conditions)))
     found += stream_sections(experiment)
     found += topk_sections(experiment)
+    found += scalability_sections(experiment)
     parts = [
         _sensitivity(axis, table, experiment.metrics, each[0]) for axis, table in sensitivity_tables(experiment).items()
     ]
@@ -290,7 +291,7 @@ def _suffixes(each: Sequence[Conditions]) -> list[str]:
     found: list[str] = []
     for conditions in each:
         stream = conditions.feeding.stream if conditions.feeding else ""
-        text = f"{Path(conditions.links).name}-{conditions.devices_name}-{stream}"
+        text = f"{conditions.links_name}-{conditions.devices_name}-{stream}"
         plain = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
         numbered = (f"-{plain}" if k == 1 else f"-{plain}-{k}" for k in itertools.count(1))
         found.append(next(name for name in numbered if name not in found))

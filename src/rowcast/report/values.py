@@ -164,7 +164,12 @@ class Conditions:
         """All but the batches."""
         robots = "1 robot" if self.workers == 1 else f"{self.workers} robots"
         stream = f", stream {self.feeding.stream}" if self.feeding and self.feeding.rates else ""
-        return f"{Path(self.links).name}, {robots}{self._gradient}{stream}"
+        return f"{self.links_name}, {robots}{self._gradient}{stream}"
+
+    @property
+    def links_name(self) -> str:
+        """The links as headings have them: of a path its last part."""
+        return self.links if self.links.startswith("wide:") else Path(self.links).name
 
     @property
     def devices_name(self) -> str:

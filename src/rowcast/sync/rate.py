@@ -19,6 +19,12 @@ PROBE_EVERY_S = 5.0
 PROBE_RARELY_S = 40.0
 #: Beyond this size (bytes) a frame takes its time from the rate, and less exactly tells the round trip.
 PROBE_BYTES = 4096
+#: A path is long from this round trip on (s), what its own bytes take left out, if it holds so many bytes: a slow link
+#: of one place, on which frames wait for each other, holds fewer.
+LONG_PATH_S = 0.1
+LONG_PATH_BYTES = 4 * PROBE_BYTES
+#: A probe leaves a link idle for about two round trips. On a long path they are so many round trips apart, at least.
+PROBE_TRIPS = 40
 #: The estimate never falls below this (bit/s): a time that is predicted from it stays finite.
 LOWEST_BPS = 1.0
 #: Acknowledgements closer together than this count as one: their spacing says nothing about the link.
@@ -53,6 +59,7 @@ class RateMeter:
         self._busy = 0.0
         self.round_trip_s = 0.0
         self._trips: deque[float] = deque(maxlen=TRIPS)
+        self._trip_bytes: deque[int] = deque(maxlen=TRIPS)
         self._probe_every_s = PROBE_EVERY_S
         self._alone_at = -1.0
         self._probed_at = -math.inf
@@ -60,8 +67,10 @@ class RateMeter:
     def sent(self, now: float, size: int) -> None:
         """``size`` bytes were handed to the link."""
         if self._unacked == 0:
-            # Sending time too short for a sample of its own is carried over the idle time.
-            self._since = now - self._busy
+            # Sending time too short for a sample of its own is carried over the idle time. On a long path nothing can
+            # be acknowledged before it was travelled both ways: without that the first sample says how long the path
+            # is, not what the link carries.
+            self._since = now - self._busy + self.long_path_s(now)
             self._alone_at = now if size <= PROBE_BYTES or self.wants_probe(now) else -math.inf
         self._unacked += size
 
@@ -94,11 +103,26 @@ class RateMeter:
             steady = abs(trip - self.round_trip_s) <= max(0.5 * self.round_trip_s, 0.005, size * byte_s)
             self._probe_every_s = min(2 * self._probe_every_s, PROBE_RARELY_S) if steady else PROBE_EVERY_S
             self._trips.append(trip)
+            self._trip_bytes.append(min(size, PROBE_BYTES))
             self.round_trip_s = min(self._trips)
 
     def wants_probe(self, now: float) -> bool:
         """The round trip was measured long ago: the next frame should be small, and find the link idle."""
-        return now > self._probed_at + self._probe_every_s
+        every_s = self._probe_every_s
+        if now > self._probed_at + every_s:
+            return now > self._probed_at + max(every_s, PROBE_TRIPS * self.long_path_s(now))
+        return False
+
+    def long_path_s(self, now: float) -> float:
+        """The round trip without the time that its own bytes took, if that is long and was measured thrice; else 0 (s).
+
+        See :data:`LONG_PATH_S`: nothing changes on the links of one place.
+        """
+        if self.round_trip_s < LONG_PATH_S or len(self._trips) < TRIPS:
+            return 0.0
+        byte_s = 8 / self.peak_bps(now)
+        path_s = min(trip_s - size * byte_s for trip_s, size in zip(self._trips, self._trip_bytes, strict=True))
+        return path_s if path_s >= max(LONG_PATH_S, LONG_PATH_BYTES * byte_s) else 0.0
 
     def forget_flight(self) -> None:
         """The link was lost: what was on its way is no longer."""

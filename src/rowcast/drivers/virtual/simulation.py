@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.drivers.virtual.clock import rare_collections
 from rowcast.drivers.virtual.device import Device, ServerCosts
 from rowcast.drivers.virtual.engine import Engine, Peer
-from rowcast.errors import LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
+from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
 from rowcast.session import Link
@@ -37,15 +36,18 @@ class _Lane:
         carrying: what is on its way.
         held_until: the sender works on what comes next (s).
         burden: bytes that go over it before the next message, and are none (raw samples for others).
+        delay_s: from the moment a bit has entered it until it comes out (s).
     """
 
     __slots__ = (
-        "_simulation", "burden", "carrying", "connection", "deliver", "held_until", "key", "next", "robot", "trace"
+        "_simulation", "burden", "carrying", "connection", "delay_s", "deliver", "held_until", "key", "next", "robot",
+        "trace",
     )  # fmt: skip
 
-    def __init__(self, simulation: Simulation, key: int, trace: Trace) -> None:
+    def __init__(self, simulation: Simulation, key: int, trace: Trace, delay_s: float) -> None:
         self.key = key
         self.trace = trace
+        self.delay_s = delay_s
         self.connection: Link | None = None
         self.robot: Robot | None = None
         self.carrying: Message | None = None
@@ -101,7 +103,10 @@ class Simulation(Engine[Robot]):
         server: the server node.
         channel: the medium; ``None``: each link has its own.
         costs: the server's work.
-        delay_s: propagation delay of each direction (s).
+        delay_s: propagation delay of each direction (s), of all links or by the name of the robot; else 0.
+
+    Raises:
+        ConfigError: a delay that is negative or not finite.
 
     Attributes:
         clock: the time.
@@ -118,9 +123,12 @@ class Simulation(Engine[Robot]):
         *,
         channel: Channel | None = None,
         costs: ServerCosts | None = None,
-        delay_s: float = 0.0,
+        delay_s: float | Mapping[str, float] = 0.0,
     ) -> None:
         super().__init__(server)
+        for value in delay_s.values() if isinstance(delay_s, Mapping) else (delay_s,):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"delay of a link: expected a finite time of 0 s or more, got {value}")
         self.robots: dict[str, Robot] = {}
         self.started = False
         self.messages = 0
@@ -144,13 +152,16 @@ class Simulation(Engine[Robot]):
         """
         if node.name in self.robots:
             raise LocalProtocolError(f"simulation: a robot named {node.name!r} is there already")
-        robot = Robot(node, device, resume, self._lane(up), self._lane(down))
+        delay_s = self._delay_s
+        if isinstance(delay_s, Mapping):
+            delay_s = delay_s.get(node.name, 0.0)
+        robot = Robot(node, device, resume, self._lane(up, delay_s), self._lane(down, delay_s))
         self.robots[node.name] = robot
         hear = self._to_server if self._push_s else self._server_hears
         robot.up.deliver, robot.up.next = partial(hear, robot), partial(self.send_up, robot)
         robot.down.deliver, robot.down.next = partial(self._to_worker, robot), partial(self.send_down, robot)
         robot.down.robot = robot
-        robot.delay_s = self._delay_s
+        robot.delay_s = delay_s
         self.clock.at(self.clock.now, self.connect, robot)
         return robot
 
@@ -202,7 +213,7 @@ class Simulation(Engine[Robot]):
         """
         clock, channel, lanes, passed = self.clock, self._channel, self._lanes, self._passed
         tell_at = 0.0
-        with _rare_collections():
+        with rare_collections():
             while True:
                 due, event = channel.next_finish(), clock.next
                 # What the channel delivers goes before what happens at the same moment: it left earlier.
@@ -272,8 +283,8 @@ class Simulation(Engine[Robot]):
 
     # -- links -------------------------------------------------------------------------------------------------
 
-    def _lane(self, trace: Trace) -> _Lane:
-        lane = _Lane(self, len(self._lanes), trace)
+    def _lane(self, trace: Trace, delay_s: float) -> _Lane:
+        lane = _Lane(self, len(self._lanes), trace, delay_s)
         self._lanes.append(lane)
         if self.started:
             self._channel.add(lane.key, _starting_at(trace, self._zero))
@@ -299,8 +310,8 @@ class Simulation(Engine[Robot]):
             return
         if self._pull_s and self.started and lane.robot is not None:
             self._hold(lane, lane.robot, self.server.pull_work(message) * self._pull_s)
-        if self._delay_s and self.started:
-            self.clock.at(self.clock.now + self._delay_s, self._arrived, lane, lane.connection, message)
+        if lane.delay_s:
+            self.clock.at(self.clock.now + lane.delay_s, self._arrived, lane, lane.connection, message)
         else:
             lane.deliver(message)
         self._pump(lane)
@@ -376,17 +387,6 @@ class Simulation(Engine[Robot]):
             lane.connection = lane.carrying = None
             lane.held_until = 0.0
         robot.served_until = 0.0
-
-
-@contextlib.contextmanager
-def _rare_collections() -> Iterator[None]:
-    """The garbage collector looks at what is new fifty times more rarely: there are many messages, and no cycles."""
-    before = gc.get_threshold()
-    gc.set_threshold(50_000, 50, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _starting_at(trace: Trace, zero: float) -> Trace:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.experiment.telling import save_shown, tell_events
 from rowcast.journal import open_journal
-from rowcast.links import PROFILES, Trace, load_team, named_trace, save_csv
+from rowcast.links import PROFILES, Trace, load_team, named_trace, parse_wide_area, save_csv
 from rowcast.links.channel import CHANNELS
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
@@ -53,7 +53,7 @@ def run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing]
         cell: what to run.
         folder: receives the journals of the server and of each robot (times in seconds from the start of the team),
             what the robots show of their replicas at the end, the traces that were in force, and ``links.json``, which
-            says whose they are.
+            says whose they are, and the delays of links that have one.
         progress: told how many virtual seconds are done; before, how far the starting model is.
 
     PyTorch computes with one thread meanwhile, wherever this runs: a sum of two threads is not that of one.
@@ -93,7 +93,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     traces = [
         (_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)
     ]
-    _save_links(traces, folder)
+    _save_links(traces, _delays(cell), folder)
     entropy = random.Random(cell.seed)
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal("server", folder / "server.jsonl"))
@@ -107,7 +107,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         )
         record_start(journal, 0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
-        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs)
+        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, delay_s=_delays(cell))
         feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
         rule = parse_topk(cell.topk) if cell.topk else None
         thinning = None if rule is None else Thinning(rule)
@@ -159,8 +159,10 @@ def _link(cell: Cell, index: int, way: int) -> Trace:
     A profile gives each its own. A recorded trace is one for all, so each enters it at another moment: evenly apart,
     and further on with each seed. Traces of a folder were recorded together and stay so: all are entered at the same
     moment, which is their start for seed 0; both directions have the same. Robots that share one of them enter it
-    evenly apart.
+    evenly apart. Links between cities are the same in both directions.
     """
+    if (wide := parse_wide_area(cell.links)) is not None:
+        return wide.trace(index)
     if Path(cell.links).is_dir():
         team = load_team(cell.links)
         trace = team[index % len(team)]
@@ -171,6 +173,12 @@ def _link(cell: Cell, index: int, way: int) -> Trace:
     if cell.links in PROFILES or not trace.loop:
         return trace
     return trace.shifted(place_in_recording(2 * index + way, 2 * cell.workers, cell.seed) * trace.duration_s)
+
+
+def _delays(cell: Cell) -> dict[str, float]:
+    """One way (s), by the name of the robot; nothing where links have no delay."""
+    wide = parse_wide_area(cell.links)
+    return {} if wide is None else {f"robot-{index}": wide.delay_s(index) for index in range(cell.workers)}
 
 
 def model_bytes(layout: Layout) -> int:
@@ -235,11 +243,13 @@ def _look(robot: TaskWorker, optimizer: Optimizer) -> None:
     optimizer.report(**values)
 
 
-def _save_links(traces: list[tuple[Trace, Trace]], folder: Path) -> None:
-    """Write the traces that are in force, and whose they are."""
-    names: dict[str, dict[str, str]] = {}
+def _save_links(traces: list[tuple[Trace, Trace]], delays: Mapping[str, float], folder: Path) -> None:
+    """Write the traces that are in force, and whose they are; of links with a delay also that."""
+    names: dict[str, dict[str, str | float]] = {}
     for index, pair in enumerate(traces):
         names[f"robot-{index}"] = {}
+        if f"robot-{index}" in delays:
+            names[f"robot-{index}"]["delay_s"] = delays[f"robot-{index}"]
         for way, trace in zip(("up", "down"), pair, strict=True):
             if trace.duration_s == float("inf"):
                 trace = trace.cut(0, _TRACE_S)
