@@ -12,7 +12,10 @@ step cannot take less than its gradient. Parts, of which ``--parts`` chooses:
   and what each part does for the accuracy there;
 - ``wifi``: time to accuracy on the recordings of ``traces_wifi_robot``, against the published policies and local SGD.
 
-What has trained is kept in the folder ``--out``; the same command goes on from there.
+What has trained is kept in the folder ``--out``; the same command goes on from there. ``--list-cells`` prints the key
+of each run that is to be trained yet, ``--cell KEY`` trains it and prints no figures (on as many machines at once as
+share the folder), and ``--on ray[:ADDRESS]`` trains on a Ray cluster: as of ``rowcast compare``, see
+``docs/compare.md``.
 """
 
 from __future__ import annotations
@@ -27,14 +30,16 @@ from typing import Any
 import numpy as np
 
 import beyond_training as training
-from beyond_delivery import delivery
+from beyond_cells import Sweep, cell_arguments, print_keys, run_keys, settle
+from beyond_delivery import delivery, delivery_sweeps
 from beyond_parts import OWN_WRITES, alone, without
-from beyond_training import save_schedules, settled_cost
-from beyond_wifi import wifi
+from beyond_wifi import wifi, wifi_sweeps
 from common import SHARED, Figure, arguments, finish, reference_layout
 from rowcast.codecs import codec_by_name
 from rowcast.drivers.virtual import Device
+from rowcast.errors import ConfigError
 from rowcast.experiment import MeasuredRun, read_runs
+from rowcast.experiment.executors import executor_for
 from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.links import Trace
@@ -56,6 +61,8 @@ SILENT_AT_S, SILENT_S = 1200.0, 120.0
 SLOW_BPS, SLOW_S = 0.3e6, 900.0
 #: With ``--tiny`` all times are so many times shorter.
 TINY = 60.0
+#: And ``delivery`` trains this, for so long (s).
+TINY_DELIVERY, TINY_DELIVERY_S = ("rowcast",), 2.0
 
 
 def software_cost_s(layout: Layout) -> tuple[float, float]:
@@ -186,8 +193,44 @@ def tiny(parts: Sequence[str], options: argparse.Namespace) -> None:
     if "silence" in parts:
         figures += silence(layout, device, TINY)
     if "delivery" in parts:
-        figures += delivery(options.out, 1, ("rowcast",), seconds=2.0)
+        figures += delivery(options.out, 1, TINY_DELIVERY, TINY_DELIVERY_S)
     finish("Beyond the published policies, cut short", figures, options)
+
+
+def sweeps_of(
+    parts: Sequence[str], options: argparse.Namespace, cost: tuple[float, float], run: MeasuredRun | None
+) -> list[Sweep]:
+    """What these parts train; without a measured run what ``--tiny`` does."""
+    out = options.out
+    if run is None:
+        return delivery_sweeps(out, 1, TINY_DELIVERY, TINY_DELIVERY_S) if "delivery" in parts else []
+    out.mkdir(parents=True, exist_ok=True)
+    settled = robot(training.settled_cost(out, cost))
+    sweeps = []
+    if "silence" in parts:
+        sweeps += training.silence_sweeps(out, settled, options.seeds, (without("ahead"),))
+    if "accuracy" in parts:
+        schedules = training.save_schedules(run, out / "schedules")
+        base = training.plan(settled, options.seeds, task_options=(f"device={options.device}",))
+        sweeps += training.accuracy_sweeps(out, options.data, schedules, base, options.hours, (OWN_WRITES,))
+    if "delivery" in parts:
+        sweeps += delivery_sweeps(out, options.seeds)
+    if "wifi" in parts:
+        sweeps += wifi_sweeps(out, settled, options.seeds)
+    return sweeps
+
+
+def trained(sweeps: Sequence[Sweep], options: argparse.Namespace) -> bool:
+    """Whether everything is trained now: not where keys were only listed, or some of them trained."""
+    if options.list_cells:
+        print_keys(sweeps, options.out)
+        return False
+    with executor_for(options.on, options.jobs) as executor:
+        run_keys(sweeps, options.out, options.cell, executor)
+    if options.cell:
+        return False
+    settle(sweeps)
+    return True
 
 
 def main() -> None:
@@ -200,12 +243,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="of the parts that train")
     parser.add_argument("--hours", type=float, default=0.5, help="how long 'accuracy' trains, in virtual time")
     parser.add_argument("--device", default="cpu", help="where 'accuracy' computes its gradients, as PyTorch names it")
+    cell_arguments(parser)
     options = parser.parse_args()
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    try:
+        measure(parser, parts, options)
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def measure(parser: argparse.ArgumentParser, parts: Sequence[str], options: argparse.Namespace) -> None:
+    """Train what is to be trained, and print the figures.
+
+    Raises:
+        ConfigError: a key or a place that is not known, or data that are not there.
+    """
     if options.tiny:
-        tiny(parts, options)
+        if trained(sweeps_of(parts, options, (0.0, 0.0), None), options):
+            tiny(parts, options)
         return
     measured_at = options.data / SHARED.parent.name
     if not measured_at.exists():
@@ -219,6 +276,8 @@ def main() -> None:
         figures = picture(layout, runs[first], device, options.picture)
         finish(f"An hour of four robots: {options.picture}", figures, options)
         return
+    if not trained(sweeps_of(parts, options, cost, runs[first]), options):
+        return
     figures = [
         Figure("encoding a model, measured here", 1e3 * cost[0], "ms"),
         Figure("decoding it", 1e3 * cost[1], "ms"),
@@ -228,21 +287,16 @@ def main() -> None:
             links = [runs[name].traces[worker] for worker in runs[name].workers]
             figures += on_schedules(layout, name, links, device, ablate=name == first)
         figures += slow_link(layout, device)
-    options.out.mkdir(parents=True, exist_ok=True)
-    settled = robot(settled_cost(options.out, cost))
+    settled = robot(training.settled_cost(options.out, cost))
     if "silence" in parts:
         figures += silence(layout, device)
-        figures += training.silence(options.out, settled, options.seeds, (without("ahead"),))
+        figures += training.silence(options.out, options.seeds, (without("ahead"),))
     if "accuracy" in parts:
-        schedules = save_schedules(runs[first], options.out / "schedules")
-        base = training.plan(settled, options.seeds, task_options=(f"device={options.device}",))
-        figures += training.accuracy(
-            options.out, options.data, layout, schedules, base, settled, options.hours, (OWN_WRITES,)
-        )
+        figures += training.accuracy(options.out, layout, options.out / "schedules", settled, (OWN_WRITES,))
     if "delivery" in parts:
         figures += delivery(options.out, options.seeds)
     if "wifi" in parts:
-        figures += wifi(options.out, options.data / "traces_wifi_robot", layout, settled, options.seeds)
+        figures += wifi(options.out, options.data / "traces_wifi_robot", layout, settled)
     finish("Beyond the published policies: an hour of four robots", figures, options)
 
 

@@ -12,25 +12,28 @@ import functools
 import json
 import random
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from beyond_cells import Sweep
 from beyond_parts import OWN_WRITES, alone, without
 from beyond_training import WORKERS, summary
 from common import Figure
 from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
-from rowcast.errors import NonFiniteGradient
+from rowcast.errors import NonFiniteGradient, WorkerFailed
+from rowcast.experiment import Cell, Comparison, plan_cells
 from rowcast.experiment.demo import DemoSettings
+from rowcast.experiment.folder import cell_folder, write_whole
+from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
 from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, model_bytes, one_thread
+from rowcast.experiment.starting import keep_starting_state
 from rowcast.links import Trace
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
 from rowcast.sync import parse_policy
-from rowcast.tasks import build_task
 from rowcast.tasks.cruda import CrudaWorker
 from rowcast.training import ServerNode
 
@@ -58,17 +61,32 @@ def poor_until(trace: Trace, end_s: float) -> Trace:
     return Trace(times, rates, trace.name, loop=False, duration_s=float("inf"))
 
 
+def delivery_sweeps(
+    out: Path, seeds: int, names: Iterable[str] = POLICIES, seconds: float | None = None
+) -> list[Sweep]:
+    """What :func:`delivery` trains; ``seconds`` cuts it short."""
+    demo = DemoSettings()
+    settings = Comparison(
+        task=TASK,
+        policies=tuple(POLICIES[name] for name in names),
+        links=(demo.trace,),
+        workers=(WORKERS,),
+        devices=(f"{demo.pace_s:g}",),
+        seeds=seeds,
+        eval_items=100_000,  # all
+        hours=(demo.seconds if seconds is None else seconds) / 3600,
+        task_options=() if seconds is None else ("pretrain_epochs=0",),
+    )
+    return [Sweep(settings, out / "delivery", train)]
+
+
 @one_thread()
-def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[str, float]:
-    """Train as the demo does, from the model in ``state``; steps and accuracies, means over the robots."""
-    cut_short = seconds is not None
-    demo = DemoSettings(seconds=seconds) if cut_short else DemoSettings()
-    task = build_task(TASK, seed=seed, **({"pretrain_epochs": 0} if cut_short else {}))
-    if state.exists():
-        task.load_state(state)
-    else:
-        task.pretrain()
-        task.save_state(state)
+def train(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
+    """Train as the demo does; writes steps and accuracies, means over the robots, to ``result.json``."""
+    demo = DemoSettings(seconds=round(cell.seconds, 3), trace=cell.links)
+    policy, seed = cell.policy, cell.seed
+    task = cell.build_task()
+    keep_starting_state(task, folder.parents[1] / "states", lambda share: progress(Preparing(share)))
     robots = [task.worker(index, WORKERS) for index in range(WORKERS)]
     layout = shared_parameters(robots[0].model, robots[0].optimizer).layout
     best_bps = 8 * model_bytes(layout) / (demo.ratio * demo.pace_s)
@@ -109,31 +127,34 @@ def train(policy: str, seed: int, state: Path, seconds: float | None) -> dict[st
             link_settings=demo.link,
         )
         worker.train(functools.partial(robot, own, worker))
-    simulation.run(demo.seconds + DELIVERY_S)
+    simulation.run(demo.seconds + DELIVERY_S, progress=progress)
     if len(found) < WORKERS:
-        raise SystemExit(
-            f"delivery: {policy}, seed {seed}: {WORKERS - len(found)} robots have not delivered everything"
+        left = WORKERS - len(found)
+        raise WorkerFailed(f"delivery: {policy}, seed {seed}: {left} robots have not delivered everything")
+    write_whole(folder / "result.json", {key: statistics.fmean(one[key] for one in found) for key in found[0]})
+
+
+def results(sweeps: Iterable[Sweep]) -> dict[tuple[str, int], dict[str, float]]:
+    """What finished runs have written, by policy and seed."""
+    return {
+        (cell.policy, cell.seed): json.loads(
+            (cell_folder(sweep.place, cell) / "result.json").read_text(encoding="utf-8")
         )
-    return {key: statistics.fmean(one[key] for one in found) for key in found[0]}
-
-
-def trained(out: Path, policy: str, seed: int, seconds: float | None) -> dict[str, float]:
-    """A run, made once."""
-    path = out / "delivery" / f"{policy.replace('?', '-').replace(':', '-')}-{seed}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        run = train(policy, seed, path.with_name(f"state-{seed}.npz"), seconds)
-        path.write_text(json.dumps(run) + "\n", encoding="utf-8")
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return kept
+        for sweep in sweeps
+        for cell in plan_cells(sweep.settings)
+    }
 
 
 def delivery(out: Path, seeds: int, names: Iterable[str] = POLICIES, seconds: float | None = None) -> list[Figure]:
-    """What the final delivery costs, and how far the training got; each part of the policy taken away, and alone."""
+    """What the final delivery costs, and how far the training got; each part of the policy taken away, and alone.
+
+    All of what has trained.
+    """
     figures = []
+    found = results(delivery_sweeps(out, seeds, names, seconds))
     for name in names:
         policy = POLICIES[name]
-        runs = [trained(out, policy, seed, seconds) for seed in range(seeds)]
+        runs = [found[policy, seed] for seed in range(seeds)]
         lost = [run["before"] - run["after"] for run in runs]
         note = f"worst of {seeds} seeds; {statistics.fmean(run['steps'] for run in runs):.0f} steps"
         bound = 2.0 if policy == "rowcast" else None

@@ -9,7 +9,9 @@ parameters of ``bsp`` after n iterations do not depend on the links.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,11 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from beyond_cells import Sweep
 from common import Figure
 from rowcast.drivers.virtual import Device
 from rowcast.energy import time_to_metric, worker_energy
 from rowcast.energy.reaching import HOLD
-from rowcast.experiment import Comparison, MeasuredRun, run_comparison
+from rowcast.experiment import Comparison, MeasuredRun
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
@@ -51,15 +54,26 @@ def save_schedules(run: MeasuredRun, folder: Path) -> Path:
     """The bandwidth of a measured run, a file for each robot."""
     folder.mkdir(parents=True, exist_ok=True)
     for worker in run.workers:
-        save_csv(run.traces[worker], folder / f"worker{worker}.csv")
+        save_whole(run.traces[worker], folder / f"worker{worker}.csv")
     return folder
+
+
+def save_whole(trace: Trace, path: Path) -> None:
+    """The file is there with all of its content, or not at all: others may read, or write, the same at this time."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    save_csv(trace, part)
+    part.replace(path)
 
 
 def settled_cost(out: Path, cost: tuple[float, float]) -> tuple[float, float]:
     """The software's cost in whole milliseconds: that of the first call, so that all runs of a folder have the same."""
     path = out / "cost.json"
     if not path.exists():
-        path.write_text(json.dumps([round(part, 3) for part in cost]) + "\n", encoding="utf-8")
+        part = out / f".cost.{secrets.token_hex(4)}.part"
+        part.write_text(json.dumps([round(part, 3) for part in cost]) + "\n", encoding="utf-8")
+        with contextlib.suppress(FileExistsError):  # of several that come at the same time the first one counts
+            path.hardlink_to(part)
+        part.unlink()
     encode_s, decode_s = json.loads(path.read_text(encoding="utf-8"))
     return float(encode_s), float(decode_s)
 
@@ -196,34 +210,36 @@ def to_accuracy(
     return figures
 
 
-def accuracy(
-    out: Path,
-    data: Path,
-    layout: Layout,
-    links: Path,
-    base: Comparison,
-    device: Device,
-    hours: float,
-    ablate: Sequence[str],
-) -> list[Figure]:
-    """Accuracy at equal samples, and time and energy to accuracy, on both image sets.
+IMAGE_SETS = (("Fashion-MNIST", "cruda-fashion-mnist", "fashion_mnist"), ("CIFAR-10", "cruda-cifar10", "cifar10"))
+
+
+def accuracy_sweeps(
+    out: Path, data: Path, links: Path, base: Comparison, hours: float, ablate: Sequence[str]
+) -> list[Sweep]:
+    """What :func:`accuracy` trains."""
+    return [
+        Sweep(
+            replace(base, task=task, data=str(data / folder), policies=policies, links=(where,), hours=length),
+            out / folder,
+        )
+        for _, task, folder in IMAGE_SETS
+        for policies, where, length in (
+            (("bsp",), NEVER_WAITS, hours),
+            (("rowcast", *ablate), str(links), hours),
+            (("rog:4",), str(links), 1.0),
+        )
+    ]
+
+
+def accuracy(out: Path, layout: Layout, links: Path, device: Device, ablate: Sequence[str]) -> list[Figure]:
+    """Accuracy at equal samples, and time and energy to accuracy, on both image sets, of what has trained.
 
     Policies of ``ablate`` train on the same links; nothing is asked of them.
     """
     figures = []
     devices = [device] * WORKERS
-    for title, task, folder in (
-        ("Fashion-MNIST", "cruda-fashion-mnist", "fashion_mnist"),
-        ("CIFAR-10", "cruda-cifar10", "cifar10"),
-    ):
+    for title, _, folder in IMAGE_SETS:
         place = out / folder
-        on_images = replace(base, task=task, data=str(data / folder))
-        for policies, where, length in (
-            (("bsp",), NEVER_WAITS, hours),
-            (("rowcast", *ablate), str(links), hours),
-            (("rog:4",), str(links), 1.0),
-        ):
-            run_comparison(replace(on_images, policies=policies, links=(where,), hours=length), place)
         reference, rog = cells_of(place, "bsp", NEVER_WAITS), cells_of(place, "rog:4", str(links))
         for policy in ("rowcast", *ablate):
             name = title if policy == "rowcast" else f"{title}, {policy}"
@@ -256,19 +272,27 @@ def save_silence(folder: Path, seed: int, rates_bps: Sequence[float]) -> Path:
         trace = Trace(times, rates, folder.name, duration_s=length_s)
         # Every seed enters a recording at another moment; the silence is to be at the same.
         back_s = (1 - place_in_recording(0, 1, seed)) * length_s
-        save_csv(trace.shifted(back_s), folder / f"robot{index}.csv")
+        save_whole(trace.shifted(back_s), folder / f"robot{index}.csv")
     return folder
 
 
-def silence(out: Path, device: Device, seeds: int, ablate: Sequence[str]) -> list[Figure]:
-    """One of four robots is silent for two minutes: its accuracy on its own classes, with and without the silence."""
+def silence_sweeps(out: Path, device: Device, seeds: int, ablate: Sequence[str]) -> list[Sweep]:
+    """What :func:`silence` trains; the traces are written."""
     base = plan(device, seeds, task="cruda-digits", hours=SILENT_OF_S / HOUR_S, eval_every_s=30.0)
     place = out / "silence"
-    policies = ("rowcast", *ablate)
+    sweeps = []
     for seed in range(seeds):
         for name, rates in (("whole", (GOOD_BPS,) * 3), ("silent", (GOOD_BPS, 0.0, GOOD_BPS))):
             links = save_silence(place / f"{name}-{seed}", seed, rates)
-            run_comparison(replace(base, policies=policies, links=(str(links),), seeds=(seed,)), place / "runs")
+            settings = replace(base, policies=("rowcast", *ablate), links=(str(links),), seeds=(seed,))
+            sweeps.append(Sweep(settings, place / "runs"))
+    return sweeps
+
+
+def silence(out: Path, seeds: int, ablate: Sequence[str]) -> list[Figure]:
+    """One of four robots is silent for two minutes: its accuracy on its own classes, with and without the silence."""
+    place = out / "silence"
+    policies = ("rowcast", *ablate)
     figures = []
     for policy in policies:
         lost: list[float] = []

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from beyond_cells import Sweep
 from beyond_training import WINDOW, WORKERS, accuracy_over, cells_of, plan
 from common import Figure
 from rowcast.drivers.virtual import Device
 from rowcast.energy import smoothed
-from rowcast.experiment import run_comparison
 from rowcast.experiment.devices import place_in_recording
 from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
@@ -28,6 +27,7 @@ from rowcast.rows import Layout
 #: Gradients of an iteration where it is not one.
 LOCAL = {"localsgd:8": 8, "diloco:8": 8}
 BASELINES = ("bsp", "ssp:4", "ssp:20", "flown:4", "rog:4", "rog:20", "localsgd:8", "diloco:8")
+POLICIES = (*BASELINES, "rowcast")
 #: Links of the training, and how long it lasts: the slowest baseline makes some hundred steps.
 LINKS, HOURS = "constant:20", 0.15
 #: What has been gained of the way from the first accuracy to the last of ``bsp``.
@@ -38,10 +38,14 @@ MOST_S = 3 * 3600.0
 FIRST_S = 600.0
 
 
-def iterations_needed(out: Path, policies: Sequence[str], device: Device, seeds: int) -> dict[str, float]:
+def wifi_sweeps(out: Path, device: Device, seeds: int) -> list[Sweep]:
+    """What :func:`wifi` trains."""
+    more = {"task": "cruda-digits", "hours": HOURS, "eval_every_s": 20.0, "links": (LINKS,)}
+    return [Sweep(plan(device, seeds, policies=POLICIES, **more), out / "wifi")]
+
+
+def iterations_needed(out: Path, policies: Sequence[str]) -> dict[str, float]:
     """Iterations to the accuracy, mean over the seeds."""
-    base = plan(device, seeds, task="cruda-digits", hours=HOURS, eval_every_s=20.0, links=(LINKS,))
-    run_comparison(replace(base, policies=tuple(policies)), out / "wifi")
     needed: dict[str, list[float]] = {policy: [] for policy in policies}
     of_bsp = cells_of(out / "wifi", "bsp", LINKS)
     for seed, cell in of_bsp.items():
@@ -80,10 +84,10 @@ def time_for(policy: str, iterations: float, layout: Layout, devices: list[Devic
         seconds = min(4 * seconds, MOST_S)
 
 
-def wifi(out: Path, traces: Path, layout: Layout, device: Device, seeds: int) -> list[Figure]:
-    """Our time to the accuracy as a share of that of the best baseline, on every trace."""
-    policies = (*BASELINES, "rowcast")
-    needed = iterations_needed(out, policies, device, seeds)
+def wifi(out: Path, traces: Path, layout: Layout, device: Device) -> list[Figure]:
+    """Our time to the accuracy as a share of that of the best baseline, on every trace, of what has trained."""
+    policies = POLICIES
+    needed = iterations_needed(out, policies)
     devices = [device] * WORKERS
     figures = [
         Figure(f"wifi, {policy}: gradients to the accuracy", count * LOCAL.get(policy, 1), "", note="each robot")

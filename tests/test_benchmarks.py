@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,74 @@ def test_script_runs(name, monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize("name", PARTS)
 def test_part_of_scripts_can_be_imported(name):
     importlib.import_module(name)
+
+
+def test_what_beyond_trains_is_listed_and_run_by_its_key(monkeypatch, capsys, tmp_path):
+    """Then the script finds it, and trains nothing again."""
+    script = importlib.import_module("beyond")
+    words = ["beyond.py", "--tiny", "--parts", "delivery", "--out", str(tmp_path / "out"), "--jobs", "0"]
+
+    def call(*more):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        script.main()
+        return capsys.readouterr().out
+
+    (key,) = call("--list-cells").split()
+    assert re.fullmatch(r"delivery/[\w.-]+_s0", key) and not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit) as refused:
+        call("--cell", f"{key}1")
+    assert refused.value.code == 2 and f"did you mean '{key}'" in capsys.readouterr().err
+    assert "1 of 1 runs finished" in call("--cell", key)
+    (result,) = (tmp_path / "out").glob("delivery/cells/*/result.json")
+    found, at = json.loads(result.read_text()), result.stat().st_mtime_ns
+    assert found["steps"] > 1 and 0 < found["after"] <= 100
+    assert call("--list-cells") == ""
+    assert "poor links, rowcast" in call()
+    assert result.stat().st_mtime_ns == at
+
+
+def test_parts_of_beyond_plan_what_their_figures_read(tmp_path):
+    """The sweeps of all parts, with the data of none."""
+    beyond = importlib.import_module("beyond")
+    training, wifi = importlib.import_module("beyond_training"), importlib.import_module("beyond_wifi")
+    device = beyond.robot((0.01, 0.02))
+    sweeps = [*training.silence_sweeps(tmp_path, device, 2, ()), *wifi.wifi_sweeps(tmp_path, device, 2)]
+    sweeps += beyond.delivery_sweeps(tmp_path, 2)
+    cells = [(sweep.place.relative_to(tmp_path).as_posix(), cell) for sweep in sweeps for cell in planned(sweep)]
+    counted = Counter(place for place, _ in cells)
+    assert counted == {
+        "silence/runs": 4,
+        "wifi": 2 * len(wifi.POLICIES),
+        "delivery": 2 * len(beyond_delivery().POLICIES),
+    }
+    assert len({(place, cell.name) for place, cell in cells}) == len(cells)
+    assert sorted(path.name for path in (tmp_path / "silence" / "silent-1").iterdir()) == [
+        f"robot{k}.csv" for k in range(4)
+    ]
+    links = training.accuracy_sweeps(tmp_path, tmp_path, tmp_path / "s", training.plan(device, 2), 0.5, ("rog:20",))
+    assert [(sweep.settings.policies, sweep.settings.hours) for sweep in links[:3]] == [
+        (("bsp",), 0.5),
+        (("rowcast", "rog:20"), 0.5),
+        (("rog:4",), 1.0),
+    ]
+    assert {sweep.place.name for sweep in links} == {"fashion_mnist", "cifar10"}
+
+
+def beyond_delivery():
+    return importlib.import_module("beyond_delivery")
+
+
+def planned(sweep):
+    from rowcast.experiment import plan_cells
+
+    return plan_cells(sweep.settings)
+
+
+def test_of_several_that_measure_the_cost_the_first_one_counts(tmp_path):
+    training = importlib.import_module("beyond_training")
+    assert training.settled_cost(tmp_path, (0.0123, 0.0456)) == (0.012, 0.046)
+    assert training.settled_cost(tmp_path, (1.0, 2.0)) == (0.012, 0.046)
+    assert [path.name for path in tmp_path.iterdir()] == ["cost.json"]
 
 
 def test_make_bench_names_scripts_that_exist():

@@ -240,13 +240,18 @@ def test_after_an_end_halfway_only_what_was_running_runs_again(tmp_path: Path, h
     with pytest.raises((KeyboardInterrupt, WorkerFailed, ZeroDivisionError)):
         run_comparison(SMALL, tmp_path, jobs=0, run=run_stub)
     assert done(tmp_path) == sorted(names()[:2])
-    leftover = tmp_path / "cells" / third / "robot-9.jsonl"
+    (unfinished,) = (tmp_path / "running").glob(f"{third}~*")
+    assert (unfinished / "robot-0.jsonl").read_text()  # for who looks for the cause
+    leftover = tmp_path / "cells" / third / "robot-9.jsonl"  # where older versions left it
+    leftover.parent.mkdir()
+    (leftover.parent / "cell.json").write_text("{}")
     leftover.write_text("from the run before\n")
     (tmp_path / FAULT).unlink()
     run_comparison(SMALL, tmp_path, jobs=0, run=run_stub)
     assert ran(tmp_path) == [*names()[:3], *names()[2:]]
     assert done(tmp_path) == sorted(names())
     assert not leftover.exists()
+    assert list((tmp_path / "running").iterdir()) == []
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:

@@ -501,8 +501,8 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.experiment": """
         AuditReport Bounds Cell Comparison ComparisonProgress DemoObserver DemoSettings MeasuredRun PolicyRun Progress
-        Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit plan_cells prove read_run read_runs
-        run_comparison run_demo run_robot run_settings shaped_trace validate_run
+        Replay RobotSettings RunSettings ServerAudit ShapeSettings WorkerAudit pending_cells plan_cells prove
+        read_run read_runs run_comparison run_demo run_robot run_settings run_some_cells shaped_trace validate_run
     """,
     "rowcast.experiment.doctor": "Check as_json local_checks remote_checks",
     "rowcast.experiment.faults": "FaultScript Report Verdict load_script play_sockets play_virtual",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
     from rowcast.experiment.cell import Cell
-    from rowcast.experiment.compare import run_comparison
+    from rowcast.experiment.compare import pending_cells, run_comparison, run_some_cells
     from rowcast.experiment.demo import DemoObserver, PolicyRun, run_demo
     from rowcast.experiment.measured import MeasuredRun, read_run, read_runs
     from rowcast.experiment.plan import plan_cells
@@ -35,6 +35,7 @@ __all__ = [
     "ServerAudit",
     "ShapeSettings",
     "WorkerAudit",
+    "pending_cells",
     "plan_cells",
     "prove",
     "read_run",
@@ -43,6 +44,7 @@ __all__ = [
     "run_demo",
     "run_robot",
     "run_settings",
+    "run_some_cells",
     "shaped_trace",
     "validate_run",
 ]

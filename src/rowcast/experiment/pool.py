@@ -5,24 +5,21 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
-from rowcast.errors import RowcastError, WorkerFailed
+from rowcast.errors import WorkerFailed
 from rowcast.experiment.cell import Cell
-from rowcast.experiment.folder import cell_folder, run_into_folder
+from rowcast.experiment.executors import Executor, Work, failure_of, now_and_again, take_one_thread
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.progress import TICK_S, ProgressTracker
 from rowcast.experiment.runners import RunCell
 
-__all__ = ["run_in_processes", "uninterrupted"]
+__all__ = ["Processes", "uninterrupted"]
 
 #: A process that was told to end may take so long (s) before it is killed.
 END_LIMIT_S = 5.0
@@ -36,8 +33,23 @@ class _PoolProcess:
     cell: Cell | None = None
 
 
-def run_in_processes(todo: Sequence[Cell], out: Path, jobs: int, run: RunCell, tracker: ProgressTracker) -> None:
-    """Run the cells on so many processes; the first failure, or Ctrl-C, ends all of them."""
+class Processes(Executor):
+    """Processes of this machine; they are started for each call.
+
+    Args:
+        jobs: how many at most.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+
+    def run_all(self, todo: Sequence[Work], run: RunCell, tracker: ProgressTracker) -> None:
+        """Run the cells; the first failure, or Ctrl-C, ends all of them."""
+        if todo:
+            _run_in_processes(todo, min(self._jobs, len(todo)), run, tracker)
+
+
+def _run_in_processes(todo: Sequence[Work], jobs: int, run: RunCell, tracker: ProgressTracker) -> None:
     # Never fork: the threads with which PyTorch computes do not survive it.
     context = multiprocessing.get_context("spawn")
     waiting = deque(todo)
@@ -45,15 +57,16 @@ def run_in_processes(todo: Sequence[Cell], out: Path, jobs: int, run: RunCell, t
 
     def assign(connection: Connection) -> None:
         member = pool[connection]
-        member.cell = waiting.popleft() if waiting else None
-        if member.cell is None:
+        work = waiting.popleft() if waiting else None
+        member.cell = None if work is None else work.cell
+        if work is None:
             connection.send(None)
             return
         try:
-            connection.send((member.cell, cell_folder(out, member.cell)))
+            connection.send(work)
         except OSError:
-            raise _gone(member.process, member.cell) from None
-        tracker.began(member.cell)
+            raise _gone(member.process, work.cell) from None
+        tracker.began(work.cell)
 
     try:
         for _ in range(jobs):
@@ -125,38 +138,13 @@ def _end(pool: Mapping[Connection, _PoolProcess]) -> None:
 
 def _work(connection: Connection, run: RunCell) -> None:
     """What a process does: cells, until there are no more or nobody listens."""
-    _take_one_thread()
+    take_one_thread()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while (task := connection.recv()) is not None:
-            cell, folder = task
-            try:
-                run_into_folder(cell, folder, run, _teller(connection))
-            except RowcastError as error:
-                connection.send(("failed", error))
-            except Exception:
-                connection.send(("failed", WorkerFailed(f"{cell.name}: {traceback.format_exc()}")))
-            else:
-                connection.send(("ended", None))
-
-
-def _take_one_thread() -> None:
-    """The processors are shared by cells."""
-    import torch
-
-    from rowcast.rows import kernels
-
-    torch.set_num_threads(1)
-    kernels.limit_threads(1)
+        while (work := connection.recv()) is not None:
+            failure = failure_of(work, run, _teller(connection))
+            connection.send(("ended", None) if failure is None else ("failed", failure))
 
 
 def _teller(connection: Connection) -> Callable[[float | Preparing], None]:
     """Tells the parent how far a cell is, now and then."""
-    next_at = 0.0
-
-    def tell(done: float | Preparing) -> None:
-        nonlocal next_at
-        if time.monotonic() >= next_at:
-            next_at = time.monotonic() + TICK_S
-            connection.send(("advanced", done))
-
-    return tell
+    return now_and_again(lambda done: connection.send(("advanced", done)), TICK_S)
