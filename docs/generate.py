@@ -35,7 +35,8 @@ WIDTH = 118
 
 #: What each option means; an option that is missing here fails the test.
 OPTIONS = {
-    "codec": "How rows are encoded: `onebit`, `sparse`, `elements`, `topk64`, `topk16`, `dct128`, `dct32`, `half` or `raw`.",
+    "codec": "How rows are encoded: `onebit`, `sparse`, `elements`, `topk64`, `topk16`, `dct128`, `dct32`, `half` or "
+    "`raw`.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
     "order": "How rows beyond the quota follow while the MTA time lasts: by ROG's 'importance', or by 'age', the "
     "oldest first. Used by 'rog'; with 'sparta' always 'random'.",
@@ -53,8 +54,8 @@ OPTIONS = {
     "ahead": "Iterations beyond the slack that a robot in an outage computes, 0 or more. Used by 'rowcast'.",
     "anticipate": "From where a robot computes: 'off', from its parameters; 'own', moved by what it has not sent; "
     "'team', as far as if the others had the same to send. Used by 'rowcast'.",
-    "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the codec `elements`. "
-    "Used by 'rowcast'.",
+    "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the codec "
+    "`elements`. Used by 'rowcast'.",
     "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training, and never exceeds that of "
     "the name. Used by 'rowcast'.",
     "auto_lr": "'on' or 'off': the outer learning rate rises, to twice `outer_lr` at most, while successive movements "
