@@ -21,6 +21,7 @@ TINY = {
     "combining": ["--tiny"],
     "drift": ["--tiny"],
     "faults": ["--tiny", "--parts", "schedules,restart,standby,sockets,scripts,return"],
+    "fleet": ["--tiny"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "mapping": ["--tiny", "--parts", "delay"],

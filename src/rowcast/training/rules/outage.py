@@ -38,10 +38,16 @@ class Outages:
         self._rule = rule
         self._team = rule.team
         self._away: dict[str, Member] = {}  # who has left the gate and is a member still
+        self._waiting: dict[str, Member] = {}  # who waits for others; some may have gone on meanwhile
 
     def forget(self, member: Member) -> None:
         """``member`` has left for good."""
         self._away.pop(member.name, None)
+        self._waiting.pop(member.name, None)
+
+    def waits(self, member: Member) -> None:
+        """``member`` waits for others."""
+        self._waiting[member.name] = member
 
     def sharing(self) -> list[Member]:
         """Those of whom more will come."""
@@ -70,11 +76,10 @@ class Outages:
     def _blockers(self) -> list[Member]:
         """Members without whose oldest row somebody would go on."""
         team, slack = self._team, self._rule.slack
-        waiting = [
-            member.iteration - slack
-            for member in team.members.values()
-            if member.state is MemberState.WAITING and member.gated
-        ]
+        for name, member in list(self._waiting.items()):
+            if member.state is not MemberState.WAITING or team.members.get(name) is not member:
+                del self._waiting[name]
+        waiting = [member.iteration - slack for member in self._waiting.values() if member.gated]
         if not waiting or len(team.gate.versions) < 2:
             return []
         return [team.members[name] for name in team.gate.versions.behind(min(waiting))]

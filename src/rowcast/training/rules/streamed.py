@@ -273,8 +273,12 @@ class StreamedRule(ServerRule):
         if self.stream is not None:
             self.stream.wake_one()
         if not streamed.may_start:
-            member.state = MemberState.WAITING
-            member.waiting_since = now
+            self._wait(now, member)
+
+    def _wait(self, now: float, member: Member) -> None:
+        member.state = MemberState.WAITING
+        member.waiting_since = now
+        self.outages.waits(member)
 
     # -- horizons ------------------------------------------------------------------------------------------------
 
@@ -297,8 +301,7 @@ class StreamedRule(ServerRule):
         streamed.told = message
         if not streamed.may_start:
             if told is None and not streamed.begun:
-                member.state = MemberState.WAITING
-                member.waiting_since = now
+                self._wait(now, member)
         elif member.state is MemberState.WAITING:
             member.state = MemberState.COMPUTING
             if member.gated:
