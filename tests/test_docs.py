@@ -470,7 +470,8 @@ EXPORTED: dict[str, str] = {
         load_models parameter_mean save_combined try_methods
     """,
     "rowcast.codecs": """
-        Codec Dct Half OneBit REGISTRY Raw Sparse TimingOnly TopK Zero codec_by_id codec_by_name codec_for register
+        Codec Dct Elements Fitting Half OneBit REGISTRY Raw Sparse TimingOnly TopK Zero codec_by_id codec_by_name
+        codec_for register
     """,
     "rowcast.codecs.tensors": """
         DeflateTensor HalfTensor Int8Tensor REGISTRY RawTensor TensorCodec TensorType register tensor_codec_by_id
