@@ -133,7 +133,7 @@ def on_schedules(
 
 
 def slow_link(layout: Layout, device: Device, seconds: float = SLOW_S) -> list[Figure]:
-    """A link that cannot carry the quota in one bit an element: what the code ``sparse`` buys."""
+    """A link that cannot carry the quota in one bit an element: what the code ``elements`` buys."""
     robots = [device] * 4
     figures = []
     for policy in ("rowcast", without("adapt")):
