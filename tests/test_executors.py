@@ -211,6 +211,12 @@ def test_a_finished_cell_is_never_replaced_and_an_unfinished_one_is(tmp_path: Pa
         assert list((tmp_path / "running").iterdir()) == []
 
 
+def test_a_finished_folder_makes_the_place_that_it_goes_to(tmp_path: Path) -> None:
+    (made := tmp_path / "running" / "a").mkdir(parents=True)
+    put_in_place(made, tmp_path / "cells" / "a")
+    assert (tmp_path / "cells" / "a").is_dir()
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ConfigError, match=r"out .*: cannot be used"):

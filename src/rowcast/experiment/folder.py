@@ -204,6 +204,7 @@ def put_in_place(scratch: Path, folder: Path) -> None:
         OSError: it cannot be renamed, or removed.
     """
     made = scratch
+    folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
             made.rename(folder)
