@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowcast.codecs import Fitting, REGISTRY, TimingOnly, codec_by_id, codec_by_name, codec_for
+from rowcast.codecs import REGISTRY, Fitting, TimingOnly, codec_by_id, codec_by_name, codec_for
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
