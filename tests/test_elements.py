@@ -70,7 +70,7 @@ def read(payload, rows, layout=LAYOUT):
             place += 1 + gap
             places.append(place)
         if count > 1:
-            sizes = payload[at : at + count].view(np.int8) * (scale / np.float32(127))
+            sizes = payload[at : at + count].view(np.int8) * (scale / np.float32(128))
             at += count
         else:
             sizes = np.array([scale] if count else [], dtype=np.float32)
@@ -136,7 +136,7 @@ def test_the_largest_of_a_row_travels_and_beyond_the_threshold_nothing_is_left()
     for row, (places, _) in read(fitted.encode(LAYOUT, vector, ALL, consume=False), ALL).items():
         sizes = np.abs(vector[LAYOUT.offsets[row] : LAYOUT.offsets[row + 1]])
         assert int(sizes.argmax()) in places
-        step = sizes.max() / 254
+        step = 2.0 ** np.ceil(np.log2(sizes.max())) / 256
         assert set(np.flatnonzero(sizes > max(fitted.threshold, step))) <= set(places)
 
 
@@ -149,13 +149,24 @@ def test_of_equal_elements_one_travels_where_not_all_fit():
     CODE.check(LAYOUT, fitted.encode(LAYOUT, vector, ALL), ALL)
 
 
+def test_what_seven_bits_say_leaves_nothing():
+    for size in (1.0, 3.0, 0.7109375):
+        vector = LAYOUT.zeros()
+        vector[:10] = np.array([np.float32(size).view(np.uint32) & 0xFFFF0000], dtype=np.uint32).view(np.float32)
+        before = vector.copy()
+        payload = Elements(0.0, np.full(LAYOUT.rows, 99)).encode(LAYOUT, vector, np.array([0]))
+        assert not vector.any()
+        CODE.add(LAYOUT, payload, np.array([0]), vector, 1.0)
+        np.testing.assert_array_equal(vector, before)
+
+
 def test_what_rounds_to_nothing_stays():
     vector = LAYOUT.zeros()
-    vector[0], vector[1], vector[2] = 1.0, 0.0039, 0.0040  # half a step is 1 / 254 = 0.00394
+    vector[0], vector[1], vector[2] = 0.9, 0.0039, 0.0040  # half a step is 1 / 256 = 0.00391
     payload = Elements(0.0, np.full(LAYOUT.rows, 99)).encode(LAYOUT, vector, np.array([0]))
     ((places, sizes),) = read(payload, [0]).values()
     assert places == [0, 2]
-    np.testing.assert_allclose(sizes, [1.0, 1 / 127], rtol=1e-6)
+    np.testing.assert_array_equal(sizes, [115 / 128, 1 / 128])
     assert vector[1] == np.float32(0.0039)
 
 

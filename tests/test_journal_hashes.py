@@ -76,11 +76,11 @@ CONTENT: dict[str, str] = {
     "localsgd:4": "9fb4a2c7e96a7f12",
     "diloco:4": "9fb4a2c7e96a7f12",
     "rowcast": "d9525377167eb3db",
-    "rowcast:4": "f14d70523bf495ea",
-    "rowcast:4?pulls=common": "bc757421a7a2352e",
-    "rowcast:4?elastic=off&ahead=0": "f14d70523bf495ea",
+    "rowcast:4": "c1baf2d13c996ddf",
+    "rowcast:4?pulls=common": "46de0f70b81a5300",
+    "rowcast:4?elastic=off&ahead=0": "c1baf2d13c996ddf",
     "bsp?row_weights=contributors": "f698f07aff0eae4e",
-    "rowcast:4?row_weights=contributors": "f14d70523bf495ea",
+    "rowcast:4?row_weights=contributors": "c1baf2d13c996ddf",
 }
 CUTS: dict[str, str] = {
     "bsp": "702b565f4b443774",

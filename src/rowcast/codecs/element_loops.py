@@ -16,11 +16,13 @@ ESCAPE, FAR = 255, 65535
 SHIFT, BINS = 18, 1 << 13
 #: Elements that are looked at together.
 BLOCK = 32
-#: Steps of the scale on one side of zero.
-STEPS = 127
+#: A scale has so many steps; a size is one less at most.
+STEPS = 128
 
 _MASK = np.uint32(0x7FFFFFFF)
 _UPPER = np.uint32(0xFFFF0000)
+#: 2^-100: rows without anything larger are nothing, since half a step of theirs may be no normal number.
+_LEAST = np.uint32(27 << 23)
 
 
 @compiled_serial
@@ -185,23 +187,28 @@ def encode(
     patterns = vector.view(np.uint32)
     entries = np.empty(_longest(offsets, rows), dtype=np.int64)
     tops = np.empty(_blocks(len(entries)), dtype=np.uint32)
-    half = np.empty(1, dtype=np.float32)
-    half_pattern = half.view(np.uint32)
     at = 0
     for k in range(len(rows)):
         prefetch_next(vector, offsets, rows, k)
         first, last = offsets[rows[k]], offsets[rows[k] + 1]
         largest = _tops(patterns[first:last], tops)
-        scale = float_of_bits(largest & _UPPER)
-        if scale <= np.float32(0.0):
+        if largest < _LEAST:
             payload[at] = np.uint8(0)
             at += 1
             continue
-        half[0] = scale * np.float32(0.5 / STEPS)  # what is less than half a step is nothing
-        least = max(threshold, half_pattern[0], np.uint32(1))
+        power = min((largest >> np.uint32(23)) + np.uint32(1), np.uint32(254))
+        # What is less than half a step is nothing.
+        least = max(threshold, (power - np.uint32(8)) << np.uint32(23))
         count = _choose(patterns[first:last], tops, largest, least, limits[k], entries)
-        at = _put(vector[first:last], largest & _UPPER, entries[:count], payload, at, consume)
+        scale = largest & _UPPER if count == 1 else power << np.uint32(23)
+        at = _put(vector[first:last], scale, entries[:count], payload, at, consume)
     return at
+
+
+@compiled_serial
+def _amount(number: int, scale: np.float32) -> np.float32:
+    """A size of so many steps, without rounding: 7 bits, times a power of two."""
+    return np.float32(number) * (scale / np.float32(STEPS))
 
 
 @compiled_serial
@@ -236,14 +243,14 @@ def _put(
         if consume:
             row[entries[0]] -= scale if row[entries[0]] > np.float32(0.0) else -scale
         return at
-    steps, step = np.float32(STEPS) / scale, scale / np.float32(STEPS)
+    steps = np.float32(STEPS) / scale
     for j in entries:
         negative = row[j] < np.float32(0.0)
-        number = min(max(int(abs(row[j]) * steps + np.float32(0.5)), 1), STEPS)
+        number = min(max(int(abs(row[j]) * steps + np.float32(0.5)), 1), STEPS - 1)
         payload[at] = np.uint8(256 - number if negative else number)
         at += 1
         if consume:
-            amount = np.float32(number) * step
+            amount = _amount(number, scale)
             row[j] -= -amount if negative else amount
     return at
 
@@ -262,7 +269,6 @@ def decode_add(
         if count == 0:
             continue
         scale = float_of_bits((np.uint32(payload[at]) << np.uint32(16)) | (np.uint32(payload[at + 1]) << np.uint32(24)))
-        step = sign * (scale / np.float32(STEPS))
         at += 2
         j = offsets[rows[k]] - 1
         if count == 1:
@@ -274,7 +280,7 @@ def decode_add(
             gap, at = _get_gap(payload, at)
             j += 1 + gap
             number = int(payload[values + e])
-            amount = np.float32(number if number < 128 else 256 - number) * step
+            amount = sign * _amount(number if number < 128 else 256 - number, scale)
             vector[j] += amount if number < 128 else -amount
         at = values + count
 

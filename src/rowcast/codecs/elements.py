@@ -48,10 +48,11 @@ class Elements:
     """The elements of a row beyond a threshold: gaps between places and sizes, 8 bits each.
 
     Payload: for each row the number of its elements (7 bits a byte, the lower ones first, the upper bit set but in the
-    last byte), and where there are any, the scale, which is the largest size (little-endian bfloat16); the gaps of
-    elements between one that travels and the next (a byte; 255: two more bytes are added, little-endian, which say
-    65535 where the gap goes on behind them); and the sizes in 127ths of the scale (int8, not 0). A single element has
-    the size of the scale, and its sign is that of the scale.
+    last byte), and where there are any, the scale (little-endian bfloat16); the gaps of elements between one that
+    travels and the next (a byte; 255: two more bytes are added, little-endian, which say 65535 where the gap goes on
+    behind them); and the sizes in 128ths of the scale (int8, not 0). The scale is a power of two above the largest, so
+    that sizes and what is left of them are exact: whole numbers stay whole. A single element has no size: it is the
+    scale, its own size rounded towards zero, with its sign.
 
     Args:
         threshold: elements smaller than this do not travel, but the largest of a row does.
