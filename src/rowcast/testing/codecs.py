@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rowcast.codecs import Codec, Fitting
+from rowcast.codecs.base import Vector
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
@@ -14,8 +15,8 @@ __all__ = ["check_codec"]
 def check_codec(codec: Codec, *, seed: int = 0) -> None:
     """Check that a codec keeps its promises; raises AssertionError at the first that it breaks.
 
-    * A payload is exactly as long as ``row_bytes`` says, for any rows in any order (that of a
-      :class:`~rowcast.codecs.Fitting` code at most, also in a form that is fitted to a room).
+    * A payload is exactly as long as ``row_bytes`` says, for any rows in any order; that of a
+      :class:`~rowcast.codecs.Fitting` code at most, also in a form that is fitted to a room.
     * Nothing is lost: decoded payload + residual = what was there (float32 rounding aside).
     * ``consume=False`` leaves the vector alone; rows that were not asked for are never touched.
     * Decoding is additive with either sign, and a row decodes the same in any company and in any layout.
@@ -65,7 +66,28 @@ def check_codec(codec: Codec, *, seed: int = 0) -> None:
                 codec.encode(layout, vector, rows)
             left = float(np.linalg.norm(vector[touched])) / float(np.linalg.norm(before[touched]))
             assert left < 0.5, f"after 31 sends {left:.0%} of the update is still pending"
+        if isinstance(codec, Fitting):
+            _check_fitted(codec, layout, before)
     _check_garbage(codec, layout, random)
+
+
+def _check_fitted(codec: Fitting, layout: Layout, vector: Vector) -> None:
+    """A form that is fitted keeps to the room, and to its sizes whatever is added; the code itself decodes it."""
+    rows = np.arange(layout.rows, dtype=np.int64)
+    least = int(codec.usual_bytes(layout, 0.0).sum())
+    for room in (0.5 * least, 2.0 * least, 4.0 * layout.elements):
+        fitted = codec.fit(layout, vector, room)
+        sizes = fitted.row_bytes(layout)
+        assert sizes.sum() <= max(room, least), "a fitted form takes more than its room"
+        for added in (0.0, 30.0):
+            source = vector + np.float32(added) * vector[::-1]
+            before = source.copy()
+            for row in rows:
+                payload = fitted.encode(layout, source, rows[row : row + 1])
+                assert len(payload) <= sizes[row], "a row takes more than its size when something was added"
+                codec.check(layout, payload, rows[row : row + 1])
+                codec.add(layout, payload, rows[row : row + 1], source, 1.0)
+            assert np.abs(source - before).max() <= 1e-6 * np.abs(before).max(), "a fitted form is decoded otherwise"
 
 
 def _check_garbage(codec: Codec, layout: Layout, random: np.random.Generator) -> None:
