@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from rowcast.durability import State, capture, restore
 from rowcast.links import Trace
 from rowcast.rows import Layout
 from rowcast.testing import ScriptedWorker
@@ -186,3 +187,15 @@ def replicas_agree(team, atol=2e-4):
 
 def events(team, node, event):
     return [record for record in team.journals[node].records if record["event"] == event]
+
+
+def captured(team):
+    """A server of a :class:`DurableTeam` as it comes back: nothing of it is lost when it is captured once more."""
+    externals = {"journal": team.server.journal, "drawn": team._drawn}
+    state = capture(team.server, externals)
+    again = restore(State(state.table, {name: each.copy() for name, each in state.arrays.items()}), externals)
+    twice = capture(again, externals)
+    assert state.arrays.keys() == twice.arrays.keys()
+    for name, array in state.arrays.items():
+        np.testing.assert_array_equal(array, twice.arrays[name])
+    return again

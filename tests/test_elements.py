@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from rowcast.codecs import codec_by_id, codec_by_name, codec_for
 from rowcast.codecs.elements import Elements
 from rowcast.config import LinkSettings, ServerSettings
-from rowcast.durability import State, capture, restore
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.testing import DurableTeam, VirtualTeam, check_codec
-from teams import Books, finished, noise, replicas_agree, start_of, worker
+from teams import Books, captured, finished, noise, replicas_agree, start_of, worker
 
 CODE = codec_by_name("elements")
 LAYOUT = Layout.from_shapes([("wide", (6, 300)), ("long", (2, 3000)), ("bias", (9,)), ("one", ())])
@@ -336,13 +335,7 @@ def test_a_server_that_is_captured_while_rows_travel_in_elements_goes_on():
     team.run(15.0)
     codecs = [member.owed.transfer.codec for member in team.server.team.members.values() if member.owed.transfer]
     assert any(isinstance(codec, Elements) and codec.threshold > 0 for codec in codecs)
-    externals = {"journal": team.server.journal, "drawn": team._drawn}
-    state = capture(team.server, externals)
-    again = restore(State(state.table, {name: each.copy() for name, each in state.arrays.items()}), externals)
-    twice = capture(again, externals)
-    for (name, array), (same, other) in zip(state.arrays.items(), twice.arrays.items(), strict=True):
-        assert name == same
-        np.testing.assert_array_equal(array, other)
+    again = captured(team)
     for member, (_, same) in zip(team.server.team.members.values(), again.team.members.items(), strict=True):
         if member.owed.transfer is not None:
             assert same.owed.transfer.codec.threshold == member.owed.transfer.codec.threshold

@@ -15,7 +15,7 @@ ESCAPE, FAR = 255, 65535
 #: Sizes of elements are told apart by the upper bits of their patterns: the exponent and 5 bits of the mantissa, 3 %.
 SHIFT, BINS = 18, 1 << 13
 #: Elements that are looked at together.
-BLOCK = 32
+BLOCK = 16
 #: A scale has so many steps; a size is one less at most.
 STEPS = 128
 
