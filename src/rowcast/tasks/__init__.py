@@ -1,6 +1,7 @@
 """What is trained: the seam of a job (:class:`Task`), the tasks by name, and how one is found.
 
-The built-in tasks are in :mod:`rowcast.tasks.cruda` and :mod:`rowcast.tasks.drift`.
+The built-in tasks are in :mod:`rowcast.tasks.cruda`, :mod:`rowcast.tasks.crimp`, :mod:`rowcast.tasks.drift` and
+:mod:`rowcast.tasks.motion`.
 """
 
 from rowcast.tasks.base import Metric, Task, TaskSettings, TaskWorker

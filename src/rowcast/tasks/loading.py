@@ -17,6 +17,7 @@ from rowcast.tasks.base import Task, TaskSettings
 from rowcast.tasks.crimp import CRIMP_TASKS
 from rowcast.tasks.cruda import CRUDA_TASKS
 from rowcast.tasks.drift import DRIFT_TASKS
+from rowcast.tasks.motion import MOTION_TASKS
 from rowcast.userfile import load_file, resolve
 
 __all__ = ["TASKS", "FoundTask", "build_task", "find_task", "load_task", "register"]
@@ -51,7 +52,7 @@ def _checked(name: str, value: object) -> type[Task]:
 
 #: Every task by its name: a class.
 TASKS: Registry[type[Task]] = Registry("task", "rowcast.tasks", _checked)
-for _name, _kind in [*CRUDA_TASKS.items(), *CRIMP_TASKS.items(), *DRIFT_TASKS.items()]:
+for _name, _kind in [*CRUDA_TASKS.items(), *CRIMP_TASKS.items(), *DRIFT_TASKS.items(), *MOTION_TASKS.items()]:
     TASKS.register(_name, _kind)
 
 
