@@ -146,6 +146,13 @@ def drift_options(name: str) -> str:
     return settings(common, TaskSettings) if name == "" else settings(drift.DRIFT_TASKS[name].Settings, common)
 
 
+def motion_options() -> str:
+    """What may be set of the task of short clips."""
+    from rowcast.tasks import TaskSettings, motion  # late: it loads PyTorch
+
+    return settings(motion.MotionSettings, TaskSettings)
+
+
 def mapping_options(name: str) -> str:
     """What may be set of the tasks that map a place: of all of them, or more of one."""
     from rowcast.tasks import TaskSettings, crimp  # late: it loads PyTorch
@@ -340,6 +347,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "DriftSettings": lambda: drift_options(""),
     "RssiSettings": lambda: drift_options("rssi"),
     "DigitsSettings": lambda: drift_options("drift-digits"),
+    "MotionSettings": motion_options,
     **{name: partial(mapping_options, name) for name in ("CrimpSettings", "RoomSettings", "RecordedSettings")},
     "policies": policies,
     "options": options,

@@ -28,6 +28,7 @@ TINY = {
     "grid": ["--tiny", "--jobs", "0", "--seeds", "1", "--cells", "diabetes/4/x1/momentum/iid/equal/[fo]*"],
     "guard": ["--tiny"],
     "memory": ["--tiny"],
+    "motion": ["--tiny", "--jobs", "0", "--models", "2d,online"],
     "optimizers": ["--steps", "3", "--only", "Adam"],
     "pulls": ["--tiny"],
     "simulate": ["--tiny"],

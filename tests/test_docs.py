@@ -573,6 +573,9 @@ EXPORTED: dict[str, str] = {
         DRIFT_TASKS DigitsSettings DriftDigitsTask DriftSettings DriftTask DriftWorker OutdoorTask RecordedTask
         RssiSettings RssiTask WallTask
     """,
+    "rowcast.tasks.motion": """
+        DIRECTIONS FrameByFrame MODELS MOTION_TASKS MotionNet MotionSettings MotionTask moving
+    """,
     "rowcast.testing": """
         DriverTeam DurableTeam ScriptedWorker VirtualTeam check_codec check_driver check_source check_task
         check_tensor_codec
