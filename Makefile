@@ -70,7 +70,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/split_rows.py --check
 	$(BIN)/python benchmarks/split_sockets.py --check
 	$(BIN)/python benchmarks/drift.py --check
-	$(BIN)/python benchmarks/motion.py --check
+	$(BIN)/python benchmarks/motion.py --check --parts alone
 	$(BIN)/python benchmarks/combining.py --check
 	$(BIN)/python benchmarks/still_frames.py --check
 	$(BIN)/python benchmarks/stream_faults.py --check

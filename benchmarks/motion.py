@@ -26,8 +26,7 @@ from rowcast.tasks import build_task
 from rowcast.tasks.cruda import count_parameters
 from rowcast.tasks.motion import MODELS, FrameByFrame, MotionNet, MotionTask
 
-#: The policies of a team, and how long it trains with each: about as long as ``tsm`` needs (h of virtual time).
-POLICIES = {"bsp": 0.4, "rowcast": 0.2}
+POLICIES = ("bsp", "rowcast")
 #: Percent of the test clips that are told: what each model is asked for; chance is 12.5.
 AT_MOST, AT_LEAST = {"2d": 20.0}, {"tsm": 95.0}
 
@@ -38,19 +37,19 @@ class Size:
 
     Attributes:
         steps: of the robot that trains alone.
-        share: of the hours of a team; ``eval_every_s``: between two looks, in virtual time.
+        hours: of a team, in virtual time; ``eval_every_s``: between two looks.
         seeds: runs of each.
         clips: of an evaluation.
     """
 
     steps: int = 500
-    share: float = 1.0
+    hours: float = 0.4
     eval_every_s: float = 360.0
     seeds: int = 2
     clips: int = 500
 
 
-TINY = Size(steps=2, share=0.02, eval_every_s=9.0, seeds=1, clips=8)
+TINY = Size(steps=2, hours=0.008, eval_every_s=9.0, seeds=1, clips=8)
 
 
 def asked(model: str) -> tuple[float | None, bool]:
@@ -113,14 +112,14 @@ def alone(size: Size, models: Sequence[str]) -> Iterator[Figure]:
 def team(size: Size, models: Sequence[str], out: Path, jobs: int) -> Iterator[Figure]:
     """Each model trained by four robots over outdoor links."""
     for model in models:
-        for policy, hours in POLICIES.items():
+        for policy in POLICIES:
             settings = Comparison(
                 task="motion",
                 task_options=(f"model={model}",),
                 policies=(policy,),
                 links=("outdoor",),
                 workers=(4,),
-                hours=size.share * hours,
+                hours=size.hours,
                 seeds=size.seeds,
                 eval_every_s=size.eval_every_s,
                 eval_items=size.clips,

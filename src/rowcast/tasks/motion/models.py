@@ -127,13 +127,13 @@ class MotionNet(nn.Module):
         for number, block in enumerate(self.blocks):
             branch = maps
             if self.past:
-                in_time = maps.unflatten(0, (count, frames))
+                in_time = maps.reshape(count, frames, *maps.shape[1:])
                 earlier = None if before is None else before[number]
                 branch = shifted(in_time, earlier, both_ways=self.future).flatten(0, 1)
                 carried.append(in_time[:, -1, : maps.shape[1] // GROUP])
             maps = block(maps, branch)
         scores: Tensor = self.head(maps.mean(dim=(2, 3)))
-        return scores.unflatten(0, (count, frames)), carried
+        return scores.reshape(count, frames, -1), carried
 
 
 class FrameByFrame:

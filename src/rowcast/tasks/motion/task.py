@@ -83,7 +83,9 @@ class MotionTask(Task):
 
     @classmethod
     def check(cls, options: Mapping[str, Any], *, data_dir: str | Path | None = None, workers: int = 1) -> None:
-        cls.build(options, data_dir=data_dir).shards(workers)
+        task = cls.build(options, data_dir=data_dir)
+        assert isinstance(task, MotionTask)
+        task.shards(workers)
 
     @classmethod
     def limit_tests(cls, options: Mapping[str, Any], items: int) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class MotionTask(Task):
 
     def evaluate(self, worker: TaskWorker) -> dict[str, float]:
         clips, directions = self._tests
-        told = torch.cat([worker.model(part).argmax(dim=1) for part in clips.split(_EVALUATION_BATCH)])
+        told = torch.cat([worker.model(part).argmax(dim=1) for part in torch.split(clips, _EVALUATION_BATCH)])
         right, reverse = told == directions, told == opposite(directions)
         values = (100.0 * float(each.double().mean()) for each in (right, right | reverse))
         return {metric.name: value for metric, value in zip(self.metrics, values, strict=True)}
