@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor, nn
 
 from common import Figure
 from fashion import Fashion, FashionSettings
@@ -41,12 +42,26 @@ SLACK = 20
 WHOLE = "pull_codec=raw&pull_share=1"
 #: Policies with the learning rates that are tried, by the name that figures have.
 TRIED = {
+    "twostep, smooth=0": (f"twostep:{SLACK}?smooth=0&{WHOLE}", (0.03, 0.06, 0.12)),
     "twostep": (f"twostep:{SLACK}?{WHOLE}", (0.03, 0.06, 0.12)),
-    "rog, onebit": (f"rog:{SLACK}?{WHOLE}", (0.0025, 0.005, 0.0075, 0.015, 0.03)),
-    "ssp, elements": (f"ssp:{SLACK}?codec=elements&pull_codec=raw", (0.03, 0.06, 0.12)),
+    "rog, onebit": (f"rog:{SLACK}?share=0.15&{WHOLE}", (0.0025, 0.005, 0.01)),
 }
-#: What the accuracy is asked to be, in per cent; at the best learning rate.
-ASKED = {"twostep": (77.0, True), "rog, onebit": (70.0, False)}
+#: What the accuracy is asked to be at the best learning rate, in per cent, and whether at least.
+ASKED = {"twostep, smooth=0": (77.0, True), "rog, onebit": (70.0, False)}
+
+
+class Scale(nn.Module):
+    """Pixels in units of their standard deviation over the training images, around their mean."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - 0.286) / 0.353
+
+
+class Scaled(Fashion):
+    """The task of the prototype: as it is, 120 steps of the undivided team reach 0.81 only, where that had 0.84."""
+
+    def make_model(self) -> nn.Module:
+        return nn.Sequential(Scale(), *super().make_model())
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ def train(policy: str, lr: float, seed: int, data: Path, *, steps: int = STEPS) 
         DataError: the data are not there.
         WorkerFailed: not all robots have come to the end.
     """
-    task = Fashion(FashionSettings(seed=seed, data_dir=str(data), lr=lr))
+    task = Scaled(FashionSettings(seed=seed, data_dir=str(data), lr=lr))
     robots = [task.worker(index, len(LINKS)) for index in range(len(LINKS))]
     entropy, journal = random.Random(seed), Journal("server")
     server = ServerNode(
@@ -144,7 +159,9 @@ def two_step(data: Path, *, only: Iterable[str] = (), tiny: bool = False) -> lis
         ConfigError: a name that is not there.
     """
     if unknown := set(only) - TRIED.keys():
-        raise ConfigError(f"two_step: expected some of {', '.join(TRIED)}, got {', '.join(sorted(unknown))}")
+        raise ConfigError(
+            f"two_step: expected some of {', '.join(map(repr, TRIED))}, got {', '.join(map(repr, sorted(unknown)))}"
+        )
     figures = []
     for name in only or TRIED:
         policy, rates = TRIED[name]

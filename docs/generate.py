@@ -72,6 +72,8 @@ OPTIONS = {
     "`dct32` for 'demo'. Not with 'flown' and 'rowcast'.",
     "budget_s": "Seconds of the link that a push or a pull may take, at the measured rate; 0: as long as the worker's "
     "gradient takes. Used by 'twostep'.",
+    "smooth": "Part of a threshold that is kept when the next one is measured, 0 .. below 1; 0.9 for 'twostep'. With 0 "
+    "every push takes all that the link gives. Used by 'twostep'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "counts": "What the shares are shares of with 'compat=artifact': 'groups' of 1000 rows as in the published "
     "software, or 'bytes'.",
@@ -106,6 +108,7 @@ TRIED = {
     "feedback": ("0.5",),
     "pull_codec": ("raw",),
     "budget_s": ("0.5",),
+    "smooth": ("0.5",),
     "mta": ("artifact",),
     "counts": ("groups", "bytes"),
     "race": ("0.5",),

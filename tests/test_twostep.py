@@ -63,6 +63,7 @@ def test_the_family_and_its_options():
     policy = parse_policy("twostep:20")
     assert (policy.slack, policy.share, policy.rule, policy.codec) == (20, minimum_share(20), "threshold", "elements")
     assert (policy.granularity, policy.budget_s, policy.selects_pushed, policy.selects_pulled) == ("row", 0, True, True)
+    assert (policy.smooth, parse_policy("twostep:20?smooth=0").smooth, parse_policy("rog:4").smooth) == (0.9, 0, 0)
     policy = parse_policy("twostep:4?budget_s=2.5&pull_codec=raw&pull_share=1")
     assert (policy.budget_s, policy.selects_pushed, policy.selects_pulled, policy.share_of_pull) == (
         2.5,
@@ -82,6 +83,9 @@ def test_the_family_and_its_options():
         ("twostep:4?budget_s=-1", "expected budget_s >= 0, got -1"),
         ("twostep:4?budget_s=inf", "expected budget_s >= 0, got inf"),
         ("twostep:4?budget_s=nan", "expected budget_s >= 0, got nan"),
+        ("twostep:4?smooth=1", "expected smooth in 0 .. below 1, got 1"),
+        ("twostep:4?smooth=-0.1", "expected smooth in 0 .. below 1, got -0.1"),
+        ("twostep:4?smooth=nan", "expected smooth in 0 .. below 1, got nan"),
         ("twostep:4?budget_s=x", "budget_s: expected a number, got 'x'"),
         ("rog:4?budget_s=1", "the option budget_s goes with 'twostep' only"),
         ("twostep:4?pull_codec=rwa", "unknown codec 'rwa'; did you mean 'raw'"),
@@ -203,7 +207,8 @@ def test_codes_without_a_threshold_are_as_they_are():
 
 
 def test_the_threshold_is_an_average():
-    threshold = Threshold()
+    assert [Threshold(0.0).settle(size) for size in (2.0, 1.0)] == [2.0, 1.0]
+    threshold = Threshold(0.9)
     assert threshold.value is None and threshold.settle(2.0) == 2.0
     assert threshold.settle(1.0) == pytest.approx(1.9)
     assert threshold.settle(1.9) == pytest.approx(1.9)
@@ -212,12 +217,12 @@ def test_the_threshold_is_an_average():
 def test_the_oldest_rows_must_travel_and_all_that_are_overdue():
     policy = parse_policy("twostep:4?share=0.1")
     stamps = np.arange(SLIM.rows, dtype=np.int32)[::-1].copy()
-    ask = policy.above_push(ALL, stamps, 5, 100.0, Threshold())
+    ask = policy.above_push(ALL, stamps, 5, 100.0, Threshold(0.9))
     assert ask.least == 3 and list(ask.rows) == list(ALL[::-1])  # a tenth of 25 rows
-    ask = policy.above_push(ALL, stamps, 20, 100.0, Threshold())
+    ask = policy.above_push(ALL, stamps, 20, 100.0, Threshold(0.9))
     assert ask.least == 16  # stamps below 20 - 4
-    assert policy.above_pull(ALL, stamps, 20, 100.0, Threshold()).least == 11  # below 20 - 10 + 1
-    ask = policy.above_push(ALL[:2], stamps, 20, 100.0, Threshold())
+    assert policy.above_pull(ALL, stamps, 20, 100.0, Threshold(0.9)).least == 11  # below 20 - 10 + 1
+    ask = policy.above_push(ALL[:2], stamps, 20, 100.0, Threshold(0.9))
     assert (ask.room, ask.least, list(ask.rows)) == (100.0, 2, [1, 0])
 
 
@@ -276,7 +281,7 @@ def slow_team(policy, rates=(160, 300, 400), kind=VirtualTeam, iterations=20, **
     return kind(SLIM, policy, scripts, **more)
 
 
-@pytest.mark.parametrize(("policy", "budget_s"), [("twostep:8", 1.0), ("twostep:8?budget_s=0.5", 0.5)])
+@pytest.mark.parametrize(("policy", "budget_s"), [("twostep:8", 1.0), ("twostep:8?budget_s=0.5&smooth=0", 0.5)])
 def test_a_push_takes_what_its_link_carries_in_time_and_nothing_is_lost(policy, budget_s):
     team = slow_team(policy)
     books = Books(team)

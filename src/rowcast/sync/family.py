@@ -56,6 +56,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "auto_lr": _switch,
     "pulls": str,
     "budget_s": float,
+    "smooth": float,
 }
 
 #: Options of every family.

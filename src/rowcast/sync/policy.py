@@ -96,6 +96,7 @@ class Policy:
         pull_codec: name of the codec of what workers are sent; ``None``: that of what they send.
         budget_s: seconds of the link that a push or a pull may take; 0: as long as the worker computes. Only with
             'threshold'.
+        smooth: part of a threshold that is kept when the next one is measured, 0 .. below 1. Only with 'threshold'.
         rank: matrices travel as two factors of this rank (algorithms.md 5.11); 0: they do not. Only with 'factored'.
     """
 
@@ -131,6 +132,7 @@ class Policy:
     pull_codec: str | None = None
     rank: int = 0
     budget_s: float = 0.0
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         for key, words in _WORDS.items():
@@ -156,6 +158,8 @@ class Policy:
             yield f"expected feedback above 0 .. 1, got {self.feedback}"
         if not (math.isfinite(self.budget_s) and self.budget_s >= 0):
             yield f"expected budget_s >= 0, got {self.budget_s}"
+        if not 0 <= self.smooth < 1:
+            yield f"expected smooth in 0 .. below 1, got {self.smooth}"
         if self.ahead < 0:
             yield f"expected ahead >= 0, got {self.ahead}"
         yield from self._outer_numbers()
@@ -203,8 +207,8 @@ class Policy:
     def _of_thresholds(self) -> Iterator[str]:
         """What does not go together with elements beyond a threshold."""
         if self.rule != "threshold":
-            if self.budget_s:
-                yield "budget_s goes with elements beyond a threshold only; write 'twostep'"
+            if self.budget_s or self.smooth:
+                yield "budget_s and smooth go with elements beyond a threshold only; write 'twostep'"
             return
         if not isinstance(codec_by_name(self.codec), Thresholded):
             yield f"expected the codec 'elements', of which parts of rows travel, got {self.codec!r}; leave codec out"

@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Threshold", "above", "choose_passing"]
 
-#: Part of the threshold that is kept when the next one is measured.
-KEPT = 0.9
-
 
 class Threshold:
     """The threshold of one direction of one link: an average of those with which the link was filled.
+
+    Args:
+        smooth: part of it that is kept when the next one is measured, 0 .. below 1.
 
     Attributes:
         value: size of an element, in parameter units; ``None`` before the first was measured.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, smooth: float) -> None:
         self.value: float | None = None
+        self._smooth = smooth
 
     def settle(self, lowest: float) -> float:
         """Take in the lowest threshold with which everything fits now; returns the average."""
-        self.value = lowest if self.value is None else KEPT * self.value + (1 - KEPT) * lowest
+        self.value = lowest if self.value is None else self._smooth * self.value + (1 - self._smooth) * lowest
         return self.value
 
 

@@ -12,10 +12,13 @@ from rowcast.sync.policy import Policy
 
 __all__ = ["TWOSTEP"]
 
+#: Part of a threshold that is kept when the next one is measured.
+DEFAULT_SMOOTH = 0.9
+
 
 def _build(name: str, slack: int | None) -> Policy:
     bound = needed(name, slack)
-    return Policy(name, bound, minimum_share(bound), codec="elements", rule="threshold")
+    return Policy(name, bound, minimum_share(bound), codec="elements", rule="threshold", smooth=DEFAULT_SMOOTH)
 
 
 TWOSTEP = Family(
@@ -23,5 +26,5 @@ TWOSTEP = Family(
     "Two-step compression. Slack S; of what is pending the elements beyond a threshold travel, which follows the rate "
     "of the link so that a push takes as long as the gradient, or `budget_s`; and of the oldest rows the largest.",
     _build,
-    options=("budget_s",),
+    options=("budget_s", "smooth"),
 )

@@ -50,7 +50,7 @@ class ThresholdRule(PhasedRule):
         request, policy, owed = super().pull_request(now, member, limit_s), self.team.policy, member.owed
         if not policy.selects_pulled:
             return request
-        threshold = self._thresholds.setdefault(member.name, Threshold()) if owed.meter.measured else None
+        threshold = self._thresholds.setdefault(member.name, Threshold(policy.smooth)) if owed.meter.measured else None
         budget_s = policy.budget_s or self.team.gate.push_time.compute_s(member.name) or 0.0
 
         def above(due: Due) -> Above:
@@ -66,11 +66,13 @@ class ThresholdWorker(PhasedWorker):
 
     def __init__(self, node: WorkerCore) -> None:
         super().__init__(node)
-        self._threshold = Threshold()
+        self._threshold: Threshold | None = None
 
     def push_request(self, now: float, policy: Policy, limit_s: float) -> Request:
         request, outbox = super().push_request(now, policy, limit_s), self.node.outbox
-        threshold = self._threshold if outbox.meter.measured else None
+        if self._threshold is None and outbox.meter.measured:
+            self._threshold = Threshold(policy.smooth)
+        threshold = self._threshold
         budget_s = policy.budget_s or self.node.step.compute_s
 
         def above(due: Due) -> Above:
