@@ -58,7 +58,7 @@ class Scale(nn.Module):
 
 
 class Scaled(Fashion):
-    """The task of the prototype: as it is, 120 steps of the undivided team reach 0.81 only, where that had 0.84."""
+    """Fashion-MNIST with scaled pixels: SGD alone gets to 0.82 in 120 steps of 256 images, without scaling to 0.81."""
 
     def make_model(self) -> nn.Module:
         return nn.Sequential(Scale(), *super().make_model())
