@@ -171,8 +171,7 @@ def policies() -> str:
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
         beyond = "until the MTA time" if policy.speculative else "nothing"
         if policy.selects_pushed:
-            share = "of the oldest rows, as many as `rog:S` has bytes, the largest element"
-            beyond = "elements beyond the threshold"
+            share, beyond = "as `rog:S`, of rows, by an element each", "what is above the threshold"
         if policy.sampled:
             share = f"{policy.share:g} of the rows, at random; in pulls 1"
         if policy.streaming:
