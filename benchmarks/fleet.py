@@ -1,20 +1,28 @@
 """What a large team costs its server, and what the code ``elements`` costs a robot.
 
 Parts, of which ``--parts`` chooses: ``pushes``, the processor time of a push at a server with 16 and with 2,048
-workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element.
+workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element. Only where it is
+named: ``two_step``, what teams learn in which elements beyond a threshold travel, beside one bit an element; it needs
+Fashion-MNIST and ten minutes (``fleet_two_step.py``).
 """
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
+from fashion import write_noise
+from fleet_two_step import DATA, two_step
 from pulls import Team
 from rowcast.codecs import Elements, codec_by_name
 from rowcast.rows import Layout
 from rowcast.wire import Computed, PushEnd
 
-PARTS = ("pushes", "elements")
+USUAL = ("pushes", "elements")
+PARTS = (*USUAL, "two_step")
 #: A push of a small model: what it costs is then what the server keeps for each worker.
 SMALL = Layout.from_shapes([("block", [64, 32])])
 TEAMS = (16, 2048)
@@ -91,7 +99,9 @@ def elements(*, tiny: bool) -> list[Figure]:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--parts", default=",".join(USUAL), help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--data", type=Path, default=DATA, metavar="FOLDER", help="of Fashion-MNIST, for two_step")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="of two_step; repeatable")
     options = parser.parse_args()
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -101,6 +111,12 @@ def main() -> None:
         figures += pushes(tiny=options.tiny)
     if "elements" in parts:
         figures += elements(tiny=options.tiny)
+    if "two_step" in parts and options.tiny:
+        with tempfile.TemporaryDirectory() as folder:
+            write_noise(Path(folder), 1000)
+            figures += two_step(Path(folder), only=options.only, tiny=True)
+    elif "two_step" in parts:
+        figures += two_step(options.data, only=options.only)
     finish("Fleets", figures, options)
 
 

@@ -36,7 +36,7 @@ WIDTH = 118
 #: What each option means; an option that is missing here fails the test.
 OPTIONS = {
     "codec": "How rows are encoded: `onebit`, `sparse`, `elements`, `topk64`, `topk16`, `dct128`, `dct32`, `half` or "
-    "`raw`.",
+    "`raw`; with 'twostep' `elements`, or another code that takes a threshold.",
     "granularity": "What travels only as a whole: 'row', 'tensor' or 'model'.",
     "order": "How rows beyond the quota follow while the MTA time lasts: by ROG's 'importance', or by 'age', the "
     "oldest first. Used by 'rog'; with 'sparta' always 'random'.",
@@ -70,6 +70,10 @@ OPTIONS = {
     "end is dropped. Not with 'sparta'.",
     "pull_codec": "How rows to the workers are encoded, where it shall be otherwise; `topk16` for 'sparseloco', "
     "`dct32` for 'demo'. Not with 'flown' and 'rowcast'.",
+    "budget_s": "Seconds of the link that a push or a pull may take, at the measured rate; 0: as long as the worker's "
+    "gradient takes. Used by 'twostep'.",
+    "smooth": "Part of a threshold that is kept when the next one is measured, 0 .. below 1; 0.9 for 'twostep'. With 0 "
+    "every push takes all that the link gives. Used by 'twostep'.",
     "mta": "Whose rules: 'measured' are ours; 'artifact' are those of the published software, see 'compat'.",
     "counts": "What the shares are shares of with 'compat=artifact': 'groups' of 1000 rows as in the published "
     "software, or 'bytes'.",
@@ -103,6 +107,8 @@ TRIED = {
     "row_weights": ("contributors",),
     "feedback": ("0.5",),
     "pull_codec": ("raw",),
+    "budget_s": ("0.5",),
+    "smooth": ("0.5",),
     "mta": ("artifact",),
     "counts": ("groups", "bytes"),
     "race": ("0.5",),
@@ -171,6 +177,8 @@ def policies() -> str:
         slack = "none: the gate is open" if policy.slack is None else "S" if "S" in text else str(policy.slack)
         share = "1" if policy.share == 1 else f"root of (1 - P)^(S - 1) = P; {policy.share:.3f} for S = 4"
         beyond = "until the MTA time" if policy.speculative else "nothing"
+        if policy.selects_pushed:
+            share, beyond = "as `rog:S`, of rows, by an element each", "what is above the threshold"
         if policy.sampled:
             share = f"{policy.share:g} of the rows, at random; in pulls 1"
         if policy.streaming:

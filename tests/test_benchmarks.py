@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rowcast.errors import ConfigError
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 
@@ -21,7 +23,7 @@ TINY = {
     "combining": ["--tiny"],
     "drift": ["--tiny"],
     "faults": ["--tiny", "--parts", "schedules,restart,standby,sockets,scripts,return"],
-    "fleet": ["--tiny"],
+    "fleet": ["--tiny", "--parts", "pushes,elements,two_step", "--only", "twostep"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
     "mapping": ["--tiny", "--parts", "delay"],
@@ -159,3 +161,9 @@ def test_of_several_that_measure_the_cost_the_first_one_counts(tmp_path):
 def test_make_bench_names_scripts_that_exist():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert set(re.findall(r"benchmarks/(\w+)\.py", text)) <= set(SCRIPTS)
+
+
+def test_two_step_names_the_policies_that_it_has(tmp_path):
+    two_step = importlib.import_module("fleet_two_step").two_step
+    with pytest.raises(ConfigError, match=r"two_step: expected some of 'twostep, smooth=0', .*, got 'bsp'"):
+        two_step(tmp_path, only=["bsp"])

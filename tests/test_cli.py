@@ -182,8 +182,8 @@ def test_help_names_every_policy(rowcast):
             if option in parameter.opts
         ]
         forms = (
-            "bsp, ssp:S, asp, flown:S, localsgd:H, diloco:H, sparseloco:H, demo, sparta, powersgd:R, rog:S, rowcast or "
-            "rowcast:S"
+            "bsp, ssp:S, asp, flown:S, localsgd:H, diloco:H, sparseloco:H, demo, sparta, powersgd:R, rog:S, "
+            "twostep:S, rowcast or rowcast:S"
         )
         assert forms in found
         assert all(family in found for family in REGISTRY)

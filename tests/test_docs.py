@@ -470,8 +470,8 @@ EXPORTED: dict[str, str] = {
         load_models parameter_mean save_combined try_methods
     """,
     "rowcast.codecs": """
-        Codec Dct Elements Fitting Half OneBit REGISTRY Raw Sparse TimingOnly TopK Zero codec_by_id codec_by_name
-        codec_for register
+        Above Codec Dct Elements Fitting Half INDEX_BYTES OneBit REGISTRY Raw Sparse Thresholded TimingOnly TopK Zero
+        codec_by_id codec_by_name codec_for register
     """,
     "rowcast.codecs.tensors": """
         DeflateTensor HalfTensor Int8Tensor REGISTRY RawTensor TensorCodec TensorType register tensor_codec_by_id
@@ -550,10 +550,10 @@ EXPORTED: dict[str, str] = {
     "rowcast.split": "Answer CaptureError Captured Part Remote RemoteOptions RowStream Serving capture serve",
     "rowcast.sync": """
         ArtifactTime Family MinimumTracker MtaTime OuterRateChange OuterRateTuner Policy REGISTRY RateMeter RowsToSend
-        SlackChange SlackTuner UsualInterval VersionTable minimum_share parse_policy policy_forms register
+        SlackChange SlackTuner Threshold UsualInterval VersionTable minimum_share parse_policy policy_forms register
     """,
     "rowcast.sync.families": """
-        ASP BSP DEMO DILOCO FLOWN LOCALSGD POWERSGD REGISTRY ROG ROWCAST SPARSELOCO SPARTA SSP
+        ASP BSP DEMO DILOCO FLOWN LOCALSGD POWERSGD REGISTRY ROG ROWCAST SPARSELOCO SPARTA SSP TWOSTEP
     """,
     "rowcast.tasks": """
         FoundTask Labelled Metric SavedModel State TASKS Task TaskOptions TaskSettings TaskWorker build_task find_task

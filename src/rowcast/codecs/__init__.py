@@ -6,7 +6,7 @@ A codec is one small class behind :class:`Codec`, made known by :func:`register`
 
 from __future__ import annotations
 
-from rowcast.codecs.base import Codec, Fitting
+from rowcast.codecs.base import INDEX_BYTES, Above, Codec, Fitting, Thresholded
 from rowcast.codecs.dct import Dct
 from rowcast.codecs.elements import Elements
 from rowcast.codecs.fine import Fine
@@ -24,7 +24,9 @@ from rowcast.registry import Registry
 from rowcast.rows import Layout
 
 __all__ = [
+    "INDEX_BYTES",
     "REGISTRY",
+    "Above",
     "Codec",
     "Dct",
     "Elements",
@@ -33,6 +35,7 @@ __all__ = [
     "OneBit",
     "Raw",
     "Sparse",
+    "Thresholded",
     "TimingOnly",
     "TopK",
     "Zero",

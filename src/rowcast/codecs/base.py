@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,22 @@ import numpy.typing as npt
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
-__all__ = ["Bytes", "Codec", "Fitting", "IntArray", "Vector", "bfloat_scales", "expect_bytes", "starts"]
+__all__ = [
+    "INDEX_BYTES",
+    "Above",
+    "Bytes",
+    "Codec",
+    "Fitting",
+    "IntArray",
+    "Thresholded",
+    "Vector",
+    "bfloat_scales",
+    "expect_bytes",
+    "starts",
+]
+
+#: Assumed bytes of index for each row when the size of a frame is planned.
+INDEX_BYTES = 2
 
 Vector = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -70,6 +86,39 @@ class Fitting(Codec, Protocol):
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
         """What rows take in such a form where nobody knows what is in them, int64 [rows]."""
+        ...
+
+
+class Above(NamedTuple):
+    """What may travel of a vector of which only elements beyond a threshold do (algorithms.md 3.6).
+
+    Attributes:
+        room: bytes that all of it may take, with :data:`INDEX_BYTES` for each row.
+        rows: the rows that may travel, those that have not for longest first, int64 [k].
+        least: of so many of them, the first ones, the largest element travels whatever its size and the room.
+        settle: takes the lowest threshold with which everything fits, and returns the one that is wanted. What is in
+            force is never lower than the first, nor higher than the largest element.
+    """
+
+    room: float
+    rows: IntArray
+    least: int
+    settle: Callable[[float], float]
+
+
+@runtime_checkable
+class Thresholded(Fitting, Protocol):
+    """A fitting code of which rows without an element beyond a threshold can stay behind."""
+
+    def above(self, layout: Layout, vector: Vector, ask: Above) -> Codec:
+        """The form of this code that sends what ``ask`` says; rows of which nothing travels take 0 bytes in it.
+
+        Its ``row_bytes`` hold whatever is added to ``vector`` later. Any object of this code decodes what it encodes.
+        """
+        ...
+
+    def usual_above(self, layout: Layout, ask: Above) -> IntArray:
+        """What rows take in such a form where nobody knows what is in them, int64 [rows]; 0: they stay behind."""
         ...
 
 

@@ -8,7 +8,18 @@ import numpy.typing as npt
 from rowcast.rows.intrinsics import float_of_bits
 from rowcast.rows.kernels import compiled_serial, prefetch_next
 
-__all__ = ["BINS", "ESCAPE", "SHIFT", "decode_add", "encode", "fault", "histogram", "limits_of"]
+__all__ = [
+    "BINS",
+    "ESCAPE",
+    "SHIFT",
+    "decode_add",
+    "encode",
+    "fault",
+    "gap_bytes",
+    "head_bytes",
+    "histogram",
+    "limits_of",
+]
 
 #: A gap byte that says: two bytes follow, and add so much. Two such bytes that say: go on, the gap is not over.
 ESCAPE, FAR = 255, 65535
@@ -26,7 +37,8 @@ _LEAST = np.uint32(27 << 23)
 
 
 @compiled_serial
-def _gap_bytes(gap: int) -> int:
+def gap_bytes(gap: int) -> int:
+    """Bytes of the gap before an element."""
     size = 0
     while gap >= ESCAPE:
         size += 3
@@ -37,7 +49,7 @@ def _gap_bytes(gap: int) -> int:
 
 
 @compiled_serial
-def _head_bytes(count: int) -> int:
+def head_bytes(count: int) -> int:
     """Bytes of the number of elements of a row."""
     size = 1
     while count >= 128:
@@ -84,13 +96,13 @@ def _find(
             continue
         for j in range(b * BLOCK, min((b + 1) * BLOCK, len(patterns))):
             if (patterns[j] & _MASK) >= least:
-                size += _gap_bytes(j - before - 1)
+                size += gap_bytes(j - before - 1)
                 before = j
                 entries[count] = j
                 count += 1
     if count == 0:
         return 0, 1
-    return count, _head_bytes(count) + 2 + size + (count if count > 1 else 0)
+    return count, head_bytes(count) + 2 + size + (count if count > 1 else 0)
 
 
 @compiled_serial
@@ -115,7 +127,7 @@ def limits_of(
         row = patterns[offsets[k] : offsets[k + 1]]
         _tops(row, tops)
         _, size = _find(row, tops, least, entries)
-        limits[k] = max(size, 3 + _gap_bytes(offsets[k + 1] - offsets[k] - 1))
+        limits[k] = max(size, 3 + gap_bytes(offsets[k + 1] - offsets[k] - 1))
         total += limits[k]
     return total
 

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from rowcast.codecs.base import Bytes, IntArray, Vector
+from rowcast.codecs.base import INDEX_BYTES, Above, Bytes, IntArray, Vector
 from rowcast.codecs.element_loops import (
     BINS,
     ESCAPE,
@@ -27,6 +27,7 @@ from rowcast.codecs.element_loops import (
     histogram,
     limits_of,
 )
+from rowcast.codecs.element_room import find_candidates, lowest_threshold, sizes_above
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
@@ -94,6 +95,33 @@ class Elements:
                 return Elements(float(least.view(np.float32)), limits)
             place, step = place + step, 2 * step
 
+    def above(self, layout: Layout, vector: Vector, ask: Above) -> Elements:
+        """The form of this code for the elements beyond a threshold: one for all rows (algorithms.md 3.6).
+
+        Args:
+            layout, vector: what is to be sent.
+            ask: how much may travel, and of which rows the largest element does whatever its size.
+        """
+        patterns, limits = vector.view(np.uint32), np.zeros(layout.rows, dtype=np.int64)
+        least = min(ask.least, len(ask.rows))
+        # An element takes two bytes at least, so that no more than these can fit.
+        candidates = find_candidates(patterns, layout.offsets, ask.rows, max(int(ask.room / 2), 0))
+        lowest, top = lowest_threshold(patterns, layout.offsets, ask.rows, candidates, least, ask.room, limits)
+        wanted = np.float32(ask.settle(float(_value(lowest))))
+        threshold = max(_value(lowest), min(wanted, _value(top)))
+        sizes_above(patterns, layout.offsets, ask.rows, candidates, least, int(threshold.view(np.uint32)), limits)
+        return Elements(float(threshold), limits)
+
+    def usual_above(self, layout: Layout, ask: Above) -> IntArray:
+        """One element of each row that must travel; then one in :data:`USUAL` of others, as far as there is room."""
+        sizes = np.zeros(layout.rows, dtype=np.int64)
+        must, others = ask.rows[: ask.least], ask.rows[ask.least :]
+        sizes[must] = 4 + 2 * (layout.lengths[must] > ESCAPE)
+        few = _usual(layout)[others]
+        ends = np.cumsum(few + INDEX_BYTES) + int(sizes.sum()) + INDEX_BYTES * len(must)
+        sizes[others] = np.where(ends <= ask.room, few, 0)
+        return sizes
+
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
         """One in :data:`USUAL` elements, and a share of the rest of ``room`` that goes with the length of the row."""
         sizes = np.zeros(layout.rows, dtype=np.int64)
@@ -118,6 +146,11 @@ class Elements:
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         if found := fault(layout.lengths[rows], payload):
             raise RemoteProtocolError(f"{self.name} payload: expected {_FAULTS[found]}")
+
+
+def _value(pattern: int) -> np.float32:
+    """The number with this pattern."""
+    return np.uint32(pattern).view(np.float32)
 
 
 def _few(lengths: IntArray) -> IntArray:

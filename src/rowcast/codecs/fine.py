@@ -10,7 +10,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from rowcast.codecs.base import Bytes, Codec, Fitting, IntArray, Vector, expect_bytes
+from rowcast.codecs.base import (
+    INDEX_BYTES,
+    Above,
+    Bytes,
+    Codec,
+    Fitting,
+    IntArray,
+    Thresholded,
+    Vector,
+    expect_bytes,
+)
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
@@ -43,6 +53,28 @@ class Fine:
             return self
         fitted = self._codec.fit(layout, vector, room - self._of_buffers(layout))
         return Fine(fitted, self._careful, self._together(layout, fitted.row_bytes(layout)))
+
+    def above(self, layout: Layout, vector: Vector, ask: Above) -> Codec:
+        if not isinstance(self._codec, Thresholded):
+            return self
+        ask, of_buffers = self._without_buffers(layout, ask)
+        fitted = self._codec.above(layout, vector, ask)
+        return Fine(fitted, self._careful, fitted.row_bytes(layout) + of_buffers)
+
+    def usual_above(self, layout: Layout, ask: Above) -> IntArray:
+        if not isinstance(self._codec, Thresholded):
+            return self.row_bytes(layout)
+        ask, of_buffers = self._without_buffers(layout, ask)
+        return self._codec.usual_above(layout, ask) + of_buffers
+
+    def _without_buffers(self, layout: Layout, ask: Above) -> tuple[Above, IntArray]:
+        """What is asked of the parameters, and what the rows of buffers take, which all travel: int64 [rows]."""
+        buffers = ask.rows >= layout.parameter_rows
+        sizes = np.zeros(layout.rows, dtype=np.int64)
+        sizes[ask.rows[buffers]] = self._careful.row_bytes(layout)[ask.rows[buffers]]
+        room = ask.room - int(sizes.sum()) - INDEX_BYTES * int(buffers.sum())
+        least = int((~buffers[: ask.least]).sum())
+        return ask._replace(room=room, rows=ask.rows[~buffers], least=least), sizes
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
         if not isinstance(self._codec, Fitting):

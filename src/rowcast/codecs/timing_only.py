@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rowcast.codecs.base import Bytes, Codec, Fitting, IntArray, Vector, expect_bytes
+from rowcast.codecs.base import Above, Bytes, Codec, Fitting, IntArray, Thresholded, Vector, expect_bytes
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.kernels import compiled_serial
@@ -41,6 +41,14 @@ class TimingOnly:
         if not isinstance(self._codec, Fitting):
             return self
         return TimingOnly(self._codec, self._codec.usual_bytes(layout, room))
+
+    def above(self, layout: Layout, vector: Vector, ask: Above) -> Codec:
+        if not isinstance(self._codec, Thresholded):
+            return self
+        return TimingOnly(self._codec, self._codec.usual_above(layout, ask))
+
+    def usual_above(self, layout: Layout, ask: Above) -> IntArray:
+        return self._codec.usual_above(layout, ask) if isinstance(self._codec, Thresholded) else self.row_bytes(layout)
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
         return self._codec.usual_bytes(layout, room) if isinstance(self._codec, Fitting) else self.row_bytes(layout)

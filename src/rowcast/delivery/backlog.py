@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, Fitting, codec_by_name, codec_for
+from rowcast.codecs import Above, Codec, Fitting, Thresholded, codec_by_name, codec_for
 from rowcast.delivery.arrivals import Arrivals
 from rowcast.rows import Layout
 from rowcast.rows.kernels import row_abs_sums
@@ -185,10 +185,19 @@ class Backlog(ABC):
         self.measure()
         return np.flatnonzero(self.abs_sums)
 
-    def fit(self, codec: Codec, room: float) -> Codec:
-        """The form of a code in which all rows take ``room`` bytes together; the code itself where it has none."""
+    def fit(self, codec: Codec, room: float | Above) -> Codec:
+        """The form of a code in which all rows take ``room`` bytes together; the code itself where it has none.
+
+        Args:
+            codec: the code.
+            room: bytes; or how much may travel where only what is beyond a threshold does.
+        """
         self.catch_up()
-        return codec.fit(self.layout, self._vector, room) if isinstance(codec, Fitting) and len(self._vector) else codec
+        if not len(self._vector):
+            return codec
+        if isinstance(room, Above):
+            return codec.above(self.layout, self._vector, room) if isinstance(codec, Thresholded) else codec
+        return codec.fit(self.layout, self._vector, room) if isinstance(codec, Fitting) else codec
 
     # -- what is sent ------------------------------------------------------------------------------------------
 

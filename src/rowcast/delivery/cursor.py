@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_name, codec_for
+from rowcast.codecs import Above, Codec, codec_by_name, codec_for
 from rowcast.delivery.backlog import MAX_STAMP, Due
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.shared_log import NEAR_FRAMES, Entry, SharedLog
@@ -211,7 +211,7 @@ class Cursor:
         """All rows of the arrears that are not zero, int64 ascending."""
         return self._arrears.remaining()
 
-    def fit(self, codec: Codec, room: float) -> Codec:
+    def fit(self, codec: Codec, room: float | Above) -> Codec:
         """See :meth:`Backlog.fit`: of the arrears."""
         return self._arrears.fit(codec, room)
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec
+from rowcast.codecs import Above, Codec
 from rowcast.delivery.backlog import Backlog, Due
 from rowcast.rows import Layout
 from rowcast.sync import RateMeter
@@ -42,7 +42,7 @@ class RowSource(Protocol):
     def remaining(self) -> npt.NDArray[np.int64]:
         """All rows that are not zero, int64 ascending."""
 
-    def fit(self, codec: Codec, room: float) -> Codec:
+    def fit(self, codec: Codec, room: float | Above) -> Codec:
         """The form of a code in which all rows take ``room`` bytes together; the code itself where it has none."""
 
     def take(

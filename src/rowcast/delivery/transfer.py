@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, codec_by_name, codec_for
+from rowcast.codecs import INDEX_BYTES, Above, Codec, codec_by_name, codec_for
+from rowcast.delivery.backlog import Due
 from rowcast.delivery.source import RowSource
 from rowcast.rows import Layout, Selection
 from rowcast.rows.kernels import compiled_serial
@@ -20,9 +21,6 @@ from rowcast.sync.order import RowsToSend
 __all__ = ["Chooser", "Request", "Transfer"]
 
 Chooser = Callable[[Layout, RowsToSend], Selection]
-
-#: Assumed bytes of index for each row when the size of a frame is planned.
-_INDEX_BYTES = 2
 
 #: Rows of which not even every so many-th is sent are sorted.
 _SPARSE = 8
@@ -40,6 +38,7 @@ class Request(NamedTuple):
             they only count as sent here.
         refine: what was left of the rows that were sent already.
         room: bytes that all rows together may take, where the code can be fitted.
+        above: where only what is beyond a threshold is sent: takes what is due, returns how much of it may travel.
     """
 
     iteration: int
@@ -49,6 +48,7 @@ class Request(NamedTuple):
     announce_zeros: bool = True
     refine: bool = False
     room: float = math.inf
+    above: Callable[[Due], Above] | None = None
 
 
 @dataclass(slots=True)
@@ -102,8 +102,8 @@ class Transfer:
         layout, iteration = source.layout, request.iteration
         codec = codec_for(layout, request.codec)
         due = source.due(iteration, refine=request.refine)
-        if request.room < math.inf:
-            codec = source.fit(codec, request.room)
+        if request.room < math.inf or request.above is not None:
+            codec = source.fit(codec, request.room if request.above is None else request.above(due))
             row_bytes = codec.row_bytes(layout)
             sizes = _sum_and_largest(row_bytes)
         else:
@@ -228,6 +228,6 @@ def _planned_ends(row_bytes: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
     ends = np.empty(len(order), dtype=np.int64)
     end = 0
     for k in range(len(order)):
-        end += row_bytes[order[k]] + _INDEX_BYTES
+        end += row_bytes[order[k]] + INDEX_BYTES
         ends[k] = end
     return ends

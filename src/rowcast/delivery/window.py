@@ -7,11 +7,16 @@ leaves little behind. What the kernel holds unsent is part of what is unacknowle
 
 from __future__ import annotations
 
+import math
+
 from rowcast.config import LinkSettings
 from rowcast.sync import RateMeter
 from rowcast.wire.frames import ROWS_OVERHEAD_BYTES
 
 __all__ = ["Window"]
+
+#: Bytes of an index block beside what it takes for each row.
+_INDEX_HEAD_BYTES = 8
 
 
 class Window:
@@ -62,6 +67,20 @@ class Window:
                 return 0.0
             target = settings.frame_min_bytes
         return target - ROWS_OVERHEAD_BYTES
+
+    def rows_room(self, now: float, size: float) -> float:
+        """Bytes that rows and their index may take so that all of their frames take ``size`` bytes at most.
+
+        No row is taken to be larger than a quarter of a frame: one that is may cost a head more.
+
+        Args:
+            now: time (s).
+            size: bytes; what comes out is below 0 where not even a head fits.
+        """
+        head = ROWS_OVERHEAD_BYTES + _INDEX_HEAD_BYTES
+        target = self.target_bytes(now)
+        frames = 1 if size <= self._settings.frame_min_bytes else math.ceil(4 * size / (3 * target))
+        return size - frames * head
 
     def budget(self, now: float, in_flight: int, deadline: float) -> float:
         """Bytes that will still have arrived at ``deadline`` (s) if they are sent now, behind ``in_flight`` bytes."""

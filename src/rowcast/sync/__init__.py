@@ -11,6 +11,7 @@ from rowcast.sync.outer_rate import OuterRateChange, OuterRateTuner
 from rowcast.sync.policy import Policy
 from rowcast.sync.rate import RateMeter
 from rowcast.sync.slack import SlackChange, SlackTuner
+from rowcast.sync.threshold import Threshold
 from rowcast.sync.versions import VersionTable
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RowsToSend",
     "SlackChange",
     "SlackTuner",
+    "Threshold",
     "UsualInterval",
     "VersionTable",
     "minimum_share",

@@ -55,6 +55,8 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "auto": _switch,
     "auto_lr": _switch,
     "pulls": str,
+    "budget_s": float,
+    "smooth": float,
 }
 
 #: Options of every family.

@@ -12,11 +12,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rowcast.codecs import Codec, Zero, codec_by_name, codec_for
+import numpy as np
+import numpy.typing as npt
+
+from rowcast.codecs import Above, Codec, Thresholded, Zero, codec_by_name, codec_for
 from rowcast.codecs.lowrank import LowRank
 from rowcast.errors import ConfigError, near_match
 from rowcast.rows import Layout, Selection
 from rowcast.sync.order import RowsToSend, choose, choose_drawn, choose_refinement
+from rowcast.sync.threshold import Threshold, above, choose_passing
 
 __all__ = ["Policy", "stream_shares"]
 
@@ -67,6 +71,7 @@ class Policy:
         rule: who may go on and when rows travel, by the name under which it is registered
             (:mod:`rowcast.training.rules`): 'phased', push, gate and pull; 'slotted', where a transfer also needs a
             slot that the server gives; 'factored', where matrices travel as two factors, one after the other;
+            'threshold', pushes and pulls of elements beyond a threshold (algorithms.md 3.6);
             'streamed', rows in both directions all the time, where the slack bounds the staleness end to end
             (algorithms.md 1.4).
         elastic: nobody waits for a worker in an outage. Only with 'streamed'.
@@ -89,6 +94,9 @@ class Policy:
         feedback: share of what a worker has pending of the parameters that is kept when the next iteration begins to
             contribute, above 0 .. 1; below 1 the residual of error feedback decays (algorithms.md 5.8).
         pull_codec: name of the codec of what workers are sent; ``None``: that of what they send.
+        budget_s: seconds of the link that a push or a pull may take; 0: as long as the worker computes. Only with
+            'threshold'.
+        smooth: part of a threshold that is kept when the next one is measured, 0 .. below 1. Only with 'threshold'.
         rank: matrices travel as two factors of this rank (algorithms.md 5.11); 0: they do not. Only with 'factored'.
     """
 
@@ -123,6 +131,8 @@ class Policy:
     feedback: float = 1.0
     pull_codec: str | None = None
     rank: int = 0
+    budget_s: float = 0.0
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         for key, words in _WORDS.items():
@@ -146,6 +156,10 @@ class Policy:
             yield f"expected 1 local step or more, got {self.local_steps}"
         if not 0 < self.feedback <= 1:
             yield f"expected feedback above 0 .. 1, got {self.feedback}"
+        if not (math.isfinite(self.budget_s) and self.budget_s >= 0):
+            yield f"expected budget_s >= 0, got {self.budget_s}"
+        if not 0 <= self.smooth < 1:
+            yield f"expected smooth in 0 .. below 1, got {self.smooth}"
         if self.ahead < 0:
             yield f"expected ahead >= 0, got {self.ahead}"
         yield from self._outer_numbers()
@@ -184,10 +198,22 @@ class Policy:
             yield "order=random goes with slack 0, anticipate=team and pulls of everything only; write 'sparta'"
         if self.sampled and self.feedback < 1:
             yield "feedback goes with what is pending of steps; with order=random own parameters are, leave it out"
-        if self.rule != "phased" and self.pull_codec is not None:
+        if self.rule not in ("phased", "threshold") and self.pull_codec is not None:
             yield "pull_codec goes with pushes and pulls only, without slots; leave it out, codec is for both ways"
+        yield from self._of_thresholds()
         if Zero.wire_id in (codec_by_name(self.codec).wire_id, self.row_codec_of_pull.wire_id):
             yield "the codec 'zero' sends nothing; take another"
+
+    def _of_thresholds(self) -> Iterator[str]:
+        """What does not go together with elements beyond a threshold."""
+        if self.rule != "threshold":
+            if self.budget_s or self.smooth:
+                yield "budget_s and smooth go with elements beyond a threshold only; write 'twostep'"
+            return
+        if not isinstance(codec_by_name(self.codec), Thresholded):
+            yield f"expected the codec 'elements', of which parts of rows travel, got {self.codec!r}; leave codec out"
+        if self.granularity != "row":
+            yield f"expected granularity=row, since rows travel in parts, got {self.granularity!r}; leave it out"
 
     @property
     def streaming(self) -> bool:
@@ -211,6 +237,16 @@ class Policy:
         They are the same at all workers. The others are not due: the gate does not ask for them.
         """
         return self.order == "random"
+
+    @property
+    def selects_pushed(self) -> bool:
+        """Only what is beyond a threshold is pushed."""
+        return self.rule == "threshold"
+
+    @property
+    def selects_pulled(self) -> bool:
+        """Only what is beyond a threshold is pulled."""
+        return self.rule == "threshold" and isinstance(self.row_codec_of_pull, Thresholded)
 
     @property
     def row_codec(self) -> Codec:
@@ -288,13 +324,47 @@ class Policy:
         """Order the rows of a push. Overdue is what the gate would hold this very worker for (D1)."""
         if self.sampled:
             return choose_drawn(self, layout, view)
-        overdue = view.iteration - self.push_bound if self.push_bound is not None else -1
-        return choose(self, layout, view, overdue_before=overdue, share=self.share)
+        if self.selects_pushed:
+            return choose_passing(layout, view)
+        return choose(self, layout, view, overdue_before=self._overdue_push(view.iteration), share=self.share)
 
     def choose_pull(self, layout: Layout, view: RowsToSend) -> Selection:
         """Order the rows of a pull."""
-        overdue = view.iteration - self.pull_bound + 1
-        return choose(self, layout, view, overdue_before=overdue, share=self.share_of_pull)
+        if self.selects_pulled:
+            return choose_passing(layout, view)
+        return choose(self, layout, view, overdue_before=self._overdue_pull(view.iteration), share=self.share_of_pull)
+
+    def above_push(
+        self,
+        eligible: npt.NDArray[np.int64],
+        stamps: npt.NDArray[np.int32],
+        iteration: int,
+        room: float,
+        threshold: Threshold | None,
+    ) -> Above:
+        """How much may travel of the rows that are due in a push; see :func:`rowcast.sync.threshold.above`."""
+        overdue = self._overdue_push(iteration)
+        return above(eligible, stamps, room=room, threshold=threshold, overdue_before=overdue, share=self.share)
+
+    def above_pull(
+        self,
+        eligible: npt.NDArray[np.int64],
+        stamps: npt.NDArray[np.int32],
+        iteration: int,
+        room: float,
+        threshold: Threshold | None,
+    ) -> Above:
+        """The same in a pull."""
+        overdue, share = self._overdue_pull(iteration), self.share_of_pull
+        return above(eligible, stamps, room=room, threshold=threshold, overdue_before=overdue, share=share)
+
+    def _overdue_push(self, iteration: int) -> int:
+        """Rows last sent before this iteration must be in a push of ``iteration``; -1: none must."""
+        return iteration - self.push_bound if self.push_bound is not None else -1
+
+    def _overdue_pull(self, iteration: int) -> int:
+        """The same of a pull."""
+        return iteration - self.pull_bound + 1
 
 
 def stream_shares(slack: int) -> tuple[float, float]:

@@ -64,6 +64,11 @@ class RateMeter:
         self._alone_at = -1.0
         self._probed_at = -math.inf
 
+    @property
+    def measured(self) -> bool:
+        """Whether the estimate is one: something was acknowledged."""
+        return self._measured
+
     def sent(self, now: float, size: int) -> None:
         """``size`` bytes were handed to the link."""
         if self._unacked == 0:
@@ -89,8 +94,11 @@ class RateMeter:
             self._recent_rate = None
             insort(self._ordered, rate)
             self._since, self._gathered, self._busy = now, 0, 0.0
-        else:
+        elif elapsed > 0:
             self._busy = elapsed
+        else:
+            # In virtual time links carry everything at once before the team starts: that says nothing of the link.
+            self._gathered, self._busy = 0, 0.0
         if self._samples and self._samples[0][0] < now - MEMORY_S:
             self._forget(now)
         if sent_at == self._alone_at:

@@ -10,6 +10,7 @@ from rowcast.sync.families.rowcast import ROWCAST
 from rowcast.sync.families.sparse import DEMO, SPARSELOCO
 from rowcast.sync.families.sparta import SPARTA
 from rowcast.sync.families.ssp import SSP
+from rowcast.sync.families.twostep import TWOSTEP
 from rowcast.sync.family import REGISTRY, register
 
 __all__ = [
@@ -26,7 +27,8 @@ __all__ = [
     "SPARSELOCO",
     "SPARTA",
     "SSP",
+    "TWOSTEP",
 ]
 
-for _family in (BSP, SSP, ASP, FLOWN, LOCALSGD, DILOCO, SPARSELOCO, DEMO, SPARTA, POWERSGD, ROG, ROWCAST):
+for _family in (BSP, SSP, ASP, FLOWN, LOCALSGD, DILOCO, SPARSELOCO, DEMO, SPARTA, POWERSGD, ROG, TWOSTEP, ROWCAST):
     register(_family)

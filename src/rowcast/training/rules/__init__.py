@@ -15,6 +15,7 @@ from rowcast.training.rules.phased import PhasedRule, PhasedWorker
 from rowcast.training.rules.slotted import SlottedRule, SlottedWorker
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.training.rules.streamed_worker import StreamedWorker
+from rowcast.training.rules.threshold import ThresholdRule, ThresholdWorker
 
 __all__ = ["ServerRule", "WorkerRule", "register", "server_rule", "worker_rule"]
 
@@ -63,4 +64,5 @@ def _found(name: str) -> tuple[type[ServerRule], type[WorkerRule]]:
 register("phased", PhasedRule, PhasedWorker)
 register("slotted", SlottedRule, SlottedWorker)
 register("factored", FactoredRule, FactoredWorker)
+register("threshold", ThresholdRule, ThresholdWorker)
 register("streamed", StreamedRule, StreamedWorker)

@@ -114,9 +114,12 @@ class PhasedRule(ServerRule):
             mta_time_s=round(mta_time_s, 6),
             staleness=newest - member.iteration,
         )
-        choose, codec = team.policy.choose_pull, self.pull_code(member)
-        request = Request(member.iteration, codec, choose, pull_limit_s, announce_zeros=False)
-        member.owed.begin(now, request)
+        member.owed.begin(now, self.pull_request(now, member, pull_limit_s))
+
+    def pull_request(self, now: float, member: Member, limit_s: float) -> Request:
+        """What a pull that begins is asked for; rows beyond the quota are sent for ``limit_s`` seconds."""
+        choose, codec = self.team.policy.choose_pull, self.pull_code(member)
+        return Request(member.iteration, codec, choose, limit_s, announce_zeros=False)
 
     def pull_code(self, member: Member) -> Codec:
         """The code of a pull that begins."""
@@ -189,9 +192,13 @@ class PhasedWorker(WorkerRule):
         node.step.mta_time_s = mta_time_s
         limit_s = max(node.step.proposed + mta_time_s - now, 0.0) if policy.speculative else 0.0
         self.forget_transfer()
+        node.outbox.begin(now, self.push_request(now, policy, limit_s))
+
+    def push_request(self, now: float, policy: Policy, limit_s: float) -> Request:
+        """What a push that begins is asked for; rows beyond the quota are sent for ``limit_s`` seconds."""
         # Nobody waits for rows that are not drawn, so nobody is to be told that there is nothing in them.
         told = not policy.sampled
-        node.outbox.begin(now, Request(node.iteration, self.push_code(policy), policy.choose_push, limit_s, told))
+        return Request(self.node.iteration, self.push_code(policy), policy.choose_push, limit_s, told)
 
     def push_code(self, policy: Policy) -> Codec:
         """The code of a push that begins."""
