@@ -39,9 +39,7 @@ def _numba() -> Any:
         return None
     if importlib.util.find_spec("numba") is None:
         if wanted == "1":
-            raise ConfigError(
-                "ROWCAST_NUMBA: expected numba to be installed, got none; pip install numba, or set it to 0"
-            )
+            raise ConfigError("ROWCAST_NUMBA: expected numba to be there for 1, got none; pip install numba, or set 0")
         return None
     import numba
 
