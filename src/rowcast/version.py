@@ -4,7 +4,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["__version__"]
 
-try:
-    __version__ = version("rowcast")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+
+def _version() -> str:
+    """That of the distribution which is installed: the whole, or the server alone; neither in a bare source tree."""
+    for name in ("rowcast", "rowcast-server"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "0+unknown"
+
+
+__version__ = _version()

@@ -27,6 +27,9 @@ __all__ = ["app", "main"]
 #: Characters of a line on standard error at most.
 LONGEST = 4000
 
+#: What ``rowcast-server`` leaves out.
+_OPTIONAL = ("numba", "torch")
+
 app = typer.Typer(
     name="rowcast",
     help="Train and run PyTorch models on robots whose wireless links fade, row by row.",
@@ -113,6 +116,10 @@ def _explain(error: Exception, debug: bool) -> int:
     usage = getattr(error, "format_message", None)  # click's own errors, wherever typer has click from
     if usage is not None:
         _complain(f"{usage()}; see rowcast --help")
+        return ExitCode.USAGE
+    if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
+        name = error.name
+        _complain(f"{name}: expected it to be installed for this command, got none; pip install {name}")
         return ExitCode.USAGE
     if isinstance(error, RowcastError):
         _complain(str(error))

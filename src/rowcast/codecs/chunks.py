@@ -14,7 +14,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain_chunks
 from rowcast.codecs.base import Bytes, IntArray
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled
 
 __all__ = ["CHUNK", "Packing", "Tables", "largest", "misplaced", "pack", "unpack"]
@@ -84,6 +86,7 @@ def _border(patterns: Patterns, most: int, bins: IntArray) -> tuple[np.uint32, i
 
 
 @compiled
+@without_numba(plain_chunks.largest)
 def largest(patterns: Patterns, most: int, bins: IntArray, places: IntArray) -> int:
     """Find the ``most`` largest |values|; of equal ones the first. Zeros are never among them.
 
@@ -109,6 +112,7 @@ def largest(patterns: Patterns, most: int, bins: IntArray, places: IntArray) -> 
 
 
 @compiled
+@without_numba(plain_chunks.pack)
 def pack(entries: IntArray, count: int, bits: int, target: Bytes) -> None:
     """Write ``count`` entries of so many bits each (at most 32) into ``target``, uint8."""
     waiting = np.uint64(0)
@@ -127,6 +131,7 @@ def pack(entries: IntArray, count: int, bits: int, target: Bytes) -> None:
 
 
 @compiled
+@without_numba(plain_chunks.unpack)
 def unpack(source: Bytes, count: int, bits: int, entries: IntArray) -> None:
     """Read ``count`` entries of so many bits each (at most 32) from ``source``, uint8."""
     waiting = np.uint64(0)
@@ -144,6 +149,7 @@ def unpack(source: Bytes, count: int, bits: int, entries: IntArray) -> None:
 
 
 @compiled
+@without_numba(plain_chunks.misplaced)
 def misplaced(entries: IntArray, count: int, width: int, length: int) -> bool:
     """Whether places of entries, their lowest ``width`` bits, descend or lie beyond a chunk of this length."""
     before = np.int64(0)

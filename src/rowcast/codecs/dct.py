@@ -11,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain_chunks
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.codecs.chunks import CHUNK, Packing, Tables, largest, misplaced, pack, unpack
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.intrinsics import float_of_bits
-from rowcast.rows.kernels import compiled, in_parts, prefetch_next
+from rowcast.rows.kernels import compiled, compiled_serial, in_parts, prefetch_next
 
 __all__ = ["Dct"]
 
@@ -30,42 +32,47 @@ LIMIT = (120 + 127) << 23
 Array = npt.NDArray[np.float32]
 
 
-def _bases() -> tuple[Array, IntArray]:
-    """The orthonormal DCT-II of each length up to :data:`PIECE`, one behind the other, and where each begins.
+def _bases() -> tuple[Array, Array, IntArray]:
+    """The orthonormal DCT-II of each length up to :data:`PIECE`, one behind the other; transposed; where each begins.
 
     Component ``i`` of ``x`` is ``sum over j of base[i, j] * x[j]``; ``x[j]`` is ``sum over i of base[i, j] * c[i]``.
     """
     begins = np.zeros(PIECE + 2, dtype=np.int64)
-    bases = []
+    bases, columns = [], []
     for length in range(1, PIECE + 1):
         begins[length + 1] = begins[length] + length * length
         component, place = np.arange(length)[:, None], np.arange(length)[None, :]
         base = np.cos(np.pi * component * (2 * place + 1) / (2 * length)) * np.sqrt(2 / length)
         base[0] = np.sqrt(1 / length)
         bases.append(base.reshape(-1).astype(np.float32))
-    return np.concatenate(bases), begins
+        columns.append(base.T.reshape(-1).astype(np.float32))
+    return np.concatenate(bases), np.concatenate(columns), begins
 
 
-_BASES, _BEGINS = _bases()
+_TRANSFORM = _bases()
 
 
-@compiled
-def _transform(chunk: Array, components: Array, bases: Array, begins: IntArray) -> None:
+# Serial, and the sums of a piece side by side: so their order is the same everywhere, and it decides about bytes.
+@compiled_serial
+@without_numba(plain_chunks.transform)
+def _transform(chunk: Array, components: Array, columns: Array, begins: IntArray) -> None:
     """Write the components of each piece of a chunk to where its elements are in the chunk."""
     first = 0
     while first < len(chunk):
         length = min(len(chunk) - first, PIECE)
         piece = chunk[first : first + length]
+        totals = components[first : first + length]
         for i in range(length):
-            base = bases[begins[length] + i * length : begins[length] + (i + 1) * length]
-            total = np.float32(0.0)
-            for j in range(length):
-                total += base[j] * piece[j]
-            components[first + i] = total
+            totals[i] = np.float32(0.0)
+        for j in range(length):
+            column = columns[begins[length] + j * length : begins[length] + (j + 1) * length]
+            for i in range(length):
+                totals[i] += column[i] * piece[j]
         first += length
 
 
 @compiled
+@without_numba(plain_chunks.add_component)
 def _add_component(chunk: Array, place: int, value: np.float32, bases: Array, begins: IntArray) -> None:
     """Add ``value`` times the component at ``place`` to the piece that it belongs to."""
     first = place // PIECE * PIECE
@@ -78,6 +85,7 @@ def _add_component(chunk: Array, place: int, value: np.float32, bases: Array, be
 
 
 @compiled
+@without_numba(plain_chunks.dct_encode)
 def _encode(
     vector: Array,
     offsets: IntArray,
@@ -85,11 +93,11 @@ def _encode(
     places: IntArray,
     payload: Bytes,
     tables: Tables,
-    transform: tuple[Array, IntArray],
+    transform: tuple[Array, Array, IntArray],
     consume: bool,
 ) -> None:
     counts, widths, sizes = tables
-    bases, begins = transform
+    bases, columns, begins = transform
     components = np.empty(CHUNK, dtype=np.float32)
     patterns = components.view(np.uint32)
     bins = np.empty(256, dtype=np.int64)
@@ -101,7 +109,7 @@ def _encode(
         while begin < offsets[rows[k] + 1]:
             length = min(offsets[rows[k] + 1] - begin, CHUNK)
             chunk = vector[begin : begin + length]
-            _transform(chunk, components, bases, begins)
+            _transform(chunk, components, columns, begins)
             found = largest(patterns[:length], counts[length], bins, entries)
             for e in range(counts[length]):
                 if e >= found:
@@ -121,17 +129,18 @@ def _encode(
 
 
 @compiled
+@without_numba(plain_chunks.dct_decode_add)
 def _decode_add(
     vector: Array,
     offsets: IntArray,
     rows: IntArray,
     payload: Bytes,
     tables: Tables,
-    transform: tuple[Array, IntArray],
+    transform: tuple[Array, Array, IntArray],
     sign: np.float32,
 ) -> None:
     counts, widths, sizes = tables
-    bases, begins = transform
+    bases, _, begins = transform
     entries = np.empty(counts[CHUNK], dtype=np.int64)
     at = 0
     for k in range(len(rows)):
@@ -196,7 +205,7 @@ class Dct:
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
         places = starts(self.row_bytes(layout)[rows])
         payload = np.empty(int(places[-1]), dtype=np.uint8)
-        tables, transform = self._packing.tables, (_BASES, _BEGINS)
+        tables, transform = self._packing.tables, _TRANSFORM
         in_parts(
             lambda part, edges: _encode(
                 vector, layout.offsets, rows[part], places[edges], payload, tables, transform, consume
@@ -207,7 +216,7 @@ class Dct:
         return payload
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        _decode_add(vector, layout.offsets, rows, payload, self._packing.tables, (_BASES, _BEGINS), np.float32(sign))
+        _decode_add(vector, layout.offsets, rows, payload, self._packing.tables, _TRANSFORM, np.float32(sign))
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain_elements
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.intrinsics import float_of_bits
 from rowcast.rows.kernels import compiled_serial, prefetch_next
 
@@ -59,6 +61,7 @@ def head_bytes(count: int) -> int:
 
 
 @compiled_serial
+@without_numba(plain_elements.tops)
 def _tops(patterns: npt.NDArray[np.uint32], tops: npt.NDArray[np.uint32]) -> np.uint32:
     """The largest pattern without its sign of each block of a row, into ``tops``; and of all."""
     largest = np.uint32(0)
@@ -77,6 +80,7 @@ def _blocks(length: int) -> int:
 
 
 @compiled_serial
+@without_numba(plain_elements.find)
 def _find(
     patterns: npt.NDArray[np.uint32],
     tops: npt.NDArray[np.uint32],
@@ -106,6 +110,7 @@ def _find(
 
 
 @compiled_serial
+@without_numba(plain_elements.histogram)
 def histogram(patterns: npt.NDArray[np.uint32], bins: npt.NDArray[np.int64]) -> None:
     for j in range(len(patterns)):
         bins[(patterns[j] & _MASK) >> np.uint32(SHIFT)] += 1
@@ -133,6 +138,7 @@ def limits_of(
 
 
 @compiled_serial
+@without_numba(plain_elements.longest)
 def _longest(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> int:
     longest = 0
     for row in rows:
@@ -224,6 +230,7 @@ def _amount(number: int, scale: np.float32) -> np.float32:
 
 
 @compiled_serial
+@without_numba(plain_elements.put)
 def _put(
     row: npt.NDArray[np.float32],
     scale_pattern: np.uint32,
@@ -268,6 +275,7 @@ def _put(
 
 
 @compiled_serial
+@without_numba(plain_elements.decode_add)
 def decode_add(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

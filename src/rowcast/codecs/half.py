@@ -6,13 +6,14 @@ out first, the largest element of a row always has the full 11 bits.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.compiling import compiled_inline, without_numba
 from rowcast.rows.intrinsics import float_of_bits
 from rowcast.rows.kernels import PARALLEL_ELEMENTS, compiled, compiled_serial, in_parts, prefetch_next
 
@@ -29,6 +30,7 @@ _INFINITE = 0x7F800000
 
 
 @compiled_serial
+@without_numba(plain.half_size_of)
 def _size_of(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> tuple[int, int]:
     """Elements of ``rows``, and of the longest of them."""
     elements = longest = 0
@@ -40,6 +42,7 @@ def _size_of(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> tup
 
 
 @compiled
+@without_numba(plain.half_encode)
 def _encode(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -93,6 +96,7 @@ def _encode(
 
 
 @compiled
+@without_numba(plain.half_decode_add)
 def _decode_add(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -114,7 +118,7 @@ def _decode_add(
             row[j] += sign * value[j]
 
 
-@numba.njit(inline="always")
+@compiled_inline
 def _expand(
     half: npt.NDArray[np.uint16], value: npt.NDArray[np.float32], pattern: npt.NDArray[np.uint32], up: np.float32
 ) -> None:
@@ -129,6 +133,7 @@ def _expand(
 
 
 @compiled_serial
+@without_numba(plain.half_within_one)
 def _within_one(halves: npt.NDArray[np.uint16]) -> bool:
     """Whether all of these float16 are in -1 .. 1."""
     largest = np.uint16(0)

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain_chunks
 from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import LocalProtocolError, RemoteProtocolError
 from rowcast.rows import Layout, TensorSpec
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled, in_parts, nonfinite
+from rowcast.rows.lanes import dot_of
 
 __all__ = ["Factors", "LowRank"]
 
@@ -264,6 +267,7 @@ def _floats(payload: Bytes, count: int) -> Vector:
 
 
 @compiled
+@without_numba(plain_chunks.project)
 def _project(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -283,10 +287,7 @@ def _project(
             target = out[places[k] + p * rank : places[k] + (p + 1) * rank]
             for c in range(rank):
                 direction = basis[basis_at[k] + c * width : basis_at[k] + (c + 1) * width]
-                total = np.float32(0.0)
-                for j in range(width):
-                    total += line[j] * direction[j]
-                target[c] = total
+                target[c] = dot_of(line, direction)
             if consume:
                 for c in range(rank):
                     direction = basis[basis_at[k] + c * width : basis_at[k] + (c + 1) * width]
@@ -295,6 +296,7 @@ def _project(
 
 
 @compiled
+@without_numba(plain_chunks.expand)
 def _expand(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

@@ -9,16 +9,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.intrinsics import float_of_bits, sign_bits
 from rowcast.rows.kernels import PARALLEL_ELEMENTS, compiled, compiled_serial, in_parts, prefetch_next
+from rowcast.rows.lanes import size_of
 
 __all__ = ["OneBit"]
 
 
 @compiled_serial
+@without_numba(plain.onebit_extent)
 def _extent(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> tuple[int, int]:
     """Elements of ``rows``, and the bytes of their signs."""
     elements = sign_bytes = 0
@@ -30,6 +34,7 @@ def _extent(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> tupl
 
 
 @compiled
+@without_numba(plain.onebit_encode)
 def _encode(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -48,10 +53,7 @@ def _encode(
         pattern = patterns[offsets[rows[k]] : offsets[rows[k] + 1]]
         packed = bits[place : place + ((len(row) + 7) >> 3)]
         place += len(packed)
-        size = np.float32(0.0)
-        for j in range(len(row)):
-            size += abs(row[j])
-        scales[k] = size / np.float32(len(row))
+        scales[k] = size_of(row) / np.float32(len(row))
         exact = scale_patterns[k]
         nearest_even = np.uint32(0x7FFF) + ((exact >> np.uint32(16)) & np.uint32(1))
         scale_patterns[k] = (exact + nearest_even) & np.uint32(0xFFFF0000)
@@ -72,6 +74,7 @@ def _encode(
 
 
 @compiled
+@without_numba(plain.onebit_decode_add)
 def _decode_add(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -112,6 +115,7 @@ def _decode_add(
 
 
 @compiled_serial
+@without_numba(plain.are_scales)
 def _are_scales(halves: npt.NDArray[np.uint8]) -> bool:
     """Whether all of these bfloat16 are finite and 0 or more; 0 may have a sign."""
     for k in range(len(halves) // 2):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import add_rows, compiled, in_parts, nonfinite, prefetch_next
 
 __all__ = ["Raw", "gather"]
 
 
 @compiled
+@without_numba(plain.gather)
 def gather(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

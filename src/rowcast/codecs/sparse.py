@@ -10,9 +10,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain
 from rowcast.codecs.base import Bytes, IntArray, Vector, bfloat_scales, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled, in_parts, prefetch_next
 
 __all__ = ["Sparse"]
@@ -21,6 +23,7 @@ BLOCK = 32
 
 
 @compiled
+@without_numba(plain.sparse_encode)
 def _encode(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -67,6 +70,7 @@ def _encode(
 
 
 @compiled
+@without_numba(plain.sparse_decode_add)
 def _decode_add(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from rowcast.codecs import plain
 from rowcast.codecs.base import Above, Bytes, Codec, Fitting, IntArray, Thresholded, Vector, expect_bytes
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
 
 __all__ = ["TimingOnly"]
@@ -76,6 +78,7 @@ class TimingOnly:
 
 
 @compiled_serial
+@without_numba(plain.taken)
 def _taken(vector: Vector, sizes: IntArray, rows: IntArray, consume: bool) -> int:
     """The sizes of ``rows`` together; with ``consume`` these rows, of an element each, are 0 afterwards."""
     total = 0
@@ -87,6 +90,7 @@ def _taken(vector: Vector, sizes: IntArray, rows: IntArray, consume: bool) -> in
 
 
 @compiled_serial
+@without_numba(plain.sum_of)
 def _sum_of(sizes: IntArray, rows: IntArray) -> int:
     """The sizes of ``rows`` together."""
     total = 0

@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.codecs import plain_chunks
 from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.codecs.chunks import CHUNK, Packing, Tables, largest, misplaced, pack, unpack
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.intrinsics import float_of_bits
-from rowcast.rows.kernels import compiled, in_parts, prefetch_next
+from rowcast.rows.kernels import compiled, compiled_serial, in_parts, prefetch_next
 
 __all__ = ["TopK"]
 
@@ -25,7 +27,9 @@ HEAD_BYTES = 3
 VALUE_BITS = 2
 
 
-@compiled
+# Serial: the order of its sums decides about bytes.
+@compiled_serial
+@without_numba(plain_chunks.levels)
 def _levels(sizes: npt.NDArray[np.float32], count: int) -> tuple[np.float32, np.float32, np.float32]:
     """Two levels for ``count`` sizes, the lower one 0 where there is one only, and from which size on it is the upper.
 
@@ -57,6 +61,7 @@ def _levels(sizes: npt.NDArray[np.float32], count: int) -> tuple[np.float32, np.
 
 
 @compiled
+@without_numba(plain_chunks.topk_encode)
 def _encode(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -114,6 +119,7 @@ def _encode(
 
 
 @compiled
+@without_numba(plain_chunks.topk_decode_add)
 def _decode_add(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

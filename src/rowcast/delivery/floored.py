@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
+from rowcast.delivery import plain
 from rowcast.delivery.backlog import MAX_STAMP, NO_ROWS, Backlog
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
 from rowcast.wire import Rows
 
@@ -127,6 +129,7 @@ class Floored(Backlog):
 
 
 @compiled_serial
+@without_numba(plain.oldest_changed)
 def _oldest_changed(held_to: Stamps, changed: npt.NDArray[np.bool_]) -> int:
     """The oldest stamp of the rows that have changed; :data:`MAX_STAMP` when none has."""
     oldest = MAX_STAMP
@@ -137,6 +140,7 @@ def _oldest_changed(held_to: Stamps, changed: npt.NDArray[np.bool_]) -> int:
 
 
 @compiled_serial
+@without_numba(plain.touch)
 def _touch(rows: npt.NDArray[np.int64], floor: Stamps, held_to: Stamps, changed: npt.NDArray[np.bool_]) -> int:
     """``rows`` have changed; those that had not get their ``floor``, int32 [k], as stamp. Returns the oldest stamp."""
     oldest = MAX_STAMP
@@ -150,6 +154,7 @@ def _touch(rows: npt.NDArray[np.int64], floor: Stamps, held_to: Stamps, changed:
 
 
 @compiled_serial
+@without_numba(plain.held)
 def _held(rows: npt.NDArray[np.int64], held_to: Stamps, changed: npt.NDArray[np.bool_]) -> Stamps:
     """The stamps of ``rows``, int32 [k]; :data:`MAX_STAMP` for those that have not changed."""
     stamps = np.empty(len(rows), dtype=np.int32)
@@ -159,6 +164,7 @@ def _held(rows: npt.NDArray[np.int64], held_to: Stamps, changed: npt.NDArray[np.
 
 
 @compiled_serial
+@without_numba(plain.mark_sent)
 def _mark_sent(rows: npt.NDArray[np.int64], floor: Stamps, held_to: Stamps, changed: npt.NDArray[np.bool_]) -> None:
     """The peer holds ``rows`` up to their floor."""
     for i in rows:

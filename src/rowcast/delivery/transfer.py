@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import INDEX_BYTES, Above, Codec, codec_by_name, codec_for
+from rowcast.delivery import plain
 from rowcast.delivery.backlog import Due
+from rowcast.delivery.plain import SPARSE
 from rowcast.delivery.source import RowSource
 from rowcast.rows import Layout, Selection
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
 from rowcast.rows.select import usual_buffers
 from rowcast.sync.order import RowsToSend
@@ -21,9 +24,6 @@ from rowcast.sync.order import RowsToSend
 __all__ = ["Chooser", "Request", "Transfer"]
 
 Chooser = Callable[[Layout, RowsToSend], Selection]
-
-#: Rows of which not even every so many-th is sent are sorted.
-_SPARSE = 8
 
 
 class Request(NamedTuple):
@@ -192,6 +192,7 @@ def _sum_and_largest(row_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 @compiled_serial
+@without_numba(plain.next_rows)
 def _next_rows(
     order: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], place: int, limit: int, room: int
 ) -> tuple[npt.NDArray[np.int64], bool]:
@@ -208,7 +209,7 @@ def _next_rows(
     for row in chosen:
         low, high = min(low, row), max(high, row)
     span = high - low + 1
-    if span > _SPARSE * len(chosen):
+    if span > SPARSE * len(chosen):
         return chosen.copy(), False
     marks = np.zeros(span, dtype=np.bool_)
     for row in chosen:
@@ -223,6 +224,7 @@ def _next_rows(
 
 
 @compiled_serial
+@without_numba(plain.planned_ends)
 def _planned_ends(row_bytes: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Bytes of each row of ``order`` and of all before it, with what its index is assumed to take; int64 [k]."""
     ends = np.empty(len(order), dtype=np.int64)

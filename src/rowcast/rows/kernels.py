@@ -1,4 +1,4 @@
-"""Loops over the elements of rows, compiled with numba.
+"""Loops over the elements of rows, compiled with numba where it is there (:mod:`rowcast.rows.compiling`).
 
 Each row is handled by plain loops that LLVM vectorises: one loop that does everything is four times slower
 than three that each do one thing (measured; the row stays in the first-level cache between them). Rows are
@@ -16,14 +16,15 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.rows import plain
+from rowcast.rows.compiling import compiled, compiled_inline, compiled_serial, usable_threads, without_numba
 from rowcast.rows.intrinsics import prefetch
-from rowcast.rows.kept import keep
+from rowcast.rows.lanes import size_of
 
 __all__ = [
     "Crew",
@@ -46,7 +47,6 @@ __all__ = [
     "some_row_abs_sums",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 #: Below this many elements a second thread costs more than it saves: threads that wait for each other at the end of a
@@ -69,24 +69,13 @@ class Crew(Protocol):
 def _processors() -> int:
     """Threads that this process may use: what numba's and OpenMP's variables say, or the processors there are."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    configuration: Any = numba.config
-    here = int(configuration.NUMBA_NUM_THREADS)
+    here = usable_threads()
     return min(here, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else here
 
 
 _PROCESSORS = _processors()
 _threads = _PROCESSORS
 _crew: Crew | None = None
-
-
-def compiled(function: F) -> F:
-    """Compile a kernel: no GIL, cached on disk where that can be written, sums may be reordered."""
-    return cast(F, keep(numba.njit(nogil=True, fastmath={"reassoc", "nsz"})(function)))
-
-
-def compiled_serial(function: F) -> F:
-    """Compile a loop that is never cut into parts: no GIL, cached on disk. Calling it costs a microsecond."""
-    return cast(F, keep(numba.njit(nogil=True)(function)))
 
 
 def limit_threads(threads: int) -> None:
@@ -123,7 +112,8 @@ def in_parts(work: Callable[[slice, slice], T], rows: int, elements: int) -> lis
     return _crew.run(calls, min(_threads, parts))
 
 
-@numba.njit(inline="always")
+@compiled_inline
+@without_numba(plain.nothing)
 def prefetch_next(
     vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], k: int
 ) -> None:
@@ -138,6 +128,7 @@ def prefetch_next(
 
 
 @compiled
+@without_numba(plain.accumulate)
 def _accumulate(
     pending: npt.NDArray[np.float32],
     replica: npt.NDArray[np.float32],
@@ -162,10 +153,7 @@ def _accumulate(
             distance += abs(now[j] - proposed[j])
         for j in range(len(row)):
             row[j] += weight * (now[j] - proposed[j])
-        size = np.float32(0.0)
-        for j in range(len(row)):
-            size += abs(row[j])
-        abs_sums[i] = size
+        abs_sums[i] = size_of(row)
         computed[i] += np.float64(weight) * np.float64(total)
         moved += np.float64(weight) * np.float64(distance)
     return moved
@@ -210,6 +198,7 @@ _BLOCK = 4096
 
 
 @compiled
+@without_numba(plain.nonfinite)
 def _nonfinite(source: npt.NDArray[np.float32]) -> int:
     bad = 0
     blocks = (len(source) + _BLOCK - 1) // _BLOCK
@@ -233,18 +222,16 @@ def nonfinite(source: npt.NDArray[np.float32]) -> bool:
 
 
 @compiled
+@without_numba(plain.row_abs_sums)
 def _row_abs_sums(
     vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], abs_sums: npt.NDArray[np.float32]
 ) -> None:
     for i in range(len(offsets) - 1):
-        row = vector[offsets[i] : offsets[i + 1]]
-        size = np.float32(0.0)
-        for j in range(len(row)):
-            size += abs(row[j])
-        abs_sums[i] = size
+        abs_sums[i] = size_of(vector[offsets[i] : offsets[i + 1]])
 
 
 @compiled_serial
+@without_numba(plain.some_row_abs_sums)
 def some_row_abs_sums(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],
@@ -253,10 +240,7 @@ def some_row_abs_sums(
 ) -> None:
     """The same for ``rows`` only."""
     for row in rows:
-        size = np.float32(0.0)
-        for j in range(offsets[row], offsets[row + 1]):
-            size += abs(vector[j])
-        abs_sums[row] = size
+        abs_sums[row] = size_of(vector[offsets[row] : offsets[row + 1]])
 
 
 def row_abs_sums(
@@ -273,6 +257,7 @@ def row_abs_sums(
 
 
 @compiled_serial
+@without_numba(plain.count_elements)
 def count_elements(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> int:
     """How many elements the rows have together; ``offsets`` are the layout's."""
     elements = 0
@@ -282,6 +267,7 @@ def count_elements(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) 
 
 
 @compiled_serial
+@without_numba(plain.lowest)
 def lowest(numbers: npt.NDArray[np.int32]) -> int:
     """The lowest of some numbers, at least one."""
     low = numbers[0]
@@ -303,6 +289,7 @@ def row_sums(vector: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) ->
 
 
 @compiled_serial
+@without_numba(plain.gather_rows)
 def gather_rows(
     source: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
@@ -320,6 +307,7 @@ def gather_rows(
 
 
 @compiled_serial
+@without_numba(plain.scatter_rows)
 def scatter_rows(
     values: npt.NDArray[np.float32],
     target: npt.NDArray[np.float32],
@@ -335,6 +323,7 @@ def scatter_rows(
 
 
 @compiled_serial
+@without_numba(plain.copy_rows)
 def copy_rows(
     source: npt.NDArray[np.float32],
     target: npt.NDArray[np.float32],
@@ -348,6 +337,7 @@ def copy_rows(
 
 
 @compiled_serial
+@without_numba(plain.add_rows)
 def _add_rows(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.rows import plain
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
 
 __all__ = ["NO_FLOOR", "Notes", "note", "replay"]
@@ -17,6 +19,7 @@ NO_FLOOR = np.zeros(0, dtype=np.int32)
 
 
 @compiled_serial
+@without_numba(plain.note)
 def note(
     notes: Notes,
     place: int,
@@ -49,6 +52,7 @@ def note(
 
 
 @compiled_serial
+@without_numba(plain.replay)
 def replay(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

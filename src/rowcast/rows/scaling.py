@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.rows import plain
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled, in_parts
 
 __all__ = ["scale_rows"]
 
 
 @compiled
+@without_numba(plain.scale_rows)
 def _scale_rows(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import LocalProtocolError
+from rowcast.rows import plain
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.intrinsics import array_at, pointer
 from rowcast.rows.kernels import compiled, in_parts
+from rowcast.rows.lanes import size_of
 from rowcast.rows.layout import Layout, TensorSpec
 
 __all__ = ["Scattered", "accumulate_all", "addresses_of"]
@@ -110,6 +113,7 @@ def addresses_of(arrays: Sequence[Vector], tensors: Sequence[TensorSpec]) -> Int
 
 
 @compiled
+@without_numba(plain.scattered_nonfinite)
 def _nonfinite(places: Integers, pieces: Integers, found: npt.NDArray[np.bool_]) -> None:
     for p in range(len(pieces)):
         tensor, begin, stop = pieces[p]
@@ -123,6 +127,7 @@ def _nonfinite(places: Integers, pieces: Integers, found: npt.NDArray[np.bool_])
 
 
 @compiled
+@without_numba(plain.scattered_differing)
 def _differing(
     places: Integers, starts: Integers, vector: Vector, pieces: Integers, found: npt.NDArray[np.bool_]
 ) -> None:
@@ -139,6 +144,7 @@ def _differing(
 
 
 @compiled
+@without_numba(plain.scattered_spread)
 def _spread(places: Integers, starts: Integers, image: Vector, vector: Vector, pieces: Integers) -> None:
     for p in range(len(pieces)):
         tensor, begin, stop = pieces[p]
@@ -151,6 +157,7 @@ def _spread(places: Integers, starts: Integers, image: Vector, vector: Vector, p
 
 
 @compiled
+@without_numba(plain.scattered_spread_less)
 def _spread_less(
     places: Integers,
     starts: Integers,
@@ -174,6 +181,7 @@ def _spread_less(
 
 
 @compiled
+@without_numba(plain.scattered_accumulate)
 def _accumulate(
     pending: Vector,
     origin: Vector,
@@ -197,15 +205,12 @@ def _accumulate(
         proposed = array_at(pointer(places[tensor]), offsets[i + 1] - start)[offsets[i] - start :]
         total = np.float32(0.0)
         distance = np.float32(0.0)
-        size = np.float32(0.0)
         for j in range(len(row)):
             step = now[j] - proposed[j]
             total += step
             distance += abs(step)
-            value = row[j] + weight * step
-            row[j] = value
-            size += abs(value)
-        abs_sums[i] = size
+            row[j] += weight * step
+        abs_sums[i] = size_of(row)
         computed[i] += np.float64(weight) * np.float64(total)
         moved += np.float64(weight) * np.float64(distance)
     return moved

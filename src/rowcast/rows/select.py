@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.rows import plain
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
 from rowcast.rows.layout import Layout
 
@@ -43,6 +45,7 @@ def oldest_first(units: IntArray, stamps: npt.NDArray[np.int32]) -> IntArray:
 
 
 @compiled_serial
+@without_numba(plain.count_stamps)
 def _count_stamps(units: IntArray, stamps: npt.NDArray[np.int32], order: IntArray) -> bool:
     """Write ``units`` into ``order``, oldest first; False where stamps lie too far apart to be counted."""
     low = high = stamps[units[0]]
@@ -80,6 +83,7 @@ def _sort_keys(keys: IntArray) -> None:
 
 
 @compiled_serial
+@without_numba(plain.value_keys)
 def _value_keys(units: IntArray, patterns: npt.NDArray[np.uint32], keys: IntArray) -> None:
     """One integer for each unit, lower for a higher value, from the bits of the values."""
     for k, unit in enumerate(units):
@@ -210,6 +214,7 @@ def _rank(
 
 
 @compiled_serial
+@without_numba(plain.quota)
 def _quota(
     oldest: IntArray, stamps: npt.NDArray[np.int32], row_bytes: IntArray, quota_bytes: float, overdue_before: int
 ) -> int:

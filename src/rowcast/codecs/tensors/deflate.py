@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs.base import Bytes, expect_bytes
+from rowcast.codecs.tensors import plain
 from rowcast.codecs.tensors.base import (
     DTYPES,
     Array,
@@ -24,6 +25,7 @@ from rowcast.codecs.tensors.base import (
     expect_slab,
 )
 from rowcast.errors import RemoteProtocolError
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
 
 __all__ = ["DeflateTensor"]
@@ -36,6 +38,7 @@ _COLOURS = (3, 4)
 
 
 @compiled_serial
+@without_numba(plain.add_up)
 def _add_up(image: npt.NDArray[np.uint8], colours: bool) -> None:
     """Undo :func:`_differences` in place, in an image [outer, row, column, channel]."""
     outer, rows, columns, channels = image.shape

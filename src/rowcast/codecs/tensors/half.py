@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs.base import Bytes, expect_bytes
+from rowcast.codecs.tensors import plain
 from rowcast.codecs.tensors.base import Array, TensorType, expect_carried, expect_slab
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.intrinsics import float_of_bits
 from rowcast.rows.kernels import compiled_serial
 
@@ -20,6 +22,7 @@ _SHIFT = np.uint32(0x38000000)
 
 
 @compiled_serial
+@without_numba(plain.half_encode)
 def _encode(patterns: npt.NDArray[np.uint32], probes: npt.NDArray[np.uint32], halves: npt.NDArray[np.uint16]) -> None:
     """``probes``: the patterns of abs(value) + 0.5, which rounds to the steps of a subnormal float16."""
     for j in range(len(halves)):
@@ -34,6 +37,7 @@ def _encode(patterns: npt.NDArray[np.uint32], probes: npt.NDArray[np.uint32], ha
 
 
 @compiled_serial
+@without_numba(plain.half_decode)
 def _decode(halves: npt.NDArray[np.uint16], values: npt.NDArray[np.float32]) -> None:
     for j in range(len(halves)):
         bits = np.uint32(halves[j])

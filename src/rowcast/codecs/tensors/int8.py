@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs.base import Bytes, expect_bytes
+from rowcast.codecs.tensors import plain
 from rowcast.codecs.tensors.base import Array, TensorType, expect_carried, expect_slab
 from rowcast.errors import LocalProtocolError, RemoteProtocolError
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
 
 __all__ = ["Int8Tensor"]
@@ -26,6 +28,7 @@ _ROUND = np.float32(1.5 * 2.0**23)
 
 
 @compiled_serial
+@without_numba(plain.int8_peaks)
 def _peaks(patterns: npt.NDArray[np.uint32], peaks: npt.NDArray[np.uint32]) -> None:
     """The largest size in each channel of ``patterns`` [before, channel, behind]; sizes are ordered as patterns."""
     before, channels, behind = patterns.shape
@@ -44,6 +47,7 @@ def _peaks(patterns: npt.NDArray[np.uint32], peaks: npt.NDArray[np.uint32]) -> N
 
 
 @compiled_serial
+@without_numba(plain.int8_encode)
 def _encode(values: Floats, factors: Floats, rounded: Floats, steps: npt.NDArray[np.uint8]) -> None:
     before, channels, behind = values.shape
     for i in range(before):
@@ -62,6 +66,7 @@ def _encode(values: Floats, factors: Floats, rounded: Floats, steps: npt.NDArray
 
 
 @compiled_serial
+@without_numba(plain.int8_decode)
 def _decode(steps: npt.NDArray[np.int8], scales: Floats, values: Floats) -> None:
     before, channels, behind = values.shape
     for i in range(before):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled_serial
+from rowcast.training import plain
 
 __all__ = ["compare", "measure", "scale", "sketch", "sums"]
 
 
 @compiled_serial
+@without_numba(plain.measure)
 def measure(
     values: npt.NDArray[np.float32],
     places: npt.NDArray[np.int64],
@@ -32,6 +35,7 @@ def measure(
 
 
 @compiled_serial
+@without_numba(plain.scale)
 def scale(values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], factors: npt.NDArray[np.float32]) -> None:
     for k in range(len(factors)):
         for j in range(places[k], places[k + 1]):
@@ -39,6 +43,7 @@ def scale(values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], factor
 
 
 @compiled_serial
+@without_numba(plain.sums)
 def sums(values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], sums: npt.NDArray[np.float64]) -> None:
     for k in range(len(sums)):
         total = 0.0
@@ -48,6 +53,7 @@ def sums(values: npt.NDArray[np.float32], places: npt.NDArray[np.int64], sums: n
 
 
 @compiled_serial
+@without_numba(plain.compare)
 def compare(
     values: npt.NDArray[np.float32],
     others: npt.NDArray[np.float32],
@@ -80,6 +86,7 @@ def compare(
 
 
 @compiled_serial
+@without_numba(plain.sketch)
 def sketch(
     values: npt.NDArray[np.float32],
     places: npt.NDArray[np.int64],

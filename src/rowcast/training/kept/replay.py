@@ -24,7 +24,9 @@ import numpy.typing as npt
 from rowcast.codecs import codec_by_id
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.rows import Layout
-from rowcast.rows.kernels import compiled, some_row_abs_sums
+from rowcast.rows.compiling import without_numba
+from rowcast.rows.kernels import compiled_serial, some_row_abs_sums
+from rowcast.training import plain
 from rowcast.training.kept.notes import (
     Acknowledged,
     Finished,
@@ -240,7 +242,9 @@ class Replay:
             self.lost.residual[rows] = one.left
 
 
-@compiled
+# Serial: a compiler that may reorder multiplies by ``most`` first, which overflows.
+@compiled_serial
+@without_numba(plain.shrink)
 def _shrink(
     vector: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.int64],

@@ -17,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import PARALLEL_ELEMENTS, compiled, in_parts
+from rowcast.rows.lanes import size_of
 from rowcast.sync import Policy
+from rowcast.training import plain
 
 __all__ = ["Outer"]
 
@@ -88,6 +91,7 @@ class Outer:
 
 
 @compiled
+@without_numba(plain.outer_step)
 def _outer_step(
     vectors: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]],
     source: npt.NDArray[np.float32],
@@ -117,10 +121,7 @@ def _outer_step(
             distance += abs(of_step * weight * (now[j] - proposed[j]) + of_velocity * speed[j])
         for j in range(len(row)):
             row[j] += of_step * weight * (now[j] - proposed[j]) + of_velocity * speed[j]
-        size = np.float32(0.0)
-        for j in range(len(row)):
-            size += abs(row[j])
-        abs_sums[i] = size
+        abs_sums[i] = size_of(row)
         computed[i] += np.float64(total)
         moved += np.float64(distance)
     return moved

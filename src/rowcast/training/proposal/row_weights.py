@@ -22,7 +22,9 @@ from rowcast.codecs import Codec, codec_by_name
 from rowcast.codecs.base import starts
 from rowcast.delivery.arrivals import decode
 from rowcast.rows import Layout
+from rowcast.rows.compiling import without_numba
 from rowcast.rows.kernels import compiled, in_parts, row_abs_sums
+from rowcast.training import plain
 from rowcast.wire import Rows
 
 __all__ = ["WINDOW", "RowWeights"]
@@ -38,6 +40,7 @@ FORGET = 0.9
 
 
 @compiled
+@without_numba(plain.multiply)
 def _multiply(
     values: npt.NDArray[np.float32],
     places: npt.NDArray[np.int64],
