@@ -94,11 +94,8 @@ class RateMeter:
             self._recent_rate = None
             insort(self._ordered, rate)
             self._since, self._gathered, self._busy = now, 0, 0.0
-        elif elapsed > 0:
-            self._busy = elapsed
         else:
-            # In virtual time links carry everything at once before the team starts: that says nothing of the link.
-            self._gathered, self._busy = 0, 0.0
+            self._busy = elapsed
         if self._samples and self._samples[0][0] < now - MEMORY_S:
             self._forget(now)
         if sent_at == self._alone_at:
@@ -113,6 +110,13 @@ class RateMeter:
             self._trips.append(trip)
             self._trip_bytes.append(min(size, PROBE_BYTES))
             self.round_trip_s = min(self._trips)
+
+    def drop_rest(self) -> None:
+        """Bytes that no sample has taken in yet do not count.
+
+        In virtual time links carry the first parameters in no time, and the first sample would have them all.
+        """
+        self._gathered, self._busy = 0, 0.0
 
     def wants_probe(self, now: float) -> bool:
         """The round trip was measured long ago: the next frame should be small, and find the link idle."""
