@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
-__all__ = ["Bytes", "Codec", "Fitting", "IntArray", "Vector", "bfloat_scales", "expect_bytes", "starts"]
+__all__ = ["Bytes", "Codec", "Fitting", "IntArray", "Vector", "bfloat_scales", "expect_bytes", "fitting", "starts"]
 
 Vector = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -71,6 +71,15 @@ class Fitting(Codec, Protocol):
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
         """What rows take in such a form where nobody knows what is in them, int64 [rows]."""
         ...
+
+
+def fitting(codec: Codec) -> Fitting | None:
+    """The code as one that is fitted to a room; ``None`` where it is not.
+
+    What ``isinstance(codec, Fitting)`` says of a :class:`Codec`: that goes through all names of both protocols each
+    time, which took longer than all else that is done for a small frame.
+    """
+    return cast(Fitting, codec) if hasattr(codec, "fit") and hasattr(codec, "usual_bytes") else None
 
 
 def expect_bytes(name: str, payload: Bytes, expected: int) -> None:

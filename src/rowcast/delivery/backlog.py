@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, Fitting, codec_by_name, codec_for
+from rowcast.codecs import Codec, codec_by_name, codec_for
+from rowcast.codecs.base import fitting
 from rowcast.delivery.arrivals import Arrivals
 from rowcast.rows import Layout
 from rowcast.rows.kernels import row_abs_sums
@@ -188,7 +189,8 @@ class Backlog(ABC):
     def fit(self, codec: Codec, room: float) -> Codec:
         """The form of a code in which all rows take ``room`` bytes together; the code itself where it has none."""
         self.catch_up()
-        return codec.fit(self.layout, self._vector, room) if isinstance(codec, Fitting) and len(self._vector) else codec
+        code = fitting(codec)
+        return codec if code is None or not len(self._vector) else code.fit(self.layout, self._vector, room)
 
     # -- what is sent ------------------------------------------------------------------------------------------
 
