@@ -1,7 +1,9 @@
 """What a large team costs its server, and what the code ``elements`` costs a robot.
 
 Parts, of which ``--parts`` chooses: ``pushes``, the processor time of a push at a server with 16 and with 2,048
-workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element.
+workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element; ``messages``, the
+processor time of a message in virtual time with 64 and with 1,000 workers; ``memory``, versions of a worker, and 10,000
+hollow workers at one server (both: ``fleet_scale.py``).
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
+from fleet_scale import memory, messages
 from pulls import Team
 from rowcast.codecs import Elements, codec_by_name
 from rowcast.rows import Layout
 from rowcast.wire import Computed, PushEnd
 
-PARTS = ("pushes", "elements")
+PARTS = ("pushes", "elements", "messages", "memory")
 #: A push of a small model: what it costs is then what the server keeps for each worker.
 SMALL = Layout.from_shapes([("block", [64, 32])])
 TEAMS = (16, 2048)
@@ -101,6 +104,10 @@ def main() -> None:
         figures += pushes(tiny=options.tiny)
     if "elements" in parts:
         figures += elements(tiny=options.tiny)
+    if "messages" in parts:
+        figures += messages(tiny=options.tiny)
+    if "memory" in parts:
+        figures += memory(tiny=options.tiny)
     finish("Fleets", figures, options)
 
 

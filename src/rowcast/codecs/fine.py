@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rowcast.codecs.base import Bytes, Codec, Fitting, IntArray, Vector, expect_bytes
+from rowcast.codecs.base import Bytes, Codec, IntArray, Vector, expect_bytes, fitting
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 

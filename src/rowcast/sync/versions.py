@@ -43,7 +43,7 @@ class VersionTable:
     @property
     def worker_bytes(self) -> int:
         """Bytes that the versions of one worker take."""
-        return self._offsets[0].nbytes + self._bases[0].nbytes
+        return int(self._offsets[0].nbytes + self._bases[0].nbytes)
 
     def admit(self, worker: str, iteration: int, versions: Versions | None = None) -> None:
         """Count ``worker`` at the gate; all its rows have version ``iteration``, or those of ``versions``."""
@@ -119,7 +119,8 @@ class VersionTable:
 
     def _of(self, place: int) -> Versions:
         """The versions of the worker at ``place``, int32 [rows]; a copy."""
-        return (self._offsets[place] + self._bases[place]).astype(np.int32)
+        versions: Versions = (self._offsets[place] + self._bases[place]).astype(np.int32)
+        return versions
 
     def _is_stale(self, worker: str) -> None:
         """``worker`` is to be looked at again."""
