@@ -1,9 +1,11 @@
 """What a large team costs its server, and what the code ``elements`` costs a robot.
 
 Parts, of which ``--parts`` chooses: ``pushes``, the processor time of a push at a server with 16 and with 2,048
-workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element. Only where it is
-named: ``two_step``, what teams learn in which elements beyond a threshold travel, beside one bit an element; it needs
-Fashion-MNIST and ten minutes (``fleet_two_step.py``).
+workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element; ``messages``, the
+processor time of a message in virtual time with 64 and with 1,000 workers. Only where they are named, since they take
+minutes: ``memory``, versions of a worker, and 10,000 hollow workers at one server (``fleet_scale.py``); ``two_step``,
+what teams learn in which elements beyond a threshold travel, beside one bit an element (``fleet_two_step.py``; it needs
+Fashion-MNIST).
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
 from fashion import write_noise
+from fleet_scale import memory, messages
 from fleet_two_step import DATA, two_step
 from pulls import Team
 from rowcast.codecs import Elements, codec_by_name
 from rowcast.rows import Layout
 from rowcast.wire import Computed, PushEnd
 
-USUAL = ("pushes", "elements")
-PARTS = (*USUAL, "two_step")
+USUAL = ("pushes", "elements", "messages")
+PARTS = (*USUAL, "memory", "two_step")
 #: A push of a small model: what it costs is then what the server keeps for each worker.
 SMALL = Layout.from_shapes([("block", [64, 32])])
 TEAMS = (16, 2048)
@@ -111,6 +114,10 @@ def main() -> None:
         figures += pushes(tiny=options.tiny)
     if "elements" in parts:
         figures += elements(tiny=options.tiny)
+    if "messages" in parts:
+        figures += messages(tiny=options.tiny)
+    if "memory" in parts:
+        figures += memory(tiny=options.tiny)
     if "two_step" in parts and options.tiny:
         with tempfile.TemporaryDirectory() as folder:
             write_noise(Path(folder), 1000)

@@ -258,6 +258,56 @@ def test_a_worker_that_returns_starts_with_new_versions() -> None:
     assert table.oldest_of("a") == 7
 
 
+@quick
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 50_000)), max_size=40))
+def test_versions_of_16_bits_are_those_of_a_plain_table_whatever_their_distance(
+    steps: list[tuple[int, int, int]],
+) -> None:
+    """Workers far apart, rows far apart, bases that move and a table that becomes one of 32 bits."""
+    table, plain, names = VersionTable(5), {}, [f"robot-{k}" for k in range(4)]
+    for k, name in enumerate(names):
+        plain[name] = np.full(5, 40_000 * k)
+        table.admit(name, 40_000 * k)
+    levels, holders = table.floor()
+    for worker, row, ahead in steps:
+        name, rows = names[worker], np.array([row])
+        iteration = int(plain[name].min()) - 1 + ahead
+        plain[name][row] = iteration
+        table.raise_floor(name, rows, iteration, levels, holders)
+        whole = np.array(list(plain.values()))
+        assert levels.tolist() == whole.min(axis=0).tolist()
+        assert holders.tolist() == (whole == levels).sum(axis=0).tolist()
+        assert table.oldest_of(name) == plain[name].min() and table.oldest() == whole.min()
+    for name in names:
+        assert table.of(name).tolist() == plain[name].tolist() and table.of(name).dtype == np.int32
+    again = table.floor()
+    assert again[0].tolist() == levels.tolist() and again[1].tolist() == holders.tolist()
+
+
+def test_versions_take_two_bytes_a_row_while_a_worker_goes_on_and_four_where_a_row_stays_behind() -> None:
+    table, everything = VersionTable(1000), slice(None)
+    for worker in ("a", "b"):
+        table.admit(worker, 0)
+    assert table.worker_bytes <= 2 * 1000 + 8
+    for iteration in range(0, 300_000, 60_000):  # further than 16 bits reach, but no row is left behind
+        table.advance("a", everything, iteration)
+    assert table.worker_bytes <= 2 * 1000 + 8 and table.oldest_of("a") == 240_000 and table.oldest_of("b") == 0
+    table.advance("b", np.array([7]), 65_535)
+    assert table.worker_bytes == 4 * 1000 + 8
+    assert table.of("b")[7] == 65_535 and table.oldest_of("b") == 0 and table.oldest_of("a") == 240_000
+
+
+def test_versions_of_a_worker_that_left_are_those_of_who_takes_its_place() -> None:
+    table = VersionTable(2)
+    for k, worker in enumerate("abc"):
+        table.admit(worker, 100_000 * k)
+    table.remove("a")  # the last one moves there, base and all
+    assert table.of("c").tolist() == [200_000, 200_000] and table.of("b").tolist() == [100_000, 100_000]
+    assert table.floor()[0].tolist() == [100_000, 100_000]
+    table.admit("d", 5, np.array([5, 90_000], dtype=np.int32))
+    assert table.of("d").tolist() == [5, 90_000] and table.oldest() == 5
+
+
 # -- the delivery rate ---------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ __all__ = [
     "Vector",
     "bfloat_scales",
     "expect_bytes",
+    "fitting",
     "starts",
 ]
 
@@ -120,6 +121,15 @@ class Thresholded(Fitting, Protocol):
     def usual_above(self, layout: Layout, ask: Above) -> IntArray:
         """What rows take in such a form where nobody knows what is in them, int64 [rows]; 0: they stay behind."""
         ...
+
+
+def fitting(codec: Codec) -> Fitting | None:
+    """The code as one that is fitted to a room; ``None`` where it is not.
+
+    What ``isinstance(codec, Fitting)`` says of a :class:`Codec`: that goes through all names of both protocols each
+    time, which took longer than all else that is done for a small frame.
+    """
+    return cast(Fitting, codec) if hasattr(codec, "fit") and hasattr(codec, "usual_bytes") else None
 
 
 def expect_bytes(name: str, payload: Bytes, expected: int) -> None:

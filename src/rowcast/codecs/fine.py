@@ -15,11 +15,11 @@ from rowcast.codecs.base import (
     Above,
     Bytes,
     Codec,
-    Fitting,
     IntArray,
     Thresholded,
     Vector,
     expect_bytes,
+    fitting,
 )
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
@@ -49,9 +49,10 @@ class Fine:
         self._sizes = sizes
 
     def fit(self, layout: Layout, vector: Vector, room: float) -> Codec:
-        if not isinstance(self._codec, Fitting):
+        code = fitting(self._codec)
+        if code is None:
             return self
-        fitted = self._codec.fit(layout, vector, room - self._of_buffers(layout))
+        fitted = code.fit(layout, vector, room - self._of_buffers(layout))
         return Fine(fitted, self._careful, self._together(layout, fitted.row_bytes(layout)))
 
     def above(self, layout: Layout, vector: Vector, ask: Above) -> Codec:
@@ -77,9 +78,10 @@ class Fine:
         return ask._replace(room=room, rows=ask.rows[~buffers], least=least), sizes
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
-        if not isinstance(self._codec, Fitting):
+        code = fitting(self._codec)
+        if code is None:
             return self.row_bytes(layout)
-        return self._together(layout, self._codec.usual_bytes(layout, room - self._of_buffers(layout)))
+        return self._together(layout, code.usual_bytes(layout, room - self._of_buffers(layout)))
 
     def row_bytes(self, layout: Layout) -> IntArray:
         if self._sizes is not None:
@@ -111,7 +113,7 @@ class Fine:
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         coarse, fine = _parts(layout, rows)
         place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
-        if not isinstance(self._codec, Fitting):
+        if fitting(self._codec) is None:
             expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
         elif place < 0:
             raise RemoteProtocolError(f"{self.name} payload: expected {-place} bytes more for the rows of its buffers")

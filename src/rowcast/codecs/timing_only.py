@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from rowcast.codecs import plain
-from rowcast.codecs.base import Above, Bytes, Codec, Fitting, IntArray, Thresholded, Vector, expect_bytes
+from rowcast.codecs.base import Above, Bytes, Codec, IntArray, Thresholded, Vector, expect_bytes, fitting
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.compiling import without_numba
@@ -35,14 +35,15 @@ class TimingOnly:
         self.name = f"timing-{codec.name}"
         self.wire_id = TIMING_ONLY + codec.wire_id
         self._codec = codec
+        self._fitting = fitting(codec)
         self._sizes = sizes
         self._nothing = np.zeros(1 << 16, dtype=np.uint8)
         self._nothing.setflags(write=False)
 
     def fit(self, layout: Layout, vector: Vector, room: float) -> Codec:
-        if not isinstance(self._codec, Fitting):
+        if self._fitting is None:
             return self
-        return TimingOnly(self._codec, self._codec.usual_bytes(layout, room))
+        return TimingOnly(self._codec, self._fitting.usual_bytes(layout, room))
 
     def above(self, layout: Layout, vector: Vector, ask: Above) -> Codec:
         if not isinstance(self._codec, Thresholded):
@@ -53,7 +54,7 @@ class TimingOnly:
         return self._codec.usual_above(layout, ask) if isinstance(self._codec, Thresholded) else self.row_bytes(layout)
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
-        return self._codec.usual_bytes(layout, room) if isinstance(self._codec, Fitting) else self.row_bytes(layout)
+        return self.row_bytes(layout) if self._fitting is None else self._fitting.usual_bytes(layout, room)
 
     def row_bytes(self, layout: Layout) -> IntArray:
         return layout.once(self.name, self._codec.row_bytes) if self._sizes is None else self._sizes
@@ -71,7 +72,7 @@ class TimingOnly:
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         if not layout.is_timing_only:
             raise RemoteProtocolError(f"{self.name} payload: expected the content of rows, got sizes only")
-        if not isinstance(self._codec, Fitting):
+        if self._fitting is None:
             expect_bytes(self.name, payload, _sum_of(self.row_bytes(layout), rows))
         elif len(payload) < len(rows):
             raise RemoteProtocolError(f"{self.name} payload: expected a byte for each row, got {len(payload)}")

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Above, Codec, Fitting, Thresholded, codec_by_name, codec_for
+from rowcast.codecs import Above, Codec, Thresholded, codec_by_name, codec_for
+from rowcast.codecs.base import fitting
 from rowcast.delivery.arrivals import Arrivals
 from rowcast.rows import Layout
 from rowcast.rows.kernels import row_abs_sums
@@ -197,7 +198,8 @@ class Backlog(ABC):
             return codec
         if isinstance(room, Above):
             return codec.above(self.layout, self._vector, room) if isinstance(codec, Thresholded) else codec
-        return codec.fit(self.layout, self._vector, room) if isinstance(codec, Fitting) else codec
+        code = fitting(codec)
+        return codec if code is None else code.fit(self.layout, self._vector, room)
 
     # -- what is sent ------------------------------------------------------------------------------------------
 

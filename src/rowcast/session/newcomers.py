@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rowcast.errors import RemoteProtocolError, visible
 from rowcast.session.limits import StrangerLimits
@@ -166,6 +166,14 @@ class Newcomers:
             return None
         link = max(self.queue, key=lambda link: Seeding.rank(self.queue[link]))
         return link, self.queue.pop(link)
+
+    def in_turn(self) -> Iterator[tuple[Link, Hello]]:
+        """Take all, in the order in which :meth:`next_in_queue` does; who leaves meanwhile is left out."""
+        while self.queue:
+            for link in sorted(self.queue, key=lambda link: Seeding.rank(self.queue[link]), reverse=True):
+                hello = self.queue.pop(link, None)
+                if hello is not None:
+                    yield link, hello
 
     def trained(self) -> int:
         """How many workers of the queue have trained."""

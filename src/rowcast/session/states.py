@@ -139,6 +139,9 @@ MOVES: Mapping[ClientState | HostState, Mapping[Event, ClientState | HostState]]
 
 _RIGHTS: Mapping[ClientState | HostState, Rights] = dict([*CLIENT.items(), *HOST.items()])
 
+#: States of a worker that is let in; looked up several times for every message.
+_LET_IN: frozenset[ClientState | HostState] = frozenset((ClientState.WELCOMED, ClientState.JOINED, ClientState.SERVED))
+
 #: What some table names.
 _SESSION = frozenset().union(*(rights.session for rights in _RIGHTS.values()))
 
@@ -161,7 +164,7 @@ class Conversation:
     @property
     def is_let_in(self) -> bool:
         """At a worker: the server has let it in, on the connection that stands."""
-        return self.state in (ClientState.WELCOMED, ClientState.JOINED, ClientState.SERVED)
+        return self.state in _LET_IN
 
     def expect(self, message: Message) -> None:
         """Check that a message has a place in the conversation.

@@ -54,6 +54,7 @@ class Admission:
         self.seeding = Seeding(self._life, team.settings.gather_s)
         self.by_link: dict[Link, Member] = {}
         self.left_at = 0.0
+        self._readied: set[str] = set()  # who was ready to start once; some may have gone
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -334,14 +335,18 @@ class Admission:
             self._say_start(member)
             return
         member.state = MemberState.READY
+        self._readied.add(member.name)
         member.waiting_since = now
         member.next_notice = now + self._team.settings.patience_s
         self.begin_if_complete(now)
 
     def begin_if_complete(self, now: float) -> None:
         """Those who are ready begin: the team is complete, or was once and nobody else may be on the way."""
+        resumed = self.seeding.resumed and now >= self.seeding.gathers_until
+        if not (self._team.gate.opened or resumed or len(self._readied) >= self._team.gate.expected):
+            return  # asked by each that is ready: a large team is not to be looked through each time
         ready = [other for other in self._team.members.values() if other.state is MemberState.READY]
-        resumes = bool(ready) and self.seeding.resumed and now >= self.seeding.gathers_until
+        resumes = bool(ready) and resumed
         self._team.gate.opened = self._team.gate.opened or resumes or len(ready) >= self._team.gate.expected
         if not self._team.gate.opened:
             return
@@ -371,8 +376,8 @@ class Admission:
         past = f"trained for {origin.iteration} iterations" if origin.trained else "not trained in a team yet"
         self._recurring.notices.append(f"the team's parameters are those of {origin.worker}, {past}")
         self.is_ready(now, member)
-        while (next_one := self.newcomers.next_in_queue()) is not None:
-            self.greet(now, *next_one)
+        for link, hello in self.newcomers.in_turn():
+            self.greet(now, link, hello)
 
     @property
     def provenance(self) -> Provenance:
@@ -407,6 +412,8 @@ class Admission:
     def forget_absent(self, now: float) -> None:
         """Of the workers that have been away for long, keep as many as the settings say."""
         settings = self._team.settings
+        if len(self._team.members) - len(self.by_link) <= settings.absent_workers:
+            return  # so many are absent at most: asked by each that joins, who is not to look through a large team
         limit = f"more than {settings.absent_workers} workers are absent (absent_workers)"
         for member in self._team.departures.too_long_away(now, settings.absence_limit_s, settings.absent_workers):
             self.forget(now, member, f"forgotten after {now - member.lost_at:.0f} s without a link: {limit}", limit)

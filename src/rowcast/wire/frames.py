@@ -64,6 +64,8 @@ _FLAGS = ((False, False), (True, False), (False, True), (True, True))
 
 #: Version 1 had a shorter header: magic, version, kind, length, CRC-32 of these eight bytes and the body.
 _V1_HEADER_BYTES = 12
+#: A decoder's buffer is so long at least.
+_LEAST_BUFFER = 1 << 14
 
 #: Bytes of a row frame beside index block and payload.
 ROWS_OVERHEAD_BYTES = HEADER_BYTES + _ROWS.size
@@ -197,7 +199,7 @@ class FrameDecoder:
         self.trusted = False
         self.streams: dict[int, RowLimits] = {}
         self.frames = self.arrived = 0
-        self._data = bytearray(1 << 14)
+        self._data = bytearray()  # made when something is to be written: in virtual time nothing ever is
         self._start = self._end = 0
         self._held = (0, 0)
         self.begun = False
@@ -211,7 +213,7 @@ class FrameDecoder:
         wanted = self._end + max(hint, 1 << 12)
         if len(self._data) < wanted:
             # A new object rather than a longer one: views into the old one stay valid.
-            grown = bytearray(max(wanted, 2 * len(self._data)))
+            grown = bytearray(max(wanted, 2 * len(self._data), _LEAST_BUFFER))
             grown[: self._end] = self._data[: self._end]
             self._data = grown
         return memoryview(self._data)[self._end :]

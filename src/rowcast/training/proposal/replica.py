@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,11 @@ class Replica:
         self.computed = np.zeros(layout.rows, dtype=np.float64)
         self.own_writes: OwnWrites | None = None
         self._held: list[tuple[Codec, Rows]] | None = None
-        self._tensors = Scattered(layout.tensors)
+
+    @cached_property
+    def _tensors(self) -> Scattered:
+        """The layout's tensors. Where only the timing is simulated nobody asks, and they take 16 bytes a row."""
+        return Scattered(self.layout.tensors)
 
     def hold(self) -> None:
         """Rows that arrive wait until :meth:`release`."""
