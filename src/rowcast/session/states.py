@@ -29,6 +29,7 @@ from rowcast.wire import (
     Refusal,
     Served,
     Start,
+    Through,
     Vote,
     Waiting,
     Welcome,
@@ -96,7 +97,7 @@ _LIVING = (Heartbeat, Leave, Refusal, Waiting, Ballot, Withdrawal, NewTerm)
 #: What a server may say to a worker.
 CLIENT: Mapping[ClientState, Rights] = {
     ClientState.UNPROVEN: Rights(frozenset({Challenge, Proof, Heartbeat})),
-    ClientState.PROVEN: Rights(frozenset({Challenge, Welcome, Served, LayoutTable, *_LIVING})),
+    ClientState.PROVEN: Rights(frozenset({Challenge, Through, Welcome, Served, LayoutTable, *_LIVING})),
     ClientState.WELCOMED: Rights(frozenset({Start, *_LIVING}), work=True),
     ClientState.JOINED: Rights(frozenset(_LIVING), work=True),
     ClientState.SERVED: Rights(frozenset(_LIVING), work=True),

@@ -105,6 +105,7 @@ class VirtualTeam(Engine[_Worker]):
         server_settings, worker_settings, link_settings: see :mod:`rowcast.config`; ``expected_workers`` is set to
             the number of ``workers`` unless given.
         secret: the server's shared secret, or ``None``.
+        clock: the time; a new one unless given.
 
     Attributes:
         server: the server node; ``workers``: the newest life of each worker by name.
@@ -129,6 +130,7 @@ class VirtualTeam(Engine[_Worker]):
         worker_settings: WorkerSettings | None = None,
         link_settings: LinkSettings | None = None,
         secret: bytes | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.layout = layout
         self.random = random.Random(seed)
@@ -145,7 +147,7 @@ class VirtualTeam(Engine[_Worker]):
         self._link_settings = link_settings or LinkSettings()
         self._policy = policy
         self._server_settings = server_settings or ServerSettings(expected_workers=max(len(workers), 1))
-        super().__init__(self._new_server(), clock=Clock())
+        super().__init__(self._new_server(), clock=clock or Clock())
         self._began()
         for script in workers:
             self.start(script)
