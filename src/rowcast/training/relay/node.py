@@ -338,8 +338,9 @@ class RelayNode(ServerNode):
         return ready
 
     def next_wake(self) -> float | None:
-        due = super().next_wake()
-        above = None if self.upper is None else self.upper.next_wake()
+        due = super().next_wake()  # when to connect, the driver asks apart
+        upper = self.upper
+        above = None if upper is None or upper.link is None else upper.next_wake()
         return due if above is None else above if due is None else min(due, above)
 
     def on_timer(self, now: float) -> list[tuple[Link, str]]:
