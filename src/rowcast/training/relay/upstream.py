@@ -82,11 +82,12 @@ class Upstream(WorkerNode):
         self._relay = relay
         self._replica = _Passing(layout, replica, relay)
         self.told: Subtree | None = None
+        self._let_in = False  # on the connection that stands
 
     # -- joining -----------------------------------------------------------------------------------------------
 
     def link_up(self, now: float, link: Link) -> None:
-        self.told = None
+        self.told, self._let_in = None, False
         super().link_up(now, link)
 
     def follow(self, policy: Policy) -> None:
@@ -102,12 +103,13 @@ class Upstream(WorkerNode):
         if not isinstance(self.rule, UpstreamRule):
             self.rule = UpstreamRule(self)
         self.policy = self.rule.welcomed(policy)
+        self._let_in = True
         self.tell_leaves()
 
     def tell_leaves(self) -> None:
         """Tell the server above how many workers are below, unless it knows."""
         told = Subtree(self._relay.leaves(), (self.client.session, *self._relay.sessions_below()))
-        if self.link is not None and told != self.told:
+        if self.link is not None and self._let_in and told != self.told:
             self.told = told
             self.say(told)
 
