@@ -33,7 +33,14 @@ def whole(number: int, iterations: int = 12, **more: object) -> ScriptedWorker:
         return update
 
     return ScriptedWorker(
-        f"w{number}", gradient, iterations, compute_s=0.05 + 0.01 * number, weight=1.0, rate_bps=1e6, delay_s=0.003, **more
+        f"w{number}",
+        gradient,
+        iterations,
+        compute_s=0.05 + 0.01 * number,
+        weight=1.0,
+        rate_bps=1e6,
+        delay_s=0.003,
+        **more,
     )
 
 
@@ -108,7 +115,9 @@ def schedule(tree: VirtualTree, seed: int, faults: int, until_s: float, *, roots
 
 
 @pytest.mark.parametrize("pulls", ["own", "common"])
-@pytest.mark.parametrize("shape", [(2, 2), (2, 3), (2, 2, 2), (1, 3), (3, 1)], ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize(
+    "shape", [(2, 2), (2, 3), (2, 2, 2), (1, 3), (3, 1)], ids=lambda shape: "x".join(map(str, shape))
+)
 def test_every_replica_moves_by_the_sum_of_the_root(shape, pulls):
     tree = tree_of(shape, pulls=pulls)
     tree.run(0.5)
@@ -260,6 +269,8 @@ def test_iterations_pass_up_one_by_one():
     """The server above hears of each iteration, in order."""
     tree = tree_of((1, 2))
     settle(tree, 2)
-    pushes = [e["iteration"] for e in tree.root.journals["server"].events if e["event"] == "push" and e["peer"] == "relay-0"]
+    pushes = [
+        e["iteration"] for e in tree.root.journals["server"].events if e["event"] == "push" and e["peer"] == "relay-0"
+    ]
     assert pushes == sorted(pushes)
     assert all(b - a == 1 for a, b in pairwise(pushes))

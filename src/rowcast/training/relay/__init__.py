@@ -4,6 +4,6 @@ Rows from below go into what the worker above has pending, never into the parame
 replica and is owed below. So every replica of the tree moves by the root's sum alone.
 """
 
-from rowcast.training.relay.node import RelayNode
+from rowcast.training.relay.node import RelayNode, check_relayed
 
-__all__ = ["RelayNode"]
+__all__ = ["RelayNode", "check_relayed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ from rowcast.training.team import Team
 from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Message, Rows
 
-__all__ = ["RelayNode"]
+__all__ = ["RelayNode", "check_relayed"]
 
 
 class RelayNode(ServerNode):
@@ -65,7 +66,7 @@ class RelayNode(ServerNode):
         journal: Journal | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        _check(policy)
+        check_relayed(policy)
         self.name = name
         self.policy_name = policy.name
         self.upper = None
@@ -77,7 +78,8 @@ class RelayNode(ServerNode):
         self._stirred = False
         super().__init__(
             policy,
-            settings=settings,
+            # The model is that of the server above: it is not forgotten where nobody is there.
+            settings=dataclasses.replace(settings or ServerSettings(), fresh_after_s=None),
             link_settings=link_settings,
             secret=secret,
             journal=journal or Journal(name),
@@ -356,8 +358,12 @@ class RelayNode(ServerNode):
         return dead
 
 
-def _check(policy: Policy) -> None:
-    """Refuse policies that a relay cannot sum up for."""
+def check_relayed(policy: Policy) -> None:
+    """Refuse policies that a relay cannot sum up for.
+
+    Raises:
+        ConfigError: it is one.
+    """
     if not policy.streaming:
         raise ConfigError(
             f"relay: expected a policy that streams rows, as 'rowcast:8', got {policy.name!r}; rows that travel in "
