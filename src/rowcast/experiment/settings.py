@@ -243,8 +243,8 @@ class DemoSettings(Checked):
             object.__setattr__(self, "workers", relays * robots)
             if self.policies == _DEMO_POLICIES:
                 object.__setattr__(self, "policies", _TREE_POLICIES)
-            for policy in map(parse_policy, self.policies):
-                check_relayed(policy)
+            for policy in self.policies:
+                check_relayed(parse_policy(policy))
 
     @property
     def relays(self) -> int:

@@ -29,6 +29,7 @@ from rowcast.wire import (
     Refusal,
     Served,
     Start,
+    Subtree,
     Through,
     Vote,
     Waiting,
@@ -107,8 +108,8 @@ CLIENT: Mapping[ClientState, Rights] = {
 #: What may be said to a server.
 HOST: Mapping[HostState, Rights] = {
     HostState.STRANGER: Rights(frozenset({Hello, Leave, Peer})),
-    HostState.QUEUED: Rights(frozenset({Heartbeat, Leave, Vote})),
-    HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal, Vote}), work=True),
+    HostState.QUEUED: Rights(frozenset({Heartbeat, Leave, Subtree, Vote})),
+    HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal, Subtree, Vote}), work=True),
     HostState.ASKER: Rights(frozenset({Heartbeat, Leave, Refusal}), work=True),
     HostState.PROBER: Rights(frozenset({Probe, Leave})),
 }

@@ -20,7 +20,7 @@ from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
 from rowcast.training.member import NOT_STARTED, Member, MemberState
 from rowcast.training.welcoming import welcome_of
-from rowcast.wire import Hello, Leave, Start, Through, Waiting
+from rowcast.wire import Hello, Leave, Start, Subtree, Through, Waiting
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
@@ -41,6 +41,7 @@ class Admission:
         newcomers: connections that are not members yet.
         seeding: whose parameters the team begins with.
         by_link: members by their connection.
+        relays: sessions of relays, with those below them, that wait until they are let in.
         left_at: when a worker was there last (s).
     """
 
@@ -53,6 +54,7 @@ class Admission:
         self.newcomers = Newcomers(self._life, secret, entropy, StrangerLimits(team.settings))
         self.seeding = Seeding(self._life, team.settings.gather_s)
         self.by_link: dict[Link, Member] = {}
+        self.relays: dict[Link, tuple[bytes, ...]] = {}
         self.left_at = 0.0
 
     # -- connections -------------------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ class Admission:
         if self.newcomers.lost(now, link) and not link.closing:
             self._recurring.tell(now, "no hello", link.peer, f"no introduction before it ended: {cause}")
         self._team.notifier.forget(link)
+        self.relays.pop(link, None)
         member = self.by_link.pop(link, None)
         if member is None or member.link is not link:
             return
@@ -154,6 +157,11 @@ class Admission:
         text = f"relay {above.name} would be below itself; look at what each relay is connected to (--connect)"
         self.refuse(now, link, peer, "loop", text)
         return True
+
+    def hear_waiting(self, now: float, link: Link, message: Subtree) -> None:
+        """A relay that waits until it is let in says what is below it."""
+        if not self.is_loop(now, link, link.peer, message.below):
+            self.relays[link] = message.below
 
     def _wants_to_join(self, now: float, link: Link, hello: Hello) -> bool:
         """Its proof was right: give ours. Whether it wants to be a member, and not only to measure the link."""
@@ -333,6 +341,7 @@ class Admission:
     ) -> None:
         self.newcomers.let_in(now, link, hello.name)
         link.conversation.move(Event.LET_IN)
+        self.relays.pop(link, None)  # as a member it says so again
         member.seed.connect()
         self.by_link[link] = member
         link.decoder.trusted = True

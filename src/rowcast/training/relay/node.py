@@ -130,6 +130,7 @@ class RelayNode(ServerNode):
         if origin.trained:
             self.upper.client.training = origin.training
         member.state = MemberState.READY
+        self.frames_applied.pop(member.name, None)  # those were of a session that ends here
         self._admission.send_away(now, f"{self.name} joins the server above first", goes_on=True)
 
     def pass_up(self, codec: Codec, message: Rows) -> None:
@@ -141,7 +142,8 @@ class RelayNode(ServerNode):
 
     def sessions_below(self) -> list[bytes]:
         """Sessions of the relays below."""
-        return [session for member in self.members.values() for session in member.below]
+        waiting = self._admission.relays.values()
+        return [one for below in (*(m.below for m in self.members.values()), *waiting) for one in below]
 
     def leaves(self) -> int:
         """Workers below among whom updates are shared; before the first ones begin, as many as are expected."""
@@ -194,9 +196,11 @@ class RelayNode(ServerNode):
         """Something has happened below or above: tell the other end what follows from it."""
         upper, rule = self.upper, self._relay_rule
         self._stirred = True
-        if upper is None or not self._joined or upper.over or not isinstance(upper.rule, UpstreamRule):
+        if upper is None or upper.over:
             return
         upper.tell_leaves()
+        if not self._joined or not isinstance(upper.rule, UpstreamRule):
+            return
         if len(self.gate.versions):
             self._flushed = False
             while upper.state is WorkerState.COMPUTING and rule.floor.lowest > self.level:

@@ -21,7 +21,7 @@ from rowcast.training.relay.upstream_rule import UpstreamRule
 from rowcast.training.steps import Step
 from rowcast.training.worker import WorkerNode
 from rowcast.training.worker_state import WorkerState
-from rowcast.wire import Rows, Subtree
+from rowcast.wire import Hello, Message, Rows, Subtree
 
 if TYPE_CHECKING:
     from rowcast.training.relay.node import RelayNode
@@ -82,12 +82,12 @@ class Upstream(WorkerNode):
         self._relay = relay
         self._replica = _Passing(layout, replica, relay)
         self.told: Subtree | None = None
-        self._let_in = False  # on the connection that stands
+        self._introduced = False  # on the connection that stands
 
     # -- joining -----------------------------------------------------------------------------------------------
 
     def link_up(self, now: float, link: Link) -> None:
-        self.told, self._let_in = None, False
+        self.told, self._introduced = None, False
         super().link_up(now, link)
 
     def follow(self, policy: Policy) -> None:
@@ -103,13 +103,20 @@ class Upstream(WorkerNode):
         if not isinstance(self.rule, UpstreamRule):
             self.rule = UpstreamRule(self)
         self.policy = self.rule.welcomed(policy)
-        self._let_in = True
+        self.told = None  # who has waited until now was not listened to
         self.tell_leaves()
+
+    def say(self, message: Message) -> None:
+        """See :class:`WorkerCore`; behind its introduction a relay says what is below it."""
+        super().say(message)
+        if isinstance(message, Hello):
+            self._introduced = True
+            self.tell_leaves()
 
     def tell_leaves(self) -> None:
         """Tell the server above how many workers are below, unless it knows."""
         told = Subtree(self._relay.leaves(), (self.client.session, *self._relay.sessions_below()))
-        if self.link is not None and self._let_in and told != self.told:
+        if self.link is not None and self._introduced and told != self.told:
             self.told = told
             self.say(told)
 
