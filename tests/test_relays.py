@@ -11,6 +11,7 @@ import pytest
 from rowcast.durability import records
 from rowcast.errors import ConfigError, RowcastError
 from rowcast.rows import Layout
+from rowcast.streams import parse_batch
 from rowcast.sync import parse_policy
 from rowcast.testing.tree import VirtualTree
 from rowcast.testing.virtual import ScriptedWorker
@@ -390,3 +391,18 @@ def test_parameters_of_its_own_are_not_for_a_worker_of_a_tree_that_trains():
     branch.connect(late)
     tree.run(1.2)
     assert "the server above the relay holds; w3 wants its own" in str(branch.failures["w3"])
+
+
+def test_a_batch_is_shared_among_all_workers_of_the_tree():
+    """Rates 1 and 3 below one relay, 2 and 2 below the other: shares of 80 samples."""
+    rates = [1.0, 3.0, 2.0, 2.0]
+    tree = tree_of((2, 2), make=lambda number: whole(number, 60))
+    tree.run(0.6)
+    rule = parse_batch("team:80")
+    for leaf, rate in zip(tree.leaves, rates, strict=True):
+        leaf.node.supplier.supply(rule, rate)
+        home = next(server for server in tree.servers if leaf in server.workers.values())
+        home.attend(leaf)
+    tree.run(1.5)
+    assert [leaf.node.supplier.share for leaf in tree.leaves] == [10, 30, 20, 20]
+    assert {leaf.node.supplier.team_rate for leaf in tree.leaves} == {8.0}

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rowcast.codecs import Codec
 from rowcast.training.member import Member
-from rowcast.wire import Rows
+from rowcast.wire import Rows, Share, Supply
 
 __all__ = ["Above"]
 
@@ -30,6 +30,9 @@ class Above(Protocol):
 
     def brought(self, now: float, member: Member) -> None:
         """A worker has brought the layout and parameters."""
+
+    def share_of(self, supply: Supply) -> Share | None:
+        """What all below can train on is told above; returns what of the team's batch is theirs, once that is told."""
 
     def pass_up(self, codec: Codec, message: Rows) -> None:
         """Rows have come from below: they are not part of the parameters before they come from above."""

@@ -22,7 +22,7 @@ from rowcast.training.rules.base import ServerRule
 from rowcast.training.server import ServerNode
 from rowcast.training.team import Team
 from rowcast.training.worker_state import WorkerState
-from rowcast.wire import Message, Rows
+from rowcast.wire import Message, Rows, Share, Supply
 
 __all__ = ["RelayNode", "check_relayed"]
 
@@ -138,6 +138,10 @@ class RelayNode(ServerNode):
         assert self.upper is not None
         self.upper.take(codec, message)
 
+    def share_of(self, supply: Supply) -> Share | None:
+        """See :class:`rowcast.training.above.Above`."""
+        return None if self.upper is None else self.upper.share_of(supply)
+
     # -- as the worker above sees it ---------------------------------------------------------------------------
 
     def sessions_below(self) -> list[bytes]:
@@ -189,6 +193,10 @@ class RelayNode(ServerNode):
         self.team.policy = policy
         ahead = upper.iteration - self.level
         self._relay_rule.heard_horizon(told.horizon - ahead, told.newest - ahead, told.members)
+
+    def heard_share(self) -> None:
+        """The server above has told what of the team's batch is that of those below."""
+        self._sharing.renew()
 
     # -- passing on --------------------------------------------------------------------------------------------
 

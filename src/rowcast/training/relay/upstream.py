@@ -21,7 +21,7 @@ from rowcast.training.relay.upstream_rule import UpstreamRule
 from rowcast.training.steps import Step
 from rowcast.training.worker import WorkerNode
 from rowcast.training.worker_state import WorkerState
-from rowcast.wire import Hello, Message, Rows, Subtree
+from rowcast.wire import Hello, Message, Rows, Share, Subtree, Supply
 
 if TYPE_CHECKING:
     from rowcast.training.relay.node import RelayNode
@@ -81,6 +81,7 @@ class Upstream(WorkerNode):
         )
         self._relay = relay
         self._replica = _Passing(layout, replica, relay)
+        self._handlers = {**self._handlers, Share: self._on_share}
         self.told: Subtree | None = None
         self._introduced = False  # on the connection that stands
 
@@ -130,6 +131,18 @@ class Upstream(WorkerNode):
     def heard_horizon(self) -> None:
         """The server above has told how fresh this relay is."""
         self._relay.heard_horizon()
+
+    # -- the team's batch --------------------------------------------------------------------------------------
+
+    def share_of(self, supply: Supply) -> Share | None:
+        """See :class:`rowcast.training.above.Above`."""
+        self.supplier.tell(supply)
+        told = self.supplier.share
+        return None if told is None else Share(told, self.supplier.team_rate)
+
+    def _on_share(self, now: float, message: Message) -> None:
+        self.supplier.on_share(now, message)
+        self._relay.heard_share()
 
     # -- an iteration ------------------------------------------------------------------------------------------
 
