@@ -15,7 +15,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rowcast.cli import combine, compare, demo, doctor, report, serve, split, stream, team, trace, train, validate
+from rowcast.cli import (
+    combine,
+    compare,
+    demo,
+    doctor,
+    relay,
+    report,
+    serve,
+    split,
+    stream,
+    team,
+    trace,
+    train,
+    validate,
+)
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
 from rowcast.cli.options import PanelCommand, TaskCommand
 from rowcast.cli.streams import steady_output
@@ -41,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("serve", cls=PanelCommand)(serve.serve)
+app.command("relay", cls=PanelCommand)(relay.relay)
 app.command("train", cls=TaskCommand)(train.train)
 app.command("demo", cls=TaskCommand)(demo.demo)
 app.add_typer(trace.app)

@@ -22,17 +22,18 @@ from typing import Protocol
 from rowcast.durability import records
 from rowcast.durability.records import Record, Timed
 from rowcast.durability.state import State, capture
-from rowcast.errors import RowcastError, StateDamaged
+from rowcast.errors import LocalProtocolError, RowcastError, StateDamaged
 from rowcast.session import Link
 from rowcast.session.voter import Tenure
 from rowcast.training import ServerNode
+from rowcast.training.relay import RelayNode
 from rowcast.wire import Message, Rows
 from rowcast.wire.fields import Control, pack
 
 __all__ = ["OF_A_LINK", "Appendix", "Drawn", "RecordedServer", "check_of", "externals_of", "roster_of"]
 
 #: What a driver sets of a link before it gives it to the node.
-OF_A_LINK = ("peer", "congestion_control", "shaped_by", "address", "secured")
+OF_A_LINK = ("peer", "congestion_control", "shaped_by", "address", "secured", "upward")
 
 _SWEPT, _WOKEN = records.Swept(), records.Woken()
 
@@ -208,6 +209,28 @@ class RecordedServer:
     def expel(self, now: float, link: Link, cause: str) -> None:
         with self._noting(records.Expelled, now, self._numbers[link], cause):
             self.node.expel(now, link, cause)
+
+    # -- a relay: see rowcast.training.relay.RelayNode -------------------------------------------------------------
+
+    @property
+    def relay(self) -> RelayNode:
+        """The node, which is that of a relay."""
+        if not isinstance(self.node, RelayNode):
+            raise LocalProtocolError("log: expected a relay, got a server that is below none")
+        return self.node
+
+    @property
+    def connect_at(self) -> float | None:
+        """When the driver is to try to connect to the server above (s); ``None``: it is not to."""
+        return self.relay.connect_at
+
+    def connecting(self, now: float, address: str) -> None:
+        with self._noting(records.Dialled, now, address):
+            self.relay.connecting(now, address)
+
+    def connect_failed(self, now: float, cause: str) -> None:
+        with self._noting(records.Unanswered, now, cause):
+            self.relay.connect_failed(now, cause)
 
     def trouble(self, now: float, kind: str, text: str) -> None:
         with self._noting(records.Told, now, kind, text):

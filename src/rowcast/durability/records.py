@@ -17,6 +17,7 @@ __all__ = [
     "Arrived",
     "Blamed",
     "Closed",
+    "Dialled",
     "Expelled",
     "Failed",
     "Farewell",
@@ -33,6 +34,7 @@ __all__ = [
     "Swept",
     "Ticked",
     "Told",
+    "Unanswered",
     "Woken",
     "decode",
     "encode",
@@ -171,6 +173,18 @@ class Shared(Record, tag=18, frozen=True, gc=False):
     kept: int
 
 
+class Dialled(Timed, tag=20, frozen=True, gc=False):
+    """At a relay: the driver tries to connect to the server above."""
+
+    address: str
+
+
+class Unanswered(Timed, tag=21, frozen=True, gc=False):
+    """At a relay: that came to nothing."""
+
+    cause: str
+
+
 class Failed(Record, tag=13, frozen=True, gc=False):
     """The input before this one ended in a fault of the server, of this class."""
 
@@ -197,6 +211,8 @@ Any = (
     | Led
     | Shared
     | Expelled
+    | Dialled
+    | Unanswered
 )
 
 _encoder = msgspec.msgpack.Encoder()

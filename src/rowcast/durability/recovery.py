@@ -24,6 +24,7 @@ from rowcast.journal import Journal
 from rowcast.session import Link
 from rowcast.session.voter import Tenure
 from rowcast.training import ServerNode
+from rowcast.training.relay import RelayNode
 
 __all__ = ["Recovery", "Replay", "recover"]
 
@@ -287,8 +288,19 @@ class Replay:
                 self.rosters.append(members)
         elif isinstance(record, records.Listened):
             node.listen(now)
+        elif isinstance(record, records.Dialled | records.Unanswered):
+            self._take_of_a_relay(record)
         else:
             node.stop(now)
+
+    def _take_of_a_relay(self, record: records.Dialled | records.Unanswered) -> None:
+        node = self.node
+        if not isinstance(node, RelayNode):
+            raise StateDamaged("log: expected inputs of a server, got one of a relay")
+        if isinstance(record, records.Dialled):
+            node.connecting(record.now, record.address)
+        else:
+            node.connect_failed(record.now, record.cause)
 
     def _take_of_a_link(self, record: _OfALink, link: Link) -> None:
         node, now = self.node, record.now

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
+from rowcast.experiment.audit import AuditReport, WorkerAudit, prove
 from rowcast.experiment.local_team import (
     SERVER_JOURNAL,
     DemoObserver,
@@ -117,8 +117,9 @@ async def _run_policies(job: _Job, state: Path, observer: DemoObserver) -> list[
 async def _run_policy(job: _Job, text: str, state: Path, group: ProcessGroup, observer: DemoObserver) -> PolicyRun:
     settings = job.settings
     robots = [_robot(job, state, index) for index in range(settings.workers)]
-    run = LocalRun(text, job.out / text.replace(":", "-"), text, settings.seconds, settings.link, robots)
-    node = await run_team(run, group, job.out, observer)
+    folder = job.out / text.replace(":", "-")
+    run = LocalRun(text, folder, text, settings.seconds, settings.link, robots, settings.relays)
+    servers = await run_team(run, group, job.out, observer)
     names = [robot.name for robot in robots]
     workers = [WorkerAudit.load(run.audit(name)) for name in names]
     busy_s = np.concatenate([worker.busy_s for worker in workers])
@@ -127,7 +128,7 @@ async def _run_policy(job: _Job, text: str, state: Path, group: ProcessGroup, ob
         task_options=settings.task_options,
         journals=tuple(map(run.journal, names)),
         server_journal=run.folder / SERVER_JOURNAL,
-        audit=prove(ServerAudit.of(node, job.layout, job.initial), workers),
+        audit=prove(servers.audit(job.layout, job.initial), workers),
         metrics=job.metrics,
         drained=drained_metrics(job.metrics, workers),
         busy_s=float(busy_s.mean()),

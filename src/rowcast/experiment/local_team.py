@@ -18,8 +18,9 @@ from rowcast.config import LinkSettings, ServerSettings, save_tables
 from rowcast.drivers.claim import claimed
 from rowcast.drivers.sockets import Server
 from rowcast.errors import ConfigError
-from rowcast.experiment.audit import WorkerAudit
+from rowcast.experiment.audit import ServerAudit, WorkerAudit
 from rowcast.experiment.loading import loading
+from rowcast.experiment.local_relays import local_relays
 from rowcast.experiment.preparing import now_and_then
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.settings import RobotSettings
@@ -39,6 +40,7 @@ __all__ = [
     "SERVER_JOURNAL",
     "DemoObserver",
     "LocalRun",
+    "LocalServers",
     "demo_folder",
     "drained_metrics",
     "run_team",
@@ -79,6 +81,7 @@ class LocalRun:
         seconds: how long the robots train.
         link: how the server puts bytes on the links.
         robots: what each does; the server's address, journal and audit are filled in here.
+        relays: between the server and the robots, each with as many below it; 0: there are none.
     """
 
     name: str
@@ -87,6 +90,7 @@ class LocalRun:
     seconds: float
     link: LinkSettings
     robots: Sequence[RobotSettings]
+    relays: int = 0
 
     def journal(self, name: str) -> Path:
         """Of a robot."""
@@ -95,6 +99,27 @@ class LocalRun:
     def audit(self, name: str) -> Path:
         """Of a robot."""
         return self.folder / f"{name}.npz"
+
+
+@dataclass(frozen=True)
+class LocalServers:
+    """The servers of a run.
+
+    Attributes:
+        root: whose parameters are the team's.
+        ports: where each robot connects.
+        below: the nodes that they connect to: the relays, or the root itself.
+    """
+
+    root: ServerNode
+    ports: tuple[int, ...]
+    below: tuple[ServerNode, ...]
+
+    def audit(self, layout: Layout, initial: npt.NDArray[np.float32]) -> ServerAudit:
+        """What they did with the rows of the robots; the parameters are the root's."""
+        of_root = ServerAudit.of(self.root, layout, initial)
+        applied = {name: frames for node in self.below for name, frames in node.frames_applied.items()}
+        return replace(of_root, frames_applied=applied)
 
 
 @contextlib.contextmanager
@@ -153,11 +178,11 @@ async def team_processes() -> AsyncIterator[ProcessGroup]:
         await group.wait_ended(END_LIMIT_S)
 
 
-async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: DemoObserver) -> ServerNode:
+async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: DemoObserver) -> LocalServers:
     """One run; the processes are started for the first. Their logs are in ``logs``.
 
     Returns:
-        the server, as it was at the end.
+        the servers, as they were at the end.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -165,11 +190,11 @@ async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: Dem
     """
     _empty(run.folder)
     files = [run.folder / f"{robot.name}.json" for robot in run.robots]
-    async with _server(run) as (node, server):
-        for robot, file in zip(run.robots, files, strict=True):
+    async with _servers(run) as servers:
+        for robot, file, port in zip(run.robots, files, servers.ports, strict=True):
             told = replace(
                 robot,
-                server=f"127.0.0.1:{server.port}",
+                server=f"127.0.0.1:{port}",
                 journal=run.journal(robot.name),
                 audit=run.audit(robot.name),
             )
@@ -180,14 +205,14 @@ async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: Dem
                 command = [sys.executable, "-m", "rowcast", "train", "--config", str(file), "--quiet", "--await-start"]
                 await group.start(robot.name, command, logs / f"{robot.name}.log")
             await group.wait_ready(READY_LIMIT_S)
-        watcher = asyncio.ensure_future(_watch(node, run, observer))
+        watcher = asyncio.ensure_future(_watch(servers, run, observer))
         try:
             group.go(map(str, files))
             await group.wait_finished(run.seconds + FINISH_LIMIT_S)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-    return node
+    return servers
 
 
 def drained_metrics(metrics: Sequence[Metric], workers: Sequence[WorkerAudit]) -> dict[str, float]:
@@ -210,26 +235,31 @@ def _empty(folder: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _server(run: LocalRun) -> AsyncIterator[tuple[ServerNode, Server[ServerNode]]]:
-    """The server, listening on loopback."""
+async def _servers(run: LocalRun) -> AsyncIterator[LocalServers]:
+    """The server, and relays where there are any, listening on loopback."""
     with open_journal("server", run.folder / SERVER_JOURNAL) as journal:
-        settings = ServerSettings(expected_workers=len(run.robots), gather_s=0.0)
+        settings = ServerSettings(expected_workers=run.relays or len(run.robots), gather_s=0.0)
         record_start(journal, time.monotonic(), "server", run.policy, settings, run.link)
         node = ServerNode(parse_policy(run.policy), settings=settings, link_settings=run.link, journal=journal)
         server = Server(node, "127.0.0.1", 0, link_settings=run.link)
         await server.start()
         try:
-            yield node, server
+            each = len(run.robots) // max(run.relays, 1)
+            async with local_relays(run.relays, each, run.policy, run.link, run.folder, server.port) as relays:
+                below = relays or [(server.port, node)]
+                ports = [port for port, _ in below for _ in range(each)]
+                yield LocalServers(node, tuple(ports), tuple(found for _, found in below))
         finally:
             await server.close()
             journal.record(time.monotonic(), "end", cause="the run is over")
 
 
-async def _watch(node: ServerNode, run: LocalRun, observer: DemoObserver) -> None:
+async def _watch(servers: LocalServers, run: LocalRun, observer: DemoObserver) -> None:
     """Tell the observer now and then where everybody is."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + run.seconds
     while True:
         now = loop.time()
-        observer.shows(run.name, max(ends - now, 0.0), run.seconds, node.status(now))
+        lines = [line for node in servers.below for line in node.status(now)]
+        observer.shows(run.name, max(ends - now, 0.0), run.seconds, lines)
         await asyncio.sleep(TICK_S)

@@ -10,9 +10,11 @@ from typing import Any
 from rowcast.config import Checked, LinkSettings, WorkerSettings, from_table, setting
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError
+from rowcast.experiment.trees import parse_tree
 from rowcast.links import CHANNELS
 from rowcast.streams import parse_batch, parse_buffer, parse_rehearsal
 from rowcast.sync import parse_policy, policy_forms
+from rowcast.training.relay import check_relayed
 
 __all__ = ["DRIVERS", "Comparison", "DemoSettings", "RobotSettings", "ShapeSettings", "StreamSettings"]
 
@@ -20,6 +22,9 @@ DRIVERS = ("virtual",)
 #: More than so many is a seed that was taken for a number of them.
 MOST_SEEDS = 1000
 _POWER = PowerStates()
+#: Of a demo, where none are named: without relays, and with.
+_DEMO_POLICIES = ("bsp", "rog:4", "rowcast")
+_TREE_POLICIES = ("rowcast:8", "rowcast")
 _SEEDS = 2**32 - 1
 
 
@@ -172,13 +177,20 @@ class DemoSettings(Checked):
     """
 
     policies: tuple[str, ...] = setting(
-        ("bsp", "rog:4", "rowcast"),
+        _DEMO_POLICIES,
         f"Policies to compare, run one after the other: {policy_forms()}.",
         flag="--policies",
     )
     seconds: float = setting(40.0, "How long each policy trains.", unit="s", low=1.0, high=86_400.0, flag="--seconds")
     seed: int = setting(0, "Of data, model and links.", low=0, high=_SEEDS, flag="--seed")
     workers: int = setting(4, "Robots of the team.", unit="workers", low=1, high=100, flag="--workers")
+    tree: str | None = setting(
+        None,
+        "Relays between the server and the robots, and robots below each, as 2x4; in place of --workers. Only policies "
+        "that stream rows.",
+        flag="--tree",
+        metavar="RELAYSxROBOTS",
+    )
     task: str = setting("cruda-digits", "Name of a task, or a class of one's own: my_file.py:MyTask.", flag="--task")
     data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.", flag="--data")
     pace_s: float = setting(
@@ -226,6 +238,18 @@ class DemoSettings(Checked):
             raise ConfigError(f"policies: {','.join(self.policies)} names one twice")
         for policy in self.policies:
             parse_policy(policy)
+        if self.tree is not None:
+            relays, robots = parse_tree(self.tree)
+            object.__setattr__(self, "workers", relays * robots)
+            if self.policies == _DEMO_POLICIES:
+                object.__setattr__(self, "policies", _TREE_POLICIES)
+            for policy in self.policies:
+                check_relayed(parse_policy(policy))
+
+    @property
+    def relays(self) -> int:
+        """Between the server and the robots; 0: there are none."""
+        return 0 if self.tree is None else parse_tree(self.tree)[0]
 
 
 @dataclass(frozen=True)

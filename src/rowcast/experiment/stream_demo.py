@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from rowcast.config import LinkSettings
 from rowcast.errors import ConfigError
-from rowcast.experiment.audit import AuditReport, ServerAudit, WorkerAudit, prove
+from rowcast.experiment.audit import AuditReport, WorkerAudit, prove
 from rowcast.experiment.feeding import Feeding, usual_buffer
 from rowcast.experiment.folder import versions, write_whole
 from rowcast.experiment.local_team import (
@@ -150,12 +150,12 @@ async def _run_rule(job: _Job, rule: BatchRule, group: ProcessGroup, observer: D
         robots.append(replace(robot, stream=replace(robot.stream, batch=str(rule), buffer=str(buffer))))
     folder = job.out / str(rule).replace(":", "-")
     run = LocalRun(str(rule), folder, settings.policy, settings.seconds, LinkSettings(), robots)
-    node = await run_team(run, group, job.out, observer)
+    servers = await run_team(run, group, job.out, observer)
     audits = [WorkerAudit.load(run.audit(robot.name)) for robot in robots]
     return StreamRun(
         folder,
         Feeding("/".join(f"{rate:.12g}" for rate in settings.rates), str(rule), str(buffer)),
-        prove(ServerAudit.of(node, job.layout, job.initial), audits),
+        prove(servers.audit(job.layout, job.initial), audits),
         drained_metrics(job.metrics, audits),
     )
 

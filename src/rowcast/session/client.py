@@ -35,7 +35,7 @@ class JoinRequest:
     wish: str = ""
 
     def __post_init__(self) -> None:
-        if self.secret is not None:
+        if self.secret is not None and not isinstance(self.secret, Secret):
             object.__setattr__(self, "secret", Secret(self.secret))  # shown nowhere
 
 
@@ -74,6 +74,8 @@ class Client:
         session: 16 bytes that name this life of the worker.
         voter: its say in which server leads the team.
         anew: it knows its session, and cannot go on in it: it joins anew, and is told what of it had arrived.
+        way: name of the relay that it is connected to, empty where that is the server itself.
+        relay: the same of the connection on which it was let in last; ``None``: it was not let in yet.
     """
 
     def __init__(
@@ -103,6 +105,8 @@ class Client:
         self._entropy = entropy
         self.session = entropy(16)
         self.anew = False
+        self.way = ""
+        self.relay: str | None = None
         self.voter = Voter()
         self.server = b""
         self._handshake = WorkerHandshake(request.secret, entropy)
@@ -120,6 +124,7 @@ class Client:
     def connect(self) -> Conversation:
         """A connection stands, and nothing was said on it: the conversation begins."""
         self._handshake = WorkerHandshake(self.secret, self._entropy)
+        self.way = ""
         self.conversation = Conversation(ClientState.UNPROVEN if self.secret is not None else ClientState.PROVEN)
         return self.conversation
 
@@ -206,7 +211,7 @@ class Client:
 
     def enter(self, welcome: Welcome) -> None:
         """The server that said so has let the worker in."""
-        self.server = welcome.server
+        self.server, self.relay = welcome.server, self.way
         self.voter.serve(welcome.team, welcome.term)
         self._joining, self.origin = welcome.training, welcome.origin
         resumes = welcome.how == "resume" and self.joined

@@ -46,6 +46,7 @@ class Link:
         channel: SHA-256 of the certificate of the server in TLS; empty where there is none.
         identity: the only name that the peer may have: that of its certificate; ``None``: it has none.
         conversation: what may be said on it; a server's begins with a stranger, a worker sets its own.
+        upward: at a relay: its own connection to the server above.
     """
 
     peer: str
@@ -67,6 +68,7 @@ class Link:
     reported_at: float = 0.0
     arrived_at: float = 0.0
     occupied_at: float = 0.0
+    upward: bool = False
     _silence: ConfirmedTimeout = field(default_factory=ConfirmedTimeout)
     _begun_at: float = 0.0
     _frames: int = 0

@@ -79,6 +79,7 @@ class Seeding:
         self._life = life
         self._gather_s = gather_s
         self._complete = False
+        self._elsewhere = False
 
     def listen(self, now: float) -> None:
         """The server has begun to listen: workers of a former life may be on their way."""
@@ -87,6 +88,10 @@ class Seeding:
     def complete(self) -> None:
         """Everybody who may be on the way has come."""
         self._complete = True
+
+    def decided(self, provenance: Provenance) -> None:
+        """The server above has given the parameters, or let those here be; no worker brings others any more."""
+        self.provenance, self._elsewhere = provenance, True
 
     @property
     def resumed(self) -> bool:
@@ -110,6 +115,11 @@ class Seeding:
             waits = now < self.gathers_until and not self._complete and not mine
             return Verdict.WAIT if waits else Verdict.SEED
         if mine:
+            if self._elsewhere:
+                raise ParametersConflict(
+                    f"expected to take the team's parameters, which {team.worker} brought and the server above the "
+                    f"relay holds; {hello.name} wants its own: join with parameters='team'"
+                )
             if begun and others:
                 raise ParametersConflict(
                     f"expected to take the team's parameters, which {team.worker} brought and others train now; "

@@ -29,6 +29,8 @@ from rowcast.wire import (
     Refusal,
     Served,
     Start,
+    Subtree,
+    Through,
     Vote,
     Waiting,
     Welcome,
@@ -96,7 +98,7 @@ _LIVING = (Heartbeat, Leave, Refusal, Waiting, Ballot, Withdrawal, NewTerm)
 #: What a server may say to a worker.
 CLIENT: Mapping[ClientState, Rights] = {
     ClientState.UNPROVEN: Rights(frozenset({Challenge, Proof, Heartbeat})),
-    ClientState.PROVEN: Rights(frozenset({Challenge, Welcome, Served, LayoutTable, *_LIVING})),
+    ClientState.PROVEN: Rights(frozenset({Challenge, Through, Welcome, Served, LayoutTable, *_LIVING})),
     ClientState.WELCOMED: Rights(frozenset({Start, *_LIVING}), work=True),
     ClientState.JOINED: Rights(frozenset(_LIVING), work=True),
     ClientState.SERVED: Rights(frozenset(_LIVING), work=True),
@@ -106,8 +108,8 @@ CLIENT: Mapping[ClientState, Rights] = {
 #: What may be said to a server.
 HOST: Mapping[HostState, Rights] = {
     HostState.STRANGER: Rights(frozenset({Hello, Leave, Peer})),
-    HostState.QUEUED: Rights(frozenset({Heartbeat, Leave, Vote})),
-    HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal, Vote}), work=True),
+    HostState.QUEUED: Rights(frozenset({Heartbeat, Leave, Subtree, Vote})),
+    HostState.MEMBER: Rights(frozenset({Heartbeat, LayoutTable, Leave, Refusal, Subtree, Vote}), work=True),
     HostState.ASKER: Rights(frozenset({Heartbeat, Leave, Refusal}), work=True),
     HostState.PROBER: Rights(frozenset({Probe, Leave})),
 }

@@ -145,10 +145,13 @@ class VirtualTeam(Engine[_Worker]):
         self._link_settings = link_settings or LinkSettings()
         self._policy = policy
         self._server_settings = server_settings or ServerSettings(expected_workers=max(len(workers), 1))
-        super().__init__(self._new_server(), clock=Clock())
+        super().__init__(self._new_server(), clock=self._new_clock())
         self._began()
         for script in workers:
             self.start(script)
+
+    def _new_clock(self) -> Clock:
+        return Clock()
 
     def _began(self) -> None:
         """The server is there, and nothing has happened yet."""
@@ -203,12 +206,16 @@ class VirtualTeam(Engine[_Worker]):
         if kept is not None:
             node.restore(kept)
         worker = _Worker(script, node, self._pipe(script), self._pipe(script))
-        for pipe, deliver in ((worker.up, self._to_server), (worker.down, self._to_worker)):
-            pipe.deliver, pipe.idle = partial(deliver, worker), partial(self._idle, worker)
-            pipe.cut = partial(self.disconnect, worker, "cut")
+        self._carry(worker)
         self.workers[script.name] = worker
         self.computed.setdefault(script.name, np.zeros(self.layout.elements))
         self.connect(worker)
+
+    def _carry(self, worker: _Worker) -> None:
+        """The link of ``worker`` carries bytes from now on."""
+        for pipe, deliver in ((worker.up, self._to_server), (worker.down, self._to_worker)):
+            pipe.deliver, pipe.idle = partial(deliver, worker), partial(self._idle, worker)
+            pipe.cut = partial(self.disconnect, worker, "cut")
 
     def _pipe(self, script: ScriptedWorker) -> Pipe:
         return Pipe(self.clock, script.delay_s, lambda: self.random.random() < script.duplicate)
@@ -297,7 +304,7 @@ class VirtualTeam(Engine[_Worker]):
 
     def imbalance(self) -> float:
         """Largest difference, over workers and elements, between what was computed and where it is (invariant 5)."""
-        living = (self.workers[name] for name in self.server.members)
+        living = (self.workers[name] for name in self.server.members if name in self.workers)
         return max((imbalance(self.server, one.node) for one in living if not one.killed), default=0.0)
 
     def undelivered(self, name: str) -> npt.NDArray[np.float64]:

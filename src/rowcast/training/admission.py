@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from rowcast.delivery.inbox import Inbox
@@ -18,9 +18,9 @@ from rowcast.session.seeding import PROBES, Provenance, Seeding, Verdict
 from rowcast.session.states import Event
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
-from rowcast.training.member import Member, MemberState
+from rowcast.training.member import NOT_STARTED, Member, MemberState
 from rowcast.training.welcoming import welcome_of
-from rowcast.wire import Hello, Leave, Start, Waiting
+from rowcast.wire import Hello, Leave, Start, Subtree, Through, Waiting
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
@@ -41,6 +41,7 @@ class Admission:
         newcomers: connections that are not members yet.
         seeding: whose parameters the team begins with.
         by_link: members by their connection.
+        relays: sessions of relays, with those below them, that wait until they are let in.
         left_at: when a worker was there last (s).
     """
 
@@ -53,6 +54,7 @@ class Admission:
         self.newcomers = Newcomers(self._life, secret, entropy, StrangerLimits(team.settings))
         self.seeding = Seeding(self._life, team.settings.gather_s)
         self.by_link: dict[Link, Member] = {}
+        self.relays: dict[Link, tuple[bytes, ...]] = {}
         self.left_at = 0.0
         self._readied: set[str] = set()  # who was ready to start once; some may have gone
 
@@ -75,6 +77,7 @@ class Admission:
         if self.newcomers.lost(now, link) and not link.closing:
             self._recurring.tell(now, "no hello", link.peer, f"no introduction before it ended: {cause}")
         self._team.notifier.forget(link)
+        self.relays.pop(link, None)
         member = self.by_link.pop(link, None)
         if member is None or member.link is not link:
             return
@@ -107,6 +110,8 @@ class Admission:
             return
         if not self._wants_to_join(now, link, hello):
             return
+        if self.is_loop(now, link, hello.name, (hello.session,)):
+            return
         member = self._team.members.get(hello.name)
         if member is not None and member.is_resumed_by(hello, self._team.rule.newest(member)):
             self._resume(now, link, hello, member)
@@ -119,8 +124,11 @@ class Admission:
         if verdict is not None and member is not None:
             self._replace(now, member, hello)  # who is refused drops nobody
             verdict = self._judge(now, link, hello)  # it may have been the one that brought the parameters
-        if verdict is None:
-            return
+        if verdict is not None:
+            self._follow(now, link, hello, verdict)
+
+    def _follow(self, now: float, link: Link, hello: Hello, verdict: Verdict) -> None:
+        """Do with a worker what was decided."""
         if verdict is Verdict.WAIT:
             self.newcomers.wait(link, hello)
             left_s = self.seeding.gathers_until - now
@@ -135,9 +143,26 @@ class Admission:
             self._admit(now, link, hello)
         elif self._team.model.ledger is None:
             self.newcomers.wait(link, hello)
-            self._team.notifier.say(link, Waiting(0, "the first worker, which is sending the parameters"))
+            first = "the first worker, which is sending the parameters"
+            above = self._team.above
+            reason = first if above is None or not above.decides else f"the server above {above.name}"
+            self._team.notifier.say(link, Waiting(0, reason))
         else:
             self._admit(now, link, hello)
+
+    def is_loop(self, now: float, link: Link, peer: str, sessions: Collection[bytes]) -> bool:
+        """Whether this server is that of a relay of one of these sessions: then who has said so is refused."""
+        above = self._team.above
+        if above is None or above.session not in sessions:
+            return False
+        text = f"relay {above.name} would be below itself; look at what each relay is connected to (--connect)"
+        self.refuse(now, link, peer, "loop", text)
+        return True
+
+    def hear_waiting(self, now: float, link: Link, message: Subtree) -> None:
+        """A relay that waits until it is let in says what is below it."""
+        if not self.is_loop(now, link, link.peer, message.below):
+            self.relays[link] = message.below
 
     def _wants_to_join(self, now: float, link: Link, hello: Hello) -> bool:
         """Its proof was right: give ours. Whether it wants to be a member, and not only to measure the link."""
@@ -163,6 +188,9 @@ class Admission:
         others = any(
             member.link is not None or member.gated for name, member in self._team.members.items() if name != hello.name
         )
+        above = self._team.above
+        if above is not None and above.decides and self._team.model.ledger is None:
+            return Verdict.JOIN  # it waits until the parameters are here
         try:
             verdict = self.seeding.judge(now, hello, begun=self._team.gate.opened, others=others)
         except ParametersConflict as error:
@@ -192,16 +220,28 @@ class Admission:
     def begin_anew(self, now: float, cause: str) -> None:
         """Forget the parameters and everybody: who comes next may bring others."""
         self._recurring.notices.append(f"the team begins anew: {cause}")
+        self.send_away(now, cause, goes_on=False)
+        self._team.model.forget()
+        self.seeding.forget()
+        self._team.gate.reset()
+
+    def send_away(self, now: float, cause: str, *, goes_on: bool) -> None:
+        """Nobody is a member any longer; who comes back joins anew.
+
+        Args:
+            now: time (s).
+            cause: in words.
+            goes_on: what they have sent counts on, and must not count twice.
+        """
         for member in list(self._team.members.values()):
             if (link := member.link) is not None:
                 self.by_link.pop(link, None)
                 self._team.notifier.say(link, Leave(cause))
                 link.closing = True
                 member.link = None
-            self._team.departures.drop(now, member, cause)
-        self._team.model.forget()
-        self.seeding.forget()
-        self._team.gate.reset()
+            if goes_on and member.state not in NOT_STARTED:
+                self._memory.remember(member.name, member.session, member.life, member.inbox.received)
+            self._team.departures.drop(now, member, cause, returns=goes_on)
 
     def refuse(self, now: float, link: Link, peer: str, code: str, text: str) -> None:
         """Tell a worker why it is not let in, and close its connection."""
@@ -302,6 +342,7 @@ class Admission:
     ) -> None:
         self.newcomers.let_in(now, link, hello.name)
         link.conversation.move(Event.LET_IN)
+        self.relays.pop(link, None)  # as a member it says so again
         member.seed.connect()
         self.by_link[link] = member
         link.decoder.trusted = True
@@ -315,6 +356,8 @@ class Admission:
         iteration = member.iteration if iteration is None else iteration
         received = member.inbox.received or received
         welcome = welcome_of(self._team, member, how, self.provenance, iteration=iteration, received=received)
+        if self._team.above is not None:
+            self._team.notifier.say(link, Through(self._team.above.name))
         self._team.notifier.say(link, welcome)
         self._team.journal.record(
             now,
@@ -359,9 +402,9 @@ class Admission:
         self._team.rule.open_gate(now)
 
     def _say_start(self, member: Member) -> None:
-        gate = self._team.gate
         if member.link is not None:
-            self._team.notifier.say(member.link, Start(member.iteration, len(gate.versions), gate.epoch))
+            start = Start(member.iteration, self._team.rule.size(), self._team.gate.epoch)
+            self._team.notifier.say(member.link, start)
 
     def _count(self, now: float, member: Member) -> None:
         """Let the gate count a worker from now on."""
@@ -376,6 +419,10 @@ class Admission:
         past = f"trained for {origin.iteration} iterations" if origin.trained else "not trained in a team yet"
         self._recurring.notices.append(f"the team's parameters are those of {origin.worker}, {past}")
         self.is_ready(now, member)
+        self.let_in_queue(now)
+
+    def let_in_queue(self, now: float) -> None:
+        """The parameters are there: those who have waited for them may come in."""
         for link, hello in self.newcomers.in_turn():
             self.greet(now, link, hello)
 

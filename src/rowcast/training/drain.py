@@ -178,7 +178,8 @@ class Departures:
 
         Asked for each message: where many wait, it must not look at all.
         """
-        if len(self._team.gate.versions):
+        above = self._team.above
+        if len(self._team.gate.versions) or not (above is None or above.over):
             return True
         if len(self.draining) == len(self._team.members):
             return False

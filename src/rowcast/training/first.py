@@ -104,5 +104,8 @@ class FirstParameters:
         layout = self._team.model.layout
         if layout is None or not member.seed.whole:
             raise RemoteProtocolError("expected a layout and all parameters before their end, got the end")
+        if self._team.above is not None:
+            self._team.above.brought(now, member)
+            return
         self._team.model.complete(layout, member.owed.snapshot.parameters).admit(member)
         self._admission.seeded(now, member)

@@ -32,6 +32,7 @@ class Gate:
         expected: the gate is shut until this many workers were counted once.
         opened: the team was complete once.
         waiting: members held at the gate, by name; some may have gone on meanwhile.
+        leaves: workers that count, those below relays included.
 
     No answer costs more with a larger team, as long as nobody comes or goes: whoever asks again although nothing has
     changed is told so at once.
@@ -47,6 +48,7 @@ class Gate:
         self.pull_time = MtaTime()
         self._artifact = ArtifactTime(team.policy.race) if team.policy.mta == "artifact" else None
         self.waiting: dict[str, Member] = {}
+        self.leaves = 0
         self._members = team.members
         self._quotas = MinimumTracker()
         self._newest = 0
@@ -78,7 +80,7 @@ class Gate:
         else:
             self._count_from_slowest(member, least, oldest)
         member.begun_iteration = member.iteration
-        member.gated = True
+        self._count(member)
         self.quota_arrived(member, member.iteration)
         self._newest = max(self._newest, member.iteration)
         self.versions.admit(member.name, member.iteration)
@@ -97,7 +99,7 @@ class Gate:
     def readmit(self, member: Member, iteration: int, versions: npt.NDArray[np.int32]) -> None:
         """Count ``member`` again, with the iteration and the versions that it has."""
         member.iteration = iteration
-        member.gated = True
+        self._count(member)
         self._newest = max(self._newest, iteration)
         self.versions.admit(member.name, int(versions.min()), versions)
         self.epoch += 1
@@ -105,7 +107,20 @@ class Gate:
     def reset(self) -> None:
         """Nobody is a member any longer (each was removed), and the team begins anew."""
         self.opened = False
+        self.leaves = 0
         self.versions = VersionTable(0)
+
+    def _count(self, member: Member) -> None:
+        if not member.gated:
+            self.leaves += member.leaves
+        member.gated = True
+
+    def branches(self, member: Member, leaves: int) -> None:
+        """``member`` is a relay, with so many workers below it."""
+        if member.gated:
+            self.leaves += leaves - member.leaves
+        member.leaves = leaves
+        self.epoch += 1
 
     def finished(self, member: Member, iteration: int) -> None:
         """A member has finished ``iteration``, in the gate's count."""
@@ -115,6 +130,8 @@ class Gate:
 
     def remove(self, member: Member) -> None:
         """Count ``member`` no longer: nobody waits for it."""
+        if member.gated:
+            self.leaves -= member.leaves
         member.gated = False
         self.versions.remove(member.name)
         self.push_time.remove(member.name)

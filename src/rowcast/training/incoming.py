@@ -28,6 +28,7 @@ from rowcast.wire import (
     Refusal,
     Rows,
     StateEnd,
+    Subtree,
     Supply,
 )
 from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
@@ -98,9 +99,18 @@ class Incoming:
             )
         if type(message) in _ENDS_A_PUSH:
             self._unstage(now, member)
+        if type(message) is Subtree and self._is_loop(now, member, message):
+            return
         handler(now, member, message)
         if type(message) is PushEnd:
             self._pushed(member, message)
+
+    def _is_loop(self, now: float, member: Member, message: Subtree) -> bool:
+        """A relay that this one is below of is refused, and forgotten."""
+        if member.link is None or not self._admission.is_loop(now, member.link, member.name, message.below):
+            return False
+        self._admission.drop(now, member, "a loop of relays")
+        return True
 
     def _on_rows(self, now: float, member: Member, message: Message) -> None:
         rows = cast(Rows, message)
@@ -144,7 +154,7 @@ class Incoming:
         model.ledger.begin(member, rows.iteration)
         self._team.rule.arriving(now, member, rows)
         code, counted = model.judge(member, codec, rows)
-        model.ledger.add(*model.weigh(member, code, counted), self._team.rule.owing())
+        model.add(*model.weigh(member, code, counted))
         if model.guard is not None and model.guard.incidents:
             self._tell(now, model.guard.take_incidents())
         empty = len(rows.payload) == 0

@@ -19,6 +19,7 @@ from rowcast.errors import (
 from rowcast.rows.outline import Outline
 from rowcast.session.client import Client
 from rowcast.session.doubt import Doubt, claim_of, said
+from rowcast.session.figures import LONGEST_NAME
 from rowcast.session.link import Link
 from rowcast.session.liveness import Streak
 from rowcast.session.refusals import identity_error
@@ -42,6 +43,7 @@ from rowcast.wire import (
     Notice,
     Refusal,
     Start,
+    Through,
     Waiting,
     Welcome,
     Withdrawal,
@@ -92,6 +94,7 @@ class Joining:
             Ballot: self._on_ballot,
             Withdrawal: self._on_withdrawal,
             NewTerm: self._on_new_term,
+            Through: self._on_through,
         }
 
     # -- connections -------------------------------------------------------------------------------------------
@@ -202,6 +205,7 @@ class Joining:
     def _on_welcome(self, now: float, message: Message) -> None:
         welcome = cast(Welcome, message)
         self.client.verify(welcome)
+        self._check_way(welcome)
         try:
             self._node.follow(parse_policy(welcome.policy))
         except ConfigError as error:
@@ -236,6 +240,27 @@ class Joining:
             return
         if self.client.joined:
             self._node.carry_on(now)
+
+    def _on_through(self, now: float, message: Message) -> None:
+        self.client.way = shorten(cast(Through, message).relay, LONGEST_NAME)
+
+    def _check_way(self, welcome: Welcome) -> None:
+        """Another relay than the one before cannot know which of the frames on their way have arrived there.
+
+        Raises:
+            LinkLost: there are some; the worker goes on looking for its relay.
+        """
+        node, before, now = self._node, self.client.relay, self.client.way
+        if before is None or before == now or node.outbox.settled or welcome.how == "resume":
+            return
+        names = [f"relay {name}" if name else "the server" for name in (before, now)]
+        self._turn_away(
+            RemoteProtocolError(
+                f"{len(node.outbox.unacknowledged())} frames of {node.name} are on their way to {names[0]}, and "
+                f"{names[1]} cannot know which of them have arrived: connect to {names[0]} again, and finish there "
+                "before going elsewhere"
+            )
+        )
 
     def _resume(self, now: float, welcome: Welcome, *, recovers: bool) -> None:
         """The server knows the session: go on where the link was lost."""
@@ -359,6 +384,8 @@ class Joining:
             self._turn_away(AuthenticationFailed(text))
         elif code == "parameters":
             self._turn_away(ParametersConflict(text))
+        elif code == "loop":
+            self._node.fail(ConfigError(text))
         elif code == "layout":
             self._turn_away(LayoutMismatch(f"the server refused this worker: {text}; run the same model code on both"))
         elif code == "model":

@@ -60,6 +60,8 @@ class Member:
         seed: what it brings of the first parameters, while it is the first worker.
         metrics: what it reported last, for a progress display.
         life: the life of the server under which it was welcomed.
+        leaves: workers whose updates it sends: 1, or for a relay all that are below it.
+        below: of a relay: its session and those of the relays below it; empty: it is none.
         staged: rows of a push that has not ended, with their codes, where a push counts whole or not at all; ``None``
             where rows count as they come.
         staged_bytes: what those take in memory, about.
@@ -101,6 +103,8 @@ class Member:
     supply: Supply | None = None
     told_share: tuple[Link | None, int] = (None, 0)
     life: bytes = b""
+    leaves: int = 1
+    below: tuple[bytes, ...] = ()
 
     def is_resumed_by(self, hello: Hello, newest: int) -> bool:
         """Whether ``hello`` is of the same life of the worker, and it can go on in its session.

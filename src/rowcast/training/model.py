@@ -81,9 +81,18 @@ class Model:
                 self.guard = Guard(layout, quarantines=guard != "clip", alike=guard == "strict")
         return self.ledger
 
+    def add(self, codec: Codec, message: Rows) -> None:
+        """An update is to count: here, or where there is a server above, there."""
+        above, ledger = self._team.above, self.ledger
+        assert ledger is not None
+        if above is not None:
+            above.pass_up(codec, message)
+        else:
+            ledger.add(codec, message, self._team.rule.owing())
+
     def judge(self, member: Member, codec: Codec, message: Rows) -> tuple[Codec, Rows]:
         """An update of ``member`` as the guard lets it count, in the units of the worker."""
-        if self.guard is None:
+        if self.guard is None or member.below:  # the sum of many is in no proportion to what one worker sends
             return codec, message
         return self.guard.judge(member.name, codec, message, self._team.rule.sharing())
 

@@ -19,7 +19,7 @@ from rowcast.session.texts import shorten
 from rowcast.session.voter import Tenure
 from rowcast.training.member import Member, MemberState
 from rowcast.training.server_core import ServerCore
-from rowcast.wire import Ack, Farewell, Heartbeat, Hello, Leave, Message, NewTerm, Peer, Probe, Vote
+from rowcast.wire import Ack, Farewell, Heartbeat, Hello, Leave, Message, NewTerm, Peer, Probe, Subtree, Vote
 
 __all__ = ["ANOTHER_SERVER", "ServerNode"]
 
@@ -134,6 +134,8 @@ class ServerNode(ServerCore, Host):
             raise LinkLost(ANOTHER_SERVER)
         if isinstance(message, Hello):
             self._admission.greet(now, link, message)
+        if isinstance(message, Subtree):
+            self._admission.hear_waiting(now, link, message)
         if isinstance(message, Probe):
             self.team.notifier.say(link, self._admission.newcomers.echo(link, message))
 

@@ -64,7 +64,7 @@ class ServerCore:
         self.members, self.finished = team.members, team.finished
         self.gate = team.gate = Gate(team)
         team.model = Model(team)
-        self._rule = team.rule = server_rule(policy.rule)(team)
+        self._rule = team.rule = self._make_rule(policy, team)
         team.departures = Departures(team)
         self._recurring = Recurring(self.journal)
         self.notices = self._recurring.notices
@@ -75,6 +75,10 @@ class ServerCore:
         self._incoming = Incoming(team, self._admission, self._recurring, self._sharing)
         self.votes: deque[tuple[bytes, Vote]] = deque()
         self.frames_applied = self._incoming.frames_applied
+
+    def _make_rule(self, policy: Policy, team: Team) -> ServerRule:
+        """The server's side of the rule of its policy."""
+        return server_rule(policy.rule)(team)
 
     # -- what it holds -----------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ class Sharing:
     for all that was heard since the server looked for what there is to say. Who has said so is told its share, and in a
     small team so is everybody; in a large one others hear when theirs has changed by more than the dead band.
 
-    What a worker cannot take at once goes to the others.
+    What a worker cannot take at once goes to the others. At a relay those below share what is the relay's, of which the
+    server above is told what they can train on together.
 
     Args:
         team: the team.
@@ -41,6 +42,7 @@ class Sharing:
         self._shares = False  # somebody has a stream
         self._askers: set[Member] = set()
         self._epoch = -1
+        self._again = False
 
     def on_supply(self, now: float, member: Member, message: Message) -> None:
         """A worker says what it can train on.
@@ -60,18 +62,29 @@ class Sharing:
 
     def refresh(self) -> None:
         """Share out again if somebody has come, gone or said something since the last time."""
-        if self._askers or (self._shares and self._epoch != self._team.gate.epoch):
+        if self._askers or (self._shares and (self._again or self._epoch != self._team.gate.epoch)):
             self._share_out()
 
+    def renew(self) -> None:
+        """Share out again: the server above has told what there is to share."""
+        self._again = True
+
     def _share_out(self) -> None:
-        self._epoch = self._team.gate.epoch
+        self._epoch, self._again = self._team.gate.epoch, False
         askers, self._askers = self._askers, set()
         members = [self._team.members[name] for name in self._team.rule.sharing()]
         sharing = [(member, member.supply) for member in members if member.supply is not None and member.supply.total]
         rates = [supply.rate for _, supply in sharing]
         team_rate = sum(rates)
         most = [supply.most or MOST_SAMPLES for _, supply in sharing]
-        shares = {total: share(total, rates, most=most) for total in {supply.total for _, supply in sharing}}
+        whole = {total: total for total in {supply.total for _, supply in sharing}}
+        if (above := self._team.above) is not None and sharing:
+            limited = all(supply.most for _, supply in sharing)
+            told = above.share_of(Supply(team_rate, max(whole), sum(most) if limited else 0))
+            if told is None:
+                return  # it is shared out when that is told
+            whole, team_rate = dict.fromkeys(whole, told.samples), told.rate
+        shares = {total: share(samples, rates, most=most) for total, samples in whole.items()}
         band = 0.0 if len(sharing) <= SMALL_TEAM else DEAD_BAND
         for place, (member, supply) in enumerate(sharing):
             self._tell(member, shares[supply.total][place], team_rate, 0.0 if member in askers else band)

@@ -52,8 +52,12 @@ class Supplier:
             rate: that its stream allows (samples/s); ``None``: not known.
         """
         usable = self._usable(rule, rate)
+        self.tell(Supply(0.0, 0) if usable is None else Supply(usable, rule.total, rule.most))
+
+    def tell(self, supply: Supply) -> None:
+        """Say what can be trained on, if that is not what was said last, the dead band aside."""
         # Beyond 1e9 a server takes it for nonsense.
-        supply = Supply(0.0, 0) if usable is None else Supply(min(usable, 1e9), rule.total, rule.most)
+        supply = Supply(min(supply.rate, 1e9), supply.total, supply.most)
         if (said := self._said) is not None:
             same = (supply.total, supply.most) == (said.total, said.most)
             if not supply.total or (same and abs(supply.rate - said.rate) <= DEAD_BAND * said.rate):

@@ -12,6 +12,7 @@ from rowcast.session.voter import Tenure
 from rowcast.sync import Policy
 
 if TYPE_CHECKING:
+    from rowcast.training.above import Above
     from rowcast.training.drain import Departures
     from rowcast.training.gate import Gate
     from rowcast.training.member import Member
@@ -40,6 +41,7 @@ class Team:
         model: the parameters and what members are owed.
         rule: who may go on, and when rows travel.
         departures: how members go.
+        above: the way to the server above this one; ``None``: there is none.
     """
 
     policy: Policy
@@ -56,6 +58,7 @@ class Team:
     model: Model = field(init=False)
     rule: ServerRule = field(init=False)
     departures: Departures = field(init=False)
+    above: Above | None = None
 
     def policy_in_force(self) -> Policy:
         """The policy as it is when it is asked for."""

@@ -31,7 +31,7 @@ def welcome_of(
         server=member.life,
         policy=team.policy.name,
         epoch=team.gate.epoch,
-        members=max(len(team.gate.versions), 1),
+        members=team.rule.size(),
         iteration=iteration,
         received=received,
         state=team.model.digest,

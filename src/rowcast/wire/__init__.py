@@ -42,6 +42,7 @@ from rowcast.wire.messages import (
     Waiting,
     Welcome,
 )
+from rowcast.wire.relays import Subtree, Through
 from rowcast.wire.slots import Ask, Grant
 from rowcast.wire.streams import Share, Supply
 
@@ -90,7 +91,9 @@ __all__ = [
     "Start",
     "StateEnd",
     "Stored",
+    "Subtree",
     "Supply",
+    "Through",
     "Vote",
     "Waiting",
     "Welcome",

@@ -37,6 +37,7 @@ from rowcast.wire.fields import (
 from rowcast.wire.index import encode_index, index_bytes
 from rowcast.wire.inferences import INFERENCES
 from rowcast.wire.leading import LEADING
+from rowcast.wire.relays import RELAYS
 from rowcast.wire.slots import SLOTS
 from rowcast.wire.streams import STREAMS
 
@@ -393,7 +394,7 @@ _ALL: tuple[type[Control], ...] = (
     StateEnd,
     Start,
     Lead,
-    *(*INFERENCES, *STREAMS, *ASIDES, *LEADING),
+    *(*INFERENCES, *STREAMS, *ASIDES, *LEADING, *RELAYS),
     Heartbeat,
     Waiting,
     Finish,

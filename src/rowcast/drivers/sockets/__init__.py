@@ -9,6 +9,7 @@ from rowcast.drivers.sockets.leading import LeadingServer
 from rowcast.drivers.sockets.server import Server
 from rowcast.drivers.sockets.shaper import Shaper
 from rowcast.drivers.sockets.team import Team
+from rowcast.drivers.sockets.uplink import Uplink
 
 __all__ = ["DurableServer", "Endpoint", "InferenceServer", "InferenceThread", "LeadingServer", "Security", "Server"]
-__all__ += ["Shaper", "Standby", "Team"]
+__all__ += ["Shaper", "Standby", "Team", "Uplink"]

@@ -28,6 +28,7 @@ from rowcast.wire import Echo, Message
 if TYPE_CHECKING:
     from rowcast.drivers.sockets.certificates import Holder
     from rowcast.drivers.sockets.tls import Channel
+    from rowcast.drivers.sockets.uplink import Uplink
 
 __all__ = ["Server"]
 
@@ -57,6 +58,9 @@ class Server(Owner, Generic[H]):
         link_settings: see :mod:`rowcast.config`.
         security: the team's certificates, or whether to listen beyond loopback without them and without a shared
             secret. With a secret, the node's, all connections are inside TLS as well.
+
+    Attributes:
+        uplink: where the node is that of a relay, its connection to the server above; set before :meth:`start`.
 
     Example::
 
@@ -93,6 +97,7 @@ class Server(Owner, Generic[H]):
         self._tls: HostTls | None = None
         self._holders: dict[Link, Holder] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self.uplink: Uplink | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -136,6 +141,8 @@ class Server(Owner, Generic[H]):
             for _ in range(2):
                 await asyncio.sleep(0)
             self._listener.close()
+        if self.uplink is not None:
+            await self.uplink.close()
         if self._looking is not None:
             self._looking.cancel()
         if self._timer is not None:
@@ -180,6 +187,11 @@ class Server(Owner, Generic[H]):
             self._connections[connection.link] = connection
             if fault:
                 connection.close(fault)
+        self._soon()
+
+    def taken(self, connection: Connection) -> None:
+        """A connection that this end has made is one of the node's from now on."""
+        self._connections[connection.link] = connection
         self._soon()
 
     def on_secured(self, connection: Connection, channel: Channel) -> None:
@@ -273,6 +285,8 @@ class Server(Owner, Generic[H]):
         try:
             self._send_ready(self.now() + BREATH_S)
             self._attended()
+            if self.uplink is not None:
+                self.uplink.attend()
             if self._ready:
                 self._soon()
             self._arm()

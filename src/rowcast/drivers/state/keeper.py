@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rowcast.config import LinkSettings, ServerSettings, StateSettings
+from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
 from rowcast.drivers.state.disk import Disk
 from rowcast.drivers.state.folder import Found, StateFolder, snapshot_bytes
 from rowcast.drivers.state.writer import GroupWriter
@@ -23,8 +23,22 @@ from rowcast.journal import Journal
 from rowcast.session.voter import Tenure
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
+from rowcast.training.relay import RelayNode
 
 __all__ = ["ServerKeeper", "TeamSpec", "Warm"]
+
+
+@dataclass(frozen=True)
+class RelaySpec:
+    """What a relay is made of beside a server.
+
+    Attributes:
+        name: of the relay.
+        settings: of the worker above.
+    """
+
+    name: str
+    settings: WorkerSettings
 
 
 @dataclass(frozen=True)
@@ -34,12 +48,52 @@ class TeamSpec:
     Attributes:
         policy: of the team, as text.
         settings, links, secret: see :class:`~rowcast.training.ServerNode`.
+        relay: it is that of a relay; ``None``: there is no server above it.
     """
 
     policy: str
     settings: ServerSettings
     links: LinkSettings
     secret: bytes | None = None
+    relay: RelaySpec | None = None
+
+    def node(self, journal: Journal, entropy: Callable[[int], bytes] = os.urandom) -> ServerNode:
+        """A new server.
+
+        Raises:
+            ConfigError: an unknown policy, or one that a relay cannot have.
+        """
+        policy = parse_policy(self.policy)
+        if self.relay is None:
+            return ServerNode(
+                policy,
+                settings=self.settings,
+                link_settings=self.links,
+                secret=self.secret,
+                journal=journal,
+                entropy=entropy,
+            )
+        return RelayNode(
+            self.relay.name,
+            policy,
+            settings=self.settings,
+            worker_settings=self.relay.settings,
+            link_settings=self.links,
+            secret=self.secret,
+            journal=journal,
+            entropy=entropy,
+        )
+
+    def check(self, node: ServerNode) -> None:
+        """Refuse a server that came back and is another one.
+
+        Raises:
+            ConfigError: it is that of a relay and this one is not, or the other way round, or of another name.
+        """
+        names = [one and f"relay {one!r}" for one in (getattr(node, "name", ""), self.relay.name if self.relay else "")]
+        if names[0] != names[1]:
+            found, wanted = (name or "a server" for name in names)
+            raise ConfigError(f"state: expected that of {wanted}, got that of {found}; give another folder")
 
 
 #: See :meth:`ServerKeeper.ship`.
@@ -192,16 +246,8 @@ class ServerKeeper:
         return self._log
 
     def _begin(self, journal: Journal, source: Callable[[int], bytes]) -> RecordedServer:
-        drawn, team = Drawn(source), self._team
-        node = ServerNode(
-            parse_policy(team.policy),
-            settings=team.settings,
-            link_settings=team.links,
-            secret=team.secret,
-            journal=journal,
-            entropy=drawn,
-        )
-        return RecordedServer(node, self._open_log(0), drawn)
+        drawn = Drawn(source)
+        return RecordedServer(self._team.node(journal, drawn), self._open_log(0), drawn)
 
     def _again(self, found: Found, journal: Journal, source: Callable[[int], bytes]) -> RecordedServer:
         team = self._team
@@ -225,6 +271,7 @@ class ServerKeeper:
             links=team.links,
             source=source,
         )
+        team.check(recovered.node)
         self._cut_bytes = found.groups.cut
         if found.about.get("server", "") not in ("", self.identity.hex()):  # all that is here came from the other one
             del recovered.rosters[:-1]

@@ -118,6 +118,10 @@ class ServerRule:
         """Names of those among whom the update of an iteration is shared."""
         return [member.name for member in self.team.gate.counted()]
 
+    def size(self) -> int:
+        """Among how many workers the update of an iteration is shared, those below relays included; 1 or more."""
+        return max(self.team.gate.leaves, 1)
+
     # -- who takes part ----------------------------------------------------------------------------------------
 
     def admit(self, now: float, member: Member) -> None:

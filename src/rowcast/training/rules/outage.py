@@ -101,10 +101,11 @@ class Outages:
         rule = self._rule
         streamed = rule.streamed(member)
         oldest = int(streamed.versions.min())
-        lacks = rule.floor.lowest - rule.horizon_of(member)
+        horizon = rule.horizon_of(member)
         lag = math.ceil(CAUGHT_UP * rule.slack)
         # Its oldest row will count as the oldest of all: what it holds must not be older than its own first iteration.
-        if max(streamed.own - oldest, lacks) > lag or oldest < lacks:
+        late = max(streamed.own - oldest, rule.held - horizon) > lag
+        if late or oldest < rule.floor.lowest - horizon or not member.leaves:
             streamed.steady_since = None
             return False
         if streamed.steady_since is None:

@@ -36,12 +36,15 @@ from rowcast.training.rules.downstream import CHOOSE_FRAMES, choose, due_at, lac
 from rowcast.training.rules.floor import Floor
 from rowcast.training.rules.outage import Outages
 from rowcast.training.rules.streamed_member import STREAMED, StreamedMember
-from rowcast.wire import Computed, Horizon, Message, Rows
+from rowcast.wire import Computed, Horizon, Message, Rows, Subtree
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
 
 __all__ = ["StreamedRule"]
+
+#: Workers below one relay at most.
+MOST_LEAVES = 1 << 24
 
 
 class StreamedRule(ServerRule):
@@ -58,7 +61,7 @@ class StreamedRule(ServerRule):
 
     def __init__(self, team: Team) -> None:
         super().__init__(team)
-        self.handlers = {Computed: self._on_computed}
+        self.handlers = {Computed: self._on_computed, Subtree: self._on_subtree}
         self._policy = team.policy  # with the largest slack
         self._begin(0)
 
@@ -81,7 +84,7 @@ class StreamedRule(ServerRule):
                 self.team.policy_in_force,
                 layout,
                 self.team.links,
-                self.floor.levels,
+                self.levels,
                 choose_s=CHOOSE_FRAMES * self.team.links.frame_s,
                 step_s=self._usual_step_s,
                 newest=self.team.gate.newest,
@@ -95,7 +98,7 @@ class StreamedRule(ServerRule):
         window, snapshot = Window(self.team.links), Snapshot(layout, parameters, settles=True)
         if self.stream is not None:
             return Outbox(Cursor(name, self.stream, window), window, snapshot)
-        return Outbox(Floored(layout, layout.zeros(), self.floor.levels), window, snapshot)
+        return Outbox(Floored(layout, layout.zeros(), self.levels), window, snapshot)
 
     @property
     def common(self) -> Backlog | None:
@@ -107,6 +110,16 @@ class StreamedRule(ServerRule):
 
     def owing(self) -> Collection[Member]:
         return (self.team.members if self.stream is None else self._apart).values()
+
+    @property
+    def levels(self) -> npt.NDArray[np.int32]:
+        """int32 [rows], up to which iteration what can be sent now holds everybody's contributions to each row."""
+        return self.floor.levels
+
+    @property
+    def held(self) -> int:
+        """The lowest of :attr:`levels`."""
+        return self.floor.lowest
 
     @property
     def slack(self) -> int:
@@ -226,7 +239,7 @@ class StreamedRule(ServerRule):
     def _touch(self, rows: npt.NDArray[np.int64]) -> None:
         """Contributions to ``rows`` are about to be added to what everybody is owed."""
         if self.team.model.arrivals is not None:
-            self.team.model.arrivals.touch(self.floor.levels[rows])
+            self.team.model.arrivals.touch(self.levels[rows])
         if self.stream is not None:
             self.stream.touch(rows)
 
@@ -244,7 +257,7 @@ class StreamedRule(ServerRule):
         self._adaptation.look(now, self.floor.lowest)
         assert member.link is not None
         team.notifier.wake(member.link)
-        if member.gated and self.streamed(member).beyond:  # it is in an outage, and knows it
+        if member.gated and self.in_outage(self.streamed(member)):
             team.departures.leave_gate(now, member, self.outages.silent_s(now, member))
         team.departures.let_go(now)
 
@@ -275,6 +288,28 @@ class StreamedRule(ServerRule):
         if not streamed.may_start:
             self._wait(now, member)
 
+    def in_outage(self, streamed: StreamedMember) -> bool:
+        """Whether a worker is in an outage, and knows it."""
+        return streamed.beyond
+
+    def _on_subtree(self, now: float, member: Member, message: Message) -> None:
+        """A relay says how many workers are below it; one without any holds nobody up.
+
+        Raises:
+            RemoteProtocolError: they are too many, or it does not say which relays these are.
+        """
+        told = cast(Subtree, message)
+        leaves, member.below = told.leaves, told.below
+        if not told.below or leaves > MOST_LEAVES:
+            raise RemoteProtocolError(
+                f"expected a relay of at most {MOST_LEAVES} workers and its session, got {leaves} workers and "
+                f"{len(told.below)} sessions of {member.name}"
+            )
+        self.team.gate.branches(member, leaves)
+        if not leaves and member.gated and member.name in self._streamed:
+            self.team.departures.leave_gate(now, member, 0.0)
+        self.team.notifier.wake_all(self.team.members.values())
+
     def _wait(self, now: float, member: Member) -> None:
         member.state = MemberState.WAITING
         member.waiting_since = now
@@ -284,20 +319,20 @@ class StreamedRule(ServerRule):
 
     def horizon_of(self, member: Member) -> int:
         """Up to which iteration a worker holds everybody's contributions, in the gate's count."""
-        return lacks(member).horizon(self.floor.lowest)
+        return lacks(member).horizon(self.held)
 
     def _tell(self, now: float, member: Member) -> Horizon | None:
         """What a worker must be told of its horizon before its next rows, if anything."""
         streamed = self.streamed(member)
         horizon = max(self.horizon_of(member) - streamed.shift, 0)
-        members = self._sharing()
+        members, counted = self.size(), self.waits_for(member)
         told = streamed.told
         outer_lr = self.team.policy.outer_lr if self._policy.auto_lr else 0.0
-        news = horizon, self.slack, members, member.gated, outer_lr
+        news = horizon, self.slack, members, counted, outer_lr
         if told is not None and (told.horizon, told.slack, told.members, told.counted, told.outer_lr) == news:
             return None
-        newest = max(self.team.gate.newest() - streamed.shift, 0)
-        message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, member.gated, outer_lr)
+        newest = max(self.newest_of_all() - streamed.shift, 0)
+        message = Horizon(horizon, newest, self.slack, members, self.team.gate.epoch, counted, outer_lr)
         streamed.told = message
         if not streamed.may_start:
             if told is None and not streamed.begun:
@@ -308,13 +343,21 @@ class StreamedRule(ServerRule):
                 self._adaptation.stalled(now - member.waiting_since)
         return message
 
-    def _sharing(self) -> int:
-        """Among how many workers the update of an iteration is shared.
+    def waits_for(self, member: Member) -> bool:
+        """Whether others wait for ``member``."""
+        return member.gated
+
+    def newest_of_all(self) -> int:
+        """Iteration of the fastest worker that counts."""
+        return self.team.gate.newest()
+
+    def size(self) -> int:
+        """See :class:`ServerRule`.
 
         A robot in an outage keeps its share: what it computes meanwhile comes later. Were the others to count for more,
         the model would go after their data alone, and the robot's part come on top.
         """
-        return max(len(self.team.gate.versions) + len(self.outages.sharing()), 1)
+        return max(self.team.gate.leaves + sum(member.leaves for member in self.outages.sharing()), 1)
 
     def sharing(self) -> list[str]:
         return [member.name for member in (*self.team.gate.counted(), *self.outages.sharing())]

@@ -1,0 +1,408 @@
+"""Relays in virtual time: trees of them whose links are cut, and whose servers die at any moment."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from rowcast.durability import records
+from rowcast.errors import ConfigError, RowcastError
+from rowcast.rows import Layout
+from rowcast.streams import parse_batch
+from rowcast.sync import parse_policy
+from rowcast.testing.tree import VirtualTree
+from rowcast.testing.virtual import ScriptedWorker
+from rowcast.training.relay import RelayNode
+
+PLAIN = "rowcast:{}?codec=raw&adapt=off&trust=0&auto_lr=off"
+LAYOUT = Layout.from_shapes([("block", (6, 8)), ("bias", (5,))])
+#: Where the contribution of a worker is: in element k of each row of the first tensor it is worker k's.
+WIDE = 8
+ROWS = 6
+
+
+def whole(number: int, iterations: int = 12, **more: object) -> ScriptedWorker:
+    """A worker that adds 1 to its own element of each row in each iteration, and to one that all share."""
+
+    def gradient(count: int, seen: np.ndarray) -> np.ndarray:
+        update = LAYOUT.zeros()
+        update[: ROWS * WIDE].reshape(ROWS, WIDE)[:, number] = 1.0
+        update[ROWS * WIDE :] = 1.0
+        return update
+
+    return ScriptedWorker(
+        f"w{number}",
+        gradient,
+        iterations,
+        compute_s=0.05 + 0.01 * number,
+        weight=1.0,
+        rate_bps=1e6,
+        delay_s=0.003,
+        **more,
+    )
+
+
+def tree_of(shape: tuple[int, ...], *, slack: int = 8, seed: int = 0, pulls: str = "own", make=whole, **more: object):
+    policy = f"{PLAIN.format(slack)}&pulls={pulls}"
+    return VirtualTree(LAYOUT, policy, shape, make, seed=seed, rate_bps=5e5, **more)
+
+
+def expected(workers: int, iterations: int = 12) -> np.ndarray:
+    total = LAYOUT.zeros()
+    total[: ROWS * WIDE].reshape(ROWS, WIDE)[:, :workers] = iterations
+    total[ROWS * WIDE :] = workers * iterations
+    return -total
+
+
+def settle(tree: VirtualTree, workers: int, iterations: int = 12) -> None:
+    """The tree ends, and nothing was lost, nothing doubled, and all replicas are the root's."""
+    tree.run()
+    for leaf in tree.leaves:
+        assert leaf.node.failure is None and leaf.node.over, (leaf.node.name, leaf.node.state, leaf.node.failure)
+    np.testing.assert_array_equal(tree.root.server.ledger.parameters, expected(workers, iterations))
+    for leaf in tree.leaves:
+        np.testing.assert_array_equal(leaf.node.replica, tree.root.server.ledger.parameters)
+
+
+def balanced(tree: VirtualTree) -> None:
+    """Invariant 5 at each server: a replica is the parameters of the server, less what it is owed."""
+    for server in tree.servers:
+        if server.server.ledger is not None:
+            assert server.imbalance() == 0.0
+
+
+def moving(leaf) -> np.ndarray:
+    """How many iterations of each worker a replica holds, for each row: [rows, workers]."""
+    return -leaf.node.replica[: ROWS * WIDE].reshape(ROWS, WIDE)
+
+
+def schedule(tree: VirtualTree, seed: int, faults: int, until_s: float, *, roots: bool = True) -> dict[str, int]:
+    """Cut links and kill servers at random moments; returns how often each was done."""
+    draw = random.Random(seed)
+    done = {"cut": 0, "crash": 0, "snapshot": 0}
+    last = {"at": 0.0}
+
+    def cut() -> None:
+        leaf = draw.choice(tree.leaves)
+        home = next(server for server in tree.servers if leaf in server.workers.values())
+        if not leaf.node.over:
+            home.disconnect(leaf, "cut", draw.uniform(0.0, 0.4))
+            done["cut"] += 1
+
+    def cut_above() -> None:
+        branch = draw.choice(list(tree.branches.values()))
+        if not branch.relay.over and branch.above is not None:
+            branch.above.disconnect(branch._peer, "cut", draw.uniform(0.0, 0.4))
+            done["cut"] += 1
+
+    def crash() -> None:
+        servers = tree.servers if roots else list(tree.branches.values())
+        draw.choice(servers).crash_server(written=draw.random() < 0.5)
+        done["crash"] += 1
+        balanced(tree)
+
+    def snapshot() -> None:
+        draw.choice(tree.servers).snapshot()
+        done["snapshot"] += 1
+
+    for time in sorted(draw.uniform(0.05, until_s) for _ in range(faults)):
+        what = draw.choice([cut, cut_above, crash, crash, snapshot])
+        tree.clock.at(time, what)
+        last["at"] = time
+    return done
+
+
+@pytest.mark.parametrize("pulls", ["own", "common"])
+@pytest.mark.parametrize(
+    "shape", [(2, 2), (2, 3), (2, 2, 2), (1, 3), (3, 1)], ids=lambda shape: "x".join(map(str, shape))
+)
+def test_every_replica_moves_by_the_sum_of_the_root(shape, pulls):
+    tree = tree_of(shape, pulls=pulls)
+    tree.run(0.5)
+    balanced(tree)
+    settle(tree, int(np.prod(shape)))
+    assert {leaf.node.members for leaf in tree.leaves} <= set(range(1, int(np.prod(shape)) + 1))
+
+
+def test_workers_below_relays_share_an_iteration_with_all_of_the_tree():
+    tree = tree_of((2, 3))
+    tree.run(0.6)
+    assert [leaf.node.members for leaf in tree.leaves] == [6] * 6
+    assert tree.root.server.gate.leaves == 6
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 2)], ids=["2 levels", "3 levels"])
+@pytest.mark.parametrize("pulls", ["own", "common"])
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_lost_or_doubled_while_servers_die(shape, pulls, seed):
+    """Root and relays die with what was not committed, or with it; links are cut in the middle of frames."""
+    tree = tree_of(shape, seed=100 * seed, pulls=pulls)
+    done = schedule(tree, seed, 14, 1.2)
+    settle(tree, int(np.prod(shape)))
+    assert done["crash"] >= 2
+
+
+def test_a_relay_that_does_not_know_what_it_has_sent_loses_or_doubles():
+    """The control: without the record of frames out, what was passed up is not known to have been."""
+    wrong = 0
+    for seed in range(8):
+        tree = tree_of((2, 2), seed=seed)
+        for branch in tree.branches.values():
+            forget_sent(branch)
+        schedule(tree, seed, 10, 1.0, roots=False)
+        try:
+            settle(tree, 4)
+        except (AssertionError, RowcastError, RuntimeError):
+            wrong += 1
+    assert wrong >= 4
+
+
+def forget_sent(branch) -> None:
+    """When this relay is built again, it does not hear what it was asked to send above."""
+    keep = branch.crash_server
+
+    def crash(*, written: bool = False) -> None:
+        log, upper = branch.log, branch.relay.upper
+        links = {number for link, number in branch._host._numbers.items() if link.upward}
+        if written:
+            log.committed_to = len(log.records)
+        if upper is not None:
+            polled = [next(iter(records.decode([record]))) for record in log.records]
+            log.records = [
+                records.encode(records.Swept()) if isinstance(one, records.Polled) and one.link in links else record
+                for one, record in zip(polled, log.records, strict=True)
+            ]
+        keep(written=False)
+
+    branch.crash_server = crash
+
+
+@pytest.mark.parametrize("slack", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 2)], ids=["2 levels", "3 levels"])
+def test_staleness_is_bounded_from_end_to_end(shape, slack):
+    """Invariants 2 and 3: who starts iteration n + 1 holds everybody's contributions up to n - slack, of each row."""
+    starts: list[float] = []
+
+    def watched(number: int) -> ScriptedWorker:
+        return whole(number, 25)
+
+    tree = tree_of(shape, slack=slack, seed=slack, make=watched)
+    workers = int(np.prod(shape))
+    for leaf in tree.leaves:
+        gradient = leaf.script.gradient
+
+        def look(count: int, seen: np.ndarray, leaf=leaf, gradient=gradient) -> np.ndarray:
+            if not leaf.node.beyond:
+                starts.append(leaf.node.iteration - float(moving(leaf)[:, :workers].min()))
+            return gradient(count, seen)
+
+        leaf.script.gradient = look
+    settle(tree, workers, 25)
+    assert len(starts) > 20 * workers
+    assert max(starts) <= slack
+    assert max(starts) >= 1
+
+
+@pytest.mark.parametrize("codec", ["onebit", "half"])
+def test_lossy_codes_lose_nothing_in_a_tree(codec):
+    """What a code has left is sent on at the end, at each level."""
+    rng = np.random.default_rng(0)
+    moves = rng.standard_normal((4, LAYOUT.elements)).astype(np.float32)
+
+    def make(number: int) -> ScriptedWorker:
+        return ScriptedWorker(f"w{number}", lambda count, seen: moves[number] * (1 + count % 3), 15, weight=0.25)
+
+    policy = f"rowcast:8?codec={codec}&trust=0&auto_lr=off"
+    tree = VirtualTree(LAYOUT, policy, (2, 2), make, rate_bps=5e5)
+    tree.run()
+    times = sum(1 + count % 3 for count in range(15))
+    np.testing.assert_allclose(tree.root.server.ledger.parameters, -0.25 * times * moves.sum(axis=0), atol=2e-3)
+    for leaf in tree.leaves:
+        np.testing.assert_allclose(leaf.node.replica, tree.root.server.ledger.parameters, atol=2e-4)
+
+
+def test_a_relay_whose_link_is_down_lets_those_below_compute_on():
+    tree = tree_of((2, 2), slack=4, make=lambda number: whole(number, 40))
+    tree.run(0.8)
+    branch = tree.branches["relay-0"]
+    before = [leaf.node.iteration for leaf in branch.leaves()]
+    branch.above.disconnect(branch._peer, "cut", 1.5)
+    tree.run(2.2)
+    after = [leaf.node.iteration for leaf in branch.leaves()]
+    assert min(b - a for a, b in zip(before, after, strict=True)) > 8
+    others = [leaf.node.iteration for leaf in tree.branches["relay-1"].leaves()]
+    assert min(others) > 20  # nobody waits for a relay in an outage
+    settle(tree, 4, 40)
+
+
+def test_a_worker_that_comes_later_and_one_that_dies_are_counted_in_the_whole_tree():
+    tree = tree_of((2, 2), make=lambda number: whole(number, 60))
+    tree.run(1.0)
+    branch = tree.branches["relay-1"]
+    branch.start(whole(5, 10))
+    tree.run(2.0)
+    assert tree.root.server.gate.leaves == 5
+    assert {leaf.node.members for leaf in tree.leaves} == {5}
+    tree.run()
+    assert all(leaf.node.over for leaf in tree.leaves)
+    total = expected(4, 60)
+    total[: ROWS * WIDE].reshape(ROWS, WIDE)[:, 5] -= 10
+    total[ROWS * WIDE :] -= 10
+    np.testing.assert_array_equal(tree.root.server.ledger.parameters, total)
+
+
+@pytest.mark.parametrize("policy", ["bsp", "rog:4", "ssp:2"])
+def test_policies_that_push_and_pull_are_refused(policy):
+    with pytest.raises(ConfigError, match="relay: expected a policy that streams rows, as 'rowcast:8', got"):
+        RelayNode("relay-1", parse_policy(policy))
+
+
+def test_a_policy_whose_rows_count_among_contributors_is_refused():
+    with pytest.raises(ConfigError, match="row_weights=members"):
+        RelayNode("relay-1", parse_policy("rowcast:8?row_weights=contributors"))
+
+
+def test_iterations_pass_up_one_by_one():
+    """The server above hears of each iteration, in order."""
+    tree = tree_of((1, 2))
+    settle(tree, 2)
+    pushes = [
+        e["iteration"] for e in tree.root.journals["server"].records if e["event"] == "push" and e["peer"] == "relay-0"
+    ]
+    assert pushes == sorted(pushes)
+    assert all(b - a == 1 for a, b in pairwise(pushes))
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------
+
+
+def pass_until(tree: VirtualTree, time: float) -> None:
+    while tree.clock.next <= time:
+        tree.clock.step()
+
+
+def regraft(branch, there) -> None:
+    """A relay is told to connect to another server."""
+    branch.above.disconnect(branch._peer, "moved")
+    branch._peer.killed = True
+    del branch.above.branches[branch.name]
+    branch.above = there
+    branch._peer = there.graft(branch)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.5])
+def test_a_relay_below_itself_is_refused(time):
+    """relay-0 is told to connect to its own child, before anybody has joined or later."""
+    tree = tree_of((1, 1, 2))
+    pass_until(tree, time)
+    upper, lower = tree.branches["relay-0"], tree.branches["relay-0-0"]
+    for leaf in lower.workers.values():  # nothing is on its way when it changes
+        if time:
+            lower.disconnect(leaf, "away", 100.0)
+    while time and not upper.relay.upper.outbox.settled:
+        tree.clock.step()
+    regraft(upper, lower)
+    pass_until(tree, time + 5.0)
+    failures = [str(branch.relay.failure) for branch in (upper, lower) if branch.relay.failure is not None]
+    assert any("would be below itself; look at what each relay is connected to" in text for text in failures)
+
+
+def test_a_relay_that_connects_to_itself_is_refused():
+    tree = tree_of((1, 2))
+    branch = tree.branches["relay-0"]
+    regraft(branch, branch)
+    pass_until(tree, 2.0)
+    assert isinstance(branch.relay.failure, ConfigError)
+    assert "relay relay-0 would be below itself" in str(branch.relay.failure)
+
+
+def test_a_relay_with_another_policy_than_the_server_above_says_which_it_needs():
+    tree = tree_of((1, 2), slack=8)
+    branch = tree.branches["relay-0"]
+    branch.relay.policy_name = "rowcast:4"
+    tree.run(2.0)
+    assert isinstance(branch.relay.failure, ConfigError)
+    assert str(branch.relay.failure).startswith("relay relay-0: expected the policy of the server above, rowcast:8?")
+    assert "got rowcast:4; start it with --policy rowcast:8?" in str(branch.relay.failure)
+
+
+def test_a_worker_whose_model_differs_is_refused_by_a_relay():
+    tree = tree_of((1, 2))
+    tree.run(0.5)
+    branch = tree.branches["relay-0"]
+    branch.layout = Layout.from_shapes([("block", (6, 8)), ("bias", (4,))])
+    branch.start(ScriptedWorker("other", lambda count, seen: seen, 3))
+    branch.layout = LAYOUT
+    tree.run(1.0)
+    assert "bias" in str(branch.failures["other"])
+
+
+def move(tree: VirtualTree, name: str, there, *, settle_first: bool):
+    """A worker goes to another server, with what it has in memory."""
+    home = next(server for server in tree.servers if name in server.workers)
+    leaf = home.workers[name]
+    if not settle_first:
+        home.workers[name].link.frozen = True  # what is on its way may have arrived, or not
+        tree.run(tree.now + 0.2)
+        assert not leaf.node.outbox.settled
+    home.disconnect(leaf, "moved")
+    del home.workers[name]
+    there.workers[name] = leaf
+    there.computed[name] = home.computed[name]
+    there._carry(leaf)
+    leaf.node.search.again_from(tree.now)
+    there.connect(leaf)
+    return leaf
+
+
+def test_a_worker_with_frames_on_their_way_is_not_let_go_to_another_relay():
+    """Nobody there could know which of them have arrived: they would count twice."""
+    tree = tree_of((2, 2), make=lambda number: whole(number, 40))
+    tree.run(0.6)
+    leaf = move(tree, "w0", tree.branches["relay-1"], settle_first=False)
+    tree.run(tree.now + 1.0)
+    assert (
+        "frames of w0 are on their way to relay relay-0, and relay relay-1 cannot know which" in leaf.node.turned_away
+    )
+    assert "w0" not in tree.branches["relay-1"].server.frames_applied
+
+
+def test_a_worker_that_is_settled_may_change_its_relay():
+    tree = tree_of((2, 2), make=lambda number: whole(number, 40))
+    tree.run(0.6)
+    leaf = tree.branches["relay-0"].workers["w0"]
+    while not leaf.node.outbox.settled:
+        tree.clock.step()
+    move(tree, "w0", tree.branches["relay-1"], settle_first=True)
+    settle(tree, 4, 40)
+
+
+def test_parameters_of_its_own_are_not_for_a_worker_of_a_tree_that_trains():
+    tree = tree_of((1, 2), make=lambda number: whole(number, 30))
+    tree.run(0.6)
+    branch = tree.branches["relay-0"]
+    branch.start(whole(3, 3))
+    late = branch.workers["w3"]
+    branch.disconnect(late, "again")
+    late.node.client._wish = "mine"
+    branch.connect(late)
+    tree.run(1.2)
+    assert "the server above the relay holds; w3 wants its own" in str(branch.failures["w3"])
+
+
+def test_a_batch_is_shared_among_all_workers_of_the_tree():
+    """Rates 1 and 3 below one relay, 2 and 2 below the other: shares of 80 samples."""
+    rates = [1.0, 3.0, 2.0, 2.0]
+    tree = tree_of((2, 2), make=lambda number: whole(number, 60))
+    tree.run(0.6)
+    rule = parse_batch("team:80")
+    for leaf, rate in zip(tree.leaves, rates, strict=True):
+        leaf.node.supplier.supply(rule, rate)
+        home = next(server for server in tree.servers if leaf in server.workers.values())
+        home.attend(leaf)
+    tree.run(1.5)
+    assert [leaf.node.supplier.share for leaf in tree.leaves] == [10, 30, 20, 20]
+    assert {leaf.node.supplier.team_rate for leaf in tree.leaves} == {8.0}
