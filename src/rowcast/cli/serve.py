@@ -38,8 +38,12 @@ class ServeSettings(Checked):
     insecure: bool = setting(
         False, "Do without a secret or certificates beyond loopback, in the clear.", flag="--insecure"
     )
-    state: Path | None = setting(
-        None, "Folder that holds what survives the end of the server; without --durability all of it.", flag="--state"
+    state: str | None = setting(
+        None,
+        "Folder that holds what survives the end of the server; without --durability all of it. Or a log in NATS "
+        "JetStream, nats://HOST:PORT/NAME, from which the server may be started on any machine.",
+        flag="--state",
+        metavar="DIR|URL",
     )
     standby_of: str | None = setting(
         None,
@@ -66,6 +70,23 @@ class ServeSettings(Checked):
             raise ConfigError(f"{what}: expected a folder for the state as well, got none; give --state DIR")
         if self.standby_of is not None and self.take_over:
             raise ConfigError("expected --standby-of or --take-over, got both; leave one of them out")
+        if self.state is not None and "://" in self.state:
+            self._check_log(self.state)
+
+    def _check_log(self, state: str) -> None:
+        from rowcast.drivers.state.address import JetStreamAddress  # only who has such a log waits for what it loads
+
+        address = JetStreamAddress.of(state)
+        if self.standby_of is not None:
+            raise ConfigError(
+                f"--standby-of: expected a folder as --state, got {address}; a log in JetStream needs no standby: "
+                "start this server with the same --state, and without --standby-of, once the other one is gone"
+            )
+        if not (address.tls or address.is_local or self.insecure):
+            raise ConfigError(
+                f"--state {address}: the model would travel in the clear; give tls://, or --insecure if the network is "
+                "yours alone"
+            )
 
 
 @options_from(serve=ServeSettings, server=ServerSettings, link=LinkSettings, state=StateSettings)

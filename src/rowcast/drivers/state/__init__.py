@@ -1,7 +1,23 @@
-"""Where a server's state lies: snapshots and a log of inputs, in one folder."""
+"""Where a server's state lies: snapshots and a log of inputs, in a folder or in NATS JetStream."""
 
+from rowcast.drivers.state.address import JetStreamAddress, state_at
 from rowcast.drivers.state.disk import Disk, OpenFile, RealDisk
 from rowcast.drivers.state.keeper import ServerKeeper, TeamSpec, Warm
+from rowcast.drivers.state.log import Found, GroupStore, LogWriter, RowLog
 from rowcast.drivers.state.mirror import Mirror
 
-__all__ = ["Disk", "Mirror", "OpenFile", "RealDisk", "ServerKeeper", "TeamSpec", "Warm"]
+__all__ = [
+    "Disk",
+    "Found",
+    "GroupStore",
+    "JetStreamAddress",
+    "LogWriter",
+    "Mirror",
+    "OpenFile",
+    "RealDisk",
+    "RowLog",
+    "ServerKeeper",
+    "TeamSpec",
+    "Warm",
+    "state_at",
+]
