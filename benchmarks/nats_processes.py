@@ -45,9 +45,7 @@ class NatsServer(Broker):
         jetstream: what stands in the block of JetStream; ``None``: it has none.
     """
 
-    def __init__(
-        self, folder: Path, *, port: int | None = None, more: str = "", jetstream: str | None = ""
-    ) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, more: str = "", jetstream: str | None = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_ports(1)[0] if port is None else port
         self.address = f"127.0.0.1:{self.port}"
@@ -62,9 +60,7 @@ class NatsServer(Broker):
         if program is None:
             raise RuntimeError("nats-server is not installed")
         with (self._folder / "nats.log").open("a") as log:
-            self.process = subprocess.Popen(
-                [program, "-c", str(self._folder / "nats.conf")], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen([program, "-c", str(self._folder / "nats.conf")], stdout=log, stderr=log)
         until = time.monotonic() + START_S
         while time.monotonic() < until and self.process.poll() is None:
             try:

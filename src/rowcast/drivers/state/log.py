@@ -152,7 +152,8 @@ class RowLog(Protocol):
         """Store a snapshot, then remove what it makes superfluous.
 
         Args:
-            first: number of the group that comes behind it.
+            first: number of the group that comes behind it: the newest that ``rotate`` of the writer has told, or the
+                one that the writer begins with.
             data: see :func:`~rowcast.drivers.state.folder.snapshot_bytes`.
 
         Raises:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from rowcast.drivers.state.address import JetStreamAddress
@@ -92,32 +92,34 @@ class NatsThread:
             self.close()
             raise
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection now."""
-        return self._client is not None and bool(self._client.is_connected)
+    def check_connected(self) -> None:
+        """Without a connection nothing is sent: the library would keep it and send it later.
+
+        Raises:
+            OSError: there is none now.
+        """
+        if not self._client.is_connected:
+            raise OSError(f"no connection to NATS at {self._address}: {self._said or 'it was lost'}")
 
     @property
     def max_payload(self) -> int:
         """Largest message that the server takes (bytes)."""
         return int(self._client.max_payload)
 
-    @property
-    def said(self) -> str:
-        """The last thing that went wrong with the connection; empty: nothing."""
-        return self._said
-
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the thread, and wait for its end. What it asks of NATS has limits of its own."""
+        """Run a coroutine on the thread, and wait for its end. What it asks of NATS has limits of its own.
+
+        Raises:
+            OSError: the connection was closed for good.
+        """
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise OSError("the connection to NATS was closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def now(self) -> float:
         """The time (s) of the thread's loop."""
         return self._loop.time()
-
-    def start(self, coroutine: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-        """Begin a task; call it on the thread."""
-        return self._loop.create_task(coroutine())
 
     async def _connect(self) -> None:
         address = self._address

@@ -62,14 +62,15 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     Attributes:
         first: number of the group that comes behind it.
         subject: of the messages that are its parts.
-        begins: sequence of the first of them in the stream of snapshots; all before it are superfluous.
-        parts: how many they are; ``size``: their bytes; ``sha256``: of all of these, in hexadecimal.
+        begins, ends: sequences of the first and the last of them in the stream of snapshots; all before are
+            superfluous.
+        size: of the snapshot (bytes); ``sha256``: its digest, in hexadecimal.
     """
 
     first: int
     subject: str
     begins: int
-    parts: int
+    ends: int
     size: int
     sha256: str
 
