@@ -269,7 +269,7 @@ def test_replicas_that_are_not_there_are_refused(address, opening):
 
 
 def test_nobody_there_is_one_line():
-    with pytest.raises(ConfigError, match=r"expected NATS with JetStream there within 5 s, got .*Connect call failed"):
+    with pytest.raises(ConfigError, match=r"expected NATS with JetStream there within 8 s, got .*Connect call failed"):
         state_at(f"nats://127.0.0.1:{free_ports(1)[0]}/team", StateSettings())
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 #: JetStream answers within so long (s), or the request has failed.
 ANSWER_S = 4.0
 #: At the start somebody must answer within so long (s).
-CONNECT_S = 5.0
+CONNECT_S = 8.0
 #: A connection on which nothing comes back twice in so long (s) each is given up: the next host is tried.
 PING_S = 2
 #: After a connection was lost the next host is tried so much later (s).
@@ -72,8 +72,7 @@ class NatsThread:
         library: the package ``nats``.
 
     Raises:
-        ConfigError: the library is missing, a file cannot be read, nobody answers there, this client is refused, or
-            the server is one without JetStream.
+        ConfigError: the library is missing, a file cannot be read, nobody answers there, or this client is refused.
     """
 
     js: Any
@@ -130,7 +129,6 @@ class NatsThread:
 
         options = self._options()
         client = self.library.NATS()
-        errors = self.library.errors
         try:
             await asyncio.wait_for(
                 client.connect(
@@ -145,21 +143,14 @@ class NatsThread:
                 ),
                 CONNECT_S,
             )
-            self._client = client
-            self.js = client.jetstream(timeout=ANSWER_S)
-            await self.js.account_info()
-        except (self.library.js.errors.ServiceUnavailableError, errors.NoRespondersError) as error:
-            raise ConfigError(
-                f"state {address}: expected NATS with JetStream, got a server without; start it with nats-server -js"
-            ) from error
-        except (errors.Error, OSError, asyncio.TimeoutError, ssl.SSLError) as error:
-            if self._client is None:
-                self._client = client
+        except (self.library.errors.Error, OSError, asyncio.TimeoutError) as error:
+            await client.close()
             why = self._said or visible(str(error)) or "no answer"
             raise ConfigError(
                 f"state {address}: expected NATS with JetStream there within {CONNECT_S:g} s, got {why}; start "
                 "nats-server -js, or correct --state"
             ) from error
+        self._client, self.js, self._said = client, client.jetstream(timeout=ANSWER_S), ""
 
     def _options(self) -> dict[str, Any]:
         address = self._address

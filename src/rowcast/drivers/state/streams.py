@@ -31,6 +31,8 @@ PATIENCE_S, PAUSE_S = 12.0, 0.2
 #: The number of a part of a snapshot.
 PART = "Rowcast-Part"
 REMEDY = "see the log of nats-server"
+#: What the server answers where it has no JetStream, or this user has none; ``None``: nobody answers.
+_NONE = (None, 10039, 10076)
 #: What the server answers: a stream of that name is there; there is no room for it now.
 _NAME_IN_USE, _NO_ROOM_NOW = 10058, 10005
 
@@ -86,10 +88,19 @@ class Streams:
 
         Raises:
             OSError: JetStream does not answer.
-            ConfigError: it cannot hold them, or holds others which might forget something.
+            ConfigError: there is none; it cannot hold them, or holds others which might forget something.
             StateDamaged: it holds another thing, or a log of another layout.
         """
         where = str(self.address)
+        with as_oserror("say that it is there"):
+            try:
+                await self.nats.js.account_info()
+            except self.nats.library.js.errors.ServiceUnavailableError as error:
+                if error.err_code not in _NONE:
+                    raise  # a cluster that is choosing a leader
+                raise ConfigError(
+                    f"state {where}: expected NATS with JetStream, got a server without; start it with nats-server -js"
+                ) from error
         about = await self._have(self.log, self.base, description(os.urandom(16)))
         identity = identity_of(about, where)
         identity_of(await self._have(self.shelf, self._parts, about), where)
