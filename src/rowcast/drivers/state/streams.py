@@ -25,7 +25,7 @@ T = TypeVar("T")
 #: Largest part of a group or of a snapshot (bytes), and what of a message headers may take.
 PART_BYTES, HEADER_BYTES = 512 << 10, 4 << 10
 #: So many messages are on their way at once.
-WINDOW = 8
+WINDOW = 16
 #: At the start JetStream may be choosing a leader: it is asked again for so long (s), with pauses between.
 PATIENCE_S, PAUSE_S = 12.0, 0.2
 #: The number of a part of a snapshot.
@@ -122,6 +122,7 @@ class Streams:
                         retention=api.RetentionPolicy.LIMITS,
                         discard=api.DiscardPolicy.NEW,  # a full log takes nothing more, and forgets nothing
                         num_replicas=self.address.replicas or 1,
+                        allow_direct=True,
                     )
                 except (errors.BadRequestError, errors.ServerError) as error:
                     if error.err_code == _NO_ROOM_NOW:  # a cluster that is just forming
@@ -139,10 +140,16 @@ class Streams:
         api, wanted = self.nats.library.js.api, self.address.replicas
         forgets = config.discard != api.DiscardPolicy.NEW or config.retention != api.RetentionPolicy.LIMITS
         limited = any(limit not in (None, 0, -1) for limit in (config.max_age, config.max_msgs))
-        if forgets or limited or config.storage != api.StorageType.FILE or config.max_msgs_per_subject > 0:
+        if (
+            forgets
+            or limited
+            or not config.allow_direct
+            or config.storage != api.StorageType.FILE
+            or config.max_msgs_per_subject > 0
+        ):
             raise ConfigError(
-                f"state {self.address}: expected stream {name} in files, with discard=new and no limit of age or "
-                "number, got another one: it would forget what counts; give another name"
+                f"state {self.address}: expected stream {name} in files, with discard=new, direct access, no limit of "
+                "age or number, got another one: it may forget what counts; give another name"
             )
         if wanted is not None and config.num_replicas != wanted:
             raise ConfigError(
@@ -194,11 +201,14 @@ class Streams:
         return found
 
     async def _message(self, stream: str, sequence: int) -> Any:
-        """A message, asked of the leader of the stream; ``None``: it is not there."""
-        try:
-            return await self.nats.js.get_msg(stream, sequence)
-        except self.nats.library.js.errors.NotFoundError:
-            return None
+        """A message; ``None``: it is not there.
+
+        Any server of the cluster may have it, and hands it out as it is; that one is not there only the leader knows.
+        """
+        for direct in (True, False):
+            with contextlib.suppress(self.nats.library.js.errors.NotFoundError):
+                return await self.nats.js.get_msg(stream, sequence, direct=direct)
+        return None
 
     async def read_snapshot(self, record: SnapshotRecord) -> bytes:
         """The bytes of a snapshot.
@@ -218,7 +228,7 @@ class Streams:
 
     @property
     def part_bytes(self) -> int:
-        """Largest part of a group or of a snapshot (bytes); it is read in base64."""
+        """Largest part of a group or of a snapshot (bytes); the leader hands it out in base64."""
         return max(min(PART_BYTES, (self.nats.max_payload - HEADER_BYTES) * 2 // 3), 1 << 10)
 
     async def put_snapshot(self, first: int, data: bytes) -> SnapshotRecord:
