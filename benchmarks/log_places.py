@@ -8,7 +8,6 @@ among it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import tempfile
@@ -104,7 +103,8 @@ def measure(name: str, open_log: Callable[[], RowLog], data: bytes, count: int) 
     return figures
 
 
-def main(options: argparse.Namespace) -> None:
+def main() -> None:
+    options = arguments(__doc__).parse_args()
     layout, _ = reference_layout(tiny=options.tiny)
     model = np.random.default_rng(0).normal(size=layout.elements).astype(np.float32)
     data = snapshot_bytes(State(b"a table", {"model": model}), {})
@@ -116,4 +116,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments(__doc__).parse_args())
+    main()
