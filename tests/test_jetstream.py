@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import ipaddress
 import itertools
 import signal
 import threading
@@ -9,16 +12,29 @@ import threading
 import msgspec
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from live import LIMIT_S, eventually
 from nats_servers import NatsServer, free_ports, nats_cluster, needs_nats
-from rowcast.config import StateSettings
-from rowcast.drivers.state import JetStreamAddress, RowLog, ownership, state_at, streams
+from rowcast.config import LinkSettings, ServerSettings, StateSettings
+from rowcast.drivers.state import (
+    JetStreamAddress,
+    RowLog,
+    ServerKeeper,
+    TeamSpec,
+    nats_client,
+    ownership,
+    state_at,
+    streams,
+)
 from rowcast.drivers.state.folder import snapshot_bytes
 from rowcast.drivers.state.jetstream import JetStreamLog
 from rowcast.drivers.state.stored import SnapshotRecord
 from rowcast.durability.state import State
 from rowcast.errors import ConfigError, LinkLost, StateDamaged, SteppedDown
+from rowcast.journal import Journal
 
 pytestmark = [pytest.mark.system, needs_nats]
 LEASE_S = 0.6
@@ -161,6 +177,29 @@ def test_parts_of_a_snapshot_that_were_stored_in_another_order_are_put_in_theirs
     assert found_in(log)[1].about["seed"] == "3"
 
 
+@pytest.mark.parametrize("durability", ["log", "snapshot"])
+def test_a_keeper_brings_its_server_back(address, opening, durability):
+    settings, spec = (
+        StateSettings(durability=durability, commit_s=0.0),
+        TeamSpec("bsp", ServerSettings(), LinkSettings()),
+    )
+    log = opening(address)
+    first = ServerKeeper(log, spec, settings, Journal("server"))
+    assert first.recovered is None
+    first.server.listen(1.0)
+    first.log.flush()
+    kill(log)
+    second = ServerKeeper(opening(address), spec, settings, Journal("server"))
+    assert second.recovered.inputs == (1 if durability == "log" else 0) and second.identity == first.identity
+    second.close(2.0)
+    third = ServerKeeper(opening(address), spec, settings, Journal("server"))
+    assert third.recovered.inputs == 0 and third.starts_at == 2.0
+    third.close(3.0)
+    with pytest.raises(ConfigError, match="its team has the policy bsp, and this server has ssp:2"):
+        ServerKeeper(opening(address), dataclasses.replace(spec, policy="ssp:2"), settings, Journal("server"))
+    opening(address, lease_s=3600.0).close()  # it was given back
+
+
 # -- one owner ---------------------------------------------------------------------------------------------------------
 
 
@@ -279,8 +318,11 @@ def test_replicas_that_are_not_there_are_refused(address, opening):
         opening(JetStreamAddress(address.hosts, address.name, replicas=3))
 
 
-def test_nobody_there_is_one_line():
-    with pytest.raises(ConfigError, match=r"expected NATS with JetStream there within 8 s, got .*Connect call failed"):
+def test_nobody_there_is_one_line(monkeypatch):
+    monkeypatch.setattr(nats_client, "CONNECT_S", 1.5)
+    with pytest.raises(
+        ConfigError, match=r"expected NATS with JetStream there within 1\.5 s, got .*Connect call failed"
+    ):
         state_at(f"nats://127.0.0.1:{free_ports(1)[0]}/team", StateSettings())
 
 
@@ -292,16 +334,45 @@ def test_nats_without_jetstream_is_one_line(tmp_path):
         state_at(f"nats://{server.address}/team", StateSettings())
 
 
-def test_a_password_comes_from_a_file(tmp_path):
+def test_a_password_comes_from_a_file(tmp_path, monkeypatch):
     (tmp_path / "right").write_text("open sesame\n")
     (tmp_path / "wrong").write_text("abracadabra\n")
     more = 'authorization { user: me, password: "open sesame" }'
     with NatsServer(tmp_path / "nats", more=more) as server:
         place = f"nats://{server.address}/team?user=me&password_file={tmp_path}"
+        state_at(f"{place}/right", StateSettings()).close()
+        monkeypatch.setattr(nats_client, "CONNECT_S", 1.5)
         with pytest.raises(ConfigError, match="Authorization") as caught:
             state_at(f"{place}/wrong", StateSettings())
         assert "abracadabra" not in str(caught.value)
-        state_at(f"{place}/right", StateSettings()).close()
+
+
+def certificate(folder):
+    """Of 127.0.0.1, signed by itself: a file of the certificate and one of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nats")])
+    begins = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = built.serial_number(x509.random_serial_number())
+    built = built.not_valid_before(begins).not_valid_after(begins + datetime.timedelta(days=1))
+    where = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = built.add_extension(where, critical=False).sign(key, hashes.SHA256())
+    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(*form))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_inside_tls_only_a_server_with_a_known_certificate_is_taken(tmp_path, opening, monkeypatch):
+    cert, key = certificate(tmp_path)
+    with NatsServer(tmp_path / "nats", more=f"tls {{ cert_file: {cert}, key_file: {key} }}") as server:
+        log = opening(JetStreamAddress((server.address,), "team", tls=True, ca=cert))
+        log.write(0, snapshot())
+        commit(writer_of(log), b"a")
+        assert found_in(log)[0] == [b"a"]
+        monkeypatch.setattr(nats_client, "CONNECT_S", 1.5)
+        with pytest.raises(ConfigError, match="certificate verify failed"):
+            opening(JetStreamAddress((server.address,), "team", tls=True))
 
 
 # -- a full one, and one that is away ----------------------------------------------------------------------------------
