@@ -214,6 +214,13 @@ def test_a_second_owner_is_refused_while_the_first_one_lives(address, opening):
     assert first.lost is None and found_in(first)[0] == [b"a", b"b"]
 
 
+def test_who_is_patient_is_not_taken_over_by_who_is_not(address, opening):
+    """The owner lets itself be heard each second or so; who comes would give it a tenth of that."""
+    opening(address, lease_s=4.0)
+    with pytest.raises(ConfigError, match="another process uses it"):
+        opening(address, lease_s=0.1)
+
+
 def test_who_was_taken_over_commits_nothing_more_and_says_why(address, opening):
     """It lived all the time, and could not say so: the log is another one's, and its own next message is refused."""
     first = opening(address)

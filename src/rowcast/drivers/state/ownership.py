@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from rowcast.config import as_number
 from rowcast.drivers.state.nats_client import ANSWER_S, as_oserror
 from rowcast.drivers.state.streams import Streams
 from rowcast.errors import ConfigError, LinkLost, RowcastError, SteppedDown, visible
@@ -27,6 +28,9 @@ LOOK_S = 0.1
 #: What the server answers to a message that was to stand behind another one.
 _WRONG_LAST = 10071
 _EXPECTED, _OWNER, _KIND = "Nats-Expected-Last-Sequence", "Rowcast-Owner", "Rowcast-Kind"
+_LEASE = "Rowcast-Lease"
+#: No lease is longer (s), whatever a message says.
+MOST_LEASE_S = 3600.0
 
 
 class Ownership:
@@ -83,7 +87,7 @@ class Ownership:
         self.last, before = await self._streams.newest()
         # A claim of ours is there already if its answer did not come.
         if before is not None and before.get(_KIND) != "released" and before.get(_OWNER) != self.owner:
-            ends = self._nats.now() + self._lease_s
+            ends = self._nats.now() + max(self._lease_s, _lease_of(before))
             while self._nats.now() < ends:
                 await asyncio.sleep(min(LOOK_S, self._lease_s / 10))
                 last, before = await self._streams.newest()
@@ -163,7 +167,8 @@ class Ownership:
         try:
             with as_oserror("store"):
                 self._nats.check_connected()
-                sequence = await self._behind_newest(kind, {**headers, _OWNER: self.owner}, data)
+                said = {**headers, _OWNER: self.owner, _LEASE: str(self._lease_s)}
+                sequence = await self._behind_newest(kind, said, data)
         except OSError as error:
             self.trouble = str(error)
             if self._failing_at is None:
@@ -207,3 +212,9 @@ class Ownership:
             adopted += 1
         if not adopted:
             raise OSError(f"JetStream has less than it has acknowledged: nothing behind message {self.last}")
+
+
+def _lease_of(headers: dict[str, str]) -> float:
+    """The lease of who has stored a message, which may be longer than that of who comes (s)."""
+    said = as_number(headers.get(_LEASE, "0"))
+    return said if said is not None and 0.0 <= said <= MOST_LEASE_S else 0.0
