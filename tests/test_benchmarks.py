@@ -26,6 +26,7 @@ TINY = {
     "fleet": ["--tiny", "--parts", "pushes,elements,two_step", "--only", "twostep"],
     "finish_together": ["--workers", "3", "--policies", "bsp"],
     "goodput": ["--tiny"],
+    "log_places": ["--tiny"],
     "mapping": ["--tiny", "--parts", "delay"],
     "grid": ["--tiny", "--jobs", "0", "--seeds", "1", "--cells", "diabetes/4/x1/momentum/iid/equal/[fo]*"],
     "guard": ["--tiny"],

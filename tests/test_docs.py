@@ -487,7 +487,10 @@ EXPORTED: dict[str, str] = {
     "rowcast.drivers.sockets": """
         DurableServer Endpoint InferenceServer InferenceThread LeadingServer Security Server Shaper Standby Team
     """,
-    "rowcast.drivers.state": "Disk Mirror OpenFile RealDisk ServerKeeper TeamSpec Warm",
+    "rowcast.drivers.state": """
+        Disk Found GroupStore JetStreamAddress LogWriter Mirror OpenFile RealDisk RowLog ServerKeeper TeamSpec Warm
+        state_at
+    """,
     "rowcast.drivers.virtual": """
         Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
         VirtualStream VirtualWorker

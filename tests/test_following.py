@@ -10,9 +10,11 @@ import pytest
 
 from disks import MemoryDisk
 from rowcast.config import LinkSettings, ServerSettings, StateSettings
-from rowcast.drivers.sockets import LeadingServer
+from rowcast.drivers.sockets import DurableServer, LeadingServer
 from rowcast.drivers.sockets.follower import FollowerPort
 from rowcast.drivers.state import ServerKeeper, TeamSpec
+from rowcast.drivers.state.folder import StateFolder
+from rowcast.errors import SteppedDown
 from rowcast.journal import Journal
 from rowcast.session import Link
 from rowcast.session.states import Conversation, HostState
@@ -52,6 +54,27 @@ def test_who_may_follow(changes, why):
         assert refusal is None
     else:
         assert refusal[0] == "standby" and re.search(why, refusal[1])
+
+
+def test_a_server_whose_log_is_replicated_refuses_a_standby(monkeypatch):
+    server = leading()
+    monkeypatch.setattr(StateFolder, "followable", False)
+    assert "in JetStream, which needs no standby" in server.judge(FOLLOW)[1]
+
+
+def test_a_keeper_takes_a_log_as_it_takes_a_folder_and_says_why_it_must_end(monkeypatch):
+    disk, settings = MemoryDisk(), StateSettings(durability="log")
+    spec = TeamSpec("bsp", ServerSettings(), LinkSettings())
+    keeper = ServerKeeper(StateFolder(disk), spec, settings, Journal("server"), source=random.Random(0).randbytes)
+    server = DurableServer(keeper)
+    assert server.lost is None and keeper.failing == ""
+    monkeypatch.setattr(StateFolder, "lost", SteppedDown("another process took it over"))
+    monkeypatch.setattr(StateFolder, "trouble", "nobody answers")
+    assert server.lost is StateFolder.lost
+    assert "cannot be written: nobody answers; workers hear nothing until it can be; make room there" in keeper.failing
+    keeper.close(1.0)
+    again = ServerKeeper(disk, spec, settings, Journal("server"), source=random.Random(1).randbytes)
+    assert again.identity == keeper.identity
 
 
 def test_a_server_has_one_standby():

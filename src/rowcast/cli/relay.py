@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rowcast.cli.options import options_from
+from rowcast.cli.serve import check_log
 from rowcast.config import Checked, LinkSettings, ServerSettings, StateSettings, WorkerSettings, setting
 from rowcast.sync import parse_policy, policy_forms
 
@@ -39,11 +40,13 @@ class RelaySettings(Checked):
     policy: str = setting(
         "rowcast", f"That of the server above, where rows are streamed: {policy_forms()}.", flag="--policy"
     )
-    log: Path | None = setting(
+    log: str | None = setting(
         None,
-        "Folder that holds what survives the end of the relay; without it a relay that dies loses what it has "
-        "acknowledged below and not delivered above.",
+        "Folder that holds what survives the end of the relay, or a log in NATS JetStream, nats://HOST:PORT/NAME, from "
+        "which it may be started on any machine. Without it a relay that dies loses what it has acknowledged below and "
+        "not delivered above.",
         flag="--log",
+        metavar="DIR|URL",
     )
     secret_file: Path | None = setting(
         None, "File with the team's shared secret; beyond loopback this or a team is needed.", flag="--secret-file"
@@ -63,6 +66,8 @@ class RelaySettings(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_policy(self.policy)
+        if self.log is not None and "://" in self.log:
+            check_log("--log", self.log, insecure=self.insecure)
 
 
 @options_from(relay=RelaySettings, server=ServerSettings, worker=WorkerSettings, link=LinkSettings, state=StateSettings)

@@ -10,11 +10,12 @@ from typing import Any
 
 from rowcast.cli.display import TeamDisplay
 from rowcast.cli.relay import RelaySettings
+from rowcast.cli.serving import lost
 from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
 from rowcast.drivers.sockets import DurableServer, Endpoint, Security, Server, Uplink
 from rowcast.drivers.sockets.tcp import split_address
-from rowcast.drivers.state import RealDisk, RelaySpec, ServerKeeper, TeamSpec
+from rowcast.drivers.state import RelaySpec, ServerKeeper, TeamSpec, state_at
 from rowcast.errors import ConfigError
 from rowcast.journal import Journal, open_journal
 from rowcast.session import record_start
@@ -75,7 +76,8 @@ def _keeper(relay: RelaySettings, team: TeamSpec, state: StateSettings, journal:
         if state.durability != "none":
             raise ConfigError(f"durability: expected a folder for {state.durability!r}, got none; give --log DIR")
         return None
-    return ServerKeeper(RealDisk(relay.log), team, dataclasses.replace(state, durability="log"), journal)
+    state = dataclasses.replace(state, durability="log")
+    return ServerKeeper(state_at(relay.log, state), team, state, journal)
 
 
 async def _run(
@@ -108,8 +110,8 @@ async def _run(
         while not cause:
             now = server.now()
             display.shows(f"{node.name} on {server.host}:{server.port}", node.status(now))
-            if node.failure is not None:
-                raise node.failure
+            if (failure := node.failure or lost(server)) is not None:
+                raise failure
             if node.finished_all:
                 cause = "everybody below has finished"
             elif now >= ends:

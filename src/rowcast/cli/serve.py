@@ -13,7 +13,7 @@ from rowcast.config import Checked, LinkSettings, ServerSettings, StateSettings,
 from rowcast.errors import ConfigError
 from rowcast.sync import parse_policy, policy_forms
 
-__all__ = ["ServeSettings", "serve"]
+__all__ = ["ServeSettings", "check_log", "serve"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,12 @@ class ServeSettings(Checked):
     insecure: bool = setting(
         False, "Do without a secret or certificates beyond loopback, in the clear.", flag="--insecure"
     )
-    state: Path | None = setting(
-        None, "Folder that holds what survives the end of the server; without --durability all of it.", flag="--state"
+    state: str | None = setting(
+        None,
+        "Folder that holds what survives the end of the server; without --durability all of it. Or a log in NATS "
+        "JetStream, nats://HOST:PORT/NAME, from which the server may be started on any machine.",
+        flag="--state",
+        metavar="DIR|URL",
     )
     standby_of: str | None = setting(
         None,
@@ -66,6 +70,33 @@ class ServeSettings(Checked):
             raise ConfigError(f"{what}: expected a folder for the state as well, got none; give --state DIR")
         if self.standby_of is not None and self.take_over:
             raise ConfigError("expected --standby-of or --take-over, got both; leave one of them out")
+        if self.state is not None and "://" in self.state:
+            address = check_log("--state", self.state, insecure=self.insecure)
+            if self.standby_of is not None:
+                raise ConfigError(
+                    f"--standby-of: expected a folder as --state, got {address}; a log in JetStream needs no standby: "
+                    "start this server with the same --state, and without --standby-of, once the other one is gone"
+                )
+
+
+def check_log(flag: str, log: str, *, insecure: bool) -> str:
+    """Refuse the address of a log in JetStream that is none, or to which the model would travel in the clear.
+
+    Returns:
+        The address, for people.
+
+    Raises:
+        ConfigError: it is such a one.
+    """
+    from rowcast.drivers.state.address import JetStreamAddress  # only who has such a log waits for what it loads
+
+    address = JetStreamAddress.of(log)
+    if not (address.tls or address.is_local or insecure):
+        raise ConfigError(
+            f"{flag} {address}: the model would travel in the clear; give tls://, or --insecure if the network is "
+            "yours alone"
+        )
+    return str(address)
 
 
 @options_from(serve=ServeSettings, server=ServerSettings, link=LinkSettings, state=StateSettings)

@@ -8,6 +8,7 @@ import dataclasses
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rowcast.cli.display import TeamDisplay
@@ -15,14 +16,14 @@ from rowcast.cli.serve import ServeSettings
 from rowcast.cli.streams import PlainConsole
 from rowcast.config import LinkSettings, ServerSettings, StateSettings
 from rowcast.drivers.sockets import DurableServer, Endpoint, LeadingServer, Security, Server, Standby
-from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec
-from rowcast.errors import ConfigError, SteppedDown
+from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec, state_at
+from rowcast.errors import ConfigError, RowcastError, SteppedDown
 from rowcast.journal import Journal, open_journal
 from rowcast.session import record_start
 from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
-__all__ = ["run_server"]
+__all__ = ["lost", "run_server"]
 
 TICK_S = 0.25
 
@@ -35,6 +36,7 @@ def run_server(
     Raises:
         ConfigError, StateDamaged: the address, the secret or the state cannot be used.
         SteppedDown: another server leads the team, or may.
+        LinkLost: the log in JetStream was away for too long.
     """
     security = Security.of(serve.secret_file, serve.team, serve.insecure)
     team = TeamSpec(serve.policy, settings, link, security.secret)
@@ -88,7 +90,7 @@ async def _stand_by(
     if serve.journal is not None:
         journal.keep_in(serve.journal)
     standby = Standby(
-        RealDisk(serve.state),
+        RealDisk(Path(serve.state)),
         team,
         state,
         journal,
@@ -119,7 +121,7 @@ def _keeper(serve: ServeSettings, team: TeamSpec, state: StateSettings, journal:
         if state.durability != "none":
             raise ConfigError(f"durability: expected a folder for {state.durability!r}, got none; give --state DIR")
         return None
-    return ServerKeeper(RealDisk(serve.state), team, state, journal, take_over=serve.take_over)
+    return ServerKeeper(state_at(serve.state, state), team, state, journal, take_over=serve.take_over)
 
 
 def _what_came_back(keeper: ServerKeeper) -> str:
@@ -128,6 +130,11 @@ def _what_came_back(keeper: ServerKeeper) -> str:
         return "the state is new"
     names = ", ".join(sorted(recovered.node.members)) or "nobody"
     return f"the team is back in {keeper.recovery_s:.1f} s: {names}; {recovered.inputs} inputs behind the last snapshot"
+
+
+def lost(server: Server[Any]) -> RowcastError | None:
+    """Why it must end, if its log says so."""
+    return server.lost if isinstance(server, DurableServer) else None
 
 
 async def _run(
@@ -141,6 +148,7 @@ async def _run(
     if not server.listens:
         await server.start()
     deposed = server.deposed if isinstance(server, LeadingServer) else None
+    failure: RowcastError | None = None
     try:
         begin()
     except BaseException:
@@ -167,14 +175,18 @@ async def _run(
                 cause = f"{serve.seconds:g} s are over"
             elif deposed is not None and deposed.is_set():
                 cause = "stepped down"
+            elif lost(server) is not None:
+                cause = "the log is lost"
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(interrupted.wait(), TICK_S)
                 cause = cause or "interrupted"
     finally:
-        cause = cause or "the server failed"
+        cause, failure = cause or "the server failed", lost(server)
         await server.close(cause)
         # While the loop still takes the signals: behind it one of them would end the process before the record.
         node.journal.record(server.now(), "end", cause=cause)
+    if failure is not None:
+        raise failure
     if isinstance(server, LeadingServer) and server.deposed.is_set():
         raise SteppedDown(f"this server steps down: {server.cause}; start it again with --standby-of")
     if cause != "interrupted":

@@ -223,10 +223,19 @@ class StateSettings(Checked):
         3.0,
         "With a standby: when one of the two servers hears nothing of the other for this long, it asks the workers "
         "whether it may go on alone. Nothing is told to them meanwhile. Larger rides out a worse link between the two. "
-        "The same on both.",
+        "The same on both. With a log in JetStream: who takes it over waits for this long, to see whether its owner "
+        "lives.",
         unit="s",
         low=0.2,
         high=3600.0,
+    )
+    log_away_s: float = setting(
+        300.0,
+        "With a log in JetStream: when nothing could be stored there for this long, the server says so and ends. Until "
+        "then it takes in what arrives, and tells nobody anything.",
+        unit="s",
+        low=1.0,
+        high=86_400.0,
     )
     snapshot_s: float = setting(30.0, "Without a log: how often a snapshot is taken.", unit="s", low=0.1, high=86_400.0)
 

@@ -2,8 +2,8 @@
 
 A driver gives its inputs to a :class:`RecordedServer`, which appends them to a log, and lets nothing out before the log
 is committed. :func:`recover` builds the server again. Where the log lies is the business of the driver: files on this
-machine are in :mod:`rowcast.drivers.state`; another place needs an :class:`Appendix` and, to recover, a :class:`State`
-and the records behind it.
+machine and NATS JetStream are in :mod:`rowcast.drivers.state`, whose ``RowLog`` says what is asked of another place. In
+a test an :class:`Appendix` is enough, with a :class:`State` and the records behind it: ``rowcast.testing.durable``.
 """
 
 from rowcast.durability.leadership import Leadership, Standing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rowcast.delivery.inbox import Inbox
@@ -18,9 +18,10 @@ from rowcast.session.seeding import PROBES, Provenance, Seeding, Verdict
 from rowcast.session.states import Event
 from rowcast.session.tables import table_parts
 from rowcast.session.texts import shorten
+from rowcast.training.branches import Branches
 from rowcast.training.member import NOT_STARTED, Member, MemberState
 from rowcast.training.welcoming import welcome_of
-from rowcast.wire import Hello, Leave, Start, Subtree, Through, Waiting
+from rowcast.wire import Hello, Leave, Start, Through, Waiting
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
@@ -41,7 +42,7 @@ class Admission:
         newcomers: connections that are not members yet.
         seeding: whose parameters the team begins with.
         by_link: members by their connection.
-        relays: sessions of relays, with those below them, that wait until they are let in.
+        branches: relays that come.
         left_at: when a worker was there last (s).
     """
 
@@ -54,7 +55,7 @@ class Admission:
         self.newcomers = Newcomers(self._life, secret, entropy, StrangerLimits(team.settings))
         self.seeding = Seeding(self._life, team.settings.gather_s)
         self.by_link: dict[Link, Member] = {}
-        self.relays: dict[Link, tuple[bytes, ...]] = {}
+        self.branches = Branches(team, self.refuse)
         self.left_at = 0.0
         self._readied: set[str] = set()  # who was ready to start once; some may have gone
 
@@ -77,7 +78,7 @@ class Admission:
         if self.newcomers.lost(now, link) and not link.closing:
             self._recurring.tell(now, "no hello", link.peer, f"no introduction before it ended: {cause}")
         self._team.notifier.forget(link)
-        self.relays.pop(link, None)
+        self.branches.forget(link)
         member = self.by_link.pop(link, None)
         if member is None or member.link is not link:
             return
@@ -110,7 +111,7 @@ class Admission:
             return
         if not self._wants_to_join(now, link, hello):
             return
-        if self.is_loop(now, link, hello.name, (hello.session,)):
+        if self.branches.is_loop(now, link, hello.name, (hello.session,)):
             return
         member = self._team.members.get(hello.name)
         if member is not None and member.is_resumed_by(hello, self._team.rule.newest(member)):
@@ -149,20 +150,6 @@ class Admission:
             self._team.notifier.say(link, Waiting(0, reason))
         else:
             self._admit(now, link, hello)
-
-    def is_loop(self, now: float, link: Link, peer: str, sessions: Collection[bytes]) -> bool:
-        """Whether this server is that of a relay of one of these sessions: then who has said so is refused."""
-        above = self._team.above
-        if above is None or above.session not in sessions:
-            return False
-        text = f"relay {above.name} would be below itself; look at what each relay is connected to (--connect)"
-        self.refuse(now, link, peer, "loop", text)
-        return True
-
-    def hear_waiting(self, now: float, link: Link, message: Subtree) -> None:
-        """A relay that waits until it is let in says what is below it."""
-        if not self.is_loop(now, link, link.peer, message.below):
-            self.relays[link] = message.below
 
     def _wants_to_join(self, now: float, link: Link, hello: Hello) -> bool:
         """Its proof was right: give ours. Whether it wants to be a member, and not only to measure the link."""
@@ -342,7 +329,7 @@ class Admission:
     ) -> None:
         self.newcomers.let_in(now, link, hello.name)
         link.conversation.move(Event.LET_IN)
-        self.relays.pop(link, None)  # as a member it says so again
+        self.branches.forget(link)  # as a member it says so again
         member.seed.connect()
         self.by_link[link] = member
         link.decoder.trusted = True

@@ -107,7 +107,7 @@ class Incoming:
 
     def _is_loop(self, now: float, member: Member, message: Subtree) -> bool:
         """A relay that this one is below of is refused, and forgotten."""
-        if member.link is None or not self._admission.is_loop(now, member.link, member.name, message.below):
+        if member.link is None or not self._admission.branches.is_loop(now, member.link, member.name, message.below):
             return False
         self._admission.drop(now, member, "a loop of relays")
         return True

@@ -135,7 +135,7 @@ class ServerNode(ServerCore, Host):
         if isinstance(message, Hello):
             self._admission.greet(now, link, message)
         if isinstance(message, Subtree):
-            self._admission.hear_waiting(now, link, message)
+            self._admission.branches.hear(now, link, message)
         if isinstance(message, Probe):
             self.team.notifier.say(link, self._admission.newcomers.echo(link, message))
 

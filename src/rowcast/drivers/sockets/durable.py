@@ -1,4 +1,4 @@
-"""A server over TCP whose state lies in a folder: what leaves it is committed there before."""
+"""A server over TCP whose state lies in a log: what leaves it is committed there before."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rowcast.drivers.sockets.endpoint import Security
 from rowcast.drivers.sockets.server import Server
 from rowcast.drivers.state.keeper import ServerKeeper
 from rowcast.durability.recorded import RecordedServer
+from rowcast.errors import RowcastError
 
 __all__ = ["DurableServer"]
 
@@ -21,7 +22,7 @@ class DurableServer(Server[RecordedServer]):
     """Runs the server of a :class:`~rowcast.drivers.state.keeper.ServerKeeper`.
 
     Args:
-        keeper: the server and its folder; it is closed with the server.
+        keeper: the server and its log; it is closed with the server.
         host, port: where to listen; port 0 lets the system choose (:attr:`port` tells).
         link_settings: see :mod:`rowcast.config`.
         security: whether to listen beyond loopback although the node has no shared secret.
@@ -40,6 +41,11 @@ class DurableServer(Server[RecordedServer]):
         self.keeper = keeper
         self._failing = ""
         self._worked_before_s = 0.0
+
+    @property
+    def lost(self) -> RowcastError | None:
+        """Why this server must end: its log has another owner, or was away for too long; ``None``: it need not."""
+        return self.keeper.lost
 
     async def start(self) -> None:
         """Listen; workers that were connected before may resume.

@@ -14,8 +14,9 @@ from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.follow_session import Session
 from rowcast.drivers.sockets.leading import LOOKS, LeadingServer
 from rowcast.drivers.state.disk import Disk
-from rowcast.drivers.state.keeper import ServerKeeper, TeamSpec
+from rowcast.drivers.state.keeper import ServerKeeper
 from rowcast.drivers.state.mirror import Mirror
+from rowcast.drivers.state.spec import TeamSpec
 from rowcast.errors import ConfigError
 from rowcast.journal import Journal
 from rowcast.version import __version__

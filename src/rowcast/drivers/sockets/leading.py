@@ -172,6 +172,12 @@ class LeadingServer(DurableServer):
     def judge(self, follow: Follow) -> tuple[str, str] | None:
         """See :class:`~rowcast.drivers.sockets.follower.LeaderOf`."""
         policy = self.node.node.policy.name
+        if not self.keeper.followable:
+            return (
+                "standby",
+                "the state of this server is in JetStream, which needs no standby: start it there, with the same "
+                "--state, once this server is gone",
+            )
         if follow.release != __version__:
             return "standby", f"expected a standby of release {__version__}, got one of {follow.release}"
         if follow.server == self.keeper.identity:

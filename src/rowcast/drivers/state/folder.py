@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from rowcast.drivers.state.disk import Disk
-from rowcast.drivers.state.groups import Groups, Segment, read_segments
+from rowcast.drivers.state.groups import Segment, read_segments
+from rowcast.drivers.state.log import Found
 from rowcast.drivers.state.writer import GroupWriter, segment_name
-from rowcast.durability.records import Record, decode
 from rowcast.durability.state import State
 from rowcast.errors import StateDamaged
 from rowcast.version import __version__
 
-__all__ = ["Found", "StateFolder", "read_snapshot", "snapshot_bytes"]
+__all__ = ["StateFolder", "read_snapshot", "snapshot_bytes"]
 
 #: The form of snapshots and logs; another number is another form.
 FORMAT = 1
@@ -89,27 +88,8 @@ def snapshot_bytes(state: State, about: dict[str, str]) -> bytes:
     return data
 
 
-@dataclass
-class Found:
-    """What a folder holds.
-
-    Attributes:
-        state: of the newest snapshot.
-        about: what was said of it when it was written.
-        groups: of the log behind it.
-    """
-
-    state: State
-    about: dict[str, str]
-    groups: Groups
-
-    def inputs(self) -> Iterable[Record]:
-        """The inputs that came behind the snapshot."""
-        return decode(self.groups)
-
-
 class StateFolder:
-    """Reads and writes the state of one server.
+    """Reads and writes the state of one server; a :class:`~rowcast.drivers.state.log.RowLog`.
 
     Args:
         disk: the folder.
@@ -117,6 +97,11 @@ class StateFolder:
     Raises:
         ConfigError: another process uses it.
     """
+
+    remedy = "make room there"
+    #: A disk that fails is noticed when something is written, and waited for without end; no other owner comes.
+    trouble, lost = "", None
+    followable = True
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk

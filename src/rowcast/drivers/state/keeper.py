@@ -10,90 +10,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rowcast.config import LinkSettings, ServerSettings, StateSettings, WorkerSettings
+from rowcast.config import StateSettings
 from rowcast.drivers.state.disk import Disk
-from rowcast.drivers.state.folder import Found, StateFolder, snapshot_bytes
-from rowcast.drivers.state.writer import GroupWriter
+from rowcast.drivers.state.folder import StateFolder, snapshot_bytes
+from rowcast.drivers.state.log import Found, LogWriter, RowLog
+from rowcast.drivers.state.spec import TeamSpec
 from rowcast.durability.leadership import Leadership, Standing
 from rowcast.durability.recorded import Drawn, RecordedServer, roster_of
 from rowcast.durability.recovery import Recovery, recover
 from rowcast.durability.state import State
-from rowcast.errors import ConfigError
+from rowcast.errors import ConfigError, RowcastError, SteppedDown
 from rowcast.journal import Journal
 from rowcast.session.voter import Tenure
-from rowcast.sync import parse_policy
-from rowcast.training import ServerNode
-from rowcast.training.relay import RelayNode
 
-__all__ = ["ServerKeeper", "TeamSpec", "Warm"]
-
-
-@dataclass(frozen=True)
-class RelaySpec:
-    """What a relay is made of beside a server.
-
-    Attributes:
-        name: of the relay.
-        settings: of the worker above.
-    """
-
-    name: str
-    settings: WorkerSettings
-
-
-@dataclass(frozen=True)
-class TeamSpec:
-    """What a server is made of.
-
-    Attributes:
-        policy: of the team, as text.
-        settings, links, secret: see :class:`~rowcast.training.ServerNode`.
-        relay: it is that of a relay; ``None``: there is no server above it.
-    """
-
-    policy: str
-    settings: ServerSettings
-    links: LinkSettings
-    secret: bytes | None = None
-    relay: RelaySpec | None = None
-
-    def node(self, journal: Journal, entropy: Callable[[int], bytes] = os.urandom) -> ServerNode:
-        """A new server.
-
-        Raises:
-            ConfigError: an unknown policy, or one that a relay cannot have.
-        """
-        policy = parse_policy(self.policy)
-        if self.relay is None:
-            return ServerNode(
-                policy,
-                settings=self.settings,
-                link_settings=self.links,
-                secret=self.secret,
-                journal=journal,
-                entropy=entropy,
-            )
-        return RelayNode(
-            self.relay.name,
-            policy,
-            settings=self.settings,
-            worker_settings=self.relay.settings,
-            link_settings=self.links,
-            secret=self.secret,
-            journal=journal,
-            entropy=entropy,
-        )
-
-    def check(self, node: ServerNode) -> None:
-        """Refuse a server that came back and is another one.
-
-        Raises:
-            ConfigError: it is that of a relay and this one is not, or the other way round, or of another name.
-        """
-        names = [one and f"relay {one!r}" for one in (getattr(node, "name", ""), self.relay.name if self.relay else "")]
-        if names[0] != names[1]:
-            found, wanted = (name or "a server" for name in names)
-            raise ConfigError(f"state: expected that of {wanted}, got that of {found}; give another folder")
+__all__ = ["ServerKeeper", "Warm"]
 
 
 #: See :meth:`ServerKeeper.ship`.
@@ -128,6 +58,11 @@ def _knows(secret: bytes | None, trace: str) -> bool:
     return hmac.compare_digest(_trace_of(secret, salt), trace)
 
 
+def _log_of(place: Disk | RowLog) -> RowLog:
+    """A log as it is; of a folder the log in it."""
+    return place if isinstance(place, RowLog) else StateFolder(place)
+
+
 class _Nowhere:
     """Keeps no records: all of them are committed."""
 
@@ -146,10 +81,10 @@ class _Nowhere:
 
 
 class ServerKeeper:
-    """Keeps a server's state in a folder.
+    """Keeps a server's state in a log.
 
     Args:
-        disk: the folder.
+        disk: the folder that the log lies in; or another log, which is closed with the keeper.
         team: what the server is made of.
         settings: see :mod:`rowcast.config`; ``durability`` is ``snapshot`` or ``log``.
         journal: of the server.
@@ -159,7 +94,7 @@ class ServerKeeper:
 
     Attributes:
         leadership: whether it may lead; ``None`` where there is no log.
-        identity: 16 bytes that name the folder.
+        identity: 16 bytes that name the log.
         server: the server, with its inputs noted; its sessions are those that the folder had.
         starts_at: the driver's time goes on from here (s).
         recovered: how the server was built again; ``None``: the folder was new.
@@ -176,7 +111,7 @@ class ServerKeeper:
 
     def __init__(
         self,
-        disk: Disk,
+        disk: Disk | RowLog,
         team: TeamSpec,
         settings: StateSettings,
         journal: Journal,
@@ -201,7 +136,7 @@ class ServerKeeper:
         self._is_writing = False
         self._shipments: list[Shipment] = []
         self.leadership: Leadership | None = None
-        self._folder = StateFolder(disk) if warm is None else warm.folder
+        self._folder: RowLog = _log_of(disk) if warm is None else warm.folder
         try:
             found = None if warm is not None else self._folder.find()
             self.identity = self._identity(source)
@@ -220,27 +155,40 @@ class ServerKeeper:
         self._write(*self._snapshot(self.starts_at))  # behind it the log is short, and a new folder is no empty one
         if self.fault:
             self.close(self.starts_at)
-            raise ConfigError(f"state: cannot be written: {self.fault}; make room there, or give another --state")
+            raise self._unwritable(self.fault)
+
+    def _unwritable(self, why: str) -> ConfigError:
+        return ConfigError(f"state: cannot be written: {why}; {self._folder.remedy}, or give another --state")
+
+    @property
+    def followable(self) -> bool:
+        """Whether a standby may follow this server."""
+        return self._folder.followable
+
+    @property
+    def lost(self) -> RowcastError | None:
+        """Why this server must end: its log has another owner, or was away for too long; ``None``: it need not."""
+        return self._folder.lost
 
     @property
     def failing(self) -> str:
         """What cannot be written, why, and what follows from it; empty: nothing."""
-        if self._log.failure:
-            why = self._log.failure
-            return f"the state cannot be written: {why}; workers hear nothing until it can be; make room there"
+        remedy = self._folder.remedy
+        if why := self._log.failure or self._folder.trouble:
+            return f"the state cannot be written: {why}; workers hear nothing until it can be; {remedy}"
         if self.fault:
-            return f"no snapshot can be written: {self.fault}; the one before is kept; make room there"
+            return f"no snapshot can be written: {self.fault}; the one before is kept; {remedy}"
         return ""
 
     @property
-    def log(self) -> GroupWriter | _Nowhere:
+    def log(self) -> LogWriter | _Nowhere:
         """Where the server's inputs are appended."""
         return self._log
 
-    def _open_log(self, first: int) -> GroupWriter | _Nowhere:
+    def _open_log(self, first: int) -> LogWriter | _Nowhere:
         self._next = first
         if self.settings.durability != "log":
-            self._log: GroupWriter | _Nowhere = _Nowhere()
+            self._log: LogWriter | _Nowhere = _Nowhere()
         else:
             self._log = self._folder.writer(first, commit_s=self.settings.commit_s, committed=lambda: self.on_commit())
         return self._log
@@ -289,9 +237,7 @@ class ServerKeeper:
         try:
             return self._folder.identity(source)
         except OSError as error:
-            raise ConfigError(
-                f"state: cannot be written: {error.strerror or error}; make room there, or give another --state"
-            ) from error
+            raise self._unwritable(error.strerror or str(error)) from error
 
     def _lead(self, source: Callable[[int], bytes], *, take_over: bool) -> None:
         """Find out who leads, and lead a team that is new."""
@@ -346,7 +292,7 @@ class ServerKeeper:
         """
         if self._is_writing:
             return
-        if isinstance(self._log, GroupWriter):
+        if not isinstance(self._log, _Nowhere):
             due = worked_s - self._worked_s >= self.settings.replay_s
         else:
             due = now - self._taken_at >= self.settings.snapshot_s
@@ -368,23 +314,23 @@ class ServerKeeper:
         """Give a standby what it needs: a snapshot that is taken next, and from now on each group of the log.
 
         Args:
-            tap: see :class:`GroupWriter`.
+            tap: see :class:`~rowcast.drivers.state.log.LogWriter`.
             snapshot: called on another thread with the number of the first group behind it and its bytes, once it is on
                 this disk (empty: it cannot be written); what the tap is given before that number is in it.
         """
-        assert isinstance(self._log, GroupWriter)
+        assert not isinstance(self._log, _Nowhere)
         self._log.tap = tap
         self._shipments = [snapshot]
 
     def ship_nothing(self) -> None:
         """The standby is gone."""
-        assert isinstance(self._log, GroupWriter)
+        assert not isinstance(self._log, _Nowhere)
         self._log.tap = None
         self._shipments = []
 
     def _snapshot(self, now: float, *, ended: bool = False) -> tuple[int, State, dict[str, str], list[Shipment]]:
         log = self._log
-        if isinstance(log, GroupWriter):
+        if not isinstance(log, _Nowhere):
             self._next = log.rotate()
         else:
             self._next += 1
@@ -412,6 +358,8 @@ class ServerKeeper:
             self.fault = ""
         except OSError as error:  # the one before is still there, and so is the log behind it
             self.fault = error.strerror or str(error)
+        except SteppedDown as error:  # :attr:`lost` says so
+            self.fault = str(error)
         for shipment in shipments:
             shipment(first, b"" if self.fault else data)
 

@@ -12,7 +12,8 @@ from rowcast.config import StateSettings
 from rowcast.drivers.state.disk import Disk, OpenFile
 from rowcast.drivers.state.folder import StateFolder, read_snapshot, snapshot_bytes
 from rowcast.drivers.state.groups import file_header, pack_group
-from rowcast.drivers.state.keeper import TeamSpec, Warm
+from rowcast.drivers.state.keeper import Warm
+from rowcast.drivers.state.spec import TeamSpec
 from rowcast.drivers.state.writer import segment_name
 from rowcast.durability.records import decode
 from rowcast.durability.recovery import Replay

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from rowcast.drivers.state.disk import Disk, OpenFile
 from rowcast.drivers.state.groups import file_header, pack_group
+from rowcast.drivers.state.log import GroupStore
+from rowcast.errors import SteppedDown
 
-__all__ = ["RETRY_S", "GroupWriter", "segment_name"]
+__all__ = ["RETRY_S", "GroupCommit", "GroupWriter", "segment_name"]
 
 #: After a write that failed it is tried again so much later (s).
 RETRY_S = 1.0
@@ -36,15 +38,15 @@ class _Group:
     position: int = 0
 
 
-class GroupWriter:
+class GroupCommit:
     """Appends records from one thread, commits them on another.
 
     A commit begins at once when the last one began ``commit_s`` ago or longer; what comes meanwhile goes into one
-    group.
-    While the disk fails, nothing is committed and everything is kept; it is tried again each second, in a new file.
+    group. While the store fails, nothing is committed and everything is kept; it is tried again each second. When the
+    log has another owner, nothing is committed ever again.
 
     Args:
-        disk: the folder.
+        store: where groups are stored.
         first: number of the next group.
         commit_s: seconds between the beginnings of two commits at least.
         committed: called on the writer's thread after a commit, after a failure, and when it has written again.
@@ -57,22 +59,21 @@ class GroupWriter:
         tap: called on the writer's thread with number, newest position and content of each group once it is committed.
     """
 
-    def __init__(self, disk: Disk, first: int, *, commit_s: float, committed: Callable[[], None]) -> None:
+    def __init__(self, store: GroupStore, first: int, *, commit_s: float, committed: Callable[[], None]) -> None:
         self.committed_to = 0
         self.failure = ""
         self.written = 0
         self.waiting_bytes = 0
         self.tap: Callable[[int, int, bytes], None] | None = None
-        self._disk = disk
+        self._store = store
         self._commit_s = commit_s
         self._committed = committed
         self._position = 0
         self._open = _Group(first, opens=True)
         self._sealed: deque[_Group] = deque()
-        self._file: OpenFile | None = None
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._idle = self._ending = self._due = False
+        self._idle = self._ending = self._due = self._over = False
         self._hurry = 0
         self._thread = threading.Thread(target=self._run, name="rowcast-log", daemon=True)
         self._thread.start()
@@ -103,7 +104,7 @@ class GroupWriter:
             return self._open.number
 
     def flush(self) -> None:
-        """Block until everything is committed, or the disk fails."""
+        """Block until everything is committed, or the store fails."""
         with self._lock:
             self._hurry += 1
             self._due = True
@@ -112,7 +113,7 @@ class GroupWriter:
             self._hurry -= 1
 
     def close(self) -> None:
-        """Commit what there is, if the disk allows, and end the thread."""
+        """Commit what there is, if the store allows, and end the thread."""
         with self._lock:
             self._ending = True
             self._wake.notify_all()
@@ -152,37 +153,28 @@ class GroupWriter:
             if self._commit(group):
                 continue
             with self._lock:
-                if self._ending:
+                if self._ending or self._over:
                     break
                 self._wake.wait_for(lambda: self._ending, RETRY_S)
-        if self._file is not None:
-            self._file.close()
+        self._store.close()
 
     def _commit(self, group: _Group) -> bool:
-        """Write a group; whether that went well."""
+        """Store a group; whether that went well."""
         content = b"".join(group.records)
         try:
-            if self._file is None or group.opens:
-                if self._file is not None:
-                    self._file.close()
-                    self._file = None
-                self._file = self._disk.create(segment_name(group.number))
-                self._file.write(file_header(group.number))
-            data = pack_group(group.number, content)
-            self._file.write(data)
-            self._file.sync()
+            written = self._store.put(group.number, content, opens=group.opens)
         except OSError as error:
-            # Whatever came of it on the disk: the group is written anew, into a file of its own.
-            if self._file is not None:
-                self._file.close()
-                self._file = None
             self.failure = error.strerror or str(error)
+            self._told()
+            return False
+        except SteppedDown as error:
+            self.failure, self._over = str(error), True
             self._told()
             return False
         with self._lock:
             self._sealed.popleft()
             self.committed_to = group.position
-            self.written += len(data)
+            self.written += written
             self.waiting_bytes -= len(content)
             self.failure = ""
         if (tap := self.tap) is not None:
@@ -194,3 +186,43 @@ class GroupWriter:
         with self._lock:
             self._wake.notify_all()
         self._committed()
+
+
+class _Files:
+    """Stores groups in files of a folder: a new one where a snapshot may be taken, and after a failure."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._file: OpenFile | None = None
+
+    def put(self, number: int, content: bytes, *, opens: bool) -> int:
+        data = pack_group(number, content)
+        try:
+            if self._file is None or opens:
+                self.close()
+                self._file = self._disk.create(segment_name(number))
+                self._file.write(file_header(number))
+            self._file.write(data)
+            self._file.sync()
+        except OSError:
+            # Whatever came of it on the disk: the group is written anew, into a file of its own.
+            self.close()
+            raise
+        return len(data)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class GroupWriter(GroupCommit):
+    """Commits records to files of a folder; after a write that failed, to a new file.
+
+    Args:
+        disk: the folder.
+        first, commit_s, committed: see :class:`GroupCommit`.
+    """
+
+    def __init__(self, disk: Disk, first: int, *, commit_s: float, committed: Callable[[], None]) -> None:
+        super().__init__(_Files(disk), first, commit_s=commit_s, committed=committed)

@@ -146,7 +146,7 @@ class RelayNode(ServerNode):
 
     def sessions_below(self) -> list[bytes]:
         """Sessions of the relays below."""
-        waiting = self._admission.relays.values()
+        waiting = self._admission.branches.waiting.values()
         return [one for below in (*(m.below for m in self.members.values()), *waiting) for one in below]
 
     def leaves(self) -> int:

@@ -36,15 +36,13 @@ from rowcast.training.rules.downstream import CHOOSE_FRAMES, choose, due_at, lac
 from rowcast.training.rules.floor import Floor
 from rowcast.training.rules.outage import Outages
 from rowcast.training.rules.streamed_member import STREAMED, StreamedMember
+from rowcast.training.rules.subtree import hear_subtree
 from rowcast.wire import Computed, Horizon, Message, Rows, Subtree
 
 if TYPE_CHECKING:
     from rowcast.training.team import Team
 
 __all__ = ["StreamedRule"]
-
-#: Workers below one relay at most.
-MOST_LEAVES = 1 << 24
 
 
 class StreamedRule(ServerRule):
@@ -293,22 +291,7 @@ class StreamedRule(ServerRule):
         return streamed.beyond
 
     def _on_subtree(self, now: float, member: Member, message: Message) -> None:
-        """A relay says how many workers are below it; one without any holds nobody up.
-
-        Raises:
-            RemoteProtocolError: they are too many, or it does not say which relays these are.
-        """
-        told = cast(Subtree, message)
-        leaves, member.below = told.leaves, told.below
-        if not told.below or leaves > MOST_LEAVES:
-            raise RemoteProtocolError(
-                f"expected a relay of at most {MOST_LEAVES} workers and its session, got {leaves} workers and "
-                f"{len(told.below)} sessions of {member.name}"
-            )
-        self.team.gate.branches(member, leaves)
-        if not leaves and member.gated and member.name in self._streamed:
-            self.team.departures.leave_gate(now, member, 0.0)
-        self.team.notifier.wake_all(self.team.members.values())
+        hear_subtree(now, self.team, member, cast(Subtree, message))
 
     def _wait(self, now: float, member: Member) -> None:
         member.state = MemberState.WAITING
