@@ -341,6 +341,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "AskerSettings": lambda: settings(config.AskerSettings),
     "AnswererSettings": lambda: settings(config.AnswererSettings),
     "ServeSettings": late("rowcast.cli.serve", "ServeSettings"),
+    "RelaySettings": late("rowcast.cli.relay", "RelaySettings"),
     "RobotSettings": late("rowcast.experiment", "RobotSettings"),
     "DemoSettings": late("rowcast.experiment", "DemoSettings"),
     "StreamDemoSettings": late("rowcast.experiment.stream_settings", "StreamDemoSettings"),

@@ -539,6 +539,7 @@ EXPORTED: dict[str, str] = {
         SESSION_NOTES Sent
         Started
     """,
+    "rowcast.training.relay": "RelayNode check_relayed",
     "rowcast.training.proposal": "",
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",
     "rowcast.delivery": "",

@@ -49,6 +49,8 @@ VERSION_4 = {
     "Busy": "number wait_s cause",
     "Supply": "rate total | most",
     "Share": "samples rate",
+    "Subtree": "leaves below",
+    "Through": "relay",
     "Peer": "",
     "Follow": "server nonce proof term leads address team policy release",
     "Followed": "server team term promise",

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from rowcast.wire import FrameDecoder, FrameEncoder, Request, RowLimits, Rows
+from rowcast.wire import FrameDecoder, FrameEncoder, Request, RowLimits, Rows, Subtree
 from rowcast.wire.messages import CONTROL, Ack
 
 ROWS = 5000
@@ -39,6 +39,8 @@ def control_messages(draw, kinds=KINDS):
     forms = {name: FORMS.get(hints[name], METRICS) for name in kind.__struct_fields__}
     if kind is Ack:
         forms["stream"] = STREAMS
+    if kind is Subtree:
+        forms["below"] = st.lists(st.binary(max_size=16), max_size=5).map(tuple)
     if kind is Request:
         forms["up"] = forms["down"] = forms["codecs"] = TENSORS
     return kind(**{name: draw(form) for name, form in forms.items()})
