@@ -57,9 +57,9 @@ def expected(workers: int, iterations: int = 12) -> np.ndarray:
     return -total
 
 
-def settle(tree: VirtualTree, workers: int, iterations: int = 12) -> None:
+def settle(tree: VirtualTree, workers: int, iterations: int = 12, until: float = 200.0) -> None:
     """The tree ends, and nothing was lost, nothing doubled, and all replicas are the root's."""
-    tree.run()
+    tree.run(until)
     for leaf in tree.leaves:
         assert leaf.node.failure is None and leaf.node.over, (leaf.node.name, leaf.node.state, leaf.node.failure)
     np.testing.assert_array_equal(tree.root.server.ledger.parameters, expected(workers, iterations))
@@ -147,17 +147,17 @@ def test_nothing_is_lost_or_doubled_while_servers_die(shape, pulls, seed):
 
 def test_a_relay_that_does_not_know_what_it_has_sent_loses_or_doubles():
     """The control: without the record of frames out, what was passed up is not known to have been."""
-    wrong = 0
-    for seed in range(8):
+    seeds, wrong = range(6), 0
+    for seed in seeds:
         tree = tree_of((2, 2), seed=seed)
         for branch in tree.branches.values():
             forget_sent(branch)
         schedule(tree, seed, 10, 1.0, roots=False)
         try:
-            settle(tree, 4)
-        except (AssertionError, RowcastError, RuntimeError):
+            settle(tree, 4, until=8.0)
+        except (AssertionError, RowcastError):
             wrong += 1
-    assert wrong >= 4
+    assert wrong > len(seeds) / 2  # in the others nothing was on its way, or a snapshot had it
 
 
 def forget_sent(branch) -> None:

@@ -118,7 +118,7 @@ class WorkerCore:
         self.welcomed_at: float | None = None
         self.metrics: dict[str, float] = {}
         self._metrics_left_out = False
-        self.residual = Residual(layout, self.pending)
+        self.residual = self._backlog(layout)
         window = Window(link_settings or LinkSettings())
         self.outbox = Outbox(self.residual, window, Snapshot(layout, replica, settles=False))
         self.inbox = Inbox(layout)
@@ -154,6 +154,10 @@ class WorkerCore:
             Leave: self._on_leave,
             **self._joining.handlers,
         }
+
+    def _backlog(self, layout: Layout) -> Residual:
+        """What is pending, with what is recorded of its rows."""
+        return Residual(layout, self.pending)
 
     @property
     def joined(self) -> bool:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.delivery.residual import Residual
+from rowcast.delivery.summed import Summed
 from rowcast.errors import ConfigError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
@@ -55,6 +57,8 @@ class Upstream(WorkerNode):
 
     Attributes:
         told: what the server above was told of the workers below, on this connection.
+        backlog: what is pending.
+        frame_s: see :class:`rowcast.config.LinkSettings`.
     """
 
     def __init__(
@@ -80,10 +84,15 @@ class Upstream(WorkerNode):
             entropy=entropy,
         )
         self._relay = relay
+        self.frame_s = link_settings.frame_s
         self._replica = _Passing(layout, replica, relay)
         self._handlers = {**self._handlers, Share: self._on_share}
         self.told: Subtree | None = None
         self._introduced = False  # on the connection that stands
+
+    def _backlog(self, layout: Layout) -> Residual:
+        self.backlog = Summed(layout, self.pending)
+        return self.backlog
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -152,7 +161,9 @@ class Upstream(WorkerNode):
             self.pending[message.rows] += 1
         elif len(message.payload):
             codec.add(self.layout, message.payload, message.rows, self.pending, 1.0)
-        self.residual.measured = False
+        else:
+            return
+        self.backlog.touch(message.rows)
 
     def exchange_sum(self, now: float, size: float, momentum: float) -> None:
         """Everything of the next iteration is here from below.
