@@ -27,6 +27,7 @@ from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training.memory import Loop, plan
 
+ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 4
 #: Steps of a worker whose resident memory is looked at, and of each in a team of whose server it is.
 STEPS = 6
@@ -114,7 +115,7 @@ def main() -> None:
 
 def workers_resident(*, tiny: bool) -> list[Figure]:
     """What a worker process has gained since it had its model and gradients, with and without a limit."""
-    rows = 50 if tiny else 3500
+    rows = 50 if tiny else 2000
     figures = []
     for policy in ("rowcast",) if tiny else ("rowcast", "rowcast?refine=off", "bsp"):
         layout = Layout.from_shapes([(f"{k}.{name}", shape) for k in range(4) for name, shape in tensors_of(rows)])
@@ -145,7 +146,7 @@ def gained_in_process(policy: str, rows: int, limit_mb: float) -> int:
     with serving(policy) as (_, port):
         command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(port), str(rows), repr(limit_mb)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=ROOT)
     return int(done.stdout)
 
 
@@ -251,6 +252,7 @@ def serving(policy: str, **environment: str) -> Iterator[tuple[int, int]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
     ) as server:
         try:
