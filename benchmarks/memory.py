@@ -1,25 +1,50 @@
 """Memory beyond model and gradients, in model-sized vectors: worker and server of a team of four.
 
-Counted twice: the model-sized arrays that the nodes hold, and the peak that tracemalloc sees (numpy reports its
-buffers to it) while four workers train over virtual links.
+Counted three times: the model-sized arrays that the nodes hold; the peak that tracemalloc sees (numpy reports its
+buffers to it) while four workers train over virtual links; and the resident memory of processes, as Linux tells it. Of
+the last, only what a process has gained is comparable: its base depends on the libraries of the machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
+import re
+import subprocess
+import sys
+import threading
 import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from common import TINY, Figure, arguments, finish
+from common import TINY, Figure, arguments, finish, reference_layout
+from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.rows import Layout
+from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
+from rowcast.training.memory import Loop, plan
 
+ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 4
+#: Steps of a worker whose resident memory is looked at, and of each in a team of whose server it is.
+STEPS = 6
+#: What a server without numba takes that nobody has joined (MB).
+ALONE_MB = 120.0
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0]).parse_args()
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--worker", nargs=3, metavar=("PORT", "ROWS", "MB"), help="be one, and print what it has gained"
+    )
+    options = parser.parse_args()
+    if options.worker:
+        port, rows, limit = options.worker
+        print(gained_by_worker(int(port), int(rows), float(limit) or None))
+        return
     layout = TINY if options.tiny else Layout.from_shapes([(f"block{i}", (400, 500)) for i in range(10)])
     vector_bytes = 4 * layout.elements
 
@@ -80,7 +105,176 @@ def main() -> None:
             note="4 workers x 2, server 2 + 4; frames on their way included",
         )
     )
+    figures += workers_resident(tiny=options.tiny)
+    figures += servers_resident(tiny=options.tiny)
     finish(f"Memory, {layout.elements} elements a vector", figures, options)
+
+
+# -- resident memory of workers --------------------------------------------------------------------------------------
+
+
+def workers_resident(*, tiny: bool) -> list[Figure]:
+    """What a worker process has gained since it had its model and gradients, with and without a limit."""
+    rows = 50 if tiny else 2000
+    figures = []
+    for policy in ("rowcast",) if tiny else ("rowcast", "rowcast?refine=off", "bsp"):
+        layout = Layout.from_shapes([(f"{k}.{name}", shape) for k in range(4) for name, shape in tensors_of(rows)])
+        whole = plan(layout, parse_policy(policy), Loop(1, spares=True), limit_mb=None, keeps_state=False)
+        limits = {"memory_mb": whole.size / 1e6 - 0.01} | ({} if tiny else {"no limit": 0.0})
+        gained = {name: gained_in_process(policy, rows, limit) for name, limit in limits.items()}
+        for name, value in gained.items():
+            vectors = value / (4 * layout.elements)
+            figures.append(Figure(f"worker: resident beyond model and gradients, {policy}, {name}", vectors, "vectors"))
+        if tiny:
+            continue
+        figures.append(
+            Figure(
+                f"worker: with memory_mb over without, {policy}",
+                gained["memory_mb"] / gained["no limit"],
+                "times",
+                bound=0.85,
+                note=f"{layout.elements} elements a vector",
+            )
+        )
+    return figures
+
+
+def tensors_of(rows: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Of one of the four layers of :func:`gained_by_worker`."""
+    return [("weight", (rows, 1000)), ("bias", (rows,))]
+
+
+def gained_in_process(policy: str, rows: int, limit_mb: float) -> int:
+    """Bytes that a worker process has gained, in a team of one."""
+    with serving(policy) as (_, port):
+        command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(port), str(rows), repr(limit_mb)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=ROOT)
+    return int(done.stdout)
+
+
+def gained_by_worker(port: int, rows: int, limit_mb: float | None) -> int:
+    """Most resident memory behind a step, less that before joining, when model and gradients were there (bytes)."""
+    import torch
+    from torch import nn
+
+    import rowcast
+
+    model = nn.ModuleList([nn.Linear(1000, rows) for _ in range(4)])
+
+    def compute() -> None:
+        model.zero_grad(set_to_none=False)
+        sum(layer(torch.ones(1, 1000)).square().mean() for layer in model).backward()  # type: ignore[union-attr]
+
+    inner = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(2):  # what comes with the first use of PyTorch is no part of it
+        compute()
+        inner.step()
+    settings = rowcast.WorkerSettings(memory_mb=limit_mb)
+    warm_up()
+    before, behind = resident_bytes(os.getpid(), "VmRSS"), 0
+    team = rowcast.join(f"127.0.0.1:{port}", name="robot", settings=settings)
+    with rowcast.Optimizer(inner, model, team) as optimizer:
+        for _ in range(STEPS):
+            compute()
+            optimizer.step()
+            behind = max(behind, resident_bytes(os.getpid(), "VmRSS"))
+    return behind - before
+
+
+def warm_up() -> None:
+    """Load and compile what a worker uses, with a small team in this process."""
+    script = ScriptedWorker("warm-up", lambda step, replica: np.ones_like(replica), 3, rate_bps=1e6)
+    for policy in ("rowcast", "bsp"):
+        VirtualTeam(TINY, policy, [script]).run()
+
+
+# -- resident memory of servers --------------------------------------------------------------------------------------
+
+
+def servers_resident(*, tiny: bool) -> list[Figure]:
+    """What ``rowcast serve`` takes alone, and at most with a team that trains; with numba and without."""
+    layout, what = reference_layout(tiny=tiny)
+    vector_bytes = 4 * layout.elements
+    figures = []
+    for numba in (False,) if tiny else (True, False):
+        alone, most = server_resident(layout, numba=numba)
+        name = "numba" if numba else "without numba"
+        figures.append(
+            Figure(f"server: resident alone, {name}", alone / 1e6, "MB", bound=None if numba else ALONE_MB, note=what)
+        )
+        figures.append(
+            Figure(
+                f"server: most with a team of {WORKERS}, {name}",
+                most / 1e6,
+                "MB",
+                note=f"{(most - alone) / vector_bytes:.1f} vectors of {vector_bytes / 1e6:.1f} MB more",
+            )
+        )
+        figures.append(
+            Figure(
+                f"server: beyond alone, {name}",
+                (most - alone) / vector_bytes,
+                "vectors",
+                bound=None if tiny else 2.0 + WORKERS,
+            )
+        )
+    return figures
+
+
+def server_resident(layout: Layout, *, numba: bool) -> tuple[int, int]:
+    """Resident memory before anybody joins, and the most while four workers train and until they are gone (bytes)."""
+    with serving("rowcast", ROWCAST_NUMBA=str(int(numba))) as (process, port):
+        alone = resident_bytes(process, "VmRSS")
+        threads = [threading.Thread(target=train, args=(layout, port, k)) for k in range(WORKERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return alone, resident_bytes(process, "VmHWM")
+
+
+def train(layout: Layout, port: int, number: int) -> None:
+    """A worker that proposes the same small step a few times."""
+    team = Team(Endpoint("127.0.0.1", port), name=f"robot-{number}")
+    team.start(layout, layout.zeros())
+    for _ in range(STEPS):
+        with team.hold():
+            proposed = team.replica - np.float32(1e-3)
+            team.accumulate([proposed[spec.start : spec.stop] for spec in layout.tensors], 1.0)
+        team.exchange()
+    team.finish()
+
+
+@contextlib.contextmanager
+def serving(policy: str, **environment: str) -> Iterator[tuple[int, int]]:
+    """A server process: its number and its port; ended behind the block."""
+    words = ["serve", "--port", "0", "--host", "127.0.0.1", "--policy", policy, "--set", "gather_s=0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "rowcast", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    ) as server:
+        try:
+            assert server.stdout is not None
+            lines = []
+            for line in server.stdout:
+                lines.append(line)
+                if found := re.search(r"127\.0\.0\.1:(\d+)", line):
+                    yield server.pid, int(found[1])
+                    return
+            raise RuntimeError(f"rowcast serve: expected its address, got {''.join(lines)!r}")
+        finally:
+            server.terminate()
+
+
+def resident_bytes(process: int, key: str) -> int:
+    """``VmRSS``, what a process holds now, or ``VmHWM``, the most that it held."""
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def model_sized(root: object, layout: Layout) -> float:

@@ -18,6 +18,7 @@ from rowcast.delivery.residual import Residual
 from rowcast.rows import Layout
 from rowcast.testing import VirtualTeam
 from rowcast.training.proposal.own_writes import OwnWrites
+from rowcast.training.proposal.sent_writes import SentWrites
 from rowcast.wire import Rows
 from teams import LAYOUT, finished, links, worker
 
@@ -34,15 +35,22 @@ class Exchange:
             parameters and the replica hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, small: bool = False, room: int = 1 << 20) -> None:
         self.server, self.replica = SMALL.zeros(), SMALL.zeros()
         self.computed, self.at_server, self.returned = SMALL.zeros(), SMALL.zeros(), SMALL.zeros()
         self.residual = Residual(SMALL, SMALL.zeros())
         self.flight: deque[tuple[Rows, np.ndarray]] = deque()
         self.heard = self.number = 0
         self.down: deque[tuple[np.ndarray, np.ndarray, np.ndarray] | int] = deque()
-        self.own = OwnWrites(SMALL, self.replica, lambda: [message for message, _ in self.flight])
+        self.own: OwnWrites | SentWrites
+        if small:
+            self.own = SentWrites(SMALL, self.replica, self.on_their_way, room)
+        else:
+            self.own = OwnWrites(SMALL, self.replica, self.on_their_way)
         self.residual.follower = self.own
+
+    def on_their_way(self) -> list[Rows]:
+        return [message for message, _ in self.flight]
 
     def act(self, action: str, random: np.random.Generator) -> None:
         rows = np.flatnonzero(random.random(SMALL.rows) < 0.6)
@@ -90,23 +98,68 @@ class Exchange:
         np.testing.assert_array_equal(self.own.expected, self.replica - unreturned)
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(ACTIONS), min_size=5, max_size=60))
-def test_expected_is_the_replica_less_what_is_sent_and_has_not_come_back(seed: int, actions: list[str]) -> None:
-    random, exchange = np.random.default_rng(seed), Exchange()
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(ACTIONS), min_size=5, max_size=60), st.booleans())
+def test_expected_is_the_replica_less_what_is_sent_and_has_not_come_back(
+    seed: int, actions: list[str], small: bool
+) -> None:
+    random, exchange = np.random.default_rng(seed), Exchange(small=small)
     for action in actions:
         exchange.act(action, random)
         exchange.check()
 
 
-def test_a_row_that_is_on_its_way_whenever_it_arrives_follows_the_others_all_the_same() -> None:
+@pytest.mark.parametrize("small", [False, True])
+def test_a_row_that_is_on_its_way_whenever_it_arrives_follows_the_others_all_the_same(small: bool) -> None:
     """It stood still while nothing but the moments was to blame at which frames met."""
-    random, exchange = np.random.default_rng(0), Exchange()
+    random, exchange = np.random.default_rng(0), Exchange(small=small)
     for _ in range(30):
         for action in ("compute", "send", "hear", "others", "answer", "send", "arrive", "arrive"):
             exchange.act(action, random)
             exchange.check()
     assert np.abs(exchange.replica).min() > 0
+
+
+# -- in little memory ------------------------------------------------------------------------------------------
+
+
+def test_frames_are_let_go_of_when_all_of_their_rows_are_back() -> None:
+    random, exchange = np.random.default_rng(1), Exchange(small=True)
+    assert isinstance(exchange.own, SentWrites)
+    for _ in range(10):
+        for action in ("compute", "send", "hear", "arrive"):
+            exchange.act(action, random)
+    assert exchange.own.kept_bytes > 0
+    exchange.replica[:], exchange.returned[:] = exchange.server, exchange.at_server
+    exchange.own.arrived(np.arange(SMALL.rows))
+    exchange.check()
+    assert exchange.own.kept_bytes == 0 and exchange.own.forgotten == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(ACTIONS), min_size=20, max_size=80), st.integers(1, 200))
+def test_beyond_their_room_the_oldest_frames_are_forgotten_and_the_rest_is_as_before(
+    seed: int, actions: list[str], room: int
+) -> None:
+    """What is forgotten is as good as back: nothing of it is left when everything has come."""
+    random, exchange = np.random.default_rng(seed), Exchange(small=True, room=room)
+    assert isinstance(exchange.own, SentWrites)
+    for action in actions:
+        exchange.act(action, random)
+        assert exchange.own.kept_bytes <= room
+        if not exchange.own.forgotten:
+            exchange.check()
+    exchange.act("cut", random)  # nothing is on its way, and everything that the server has comes
+    exchange.replica[:], exchange.returned[:] = exchange.server, exchange.at_server
+    exchange.own.arrived(np.arange(SMALL.rows))
+    exchange.check()
+
+
+def test_the_bytes_that_are_counted_are_those_that_are_kept_alive() -> None:
+    own = SentWrites(SMALL, SMALL.zeros(), list, 1 << 20)
+    rows, whole = np.arange(3), np.zeros(1000, dtype=np.uint8)
+    own.sent(RAW, whole[:36], rows)
+    assert own.kept_bytes == 1000 + 4 * len(rows)
 
 
 # -- a team of one is serial SGD -------------------------------------------------------------------------------

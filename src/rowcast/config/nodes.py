@@ -290,6 +290,17 @@ class WorkerSettings(Checked):
         low=0.0,
         high=86_400.0,
     )
+    memory_mb: float | None = setting(
+        None,
+        "Most that Rowcast may take for what it holds of the model, beside Python, PyTorch, the model itself, its "
+        "gradients and its inner optimizer. A line at joining says what it takes. Where that would be more, the worker "
+        "does with one vector less; where that does not suffice either, it ends, and its message has the sums. None: "
+        "no limit.",
+        unit="MB",
+        low=0.001,
+        high=1e9,
+        flag="--memory-mb",
+    )
     refusals_limit: int = setting(
         8,
         "When a server refuses what this worker says, or says itself what has no place here, the link is made anew, "

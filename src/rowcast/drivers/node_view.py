@@ -8,14 +8,20 @@ import numpy.typing as npt
 from rowcast.errors import LocalProtocolError
 from rowcast.sync import Policy
 from rowcast.training import WorkerNode
+from rowcast.training.memory import Loop
 
 __all__ = ["NodeView"]
 
 
 class NodeView:
-    """The part of :class:`rowcast.optim.TeamLike` that is read from the node."""
+    """The part of :class:`rowcast.optim.TeamLike` that is read from the node.
+
+    Attributes:
+        loop: what the training loop holds beside the worker; whoever holds it says so before :meth:`start`.
+    """
 
     _node: WorkerNode | None = None
+    loop = Loop()
 
     @property
     def node(self) -> WorkerNode:
@@ -37,6 +43,20 @@ class NodeView:
     def expected(self) -> npt.NDArray[np.float32]:
         """The replica, with own contributions that are on their way; see :attr:`WorkerNode.expected`."""
         return self.node.expected
+
+    def expected_in(self, room: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The same, perhaps written into ``room``; see :meth:`WorkerNode.expected_in`."""
+        return self.node.expected_in(room)
+
+    @property
+    def lean(self) -> bool:
+        """The training loop is to count its steps from the replica, and to keep no copy of it."""
+        return self.node.lean
+
+    @property
+    def moved(self) -> bool:
+        """Rows have moved the replica since the last exchange was over."""
+        return self.node.moved
 
     @property
     def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:

@@ -115,24 +115,28 @@ class Buffers:
 
     # -- what this worker contributes --------------------------------------------------------------------------
 
-    def proposal(self, origin: Vector, weight: float, *, leads: bool) -> list[Vector]:
+    def proposal(self, origin: Vector, weight: float, *, leads: bool, kept: bool = False) -> list[Vector]:
         """What is proposed for the buffers, one flat float32 array for each.
 
         Args:
             origin: float32 [elements]; receives from where it counts, the values of which the team has been told.
+            kept: it stays as it is instead, and what is proposed counts from there.
             weight: the averaging weight that it will be multiplied by.
             leads: what the first worker makes of them counts in full, and that of the others not at all.
         """
         share = 1.0 if not self._first else 1.0 / weight if leads else 0.0
         proposed = []
         for k, (spec, base) in enumerate(zip(self._specs, self._bases, strict=True)):
-            origin[spec.start : spec.stop] = base
             now = to_host(self._current(k))
             if not share or not np.isfinite(now).all():
                 now = base
             elif share != 1.0:
                 now = base + np.float32(share) * (now - base)
-            proposed.append(now)
+            if kept:
+                proposed.append(origin[spec.start : spec.stop] - (base - now))
+            else:
+                origin[spec.start : spec.stop] = base
+                proposed.append(now)
         return proposed
 
     def proposed(self) -> None:

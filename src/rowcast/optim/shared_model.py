@@ -17,6 +17,7 @@ from rowcast.optim.shared import shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import read_into
 from rowcast.optim.view import View
+from rowcast.training.memory import Loop
 
 __all__ = ["SharedModel"]
 
@@ -65,6 +66,8 @@ class SharedModel:
         self.project()
         vector = np.empty(self.layout.elements, dtype=np.float32)
         read_into(vector, self.layout, [*self.shared.tensors, *self.buffers.tensors()])
+        if hasattr(self._team, "loop"):
+            self._team.loop = Loop(self._view.copies, self._view.spares)
         self._team.start(self.layout, vector)
 
     def project(self) -> None:
@@ -85,7 +88,7 @@ class SharedModel:
         """
         weight = weight if weight is not None else 1.0 / max(1, self._team.members)
         origin = self._view.origin()
-        buffers = self.buffers.proposal(origin, weight, leads=self._leads)
+        buffers = self.buffers.proposal(origin, weight, leads=self._leads, kept=self._view.borrowed)
         update = self._view.proposal(buffers), weight, origin
         told = self._filled = False
 
@@ -127,7 +130,7 @@ class SharedModel:
 
     def _fill(self, *, ahead: bool, everything: bool) -> None:
         beyond = self._team.anticipated if ahead else None
-        self._view.fill(self._base(beyond), beyond)
+        self._view.fill(self._base_in_image(beyond), beyond, lean=getattr(self._team, "lean", False))
         if ahead:
             self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything, whole=self.own)
 
@@ -137,13 +140,20 @@ class SharedModel:
         if self._view.holds(self._base(beyond), beyond):
             return
         with self._team.still():
-            self._view.fill(self._base(beyond), beyond)
+            self._view.fill(self._base_in_image(beyond), beyond, lean=getattr(self._team, "lean", False))
         self._view.project()
 
     def _base(self, beyond: tuple[Vector, Vector] | None) -> Vector:
         """From what ``beyond`` is subtracted: the replica, with what is on its way where something is anticipated."""
         replica = self._team.replica
         return replica if beyond is None else getattr(self._team, "expected", replica)
+
+    def _base_in_image(self, beyond: tuple[Vector, Vector] | None) -> Vector:
+        """The same; where the team does not keep it, it is made in the image, which is about to be written anyway."""
+        if beyond is None or self._view.borrowed or not hasattr(self._team, "expected_in"):
+            return self._base(beyond)
+        expected: Vector = self._team.expected_in(self._view.image)
+        return expected
 
     @contextlib.contextmanager
     def team_buffers(self) -> Iterator[None]:
@@ -170,4 +180,6 @@ class SharedModel:
 
         In a round of local steps the parameters are this worker's own, and what is written into them travels.
         """
+        if self._view.borrowed and getattr(self._team, "moved", False):
+            return []  # it is the replica that was written
         return self._view.written() if self._team.local_steps == 1 else []

@@ -31,6 +31,9 @@ class TeamLike(Protocol):
     - ``policy``, a :class:`rowcast.sync.Policy` or ``None``: the optimizer warns where its inner one does not suit it;
     - ``expected``, the replica less what this worker has sent and not been sent back: where something is anticipated,
       the next gradient is computed from there;
+    - ``expected_in``, which returns the same and may write it into the vector that it is given: it is not kept then;
+    - ``loop``, a :class:`rowcast.training.memory.Loop`, which the optimizer sets before ``start``; ``lean``, whether to
+      count steps from ``replica`` and keep no copy of it, and ``moved``, whether rows have moved it meanwhile;
     - ``contributed``, sum |.| of what this worker's last iteration contributed, and ``shortened``, whether that was
       less than what it computed: the optimizer warns where they are as they are when training diverges;
     - ``keep``, called once behind ``start`` with a function that gives what belongs to this worker's state beside the

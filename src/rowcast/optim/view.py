@@ -37,7 +37,11 @@ class View:
         projection: brings them back into their bounds.
 
     Attributes:
-        image: float32 [layout.elements]; of each parameter what was written into it, as it holds it.
+        image: float32 [layout.elements]; of each parameter what was written into it, as it holds it. Where it was
+            filled without an image, the replica itself, which is then never written here.
+        borrowed: it was filled without an image.
+        copies: vectors that are kept: the image, and where there is a projection two more.
+        spares: the replica would do as image where it stands still: every parameter holds what is written into it.
     """
 
     def __init__(self, shared: Shared, layout: Layout, projection: Projection) -> None:
@@ -52,13 +56,17 @@ class View:
         self._seen: tuple[npt.NDArray[np.int64], list[Vector]] = np.zeros(0, dtype=np.int64), []
         self._before: Vector | None = None  # what was written, before it was projected
         self.image = layout.zeros()
+        self.copies = 3 if projection else 1
+        self.spares = not projection and all(tensor.dtype in _WIDE for tensor in shared.tensors)
+        self.borrowed = False
 
     def written(self) -> list[str]:
         """Names of parameters that somebody else has written since: they hold something else than the image.
 
         Every write is noticed that changes a float32 value, on any device. The next step counts from what they hold,
-        so that what was written does not travel; :meth:`fill` overwrites it. What was written and put back (averaged
-        weights for an evaluation) is the same again. Looking reads parameters and image once, at the cost of a copy.
+        so that what was written does not travel; :meth:`fill` overwrites it. Without an image it is overwritten at
+        once, and the step is made from there. What was written and put back (averaged weights for an evaluation) is
+        the same again. Looking reads parameters and image once, at the cost of a copy.
         """
         places = addresses(self._tensors, self._specs)
         suspects = self._whole.differing(places, self.image) if places.all() else range(len(self._tensors))
@@ -69,18 +77,26 @@ class View:
         part, held = slice(self._specs[k].start, self._specs[k].stop), to_host(self._tensors[k])
         if np.array_equal(held.view(np.uint32), self.image[part].view(np.uint32)):
             return False
+        if self.borrowed:
+            from_host_(self._tensors[k], self.image[part])
+            return True
         if self._before is not None:
             self._before[part] += held - self.image[part]
         self.image[part] = held
         return True
 
-    def fill(self, replica: Vector, beyond: tuple[Vector, Vector] | None) -> None:
+    def fill(self, replica: Vector, beyond: tuple[Vector, Vector] | None, *, lean: bool = False) -> None:
         """Write the replica into the parameters, less what is beyond it: the one write of a step.
 
         Args:
-            replica: float32 [layout.elements].
+            replica: float32 [layout.elements]; the image, where it was made there.
             beyond: a vector that is subtracted, and how often each row of it is, float32 [rows].
+            lean: without an image: the replica stands still, and nothing is beyond it.
         """
+        if lean:
+            self.image, self.borrowed = replica, True
+        elif self.borrowed:
+            self.image, self.borrowed = self._layout.zeros(), False
         places = addresses(self._tensors, self._specs)
         scattered = self._whole if places.all() else self._of(tuple(np.flatnonzero(places).tolist()))
         if beyond is None:

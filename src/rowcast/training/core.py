@@ -15,7 +15,7 @@ from rowcast.delivery.outbox import Outbox
 from rowcast.delivery.residual import Residual
 from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.window import Window
-from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
+from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
@@ -27,9 +27,11 @@ from rowcast.training.joining import Joining
 from rowcast.training.kept.notes import Acknowledged, Notebook, Received
 from rowcast.training.kept.recovery import Recovery
 from rowcast.training.kept.replay import Replay
+from rowcast.training.memory import KEPT_SHARE, Loop, Plan, plan, stands_still
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.training.proposal.replica import Replica
+from rowcast.training.proposal.sent_writes import SentWrites
 from rowcast.training.rules import worker_rule
 from rowcast.training.rules.base import WorkerHandler, WorkerRule
 from rowcast.training.steps import Step
@@ -82,6 +84,8 @@ class WorkerCore:
         notices: sentences for the user, oldest first; the driver shows and removes them.
         notebook: keeps what is needed to go on after the process was killed; ``None``: nothing does.
         recovery: it goes on from what was kept, and no server has welcomed it yet.
+        loop: what the training loop holds beside it; whoever makes both says so before they join.
+        moved: rows have moved the replica since the last exchange was over.
     """
 
     def __init__(
@@ -139,6 +143,9 @@ class WorkerCore:
         self.woken_at = 0.0
         self.notebook: Notebook | None = None
         self.recovery: Recovery | None = None
+        self.loop = Loop()
+        self.moved = False
+        self._memory: Plan | None = None
         self.rule = WorkerRule(self)
         self._joining = Joining(self, self.client)
         self._watch = WorkerWatch(self, self._joining)
@@ -257,6 +264,7 @@ class WorkerCore:
     def begin(self, now: float) -> None:
         """The training loop may compute its first iteration."""
         self.state = WorkerState.COMPUTING
+        self.moved = False
         self.step = Step(started=now)
 
     def carry_on(self, now: float) -> None:
@@ -271,14 +279,41 @@ class WorkerCore:
         if not wanted:
             self.residual.follower = self._replica.own_writes = None
             return
-        if self._replica.own_writes is None:
-            self._replica.own_writes = OwnWrites(self.layout, self.replica, self.outbox.unacknowledged)
+        small = self._memory is not None and self._memory.small
+        if not isinstance(self._replica.own_writes, SentWrites if small else OwnWrites):
+            common = self.layout, self.replica, self.outbox.unacknowledged
+            room = 4 * self.layout.elements // KEPT_SHARE
+            self._replica.own_writes = SentWrites(*common, room) if small else OwnWrites(*common)
         self.residual.follower = self._replica.own_writes
+        assert self._replica.own_writes is not None
         self._replica.own_writes.restart()
+
+    def fit_memory(self) -> bool:
+        """The policy is known: plan what is held, and tell it; false: that is more than it may, and it has failed."""
+        limit_mb = self.settings.memory_mb
+        if limit_mb is None or self.policy is None:
+            return True
+        try:
+            new = plan(self.layout, self.policy, self.loop, limit_mb=limit_mb, keeps_state=self.notebook is not None)
+        except ConfigError as error:
+            self.say(Leave("its memory_mb is too small for the policy"))
+            self.fail(error)
+            return False
+        if new != self._memory:
+            self._memory = new
+            self.notices.append(f"{self.name}: memory: {new}")
+        return True
+
+    @property
+    def lean(self) -> bool:
+        """The training loop is to count its steps from the replica, and to keep no copy of it."""
+        small = self._memory is not None and self._memory.small
+        return small and self.loop.spares and self.policy is not None and stands_still(self.policy)
 
     def compute(self, now: float) -> None:
         """The exchange of an iteration is over: the training loop may compute the next one."""
         self.state = WorkerState.COMPUTING
+        self.moved = False
         step = self.step
         step.record(now, self.journal, self.layout, self.iteration, self.outbox.meter.rate_bps(now))
         self.metrics["share"] = step.share(self.layout)
@@ -311,6 +346,7 @@ class WorkerCore:
                 self.notebook.note(Received(rows))
             self.step.pulled(rows)
             self._replica.apply(codec, rows)
+            self.moved = True
             self.rule.arrived(codec, rows)
         self.say(Ack(self.inbox.received))
 

@@ -216,6 +216,8 @@ class Joining:
                 )
             )
             return
+        if not self._node.fit_memory():
+            return
         self._node.members = max(welcome.members, 1)
         self.client.enter(welcome)
         self._node.standby = welcome.standby

@@ -74,6 +74,11 @@ class WorkerLoop(WorkerCore):
         own_writes = self._replica.own_writes
         return self.replica if own_writes is None else own_writes.expected
 
+    def expected_in(self, room: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """:attr:`expected`; where it is not kept, written into ``room``, float32 [elements], which is returned."""
+        own_writes = self._replica.own_writes
+        return self.replica if own_writes is None else own_writes.expected_in(room)
+
     def waits_for(self, now: float) -> str | None:
         """What a long wait of the training loop is for, for people; ``None``: the server says it."""
         return waits_for(self, now)
@@ -96,11 +101,19 @@ class WorkerLoop(WorkerCore):
     ) -> None:
         """Add ``weight * (origin - sources)`` to pending; no iteration is finished by it.
 
-        ``origin`` is from where the sources were made; ``None``: from the replica as it is.
+        ``origin`` is from where the sources were made; ``None``: from the replica as it is. Where that is the replica
+        itself (:attr:`lean`), and it has moved since the exchange before, nobody knows any more where they were made:
+        this worker has joined anew meanwhile. Then nothing is added, and a notice says so.
 
         The policy's outer learning rate and momentum come in here. See
         :meth:`rowcast.training.proposal.replica.Replica.propose` for shapes and errors.
         """
+        if origin is self.replica and self.moved:
+            self.notices.append(
+                f"{self.name}: the team's parameters came anew while a step was computed; to save memory nothing was "
+                "kept of those that it began from, and it makes no contribution"
+            )
+            return
         self.contribution.add(self.policy, sources, weight, origin)
 
     def offer(self, update: Update | None) -> NonFiniteGradient | None:

@@ -132,6 +132,7 @@ class Team(NodeView):
                 request=JoinRequest(self._endpoint.security.secret, self._parameters),
                 journal=self.journal,
             )
+            self._node.loop = self.loop
             self._restore(self._node)
             self._network = NetworkThread(self._node, self._endpoint, self._link_settings)
             self._network.start()

@@ -123,6 +123,7 @@ class VirtualWorker(NodeView):
             journal=self.journal,
             entropy=self._entropy,
         )
+        self._node.loop = self.loop
         self._robot = self._simulation.add(self._node, self._device, *self._link, self._may_compute)
         self._wait()
 

@@ -18,6 +18,7 @@ from rowcast.rows.scaling import scale_rows
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.own_writes import OwnWrites
+from rowcast.training.proposal.sent_writes import SentWrites
 from rowcast.wire import Rows
 
 __all__ = ["Replica", "first_nonfinite"]
@@ -52,7 +53,7 @@ class Replica:
         self.layout = layout
         self.parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
-        self.own_writes: OwnWrites | None = None
+        self.own_writes: OwnWrites | SentWrites | None = None
         self._held: list[tuple[Codec, Rows]] | None = None
 
     @cached_property
