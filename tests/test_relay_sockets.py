@@ -15,7 +15,7 @@ import pytest
 from live import LAYOUT, LIMIT_S, Robot, eventually, python, start_of
 from nats_servers import NatsServer, needs_nats
 from rowcast.cli.exits import ExitCode
-from rowcast.drivers.sockets import Endpoint
+from rowcast.drivers.sockets import Endpoint, Security
 from test_durable_sockets import free_port
 
 pytestmark = pytest.mark.system
@@ -27,10 +27,12 @@ START_S = 3 * LIMIT_S
 class Process:
     """A server or a relay with a log, again and again on one port."""
 
-    def __init__(self, folder, name, workers, above=None, *, log=None):
+    def __init__(self, folder, name, workers, above=None, *, log=None, secret=None):
         self.name, self.port, self.started_s = name, free_port(), 0.0
         self.journal, self.log = folder / f"{name}.jsonl", log or folder / f"{name}-log"
         common = ["--policy", POLICY, "--workers", workers, "--journal", self.journal, "--quiet"]
+        common += [] if secret is None else ["--secret-file", secret]
+        self.security = Security() if secret is None else Security.of(secret)
         common += ["--set", "gather_s=0", "--set", "absence_limit_s=300"]  # however long a process takes to start
         if above is None:
             self.arguments = ["serve", "--port", self.port, "--state", self.log, *common]
@@ -41,7 +43,7 @@ class Process:
 
     @property
     def endpoint(self):
-        return Endpoint("127.0.0.1", self.port)
+        return Endpoint("127.0.0.1", self.port, self.security)
 
     def begin(self):
         self.process = python("-m", "rowcast", *self.arguments, stderr=subprocess.STDOUT)
@@ -76,9 +78,12 @@ def begin(*processes):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A root and two relays that expect four workers each."""
-    root = Process(tmp_path, "root", 2)
-    relays = [Process(tmp_path, f"relay-{k}", 4, root) for k in range(2)]
+    """A root and two relays that expect four workers each; they share a secret, so all is inside TLS."""
+    secret = tmp_path / "team.secret"
+    secret.write_text("a secret of more than sixteen bytes")
+    secret.chmod(0o600)
+    root = Process(tmp_path, "root", 2, secret=secret)
+    relays = [Process(tmp_path, f"relay-{k}", 4, root, secret=secret) for k in range(2)]
     begin(root, *relays)
     yield root, relays
     for process in (root, *relays):
