@@ -489,8 +489,8 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.drivers.state": "Disk Mirror OpenFile RealDisk ServerKeeper TeamSpec Warm",
     "rowcast.drivers.virtual": """
-        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
-        VirtualStream VirtualWorker
+        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver TreeSimulation
+        VirtualRobot VirtualStream VirtualWorker
     """,
     "rowcast.durability": """
         Appendix Drawn Leadership Record RecordedServer Recovery Replay Standing State capture decode recover restore
