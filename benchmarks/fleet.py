@@ -1,7 +1,9 @@
 """What a large team costs its server, and what the code ``elements`` costs a robot.
 
 Parts, of which ``--parts`` chooses: ``pushes``, the processor time of a push at a server with 16 and with 2,048
-workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element.
+workers; ``elements``, the time to encode and decode the reference layout, beside one bit an element; and of trees of
+relays ``tree``, the accuracy of a tree and of a flat team (``fleet_tree.py``), ``root``, what the root costs
+(``fleet_root.py``), and ``leaves``, a tree of 10,000 hollow leaves (``fleet_tree.py``).
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
+from fleet_root import root
+from fleet_tree import leaves, tree
 from pulls import Team
 from rowcast.codecs import Elements, codec_by_name
 from rowcast.rows import Layout
 from rowcast.wire import Computed, PushEnd
 
-PARTS = ("pushes", "elements")
+PARTS = ("pushes", "elements", "tree", "root", "leaves")
 #: A push of a small model: what it costs is then what the server keeps for each worker.
 SMALL = Layout.from_shapes([("block", [64, 32])])
 TEAMS = (16, 2048)
@@ -97,10 +101,9 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     figures = []
-    if "pushes" in parts:
-        figures += pushes(tiny=options.tiny)
-    if "elements" in parts:
-        figures += elements(tiny=options.tiny)
+    for name, part in zip(PARTS, (pushes, elements, tree, root, leaves), strict=True):
+        if name in parts:
+            figures += part(tiny=options.tiny)
     finish("Fleets", figures, options)
 
 
