@@ -5,7 +5,8 @@ workers; ``elements``, the time to encode and decode the reference layout, besid
 processor time of a message in virtual time with 64 and with 1,000 workers. Only where they are named, since they take
 minutes: ``memory``, versions of a worker, and 10,000 hollow workers at one server (``fleet_scale.py``); ``two_step``,
 what teams learn in which elements beyond a threshold travel, beside one bit an element (``fleet_two_step.py``; it needs
-Fashion-MNIST).
+Fashion-MNIST); and of trees of relays ``tree``, the accuracy of a tree and of a flat team (``fleet_tree.py``),
+``root``, what the root costs (``fleet_root.py``), and ``leaves``, a tree of 10,000 hollow leaves (``fleet_tree.py``).
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
 from fashion import write_noise
+from fleet_root import root
 from fleet_scale import memory, messages
+from fleet_tree import leaves, tree
 from fleet_two_step import DATA, two_step
 from pulls import Team
 from rowcast.codecs import Elements, codec_by_name
 from rowcast.rows import Layout
 from rowcast.wire import Computed, PushEnd
 
-USUAL = ("pushes", "elements", "messages")
-PARTS = (*USUAL, "memory", "two_step")
+#: Parts with nothing to choose, by name.
+SIMPLE = ("pushes", "elements", "messages", "memory", "tree", "root", "leaves")
+USUAL, PARTS = SIMPLE[:3], (*SIMPLE, "two_step")
 #: A push of a small model: what it costs is then what the server keeps for each worker.
 SMALL = Layout.from_shapes([("block", [64, 32])])
 TEAMS = (16, 2048)
@@ -110,14 +114,9 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     figures = []
-    if "pushes" in parts:
-        figures += pushes(tiny=options.tiny)
-    if "elements" in parts:
-        figures += elements(tiny=options.tiny)
-    if "messages" in parts:
-        figures += messages(tiny=options.tiny)
-    if "memory" in parts:
-        figures += memory(tiny=options.tiny)
+    for name, part in zip(SIMPLE, (pushes, elements, messages, memory, tree, root, leaves), strict=True):
+        if name in parts:
+            figures += part(tiny=options.tiny)
     if "two_step" in parts and options.tiny:
         with tempfile.TemporaryDirectory() as folder:
             write_noise(Path(folder), 1000)

@@ -492,8 +492,8 @@ EXPORTED: dict[str, str] = {
         state_at
     """,
     "rowcast.drivers.virtual": """
-        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver VirtualRobot
-        VirtualStream VirtualWorker
+        Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver TreeSimulation
+        VirtualRobot VirtualStream VirtualWorker
     """,
     "rowcast.durability": """
         Appendix Drawn Leadership Record RecordedServer Recovery Replay Standing State capture decode recover restore

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import Clock, Device, ServerCosts, Simulation, TimeOver, VirtualWorker
-from rowcast.drivers.virtual.simulation import _starting_at
+from rowcast.drivers.virtual.lane import starting_at
 from rowcast.errors import ConfigError, LayoutMismatch, LinkLost, LocalProtocolError
 from rowcast.journal import open_journal, read_journal
 from rowcast.links import Trace, named_trace
@@ -439,7 +439,7 @@ TRACES = {
 @pytest.mark.parametrize("zero", [0.0, 0.75, 5.0, 7.25, 12345.5])
 def test_a_team_that_starts_later_sees_its_links_from_their_start(trace, zero):
     """Whatever a channel asks of a trace."""
-    seen = _starting_at(trace, zero)
+    seen = starting_at(trace, zero)
     for time in (0.0, 1.0, 2.0, 3.5, 4.0, 6.25, 9.0, 59.0, 60.0, 100.0):
         assert seen.rate(zero + time) == trace.rate(time)
         assert seen.next_change(zero + time) - zero == pytest.approx(trace.next_change(time))

@@ -11,75 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.drivers.virtual.clock import Clock
-from rowcast.durability.recorded import Drawn
-from rowcast.errors import RemoteProtocolError, RowcastError
-from rowcast.session import Link
+from rowcast.drivers.virtual.uplink import Uplink
+from rowcast.durability.recorded import Drawn, RecordedServer
 from rowcast.sync import parse_policy
 from rowcast.testing.books import imbalance, in_flight
 from rowcast.testing.durable import MOST_HELD, DurableTeam
 from rowcast.testing.virtual import ScriptedWorker, _Worker
-from rowcast.training import ServerNode, WorkerState
+from rowcast.training import ServerNode
 from rowcast.training.relay import RelayNode
 from rowcast.wire import Message
 
 __all__ = ["Branch", "VirtualTree"]
-
-
-class _Uplink:
-    """A relay as the engine of the server above sees it: a node that connects."""
-
-    notices: list[str]
-    standby = ""
-    state = WorkerState.JOINING  # the engine has nothing to compute for it
-
-    def __init__(self, branch: Branch) -> None:
-        self._branch = branch
-        self.notices = []
-        self.link: Link | None = None
-
-    @property
-    def _node(self) -> RelayNode:
-        return self._branch.relay
-
-    @property
-    def name(self) -> str:
-        return self._node.name
-
-    @property
-    def over(self) -> bool:
-        return self._node.over
-
-    @property
-    def failure(self) -> RowcastError | None:
-        return self._node.failure
-
-    @property
-    def connect_at(self) -> float | None:
-        return self._node.connect_at
-
-    def connecting(self, now: float, address: str) -> None:
-        self._branch.recorded.connecting(now, address)
-
-    def link_up(self, now: float, link: Link) -> None:
-        link.upward, self.link = True, link
-        self._branch.host.link_up(now, link)
-
-    def link_down(self, now: float, cause: str) -> None:
-        link, self.link = self.link, None
-        if link is not None and not self._branch.dead:
-            self._branch.host.link_down(now, link, cause)
-
-    def blame(self, now: float, error: RemoteProtocolError) -> str:
-        assert self.link is not None
-        self._branch.host.blame(now, self.link, error)
-        return str(error)
-
-    def next_wake(self, before: float = math.inf) -> float | None:
-        due = self.connect_at
-        return due if due is not None and due < before else None
-
-    def on_timer(self, now: float) -> None:
-        """The relay has timers of its own."""
 
 
 class Branch(DurableTeam):
@@ -137,18 +79,19 @@ class Branch(DurableTeam):
         return self._node
 
     @property
-    def recorded(self) -> Any:
+    def relay_host(self) -> RecordedServer:
         """What notes the inputs of the node."""
         return self._host
 
     @property
     def dead(self) -> bool:
+        """The relay is being killed, and hears nothing."""
         return self._dead
 
     def graft(self, branch: Branch) -> _Worker:
         """``branch`` connects to this server from now on."""
         script = ScriptedWorker(branch.name, lambda count, seen: seen, 0, rate_bps=self.tree.rate_bps)
-        peer = _Worker(script, _Uplink(branch), self._pipe(script), self._pipe(script))  # type: ignore[arg-type]
+        peer = _Worker(script, Uplink(branch), self._pipe(script), self._pipe(script))  # type: ignore[arg-type]
         self.branches[branch.name] = branch
         self._carry(peer)
         return peer

@@ -2,7 +2,7 @@
 
 An hour of training takes as long as its arithmetic, and repeats to the byte. What a worker computes is real (a
 :class:`VirtualWorker` for a training loop) or absent (:meth:`Simulation.add_timing_only`). Inferences
-(:class:`InferenceSimulation`) take what a profile says.
+(:class:`InferenceSimulation`) take what a profile says. A team may have relays (:class:`TreeSimulation`).
 """
 
 from rowcast.drivers.virtual.clock import Clock
@@ -12,6 +12,7 @@ from rowcast.drivers.virtual.inferences import InferenceSimulation, VirtualRobot
 from rowcast.drivers.virtual.profiled import ProfileEngine
 from rowcast.drivers.virtual.simulation import Simulation
 from rowcast.drivers.virtual.stream import VirtualStream
+from rowcast.drivers.virtual.tree import TreeSimulation
 from rowcast.drivers.virtual.worker import TimeOver, VirtualWorker
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ServerCosts",
     "Simulation",
     "TimeOver",
+    "TreeSimulation",
     "VirtualRobot",
     "VirtualStream",
     "VirtualWorker",

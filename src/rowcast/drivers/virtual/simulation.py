@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rowcast.drivers.virtual.clock import rare_collections
 from rowcast.drivers.virtual.device import Device, ServerCosts
 from rowcast.drivers.virtual.engine import Engine, Peer
+from rowcast.drivers.virtual.lane import Lane, starting_at
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
@@ -24,45 +25,6 @@ __all__ = ["Robot", "Simulation"]
 
 #: A robot goes on computing behind everything else that happens at the same moment.
 _COMPUTE = 1
-
-
-class _Lane:
-    """One direction of a robot's link: carries one message at a time.
-
-    Attributes:
-        key: names it to the medium.
-        connection: the one that it belongs to, as the server sees it; ``None`` while the link is down.
-        robot: to whom it leads; ``None`` where it leads to the server.
-        carrying: what is on its way.
-        held_until: the sender works on what comes next (s).
-        burden: bytes that go over it before the next message, and are none (raw samples for others).
-        delay_s: from the moment a bit has entered it until it comes out (s).
-    """
-
-    __slots__ = (
-        "_simulation", "burden", "carrying", "connection", "delay_s", "deliver", "held_until", "key", "next", "robot",
-        "trace",
-    )  # fmt: skip
-
-    def __init__(self, simulation: Simulation, key: int, trace: Trace, delay_s: float) -> None:
-        self.key = key
-        self.trace = trace
-        self.delay_s = delay_s
-        self.connection: Link | None = None
-        self.robot: Robot | None = None
-        self.carrying: Message | None = None
-        self.held_until = 0.0
-        self.burden = 0
-        self.deliver: Callable[[Message], None]
-        self.next: Callable[[], bool]
-        self._simulation = simulation
-
-    def takes(self, now: float) -> bool:
-        return self.carrying is None and self.connection is not None and now >= self.held_until
-
-    def carry(self, now: float, message: Message) -> None:
-        self.carrying = message
-        self._simulation.begin(now, self, message)
 
 
 class Robot(Peer):
@@ -78,10 +40,10 @@ class Robot(Peer):
     """
 
     node: WorkerNode
-    up: _Lane
-    down: _Lane
+    up: Lane
+    down: Lane
 
-    def __init__(self, node: WorkerNode, device: Device, resume: Callable[[], None], up: _Lane, down: _Lane) -> None:
+    def __init__(self, node: WorkerNode, device: Device, resume: Callable[[], None], up: Lane, down: Lane) -> None:
         super().__init__(node, up, down)
         self.device = device
         self.resume = resume
@@ -136,7 +98,8 @@ class Simulation(Engine[Robot]):
         self._delay_s = delay_s
         costs = costs or ServerCosts()
         self._push_s, self._pull_s = costs.push_s, costs.pull_s
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
+        self._moved: dict[Trace, Trace] = {}
         self._zero = 0.0
 
     # -- who takes part ----------------------------------------------------------------------------------------
@@ -152,17 +115,22 @@ class Simulation(Engine[Robot]):
         """
         if node.name in self.robots:
             raise LocalProtocolError(f"simulation: a robot named {node.name!r} is there already")
+        robot = self._linked(node, device, up, down, resume)
+        self.robots[node.name] = robot
+        self.clock.at(self.clock.now, self.connect, robot)
+        return robot
+
+    def _linked(self, node: WorkerNode, device: Device, up: Trace, down: Trace, resume: Callable[[], None]) -> Robot:
+        """A robot with a link to the server."""
         delay_s = self._delay_s
         if isinstance(delay_s, Mapping):
             delay_s = delay_s.get(node.name, 0.0)
         robot = Robot(node, device, resume, self._lane(up, delay_s), self._lane(down, delay_s))
-        self.robots[node.name] = robot
         hear = self._to_server if self._push_s else self._server_hears
         robot.up.deliver, robot.up.next = partial(hear, robot), partial(self.send_up, robot)
         robot.down.deliver, robot.down.next = partial(self._to_worker, robot), partial(self.send_down, robot)
         robot.down.robot = robot
         robot.delay_s = delay_s
-        self.clock.at(self.clock.now, self.connect, robot)
         return robot
 
     def add_timing_only(
@@ -264,38 +232,51 @@ class Simulation(Engine[Robot]):
             robot.computing = True
             if self.started:
                 robot.resume()
-            # From behind: those who came last are told last, and nobody who is told first looks at a whole team.
-            elif all(other.node.state is WorkerState.COMPUTING for other in reversed(self.robots.values())):
+            elif self._complete():
                 self._begin()
         elif node.over and not robot.done:
             robot.done = True
             robot.resume()
+
+    def _complete(self) -> bool:
+        """One more robot may start; whether all may."""
+        # From behind: those who came last are told last, and nobody who is told first looks at a whole team.
+        return all(other.node.state is WorkerState.COMPUTING for other in reversed(self.robots.values()))
 
     def _begin(self) -> None:
         """Everybody holds the parameters: time starts, and so do the links."""
         self.started = True
         self._zero = self.clock.now
         for robot in self.robots.values():
-            for lane in (robot.up, robot.down):
-                self._channel.add(lane.key, _starting_at(lane.trace, self._zero))
+            self._open_lanes(robot)
         for robot in self.robots.values():
             robot.resume()
 
     # -- links -------------------------------------------------------------------------------------------------
 
-    def _lane(self, trace: Trace, delay_s: float) -> _Lane:
-        lane = _Lane(self, len(self._lanes), trace, delay_s)
+    def _open_lanes(self, robot: Robot) -> None:
+        for lane in (robot.up, robot.down):
+            self._channel.add(lane.key, self._in_force(lane.trace))
+
+    def _in_force(self, trace: Trace) -> Trace:
+        """The trace as the clock of the channel sees it; one for all links that share it."""
+        if trace not in self._moved:
+            self._moved[trace] = starting_at(trace, self._zero)
+        return self._moved[trace]
+
+    def _lane(self, trace: Trace, delay_s: float) -> Lane:
+        lane = Lane(self, len(self._lanes), trace, delay_s)
         self._lanes.append(lane)
         if self.started:
-            self._channel.add(lane.key, _starting_at(trace, self._zero))
+            self._channel.add(lane.key, self._in_force(trace))
         return lane
 
-    def _pump(self, lane: _Lane) -> None:
+    def _pump(self, lane: Lane) -> None:
         """Hand the next message to a link, if it is free."""
         if lane.takes(self.clock.now) and lane.next() and lane.robot is not None:
             self.serve()  # the server has spoken; what it hears it is served for when it hears it
 
-    def begin(self, now: float, lane: _Lane, message: Message) -> None:
+    def begin(self, now: float, lane: Lane, message: Message) -> None:
         """The first bit of a message enters the link."""
         if self.started:
             burden, lane.burden = lane.burden, 0
@@ -303,7 +284,7 @@ class Simulation(Engine[Robot]):
         else:
             self.clock.at(now, self._passed, lane)
 
-    def _passed(self, lane: _Lane) -> None:
+    def _passed(self, lane: Lane) -> None:
         """The last bit of a message has left the link."""
         message, lane.carrying = lane.carrying, None
         if message is None:
@@ -316,13 +297,13 @@ class Simulation(Engine[Robot]):
             lane.deliver(message)
         self._pump(lane)
 
-    def _hold(self, lane: _Lane, robot: Robot, work_s: float) -> None:
+    def _hold(self, lane: Lane, robot: Robot, work_s: float) -> None:
         """The server works before it sends more to ``robot``."""
         if work_s:
             robot.served_until = lane.held_until = max(self.clock.now, robot.served_until) + work_s
             self.clock.at(lane.held_until, self._pump, lane)
 
-    def _arrived(self, lane: _Lane, connection: Link, message: Message) -> None:
+    def _arrived(self, lane: Lane, connection: Link, message: Message) -> None:
         """A message comes out of the link, unless it was cut meanwhile."""
         if lane.connection is connection:
             lane.deliver(message)
@@ -349,12 +330,16 @@ class Simulation(Engine[Robot]):
         server, now = self.server, self.clock.now
         server.heard(now, link)
         try:
-            server.receive(now, link, message)
+            self._hear(now, link, message)
         except LinkLost as error:
             self.disconnect(robot, str(error))
         except RowcastError as error:
             server.blame(now, link, error)
         self.serve()
+
+    def _hear(self, now: float, link: Link, message: Message) -> None:
+        """The server takes in a message that came on ``link``."""
+        self.server.receive(now, link, message)
 
     def _to_worker(self, robot: Robot, message: Message) -> None:
         self.messages += 1
@@ -387,14 +372,3 @@ class Simulation(Engine[Robot]):
             lane.connection = lane.carrying = None
             lane.held_until = 0.0
         robot.served_until = 0.0
-
-
-def _starting_at(trace: Trace, zero: float) -> Trace:
-    """The trace as the channel's clock sees it: its time 0 is ``zero``. What it says before that, nobody asks for."""
-    if zero == 0.0:
-        return trace
-    if trace.loop:
-        return trace.shifted(trace.duration_s - zero % trace.duration_s)
-    times = trace.times_s + zero
-    times[0] = 0.0
-    return Trace(times, trace.rates_bps, trace.name, loop=False, duration_s=trace.duration_s + zero)
