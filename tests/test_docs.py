@@ -485,11 +485,11 @@ EXPORTED: dict[str, str] = {
     "rowcast.drivers": "",
     "rowcast.drivers.kept": "Keeper Kept",
     "rowcast.drivers.sockets": """
-        DurableServer Endpoint InferenceServer InferenceThread LeadingServer Security Server Shaper Standby Team
+        DurableServer Endpoint InferenceServer InferenceThread LeadingServer Security Server Shaper Standby Team Uplink
     """,
     "rowcast.drivers.state": """
-        Disk Found GroupStore JetStreamAddress LogWriter Mirror OpenFile RealDisk RowLog ServerKeeper TeamSpec Warm
-        state_at
+        Disk Found GroupStore JetStreamAddress LogWriter Mirror OpenFile RealDisk RelaySpec RowLog ServerKeeper TeamSpec
+        Warm state_at
     """,
     "rowcast.drivers.virtual": """
         Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver TreeSimulation
@@ -602,7 +602,7 @@ EXPORTED: dict[str, str] = {
         Ack Answer Ask Ballot Busy Cancel Challenge Computed Drop Echo Farewell Finish Follow Followed FrameDecoder
         FrameEncoder Go Grant HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message NewTerm Notice
         PROTOCOL_VERSION Peer Piece Probe Proof PullEnd PushEnd Refusal Request RowLimits Rows Served Share Start
-        StateEnd Stored Supply Vote Waiting Welcome Withdrawal encode
+        StateEnd Stored Subtree Supply Through Vote Waiting Welcome Withdrawal encode
     """,
 }
 
