@@ -601,8 +601,8 @@ EXPORTED: dict[str, str] = {
     "rowcast.wire": """
         Ack Answer Ask Ballot Busy Cancel Challenge Computed Drop Echo Farewell Finish Follow Followed FrameDecoder
         FrameEncoder Go Grant HEADER_BYTES Heartbeat Hello Horizon LayoutTable Lead Leave Message NewTerm Notice
-        PROTOCOL_VERSION Peer Piece Probe Proof PullEnd PushEnd Refusal Request RowLimits Rows Served Share Start
-        StateEnd Stored Subtree Supply Through Vote Waiting Welcome Withdrawal encode
+        PROTOCOL_VERSION Peer Piece Probe Proof PullEnd PushEnd Refusal Request Returned RowLimits Rows Served Share
+        Start StateEnd Stored Subtree Supply Through Vote Waiting Welcome Withdrawal encode
     """,
 }
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from rowcast.codecs import codec_by_name
 from rowcast.durability import records
 from rowcast.errors import ConfigError, RowcastError
 from rowcast.rows import Layout
@@ -16,6 +17,9 @@ from rowcast.sync import parse_policy
 from rowcast.testing.tree import VirtualTree
 from rowcast.testing.virtual import ScriptedWorker
 from rowcast.training.relay import RelayNode
+from rowcast.training.relay.passage import Passage
+from rowcast.training.relay.returns import Returns
+from rowcast.wire import Returned
 
 PLAIN = "rowcast:{}?codec=raw&adapt=off&trust=0&auto_lr=off"
 LAYOUT = Layout.from_shapes([("block", (6, 8)), ("bias", (5,))])
@@ -204,6 +208,60 @@ def test_staleness_is_bounded_from_end_to_end(shape, slack):
     assert len(starts) > 20 * workers
     assert max(starts) <= slack
     assert max(starts) >= 1
+
+
+@pytest.mark.parametrize("faults", [0, 8], ids=["calm", "faults"])
+@pytest.mark.parametrize("pulls", ["own", "common"])
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 2)], ids=["2 levels", "3 levels"])
+def test_a_worker_sees_each_of_its_own_contributions_once(shape, pulls, faults):
+    """What is expected, less what is pending, holds all that a worker has computed, wherever that is in the tree."""
+    tree = tree_of(shape, pulls=pulls, seed=3, make=lambda number: whole(number, 30))
+    looks: list[int] = []
+    for number, leaf in enumerate(tree.leaves):
+        gradient = leaf.script.gradient
+
+        def look(count: int, seen: np.ndarray, leaf=leaf, number=number, gradient=gradient) -> np.ndarray:
+            own = (leaf.node.expected - leaf.node.pending)[: ROWS * WIDE].reshape(ROWS, WIDE)[:, number]
+            np.testing.assert_array_equal(own, np.full(ROWS, -float(count)))
+            looks.append(int((leaf.node.expected != leaf.node.replica).any()))
+            return gradient(count, seen)
+
+        leaf.script.gradient = look
+    if faults:
+        schedule(tree, 1, faults, 1.5)
+    settle(tree, int(np.prod(shape)), 30)
+    assert sum(looks) > len(looks) / 4, "in these moments something was on its way"
+
+
+def test_what_is_told_of_rows_is_exact_in_its_byte():
+    """A lag of 255 or more says that nothing of a row has come back."""
+    returns = Returns(11)
+    for number in range(11, 311):
+        returns.taken(number, 2 * number)
+    told = returns.told(np.array([620, 110, 109, 20, 620], dtype=np.int64))
+    assert told.number == 310 and list(told.lags) == [0, 255, 255, 255, 0]
+    assert returns.told(np.array([620, 619, 618], dtype=np.int64)) == Returned(310, bytes([0, 1, 1]))
+    assert returns.told(np.array([999, 700], dtype=np.int64)) == Returned(310, b"")
+
+
+def test_a_frame_that_never_arrived_has_not_come_back():
+    """Frames are lost newest first; their numbers are used again."""
+    numbers = iter([1, 2, 2, 3])
+    passage = Passage(4, lambda: next(numbers))
+    raw, rows = codec_by_name("raw"), np.arange(4)
+    passage.taken(rows[:2])
+    passage.sent(raw, np.zeros(0, np.uint8), rows[:2])
+    passage.taken(rows[1:3])
+    passage.sent(raw, np.zeros(0, np.uint8), rows[1:3])
+    passage.lost(raw, np.zeros(0, np.uint8), rows[1:3])
+    passage.taken(rows[3:])
+    passage.sent(raw, np.zeros(0, np.uint8), rows[1:])
+    passage.arrived(rows, 1)
+    assert list(passage.stamps(rows)) == [3, 1, 0, 0]
+    passage.arrived(rows[2:], np.array([2, 1]))
+    assert list(passage.stamps(rows)) == [3, 1, 3, 0]
+    passage.restart()
+    assert list(passage.stamps(rows)) == [3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("codec", ["onebit", "half"])

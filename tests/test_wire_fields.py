@@ -51,6 +51,7 @@ VERSION_4 = {
     "Share": "samples rate",
     "Subtree": "leaves below",
     "Through": "relay",
+    "Returned": "number lags",
     "Peer": "",
     "Follow": "server nonce proof term leads address team policy release",
     "Followed": "server team term promise",

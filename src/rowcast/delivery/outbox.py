@@ -127,6 +127,11 @@ class Outbox:
         """The frames on their way, oldest first."""
         return [flight.message for flight in self._flight]
 
+    @property
+    def newest_place(self) -> int:
+        """The place in a shared log of the frame that was sent last and is on its way; -1: it is this peer's own."""
+        return self._flight[-1].place if self._flight else -1
+
     def flights(self) -> Iterator[Flight]:
         """The same, with what is known of each."""
         return iter(self._flight)

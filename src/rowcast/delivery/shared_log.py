@@ -51,11 +51,13 @@ class Entry:
         size: its bytes on the wire.
         before: int32 [k], how far the contributions had come that a reader holds of its rows without it;
             :data:`MAX_STAMP` where it lacks nothing.
+        held: int64 [k], at a relay, up to which frame from below its rows hold everything; else ``None``.
     """
 
     message: Rows
     size: int
     before: npt.NDArray[np.int32]
+    held: npt.NDArray[np.int64] | None = None
 
 
 class Reader(Protocol):
@@ -104,6 +106,7 @@ class SharedLog:
 
     Attributes:
         residual: what was added and is in no frame yet.
+        holds: at a relay, says of rows up to which frame from below they hold everything; ``None``: it is none.
         first, head: places of the oldest frame of the log and of the next one.
     """
 
@@ -122,6 +125,7 @@ class SharedLog:
         self.residual = Floored(layout, layout.zeros(), floor)
         self.settings = settings
         self.first = self.head = 0
+        self.holds: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
         self._newest = newest
         self._choose_s = choose_s
         self._step_s = step_s
@@ -315,7 +319,7 @@ class SharedLog:
         rows = self._transfer.take_rows(self._frame_bytes)
         payload, before = self.residual.take(rows, codec, iteration)
         message = Rows(0, iteration, codec.wire_id, False, False, rows, payload)
-        entry = Entry(message, frame_bytes(message), before)
+        entry = Entry(message, frame_bytes(message), before, None if self.holds is None else self.holds(rows))
         low = int(before.min())
         while self._lows and self._lows[-1][1] >= low:
             self._lows.pop()

@@ -30,6 +30,7 @@ from rowcast.training.kept.replay import Replay
 from rowcast.training.memory import KEPT_SHARE, Loop, Plan, plan, stands_still
 from rowcast.training.proposal.contribution import Contribution
 from rowcast.training.proposal.own_writes import OwnWrites
+from rowcast.training.proposal.relayed_writes import RelayedWrites
 from rowcast.training.proposal.replica import Replica
 from rowcast.training.proposal.sent_writes import SentWrites
 from rowcast.training.rules import worker_rule
@@ -279,6 +280,12 @@ class WorkerCore:
         if not wanted:
             self.residual.follower = self._replica.own_writes = None
             return
+        if self.client.way:
+            if not isinstance(self._replica.own_writes, RelayedWrites):
+                self._replica.own_writes = RelayedWrites(self.layout, self.replica, self.next_number)
+            self.residual.follower = self._replica.own_writes
+            self._replica.own_writes.restart()
+            return
         small = self._memory is not None and self._memory.small
         if not isinstance(self._replica.own_writes, SentWrites if small else OwnWrites):
             common = self.layout, self.replica, self.outbox.unacknowledged
@@ -287,6 +294,10 @@ class WorkerCore:
         self.residual.follower = self._replica.own_writes
         assert self._replica.own_writes is not None
         self._replica.own_writes.restart()
+
+    def next_number(self) -> int:
+        """Number of the next frame of rows that is sent."""
+        return self.outbox.sent_frames + 1
 
     def fit_memory(self) -> bool:
         """The policy is known: plan what is held, and tell it; false: that is more than it may, and it has failed."""
@@ -345,7 +356,7 @@ class WorkerCore:
             if self.notebook is not None and self.rule.resumes:
                 self.notebook.note(Received(rows))
             self.step.pulled(rows)
-            self._replica.apply(codec, rows)
+            self._replica.apply(codec, rows, self.rule.returned(rows))
             self.moved = True
             self.rule.arrived(codec, rows)
         self.say(Ack(self.inbox.received))

@@ -14,6 +14,7 @@ from rowcast.training.core import WorkerCore
 from rowcast.training.kept.notes import Finished, Finishing
 from rowcast.training.patience import waits_for
 from rowcast.training.proposal.contribution import Update
+from rowcast.training.proposal.relayed_writes import RelayedWrites
 from rowcast.training.steps import Fed, Thinned
 from rowcast.training.worker_state import WorkerState
 from rowcast.wire import Leave
@@ -65,8 +66,14 @@ class WorkerLoop(WorkerCore):
         rows, times = self.layout.rows, 1.0 / self.contribution.weight
         if policy.anticipate == "own" or policy.sampled:
             return self.pending, np.full(rows, times if policy.sampled else 1.0, dtype=np.float32)
-        others = max(times - 1.0, 0.0) * shared_part(self.inner_momentum)
-        return self.pending, np.float32(1.0) + np.float32(others) * self.residual.fresh()
+        others = np.float32(max(times - 1.0, 0.0) * shared_part(self.inner_momentum))
+        each = np.float32(1.0) + others * self.residual.fresh()
+        own_writes = self._replica.own_writes
+        if not isinstance(own_writes, RelayedWrites):
+            return self.pending, each
+        # Below a relay the others' part of what was sent is on its way for as long as the own one, which is expected
+        # once already.
+        return self.pending + own_writes.away() * np.repeat(others / each, self.layout.lengths), each
 
     @property
     def expected(self) -> npt.NDArray[np.float32]:

@@ -42,7 +42,7 @@ from rowcast.wire.messages import (
     Waiting,
     Welcome,
 )
-from rowcast.wire.relays import Subtree, Through
+from rowcast.wire.relays import Returned, Subtree, Through
 from rowcast.wire.slots import Ask, Grant
 from rowcast.wire.streams import Share, Supply
 
@@ -84,6 +84,7 @@ __all__ = [
     "PushEnd",
     "Refusal",
     "Request",
+    "Returned",
     "RowLimits",
     "Rows",
     "Served",

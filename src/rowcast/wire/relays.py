@@ -8,7 +8,7 @@ import msgspec
 
 from rowcast.wire.fields import Control, Count
 
-__all__ = ["MAX_RELAYS", "RELAYS", "Below", "Subtree", "Through"]
+__all__ = ["MAX_RELAYS", "RELAYS", "Below", "Returned", "Subtree", "Through"]
 
 MAX_RELAYS = 4096  #: below one relay
 
@@ -31,4 +31,12 @@ class Through(Control, frozen=True):
     relay: str  #: its name
 
 
-RELAYS: tuple[type[Control], ...] = (Subtree, Through)
+class Returned(Control, frozen=True):
+    """s> I am a relay. What the next row frame holds of what you have sent: it has been to the root and is back."""
+
+    KIND: ClassVar[int] = 47
+    number: Count  #: of each row what was in your frames up to this one
+    lags: bytes  #: less so many, for each of its rows a byte; 255: nothing of it. Empty: 0 for all
+
+
+RELAYS: tuple[type[Control], ...] = (Subtree, Through, Returned)

@@ -58,7 +58,7 @@ class OwnWrites:
         """They were lost: what the payload holds is pending again."""
         codec.add(self._layout, payload, rows, self.expected, 1.0)
 
-    def arrived(self, rows: npt.NDArray[np.int64]) -> None:
+    def arrived(self, rows: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64] | None = None) -> None:
         """``rows`` of the replica have moved."""
         copy_rows(self._replica, self.expected, self._layout.offsets, rows)
         self._arrived[rows] = True

@@ -18,12 +18,14 @@ from rowcast.rows.scaling import scale_rows
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.own_writes import OwnWrites
+from rowcast.training.proposal.relayed_writes import RelayedWrites
 from rowcast.training.proposal.sent_writes import SentWrites
 from rowcast.wire import Rows
 
 __all__ = ["Replica", "first_nonfinite"]
 
 Vector = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int64]
 
 
 def first_nonfinite(layout: Layout, parameters: npt.NDArray[np.float32]) -> str | None:
@@ -53,8 +55,8 @@ class Replica:
         self.layout = layout
         self.parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
-        self.own_writes: OwnWrites | SentWrites | None = None
-        self._held: list[tuple[Codec, Rows]] | None = None
+        self.own_writes: OwnWrites | SentWrites | RelayedWrites | None = None
+        self._held: list[tuple[Codec, Rows, Numbers | None]] | None = None
 
     @cached_property
     def _tensors(self) -> Scattered:
@@ -73,20 +75,25 @@ class Replica:
     def release(self) -> None:
         """Apply the rows that arrived since :meth:`hold`."""
         held, self._held = self._held or [], None
-        for codec, message in held:
-            self.apply(codec, message)
+        for codec, message, numbers in held:
+            self.apply(codec, message, numbers)
 
-    def apply(self, codec: Codec, message: Rows) -> None:
-        """Apply a frame that passed its checks, or keep a copy of it while the parameters are held."""
+    def apply(self, codec: Codec, message: Rows, numbers: Numbers | None = None) -> None:
+        """Apply a frame that passed its checks, or keep a copy of it while the parameters are held.
+
+        Args:
+            codec, message: the frame.
+            numbers: of own frames up to which each of its rows holds what was sent, int64 [k], where a relay says so.
+        """
         if self._held is not None:
-            self._held.append((codec, dataclasses.replace(message, payload=message.payload.copy())))
+            self._held.append((codec, dataclasses.replace(message, payload=message.payload.copy()), numbers))
             return
         if message.absolute:
             replace_rows(self.layout, codec, message, self.parameters)
         else:
             codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
         if self.own_writes is not None:
-            self.own_writes.arrived(message.rows)
+            self.own_writes.arrived(message.rows, numbers)
 
     def propose(
         self,

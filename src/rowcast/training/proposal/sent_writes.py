@@ -113,7 +113,7 @@ class SentWrites:
         if number is not None and self._frames and self._frames[-1].number == number:
             self._size -= self._frames.pop().size
 
-    def arrived(self, rows: npt.NDArray[np.int64]) -> None:
+    def arrived(self, rows: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64] | None = None) -> None:
         """``rows`` of the replica have moved: they hold all of this worker but what is on its way still."""
         self._back[rows] = self._oldest_on_its_way() - 1
 

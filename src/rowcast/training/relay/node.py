@@ -6,6 +6,9 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from rowcast.codecs import Codec
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
@@ -155,12 +158,18 @@ class RelayNode(ServerNode):
             return max(self.gate.expected, sum(member.leaves for member in self.members.values()))
         return self._relay_rule.leaves()
 
-    def passes_down(self, codec: Codec, message: Rows) -> bool:
-        """An update has come from above: take it in and owe it below; ``False``: nobody below holds parameters yet."""
-        ledger = self.team.model.ledger
-        if ledger is None:
+    def passes_down(self, codec: Codec, message: Rows, numbers: npt.NDArray[np.int64] | None) -> bool:
+        """An update has come from above: take it in and owe it below; ``False``: nobody below holds parameters yet.
+
+        Args:
+            codec, message: the update.
+            numbers: see :meth:`rowcast.training.proposal.replica.Replica.apply`; ``None``: its rows hold all that the
+                server above has acknowledged.
+        """
+        ledger, upper = self.team.model.ledger, self.upper
+        if ledger is None or upper is None:
             return False
-        self._relay_rule.coming(message)
+        self._relay_rule.coming(message, upper.outbox.acknowledged_frames if numbers is None else numbers)
         ledger.add(codec, message, self._relay_rule.owing())
         self.team.departures.wake_draining()
         return True
@@ -181,7 +190,7 @@ class RelayNode(ServerNode):
         self._admission.seeding.decided(
             Provenance(client.origin, client.training, trained, wished=False, iteration=self.level)
         )
-        self._relay_rule.joined_above(self.level)
+        self._relay_rule.joined_above(self.level, upper.passage)
         self._admission.let_in_queue(now)
 
     def heard_horizon(self) -> None:
@@ -333,7 +342,9 @@ class RelayNode(ServerNode):
 
     def poll(self, now: float, link: Link) -> Message | None:
         if (upper := self._above(link)) is None:
-            return super().poll(now, link)
+            member = self._admission.by_link.get(link)
+            rows = None if member is None else self._relay_rule.take_next(member)
+            return rows or super().poll(now, link)
         return upper.poll(now) if upper.link is link else None
 
     def farewell(self, link: Link, cause: str) -> None:

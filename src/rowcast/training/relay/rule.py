@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.training.member import Member
+from rowcast.training.relay.passage import Passage
+from rowcast.training.relay.returns import Returns
 from rowcast.training.rules.adaptation import Adaptation
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.training.rules.streamed_member import StreamedMember
-from rowcast.wire import Computed, Horizon, Rows
+from rowcast.wire import Computed, Horizon, Message, Rows
 
 if TYPE_CHECKING:
     from rowcast.sync import Policy
@@ -42,6 +44,7 @@ class RelayRule(StreamedRule):
         members_above: among how many workers of the tree an update is shared.
         apart: nobody above waits for this relay: it is in an outage, and so are all below it.
         told: something was heard from above since the relay has joined there.
+        passage: what has come back; ``None`` before the relay has joined above.
     """
 
     def __init__(self, team: Team) -> None:
@@ -50,6 +53,9 @@ class RelayRule(StreamedRule):
         self.apart = self.told = False
         self._sizes: dict[str, float] = {}
         self._momentum: dict[str, float] = {}
+        self.passage: Passage | None = None
+        self._returns: dict[str, Returns] = {}
+        self._next: dict[str, Rows] = {}  # rows that were chosen, and are said before they are sent
         super().__init__(team)
 
     def _begin(self, rows: int) -> None:
@@ -60,10 +66,14 @@ class RelayRule(StreamedRule):
 
     # -- from above --------------------------------------------------------------------------------------------
 
-    def joined_above(self, iteration: int) -> None:
+    def joined_above(self, iteration: int, passage: Passage) -> None:
         """The relay has joined above: its parameters are the team's, of this iteration at least."""
         self.least = max(self.least, iteration)
         self.told = False
+        self.passage = passage
+        passage.restart()
+        if self.stream is not None:
+            self.stream.holds = passage.stamps
 
     def heard_horizon(self, held: int, newest: int, members: int) -> None:
         """What is held here has everybody's contributions up to ``held``; see the attributes for the others."""
@@ -73,10 +83,12 @@ class RelayRule(StreamedRule):
         self.newest_above, self.members_above, self.told = newest, members, True
         self.team.notifier.wake_all(self.team.members.values())
 
-    def coming(self, message: Rows) -> None:
-        """Rows are about to be added to what workers are owed."""
+    def coming(self, message: Rows, numbers: npt.NDArray[np.int64] | int) -> None:
+        """Rows are about to be added to what workers are owed; they hold what went up in frames up to ``numbers``."""
         super()._wake_unserved()
         super()._touch(message.rows)
+        if self.passage is not None:
+            self.passage.arrived(message.rows, numbers)
 
     # -- what workers are told ---------------------------------------------------------------------------------
 
@@ -124,6 +136,38 @@ class RelayRule(StreamedRule):
         super().remove(member)
         self._sizes.pop(member.name, None)
         self._momentum.pop(member.name, None)
+        self._returns.pop(member.name, None)
+        self._next.pop(member.name, None)
+
+    # -- what has come back ------------------------------------------------------------------------------------
+
+    def arriving(self, now: float, member: Member, message: Rows) -> None:
+        super().arriving(now, member, message)
+        if self.passage is not None:
+            self.passage.taken(message.rows if len(message.payload) else message.rows[:0])
+            found = self._returns.get(member.name)
+            if found is None:
+                found = self._returns[member.name] = Returns(message.number)
+            found.taken(message.number, self.passage.stamp)
+
+    def next_message(self, now: float, member: Member) -> Message | None:
+        """See :class:`ServerRule`; before rows goes what of the worker's own is in them."""
+        message = super().next_message(now, member)
+        returns = self._returns.get(member.name)
+        if type(message) is not Rows or message.absolute or returns is None or self.passage is None:
+            return message
+        self._next[member.name] = message
+        place = member.owed.newest_place
+        held = self.stream.entry(place).held if place >= 0 and self.stream is not None else None
+        return returns.told(self.passage.stamps(message.rows) if held is None else held)
+
+    def take_next(self, member: Member) -> Rows | None:
+        """The rows of which it was said what is in them: nothing comes in between, whatever ``member`` does now."""
+        return self._next.pop(member.name, None)
+
+    def link_lost(self, now: float, member: Member) -> None:
+        self._next.pop(member.name, None)
+        super().link_lost(now, member)
 
     def leaves(self) -> int:
         """Workers below among whom updates are shared, in outages as well."""

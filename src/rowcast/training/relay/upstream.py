@@ -19,6 +19,7 @@ from rowcast.session.client import JoinRequest
 from rowcast.session.link import Link
 from rowcast.sync import Policy
 from rowcast.training.proposal.replica import Replica
+from rowcast.training.relay.passage import Passage
 from rowcast.training.relay.upstream_rule import UpstreamRule
 from rowcast.training.steps import Step
 from rowcast.training.worker import WorkerNode
@@ -38,9 +39,9 @@ class _Passing(Replica):
         super().__init__(layout, parameters)
         self._relay = relay
 
-    def apply(self, codec: Codec, message: Rows) -> None:
+    def apply(self, codec: Codec, message: Rows, numbers: npt.NDArray[np.int64] | None = None) -> None:
         """See :class:`Replica`; a relay does not hold them."""
-        if message.absolute or not self._relay.passes_down(codec, message):
+        if message.absolute or not self._relay.passes_down(codec, message, numbers):
             super().apply(codec, message)
 
 
@@ -58,6 +59,7 @@ class Upstream(WorkerNode):
     Attributes:
         told: what the server above was told of the workers below, on this connection.
         backlog: what is pending.
+        passage: follows it up, and what comes back of it.
         frame_s: see :class:`rowcast.config.LinkSettings`.
     """
 
@@ -92,6 +94,8 @@ class Upstream(WorkerNode):
 
     def _backlog(self, layout: Layout) -> Residual:
         self.backlog = Summed(layout, self.pending)
+        self.passage = Passage(layout.rows, self.next_number)
+        self.backlog.follower = self.passage
         return self.backlog
 
     # -- joining -----------------------------------------------------------------------------------------------

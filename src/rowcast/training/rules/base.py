@@ -297,6 +297,10 @@ class WorkerRule:
     def arrived(self, codec: Codec, message: Rows) -> None:
         """Rows have come, and were applied to the replica or wait until it may be moved."""
 
+    def returned(self, message: Rows) -> npt.NDArray[np.int64] | None:
+        """Of each row of a frame that has come, up to which own frame it holds what was sent, where a relay says so."""
+        return None
+
     def acknowledged(self, now: float) -> None:
         """The server has acknowledged rows."""
 

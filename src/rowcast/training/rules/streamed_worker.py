@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from rowcast.codecs import codec_by_name
 from rowcast.delivery.transfer import Request
 from rowcast.errors import RemoteProtocolError
@@ -19,12 +22,15 @@ from rowcast.sync.outer_rate import MOST
 from rowcast.training.rules.base import WorkerRule
 from rowcast.training.steps import Step
 from rowcast.training.worker_state import WorkerState
-from rowcast.wire import Computed, Horizon, Message
+from rowcast.wire import Computed, Horizon, Message, Returned, Rows
 
 if TYPE_CHECKING:
     from rowcast.training.core import WorkerCore
 
 __all__ = ["StreamedWorker"]
+
+#: What a lag of :class:`rowcast.wire.Returned` means by this: nothing of the row has come back.
+NOTHING = 255
 
 
 class StreamedWorker(WorkerRule):
@@ -38,7 +44,8 @@ class StreamedWorker(WorkerRule):
     def __init__(self, node: WorkerCore) -> None:
         super().__init__(node)
         self.told: Horizon | None = None
-        self.handlers = {Horizon: self._on_horizon}
+        self.handlers = {Horizon: self._on_horizon, Returned: self._on_returned}
+        self._returned: Returned | None = None
         self._most_slack = 0
         self._outer_lr = 1.0  # to begin with
 
@@ -70,6 +77,7 @@ class StreamedWorker(WorkerRule):
         self.carry_on(now)
 
     def link_lost(self, now: float) -> None:
+        self._returned = None
         if self.node.state is WorkerState.WAITING:
             self._pass_gate(now)
 
@@ -140,6 +148,28 @@ class StreamedWorker(WorkerRule):
             self._pass_gate(now)
         elif node.state is WorkerState.JOINING and self._may_compute(now):
             node.begin(now)
+
+    # -- below a relay -----------------------------------------------------------------------------------------
+
+    def _on_returned(self, now: float, message: Message) -> None:
+        self._returned = cast(Returned, message)
+
+    def returned(self, message: Rows) -> npt.NDArray[np.int64] | None:
+        if message.absolute:
+            return None
+        told, self._returned = self._returned, None
+        if told is None:
+            return None
+        if len(told.lags) not in (0, len(message.rows)):
+            raise RemoteProtocolError(
+                f"expected what has come back of {len(message.rows)} rows or of all, got {len(told.lags)}"
+            )
+        expect_countable(told.number)
+        numbers = np.full(len(message.rows), told.number, dtype=np.int64)
+        if told.lags:
+            lags = np.frombuffer(told.lags, dtype=np.uint8).astype(np.int64)
+            numbers = np.where(lags < NOTHING, numbers - lags, 0)
+        return numbers
 
     def _pass_gate(self, now: float) -> None:
         """Compute on, if the parameters are fresh enough for that."""
