@@ -28,6 +28,7 @@ from rowcast.tasks.cruda import ConvMLPConfig
 #: Values of fields without which an instance cannot be made.
 NEEDED: dict[str, dict[str, Any]] = {
     ShapeSettings.__name__: {"link": "outdoor"},
+    "RelaySettings": {"connect": "127.0.0.1:7117"},
     RunSettings.__name__: {"name": "bsp"},
     LinkCosts.__name__: {"up_bps": 1e6, "down_bps": 1e6},
     # A voxel is at most as large as the truncation.

@@ -190,7 +190,8 @@ class RelayNode(ServerNode):
         self._admission.seeding.decided(
             Provenance(client.origin, client.training, trained, wished=False, iteration=self.level)
         )
-        self._relay_rule.joined_above(self.level, upper.passage)
+        anticipates = self.policy.reads_own_writes and not model.layout.is_timing_only
+        self._relay_rule.joined_above(self.level, upper.passage if anticipates else None)
         self._admission.let_in_queue(now)
 
     def heard_horizon(self) -> None:

@@ -44,7 +44,7 @@ class RelayRule(StreamedRule):
         members_above: among how many workers of the tree an update is shared.
         apart: nobody above waits for this relay: it is in an outage, and so are all below it.
         told: something was heard from above since the relay has joined there.
-        passage: what has come back; ``None`` before the relay has joined above.
+        passage: what has come back; ``None`` before the relay has joined above, and where nobody asks for it.
     """
 
     def __init__(self, team: Team) -> None:
@@ -66,14 +66,20 @@ class RelayRule(StreamedRule):
 
     # -- from above --------------------------------------------------------------------------------------------
 
-    def joined_above(self, iteration: int, passage: Passage) -> None:
-        """The relay has joined above: its parameters are the team's, of this iteration at least."""
+    def joined_above(self, iteration: int, passage: Passage | None) -> None:
+        """The relay has joined above: its parameters are the team's, of this iteration at least.
+
+        Args:
+            iteration: in the gate's count.
+            passage: follows what is sent up, where workers ask what has come back of it.
+        """
         self.least = max(self.least, iteration)
         self.told = False
         self.passage = passage
-        passage.restart()
-        if self.stream is not None:
-            self.stream.holds = passage.stamps
+        if passage is not None:
+            passage.restart()
+            if self.stream is not None:
+                self.stream.holds = passage.stamps
 
     def heard_horizon(self, held: int, newest: int, members: int) -> None:
         """What is held here has everybody's contributions up to ``held``; see the attributes for the others."""

@@ -95,7 +95,8 @@ class Upstream(WorkerNode):
     def _backlog(self, layout: Layout) -> Residual:
         self.backlog = Summed(layout, self.pending)
         self.passage = Passage(layout.rows, self.next_number)
-        self.backlog.follower = self.passage
+        if not layout.is_timing_only:
+            self.backlog.follower = self.passage
         return self.backlog
 
     # -- joining -----------------------------------------------------------------------------------------------
