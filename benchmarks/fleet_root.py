@@ -6,6 +6,7 @@ The server's node alone, as in ``pulls.py``; relays tell it how many workers are
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -45,7 +46,7 @@ class RootCost:
     Attributes:
         cpu_s: processor time for an iteration of one of its members, the least of several iterations (s).
         vectors: arrays of the model's size that hang on it, the most.
-        resident_bytes: what the process grew by.
+        resident_bytes: what the process grew by, at the most.
         leaves: workers among whom its members share updates.
     """
 
@@ -67,7 +68,10 @@ def root_cost(kind: type[Team], layout: Layout, members: int, iterations: int) -
         team.iterate(iteration)
         costs.append(team.cpu_s / members)
         vectors = max(vectors, model_sized(team.server, layout))
-    return RootCost(min(costs), vectors, resident_bytes() - before, team.server.gate.leaves)
+    # The most, and not what is left: members that are left behind for a moment hold a vector each, and whether the
+    # system has its pages back at the end is chance.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return RootCost(min(costs), vectors, most - before, team.server.gate.leaves)
 
 
 def root(*, tiny: bool) -> list[Figure]:
