@@ -38,7 +38,7 @@ from rowcast.session import Link
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training import ServerNode, WorkerNode, WorkerState
-from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, LayoutTable, RowLimits, Rows, encode
+from rowcast.wire import HEADER_BYTES, PROTOCOL_VERSION, FrameDecoder, LayoutTable, RowLimits, Rows, Subtree, encode
 from rowcast.wire.messages import CONTROL
 
 POLICIES = ("bsp?codec=raw", "rog:4", "rowcast:3", "rowcast:2?pulls=common", "flown:2", "rog:2?codec=half")
@@ -263,6 +263,9 @@ class Mutator:
             return chance.choice((b"", old[:-1], old + b"x", self.damaged(old), bytes(len(old)), chance.randbytes(16)))
         if isinstance(old, str):
             return chance.choice((*TEXTS, *CODES, old + "x", old[:-1]))
+        if isinstance(message, Subtree) and name == "below":
+            few = tuple(chance.randbytes(chance.randrange(17)) for _ in range(chance.randrange(4)))
+            return chance.choice([(), few, old[:1]])
         if isinstance(old, tuple):
             few = tuple(sorted(chance.sample(range(12), chance.randrange(4))))
             return chance.choice((few, old[:-1], old + old[-1:], old[::-1], (*old, chance.choice(INTEGERS))))

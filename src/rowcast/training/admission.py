@@ -57,7 +57,7 @@ class Admission:
         self.by_link: dict[Link, Member] = {}
         self.branches = Branches(team, self.refuse)
         self.left_at = 0.0
-        self._readied: set[str] = set()  # who was ready to start once; some may have gone
+        self._readied: dict[str, None] = {}  # who was ready to start once; some may have gone
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -365,7 +365,7 @@ class Admission:
             self._say_start(member)
             return
         member.state = MemberState.READY
-        self._readied.add(member.name)
+        self._readied[member.name] = None
         member.waiting_since = now
         member.next_notice = now + self._team.settings.patience_s
         self.begin_if_complete(now)
