@@ -13,7 +13,14 @@ from rowcast.codecs.base import Bytes, IntArray, Vector, expect_bytes, starts
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.intrinsics import float_of_bits, sign_bits
-from rowcast.rows.kernels import PARALLEL_ELEMENTS, compiled, compiled_serial, in_parts, prefetch_next
+from rowcast.rows.kernels import (
+    PARALLEL_ELEMENTS,
+    compiled,
+    compiled_serial,
+    in_parts,
+    ordered_abs_sum,
+    prefetch_next,
+)
 
 __all__ = ["OneBit"]
 
@@ -48,10 +55,7 @@ def _encode(
         pattern = patterns[offsets[rows[k]] : offsets[rows[k] + 1]]
         packed = bits[place : place + ((len(row) + 7) >> 3)]
         place += len(packed)
-        size = np.float32(0.0)
-        for j in range(len(row)):
-            size += abs(row[j])
-        scales[k] = size / np.float32(len(row))
+        scales[k] = ordered_abs_sum(row) / np.float32(len(row))
         exact = scale_patterns[k]
         nearest_even = np.uint32(0x7FFF) + ((exact >> np.uint32(16)) & np.uint32(1))
         scale_patterns[k] = (exact + nearest_even) & np.uint32(0xFFFF0000)
