@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.codecs.base import Bytes
+from rowcast.codecs.fine import Fine, parts_of
 from rowcast.errors import LocalProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.kernels import copy_rows, gather_rows, nonfinite, row_abs_sums, scatter_rows, some_row_abs_sums
@@ -213,6 +214,7 @@ class Movable:
     """A vector of a worker: a :class:`RowVector` that goes to the host when there is no room where it lies.
 
     Args:
+        layout: its rows.
         at: where it lies.
         retry: called with the error when that has no room; afterwards every vector is in host memory.
 
@@ -220,8 +222,9 @@ class Movable:
         at: see above; another one once the vector is in host memory.
     """
 
-    def __init__(self, at: RowVector, retry: Callable[[OutOfRoom], None]) -> None:
+    def __init__(self, layout: Layout, at: RowVector, retry: Callable[[OutOfRoom], None]) -> None:
         self.at = at
+        self._layout = layout
         self._retry = retry
 
     def _do(self, work: Callable[[], T]) -> T:
@@ -238,9 +241,20 @@ class Movable:
         self._do(lambda: self.at.load(values))
 
     def encode(self, codec: Codec, rows: IntArray, *, consume: bool = True) -> Bytes:
+        if isinstance(codec, Fine):  # part by part: what was taken out of one is not taken out again
+            parts = zip((codec.codec, codec.careful), parts_of(self._layout, rows), strict=True)
+            return np.concatenate([self.encode(one, some, consume=consume) for one, some in parts if len(some)])
         return self._do(lambda: self.at.encode(codec, rows, consume=consume))
 
     def add(self, codec: Codec, payload: Bytes, rows: IntArray, sign: float) -> None:
+        if isinstance(codec, Fine):
+            coarse, fine = parts_of(self._layout, rows)
+            place = len(payload) - int(codec.careful.row_bytes(self._layout)[fine].sum())
+            if len(coarse):
+                self.add(codec.codec, payload[:place], coarse, sign)
+            if len(fine):
+                self.add(codec.careful, payload[place:], fine, sign)
+            return
         self._do(lambda: self.at.add(codec, payload, rows, sign))
 
     def replace(self, codec: Codec, payload: Bytes, rows: IntArray) -> None:
@@ -318,7 +332,7 @@ class Vectors:
             raise LocalProtocolError(
                 f"vector: expected {self._layout.elements} float32, got {values.dtype} {values.shape}"
             )
-        movable = Movable(HostVector(self._layout, values), self._out_of_room)
+        movable = Movable(self._layout, HostVector(self._layout, values), self._out_of_room)
         if self.home is not None:
             try:
                 movable.at = self.home.vector(self._layout, values)

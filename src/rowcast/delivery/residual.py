@@ -54,7 +54,7 @@ class Residual(Backlog):
 
     # -- a vector that does not lie in host memory -------------------------------------------------------------
 
-    def place(self, vector: RowVector) -> None:
+    def lie_at(self, vector: RowVector) -> None:
         """The vector lies there from now on, with what it holds."""
         self.placed, self._vector, self.measured = vector, NOWHERE, False
 

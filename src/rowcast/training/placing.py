@@ -56,9 +56,9 @@ class Placing:
         self._vectors = Vectors(layout, home, self._moved)
         replica, pending = (self._vectors.place(one) for one in (self._replica.parameters, self._residual.vector))
         self._placed = replica, pending
-        self._replica.place(replica)
-        self._snapshot.place(replica)
-        self._residual.place(pending)
+        self._replica.lie_at(replica)
+        self._snapshot.lie_at(replica)
+        self._residual.lie_at(pending)
 
     def follow(self, policy: Policy) -> None:
         """The team's policy is this: vectors that it needs in host memory go there, with a notice."""

@@ -49,7 +49,9 @@ class DeviceHome:
 
     def __init__(self, device: torch.device, kernels: Plain | None = None) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._all: tuple[Layout, Chosen] | None = None
         self.kernels = kernels or self._best()
 
@@ -105,7 +107,7 @@ class DeviceHome:
             return np.array(tensor.numpy())
         staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         staged.copy_(tensor, non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(self._stream)
         done.synchronize()
         return np.array(staged.numpy())

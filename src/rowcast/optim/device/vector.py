@@ -11,7 +11,6 @@ from torch import Tensor
 
 from rowcast.codecs import Codec, OneBit, Raw
 from rowcast.codecs.base import Bytes
-from rowcast.codecs.fine import Fine, parts_of
 from rowcast.delivery.placed import NotFinite, Placed, RowVector
 from rowcast.errors import LocalProtocolError
 from rowcast.rows import Layout
@@ -103,9 +102,6 @@ class DeviceVector:
     def encode(self, codec: Codec, rows: IntArray, *, consume: bool = True) -> Bytes:
         if not len(rows):
             return np.zeros(0, dtype=np.uint8)
-        if isinstance(codec, Fine):
-            parts = zip((codec.codec, codec.careful), parts_of(self._layout, rows), strict=True)
-            return np.concatenate([self.encode(one, some, consume=consume) for one, some in parts])
         if type(codec) not in (OneBit, Raw):
             return self._by_host(codec, rows, consume)
         with self._home.working():
@@ -121,12 +117,7 @@ class DeviceVector:
     def add(self, codec: Codec, payload: Bytes, rows: IntArray, sign: float) -> None:
         if not len(rows) or not len(payload):
             return
-        if isinstance(codec, Fine):
-            coarse, fine = parts_of(self._layout, rows)
-            place = len(payload) - int(codec.careful.row_bytes(self._layout)[fine].sum())
-            self.add(codec.codec, payload[:place], coarse, sign)
-            self.add(codec.careful, payload[place:], fine, sign)
-        elif isinstance(codec, OneBit):
+        if isinstance(codec, OneBit):
             with self._home.working():
                 chosen = self._home.choose(self._layout, rows)
                 self._home.kernels.add(self.data, chosen, self._home.upload(payload), sign)

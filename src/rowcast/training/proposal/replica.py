@@ -63,7 +63,7 @@ class Replica:
         """Flat float32 [elements]; a copy to read where they do not lie in host memory."""
         return self._parameters if self.placed is None else self.placed.values()
 
-    def place(self, vector: RowVector) -> None:
+    def lie_at(self, vector: RowVector) -> None:
         """The parameters lie there from now on."""
         self.placed, self._parameters = vector, NOWHERE
 
