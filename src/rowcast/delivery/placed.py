@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec
+from rowcast.codecs import Codec, codec_by_name
 from rowcast.codecs.base import Bytes
 from rowcast.codecs.fine import Fine, parts_of
 from rowcast.errors import LocalProtocolError
@@ -93,8 +93,8 @@ class RowVector(Protocol):
     def add(self, codec: Codec, payload: Bytes, rows: IntArray, sign: float) -> None:
         """Add ``sign`` times decoded rows: to the bit what :meth:`~rowcast.codecs.Codec.add` does."""
 
-    def replace(self, codec: Codec, payload: Bytes, rows: IntArray) -> None:
-        """Make rows what a payload says."""
+    def replace(self, payload: Bytes, rows: IntArray) -> None:
+        """Make rows what a payload in the code ``raw`` says."""
 
     def abs_sums(self, sums: Vector) -> None:
         """Write sum |.| of each row into ``sums``, float32 [rows]."""
@@ -172,7 +172,8 @@ class HostVector:
     def add(self, codec: Codec, payload: Bytes, rows: IntArray, sign: float) -> None:
         codec.add(self._layout, payload, rows, self._array, sign)
 
-    def replace(self, codec: Codec, payload: Bytes, rows: IntArray) -> None:
+    def replace(self, payload: Bytes, rows: IntArray) -> None:
+        codec = codec_by_name("raw")
         codec.encode(self._layout, self._array, rows)  # the compiled way of zeroing rows
         codec.add(self._layout, payload, rows, self._array, 1.0)
 
@@ -257,8 +258,8 @@ class Movable:
             return
         self._do(lambda: self.at.add(codec, payload, rows, sign))
 
-    def replace(self, codec: Codec, payload: Bytes, rows: IntArray) -> None:
-        self._do(lambda: self.at.replace(codec, payload, rows))
+    def replace(self, payload: Bytes, rows: IntArray) -> None:
+        self._do(lambda: self.at.replace(payload, rows))
 
     def abs_sums(self, sums: Vector) -> None:
         self._do(lambda: self.at.abs_sums(sums))

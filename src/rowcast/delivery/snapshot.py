@@ -73,7 +73,7 @@ class Snapshot:
     def apply(self, codec: Codec, message: Rows) -> None:
         """Write the rows of an absolute frame that has arrived into the parameters."""
         if self.placed is not None:
-            self.placed.replace(codec, message.payload, message.rows)
+            self.placed.replace(message.payload, message.rows)
         else:
             replace_rows(self.layout, codec, message, self._parameters)
 

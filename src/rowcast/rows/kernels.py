@@ -30,6 +30,7 @@ __all__ = [
     "accumulate",
     "add_rows",
     "compiled",
+    "compiled_exact",
     "compiled_serial",
     "copy_rows",
     "count_elements",
@@ -90,6 +91,14 @@ def compiled_serial(function: F) -> F:
     return cast(F, keep(numba.njit(nogil=True)(function)))
 
 
+def compiled_exact(function: F) -> F:
+    """Compile a function for use in kernels whose sums keep their order, also where the kernel's may be reordered.
+
+    Without ``fastmath=False`` numba hands down what it was told of the kernel that is compiled first.
+    """
+    return cast(F, keep(numba.njit(nogil=True, fastmath=False)(function)))
+
+
 def limit_threads(threads: int) -> None:
     """Let every kernel of this process use at most so many threads (1 or more; the processors are the limit)."""
     global _threads
@@ -124,14 +133,14 @@ def in_parts(work: Callable[[slice, slice], T], rows: int, elements: int) -> lis
     return _crew.run(calls, min(_threads, parts))
 
 
-@compiled_serial
+@compiled_exact
 def ordered_abs_sum(row: npt.NDArray[np.float32]) -> np.float32:
     """For use in kernels: sum |.| of a row, added up in one order on every machine.
 
     Where a sum decides what is on the wire, its last bit counts. The order is the one that AVX2 code has: 32 lanes over
     whole blocks of 32 (see :data:`~rowcast.rows.intrinsics.blocks_abs_sum`), then 4 lanes over whole blocks of 4 of
     the rest, of which the first begins with the sum so far, then the last elements one by one. This function may not
-    be compiled with ``reassoc``, and keeps its order also where it is inlined into a kernel that is.
+    be compiled with ``reassoc``, and keeps its order also where it is called by a kernel that is.
     """
     total: np.float32 = blocks_abs_sum(row, len(row))
     place = len(row) // 32 * 32

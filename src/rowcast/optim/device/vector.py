@@ -131,14 +131,9 @@ class DeviceVector:
             codec.add(self._layout, payload, rows, here, sign)
             self.scatter(rows, gather_rows(here, self._layout.offsets, rows))
 
-    def replace(self, codec: Codec, payload: Bytes, rows: IntArray) -> None:
-        if isinstance(codec, Raw):
-            self.scatter(rows, np.frombuffer(payload.tobytes(), dtype=np.float32))
-            return
-        here = self._rows_on_host(rows)
-        scatter_rows(np.zeros(int(self._layout.lengths[rows].sum()), np.float32), here, self._layout.offsets, rows)
-        codec.add(self._layout, payload, rows, here, 1.0)
-        self.scatter(rows, gather_rows(here, self._layout.offsets, rows))
+    def replace(self, payload: Bytes, rows: IntArray) -> None:
+        # Added to zero, as on the host: -0.0 becomes 0.0.
+        self.scatter(rows, np.frombuffer(payload.tobytes(), dtype=np.float32) + np.float32(0.0))
 
     def _by_host(self, codec: Codec, rows: IntArray, consume: bool) -> Bytes:
         """Encode rows on the host."""

@@ -96,7 +96,7 @@ class Replica:
             return
         if self.placed is not None:
             if message.absolute:
-                self.placed.replace(codec, message.payload, message.rows)
+                self.placed.replace(message.payload, message.rows)
             else:
                 self.placed.add(codec, message.payload, message.rows, -1.0)
         elif message.absolute:
