@@ -82,7 +82,7 @@ class DeviceHome:
         try:
             with torch.no_grad(), stream:
                 yield
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise OutOfRoom(f"out of memory ({str(error).splitlines()[0][:160]})") from error
 
     def behind(self) -> None:

@@ -65,7 +65,7 @@ class DeviceView:
         try:
             with torch.no_grad():
                 yield
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise OutOfRoom(f"out of memory ({str(error).splitlines()[0][:160]})") from error
 
     def on_host(self) -> View:
