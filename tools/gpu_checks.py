@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in less than 8 minutes: the tests marked ``cuda``, and the figures of one step.
 
-    python tools/gpu_checks.py [--quick] [--log FILE]
+    python tools/gpu_checks.py [--only WORD]
 
 Each part runs in a process of its own, with a limit; what failed is named at the end, and the exit status is 1 then.
 Without a GPU nothing is run, and the exit status is 2.

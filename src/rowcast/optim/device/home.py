@@ -48,6 +48,8 @@ class DeviceHome:
     """
 
     def __init__(self, device: torch.device, kernels: Plain | None = None) -> None:
+        if str(device) == "cuda":  # without a number
+            device = torch.device("cuda", torch.cuda.current_device())
         self.device = device
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
@@ -81,6 +83,20 @@ class DeviceHome:
         stream: Any = contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
         try:
             with torch.no_grad(), stream:
+                yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfRoom(f"out of memory ({str(error).splitlines()[0][:160]})") from error
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """While entered, operations go to the caller's stream on this device, and none is recorded by autograd.
+
+        Raises:
+            OutOfRoom: the device ran out of memory.
+        """
+        device: Any = contextlib.nullcontext() if self._stream is None else torch.cuda.device(self.device)
+        try:
+            with torch.no_grad(), device:
                 yield
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfRoom(f"out of memory ({str(error).splitlines()[0][:160]})") from error

@@ -6,15 +6,14 @@ training loop is waited for once in a step: for whether parameters were written 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rowcast.delivery.placed import Held, Movable, OutOfRoom, RowVector
+from rowcast.delivery.placed import Held, Movable, RowVector
 from rowcast.errors import LocalProtocolError
 from rowcast.optim.device.home import DeviceHome
 from rowcast.optim.device.vector import DeviceProposal, DeviceVector
@@ -50,7 +49,7 @@ class DeviceView:
         self._before: Tensor | None = None  # what was written, before it was projected
         self._finite = False
         self._has_buffers = self._elements < layout.elements
-        with self._guarded():
+        with self._home.calling():
             self._image, self._proposed = (torch.zeros(layout.elements, device=home.device) for _ in range(2))
             self._image_parts, self._proposed_parts = (self._parts(one) for one in (self._image, self._proposed))
         self._rounded = [k for k, tensor in enumerate(shared.tensors) if tensor.dtype not in WIDE]
@@ -59,14 +58,6 @@ class DeviceView:
         """Of a vector the part of each parameter, in its shape."""
         pairs = zip(self._shared.layout.tensors, self._shared.tensors, strict=True)
         return [vector[spec.start : spec.stop].view(tensor.shape) for spec, tensor in pairs]
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            with torch.no_grad():
-                yield
-        except torch.cuda.OutOfMemoryError as error:
-            raise OutOfRoom(f"out of memory ({str(error).splitlines()[0][:160]})") from error
 
     def on_host(self) -> View:
         """A view in host memory that holds the same."""
@@ -79,7 +70,7 @@ class DeviceView:
 
     def written(self) -> list[str]:
         """See :meth:`rowcast.optim.view.View.written`; looks at the gradients as well, see :attr:`finite`."""
-        with self._guarded():
+        with self._home.calling():
             torch._foreach_copy_(self._proposed_parts, self._tensors)
             span = slice(0, self._elements)
             differs = (self._proposed[span].view(torch.int32) != self._image[span].view(torch.int32)).any()
@@ -136,7 +127,7 @@ class DeviceView:
         """
         self._finite = False
         self._home.ahead()
-        with self._guarded():
+        with self._home.calling():
             self._write(held, times, self._image)
             torch._foreach_copy_(list(self._shared.tensors), self._image_parts)
             for k in self._rounded:
@@ -146,7 +137,7 @@ class DeviceView:
     def holds(self, held: Held, times: Vector | None) -> bool:
         """Whether :meth:`fill` would write what is there already."""
         self._home.ahead()
-        with self._guarded():
+        with self._home.calling():
             target = torch.empty_like(self._image)
             self._write(held, times, target)
             written = self._image if self._before is None else self._before
@@ -174,10 +165,10 @@ class DeviceView:
         """Bring what was written into its bounds."""
         if not self._projection:
             return
-        with self._guarded():
+        with self._home.calling():
             self._before = self._image[: self._elements].clone()
         self._projection.apply()
-        with self._guarded():
+        with self._home.calling():
             torch._foreach_copy_(self._image_parts, self._tensors)
         self._home.behind()
 
@@ -190,7 +181,7 @@ class DeviceView:
             buffers: gives that, one flat float32 array for each; takes a vector of the layout in host memory, into
                 which it writes from where it counts.
         """
-        with self._guarded():
+        with self._home.calling():
             torch._foreach_copy_(self._proposed_parts, self._tensors)
             start = self._image
             if self._before is not None:
