@@ -534,7 +534,7 @@ def test_a_closure_computes_from_what_has_arrived() -> None:
                     value.backward()
                     return value
 
-                losses = [float(optimizer.step(loss)) for _ in range(3)]
+                losses = [float(optimizer.step(loss).detach()) for _ in range(3)]
         ends.append(model)
         assert losses[-1] < losses[0]
     equal_models(*ends)
