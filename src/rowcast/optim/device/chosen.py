@@ -69,21 +69,23 @@ class Chosen:
         most = int(blocks[-1]) if len(blocks) else 0
         return len(blocks) - np.searchsorted(blocks, np.arange(most), side="right")
 
-    @cached_property
+    # Made anew each time: of all rows of a model they would take several times its size.
+
+    @property
     def row(self) -> Tensor:
         """Of each element the number of its row among the chosen, int64 [elements]."""
         numbers = torch.arange(self.count, device=self.table.device)
         return torch.repeat_interleave(numbers, self.table[1], output_size=self.elements)
 
-    @cached_property
+    @property
     def within(self) -> Tensor:
         """Of each element its number in its row, int64 [elements]."""
         return torch.arange(self.elements, device=self.table.device) - self.table[3][self.row]
 
-    @cached_property
+    @property
     def positions(self) -> Tensor:
         """Of each element its place in the vector, int64 [elements]."""
-        return self.within + self.table[0][self.row]
+        return torch.arange(self.elements, device=self.table.device) + (self.table[0] - self.table[3])[self.row]
 
     def gather(self, data: Tensor) -> Tensor:
         """The rows of a vector one behind the other: a view where they lie so, else a copy."""

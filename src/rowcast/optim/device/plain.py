@@ -77,12 +77,13 @@ class Plain:
         values = chosen.gather(data)
         scales = _rounded(self.ordered_abs_sums(values, chosen) / chosen.table[1].to(torch.float32))
         halves = (scales.view(torch.int32) >> 16) & 0xFFFF
-        negative = (values.view(torch.int32) < 0).to(torch.int32) << (chosen.within & 7).to(torch.int32)
+        row, within = chosen.row, chosen.within
+        negative = (values.view(torch.int32) < 0).to(torch.int32) << (within & 7).to(torch.int32)
         signs = torch.zeros(chosen.sign_bytes, dtype=torch.int32, device=data.device)
-        signs.index_add_(0, self._bytes_of(chosen), negative)
+        signs.index_add_(0, chosen.table[2][row] + (within >> 3), negative)
         payload = torch.cat([torch.stack([halves & 0xFF, halves >> 8], 1).view(-1), signs]).to(torch.uint8)
         if consume:
-            chosen.scatter_(data, values - torch.copysign(scales[chosen.row], values))
+            chosen.scatter_(data, values - torch.copysign(scales[row], values))
         return payload
 
     def add(self, data: Tensor, chosen: Chosen, payload: Tensor, sign: float) -> None:
@@ -90,9 +91,10 @@ class Plain:
         count = chosen.count
         halves = payload[: 2 * count].view(count, 2).to(torch.int32)
         scales = ((halves[:, 0] << 16) | (halves[:, 1] << 24)).view(torch.float32) * sign
-        signs = payload[2 * count :][self._bytes_of(chosen)].to(torch.int32)
-        of_row = scales[chosen.row]
-        negative = ((signs >> (chosen.within & 7).to(torch.int32)) & 1).to(torch.bool)
+        row, within = chosen.row, chosen.within
+        signs = payload[2 * count :][chosen.table[2][row] + (within >> 3)].to(torch.int32)
+        of_row = scales[row]
+        negative = ((signs >> (within & 7).to(torch.int32)) & 1).to(torch.bool)
         chosen.scatter_(data, chosen.gather(data) + torch.where(negative, -of_row, of_row))
 
     @staticmethod
@@ -115,11 +117,6 @@ class Plain:
             return total
         whole = lengths // BLOCK * BLOCK
         return _with_rest(total, sizes, first + whole, lengths - whole)
-
-    @staticmethod
-    def _bytes_of(chosen: Chosen) -> Tensor:
-        """Of each element the byte that holds its sign, int64 [elements]."""
-        return chosen.table[2][chosen.row] + (chosen.within >> 3)
 
     @staticmethod
     def _row_sums(values: Tensor, chosen: Chosen) -> Tensor:
