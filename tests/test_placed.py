@@ -24,7 +24,7 @@ from rowcast.optim import Optimizer
 from rowcast.optim.device import DeviceHome, DeviceVector, home_for
 from rowcast.optim.device.plain import Plain
 from rowcast.rows import Layout
-from rowcast.rows.kernels import ordered_abs_sum
+from rowcast.rows.ordered import ordered_abs_sum
 from rowcast.testing import ScriptedWorker, VirtualTeam
 
 WITHOUT_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")

@@ -18,9 +18,9 @@ from rowcast.rows.kernels import (
     compiled,
     compiled_serial,
     in_parts,
-    ordered_abs_sum,
     prefetch_next,
 )
+from rowcast.rows.ordered import ordered_abs_sum
 
 __all__ = ["OneBit"]
 

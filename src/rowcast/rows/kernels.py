@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.rows.intrinsics import blocks_abs_sum, prefetch
+from rowcast.rows.intrinsics import prefetch
 from rowcast.rows.kept import keep
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "accumulate",
     "add_rows",
     "compiled",
-    "compiled_exact",
     "compiled_serial",
     "copy_rows",
     "count_elements",
@@ -39,7 +38,6 @@ __all__ = [
     "limit_threads",
     "lowest",
     "nonfinite",
-    "ordered_abs_sum",
     "prefetch_next",
     "row_abs_sums",
     "row_sums",
@@ -91,14 +89,6 @@ def compiled_serial(function: F) -> F:
     return cast(F, keep(numba.njit(nogil=True)(function)))
 
 
-def compiled_exact(function: F) -> F:
-    """Compile a function for use in kernels whose sums keep their order, also where the kernel's may be reordered.
-
-    Without ``fastmath=False`` numba hands down what it was told of the kernel that is compiled first.
-    """
-    return cast(F, keep(numba.njit(nogil=True, fastmath=False)(function)))
-
-
 def limit_threads(threads: int) -> None:
     """Let every kernel of this process use at most so many threads (1 or more; the processors are the limit)."""
     global _threads
@@ -131,31 +121,6 @@ def in_parts(work: Callable[[slice, slice], T], rows: int, elements: int) -> lis
     if _crew is None or _threads == 1:
         return [call() for call in calls]
     return _crew.run(calls, min(_threads, parts))
-
-
-@compiled_exact
-def ordered_abs_sum(row: npt.NDArray[np.float32]) -> np.float32:
-    """For use in kernels: sum |.| of a row, added up in one order on every machine.
-
-    Where a sum decides what is on the wire, its last bit counts. The order is the one that AVX2 code has: 32 lanes over
-    whole blocks of 32 (see :data:`~rowcast.rows.intrinsics.blocks_abs_sum`), then 4 lanes over whole blocks of 4 of
-    the rest, of which the first begins with the sum so far, then the last elements one by one. This function may not
-    be compiled with ``reassoc``, and keeps its order also where it is called by a kernel that is.
-    """
-    total: np.float32 = blocks_abs_sum(row, len(row))
-    place = len(row) // 32 * 32
-    if len(row) - place >= 4:
-        second = third = fourth = np.float32(0.0)
-        while len(row) - place >= 4:
-            total += abs(row[place])
-            second += abs(row[place + 1])
-            third += abs(row[place + 2])
-            fourth += abs(row[place + 3])
-            place += 4
-        total = (total + third) + (second + fourth)
-    for j in range(place, len(row)):
-        total += abs(row[j])
-    return total
 
 
 @numba.njit(inline="always")

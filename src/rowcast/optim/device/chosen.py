@@ -17,7 +17,7 @@ __all__ = ["BLOCK", "Chosen", "table_of"]
 
 IntArray = npt.NDArray[np.int64]
 
-#: Lanes over which the size of a row is summed up (:func:`rowcast.rows.kernels.ordered_abs_sum`).
+#: Lanes over which the size of a row is summed up (:func:`rowcast.rows.ordered.ordered_abs_sum`).
 BLOCK = 32
 
 

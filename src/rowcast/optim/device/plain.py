@@ -99,7 +99,7 @@ class Plain:
 
     @staticmethod
     def ordered_abs_sums(values: Tensor, chosen: Chosen) -> Tensor:
-        """Sum |.| of each row in the order of :func:`rowcast.rows.kernels.ordered_abs_sum`, float32 [k].
+        """Sum |.| of each row in the order of :func:`rowcast.rows.ordered.ordered_abs_sum`, float32 [k].
 
         Args:
             values: the rows one behind the other.
