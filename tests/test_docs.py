@@ -542,6 +542,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.training.proposal": "",
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",
     "rowcast.delivery": "",
+    "rowcast.optim.device": "DeviceHome DeviceVector home_for",
     "rowcast.optim": "Optimizer TeamLike",
     "rowcast.report": """
         ACCURACY Conditions Curve CurvePanel Experiment Interval JOULES Robot Run RunSummary SECONDS Series Table

@@ -15,7 +15,10 @@ from rowcast.optim import Optimizer
 from rowcast.tasks import build_task
 from test_optim_fakes import Hub, flat, small_model
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here"),
+]
 
 
 def steps(model: nn.Module, optimizer: Optimizer, count: int) -> None:

@@ -54,25 +54,36 @@ def test_every_plain_version_was_called(both):
 
 def in_order(numbers):
     """The order that :mod:`rowcast.rows.lanes` promises, one number after the other."""
-    width, at = 32, 0
-    sums = [np.float32(0.0)] * 32
-    for step in (32, 8, 1):
-        while width > step:
-            width //= 2
-            sums = [sums[i] + sums[i + width] for i in range(width)]
-        while at + step <= len(numbers):
-            sums = [total + number for total, number in zip(sums, numbers[at : at + step], strict=True)]
-            at += step
-    return sums[0]
+
+    def onto(sums, at, stop):
+        while at + len(sums) <= stop:
+            sums = [total + number for total, number in zip(sums, numbers[at : at + len(sums)], strict=True)]
+            at += len(sums)
+        return sums, at
+
+    lanes, at = onto([np.float32(0.0)] * 32, 0, len(numbers))
+    eight = [((lanes[i] + lanes[i + 8]) + lanes[i + 16]) + lanes[i + 24] for i in range(8)]
+    four = [eight[i] + eight[i + 4] for i in range(4)]
+    begun = (four[0] + four[2]) + (four[1] + four[3])
+    four, at = onto([begun] + [np.float32(0.0)] * 3, at, len(numbers))
+    (total,), _ = onto([(four[0] + four[2]) + (four[1] + four[3])], at, len(numbers))
+    return total
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, 8, 31, 32, 77, 128, 576, 1001])
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 7, 8, 31, 32, 35, 36, 77, 128, 576, 1001])
 def test_sums_keep_the_order_that_is_promised(length):
     random = np.random.default_rng(length)
     for _ in range(20):
         one, other = random.standard_normal((2, length)).astype(np.float32)
         assert np.float32(lanes.size_of(one)) == in_order(np.abs(one)) == lanes.sums_of_rows(np.abs(one)[None])[0]
         assert np.float32(lanes.dot_of(one, other)) == in_order(one * other)
+
+
+def test_a_sum_of_nothing_but_negative_zeros_is_the_same_zero_without_numba():
+    one, other = np.ones(70, dtype=np.float32), np.full(70, -0.0, dtype=np.float32)
+    for length in (0, 1, 4, 33, 70):
+        sums = lanes.dot_of(one[:length], other[:length]), lanes.sums_of_rows(one[None, :length] * other[:length])[0]
+        assert [np.float32(each).view(np.uint32) for each in sums] == [0, 0]
 
 
 @pytest.mark.system

@@ -24,7 +24,7 @@ from rowcast.codecs.base import (
 from rowcast.errors import RemoteProtocolError
 from rowcast.rows import Layout
 
-__all__ = ["Fine"]
+__all__ = ["Fine", "parts_of"]
 
 #: Added to the number of the code of the parameters.
 FINE = 64
@@ -44,41 +44,41 @@ class Fine:
     def __init__(self, codec: Codec, careful: Codec, sizes: IntArray | None = None) -> None:
         self.name = f"{codec.name}-{careful.name}"
         self.wire_id = FINE + codec.wire_id
-        self._codec = codec
-        self._careful = careful
+        self.codec = codec
+        self.careful = careful
         self._sizes = sizes
 
     def fit(self, layout: Layout, vector: Vector, room: float) -> Codec:
-        code = fitting(self._codec)
+        code = fitting(self.codec)
         if code is None:
             return self
         fitted = code.fit(layout, vector, room - self._of_buffers(layout))
-        return Fine(fitted, self._careful, self._together(layout, fitted.row_bytes(layout)))
+        return Fine(fitted, self.careful, self._together(layout, fitted.row_bytes(layout)))
 
     def above(self, layout: Layout, vector: Vector, ask: Above) -> Codec:
-        if not isinstance(self._codec, Thresholded):
+        if not isinstance(self.codec, Thresholded):
             return self
         ask, of_buffers = self._without_buffers(layout, ask)
-        fitted = self._codec.above(layout, vector, ask)
-        return Fine(fitted, self._careful, fitted.row_bytes(layout) + of_buffers)
+        fitted = self.codec.above(layout, vector, ask)
+        return Fine(fitted, self.careful, fitted.row_bytes(layout) + of_buffers)
 
     def usual_above(self, layout: Layout, ask: Above) -> IntArray:
-        if not isinstance(self._codec, Thresholded):
+        if not isinstance(self.codec, Thresholded):
             return self.row_bytes(layout)
         ask, of_buffers = self._without_buffers(layout, ask)
-        return self._codec.usual_above(layout, ask) + of_buffers
+        return self.codec.usual_above(layout, ask) + of_buffers
 
     def _without_buffers(self, layout: Layout, ask: Above) -> tuple[Above, IntArray]:
         """What is asked of the parameters, and what the rows of buffers take, which all travel: int64 [rows]."""
         buffers = ask.rows >= layout.parameter_rows
         sizes = np.zeros(layout.rows, dtype=np.int64)
-        sizes[ask.rows[buffers]] = self._careful.row_bytes(layout)[ask.rows[buffers]]
+        sizes[ask.rows[buffers]] = self.careful.row_bytes(layout)[ask.rows[buffers]]
         room = ask.room - int(sizes.sum()) - INDEX_BYTES * int(buffers.sum())
         least = int((~buffers[: ask.least]).sum())
         return ask._replace(room=room, rows=ask.rows[~buffers], least=least), sizes
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
-        code = fitting(self._codec)
+        code = fitting(self.codec)
         if code is None:
             return self.row_bytes(layout)
         return self._together(layout, code.usual_bytes(layout, room - self._of_buffers(layout)))
@@ -86,42 +86,42 @@ class Fine:
     def row_bytes(self, layout: Layout) -> IntArray:
         if self._sizes is not None:
             return self._sizes
-        return layout.once(self.name, lambda layout: self._together(layout, self._codec.row_bytes(layout)))
+        return layout.once(self.name, lambda layout: self._together(layout, self.codec.row_bytes(layout)))
 
     def _together(self, layout: Layout, sizes: IntArray) -> IntArray:
         sizes = sizes.copy()
-        sizes[layout.parameter_rows :] = self._careful.row_bytes(layout)[layout.parameter_rows :]
+        sizes[layout.parameter_rows :] = self.careful.row_bytes(layout)[layout.parameter_rows :]
         return sizes
 
     def _of_buffers(self, layout: Layout) -> int:
-        return int(self._careful.row_bytes(layout)[layout.parameter_rows :].sum())
+        return int(self.careful.row_bytes(layout)[layout.parameter_rows :].sum())
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
-        coarse, fine = _parts(layout, rows)
-        payload = self._codec.encode(layout, vector, coarse, consume=consume)
+        coarse, fine = parts_of(layout, rows)
+        payload = self.codec.encode(layout, vector, coarse, consume=consume)
         if not len(fine):
             return payload
-        return np.concatenate([payload, self._careful.encode(layout, vector, fine, consume=consume)])
+        return np.concatenate([payload, self.careful.encode(layout, vector, fine, consume=consume)])
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
-        coarse, fine = _parts(layout, rows)
-        place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
-        self._codec.add(layout, payload[:place], coarse, vector, sign)
+        coarse, fine = parts_of(layout, rows)
+        place = len(payload) - int(self.careful.row_bytes(layout)[fine].sum())
+        self.codec.add(layout, payload[:place], coarse, vector, sign)
         if len(fine):
-            self._careful.add(layout, payload[place:], fine, vector, sign)
+            self.careful.add(layout, payload[place:], fine, vector, sign)
 
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
-        coarse, fine = _parts(layout, rows)
-        place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
-        if fitting(self._codec) is None:
+        coarse, fine = parts_of(layout, rows)
+        place = len(payload) - int(self.careful.row_bytes(layout)[fine].sum())
+        if fitting(self.codec) is None:
             expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
         elif place < 0:
             raise RemoteProtocolError(f"{self.name} payload: expected {-place} bytes more for the rows of its buffers")
-        self._codec.check(layout, payload[:place], coarse)
-        self._careful.check(layout, payload[place:], fine)
+        self.codec.check(layout, payload[:place], coarse)
+        self.careful.check(layout, payload[place:], fine)
 
 
-def _parts(layout: Layout, rows: IntArray) -> tuple[IntArray, IntArray]:
+def parts_of(layout: Layout, rows: IntArray) -> tuple[IntArray, IntArray]:
     """The rows of parameters and those of buffers, each in the order in which they come."""
     of_buffers = rows >= layout.parameter_rows
     return rows[~of_buffers], rows[of_buffers]

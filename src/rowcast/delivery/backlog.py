@@ -212,11 +212,19 @@ class Backlog(ABC):
             The payload, and what :meth:`put_back` needs: int32 [k], see :meth:`held`.
         """
         self.catch_up()
-        payload = codec.encode(self.layout, self._vector, rows)
+        payload = self.encode(codec, rows)
         self.measured = False
         before = self.held(rows)
         self.mark_sent(rows, iteration)
         return payload, before
+
+    def encode(self, codec: Codec, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Encode ``rows``, of which what the code expresses is taken out; nothing is recorded."""
+        return codec.encode(self.layout, self._vector, rows)
+
+    def add(self, codec: Codec, payload: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> None:
+        """Add decoded rows; nothing is recorded."""
+        codec.add(self.layout, payload, rows, self._vector, 1.0)
 
     def put_back(self, message: Rows, before: npt.NDArray[np.int32], place: int = -1) -> None:
         """A frame was lost: the peer lacks what it holds.
@@ -227,7 +235,7 @@ class Backlog(ABC):
             place: where it stands in a shared log, which makes no difference here.
         """
         self.catch_up()
-        message.code.add(self.layout, message.payload, message.rows, self._vector, 1.0)
+        self.add(message.code, message.payload, message.rows)
         self.measured = False
         self.mark_lost(message.rows, before)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.delivery.placed import Held, Home
 from rowcast.errors import LocalProtocolError
 from rowcast.sync import Policy
 from rowcast.training import WorkerNode
@@ -16,6 +17,8 @@ class NodeView:
     """The part of :class:`rowcast.optim.TeamLike` that is read from the node."""
 
     _node: WorkerNode | None = None
+    #: Where the vectors of the node lie; set before it is started. ``None``: in host memory.
+    home: Home | None = None
 
     @property
     def node(self) -> WorkerNode:
@@ -42,6 +45,20 @@ class NodeView:
     def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
         return self.node.anticipated
+
+    @property
+    def placed(self) -> Held | None:
+        """The vectors of this worker where they do not lie in host memory; ``None``: they do."""
+        return self.node.placing.held
+
+    def leave_home(self, cause: str) -> None:
+        """The vectors go to host memory; call it in ``still()``. ``cause``: why, for people."""
+        self.node.placing.end(cause)
+
+    @property
+    def times_ahead(self) -> npt.NDArray[np.float32] | None:
+        """How often each row of what is pending is subtracted; see :attr:`WorkerNode.times_ahead`."""
+        return self.node.times_ahead
 
     @property
     def members(self) -> int:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from rowcast.delivery.placed import Held, OutOfRoom
 from rowcast.errors import NonFiniteGradient
 from rowcast.optim.buffers import Buffers
+from rowcast.optim.device import home_for
+from rowcast.optim.device.view import DeviceView
 from rowcast.optim.projection import Projection
 from rowcast.optim.shared import shared_parameters
-from rowcast.optim.team import TeamLike
+from rowcast.optim.team import TeamLike, Update
 from rowcast.optim.tensors import read_into
 from rowcast.optim.view import View
 
 __all__ = ["SharedModel"]
 
 Vector = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
 class SharedModel:
@@ -58,6 +63,7 @@ class SharedModel:
         self.layout = self.buffers.join(self.shared)
         self._team = team
         self._view = View(self.shared, self.layout, self._projection)
+        self._there: DeviceView | None = None  # in its place, where vectors lie on the device of the model
         self._filled = False  # what arrived was written in give()
 
     def join(self) -> None:
@@ -65,7 +71,43 @@ class SharedModel:
         self.project()
         vector = np.empty(self.layout.elements, dtype=np.float32)
         read_into(vector, self.layout, [*self.shared.tensors, *self.buffers.tensors()])
+        team: Any = self._team
+        if hasattr(team, "home") and team.home is None:
+            team.home = home_for(self.shared.tensors)
         self._team.start(self.layout, vector)
+        if getattr(team, "placed", None) is not None:
+            try:
+                self._there = DeviceView(team.home, self.shared, self.layout, self._projection)
+            except OutOfRoom as error:
+                self._leave_home(error)
+
+    def _leave_home(self, error: OutOfRoom) -> None:
+        """The device has no memory for a view: vectors go to host memory, while nothing moves."""
+        team: Any = self._team
+        team.leave_home(str(error))
+
+    def _where(self, there: Callable[[DeviceView, Held], T], here: Callable[[View], T], *, still: bool = False) -> T:
+        """Do something to the view, wherever it is.
+
+        Args:
+            there: on the device of the model.
+            here: in host memory; also after the device had no memory for it.
+            still: whether the team is still already.
+        """
+        held = getattr(self._team, "placed", None)
+        if held is not None and self._there is not None:
+            try:
+                return there(self._there, held)
+            except OutOfRoom as error:
+                with contextlib.nullcontext() if still else self._team.still():
+                    self._leave_home(error)
+        if self._there is not None:
+            self._view, self._there = self._there.on_host(), None
+        return here(self._view)
+
+    def finite(self) -> bool:
+        """Whether all gradients were just found finite, on the device; False: nobody has looked."""
+        return self._there is not None and self._there.finite()
 
     def project(self) -> None:
         """Make the parameters obey."""
@@ -84,9 +126,9 @@ class SharedModel:
             NonFiniteGradient: parameters hold NaN or Inf. Nothing was given; the iteration is finished all the same.
         """
         weight = weight if weight is not None else 1.0 / max(1, self._team.members)
-        origin = self._view.origin()
-        buffers = self.buffers.proposal(origin, weight, leads=self._leads)
-        update = self._view.proposal(buffers), weight, origin
+        update = self._where(
+            lambda view, _: self._proposed_there(view, weight), lambda view: self._proposed_here(view, weight)
+        )
         told = self._filled = False
 
         def given() -> None:
@@ -109,6 +151,15 @@ class SharedModel:
             if not told:  # also where a Ctrl-C has ended the wait for the others
                 self.buffers.proposed()
 
+    def _proposed_here(self, view: View, weight: float) -> Update:
+        origin = view.origin()
+        buffers = self.buffers.proposal(origin, weight, leads=self._leads)
+        return view.proposal(buffers), weight, origin
+
+    def _proposed_there(self, view: DeviceView, weight: float) -> Update:
+        proposal = view.proposal(lambda origin: self.buffers.proposal(origin, weight, leads=self._leads))
+        return proposal, weight, None
+
     # -- what the model is given -----------------------------------------------------------------------------------
 
     def take(self, *, ahead: bool = True, everything: bool = False) -> None:
@@ -123,22 +174,50 @@ class SharedModel:
             with self._team.still():
                 self._fill(ahead=ahead, everything=everything)
         self._filled = False
-        self._view.project()
+        self._project_view()
+
+    def _project_view(self) -> None:
+        if self._projection:
+            self._where(lambda view, _: view.project(), lambda view: view.project())
 
     def _fill(self, *, ahead: bool, everything: bool) -> None:
-        beyond = self._team.anticipated if ahead else None
-        self._view.fill(self._base(beyond), beyond)
-        if ahead:
-            self.buffers.fill(self._team.replica, beyond, leads=self._leads, everything=everything, whole=self.own)
+        def buffers(replica: Vector, beyond: tuple[Vector, Vector] | None) -> None:
+            if ahead:
+                self.buffers.fill(replica, beyond, leads=self._leads, everything=everything, whole=self.own)
+
+        def there(view: DeviceView, held: Held) -> None:
+            times = self._times() if ahead else None
+            view.fill(held, times)
+            buffers(view.tail(held.replica), None if times is None else (view.tail(held.pending), times))
+
+        def here(view: View) -> None:
+            beyond = self._team.anticipated if ahead else None
+            view.fill(self._base(beyond), beyond)
+            buffers(self._team.replica, beyond)
+
+        self._where(there, here, still=True)
 
     def refresh(self) -> None:
         """Write into the parameters what arrived since :meth:`take`, if anything did: a closure computes from there."""
-        beyond = self._team.anticipated
-        if self._view.holds(self._base(beyond), beyond):
+        if self._where(lambda view, held: view.holds(held, self._times()), self._holds):
             return
         with self._team.still():
-            self._view.fill(self._base(beyond), beyond)
-        self._view.project()
+            self._where(lambda view, held: view.fill(held, self._times()), self._fill_here, still=True)
+        self._project_view()
+
+    def _holds(self, view: View) -> bool:
+        beyond = self._team.anticipated
+        return view.holds(self._base(beyond), beyond)
+
+    def _fill_here(self, view: View) -> None:
+        beyond = self._team.anticipated
+        view.fill(self._base(beyond), beyond)
+
+    def _times(self) -> Vector | None:
+        """How often each row of what is pending is subtracted, where vectors lie on the device."""
+        team: Any = self._team
+        times: Vector | None = team.times_ahead
+        return times
 
     def _base(self, beyond: tuple[Vector, Vector] | None) -> Vector:
         """From what ``beyond`` is subtracted: the replica, with what is on its way where something is anticipated."""
@@ -149,7 +228,8 @@ class SharedModel:
     def team_buffers(self) -> Iterator[None]:
         """While entered, the model's buffers hold the team's values."""
         with self._team.still():
-            self.buffers.show(self._team.replica)
+            replica = self._where(lambda view, held: view.tail(held.replica), lambda _: self._team.replica, still=True)
+            self.buffers.show(replica)
         try:
             yield
         finally:
@@ -170,4 +250,6 @@ class SharedModel:
 
         In a round of local steps the parameters are this worker's own, and what is written into them travels.
         """
-        return self._view.written() if self._team.local_steps == 1 else []
+        if self._team.local_steps != 1:
+            return []
+        return self._where(lambda view, _: view.written(), lambda view: view.written())

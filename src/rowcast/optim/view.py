@@ -17,12 +17,12 @@ from rowcast.optim.tensors import Proposal, addresses, from_host_, read_into, to
 from rowcast.rows import Layout
 from rowcast.rows.scattered import Scattered
 
-__all__ = ["View"]
+__all__ = ["WIDE", "View"]
 
 Vector = npt.NDArray[np.float32]
 
 #: Types that hold every float32 as it is. What another one holds is rounded.
-_WIDE = (torch.float32, torch.float64)
+WIDE = (torch.float32, torch.float64)
 
 
 class View:
@@ -52,6 +52,11 @@ class View:
         self._seen: tuple[npt.NDArray[np.int64], list[Vector]] = np.zeros(0, dtype=np.int64), []
         self._before: Vector | None = None  # what was written, before it was projected
         self.image = layout.zeros()
+
+    def go_on(self, image: Vector, before: Vector | None) -> None:
+        """Take over what another view has written, and what it was before it was projected; copied."""
+        self.image[:] = image
+        self._before = None if before is None else before.copy()
 
     def written(self) -> list[str]:
         """Names of parameters that somebody else has written since: they hold something else than the image.
@@ -103,7 +108,7 @@ class View:
         part, tensor = slice(self._specs[k].start, self._specs[k].stop), self._tensors[k]
         value = self._value(k, replica, beyond)
         from_host_(tensor, value)
-        self.image[part] = value if tensor.dtype in _WIDE else to_host(tensor)
+        self.image[part] = value if tensor.dtype in WIDE else to_host(tensor)
 
     def _value(self, k: int, replica: Vector, beyond: tuple[Vector, Vector] | None) -> Vector:
         """What :meth:`fill` writes into a tensor, flat float32."""

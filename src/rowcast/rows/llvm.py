@@ -77,12 +77,18 @@ array_at: Any = cast(Any, numba).carray
 _FLOAT = ir.FloatType()
 
 
-def _lanes_of(builder: Any, vector: Any, width: int) -> Any:
-    """The sum of a vector of ``width`` lanes as one of half as many: each lane and the one half the width behind."""
-    word, half = ir.IntType(32), width // 2
-    low = builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(word, half), list(range(half))))
-    high = builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(word, half), list(range(half, width))))
-    return builder.fadd(low, high)
+def _part(builder: Any, vector: Any, first: int, width: int) -> Any:
+    """``width`` lanes of a vector, from lane ``first`` on."""
+    places = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), places)
+
+
+def _folded(builder: Any, vector: Any, width: int) -> Any:
+    """The sum of a vector of ``width`` lanes: the upper half added to the lower one until there is one lane."""
+    while width > 1:
+        width //= 2
+        vector = builder.fadd(_part(builder, vector, 0, width), _part(builder, vector, width, width))
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
 def _add_lanes(builder: Any, total: Any, items: Any, span: tuple[Any, Any], width: int) -> None:
@@ -105,16 +111,19 @@ def _sum_lanes(builder: Any, items: Any, length: Any) -> Any:
         return builder.and_(length, ir.Constant(length.type, -width))
 
     zero = ir.Constant(length.type, 0)
-    wide, narrow = ir.VectorType(_FLOAT, 32), ir.VectorType(_FLOAT, 8)
+    wide, narrow = ir.VectorType(_FLOAT, 32), ir.VectorType(_FLOAT, 4)
     lanes = slot(wide, ir.Constant(wide, [0.0] * 32))
     _add_lanes(builder, lanes, items, (zero, until(32)), 32)
-    eight = slot(narrow, _lanes_of(builder, _lanes_of(builder, builder.load(lanes), 32), 16))
-    _add_lanes(builder, eight, items, (until(32), until(8)), 8)
-    two = _lanes_of(builder, _lanes_of(builder, builder.load(eight), 8), 4)
-    word = ir.IntType(32)
-    pair = [builder.extract_element(two, ir.Constant(word, lane)) for lane in range(2)]
-    one = slot(_FLOAT, builder.fadd(*pair))
-    _add_lanes(builder, one, items, (until(8), length), 1)
+    filled = builder.load(lanes)
+    eight = _part(builder, filled, 0, 8)
+    for first in (8, 16, 24):
+        eight = builder.fadd(eight, _part(builder, filled, first, 8))
+    # Where there is no block of 4, folding adds zeros to the sum so far: no bit changes, since it is never -0.
+    begun = ir.Constant(narrow, [0.0] * 4)
+    four = slot(narrow, builder.insert_element(begun, _folded(builder, eight, 8), ir.Constant(ir.IntType(32), 0)))
+    _add_lanes(builder, four, items, (until(32), until(4)), 4)
+    one = slot(_FLOAT, _folded(builder, builder.load(four), 4))
+    _add_lanes(builder, one, items, (until(4), length), 1)
     return builder.load(one)
 
 

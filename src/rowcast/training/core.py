@@ -27,8 +27,8 @@ from rowcast.training.joining import Joining
 from rowcast.training.kept.notes import Acknowledged, Notebook, Received
 from rowcast.training.kept.recovery import Recovery
 from rowcast.training.kept.replay import Replay
+from rowcast.training.placing import Placing
 from rowcast.training.proposal.contribution import Contribution
-from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.training.proposal.replica import Replica
 from rowcast.training.rules import worker_rule
 from rowcast.training.rules.base import WorkerHandler, WorkerRule
@@ -54,7 +54,7 @@ class WorkerCore:
     """The state of a worker, and what its parts call; see :class:`rowcast.training.WorkerNode` for the arguments.
 
     Attributes:
-        pending: flat float32, what was computed and not delivered.
+        placing: where its vectors lie.
         computed: float64 [rows], the signed sum of everything ever added to each row (the audit).
         state: what the worker is doing.
         iteration: iterations finished.
@@ -98,8 +98,6 @@ class WorkerCore:
     ) -> None:
         self.name = name
         self.layout = layout
-        self.replica = replica
-        self.pending = layout.zeros()
         self._replica = Replica(layout, replica)
         self.computed = self._replica.computed
         self.settings = settings or WorkerSettings()
@@ -114,13 +112,14 @@ class WorkerCore:
         self.turned_away = ""
         self.awaited = ""
         self.standby = ""
-        self.notices: list[str] = []
         self.welcomed_at: float | None = None
+        self.notices: list[str] = []
         self.metrics: dict[str, float] = {}
         self._metrics_left_out = False
-        self.residual = Residual(layout, self.pending)
+        self.residual = Residual(layout, layout.zeros())
         window = Window(link_settings or LinkSettings())
-        self.outbox = Outbox(self.residual, window, Snapshot(layout, replica, settles=False))
+        snapshot = Snapshot(layout, replica, settles=False)
+        self.outbox = Outbox(self.residual, window, snapshot)
         self.inbox = Inbox(layout)
         self.delivered = Delivered(self.outbox, self.residual)
         self.supplier = Supplier(self.say)
@@ -133,6 +132,7 @@ class WorkerCore:
         self.link: Link | None = None
         self.step = Step(0.0)
         self.done_step: Step | None = None
+        self.placing = Placing(self._replica, self.residual, snapshot, self._tell)
         self.contribution = Contribution(self._replica, self.residual)
         self.acknowledgements = UsualInterval(0.0)
         self.search = Reconnect(self.settings.reconnect_first_s, self.settings.reconnect_cap_s, entropy)
@@ -154,6 +154,20 @@ class WorkerCore:
             Leave: self._on_leave,
             **self._joining.handlers,
         }
+
+    @property
+    def replica(self) -> npt.NDArray[np.float32]:
+        """Its parameters, flat float32 [elements]; a copy to read where they do not lie in host memory."""
+        return self._replica.parameters
+
+    def load_replica(self, parameters: npt.NDArray[np.float32]) -> None:
+        """Make the parameters these, flat float32 [elements]."""
+        self._replica.load(parameters)
+
+    @property
+    def pending(self) -> npt.NDArray[np.float32]:
+        """What was computed and not delivered, flat float32; a copy to read where it does not lie in host memory."""
+        return self.residual.vector
 
     @property
     def joined(self) -> bool:
@@ -236,6 +250,7 @@ class WorkerCore:
         if type(self.rule) is not kind:
             self.rule = kind(self)
         self.policy = self.rule.welcomed(policy)
+        self.placing.follow(policy)
 
     def start(self, now: float) -> None:
         """The parameters are the team's: compute, or go on where the work was left."""
@@ -268,7 +283,7 @@ class WorkerCore:
             self.residual.follower = self._replica.own_writes = None
             return
         if self._replica.own_writes is None:
-            self._replica.own_writes = OwnWrites(self.layout, self.replica, self.outbox.unacknowledged)
+            self._replica.own_writes = self.placing.own_writes(self.outbox.unacknowledged)
         self.residual.follower = self._replica.own_writes
         self._replica.own_writes.restart()
 
@@ -282,6 +297,9 @@ class WorkerCore:
         if step.fed is not None:
             self.metrics |= {"samples": float(step.fed.samples), "queued": float(step.fed.queued)}
         self.done_step, self.step = step, Step(started=now)
+
+    def _tell(self, notice: str) -> None:
+        self.notices.append(f"{self.name}: {notice}")
 
     def say(self, message: Message) -> None:
         """Queue a control message, if there is a connection."""

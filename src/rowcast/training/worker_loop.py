@@ -59,14 +59,20 @@ class WorkerLoop(WorkerCore):
         at random each counts as often as leads to the parameters that are this worker's own. ``None`` where the policy
         has gradients computed from the replica, and when the work is done.
         """
+        times = self.times_ahead
+        return None if times is None else (self.pending, times)
+
+    @property
+    def times_ahead(self) -> npt.NDArray[np.float32] | None:
+        """How often each row of what is pending is subtracted, float32 [rows]; see :attr:`anticipated`."""
         policy = self.policy
         if policy is None or policy.anticipate == "off" or self.state is WorkerState.DONE:
             return None
         rows, times = self.layout.rows, 1.0 / self.contribution.weight
         if policy.anticipate == "own" or policy.sampled:
-            return self.pending, np.full(rows, times if policy.sampled else 1.0, dtype=np.float32)
+            return np.full(rows, times if policy.sampled else 1.0, dtype=np.float32)
         others = max(times - 1.0, 0.0) * shared_part(self.inner_momentum)
-        return self.pending, np.float32(1.0) + np.float32(others) * self.residual.fresh()
+        return np.float32(1.0) + np.float32(others) * self.residual.fresh()
 
     @property
     def expected(self) -> npt.NDArray[np.float32]:

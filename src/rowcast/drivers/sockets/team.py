@@ -132,6 +132,8 @@ class Team(NodeView):
                 request=JoinRequest(self._endpoint.security.secret, self._parameters),
                 journal=self.journal,
             )
+            if self.home is not None:
+                self._node.placing.begin(self.home)
             self._restore(self._node)
             self._network = NetworkThread(self._node, self._endpoint, self._link_settings)
             self._network.start()

@@ -123,6 +123,8 @@ class VirtualWorker(NodeView):
             journal=self.journal,
             entropy=self._entropy,
         )
+        if self.home is not None:
+            self._node.placing.begin(self.home)
         self._robot = self._simulation.add(self._node, self._device, *self._link, self._may_compute)
         self._wait()
 

@@ -35,7 +35,7 @@ class Recovery:
         self._age_s = age_s
         picture = replay.picture
         progress = picture.progress
-        node.replica[:] = replay.replica
+        node.load_replica(replay.replica)
         node.computed[:] = picture.computed
         node.iteration = replay.iteration
         node.positions = node.next_positions = node.resumed_positions = progress.positions

@@ -17,6 +17,8 @@ from rowcast.training.proposal.trust import Trust
 
 __all__ = ["Contribution", "Update"]
 
+Vector = npt.NDArray[np.float32]
+
 #: What is contributed at once: sources, averaging weight and origin, as :meth:`Contribution.add` takes them.
 Update = tuple[Sequence[npt.NDArray[np.float32]], float, npt.NDArray[np.float32] | None]
 
@@ -88,17 +90,24 @@ class Contribution:
             # Buffers are values, and no steps.
             weights[: replica.layout.parameter_rows] *= np.float32(1.0 if policy is None else policy.outer_lr)
             outer = None
-        moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, outer, origin)
+        moved = self._propose(sources, weights, outer, origin)
         if policy is not None and policy.trust > 0:
             unit = weight * policy.outer_lr * (self.inner_lr or 1.0)
             self.share = self._trust.share(moved / unit, policy.trust)
             if self.share < 1:  # what is beyond is taken back
                 weights *= np.float32(self.share - 1.0)
                 weights[replica.layout.parameter_rows :] = 0.0
-                replica.propose(sources, weights, residual.vector, residual.abs_sums, origin=origin)
+                self._propose(sources, weights, None, origin)
                 moved *= self.share
         residual.measured = True
         self._book(moved, weight)
+
+    def _propose(self, sources: Sequence[Vector], weights: Vector, outer: Outer | None, origin: Vector | None) -> float:
+        """As :meth:`Replica.propose`, wherever what is pending lies."""
+        residual = self._residual
+        if residual.placed is not None and outer is None:
+            return self._replica.propose_at(residual.placed, sources, weights, residual.abs_sums, origin)
+        return self._replica.propose(sources, weights, residual.vector, residual.abs_sums, outer, origin)
 
     def add_rows(self, amounts: npt.NDArray[np.float32], weight: float) -> None:
         """Add an amount to each row of a timing-only layout.

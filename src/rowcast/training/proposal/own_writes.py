@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from rowcast.codecs import Codec
 from rowcast.codecs.base import Bytes
+from rowcast.delivery.placed import HostVector, RowVector
 from rowcast.rows import Layout
-from rowcast.rows.kernels import copy_rows, gather_rows, scatter_rows
 from rowcast.wire import Rows
 
 __all__ = ["OwnWrites"]
@@ -30,33 +30,47 @@ class OwnWrites:
         layout: the model's rows.
         replica: flat float32 [elements], which others move.
         on_their_way: the frames of rows that were sent and not acknowledged.
+        placed: the replica and a further vector for what is expected, where they do not lie in host memory;
+            ``replica`` is empty then.
 
     Attributes:
-        expected: flat float32 [elements].
+        vector: what is expected, wherever it lies.
     """
 
-    def __init__(self, layout: Layout, replica: Vector, on_their_way: Callable[[], Iterable[Rows]]) -> None:
-        self.expected = replica.copy()
+    def __init__(
+        self,
+        layout: Layout,
+        replica: Vector,
+        on_their_way: Callable[[], Iterable[Rows]],
+        placed: tuple[RowVector, RowVector] | None = None,
+    ) -> None:
+        here, vector = placed or (HostVector(layout, replica), HostVector(layout, replica.copy()))
+        self.vector: RowVector = vector
         self._layout = layout
-        self._replica = replica
+        self._replica: RowVector = here
         self._on_their_way = on_their_way
         self._arrived = np.zeros(layout.rows, dtype=np.bool_)
 
+    @property
+    def expected(self) -> Vector:
+        """Flat float32 [elements]; a copy to read where it does not lie in host memory."""
+        return self.vector.values()
+
     def restart(self) -> None:
         """Nothing is on its way, and the replica is the team's."""
-        self.expected[:] = self._replica
+        self.vector.load(self._replica.values())
 
     def sent(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
         """Rows are sent: what the payload holds is not pending any longer."""
-        codec.add(self._layout, payload, rows, self.expected, -1.0)
+        self.vector.add(codec, payload, rows, -1.0)
 
     def lost(self, codec: Codec, payload: Bytes, rows: npt.NDArray[np.int64]) -> None:
         """They were lost: what the payload holds is pending again."""
-        codec.add(self._layout, payload, rows, self.expected, 1.0)
+        self.vector.add(codec, payload, rows, 1.0)
 
     def arrived(self, rows: npt.NDArray[np.int64]) -> None:
         """``rows`` of the replica have moved."""
-        copy_rows(self._replica, self.expected, self._layout.offsets, rows)
+        self.vector.take_rows(self._replica, rows)
         self._arrived[rows] = True
         for message in self._on_their_way():
             arrived = self._arrived[message.rows]
@@ -66,7 +80,6 @@ class OwnWrites:
 
     def _take_out(self, message: Rows, others: npt.NDArray[np.int64]) -> None:
         """Take the rows of a frame out of what is expected, but for some others, of which that was done before."""
-        offsets = self._layout.offsets
-        kept = gather_rows(self.expected, offsets, others)
-        message.code.add(self._layout, message.payload, message.rows, self.expected, -1.0)
-        scatter_rows(kept, self.expected, offsets, others)
+        kept = self.vector.gather(others)
+        self.vector.add(message.code, message.payload, message.rows, -1.0)
+        self.vector.scatter(others, kept)

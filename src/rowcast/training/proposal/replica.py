@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
+from rowcast.delivery.placed import NOWHERE, NotFinite, Placed, RowVector
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
@@ -40,6 +41,7 @@ class Replica:
         parameters: flat float32; taken over and changed in place.
 
     Attributes:
+        placed: the parameters, where they do not lie in host memory.
         computed: float64 [rows], signed sum of everything ever proposed for each row, less what decayed (the audit).
         own_writes: is told which rows have moved, if there is one.
     """
@@ -50,7 +52,8 @@ class Replica:
                 f"worker: expected {layout.elements} float32 parameters, got {parameters.dtype} {parameters.shape}"
             )
         self.layout = layout
-        self.parameters = parameters
+        self.placed: RowVector | None = None
+        self._parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
         self.own_writes: OwnWrites | None = None
         self._held: list[tuple[Codec, Rows]] | None = None
@@ -59,6 +62,22 @@ class Replica:
     def _tensors(self) -> Scattered:
         """The layout's tensors. Where only the timing is simulated nobody asks, and they take 16 bytes a row."""
         return Scattered(self.layout.tensors)
+
+    @property
+    def parameters(self) -> npt.NDArray[np.float32]:
+        """Flat float32 [elements]; a copy to read where they do not lie in host memory."""
+        return self._parameters if self.placed is None else self.placed.values()
+
+    def lie_at(self, vector: RowVector) -> None:
+        """The parameters lie there from now on."""
+        self.placed, self._parameters = vector, NOWHERE
+
+    def load(self, parameters: npt.NDArray[np.float32]) -> None:
+        """Make them these, flat float32 [elements]."""
+        if self.placed is None:
+            self._parameters[:] = parameters
+        else:
+            self.placed.load(parameters)
 
     def hold(self) -> None:
         """Rows that arrive wait until :meth:`release`."""
@@ -80,10 +99,15 @@ class Replica:
         if self._held is not None:
             self._held.append((codec, dataclasses.replace(message, payload=message.payload.copy())))
             return
-        if message.absolute:
-            replace_rows(self.layout, codec, message, self.parameters)
+        if self.placed is not None:
+            if message.absolute:
+                self.placed.replace(message.payload, message.rows)
+            else:
+                self.placed.add(codec, message.payload, message.rows, -1.0)
+        elif message.absolute:
+            replace_rows(self.layout, codec, message, self._parameters)
         else:
-            codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+            codec.add(self.layout, message.payload, message.rows, self._parameters, -1.0)
         if self.own_writes is not None:
             self.own_writes.arrived(message.rows)
 
@@ -145,6 +169,36 @@ class Replica:
             )
             moved += 0.0 if is_buffer else size
         return moved
+
+    def propose_at(
+        self,
+        pending: RowVector,
+        sources: Sequence[Vector],
+        weights: Vector,
+        abs_sums: Vector,
+        origin: Vector | None = None,
+    ) -> float:
+        """The same as :meth:`propose`, for what is pending where it lies; no outer step is made.
+
+        Args:
+            pending: what is pending, in the place of the parameters.
+            sources: also :class:`~rowcast.delivery.placed.Placed`, which have an origin of their own.
+            weights, abs_sums, origin: as in :meth:`propose`.
+
+        Returns, Raises: as :meth:`propose`.
+        """
+        tensors = self.layout.tensors
+        if len(sources) != len(tensors):
+            raise LocalProtocolError(f"accumulate: expected {len(tensors)} tensors, got {len(sources)}")
+        if not isinstance(sources, Placed):
+            for index in range(len(sources)):
+                self._check_size(index, sources[index].reshape(-1))
+        start: RowVector | Vector
+        start = origin if origin is not None else self.placed if self.placed is not None else self._parameters
+        try:
+            return pending.accumulate(sources, start, weights, abs_sums, self.computed)
+        except NotFinite as error:
+            raise self._refusal(error.tensor) from None
 
     def rescale(self, pending: Vector, factor: float) -> None:
         """Multiply what is pending, flat float32 [elements], and book what that adds.
