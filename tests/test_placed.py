@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 
 import numba
 import numpy as np
@@ -17,15 +18,20 @@ from torch import nn
 
 from live import LiveServer
 from rowcast.codecs import Codec, codec_by_name, codec_for
+from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.delivery.placed import HostVector, NotFinite, OutOfRoom, Vectors
 from rowcast.drivers.sockets import Team
-from rowcast.errors import LocalProtocolError, NonFiniteGradient
-from rowcast.optim import Optimizer
+from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
+from rowcast.errors import ConfigError, LocalProtocolError, NonFiniteGradient
+from rowcast.links import Trace
+from rowcast.optim import Optimizer, shared_model
 from rowcast.optim.device import DeviceHome, DeviceVector, home_for
 from rowcast.optim.device.plain import Plain
 from rowcast.rows import Layout
 from rowcast.rows.lanes import size_of
+from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
+from rowcast.training import ServerNode
 from test_without_numba import in_order
 
 WITHOUT_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
@@ -296,7 +302,17 @@ def agree(team: VirtualTeam) -> None:
     assert np.abs(server).max() > 0.1
 
 
-POLICIES = ("bsp", "bsp?codec=raw", "bsp?codec=half", "rog:4", "rowcast:4", "rowcast", "flown:2", "asp?codec=topk16")
+POLICIES = (
+    "bsp",
+    "bsp?codec=raw",
+    "bsp?codec=half",
+    "rog:4",
+    "rowcast:4",
+    "rowcast",
+    "flown:2",
+    "asp?codec=topk16",
+    "twostep:4",
+)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -306,7 +322,7 @@ def test_replicas_agree_wherever_they_lie(policy: str) -> None:
     assert [worker.node.placing.held is None for worker in team.workers.values()] == [True, False, False]
 
 
-@pytest.mark.parametrize("policy", ["bsp", "localsgd:2", "rowcast:1"])
+@pytest.mark.parametrize("policy", ["bsp", "localsgd:2", "rowcast:1", "twostep:4"])
 def test_a_team_on_devices_sends_what_a_team_in_host_memory_sends(policy: str) -> None:
     """Importance is measured in sums of another order: only where no order depends on it all bytes are the same."""
     one, other = (run_team(policy, [home, home]) for home in (None, home_on("cpu")))
@@ -570,10 +586,86 @@ def test_a_view_without_memory_takes_everything_to_the_host(monkeypatch, caplog)
 # -- which home ----------------------------------------------------------------------------------------------------
 
 
-def test_vectors_lie_in_host_memory_but_for_parameters_on_one_gpu() -> None:
+@pytest.mark.parametrize(
+    ("settings", "there"),
+    [(None, False), (WorkerSettings(), False), (WorkerSettings(vectors="device"), True)],
+    ids=["none", "host", "device"],
+)
+def test_vectors_lie_on_a_device_only_where_a_worker_asks_for_it(monkeypatch, settings, there: bool) -> None:
+    asked: list[int] = []
+
+    def home(tensors: Sequence[torch.Tensor]) -> DeviceHome:
+        asked.append(len(tensors))
+        return home_on("cpu")
+
+    monkeypatch.setattr(shared_model, "home_for", home)
+    model = nn.Linear(40, 30)
+    with LiveServer("bsp") as server:
+        team = Team(server.endpoint, name="robot-0", settings=settings)
+        with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, team) as optimizer:
+            model(torch.ones(2, 40)).sum().backward()
+            optimizer.step()
+            assert (team.home is not None, team.placed is not None) == (there, there)
+    assert asked == ([2] if there else [])
+
+
+@pytest.mark.parametrize("vectors", ["host", "device"])
+def test_a_worker_of_a_simulation_asks_for_it_as_well(monkeypatch, vectors: str) -> None:
+    monkeypatch.setattr(shared_model, "home_for", lambda tensors: home_on("cpu"))
+    settings = ServerSettings(expected_workers=1, gather_s=0.0)
+    server = ServerNode(parse_policy("bsp"), settings=settings, entropy=random.Random(2).randbytes)
+    simulation, placed = Simulation(server), []
+    link = Trace(np.array([0.0]), np.array([1e6]), "link", loop=True, duration_s=1.0)
+    worker = VirtualWorker(
+        simulation,
+        "w",
+        Device(0.1),
+        (link, link),
+        entropy=random.Random(1).randbytes,
+        settings=WorkerSettings(vectors=vectors),
+    )
+
+    def train() -> None:
+        model = nn.Linear(40, 30)
+        with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, worker) as optimizer:
+            model(torch.ones(2, 40)).sum().backward()
+            optimizer.step()
+            placed.append(worker.placed is not None)
+
+    worker.train(train)
+    simulation.run(60.0)
+    assert placed == [vectors == "device"]
+
+
+def test_another_place_than_host_and_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"vectors: unknown vectors 'devices'; .*device"):
+        WorkerSettings(vectors="devices")
+
+
+def test_vectors_lie_in_host_memory_but_for_parameters_on_one_gpu(caplog) -> None:
     assert home_for([torch.zeros(3), torch.zeros(2)]) is None
     assert home_for([torch.zeros(3), torch.zeros(2, device="meta")]) is None
     assert home_for([torch.zeros(2, device="meta")]) is None
+    told = [record.message for record in caplog.records]
+    assert [message.split("expected parameters on one CUDA device, ")[1] for message in told] == [
+        f"got {found}; vectors in host memory" for found in ("cpu", "cpu, meta", "meta")
+    ]
+
+
+def test_who_asks_for_a_device_with_a_model_on_the_processor_is_told_and_trains(caplog) -> None:
+    models = []
+    for vectors in ("host", "device"):
+        torch.manual_seed(0)
+        model = nn.Linear(40, 30)
+        with LiveServer("bsp") as server:
+            team = Team(server.endpoint, name="robot-0", settings=WorkerSettings(vectors=vectors))
+            with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, team) as optimizer:
+                model(torch.ones(2, 40)).sum().backward()
+                optimizer.step()
+                assert team.home is None and team.placed is None
+        models.append(model)
+    equal_models(*models)
+    assert sum("expected parameters on one CUDA device, got cpu" in each.message for each in caplog.records) == 1
 
 
 @pytest.mark.cuda

@@ -299,3 +299,11 @@ class WorkerSettings(Checked):
         low=0,
         high=1_000_000,
     )
+    vectors: str = setting(
+        "host",
+        "Where what is shared of the parameters is computed: the update, what is pending, encoded rows. host: in host "
+        "memory, whatever device the model is on. device: on the GPU that the parameters are on; not run on a GPU yet, "
+        "tested on the processor only. A model whose parameters are not all on one CUDA device stays with host memory, "
+        "and the log says so.",
+        choices=("host", "device"),
+    )

@@ -194,12 +194,16 @@ class Backlog(ABC):
             room: bytes; or how much may travel where only what is beyond a threshold does.
         """
         self.catch_up()
-        if not len(self._vector):
+        return self._fitted(codec, room, self._vector)
+
+    def _fitted(self, codec: Codec, room: float | Above, vector: npt.NDArray[np.float32]) -> Codec:
+        """The form of a code that :meth:`fit` gives for ``vector``, float32 [elements] or empty."""
+        if not len(vector):
             return codec
         if isinstance(room, Above):
-            return codec.above(self.layout, self._vector, room) if isinstance(codec, Thresholded) else codec
+            return codec.above(self.layout, vector, room) if isinstance(codec, Thresholded) else codec
         code = fitting(codec)
-        return codec if code is None else code.fit(self.layout, self._vector, room)
+        return codec if code is None else code.fit(self.layout, vector, room)
 
     # -- what is sent ------------------------------------------------------------------------------------------
 

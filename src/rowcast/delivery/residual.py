@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.codecs import Codec, Fitting
-from rowcast.codecs.base import Bytes
+from rowcast.codecs import Above, Codec
+from rowcast.codecs.base import Bytes, fitting
 from rowcast.delivery.backlog import Backlog
 from rowcast.delivery.placed import NOWHERE, RowVector
 from rowcast.rows import Layout
@@ -101,10 +101,10 @@ class Residual(Backlog):
         else:
             self.placed.add(codec, payload, rows, 1.0)
 
-    def fit(self, codec: Codec, room: float) -> Codec:
-        if self.placed is None or not isinstance(codec, Fitting):
+    def fit(self, codec: Codec, room: float | Above) -> Codec:
+        if self.placed is None or fitting(codec) is None:
             return super().fit(codec, room)
-        return codec.fit(self.layout, self.placed.values(), room)
+        return self._fitted(codec, room, self.placed.values())
 
     # -- what is sent ------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ class NodeView:
     """The part of :class:`rowcast.optim.TeamLike` that is read from the node."""
 
     _node: WorkerNode | None = None
+    #: What :attr:`rowcast.config.WorkerSettings.vectors` asks for; read by the optimizer.
+    vectors: str = "host"
     #: Where the vectors of the node lie; set before it is started. ``None``: in host memory.
     home: Home | None = None
 

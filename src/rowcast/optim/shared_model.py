@@ -72,7 +72,7 @@ class SharedModel:
         vector = np.empty(self.layout.elements, dtype=np.float32)
         read_into(vector, self.layout, [*self.shared.tensors, *self.buffers.tensors()])
         team: Any = self._team
-        if hasattr(team, "home") and team.home is None:
+        if getattr(team, "vectors", "host") == "device" and team.home is None:
             team.home = home_for(self.shared.tensors)
         self._team.start(self.layout, vector)
         if getattr(team, "placed", None) is not None:

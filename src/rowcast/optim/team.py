@@ -36,7 +36,8 @@ class TeamLike(Protocol):
     - ``keep``, called once behind ``start`` with a function that gives what belongs to this worker's state beside the
       parameters, a :class:`rowcast.training.kept.Extras`; it returns what was kept of another life, or ``None``; and
       ``restored``, the iteration from which it goes on, or ``None``;
-    - ``home``, a :class:`rowcast.delivery.placed.Home` or ``None``, which the optimizer sets before ``start`` where all
+    - ``vectors``, which is "host" or "device" as :attr:`rowcast.config.WorkerSettings.vectors`, and with "device"
+      ``home``, a :class:`rowcast.delivery.placed.Home` or ``None``, which the optimizer sets before ``start`` where all
       parameters are on one GPU; then it also has ``placed``, the worker's vectors there
       (:class:`rowcast.delivery.placed.Held`) or ``None``, ``times_ahead``, the second part of ``anticipated``, and
       ``leave_home(cause)``, called in ``still``, which takes them to host memory;

@@ -110,17 +110,17 @@ def _sum_lanes(builder: Any, items: Any, length: Any) -> Any:
     def until(width: int) -> Any:
         return builder.and_(length, ir.Constant(length.type, -width))
 
-    zero = ir.Constant(length.type, 0)
+    zero, first_lane = ir.Constant(length.type, 0), ir.Constant(ir.IntType(32), 0)
     wide, narrow = ir.VectorType(_FLOAT, 32), ir.VectorType(_FLOAT, 4)
-    lanes = slot(wide, ir.Constant(wide, [0.0] * 32))
-    _add_lanes(builder, lanes, items, (zero, until(32)), 32)
-    filled = builder.load(lanes)
-    eight = _part(builder, filled, 0, 8)
-    for first in (8, 16, 24):
-        eight = builder.fadd(eight, _part(builder, filled, first, 8))
-    # Where there is no block of 4, folding adds zeros to the sum so far: no bit changes, since it is never -0.
-    begun = ir.Constant(narrow, [0.0] * 4)
-    four = slot(narrow, builder.insert_element(begun, _folded(builder, eight, 8), ir.Constant(ir.IntType(32), 0)))
+    lanes, four = slot(wide, ir.Constant(wide, [0.0] * 32)), slot(narrow, ir.Constant(narrow, [0.0] * 4))
+    with builder.if_then(builder.icmp_signed(">=", length, ir.Constant(length.type, 32))):
+        _add_lanes(builder, lanes, items, (zero, until(32)), 32)
+        filled = builder.load(lanes)
+        eight = _part(builder, filled, 0, 8)
+        for first in (8, 16, 24):
+            eight = builder.fadd(eight, _part(builder, filled, first, 8))
+        # Where there is no block of 4, folding adds zeros to this sum: no bit changes, since it is never -0.
+        builder.store(builder.insert_element(builder.load(four), _folded(builder, eight, 8), first_lane), four)
     _add_lanes(builder, four, items, (until(32), until(4)), 4)
     one = slot(_FLOAT, _folded(builder, builder.load(four), 4))
     _add_lanes(builder, one, items, (until(4), length), 1)

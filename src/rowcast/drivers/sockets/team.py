@@ -80,6 +80,7 @@ class Team(NodeView):
         self._endpoint = endpoint
         self._parameters = parameters or ""
         self._settings = settings or WorkerSettings()
+        self.vectors = self._settings.vectors
         self._link_settings = link_settings or LinkSettings()
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._forget()

@@ -72,6 +72,8 @@ class VirtualWorker(NodeView):
         self._device, self._link = device, link
         self._entropy = entropy
         self._settings = settings
+        if settings is not None:
+            self.vectors = settings.vectors
         self._link_settings = link_settings
         self._node: WorkerNode | None = None
         self._robot: Robot

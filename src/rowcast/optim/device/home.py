@@ -28,10 +28,12 @@ IntArray = npt.NDArray[np.int64]
 def home_for(tensors: Sequence[Tensor]) -> DeviceHome | None:
     """A home where parameters are, if that is one GPU; ``None``: their vectors lie in host memory.
 
-    So they do where parameters are on several devices, or on a device other than CUDA.
+    So they do where parameters are on several devices, or on a device other than CUDA; the log says it.
     """
     devices = {tensor.device for tensor in tensors}
     if len(devices) != 1 or next(iter(devices)).type != "cuda":
+        found = ", ".join(sorted(map(str, devices)))
+        log.warning("vectors = 'device': expected parameters on one CUDA device, got %s; vectors in host memory", found)
         return None
     return DeviceHome(devices.pop())
 
