@@ -464,3 +464,18 @@ def test_a_batch_is_shared_among_all_workers_of_the_tree():
     tree.run(1.5)
     assert [leaf.node.supplier.share for leaf in tree.leaves] == [10, 30, 20, 20]
     assert {leaf.node.supplier.team_rate for leaf in tree.leaves} == {8.0}
+
+
+def test_a_relay_that_had_given_up_goes_on_from_its_log_when_it_is_started_again():
+    """What made it give up may be mended by then; what it had taken in counts."""
+    tree = tree_of((2, 2), make=lambda number: whole(number, 30))
+    pass_until(tree, 0.6)
+    branch = tree.branches["relay-0"]
+    branch.above.disconnect(branch._peer, "gone")
+    branch.relay.upper.fail(ConfigError("the server above was away for too long"))
+    branch.snapshot()
+    pass_until(tree, 1.0)
+    assert branch.relay.connect_at is None
+    branch.crash_server()
+    assert branch.relay.failure is None
+    settle(tree, 4, 30)

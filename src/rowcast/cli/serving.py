@@ -20,7 +20,6 @@ from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec, state_at
 from rowcast.errors import ConfigError, RowcastError, SteppedDown
 from rowcast.journal import Journal, open_journal
 from rowcast.session import record_start
-from rowcast.sync import parse_policy
 from rowcast.training import ServerNode
 
 __all__ = ["lost", "run_server"]
@@ -63,8 +62,7 @@ def run_server(
             server = kind(keeper, serve.host, serve.port, link_settings=link, security=security)
             display.says(_what_came_back(keeper))
             return asyncio.run(_run(server, keeper.server.node, display, serve, begin))
-        policy = parse_policy(serve.policy)
-        node = ServerNode(policy, settings=settings, link_settings=link, secret=security.secret, journal=journal)
+        node = team.node(journal)
         server = Server(node, serve.host, serve.port, link_settings=link, security=security)
         return asyncio.run(_run(server, node, display, serve, begin))
 

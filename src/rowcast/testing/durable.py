@@ -6,13 +6,13 @@ import math
 from collections import deque
 from typing import Any
 
+from rowcast.drivers.state.spec import TeamSpec
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.durability.recorded import Drawn, RecordedServer
 from rowcast.durability.records import decode
 from rowcast.durability.recovery import Recovery, recover
 from rowcast.durability.state import State
 from rowcast.session import Link
-from rowcast.sync import parse_policy
 from rowcast.testing.virtual import VirtualTeam, _Worker
 from rowcast.training import ServerNode
 from rowcast.wire import Message
@@ -80,17 +80,14 @@ class DurableTeam(VirtualTeam):
         super().__init__(*args, **more)
 
     def _new_server(self) -> ServerNode:
-        drawn = Drawn(self.random.randbytes)
-        node = ServerNode(
-            parse_policy(self._policy),
-            settings=self._server_settings,
-            link_settings=self._link_settings,
-            secret=self._secret,
-            journal=self._journal("server"),
-            entropy=drawn,
-        )
-        self._node, self._drawn = node, drawn
-        return node
+        self._drawn = Drawn(self.random.randbytes)
+        self._node = self._spec.node(self._journal("server"), self._drawn)
+        return self._node
+
+    @property
+    def _spec(self) -> TeamSpec:
+        """What its server is made of."""
+        return TeamSpec(self._policy, self._server_settings, self._link_settings, self._secret)
 
     def _began(self) -> None:
         self.log = MemoryLog(self.clock, self._commit_s)

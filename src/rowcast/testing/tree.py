@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -10,14 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.drivers.state.spec import RelaySpec, TeamSpec
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.drivers.virtual.uplink import Uplink
-from rowcast.durability.recorded import Drawn, RecordedServer
-from rowcast.sync import parse_policy
+from rowcast.durability.recorded import RecordedServer
 from rowcast.testing.books import imbalance, in_flight
 from rowcast.testing.durable import MOST_HELD, DurableTeam
 from rowcast.testing.virtual import ScriptedWorker, _Worker
-from rowcast.training import ServerNode
 from rowcast.training.relay import RelayNode
 from rowcast.wire import Message
 
@@ -55,22 +55,10 @@ class Branch(DurableTeam):
     def _new_clock(self) -> Clock:
         return self.tree.clock
 
-    def _new_server(self) -> ServerNode:
-        if not self.name:
-            return super()._new_server()
-        drawn = Drawn(self.random.randbytes)
-        node = RelayNode(
-            self.name,
-            parse_policy(self._policy),
-            settings=self._server_settings,
-            worker_settings=self._worker_settings,
-            link_settings=self._link_settings,
-            secret=self._secret,
-            journal=self._journal("server"),
-            entropy=drawn,
-        )
-        self._node, self._drawn = node, drawn
-        return node
+    @property
+    def _spec(self) -> TeamSpec:
+        relay = RelaySpec(self.name, self._worker_settings) if self.name else None
+        return dataclasses.replace(super()._spec, relay=relay)
 
     @property
     def relay(self) -> RelayNode:

@@ -292,6 +292,13 @@ class RelayNode(ServerNode):
 
     # -- the driver's side: see ServerNode for each ----------------------------------------------------------------
 
+    def listen(self, now: float) -> None:
+        """See :class:`ServerNode`; one that had given up and is started again looks for the server above anew."""
+        super().listen(now)
+        if self.upper is not None:
+            self.upper.failure = None
+            self.upper.search.again_from(now)
+
     def link_up(self, now: float, link: Link) -> None:
         if (upper := self._above(link)) is None:
             super().link_up(now, link)
