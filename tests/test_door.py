@@ -211,7 +211,7 @@ def connect(port, source="127.0.0.1"):
 def assert_nothing_lost(server, *robots):
     audit = prove(
         ServerAudit.of(server.node, LAYOUT, start_of()),
-        [WorkerAudit.of(robot.team.node, metrics={}, busy_s=[], pace_s=0.0) for robot in robots],
+        [WorkerAudit.of(robot.team.node, metrics={}, busy_s=[], paces_s=[]) for robot in robots],
     )
     assert audit.clean, audit
 

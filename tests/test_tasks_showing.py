@@ -25,7 +25,7 @@ from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
 from rowcast.exhibits import Picture, Plan, load_exhibits
 from rowcast.experiment import Comparison, DemoSettings, RobotSettings, run_comparison, run_demo, run_robot
-from rowcast.experiment.runners.virtual import model_bytes
+from rowcast.experiment.runners.links import model_bytes
 from rowcast.experiment.starting import CACHE_VARIABLE
 from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace

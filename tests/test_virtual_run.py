@@ -10,7 +10,8 @@ import torch
 
 from rowcast.errors import ConfigError
 from rowcast.experiment import Cell
-from rowcast.experiment.runners.virtual import model_bytes, run_virtual
+from rowcast.experiment.runners.links import model_bytes
+from rowcast.experiment.runners.virtual import run_virtual
 from rowcast.experiment.starting import state_file
 from rowcast.journal import read_journal
 from rowcast.links import load_trace, named_trace

@@ -61,6 +61,11 @@ class ServeSettings(Checked):
     journal: Path | None = setting(None, "Write what happens to the end of this file, as JSON lines.", flag="--journal")
     seconds: float | None = setting(None, "Stop after so long.", unit="s", low=0.0, high=1e9, flag="--seconds")
     once: bool = setting(False, "Exit when everybody has finished or is gone.", flag="--once")
+    audit: Path | None = setting(
+        None,
+        "Write the parameters and what was applied of each worker's rows to this file (.npz) at the end.",
+        flag="--audit",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from rowcast.config import LinkSettings, ServerSettings, StateSettings
 from rowcast.drivers.sockets import DurableServer, Endpoint, LeadingServer, Security, Server, Standby
 from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec, state_at
 from rowcast.errors import ConfigError, RowcastError, SteppedDown
+from rowcast.experiment.audit import save_server
 from rowcast.journal import Journal, open_journal
 from rowcast.session import record_start
 from rowcast.training import ServerNode
@@ -145,7 +146,6 @@ async def _run(
         loop.add_signal_handler(number, interrupted.set)
     if not server.listens:
         await server.start()
-    deposed = server.deposed if isinstance(server, LeadingServer) else None
     failure: RowcastError | None = None
     try:
         begin()
@@ -162,19 +162,9 @@ async def _run(
         while not cause:
             now = server.now()
             display.shows(f"{node.policy.name} on {server.host}:{server.port}", node.status(now))
-            # A finished worker is forgotten; one whose link was lost is waited for as long as the gate counts it.
-            if (
-                serve.once
-                and node.gate.opened
-                and not any(member.link or member.gated for member in node.members.values())
-            ):
-                cause = "everybody has finished" if node.finished else "everybody is gone, and nobody had finished"
-            elif now >= ends:
+            if now >= ends:
                 cause = f"{serve.seconds:g} s are over"
-            elif deposed is not None and deposed.is_set():
-                cause = "stepped down"
-            elif lost(server) is not None:
-                cause = "the log is lost"
+            cause = _cause(server, node, serve) or cause
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(interrupted.wait(), TICK_S)
                 cause = cause or "interrupted"
@@ -183,6 +173,8 @@ async def _run(
         await server.close(cause)
         # While the loop still takes the signals: behind it one of them would end the process before the record.
         node.journal.record(server.now(), "end", cause=cause)
+        if serve.audit is not None:
+            save_server(serve.audit, node)
     if failure is not None:
         raise failure
     if isinstance(server, LeadingServer) and server.deposed.is_set():
@@ -190,3 +182,13 @@ async def _run(
     if cause != "interrupted":
         display.says(cause)
     return cause
+
+
+def _cause(server: Server[Any], node: ServerNode, serve: ServeSettings) -> str:
+    """What in the team or the server ends it now; nothing: it goes on."""
+    # A finished worker is forgotten; one whose link was lost is waited for as long as the gate counts it.
+    if serve.once and node.gate.opened and not any(member.link or member.gated for member in node.members.values()):
+        return "everybody has finished" if node.finished else "everybody is gone, and nobody had finished"
+    if isinstance(server, LeadingServer) and server.deposed.is_set():
+        return "stepped down"
+    return "" if lost(server) is None else "the log is lost"

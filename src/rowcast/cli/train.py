@@ -16,6 +16,7 @@ import typer
 
 from rowcast.cli.options import limit_threads, options_from
 from rowcast.config import load_tables
+from rowcast.errors import ConfigError
 from rowcast.experiment.loading import loading
 from rowcast.experiment.settings import RobotSettings, StreamSettings
 
@@ -49,6 +50,12 @@ def train(
             "says, and print 'finished'. Leave when standard input ends."
         ),
     ] = False,
+    await_team: Annotated[
+        bool,
+        typer.Option(
+            help="With --await-start: having joined the team print 'joined', and train once another line has come."
+        ),
+    ] = False,
     source: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,8 +77,10 @@ def train(
         settings = replace(settings, stream=replace(robot.stream or StreamSettings(), sources=tuple(source)))
     talk = _Talk(quiet)
     if await_start:
-        _train_as_told(settings)
+        _train_as_told(settings, await_team=await_team)
         return
+    if await_team:
+        raise ConfigError("--await-team: expected --await-start beside it; add it, or leave --await-team out")
     result = run_robot(settings, joined=talk.joined, progress=talk.progress)
     metrics = load_task(robot.task).metrics
     values = ", ".join(f"{each.name} {each.written(result.metrics.get(each.name))}" for each in metrics)
@@ -107,8 +116,10 @@ class _Talk:
         )
 
 
-def _train_as_told(settings: RobotSettings) -> None:
+def _train_as_told(settings: RobotSettings, *, await_team: bool) -> None:
     """Load everything, then train once for each settings file that standard input names, until it ends.
+
+    With ``await_team`` a robot that has joined says so, and waits for another line.
 
     Raises:
         KeyboardInterrupt: it ended before anything was trained, or while this robot trained.
@@ -123,8 +134,16 @@ def _train_as_told(settings: RobotSettings) -> None:
     first = orders.next()
     if first is None:
         raise KeyboardInterrupt
+
+    def joined(team: Team) -> None:
+        if not await_team:
+            return
+        print("joined", flush=True)
+        if orders.next() is None:
+            raise KeyboardInterrupt
+
     for path in itertools.chain([first], iter(orders.next, None)):
-        run_robot(load_tables({"robot": RobotSettings}, Path(path))["robot"])
+        run_robot(load_tables({"robot": RobotSettings}, Path(path))["robot"], joined=joined)
         orders.idle.set()
         print("finished", flush=True)
 

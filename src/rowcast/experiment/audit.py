@@ -19,7 +19,7 @@ from rowcast.rows import Layout
 from rowcast.rows.digest import digest_of
 from rowcast.training import ServerNode, WorkerNode
 
-__all__ = ["AuditReport", "ServerAudit", "WorkerAudit", "prove"]
+__all__ = ["AuditReport", "ServerAudit", "WorkerAudit", "prove", "save_server"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ class WorkerAudit:
         replica: float32 [elements], its parameters at the end.
         metrics: those of the task at the end, by name.
         busy_s: seconds really computed, of each step.
-        pace_s: seconds to which each computation was stretched.
+        paces_s: seconds to which the computation of each step was stretched, where it took less.
     """
 
     name: str
@@ -53,11 +53,16 @@ class WorkerAudit:
     replica: Vector
     metrics: Mapping[str, float]
     busy_s: npt.NDArray[np.float64]
-    pace_s: float
+    paces_s: npt.NDArray[np.float64]
+
+    @property
+    def late_share(self) -> float:
+        """Share of the steps whose computation took longer than it was to take, 0 .. 1."""
+        return float(np.mean(self.busy_s > self.paces_s)) if len(self.busy_s) else 0.0
 
     @classmethod
     def of(
-        cls, node: WorkerNode, *, metrics: Mapping[str, float], busy_s: Sequence[float], pace_s: float
+        cls, node: WorkerNode, *, metrics: Mapping[str, float], busy_s: Sequence[float], paces_s: Sequence[float]
     ) -> WorkerAudit:
         """The audit of a worker that has finished."""
         return cls(
@@ -69,7 +74,7 @@ class WorkerAudit:
             replica=node.replica,
             metrics=dict(metrics),
             busy_s=np.asarray(busy_s, dtype=np.float64),
-            pace_s=pace_s,
+            paces_s=np.asarray(paces_s, dtype=np.float64),
         )
 
     def save(self, path: str | Path) -> None:
@@ -92,7 +97,7 @@ class WorkerAudit:
                     metric_names=np.array(list(self.metrics), dtype=np.str_),
                     metric_values=np.array(list(self.metrics.values()), dtype=np.float64),
                     busy_s=self.busy_s,
-                    pace_s=np.array(self.pace_s),
+                    paces_s=self.paces_s,
                 )
         except OSError as error:
             raise DataError(f"audit {path}: cannot be written: {error.strerror or error}") from error
@@ -115,7 +120,7 @@ class WorkerAudit:
                     replica=stored["replica"],
                     metrics=dict(zip(map(str, stored["metric_names"]), stored["metric_values"].tolist(), strict=True)),
                     busy_s=stored["busy_s"],
-                    pace_s=float(stored["pace_s"]),
+                    paces_s=stored["paces_s"],
                 )
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"audit {path}: expected what 'rowcast train --audit' writes: {error}") from error
@@ -144,6 +149,46 @@ class ServerAudit:
         """The audit of a server all of whose workers have finished; ``initial`` is what the first one brought."""
         final = initial if node.parameters is None else node.parameters
         return cls(layout, initial, final, dict(node.frames_applied), node.surplus)
+
+    @classmethod
+    def load(cls, path: str | Path, layout: Layout, initial: Vector) -> ServerAudit:
+        """Read what :func:`save_server` wrote; ``initial`` is what the first worker brought.
+
+        Raises:
+            DataError: no such file, not an audit, or one of another model.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                final = stored.get("parameters", initial)
+                applied = dict(zip(map(str, stored["names"]), stored["frames_applied"].tolist(), strict=True))
+                surplus = stored.get("surplus")
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"audit {path}: expected what 'rowcast serve --audit' writes: {error}") from error
+        if len(final) != layout.elements:
+            raise DataError(f"audit {path}: expected {layout.elements} parameters, got {len(final)}: another model")
+        return cls(layout, initial, final, applied, surplus)
+
+
+def save_server(path: str | Path, node: ServerNode) -> None:
+    """Write what a server did with the rows of its team, as an ``.npz`` file without pickles.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    names = list(node.frames_applied)
+    arrays: dict[str, np.ndarray] = {
+        "names": np.array(names, dtype=np.str_),
+        "frames_applied": np.array([node.frames_applied[name] for name in names], dtype=np.int64),
+    }
+    if node.parameters is not None:
+        arrays["parameters"] = node.parameters
+    if node.surplus is not None:
+        arrays["surplus"] = node.surplus
+    try:
+        with Path(path).open("wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise DataError(f"audit {path}: cannot be written: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)

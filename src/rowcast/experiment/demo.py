@@ -132,7 +132,7 @@ async def _run_policy(job: _Job, text: str, state: Path, group: ProcessGroup, ob
         metrics=job.metrics,
         drained=drained_metrics(job.metrics, workers),
         busy_s=float(busy_s.mean()),
-        late_share=float(np.mean(busy_s > settings.pace_s)),
+        late_share=float(np.mean([worker.late_share for worker in workers])),
         best_bps=job.best_bps,
         model_bytes=job.model_bytes,
         congestion_control=_congestion_control(run.folder / SERVER_JOURNAL),

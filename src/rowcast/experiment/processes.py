@@ -95,6 +95,14 @@ class ProcessGroup:
             assert worker.process.stdin is not None
             worker.process.stdin.write(f"{order}\n".encode())
 
+    async def wait_joined(self, limit_s: float) -> None:
+        """Wait until each process has written another line: its robot has joined the team.
+
+        Raises:
+            WorkerFailed: one ended, or took too long.
+        """
+        await self._each(self._line("before it had joined"), limit_s, f"has not joined after {limit_s:g} s")
+
     async def wait_finished(self, limit_s: float) -> None:
         """Wait until each process has written another line: it has done what it was told.
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from rowcast.codecs import REGISTRY as CODECS
 from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.audit import WorkerAudit
+from rowcast.experiment.cell import batch_size
+from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.gradients import Computed, computing, source_of, streaming
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
@@ -35,6 +38,8 @@ __all__ = ["Progress", "load_robot", "run_robot", "shaped_trace"]
 log = logging.getLogger("rowcast")
 
 UP, DOWN = 0, 1
+
+_TimeOfGradient: TypeAlias = Callable[[int, int | None], float]
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def run_robot(
 
     Args:
         settings: what to do.
-        joined: called when the team has let this robot in.
+        joined: called when the team has let this robot in; it trains once this has returned.
         progress: called after each step.
 
     Raises:
@@ -117,6 +122,7 @@ def run_robot(
     shape = settings.shape
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     source = source_of(settings.stream)
+    takes_s = _time_of_gradients(settings)
     robot = load_robot(settings)
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
@@ -143,9 +149,10 @@ def run_robot(
         if joined is not None:
             joined(team)
         loader = stack.enter_context(streaming(source, settings.stream, robot, optimizer, settings.seconds))
-        busy_s = _train(settings, _Trainee(robot, optimizer, team, computing(robot, loader)), shaper, progress)
+        trainee = _Trainee(robot, optimizer, team, computing(robot, loader), takes_s)
+        busy_s, paces_s = _train(settings, trainee, shaper, progress)
         optimizer.close()
-        audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, pace_s=settings.pace_s)
+        audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, paces_s=paces_s)
         if settings.save is not None:
             save_model(settings.save, robot.model, robot.task.class_names())
         if settings.audit is not None:
@@ -157,12 +164,13 @@ def run_robot(
 
 @dataclass(frozen=True)
 class _Trainee:
-    """What is trained, and one gradient of it after the other."""
+    """What is trained, one gradient of it after the other, and to how many seconds each of them is stretched."""
 
     robot: TaskWorker
     optimizer: Optimizer
     team: Team
     gradients: Iterator[Computed]
+    takes_s: _TimeOfGradient
 
 
 def _train(
@@ -170,14 +178,19 @@ def _train(
     trainee: _Trainee,
     shaper: Shaper | None,
     progress: Callable[[Progress], None] | None,
-) -> list[float]:
-    """Step until it is time to stop, or until the data are over; returns the seconds really computed in each step."""
+) -> tuple[list[float], list[float]]:
+    """Step until it is time to stop, or until the data are over.
+
+    Returns:
+        The seconds really computed in each step, and those to which it was stretched.
+    """
     robot, optimizer, team = trainee.robot, trainee.optimizer, trainee.team
     began = time.monotonic()
     robot.clock = lambda: time.monotonic() - began
     ends = began + settings.seconds if settings.seconds is not None else float("inf")
     last = team.iteration + settings.steps if settings.steps is not None else None
     busy_s: list[float] = []
+    paces_s: list[float] = []
     values: dict[str, float] = {}
     with _shaped(shaper, settings.seconds):
         while (last is None or team.iteration < last) and time.monotonic() < ends:
@@ -193,8 +206,9 @@ def _train(
                 log.info("%s: %s", settings.name, ended)
                 break
             busy_s.append(computed.busy_s)
+            paces_s.append(trainee.takes_s(team.iteration, computed.samples))
             # What does not fit into the pace anyhow is not stretched further.
-            time.sleep(max(min(started + settings.pace_s, ends) - time.monotonic(), 0.0))
+            time.sleep(max(min(started + paces_s[-1], ends) - time.monotonic(), 0.0))
             if time.monotonic() >= ends:
                 break
             optimizer.report(loss=computed.loss)
@@ -207,7 +221,24 @@ def _train(
                 passed_s = time.monotonic() - began
                 progress(Progress(team.iteration, computed.loss, robot.task.metrics, dict(values), passed_s))
     tell_events(robot, optimizer)
-    return busy_s
+    return busy_s, paces_s
+
+
+def _time_of_gradients(settings: RobotSettings) -> _TimeOfGradient:
+    """To how many seconds the computation of an iteration (from 0), of so many samples, is stretched.
+
+    Raises:
+        ConfigError: the devices are none, or none of a team of so many robots.
+    """
+    if settings.devices is None:
+        return lambda iteration, samples: settings.pace_s
+    if settings.pace_s:
+        raise ConfigError("--pace and --devices both say what a gradient takes; leave one of them out")
+    profile = parse_devices(settings.devices)
+    batch = None
+    if profile.by_samples and settings.stream is None:
+        batch = batch_size(find_task(settings.task, settings.data).kind, settings.task_options, settings.devices)
+    return profile.team(settings.workers, settings.seed, batch=batch)[settings.index].gradient_s
 
 
 @contextlib.contextmanager

@@ -126,6 +126,12 @@ class RobotSettings(Checked):
         high=1e9,
         flag="--pace",
     )
+    devices: str | None = setting(
+        None,
+        "What each gradient takes here, in place of --pace, in the words of 'rowcast compare --devices'; of a team of "
+        "--parts robots.",
+        flag="--devices",
+    )
     threads: int = setting(1, "Processor threads to compute with.", low=1, high=4096, flag="--threads")
     shape: ShapeSettings | None = setting(None, "A bandwidth trace under the connection.")
     stream: StreamSettings | None = setting(None, "Samples that arrive, in place of the task's own data.")

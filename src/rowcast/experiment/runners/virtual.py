@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,14 +14,14 @@ from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, TimeOver, VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.cell import Cell, batch_size
-from rowcast.experiment.devices import parse_devices, place_in_recording
+from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
+from rowcast.experiment.runners.links import delays_of, model_bytes, save_links, traces_of
 from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.experiment.telling import save_shown, tell_events
 from rowcast.journal import open_journal
-from rowcast.links import PROFILES, Trace, load_team, named_trace, parse_wide_area, save_csv
 from rowcast.links.channel import CHANNELS
 from rowcast.optim import Optimizer
 from rowcast.rows import Layout
@@ -32,7 +31,7 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import TaskWorker
 from rowcast.training import ServerNode
 
-__all__ = ["CALM_WORKER", "VIRTUAL_LINKS", "calm_server", "model_bytes", "one_thread", "run_virtual"]
+__all__ = ["CALM_WORKER", "VIRTUAL_LINKS", "calm_server", "one_thread", "run_virtual"]
 
 #: In virtual time nobody listens to heartbeats, and nobody waits at a terminal. A robot in an outage is waited for,
 #: as in the published systems: the limits never run out.
@@ -41,9 +40,6 @@ CALM_WORKER = WorkerSettings(heartbeat_s=600.0, silence_limit_s=3600.0, patience
 #: Frames of 50 ms of link time instead of 10 ms: five times fewer events, and the deadline of a step that takes
 #: seconds is still met to a hundredth.
 VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
-
-#: Length of a synthetic trace (s); it starts again when it is over.
-_TRACE_S = 3600.0
 
 
 def run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
@@ -89,11 +85,8 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
     layout = Layout.from_shapes(shapes)
     # A transfer takes as long as the robots saw with whom the links were recorded, whatever is trained.
-    scale = model_bytes(layout) / task.reference_bytes
-    traces = [
-        (_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)
-    ]
-    _save_links(traces, _delays(cell), folder)
+    traces = traces_of(cell, model_bytes(layout) / task.reference_bytes)
+    save_links(traces, delays_of(cell), folder)
     entropy = random.Random(cell.seed)
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal("server", folder / "server.jsonl"))
@@ -107,7 +100,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         )
         record_start(journal, 0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
-        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, delay_s=_delays(cell))
+        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, delay_s=delays_of(cell))
         feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
         rule = parse_topk(cell.topk) if cell.topk else None
         thinning = None if rule is None else Thinning(rule)
@@ -151,39 +144,6 @@ def calm_server(workers: int, guard: str = "off") -> ServerSettings:
         expected_workers=workers,
         guard=guard,
     )
-
-
-def _link(cell: Cell, index: int, way: int) -> Trace:
-    """The trace of one robot in one direction (0 up, 1 down).
-
-    A profile gives each its own. A recorded trace is one for all, so each enters it at another moment: evenly apart,
-    and further on with each seed. Traces of a folder were recorded together and stay so: all are entered at the same
-    moment, which is their start for seed 0; both directions have the same. Robots that share one of them enter it
-    evenly apart. Links between cities are the same in both directions.
-    """
-    if (wide := parse_wide_area(cell.links)) is not None:
-        return wide.trace(index)
-    if Path(cell.links).is_dir():
-        team = load_team(cell.links)
-        trace = team[index % len(team)]
-        turns = -(-cell.workers // len(team))  # robots that share a trace
-        place = place_in_recording(index // len(team), turns, cell.seed)
-        return trace.shifted(place * trace.duration_s) if trace.loop else trace
-    trace = named_trace(cell.links, (cell.seed, index, way), _TRACE_S)
-    if cell.links in PROFILES or not trace.loop:
-        return trace
-    return trace.shifted(place_in_recording(2 * index + way, 2 * cell.workers, cell.seed) * trace.duration_s)
-
-
-def _delays(cell: Cell) -> dict[str, float]:
-    """One way (s), by the name of the robot; nothing where links have no delay."""
-    wide = parse_wide_area(cell.links)
-    return {} if wide is None else {f"robot-{index}": wide.delay_s(index) for index in range(cell.workers)}
-
-
-def model_bytes(layout: Layout) -> int:
-    """Encoded bytes of a model in the code of the published policies."""
-    return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
 
 
 def _train(
@@ -241,22 +201,3 @@ def _look(robot: TaskWorker, optimizer: Optimizer) -> None:
     with optimizer.evaluating():
         values = robot.evaluate(brief=True)
     optimizer.report(**values)
-
-
-def _save_links(traces: list[tuple[Trace, Trace]], delays: Mapping[str, float], folder: Path) -> None:
-    """Write the traces that are in force, and whose they are; of links with a delay also that."""
-    names: dict[str, dict[str, str | float]] = {}
-    for index, pair in enumerate(traces):
-        names[f"robot-{index}"] = {}
-        if f"robot-{index}" in delays:
-            names[f"robot-{index}"]["delay_s"] = delays[f"robot-{index}"]
-        for way, trace in zip(("up", "down"), pair, strict=True):
-            if trace.duration_s == float("inf"):
-                trace = trace.cut(0, _TRACE_S)
-            file = f"link-{index}-{way}.csv"
-            save_csv(trace, folder / file)
-            names[f"robot-{index}"][way] = file
-    try:
-        (folder / "links.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,82 @@
+"""The links of a run: the trace of each robot in each direction, the delays, and what of them is written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rowcast.errors import ConfigError
+from rowcast.experiment.cell import Cell
+from rowcast.experiment.devices import place_in_recording
+from rowcast.links import PROFILES, Trace, load_team, named_trace, parse_wide_area, save_csv
+from rowcast.rows import Layout
+from rowcast.sync import parse_policy
+
+__all__ = ["delays_of", "model_bytes", "save_links", "traces_of"]
+
+#: Length of a synthetic trace (s); it starts again when it is over.
+_TRACE_S = 3600.0
+
+
+def traces_of(cell: Cell, scale: float) -> list[tuple[Trace, Trace]]:
+    """The trace of each robot, up and down.
+
+    Args:
+        cell: the run.
+        scale: all rates times this. A transfer is to take as long as the robots saw with whom the links were recorded,
+            whatever is trained: bytes of the model (:func:`model_bytes`), by those of the model at the recording.
+    """
+    return [(_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)]
+
+
+def delays_of(cell: Cell) -> dict[str, float]:
+    """One way (s), by the name of the robot; nothing where links have no delay."""
+    wide = parse_wide_area(cell.links)
+    return {} if wide is None else {f"robot-{index}": wide.delay_s(index) for index in range(cell.workers)}
+
+
+def model_bytes(layout: Layout) -> int:
+    """Encoded bytes of a model in the code of the published policies."""
+    return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
+
+
+def save_links(traces: Sequence[tuple[Trace, Trace]], delays: Mapping[str, float], folder: Path) -> None:
+    """Write the traces that are in force, and whose they are; of links with a delay also that."""
+    names: dict[str, dict[str, str | float]] = {}
+    for index, pair in enumerate(traces):
+        names[f"robot-{index}"] = {}
+        if f"robot-{index}" in delays:
+            names[f"robot-{index}"]["delay_s"] = delays[f"robot-{index}"]
+        for way, trace in zip(("up", "down"), pair, strict=True):
+            if trace.duration_s == float("inf"):
+                trace = trace.cut(0, _TRACE_S)
+            file = f"link-{index}-{way}.csv"
+            save_csv(trace, folder / file)
+            names[f"robot-{index}"][way] = file
+    try:
+        (folder / "links.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _link(cell: Cell, index: int, way: int) -> Trace:
+    """The trace of one robot in one direction (0 up, 1 down).
+
+    A profile gives each its own. A recorded trace is one for all, so each enters it at another moment: evenly apart,
+    and further on with each seed. Traces of a folder were recorded together and stay so: all are entered at the same
+    moment, which is their start for seed 0; both directions have the same. Robots that share one of them enter it
+    evenly apart. Links between cities are the same in both directions.
+    """
+    if (wide := parse_wide_area(cell.links)) is not None:
+        return wide.trace(index)
+    if Path(cell.links).is_dir():
+        team = load_team(cell.links)
+        trace = team[index % len(team)]
+        turns = -(-cell.workers // len(team))  # robots that share a trace
+        place = place_in_recording(index // len(team), turns, cell.seed)
+        return trace.shifted(place * trace.duration_s) if trace.loop else trace
+    trace = named_trace(cell.links, (cell.seed, index, way), _TRACE_S)
+    if cell.links in PROFILES or not trace.loop:
+        return trace
+    return trace.shifted(place_in_recording(2 * index + way, 2 * cell.workers, cell.seed) * trace.duration_s)
