@@ -20,6 +20,7 @@ from rowcast.cli import (
     compare,
     demo,
     doctor,
+    emulate,
     relay,
     report,
     serve,
@@ -63,6 +64,7 @@ app.add_typer(split.app)
 app.add_typer(stream.app)
 app.add_typer(team.app)
 app.command("compare", cls=TaskCommand)(compare.compare)
+app.command("emulate", cls=TaskCommand)(emulate.emulate)
 app.command("combine", cls=TaskCommand)(combine.combine)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)

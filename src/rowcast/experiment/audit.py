@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -176,7 +177,7 @@ def save_server(path: str | Path, node: ServerNode) -> None:
         DataError: the file cannot be written.
     """
     names = list(node.frames_applied)
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         "names": np.array(names, dtype=np.str_),
         "frames_applied": np.array([node.frames_applied[name] for name in names], dtype=np.int64),
     }

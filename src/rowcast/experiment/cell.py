@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rowcast.config import LinkSettings
 from rowcast.errors import ConfigError
 from rowcast.experiment.feeding import Feeding
+from rowcast.experiment.medium_settings import MediumSettings
 from rowcast.tasks import Task, find_task, load_task
 from rowcast.tasks.options import read_options
 
@@ -19,7 +21,7 @@ __all__ = ["LATER", "OPTION_JOIN", "Cell", "batch_option", "batch_size"]
 #: Between the options of a task in one text.
 OPTION_JOIN = "; "
 #: Fields that runs of older versions have not, and what says nothing in them; a run without streams has no ``feeding``.
-LATER: Mapping[str, Any] = {"feeding": None, "topk": ""}
+LATER: Mapping[str, Any] = {"feeding": None, "topk": "", "medium": None, "link": None}
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Cell:
         devices: what one gradient takes, in the shortest words of :mod:`rowcast.experiment.devices`; a recording with
             its whole path.
         encode_s, decode_s, server_push_s, server_pull_s: work of each push and pull at the worker and the server (s).
-        hours: virtual time to train; ``eval_every_s``: between two looks at the metrics, each at ``eval_items`` of
-            the test data at most, where the task limits them.
+        hours: time to train, virtual or real as the driver has it; ``eval_every_s``: between two looks at the metrics,
+            each at ``eval_items`` of the test data at most, where the task limits them.
         batch: items of one step of one robot; ``None``: the task's.
         task_options: what differs from the task's own settings, each as ``key=value``, in one order.
         links_reuse: robots beyond the files of a folder of traces share them.
@@ -44,6 +46,7 @@ class Cell:
         task_code: digest of the user's file that the task is of; '' for a task of a package.
         feeding: where batches are from that a rule makes; ``None``: they are the task's.
         topk: what is used of each gradient, as :func:`rowcast.streams.parse_topk` takes it; '' for all.
+        medium, link: of a run in namespaces: what carries the packets, and how bytes are put on the links.
     """
 
     policy: str
@@ -68,6 +71,8 @@ class Cell:
     task_code: str = ""
     feeding: Feeding | None = None
     topk: str = ""
+    medium: MediumSettings | None = None
+    link: LinkSettings | None = None
 
     def written(self) -> dict[str, Any]:
         """As files have it: without the fields of :data:`LATER` that say nothing, as before there were any."""
@@ -98,7 +103,7 @@ class Cell:
 
     @property
     def seconds(self) -> float:
-        """Virtual time to train (s)."""
+        """Time to train (s), virtual or real."""
         return self.hours * 3600.0
 
     @property

@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from rowcast.errors import ConfigError
 from rowcast.experiment.cell import Cell
+from rowcast.experiment.emulation import EmulationSettings, plan_emulation
 from rowcast.experiment.executors import Executor, Work, executor_for
 from rowcast.experiment.folder import (
     cell_folder,
@@ -50,7 +51,7 @@ Found = TypeVar("Found")
 
 
 def run_comparison(
-    settings: Comparison,
+    settings: Comparison | EmulationSettings,
     out: Path,
     *,
     jobs: int | None = None,
@@ -59,6 +60,8 @@ def run_comparison(
     on: str | Executor = "local",
 ) -> list[Cell]:
     """Run the cells that are not finished; each in a process with one thread, so that its result is always the same.
+
+    Those of an emulation, which take real time and the processors, are run one after the other.
 
     Args:
         settings: what to compare.
@@ -79,8 +82,9 @@ def run_comparison(
         WorkerFailed: a cell failed for a reason that is not its settings; the others were ended.
         KeyboardInterrupt: Ctrl-C; everything that was finished stays so.
     """
-    with _opened(on, jobs) as executor:
-        cells = plan_cells(settings)
+    emulated = isinstance(settings, EmulationSettings)
+    with _opened("local", 0) if emulated else _opened(on, jobs) as executor:
+        cells = plan_emulation(settings) if isinstance(settings, EmulationSettings) else plan_cells(settings)
         with claimed_folder(out):
             refuse_another_version(out)
             todo = _unfinished(cells, out)

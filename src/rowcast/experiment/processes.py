@@ -111,6 +111,15 @@ class ProcessGroup:
         """
         await self._each(self._line("before it had finished"), limit_s, f"has not finished after {limit_s:g} s")
 
+    async def wait_failed(self) -> None:
+        """Wait until a process ends badly; for ever, if none does.
+
+        Raises:
+            WorkerFailed: one did.
+        """
+        await asyncio.gather(*(self._bad_end(worker) for worker in self.workers))
+        await asyncio.Event().wait()
+
     async def wait_ended(self, limit_s: float) -> None:
         """Tell each process that nothing more comes, and wait until it has ended well.
 
@@ -164,6 +173,10 @@ class ProcessGroup:
                 raise worker.failure(f"ended with code {await worker.process.wait()} {when}")
 
         return wait
+
+    async def _bad_end(self, worker: WorkerProcess) -> None:
+        if code := await worker.process.wait():
+            raise worker.failure(f"ended with code {code}")
 
     async def _good_end(self, worker: WorkerProcess) -> None:
         assert worker.process.stdout is not None

@@ -43,10 +43,11 @@ def read_robots(
     power: PowerStates,
     metrics: Sequence[Metric],
     *,
+    start_s: float | None = None,
     run_s: float | None = None,
     training_s: float | None = None,
 ) -> TeamJournals:
-    """The journals of all workers of a run; their clocks agree, and the run starts with the first event of any.
+    """The journals of all workers of a run; their clocks agree.
 
     What ended after the run did is not part of it: a robot goes on for a moment, to deliver what it owes.
 
@@ -54,6 +55,7 @@ def read_robots(
         files: one for each worker.
         power: what a robot draws.
         metrics: what is read of the events ``metric``.
+        start_s: the run starts then, on the clock of the journals; ``None``: with the first event of any.
         run_s: the run ends so many seconds after its start; or
         training_s: so many after its first step began; with neither, with the last event.
 
@@ -66,7 +68,8 @@ def read_robots(
         raise ConfigError(f"{empty[0]}: an empty journal; expected the events of a worker")
     for path, own in records.items():
         _check_times(path, own)
-    start_s = min(float(record["t"]) for own in records.values() for record in own)
+    if start_s is None:
+        start_s = min(float(record["t"]) for own in records.values() for record in own)
     end_s = _end_of(records, start_s, run_s, training_s)
     robots = tuple(_read_robot(path, own, power, metrics, (start_s, end_s)) for path, own in records.items())
     sessions = ((path, session_count(path)) for path in files)
@@ -104,7 +107,7 @@ def _read_robot(
     path: Path, records: Sequence[Record], power: PowerStates, metrics: Sequence[Metric], span_s: tuple[float, float]
 ) -> Robot:
     start_s, end_s = span_s
-    inside = [record for record in records if record["t"] <= end_s]
+    inside = [record for record in records if start_s <= record["t"] <= end_s]
     steps = [complete_step(record, path) for record in inside if record["event"] == "step"]
     ends_s = np.array([step["t"] - start_s for step in steps], dtype=np.float64)
     measured = {metric.name: _read_series(path, inside, metric.name, start_s) for metric in metrics}

@@ -123,10 +123,28 @@ def _read_finished(path: Path, power: PowerStates, notes: list[str]) -> Run:
         ) from error
     _check_settings(path, policy, seed, conditions, seconds)
     metrics = _metrics(content, path)
-    team = read_robots(_worker_files(path.parent), power, metrics, run_s=seconds)
+    files = _worker_files(path.parent)
+    team = read_robots(files, power, metrics, start_s=_start_of(path.parent), run_s=seconds)
     notes += team.notes
     versions = _object(content, "versions", path)
     return Run(path.parent, policy, seed, conditions, seconds, cell, versions, metrics, team.robots)
+
+
+def _start_of(folder: Path) -> float | None:
+    """When an emulated run started, on the clock of its journals (s); ``None`` for one in virtual time.
+
+    Raises:
+        ConfigError: the file of an emulation does not say it.
+    """
+    path = folder / "emulation.json"
+    if not path.is_file():
+        return None
+    start_s = _read_json(path).get("start_s")
+    if isinstance(start_s, bool) or not isinstance(start_s, int | float):
+        raise ConfigError(
+            f"{path}: start_s: expected seconds, got {start_s!r}; it is not what 'rowcast emulate' writes"
+        )
+    return float(start_s)
 
 
 def _feeding(cell: Mapping[str, Any], path: Path) -> Feeding | None:

@@ -6,14 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from rowcast.errors import ConfigError
 from rowcast.experiment.cell import Cell
 from rowcast.experiment.devices import place_in_recording
 from rowcast.links import PROFILES, Trace, load_team, named_trace, parse_wide_area, save_csv
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.tasks import Task
 
-__all__ = ["delays_of", "model_bytes", "save_links", "traces_of"]
+__all__ = ["delays_of", "model_bytes", "save_links", "scale_of", "traces_of"]
 
 #: Length of a synthetic trace (s); it starts again when it is over.
 _TRACE_S = 3600.0
@@ -24,8 +27,8 @@ def traces_of(cell: Cell, scale: float) -> list[tuple[Trace, Trace]]:
 
     Args:
         cell: the run.
-        scale: all rates times this. A transfer is to take as long as the robots saw with whom the links were recorded,
-            whatever is trained: bytes of the model (:func:`model_bytes`), by those of the model at the recording.
+        scale: all rates times this (:func:`scale_of`): a transfer is to take as long as the robots saw with whom the
+            links were recorded, whatever is trained.
     """
     return [(_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)]
 
@@ -39,6 +42,12 @@ def delays_of(cell: Cell) -> dict[str, float]:
 def model_bytes(layout: Layout) -> int:
     """Encoded bytes of a model in the code of the published policies."""
     return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
+
+
+def scale_of(task: Task, model: nn.Module) -> float:
+    """By what the rates of links are multiplied for a task's model; see :func:`traces_of`."""
+    shapes = [(name, tuple(value.shape)) for name, value in model.named_parameters() if value.requires_grad]
+    return model_bytes(Layout.from_shapes(shapes)) / task.reference_bytes
 
 
 def save_links(traces: Sequence[tuple[Trace, Trace]], delays: Mapping[str, float], folder: Path) -> None:

@@ -20,8 +20,14 @@ def _virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], N
     run_virtual(cell, folder, progress)
 
 
-#: The setting ``driver`` -> what runs a cell with it. Functions of a module: processes of a pool import them.
-RUNNERS: dict[str, RunCell] = {"virtual": _virtual}
+def _netns(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
+    from rowcast.experiment.runners.emulated import run_emulated
+
+    run_emulated(cell, folder, progress)
+
+
+#: The field ``driver`` of a cell -> what runs a cell with it. Functions of a module: processes of a pool import them.
+RUNNERS: dict[str, RunCell] = {"virtual": _virtual, "netns": _netns}
 
 
 def run_cell(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:

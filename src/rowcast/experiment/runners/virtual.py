@@ -17,14 +17,13 @@ from rowcast.experiment.cell import Cell, batch_size
 from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
-from rowcast.experiment.runners.links import delays_of, model_bytes, save_links, traces_of
+from rowcast.experiment.runners.links import delays_of, save_links, scale_of, traces_of
 from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.experiment.telling import save_shown, tell_events
 from rowcast.journal import open_journal
 from rowcast.links.channel import CHANNELS
 from rowcast.optim import Optimizer
-from rowcast.rows import Layout
 from rowcast.session import record_start
 from rowcast.streams import parse_topk
 from rowcast.sync import parse_policy
@@ -82,10 +81,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     states = folder.parents[1] / "states"
     keep_starting_state(task, states, lambda share: progress(Preparing(share)), code=cell.task_code)
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
-    shapes = [(name, tuple(value.shape)) for name, value in robots[0].model.named_parameters() if value.requires_grad]
-    layout = Layout.from_shapes(shapes)
-    # A transfer takes as long as the robots saw with whom the links were recorded, whatever is trained.
-    traces = traces_of(cell, model_bytes(layout) / task.reference_bytes)
+    traces = traces_of(cell, scale_of(task, robots[0].model))
     save_links(traces, delays_of(cell), folder)
     entropy = random.Random(cell.seed)
     with contextlib.ExitStack() as stack:
