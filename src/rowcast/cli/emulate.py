@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rowcast.cli.options import limit_threads, options_from
+from rowcast.errors import ConfigError
 from rowcast.experiment.emulation import EmulationSettings
 from rowcast.experiment.loading import loading
 
@@ -50,17 +52,46 @@ def emulate(
 
     console = PlainConsole()
     if clean:
-        from rowcast.drivers.netns.cleaning import clean as remove
-
-        console.print(str(remove()), highlight=False, soft_wrap=True)
+        _clean(console)
         return
-    from rowcast.drivers.netns.rights import enter_namespace_if_needed
-
-    enter_namespace_if_needed(sys.argv[1:])
+    _take_rights(emulate)
     from rowcast.tasks.options import written_options
 
     settings = replace(emulate, task_options=(*emulate.task_options, *written_options(task.given)))
     _run(settings, out, console)
+
+
+def _clean(console: Console) -> None:
+    """Remove what emulations left that were killed, and say what it was."""
+    from rowcast.drivers.netns.cleaning import clean
+
+    cleaned = clean()
+    for each in cleaned.left:
+        console.print(each, highlight=False, soft_wrap=True)
+    many = len(cleaned.namespaces)
+    if not many and not cleaned.left:
+        console.print("nothing of an emulation that was killed is left", highlight=False)
+    elif many:
+        ended = f", and ended {len(cleaned.processes)} processes in them" if cleaned.processes else ""
+        console.print(f"removed {many} namespaces with their interfaces{ended}", highlight=False)
+
+
+def _take_rights(settings: EmulationSettings) -> None:
+    """Go on if networks can be made here; a user without the rights goes on in a user namespace.
+
+    Raises:
+        ConfigError: neither is possible.
+        SystemExit: the command has ended that ran there.
+    """
+    from rowcast.drivers.netns.kernel_shaper import why_not_kernel
+    from rowcast.drivers.netns.rights import enter_user_namespace, why_not
+
+    reason = why_not_kernel() if settings.medium.shaper == "kernel" else why_not()
+    if reason is None:
+        return
+    if os.geteuid() == 0:
+        raise ConfigError(reason)
+    enter_user_namespace([sys.executable, "-m", "rowcast", *sys.argv[1:]])
 
 
 def _run(settings: EmulationSettings, out: Path, console: Console) -> None:

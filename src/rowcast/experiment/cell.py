@@ -21,7 +21,7 @@ __all__ = ["LATER", "OPTION_JOIN", "Cell", "batch_option", "batch_size"]
 #: Between the options of a task in one text.
 OPTION_JOIN = "; "
 #: Fields that runs of older versions have not, and what says nothing in them; a run without streams has no ``feeding``.
-LATER: Mapping[str, Any] = {"feeding": None, "topk": "", "medium": None, "link": None}
+LATER: Mapping[str, Any] = {"feeding": None, "topk": "", "ratio": None, "medium": None, "link": None}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Cell:
         task_code: digest of the user's file that the task is of; '' for a task of a package.
         feeding: where batches are from that a rule makes; ``None``: they are the task's.
         topk: what is used of each gradient, as :func:`rowcast.streams.parse_topk` takes it; '' for all.
+        ratio: seconds to send the encoded model at a link's best rate, per second of computation: to that links are
+            scaled; ``None``: to the size of the model.
         medium, link: of a run in namespaces: what carries the packets, and how bytes are put on the links.
     """
 
@@ -71,6 +73,7 @@ class Cell:
     task_code: str = ""
     feeding: Feeding | None = None
     topk: str = ""
+    ratio: float | None = None
     medium: MediumSettings | None = None
     link: LinkSettings | None = None
 
@@ -78,12 +81,15 @@ class Cell:
         """As files have it: without the fields of :data:`LATER` that say nothing, as before there were any."""
         return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
 
-    def options(self) -> dict[str, Any]:
-        """What differs from the task's own settings, by name: its options, the batch, the limit of an evaluation."""
+    def given_options(self) -> dict[str, Any]:
+        """What differs from the task's own settings, by name, and the batch, as a user may give them."""
         kind = load_task(self.task)
         texts = filter(None, self.task_options.split(OPTION_JOIN))
-        options = batch_option(kind, read_options(kind.options_type(), texts), self.batch)
-        return kind.limit_tests(options, self.eval_items)
+        return batch_option(kind, read_options(kind.options_type(), texts), self.batch)
+
+    def options(self) -> dict[str, Any]:
+        """What differs from the task's own settings, by name: its options, the batch, the limit of an evaluation."""
+        return load_task(self.task).limit_tests(self.given_options(), self.eval_items)
 
     def build_task(self) -> Task:
         """The task of this run, without a starting model.

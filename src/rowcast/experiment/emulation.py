@@ -32,14 +32,22 @@ class EmulationSettings(Checked):
     links: tuple[str, ...] = setting(
         ("outdoor",),
         "Profiles, 'constant:MBPS' or trace files, each for all robots; or a folder of trace files, one for each "
-        "robot in the order of their names; or cities, the server's first: 'wide:boston/shanghai?mbit=20'. Rates are "
-        "scaled to the model, as in 'rowcast compare'.",
+        "robot in the order of their names; or cities, the server's first: 'wide:boston/shanghai?mbit=20'.",
         flag="--links",
     )
     links_reuse: bool = setting(
         False,
         "Robots beyond the files of a folder of traces share them, each entering at another moment.",
         flag="--links-reuse",
+    )
+    ratio: float | None = setting(
+        None,
+        "Scale each link so that sending the whole encoded model at its best rate takes so many seconds per second of "
+        "computation, as 'rowcast demo' does (0.67 there). None: rates as recorded, times the size of the model by "
+        "that at the recording.",
+        low=0.001,
+        high=1000.0,
+        flag="--ratio",
     )
     channel: str = setting(
         "independent",
@@ -63,7 +71,7 @@ class EmulationSettings(Checked):
         None, "Items of one step of one robot; the task's where none are given.", low=1, high=65_536, flag="--batch"
     )
     devices: str = setting(
-        "1.0",
+        "2.18",
         "What one gradient takes on a robot, in the words of 'rowcast compare --devices': its computation here is "
         "stretched to it. Raise it when the processors cannot keep up (the summary tells).",
         flag="--devices",
@@ -112,6 +120,7 @@ class EmulationSettings(Checked):
             policies=self.policies,
             links=self.links,
             links_reuse=self.links_reuse,
+            ratio=self.ratio,
             channel=self.channel,
             workers=(self.workers,),
             batch=() if self.batch is None else (self.batch,),

@@ -53,9 +53,10 @@ class MediumSettings(Checked):
         high=60_000.0,
         flag="--queue-ms",
     )
-    congestion_control: str = setting(
-        "cubic",
-        "TCP congestion control of all hosts. It can change results two-fold: the same for whatever is compared.",
+    congestion_control: str | None = setting(
+        None,
+        "TCP congestion control of all hosts ('cubic', 'bbr', 'reno'); none keeps the system's, which is recorded. It "
+        "can change results two-fold, so pin it when you compare with another machine.",
         flag="--congestion-control",
     )
     packet_log: bool = setting(

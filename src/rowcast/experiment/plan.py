@@ -75,6 +75,7 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             eval_items=settings.eval_items,
             task_options=OPTION_JOIN.join(written_options(options)),
             links_reuse=settings.links_reuse,
+            ratio=settings.ratio,
             driver=settings.driver,
             task_code=task.code,
             feeding=feeding,

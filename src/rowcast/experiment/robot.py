@@ -21,6 +21,7 @@ from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.gradients import Computed, computing, source_of, streaming
 from rowcast.experiment.loading import loading
 from rowcast.experiment.preparing import now_and_then
+from rowcast.experiment.runners.links import with_best
 from rowcast.experiment.settings import RobotSettings, ShapeSettings
 from rowcast.experiment.telling import forget_shown, save_shown, tell_events
 from rowcast.journal import open_journal
@@ -73,12 +74,7 @@ def shaped_trace(shape: ShapeSettings, index: int, direction: int) -> Trace:
         ConfigError: no such link, or one that cannot be scaled.
     """
     trace = named_trace(shape.link, (shape.seed, index, direction))
-    if shape.best_bps is None:
-        return trace
-    best_bps = float(trace.rates_bps.max())
-    if best_bps <= 0:
-        raise ConfigError(f"link {shape.link!r}: a trace without any capacity cannot be scaled to a best rate")
-    return trace.scaled(shape.best_bps / best_bps)
+    return trace if shape.best_bps is None else with_best(trace, shape.best_bps)
 
 
 def load_robot(settings: RobotSettings) -> TaskWorker:

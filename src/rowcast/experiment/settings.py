@@ -292,6 +292,15 @@ class Comparison(Checked):
         "Robots beyond the files of a folder of traces share them, each entering at another moment.",
         flag="--links-reuse",
     )
+    ratio: float | None = setting(
+        None,
+        "Scale each link so that sending the whole encoded model at its best rate takes so many seconds per second of "
+        "computation, as 'rowcast demo' does (0.67 there). None: rates as recorded, times the size of the model by "
+        "that at the recording.",
+        low=0.001,
+        high=1000.0,
+        flag="--ratio",
+    )
     channel: str = setting(
         "independent",
         f"How transfers at the same time share the medium: {', '.join(map(repr, sorted(CHANNELS)))}.",

@@ -48,6 +48,11 @@ class Device:
         if self.samples is not None and self.samples < 1:
             raise ConfigError(f"device: expected 1 sample or more, got {self}")
 
+    @property
+    def median_s(self) -> float:
+        """Seconds of a gradient, the median; of a batch of as many samples as the time is meant for."""
+        return float(np.median(self._recorded))
+
     def gradient_s(self, iteration: int, samples: int | None = None) -> float:
         """Seconds that the gradient of this iteration (from 0) takes; the same each time it is asked.
 

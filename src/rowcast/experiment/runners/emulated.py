@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from rowcast.experiment.medium_settings import MediumSettings
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.processes import ProcessGroup
 from rowcast.experiment.runners.air import Air, AirPlan, opened_air
-from rowcast.experiment.runners.links import delays_of, save_links, scale_of, traces_of
+from rowcast.experiment.runners.links import delays_of, save_links, traces_of
 from rowcast.experiment.settings import RobotSettings
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.links import Trace
 from rowcast.rows import Layout
+from rowcast.tasks import load_task
 
 __all__ = ["EMULATION", "SERVER", "run_emulated"]
 
@@ -108,7 +109,7 @@ def _prepared(cell: Cell, folder: Path, progress: Callable[[float | Preparing], 
         state = states / f"start-{cell.seed}.npz"
         task.save_state(state)
     layout, initial = starting_point(task, cell.workers)
-    traces = traces_of(cell, scale_of(task, task.worker(0, cell.workers).model))
+    traces = traces_of(cell, task, task.worker(0, cell.workers).model)
     save_links(traces, delays_of(cell), folder)
     return _Run(cell, folder, state.resolve(), layout, initial, traces)
 
@@ -144,7 +145,8 @@ async def _emulate(run: _Run, progress: Callable[[float | Preparing], None]) -> 
             await robots.wait_ended(END_LIMIT_S)
             await server.wait_ended(END_LIMIT_S)
             medium = await air.end()
-    write_whole(folder / EMULATION, _account(run, start_s, medium))
+            account = {"start_s": start_s, "congestion_control": network.congestion_control, "medium": medium}
+    write_whole(folder / EMULATION, {**account, **_account(run)})
 
 
 async def _watch(start_s: float, seconds: float, air: Air, progress: Callable[[float | Preparing], None]) -> None:
@@ -186,8 +188,7 @@ def _orders(run: _Run, network: Network) -> list[Path]:
     """What each robot is to do, in a file of its own."""
     cell, folder = run.cell, run.folder.resolve()
     times = parse_devices(cell.devices)
-    options = cell.options()
-    batch = batch_size(type(cell.build_task()), options, cell.devices) if times.by_samples else None
+    batch = batch_size(load_task(cell.task), cell.options(), cell.devices) if times.by_samples else None
     files = []
     for index, (name, device) in enumerate(
         zip(run.robots, times.team(cell.workers, cell.seed, batch=batch), strict=True)
@@ -207,7 +208,8 @@ def _orders(run: _Run, network: Network) -> list[Path]:
             insecure=True,
             journal=folder / f"{name}.jsonl",
             audit=folder / f"{name}.npz",
-            task_options=options,
+            test_items=cell.eval_items,
+            task_options=cell.given_options(),
             link_settings=cell.link or LinkSettings(),
         )
         files.append(folder / f"{name}.json")
@@ -215,15 +217,12 @@ def _orders(run: _Run, network: Network) -> list[Path]:
     return files
 
 
-def _account(run: _Run, start_s: float, medium: Mapping[str, Any]) -> dict[str, Any]:
-    """What the emulation says of itself."""
+def _account(run: _Run) -> dict[str, Any]:
+    """What the audits say."""
     folder = run.folder
     workers = [WorkerAudit.load(folder / f"{name}.npz") for name in run.robots]
     audit = prove(ServerAudit.load(folder / "server.npz", run.layout, run.initial), workers)
     return {
-        "start_s": start_s,
-        "congestion_control": run.medium.congestion_control,
         "late_share": float(np.mean([worker.late_share for worker in workers])),
         "audit": {**asdict(audit), "clean": audit.clean},
-        "medium": medium,
     }

@@ -9,28 +9,50 @@ from pathlib import Path
 from torch import nn
 
 from rowcast.errors import ConfigError
-from rowcast.experiment.cell import Cell
-from rowcast.experiment.devices import place_in_recording
+from rowcast.experiment.cell import Cell, batch_size
+from rowcast.experiment.devices import parse_devices, place_in_recording
 from rowcast.links import PROFILES, Trace, load_team, named_trace, parse_wide_area, save_csv
 from rowcast.rows import Layout
 from rowcast.sync import parse_policy
 from rowcast.tasks import Task
 
-__all__ = ["delays_of", "model_bytes", "save_links", "scale_of", "traces_of"]
+__all__ = ["delays_of", "model_bytes", "save_links", "traces_of", "with_best"]
 
 #: Length of a synthetic trace (s); it starts again when it is over.
 _TRACE_S = 3600.0
 
 
-def traces_of(cell: Cell, scale: float) -> list[tuple[Trace, Trace]]:
-    """The trace of each robot, up and down.
+def traces_of(cell: Cell, task: Task, model: nn.Module) -> list[tuple[Trace, Trace]]:
+    """The trace of each robot, up and down, scaled to the model: by its bytes, or to the ratio of the cell.
 
-    Args:
-        cell: the run.
-        scale: all rates times this (:func:`scale_of`): a transfer is to take as long as the robots saw with whom the
-            links were recorded, whatever is trained.
+    A transfer is to take as long as the robots saw with whom the links were recorded, whatever is trained.
+
+    Raises:
+        ConfigError: a trace without any capacity is to have a best rate.
     """
-    return [(_link(cell, index, 0).scaled(scale), _link(cell, index, 1).scaled(scale)) for index in range(cell.workers)]
+    shapes = [(name, tuple(value.shape)) for name, value in model.named_parameters() if value.requires_grad]
+    size = model_bytes(Layout.from_shapes(shapes))
+    pairs = [(_link(cell, index, 0), _link(cell, index, 1)) for index in range(cell.workers)]
+    if cell.ratio is None:
+        scale = size / task.reference_bytes
+        return [(up.scaled(scale), down.scaled(scale)) for up, down in pairs]
+    times = parse_devices(cell.devices)
+    batch = batch_size(type(task), cell.options(), cell.devices) if times.by_samples else None
+    devices = times.team(cell.workers, cell.seed, batch=batch)
+    best = [8 * size / (cell.ratio * device.median_s) for device in devices]
+    return [(with_best(up, bps), with_best(down, bps)) for (up, down), bps in zip(pairs, best, strict=True)]
+
+
+def with_best(trace: Trace, best_bps: float) -> Trace:
+    """A trace scaled so that its best rate is this.
+
+    Raises:
+        ConfigError: it has no capacity at all.
+    """
+    best = float(trace.rates_bps.max())
+    if best <= 0:
+        raise ConfigError(f"link {trace.name!r}: a trace without any capacity cannot be scaled to a best rate")
+    return trace.scaled(best_bps / best)
 
 
 def delays_of(cell: Cell) -> dict[str, float]:
@@ -42,12 +64,6 @@ def delays_of(cell: Cell) -> dict[str, float]:
 def model_bytes(layout: Layout) -> int:
     """Encoded bytes of a model in the code of the published policies."""
     return int(parse_policy("bsp").row_codec.row_bytes(layout).sum())
-
-
-def scale_of(task: Task, model: nn.Module) -> float:
-    """By what the rates of links are multiplied for a task's model; see :func:`traces_of`."""
-    shapes = [(name, tuple(value.shape)) for name, value in model.named_parameters() if value.requires_grad]
-    return model_bytes(Layout.from_shapes(shapes)) / task.reference_bytes
 
 
 def save_links(traces: Sequence[tuple[Trace, Trace]], delays: Mapping[str, float], folder: Path) -> None:

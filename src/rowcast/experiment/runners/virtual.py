@@ -17,7 +17,7 @@ from rowcast.experiment.cell import Cell, batch_size
 from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
-from rowcast.experiment.runners.links import delays_of, save_links, scale_of, traces_of
+from rowcast.experiment.runners.links import delays_of, save_links, traces_of
 from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.experiment.telling import save_shown, tell_events
@@ -81,7 +81,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     states = folder.parents[1] / "states"
     keep_starting_state(task, states, lambda share: progress(Preparing(share)), code=cell.task_code)
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
-    traces = traces_of(cell, scale_of(task, robots[0].model))
+    traces = traces_of(cell, task, robots[0].model)
     save_links(traces, delays_of(cell), folder)
     entropy = random.Random(cell.seed)
     with contextlib.ExitStack() as stack:
