@@ -204,6 +204,7 @@ class KernelShaper:
     def _join(self) -> None:
         """In ``air``: a bridge that knows who is where, so that it neither floods nor learns; an ``ifb`` a station."""
         from pyroute2 import IPRoute, NetlinkError
+        from pyroute2.netlink.rtnl.ndmsg import NTF_MASTER, NUD_NOARP
 
         try:
             with IPRoute() as ip:
@@ -212,8 +213,9 @@ class KernelShaper:
                 for host in self._network.hosts:
                     port = ip.link_lookup(ifname=self._network.end(host))[0]
                     ip.link("set", index=port, master=bridge)
-                    ip.brport("set", index=port, learning=0)
-                    ip.fdb("append", ifindex=port, lladdr=self._network.mac(host))
+                    ip.brport("set", index=port, learning=0, unicast_flood=0)
+                    # In the bridge's own table, where this state stands for an entry that stays.
+                    ip.fdb("add", ifindex=port, lladdr=self._network.mac(host), flags=NTF_MASTER, state=NUD_NOARP)
                 ip.link("set", index=bridge, state="up")
                 for link in self._links[1::2]:
                     ip.link("add", kind="ifb", ifname=link.device, txqlen=1000)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -24,6 +25,7 @@ _CLONE_NEWNET = 0x40000000
 _CLONE_NEWNS = 0x00020000
 _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
+_MNT_DETACH = 2
 #: How long a process may take to end by itself (s), and then at the hands of the kernel.
 _TERM_LIMIT_S = 2.0
 _KILL_LIMIT_S = 5.0
@@ -50,12 +52,12 @@ def remove_namespace(path: Path) -> bool:
     Raises:
         OSError: the kernel refuses.
     """
-    from pyroute2 import netns
-
-    try:
-        netns.remove(str(path))
-    except FileNotFoundError:
+    if not path.exists():
         return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), _MNT_DETACH) and (number := ctypes.get_errno()) != errno.EINVAL:
+        raise OSError(number, os.strerror(number))  # EINVAL: killed before it was mounted, the name is a mere file
+    path.unlink(missing_ok=True)
     return True
 
 

@@ -227,12 +227,7 @@ class Network:
             try:
                 file.write_text(f"{self._wanted_control}\n", encoding="ascii")
             except OSError:
-                allowed = _setting("tcp_allowed_congestion_control").read_text(encoding="ascii").split()
-                raise ConfigError(
-                    f"congestion control {self._wanted_control!r}: the kernel gives namespaces only"
-                    f" {', '.join(allowed)}; choose one, or as root of the machine: sysctl -w"
-                    f" net.ipv4.tcp_allowed_congestion_control='{' '.join([*allowed, self._wanted_control])}'"
-                ) from None
+                raise _no_control(self._wanted_control) from None
         return file.read_text(encoding="ascii").strip()
 
     def _pairs(self) -> None:
@@ -294,6 +289,21 @@ def _check_hosts(hosts: tuple[str, ...]) -> None:
 def _setting(name: str) -> Path:
     """A setting of the namespace in which the thread is."""
     return Path("/proc/sys/net/ipv4") / name
+
+
+def _no_control(wanted: str) -> ConfigError:
+    """Why a namespace does not get this congestion control."""
+    available, allowed = (
+        _setting(f"tcp_{which}_congestion_control").read_text(encoding="ascii").split()
+        for which in ("available", "allowed")
+    )
+    start = f"congestion control {wanted!r}: "
+    if wanted not in available:
+        return ConfigError(f"{start}the kernel has none of this name; expected one of {', '.join(available)}")
+    return ConfigError(
+        f"{start}the kernel gives namespaces only {', '.join(allowed)}; choose one, or as root of the machine:"
+        f" sysctl -w net.ipv4.tcp_allowed_congestion_control='{' '.join([*allowed, wanted])}'"
+    )
 
 
 def _up(ip: Any, *names: str) -> list[int]:

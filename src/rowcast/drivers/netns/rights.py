@@ -29,17 +29,9 @@ _PROGRAMS = {"nsenter": "util-linux"}
 _USER_PROGRAMS = {"unshare": "util-linux", "setpriv": "util-linux", "mount": "mount", "sh": "dash"}
 #: A user namespace with all that lives in it; ends with the process that asked for it.
 _UNSHARE = (
-    "setpriv",
-    "--pdeathsig",
-    "KILL",
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "--net",
-    "--mount",
-    "--mount-proc",
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
-_UNSHARE_IDS = ("--pid", "--fork", "--kill-child")
 #: Switches of distributions: file, value that says no, how to say yes.
 _SWITCHES = (
     ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
@@ -79,7 +71,7 @@ def why_no_user_namespace() -> str | None:
         mount = ["mount", "-t", "tmpfs", "rowcast", folder]
         try:
             probe = subprocess.run(
-                [*_UNSHARE, *_UNSHARE_IDS, *mount], capture_output=True, text=True, timeout=_PROBE_LIMIT_S, check=False
+                [*_UNSHARE, *mount], capture_output=True, text=True, timeout=_PROBE_LIMIT_S, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"user namespaces cannot be tried: {error}; run it with sudo"
@@ -107,9 +99,22 @@ def enter_user_namespace(argv: Sequence[str]) -> NoReturn:
         raise ConfigError(f"inside a user namespace of rowcast already ({PRIVATE} is set), and rights are missing here")
     if (reason := why_no_user_namespace()) is not None:
         raise ConfigError(reason)
-    with tempfile.TemporaryDirectory(prefix="rowcast-emulate-") as folder:
-        code = _supervise([*_UNSHARE, *_UNSHARE_IDS, *_mounted(folder, argv)], {**os.environ, PRIVATE: folder})
+    folder = str(_private_folder())
+    code = _supervise([*_UNSHARE, *_mounted(folder, argv)], {**os.environ, PRIVATE: folder})
     raise SystemExit(code if code >= 0 else 128 - code)
+
+
+def _private_folder() -> Path:
+    """A folder of this user, always the same: each user namespace mounts something of its own there."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime, "rowcast") if runtime else Path(tempfile.gettempdir(), f"rowcast-emulate-{os.geteuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+            raise ConfigError(f"{folder}: expected a folder of this user, it is somebody else's; set XDG_RUNTIME_DIR")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made: {error.strerror}; set XDG_RUNTIME_DIR to a folder") from error
+    return folder
 
 
 def _mounted(folder: str, argv: Sequence[str]) -> list[str]:
@@ -123,8 +128,10 @@ def _supervise(command: Sequence[str], environment: dict[str, str]) -> int:
 
     def pass_on(number: int, _: FrameType | None) -> None:
         below = [command for shell in _children(process.pid) for command in _children(shell)]
-        for pid in below or [process.pid]:
-            os.kill(pid, number if below else signal.SIGKILL)
+        for pid in below:
+            os.kill(pid, number)
+        if not below:
+            process.kill()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     earlier = [signal.signal(number, pass_on) for number in numbers]
@@ -136,7 +143,11 @@ def _supervise(command: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        return []
+    return [int(child) for child in text.split()]
 
 
 def _missing(programs: dict[str, str]) -> str | None:
