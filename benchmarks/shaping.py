@@ -120,27 +120,29 @@ def carry(net: Network, spec: ForwardSpec, flows: Sequence[Flow], seconds: float
             return process
 
         medium = start(net.command(sys.executable, "-m", "rowcast.drivers.netns.forward", str(folder / "spec.json")))
-        _await_ready(medium)
-        ends = [sys.executable, "-c", "import shaping_ends; shaping_ends.main()"]
-        wall_s = time.time() - time.monotonic()
-        begin = time.monotonic() + 2.5 + AHEAD_S
-        zero = begin + wall_s
-        linger = 0.5 + max(link.delay_s + link.jitter_s for link in spec.links().values())
         receivers, senders = [], []
         for place, flow in enumerate(flows):
-            words = ["receive", str(folder / f"{place}.npy"), repr(zero + seconds + linger)]
-            receivers.append(start(flow.target.command(*ends, *words)))
+            np.save(folder / f"schedule-{place}.npy", flow.schedule)
+            ends = [sys.executable, "-c", "import shaping_ends; shaping_ends.main()"]
+            receivers.append(start(flow.target.command(*ends, "receive", str(place), str(folder / f"{place}.npy"))))
+            words = [
+                "send",
+                str(place),
+                flow.target.address,
+                str(flow.size_bytes),
+                str(folder / f"schedule-{place}.npy"),
+            ]
+            senders.append(start(flow.source.command(*ends, *words)))
+        for process in (medium, *receivers, *senders):
+            _await_ready(process)
+        begin = time.monotonic() + 0.2 + AHEAD_S
+        zero = begin + time.time() - time.monotonic()
+        linger = 0.5 + max(link.delay_s + link.jitter_s for link in spec.links().values())
         for receiver in receivers:
-            _await_ready(receiver)
-        for place, flow in enumerate(flows):
-            np.save(folder / f"schedule-{place}.npy", np.add(flow.schedule, (zero, 0.0)))
-            words = ["send", flow.target.address, str(flow.size_bytes), str(folder / f"schedule-{place}.npy")]
-            senders.append(start(flow.source.command(*ends, *words, repr(zero + seconds), repr(zero - AHEAD_S))))
-        if time.monotonic() > begin - AHEAD_S:
-            raise ConfigError("the hosts took too long to start; let the machine come to rest and run again")
-        assert medium.stdin is not None
-        medium.stdin.write(f"start {begin!r}\n")
-        medium.stdin.flush()
+            _tell(receiver, repr(zero + seconds + linger))
+        for sender in senders:
+            _tell(sender, f"{zero - AHEAD_S!r} {zero!r} {zero + seconds!r}")
+        _tell(medium, f"start {begin!r}")
         sent = [int(sender.communicate()[0]) for sender in senders]
         for receiver in receivers:
             receiver.communicate()
@@ -159,6 +161,12 @@ def _await_ready(process: subprocess.Popen[str]) -> None:
     line = process.stdout.readline()
     if line.strip() != "ready":
         raise ConfigError(f"{process.args!r} did not start; its line is above")  # type: ignore[str-bytes-safe]
+
+
+def _tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
 
 
 def port_of(host: Host) -> Port:

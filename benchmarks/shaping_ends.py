@@ -21,7 +21,7 @@ __all__ = ["PACKET", "UDP_HEADERS", "main"]
 
 #: Of IPv4 and UDP.
 UDP_HEADERS = 28
-PORT = 9
+PORT = 7200
 #: In front of each payload: serial number, when it was sent (ns).
 _HEAD = struct.Struct("=qq")
 #: A packet as it is noted: serial number, sent and arrived (s), bytes of the IP packet.
@@ -35,22 +35,23 @@ TICK_S = 0.001
 MOST_BEHIND_S = 0.03
 
 
-def send(address: str, size_bytes: int, schedule: str, until: float, begin: float) -> None:
-    """Send packets.
+def send(flow: int, address: str, size_bytes: int, schedule: str) -> None:
+    """Send packets; when to begin, when the traces do, and when to end (s, clock of the day) is read from a line.
 
     Args:
+        flow: its number; each has its own port.
         address: to whom.
         size_bytes: of each IP packet.
-        schedule: file with an array [n, 2]: from when on (s, clock of the day), how many bit/s.
-        until: when to end (s, clock of the day).
-        begin: when to begin.
+        schedule: file with an array [n, 2]: from when on (s after the traces begin), how many bit/s.
     """
     table = np.load(schedule)
-    starts, rates = table[:, 0], table[:, 1]
+    print("ready", flush=True)
+    begin, zero, until = (float(word) for word in input().split())
+    starts, rates = table[:, 0] + zero, table[:, 1]
     payload = bytearray(size_bytes - UDP_HEADERS)
     serial, credit = 0, 0.0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect((address, PORT))
+        sock.connect((address, PORT + flow))
         time.sleep(max(0.0, begin - time.time()))
         before = time.time()
         while (now := time.time()) < until:
@@ -67,15 +68,16 @@ def send(address: str, size_bytes: int, schedule: str, until: float, begin: floa
     print(serial, flush=True)
 
 
-def receive(file: str, until: float) -> None:
-    """Note every packet that arrives until ``until`` (s, clock of the day), and write them as an array of PACKET."""
+def receive(flow: int, file: str) -> None:
+    """Note every packet that arrives, and write them as an array of PACKET; until when (s) is read from a line."""
     found: list[tuple[int, float, float, int]] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
-        sock.bind(("", PORT))
+        sock.bind(("", PORT + flow))
         sock.setblocking(False)
         print("ready", flush=True)
+        until = float(input())
         while (left_s := until - time.time()) > 0:
             select.select([sock], (), (), left_s)
             while True:
@@ -93,6 +95,6 @@ def main() -> None:
     """What the command line asks for."""
     words = sys.argv[1:]
     if words[0] == "send":
-        send(words[1], int(words[2]), words[3], float(words[4]), float(words[5]))
+        send(int(words[1]), words[2], int(words[3]), words[4])
     else:
-        receive(words[1], float(words[2]))
+        receive(int(words[1]), words[2])
