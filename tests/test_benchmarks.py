@@ -34,6 +34,7 @@ TINY = {
     "motion": ["--tiny", "--jobs", "0", "--models", "2d,online"],
     "optimizers": ["--steps", "3", "--only", "Adam"],
     "pulls": ["--tiny"],
+    "shaping": ["--tiny"],
     "simulate": ["--tiny"],
     "split": ["--tiny"],
     "split_rows": ["--tiny"],

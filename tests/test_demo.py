@@ -200,7 +200,9 @@ def books(lost=None, twice=None):
             times = (0 if lost == (index, frame) else 1) + (1 if twice == (index, frame) else 0)
             final -= np.float32(0.5 * times)
         workers.append(
-            WorkerAudit(f"robot-{index}", 2, 2, 2, computed, final, {"accuracy": 90.0, "error": 0.5}, np.ones(2), np.ones(2))
+            WorkerAudit(
+                f"robot-{index}", 2, 2, 2, computed, final, {"accuracy": 90.0, "error": 0.5}, np.ones(2), np.ones(2)
+            )
         )
     applied = {f"robot-{index}": 2 for index in range(2)}
     for who, change in ((lost, -1), (twice, 1)):

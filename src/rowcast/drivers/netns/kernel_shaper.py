@@ -33,6 +33,8 @@ _CLOSED_BPS = 1e3
 _REMADE_BELOW_BPS = 5e4
 #: The kernel has no rate 0, nor one at which the burst takes over 274 s. What was queued before waits.
 _SLOWEST_BPS = 100
+#: Of a link that is not shaped: faster than this machine.
+_OPEN_BPS = 2e10
 #: No host has a name with a dot.
 _BRIDGE = "air.bridge"
 _END_LIMIT_S = 5.0
@@ -103,7 +105,7 @@ class KernelShaper:
 
     The link of a station is shaped where its packets come into the bridge (up) and where they leave it (down); two
     stations reach each other through both of their links. The access point's own interface is not limited. Until
-    :meth:`start` the rates are those of time 0.
+    :meth:`start`, and after :meth:`lift`, nothing is shaped.
 
     Args:
         network: with its context entered.
@@ -142,6 +144,7 @@ class KernelShaper:
         self._tc: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
+        self._lifted = False
         self._failure: BaseException | None = None
 
     @property
@@ -154,7 +157,7 @@ class KernelShaper:
         lines = []
         for index, station in enumerate(self.stations):
             down, up = self._links[2 * index : 2 * index + 2]
-            down.rate_bps, up.rate_bps = down.trace.rate(0), up.trace.rate(0)
+            down.rate_bps = up.rate_bps = _OPEN_BPS
             lines += _link_lines(self._network.end(station), down.rate_bps, up.device, up.rate_bps, self._queue_s)
         _tc(self._network.command(AIR, []), lines)
         return self
@@ -175,6 +178,23 @@ class KernelShaper:
         )
         self._thread = threading.Thread(target=self._run, args=(at_monotonic,), name="rowcast-shaper", daemon=True)
         self._thread.start()
+
+    def lift(self) -> None:
+        """End the shaping: from now on packets pass as fast as the machine is."""
+        self._lifted = True
+        self._stopped.set()
+
+    def wait_failed(self) -> None:
+        """Wait until the traces are followed no longer.
+
+        Raises:
+            WorkerFailed: that was before its time.
+        """
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        if self._failure is not None:
+            raise WorkerFailed(f"shaper kernel: {self._failure}") from self._failure
 
     def stop(self) -> None:
         """Stop following the traces; the rates stay as they are.
@@ -232,12 +252,11 @@ class KernelShaper:
             self._failure = error
 
     def _follow(self, at: float) -> None:
-        assert self._tc is not None and self._tc.stdin is not None
         due = [(at, index) for index in range(len(self._links))]
         while due:
             wait_s = due[0][0] - time.monotonic()
             if self._stopped.wait(wait_s) if wait_s > 0 else self._stopped.is_set():
-                return
+                break
             lines: list[str] = []
             now = time.monotonic()
             while due and due[0][0] <= now:
@@ -252,8 +271,19 @@ class KernelShaper:
                     heapq.heappush(due, (change, index))
             if lines:
                 self.changes += 1
-                self._tc.stdin.write("".join(f"{line}\n" for line in lines))
-                self._tc.stdin.flush()
+                self._tell(lines)
+        self._stopped.wait()  # rates that never change again
+        if self._lifted:
+            self._tell([line for link in self._links for line in self._opened(link)])
+
+    def _opened(self, link: _Direction) -> list[str]:
+        rate_bps, link.rate_bps = link.rate_bps, _OPEN_BPS
+        return _change_lines(link.device, rate_bps, _OPEN_BPS, self._queue_s)
+
+    def _tell(self, lines: Sequence[str]) -> None:
+        assert self._tc is not None and self._tc.stdin is not None
+        self._tc.stdin.write("".join(f"{line}\n" for line in lines))
+        self._tc.stdin.flush()
 
 
 def _link_lines(end: str, down_bps: float, up: str, up_bps: float, queue_s: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rowcast.drivers.netns.forward_spec import ForwardSettings, ForwardSpec, Port, Station, save_spec
+from rowcast.drivers.netns.kernel_shaper import KernelShaper
 from rowcast.drivers.netns.medium import MediumLink
 from rowcast.drivers.netns.network import AIR, Network
 from rowcast.errors import ConfigError
@@ -84,7 +86,9 @@ async def opened_air(plan: AirPlan) -> AsyncIterator[Air]:
         RowcastError: it cannot be had.
     """
     if plan.medium.shaper == "kernel":
-        yield _Kernel(plan)
+        up, down = (dict(zip(plan.network.hosts[1:], ways, strict=True)) for ways in zip(*plan.traces, strict=True))
+        with KernelShaper(plan.network, down, up, queue_s=plan.medium.queue_ms / 1e3) as shaper:
+            yield _Kernel(shaper)
         return
     async with ProcessGroup() as group:
         spec, summary = plan.folder / "medium.spec.json", (plan.folder / "medium.json").resolve()
@@ -143,3 +147,26 @@ def _spec(plan: AirPlan, summary: Path) -> ForwardSpec:
         ),
         ForwardSettings(channel=plan.channel, seed=plan.seed, summary=summary, packet_log=log),
     )
+
+
+class _Kernel(Air):
+    """The kernel's traffic control."""
+
+    def __init__(self, shaper: KernelShaper) -> None:
+        self._shaper = shaper
+
+    def begin(self) -> float:
+        now = time.monotonic()
+        self._shaper.start(now)
+        return now
+
+    def lift(self) -> None:
+        self._shaper.lift()
+
+    async def failed(self) -> None:
+        await asyncio.to_thread(self._shaper.wait_failed)
+        await asyncio.Event().wait()
+
+    async def end(self) -> Mapping[str, Any]:
+        self._shaper.stop()
+        return {"changes": self._shaper.changes, "lateness": {"max_s": self._shaper.lateness_s}}

@@ -130,10 +130,10 @@ async def _emulate(run: _Run, progress: Callable[[float | Preparing], None]) -> 
             await robots.wait_joined(JOIN_LIMIT_S)
             start_s = air.begin()
             robots.go(["go"] * len(files))
-            training = asyncio.gather(
+            training: asyncio.Future[Any] = asyncio.gather(
                 robots.wait_finished(cell.seconds + FINISH_LIMIT_S), _watch(start_s, cell.seconds, air, progress)
             )
-            watched = [training, *(asyncio.ensure_future(each) for each in (server.wait_failed(), air.failed()))]
+            watched = [training, asyncio.ensure_future(server.wait_failed()), asyncio.ensure_future(air.failed())]
             try:
                 done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
