@@ -117,7 +117,8 @@ def test_user_namespaces_that_are_switched_off(tmp_path: Path, monkeypatch: pyte
     )
 
 
-def test_user_namespaces_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_namespaces_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(rights, "_missing", lambda _: None)
     monkeypatch.setattr(rights, "_UNSHARE", ("sh", "-c", "echo unshare: write failed: no >&2; exit 1"))
     monkeypatch.delenv(PRIVATE, raising=False)
