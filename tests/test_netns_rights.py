@@ -117,7 +117,8 @@ def test_user_namespaces_that_are_switched_off(tmp_path: Path, monkeypatch: pyte
     )
 
 
-def test_user_namespaces_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_namespaces_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(rights, "_missing", lambda _: None)
     monkeypatch.setattr(rights, "_UNSHARE", ("sh", "-c", "echo unshare: write failed: no >&2; exit 1"))
     monkeypatch.delenv(PRIVATE, raising=False)
@@ -144,10 +145,10 @@ def test_a_private_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.M
 
 def as_nobody() -> list[str]:
     """What runs this Python as a user without rights; skips the test where there is no way."""
-    if os.geteuid() != 0:
-        return [sys.executable]
-    site = sysconfig.get_path("purelib")
     source = source_environment()["PYTHONPATH"]
+    if os.geteuid() != 0:
+        return ["env", f"PYTHONPATH={source}", sys.executable]
+    site = sysconfig.get_path("purelib")
     drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
         command = [*drop, "env", "-u", "XDG_RUNTIME_DIR", f"PYTHONPATH={source}:{site}", python, "-B"]

@@ -160,6 +160,13 @@ class KernelShaper:
             down.rate_bps = up.rate_bps = _OPEN_BPS
             lines += _link_lines(self._network.end(station), down.rate_bps, up.device, up.rate_bps, self._queue_s)
         _tc(self._network.command(AIR, []), lines)
+        self._tc = subprocess.Popen(
+            self._network.command(AIR, ["tc", "-batch", "-"]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         return self
 
     def __exit__(
@@ -169,13 +176,6 @@ class KernelShaper:
 
     def start(self, at_monotonic: float) -> None:
         """Follow the traces in a thread; their time 0 is then (s, :func:`time.monotonic`)."""
-        self._tc = subprocess.Popen(
-            self._network.command(AIR, ["tc", "-batch", "-"]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
         self._thread = threading.Thread(target=self._run, args=(at_monotonic,), name="rowcast-shaper", daemon=True)
         self._thread.start()
 

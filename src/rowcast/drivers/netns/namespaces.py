@@ -72,19 +72,21 @@ def inside(path: Path, function: Callable[[], T]) -> T:
     return _in_thread(enter)
 
 
-def in_new_namespace(function: Callable[[], T], own_mounts: bool = False) -> T:
+def in_new_namespace(function: Callable[[], T], private: Path | None = None) -> T:
     """What ``function`` returns, or raises, in a thread in a namespace that is gone afterwards, unless it was named.
 
     Args:
         function: what to do in there.
-        own_mounts: what it mounts is seen by nobody else, and gone afterwards.
+        private: a folder that is empty for it; what it puts or mounts there nobody else sees, and is gone afterwards.
     """
 
     def enter() -> T:
         libc = ctypes.CDLL(None, use_errno=True)
-        refused = libc.unshare(_CLONE_NEWNET | (_CLONE_NEWNS if own_mounts else 0))
-        if not refused and own_mounts:
-            refused = libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+        refused = libc.unshare(_CLONE_NEWNET | (0 if private is None else _CLONE_NEWNS))
+        if not refused and private is not None:
+            refused = libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) or libc.mount(
+                b"rowcast", os.fsencode(private), b"tmpfs", 0, None
+            )
         if refused:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

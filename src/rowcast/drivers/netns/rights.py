@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rowcast.drivers.netns.namespaces import in_new_namespace, make_namespace, remove_namespace
-from rowcast.drivers.netns.places import PRIVATE
+from rowcast.drivers.netns.places import PRIVATE, records_folder
 from rowcast.errors import ConfigError
 
 __all__ = ["enter_user_namespace", "why_no_user_namespace", "why_not"]
@@ -67,14 +67,13 @@ def why_no_user_namespace() -> str | None:
         path = Path(file)
         if path.exists() and path.read_text(encoding="ascii").strip() == refuses and os.geteuid() != 0:
             return f"user namespaces are switched off ({file} is {refuses}); run it with sudo, or sysctl -w {remedy}"
-    with tempfile.TemporaryDirectory(prefix="rowcast-") as folder:
-        mount = ["mount", "-t", "tmpfs", "rowcast", folder]
-        try:
-            probe = subprocess.run(
-                [*_UNSHARE, *mount], capture_output=True, text=True, timeout=_PROBE_LIMIT_S, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"user namespaces cannot be tried: {error}; run it with sudo"
+    try:
+        mount = ["mount", "-t", "tmpfs", "rowcast", str(_private_folder())]
+        probe = subprocess.run([*_UNSHARE, *mount], capture_output=True, text=True, timeout=_PROBE_LIMIT_S, check=False)
+    except ConfigError as error:
+        return str(error)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"user namespaces cannot be tried: {error}; run it with sudo"
     if probe.returncode:
         said = " ".join(probe.stderr.split()) or f"code {probe.returncode}"
         return f"a user namespace is refused by the kernel or its security module ({said}); run it with sudo"
@@ -182,12 +181,13 @@ def _refused() -> str | None:
         finally:
             remove_namespace(name)
 
-    with tempfile.TemporaryDirectory(prefix="rowcast-") as folder:
-        try:
-            in_new_namespace(lambda: probe(Path(folder, "names", "probe")), own_mounts=True)
-        except NetlinkError as error:
-            return f"the kernel refuses {what}: {os.strerror(error.code)}; run it as root on a kernel that has it"
-        except OSError as error:
-            reason = error.strerror or error
-            return f"the kernel refuses {what}: {reason}; run it as root, in a container with --privileged"
+    folder = records_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        in_new_namespace(lambda: probe(folder / "names" / "probe"), private=folder)
+    except NetlinkError as error:
+        return f"the kernel refuses {what}: {os.strerror(error.code)}; run it as root on a kernel that has it"
+    except OSError as error:
+        reason = error.strerror or error
+        return f"the kernel refuses {what}: {reason}; run it as root, in a container with --privileged"
     return None
