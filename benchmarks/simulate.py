@@ -22,7 +22,8 @@ from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device
 from rowcast.experiment.cell import Cell
 from rowcast.experiment.plan import plan_cells
-from rowcast.experiment.runners.virtual import model_bytes, one_thread, run_virtual
+from rowcast.experiment.runners.links import model_bytes
+from rowcast.experiment.runners.virtual import one_thread, run_virtual
 from rowcast.experiment.settings import Comparison
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.experiment.timing_team import timing_team

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rowcast.config import Checked, LinkSettings, from_table, setting
 from rowcast.errors import ConfigError
@@ -10,7 +12,7 @@ from rowcast.experiment.cell import Cell
 from rowcast.experiment.medium_settings import MediumSettings
 from rowcast.experiment.plan import plan_cells
 from rowcast.experiment.settings import Comparison
-from rowcast.links import CHANNELS
+from rowcast.links import CHANNELS, load_team, load_trace
 from rowcast.sync import policy_forms
 
 __all__ = ["EmulationSettings", "plan_emulation"]
@@ -48,6 +50,11 @@ class EmulationSettings(Checked):
         low=0.001,
         high=1000.0,
         flag="--ratio",
+    )
+    links_repeat: bool = setting(
+        False,
+        "Recorded traces that are shorter than a run start again, as in 'rowcast compare'.",
+        flag="--links-repeat",
     )
     channel: str = setting(
         "independent",
@@ -136,7 +143,22 @@ def plan_emulation(settings: EmulationSettings) -> list[Cell]:
     """Check what the settings name, and list the runs.
 
     Raises:
-        RowcastError: as :func:`~rowcast.experiment.plan.plan_cells`; a trace without a loop that ends before the run.
+        ConfigError: a recorded trace is shorter than a run, and not to be repeated.
+        RowcastError: as :func:`~rowcast.experiment.plan.plan_cells`.
     """
     cells = plan_cells(settings.comparison)
+    for link in {} if settings.links_repeat else dict.fromkeys(cell.links for cell in cells):
+        _check_length(link, 60.0 * settings.minutes)
     return [replace(cell, driver="netns", medium=settings.medium, link=settings.link) for cell in cells]
+
+
+def _check_length(link: str, seconds: float) -> None:
+    """Whether what was recorded lasts for a run."""
+    path = Path(link)
+    traces = load_team(path) if path.is_dir() else [load_trace(path)] if path.is_file() else []
+    shortest = min((trace.duration_s for trace in traces), default=seconds)
+    if shortest < seconds:
+        raise ConfigError(
+            f"links {link}: expected a trace of {seconds:g} s or more, got {shortest:g} s; take --minutes "
+            f"{math.floor(shortest / 6) / 10:g}, or --links-repeat, with which it starts again"
+        )
