@@ -225,8 +225,9 @@ def fidelity(net: Network, trace: Trace, seconds: int, folder: Path) -> list[Fig
     note = f"median {1e3 * late['p50_s']:.3f}, longest {1e3 * late['max_s']:.1f}, {outcome.summary['priority']}"
     note += f"; {100 * stolen / seconds:.1f} % of a core stolen by the machine's host"
     (counts,) = [each for each in outcome.summary["links"] if each["way"] == "up" and each["packets_in"]]
+    shaped = np.count_nonzero(arrived["arrived_s"] >= 0)
     offered = 8 * outcome.sent[0] * size_bytes / asked.sum()
-    all_note = f"offered {100 * offered:.0f} %; {counts['packets_out'] - len(arrived)} let go and not received"
+    all_note = f"offered {100 * offered:.0f} %; {counts['packets_out'] - shaped} let go and not received"
     all_note += f", {outcome.summary['packets_missed']} missed"
     return [
         *figures,
