@@ -156,6 +156,12 @@ def carry(net: Network, spec: ForwardSpec, flows: Sequence[Flow], seconds: float
     return Outcome(json.loads(spec.settings.summary.read_text()), arrays, sent)
 
 
+def stolen_s() -> float:
+    """Seconds for which a processor of this machine had to wait for a real one, since the machine was started."""
+    first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    return int(first.split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
 def _await_ready(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -194,7 +200,9 @@ def fidelity(net: Network, trace: Trace, seconds: int, folder: Path) -> list[Fig
     host = net.stations[0]
     size_bytes = MTU if trace.cut(0, seconds).stats().mean_bps > FAST_BPS else 500
     flow = Flow(host, net.access_point, size_bytes, saturating(trace, seconds))
+    before = stolen_s()
     outcome = carry(net, spec_of(net, [MediumLink(trace)], folder), [flow], seconds, folder)
+    stolen = stolen_s() - before
     arrived = outcome.flows[0]
     inside = arrived[(arrived["arrived_s"] >= 0) & (arrived["arrived_s"] < seconds)]
     bits = 8 * np.bincount(inside["arrived_s"].astype(int), weights=inside["size_bytes"], minlength=seconds)
@@ -214,12 +222,16 @@ def fidelity(net: Network, trace: Trace, seconds: int, folder: Path) -> list[Fig
         figures.append(Figure(f"{trace.name}: worst 10 s below 3 Mbit/s", worst, "%", SLOW_PERCENT, note=note))
     total = float(100 * (bits.sum() / asked.sum() - 1))
     late = outcome.summary["lateness"]
-    note = (
-        f"median {1e3 * late['p50_s']:.3f}, longest {1e3 * late['max_s']:.1f}, priority {outcome.summary['priority']}"
-    )
+    note = f"median {1e3 * late['p50_s']:.3f}, longest {1e3 * late['max_s']:.1f}, {outcome.summary['priority']}"
+    note += f"; {100 * stolen / seconds:.1f} % of a core stolen by the machine's host"
+    (counts,) = [each for each in outcome.summary["links"] if each["way"] == "up" and each["packets_in"]]
+    shaped = np.count_nonzero(arrived["arrived_s"] >= 0)
+    offered = 8 * outcome.sent[0] * size_bytes / asked.sum()
+    all_note = f"offered {100 * offered:.0f} %; {counts['packets_out'] - shaped} let go and not received"
+    all_note += f", {outcome.summary['packets_missed']} missed"
     return [
         *figures,
-        Figure(f"{trace.name}: all bytes, more than the trace", total, "%"),
+        Figure(f"{trace.name}: all bytes, more than the trace", total, "%", note=all_note),
         Figure(f"{trace.name}: lateness, p99", 1e3 * late["p99_s"], "ms", LATE_MS, note=note),
     ]
 

@@ -111,7 +111,8 @@ def test_packets_come_at_the_rate_and_with_the_delay_of_their_link(shaping: Modu
     with how["packet_log"].open("rb") as stream:
         logged = [float(time_s) for time_s, _ in dpkt.pcap.Reader(stream)]
     assert len(logged) == outcome.summary["logged"]["kept"] == outcome.summary["departures"] == counts["packets_out"]
-    assert np.diff(logged)[:-110] == pytest.approx(0.001, abs=1e-6)  # exact, however late each was sent
+    # Exact, however late each was sent, as long as there was something to send.
+    assert np.diff(logged)[50:-110] == pytest.approx(0.001, abs=1e-6)
 
 
 def test_stations_reach_each_other_over_both_links(shaping: ModuleType, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_it_obeys_and_goes_on_without_an_interface_that_was_taken_away(shaping: 
         spec = spec_of(shaping, net, (FAST, FAST), (FAST, FAST), summary=tmp_path / "summary.json")
         with running(net, spec, tmp_path) as medium:
             say(medium, "strat 3")
-            assert hear(medium) == "medium: unknown command strat; did you mean 'start'?\n"
+            assert hear(medium) == "medium: unknown command strat; did you mean 'start'? (known: lift, start)\n"
             say(medium, "start soon")
             assert (
                 hear(medium) == "medium: expected seconds of the monotonic clock, as in 'start 123.5', got start soon\n"

@@ -71,11 +71,12 @@ def made(channel: str, links: list[MediumLink], seed: int = 0) -> Medium[int]:
     return Medium(channel, dict(enumerate(links)), seed)
 
 
-def drain(medium: Medium[int]) -> list[Departure]:
-    """All that still comes out, woken at each event."""
+def drain(medium: Medium[int], now: float = 0.0) -> list[Departure]:
+    """All that still comes out from ``now`` on, woken at each event."""
     found: list[Departure] = []
     while (at := medium.next_event()) < math.inf:
-        found += medium.departed(at)
+        now = max(now, at)
+        found += medium.departed(now)
     return found
 
 
@@ -83,13 +84,16 @@ def carried(medium: Medium[int], packets: list[Arrival], wakes: list[float] | No
     """What comes out of a medium that is looked at in between, at each of ``wakes``; ``None``: at each event."""
     found: list[Departure] = []
     pending = sorted(wakes or [])
-    for place, (now, link, size_bytes) in enumerate(packets):
-        while (at := medium.next_event() if wakes is None else (pending[0] if pending else math.inf)) <= now:
+    now = 0.0
+    for place, (arrival, link, size_bytes) in enumerate(packets):
+        while (at := medium.next_event() if wakes is None else pending[0] if pending else math.inf) <= arrival:
             if wakes is not None:
                 pending.pop(0)
-            found += medium.departed(at)
-        medium.arrive(now, link % len(medium.counts), size_bytes, place)
-    return found + drain(medium)
+            now = max(now, at)
+            found += medium.departed(now)
+        medium.arrive(arrival, link % len(medium.counts), size_bytes, place)
+        now = arrival
+    return found + drain(medium, now)
 
 
 # -- properties ------------------------------------------------------------------------------------------------------

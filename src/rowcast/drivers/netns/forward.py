@@ -45,6 +45,8 @@ BATCH = 64
 #: The log is written when nothing departs for so long, and at the latest after the longest wait (s).
 IDLE_S = 0.002
 LONGEST_WAIT_S = 0.25
+#: Clocks that are read within this time are read at once.
+AT_ONCE_S = 20e-6
 
 _COMMANDS = ("start", "lift")
 
@@ -68,6 +70,9 @@ class Forwarder:
         links = spec.links()
         self._medium: Medium[bytes] = Medium(spec.settings.channel, links, spec.settings.seed)
         self._began_at = math.inf  # frames that are older pass at once
+        #: When the traces began on the clock of the day (s since 1970). Set once, so that times in the log are as far
+        #: from each other as they were, whatever is done to that clock.
+        self._wall_zero_s = 0.0
         self._settled = 0.0  # the latest time that the medium was told
         self._routes = Routes(spec)
         with contextlib.ExitStack() as opened:
@@ -94,8 +99,7 @@ class Forwarder:
         wait_s = 0.0
         while not self._over:
             ready = select.select([*self._place, self._commands], (), (), wait_s)[0]
-            now = time.monotonic()
-            to_monotonic_s = now - time.time()
+            now, to_monotonic_s = _clocks()
             for time_s, frame, place in self._take(ready):
                 self._arrive(time_s + to_monotonic_s, frame, place)
             if self._commands in ready:
@@ -103,7 +107,7 @@ class Forwarder:
             if now >= self._began_at:
                 # No later than when we looked: what comes now still finds the medium as it was when it came.
                 self._settled = max(self._settled, now - self._began_at)
-                self._send(self._medium.departed(self._settled), self._began_at - to_monotonic_s)
+                self._send(self._medium.departed(self._settled))
             wait_s = self._wait_s()
 
     def stop(self) -> None:
@@ -206,7 +210,8 @@ class Forwarder:
                 if self._began_at < math.inf or self._settled:
                     _say("start: the traces have begun already; expected it once")
                 else:
-                    self._began_at = at
+                    _, to_monotonic_s = _clocks()
+                    self._began_at, self._wall_zero_s = at, at - to_monotonic_s
             case ["lift"]:
                 self._lift()
             case ["start", *_]:
@@ -217,13 +222,8 @@ class Forwarder:
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
-    def _send(self, departures: Sequence[tuple[float, int, bytes]], wall_zero_s: float) -> None:
-        """Let go of what is due.
-
-        Args:
-            departures: when on the medium, over which link, what.
-            wall_zero_s: the beginning of the traces on the clock of the day (s since 1970), for the log.
-        """
+    def _send(self, departures: Sequence[tuple[float, int, bytes]]) -> None:
+        """Let go of what is due: when on the medium, over which link, what."""
         began_at, late, late_of, log = self._began_at, self._late, self._late_of, self._log
         for due, link, frame in departures:
             if self._deliver(link, frame):
@@ -231,7 +231,7 @@ class Forwarder:
                 late.add(late_s)
                 late_of[link].add(late_s)
                 if log is not None:
-                    log.add(wall_zero_s + due, frame)
+                    log.add(self._wall_zero_s + due, frame)
 
     def _deliver(self, link: int, frame: bytes) -> bool:
         """Send a frame that has come out of a link; whether it ends there."""
@@ -297,6 +297,18 @@ def main(arguments: Sequence[str]) -> int:
             _say(f"{spec.settings.summary}: cannot be written: {error.strerror}; name another file")
             return 1
     return status
+
+
+def _clocks() -> tuple[float, float]:
+    """The monotonic clock, and what is added to the clock of the day to get it (s).
+
+    Both are read at once: when the processor was taken away between, again.
+    """
+    for _ in range(5):
+        before, day, after = time.monotonic(), time.time(), time.monotonic()
+        if after - before < AT_ONCE_S:
+            break
+    return before, before - day
 
 
 def _say(line: str) -> None:

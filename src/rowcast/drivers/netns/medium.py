@@ -207,7 +207,10 @@ class Medium(Generic[P]):
         return self._enter(now, lane, (size_bytes, packet, onward))
 
     def next_event(self) -> float:
-        """When something happens next if nothing arrives (s); ``inf`` if never."""
+        """When something happens next if nothing arrives (s); ``inf`` if never.
+
+        In the past if something came out already that :meth:`departed` has not told of.
+        """
         finish = self._channel.next_finish()
         if self._out:
             return self._out[0][0]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 __all__ = ["take_priority"]
 
+#: Above other real-time processes that do not mind to be second.
+_FIFO = 10
 _NICE = -15
 
 
@@ -21,7 +23,7 @@ def take_priority() -> str:
     with contextlib.suppress(OSError):  # else timers may go off 50 us late
         Path("/proc/self/timerslack_ns").write_text("1", encoding="ascii")
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO))
     except PermissionError:
         pass
     else:
