@@ -484,6 +484,7 @@ EXPORTED: dict[str, str] = {
     """,
     "rowcast.drivers": "",
     "rowcast.drivers.kept": "Keeper Kept",
+    "rowcast.drivers.netns": "",
     "rowcast.drivers.sockets": """
         DurableServer Endpoint InferenceServer InferenceThread LeadingServer Security Server Shaper Standby Team Uplink
     """,
