@@ -198,7 +198,7 @@ class Medium(Generic[P]):
             LocalProtocolError: a time that goes back, an unknown link, or a negative size.
         """
         lane = self._lanes.get(link)
-        if lane is None or size_bytes < 0 or not all(key in self._lanes for key in onward):
+        if lane is None or size_bytes < 0 or (onward and not self._lanes.keys() >= set(onward)):
             raise LocalProtocolError(
                 f"medium: a packet of {size_bytes} bytes for link {link}, then {list(onward)}; expected 0 bytes or "
                 f"more, and links of {sorted(self._lanes)}"
