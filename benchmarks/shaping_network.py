@@ -1,127 +1,77 @@
-"""Namespaces for :mod:`shaping`: an access point and stations, each with a cable that ends in the namespace "air"."""
+"""The network of :mod:`shaping`: an access point and stations, as the product makes them."""
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
-import json
-import os
-import socket
-import struct
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from rowcast.errors import ConfigError
+from rowcast.drivers.netns import network as product
+from rowcast.drivers.netns.network import AIR, INTERFACE
 
-__all__ = ["Host", "Network", "network", "offloads_off"]
-
-_SIOCETHTOOL = 0x8946
-#: linux/ethtool.h: transmit checksums, scatter-gather, TSO, GSO, GRO.
-_SWITCHES = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24, "gro": 0x2C}
+__all__ = ["Host", "Network", "network"]
 
 
 @dataclass(frozen=True)
 class Host:
     """A host: its namespace and address, its end of the cable, and the end in the air."""
 
-    namespace: str
-    address: str
-    interface: str
-    mac: str
-    air_interface: str
+    network: product.Network
+    name: str
+
+    @property
+    def namespace(self) -> str:
+        return self.network.namespace(self.name)
+
+    @property
+    def address(self) -> str:
+        return self.network.address(self.name)
+
+    @property
+    def interface(self) -> str:
+        return INTERFACE
+
+    @property
+    def mac(self) -> str:
+        return self.network.mac(self.name)
+
+    @property
+    def air_interface(self) -> str:
+        return self.network.end(self.name)
 
     def command(self, *words: str) -> list[str]:
         """A command line that runs in its namespace."""
-        return ["ip", "netns", "exec", self.namespace, *words]
+        return self.network.command(self.name, words)
 
 
 @dataclass(frozen=True)
 class Network:
     """The namespace of the medium, the access point and the stations."""
 
-    air: str
-    access_point: Host
-    stations: tuple[Host, ...]
+    network: product.Network
+
+    @property
+    def access_point(self) -> Host:
+        return Host(self.network, self.network.hosts[0])
+
+    @property
+    def stations(self) -> tuple[Host, ...]:
+        return tuple(Host(self.network, name) for name in self.network.hosts[1:])
 
     def command(self, *words: str) -> list[str]:
         """A command line that runs where the cables end."""
-        return ["ip", "netns", "exec", self.air, *words]
+        return self.network.command(AIR, words)
 
 
 @contextlib.contextmanager
-def network(stations: int, offloads: bool = False) -> Iterator[Network]:
+def network(stations: int) -> Iterator[Network]:
     """Build a network, and take it down.
-
-    To be replaced by ``rowcast.drivers.netns.network`` when that is there: this is the one place to change.
 
     Args:
         stations: how many, beside the access point.
-        offloads: leave segmentation and checksums to interfaces that do not do them, as they are by default.
 
     Raises:
         ConfigError: namespaces are not allowed here; the text says why.
     """
-    prefix = f"rcsh{os.getpid()}"
-    air = f"{prefix}-air"
-    made: list[str] = []
-    try:
-        _ip("netns", "add", air)
-        made.append(air)
-        for place in range(stations + 1):
-            name = f"{prefix}-{place}"
-            _ip("netns", "add", name)
-            made.append(name)
-            _ip("-n", air, "link", "add", f"host{place}", "type", "veth", "peer", "name", f"air{place}")
-        names = [f"{end}{place}" for place in range(stations + 1) for end in ("host", "air")]
-        if not offloads:
-            script = "import sys, shaping_network as n; n.offloads_off(sys.argv[1:])"
-            _run(["ip", "netns", "exec", air, sys.executable, "-c", script, *names], cwd=Path(__file__).parent)
-        hosts = [_connect(air, f"{prefix}-{place}", place) for place in range(stations + 1)]
-        yield Network(air, hosts[0], tuple(hosts[1:]))
-    finally:
-        for name in made:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def _connect(air: str, name: str, place: int) -> Host:
-    interface, air_interface, address = f"host{place}", f"air{place}", f"10.213.0.{place + 1}"
-    (link,) = json.loads(_ip("-n", air, "-j", "link", "show", interface))
-    _ip("-n", air, "link", "set", interface, "netns", name)
-    for there in (air, name):
-        # Nobody is to talk who was not asked to.
-        silence = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
-        _run(["ip", "netns", "exec", there, "sh", "-c", f"test ! -e /proc/sys/net/ipv6 || {silence}"])
-    _ip("-n", name, "addr", "add", f"{address}/24", "dev", interface)
-    _ip("-n", name, "link", "set", "lo", "up")
-    _ip("-n", name, "link", "set", interface, "up")
-    _ip("-n", air, "link", "set", air_interface, "arp", "off", "up")
-    return Host(name, address, interface, link["address"], air_interface)
-
-
-def offloads_off(interfaces: Sequence[str]) -> None:
-    """Switch off what lets an interface pass packets that are larger than its MTU, or have no checksum."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for interface in interfaces:
-            for switch in _SWITCHES.values():
-                value = array.array("I", [switch, 0])
-                request = struct.pack("16sP16x", interface.encode(), value.buffer_info()[0])
-                fcntl.ioctl(sock, _SIOCETHTOOL, request)
-
-
-def _ip(*words: str) -> str:
-    return _run(["ip", *words])
-
-
-def _run(command: Sequence[str], cwd: Path | None = None) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    except OSError as error:
-        raise ConfigError(f"{command[0]}: cannot be run: {error.strerror}; expected the package iproute2") from error
-    if done.returncode:
-        reason = done.stderr.strip().splitlines() or ["no reason given"]
-        raise ConfigError(f"namespaces are not allowed here: {' '.join(command)}: {reason[-1]}; run as root")
-    return done.stdout
+    with product.Network(["ap", *(f"station-{place}" for place in range(stations))]) as made:
+        yield Network(made)

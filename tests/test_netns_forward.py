@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from namespaces import needs_namespaces
 from rowcast.drivers.netns import forward
 from rowcast.drivers.netns.forward_spec import ForwardSettings, ForwardSpec, Station, save_spec
 from rowcast.drivers.netns.medium import MediumLink
+from rowcast.drivers.netns.network import INTERFACE
 from rowcast.errors import ConfigError
 from rowcast.links import Trace
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="network namespaces are Linux's"),
-]
+pytestmark = [pytest.mark.system, needs_namespaces]
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FAST = MediumLink(Trace.constant(1e9))
@@ -43,17 +42,22 @@ def shaping(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
-@contextlib.contextmanager
-def network(shaping: ModuleType, stations: int, **how: bool) -> Iterator[Any]:
-    """Namespaces, or a skipped test with the reason."""
-    with contextlib.ExitStack() as stack:
-        try:
-            net = stack.enter_context(shaping.network(stations, **how))
-        except ConfigError as error:
-            if "namespaces are not allowed" not in str(error):
-                raise
-            pytest.skip(str(error))
-        yield net
+def switch_offloads_on(net: Any) -> None:
+    """As hosts have them by default: segments and checksums are left to the interfaces."""
+
+    def switch_on() -> None:
+        from pyroute2.ethtool.ioctl import IoctlEthtool
+
+        tool = IoctlEthtool(INTERFACE)
+        features = tool.get_features()
+        for name, _, changeable, *_ in list(features):
+            if changeable and name.startswith(("tx-checksum", "tx-scatter-gather", "tx-tcp")):
+                features[name] = True
+        tool.set_features(features)
+        tool.close()
+
+    for host in net.network.hosts:
+        net.network.inside(host, switch_on)
 
 
 def spec_of(shaping: ModuleType, net: Any, *links: tuple[MediumLink, MediumLink], **how: Any) -> ForwardSpec:
@@ -93,7 +97,7 @@ def test_packets_come_at_the_rate_and_with_the_delay_of_their_link(shaping: Modu
     """And each is in the log with the time at which it left the medium."""
     dpkt = pytest.importorskip("dpkt", reason="the package dpkt is not installed")
     how = {"summary": tmp_path / "summary.json", "packet_log": tmp_path / "log.pcap"}
-    with network(shaping, 1) as net:
+    with shaping.network(1) as net:
         up = MediumLink(Trace.constant(8e6), delay_s=0.03, queue_s=0.1)
         spec = spec_of(shaping, net, (up, FAST), **how)
         flow = shaping.Flow(net.stations[0], net.access_point, 1000, shaping.steady(12e6))
@@ -117,7 +121,7 @@ def test_packets_come_at_the_rate_and_with_the_delay_of_their_link(shaping: Modu
 
 def test_stations_reach_each_other_over_both_links(shaping: ModuleType, tmp_path: Path) -> None:
     up, down = MediumLink(Trace.constant(8e6), delay_s=0.01), MediumLink(Trace.constant(4e6), delay_s=0.02)
-    with network(shaping, 2) as net:
+    with shaping.network(2) as net:
         spec = spec_of(shaping, net, (up, FAST), (FAST, down), summary=tmp_path / "summary.json")
         flow = shaping.Flow(net.stations[0], net.stations[1], 1000, shaping.steady(6e6))
         outcome = shaping.carry(net, spec, [flow], 1, tmp_path)
@@ -130,21 +134,22 @@ def test_stations_reach_each_other_over_both_links(shaping: ModuleType, tmp_path
 def test_offloads_end_it_with_the_remedy(
     shaping: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with network(shaping, 1, offloads=True) as net:
+    with shaping.network(1) as net:
+        switch_offloads_on(net)
         spec = spec_of(shaping, net, (FAST, FAST), summary=tmp_path / "summary.json")
         flow = shaping.Flow(net.stations[0], net.access_point, 1000, shaping.steady(1e6))
         with pytest.raises(ConfigError, match="the medium ended with status 1"):
             shaping.carry(net, spec, [flow], 1, tmp_path)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "offloads" in line]
     assert line == (
-        "medium: interface 'air1': a packet without its checksum, which its receiver would throw away: offloads are "
-        "on; switch them off at the host's end: ethtool -K INTERFACE tso off gso off gro off tx off"
+        "medium: interface 'station-0': a packet without its checksum, which its receiver would throw away: offloads "
+        "are on; switch them off at the host's end: ethtool -K INTERFACE tso off gso off gro off tx off"
     )
     assert "packets_short" in json.loads((tmp_path / "summary.json").read_text())
 
 
 def test_it_obeys_and_goes_on_without_an_interface_that_was_taken_away(shaping: ModuleType, tmp_path: Path) -> None:
-    with network(shaping, 2) as net:
+    with shaping.network(2) as net:
         spec = spec_of(shaping, net, (FAST, FAST), (FAST, FAST), summary=tmp_path / "summary.json")
         with running(net, spec, tmp_path) as medium:
             say(medium, "strat 3")
@@ -156,36 +161,38 @@ def test_it_obeys_and_goes_on_without_an_interface_that_was_taken_away(shaping: 
             say(medium, f"start {time.monotonic()!r}\nstart {time.monotonic()!r}")
             assert hear(medium) == "medium: start: the traces have begun already; expected it once\n"
             gone = net.stations[0]
-            subprocess.run(["ip", "-n", gone.namespace, "link", "del", gone.interface], check=True)
+            subprocess.run(gone.command("ip", "link", "del", gone.interface), check=True)
             lines = hear(medium)
             while "from now on" not in lines:  # first it is down, then gone
                 lines += hear(medium)
-            assert "medium: interface 'air1': ENETDOWN; its frames are lost from now on\n" in lines
+            assert "medium: interface 'station-0': ENETDOWN; its frames are lost from now on\n" in lines
             say(medium, "lift")
             medium.send_signal(signal.SIGTERM)
             assert medium.wait(10) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["interfaces_gone"] == ["air1"] and summary["priority"] in ("fifo", "nice", "normal")
+    assert summary["interfaces_gone"] == ["station-0"] and summary["priority"] in ("fifo", "nice", "normal")
 
 
 def test_it_ends_with_its_input(shaping: ModuleType, tmp_path: Path) -> None:
     """Whoever has started it is gone: nothing stays behind."""
-    with network(shaping, 1) as net, running(net, spec_of(shaping, net, (FAST, FAST)), tmp_path) as medium:
+    with shaping.network(1) as net, running(net, spec_of(shaping, net, (FAST, FAST)), tmp_path) as medium:
         assert medium.stdin is not None
         medium.stdin.close()
         assert medium.wait(10) == 0
 
 
 def test_it_says_why_it_cannot_begin(shaping: ModuleType, tmp_path: Path) -> None:
-    with network(shaping, 1) as net:
+    with shaping.network(1) as net:
         spec = spec_of(shaping, net, (FAST, FAST))
         save_spec(spec, tmp_path / "spec.json")
         text = (tmp_path / "spec.json").read_text()
-        (tmp_path / "spec.json").write_text(text.replace("air1", "air9"))
+        (tmp_path / "spec.json").write_text(text.replace("station-0", "station-9"))
         command = net.command(sys.executable, "-m", "rowcast.drivers.netns.forward", str(tmp_path / "spec.json"))
         done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("medium: interface 'air9': No such device; expected one of those that are here: lo")
+    assert done.stderr.startswith(
+        "medium: interface 'station-9': No such device; expected one of those that are here: lo"
+    )
     assert done.stderr.count("\n") == 1
 
 
