@@ -12,10 +12,12 @@ What is read (a further ``.gz`` is unpacked on the way):
 ``.up .down .mahi .txt`` mahimahi: one whole number per line, the millisecond at which one packet of 1500
                         bytes may pass; counted in bins of 100 ms.
 ``.txt``, two columns   seconds and Mbit/s, no header; moved to start at 0. With a header: as CSV.
+``.json``               what ``iperf3 -J`` writes: the rate of each interval, all streams together.
 ======================= =============================================================================
 
-In all of them, empty lines and lines that begin with ``#`` are left out. Columns are separated by commas, semicolons or
-tabs (in ``.txt`` by blanks as well), the same in all lines. Numbers have a decimal point, and no other marks.
+In all but the last, empty lines and lines that begin with ``#`` are left out. Columns are separated by commas,
+semicolons or tabs (in ``.txt`` by blanks as well), the same in all lines. Numbers have a decimal point, and no other
+marks.
 
 Source of the mahimahi format: Netravali et al., "Mahimahi: Accurate Record-and-Replay for HTTP",
 USENIX ATC 2015. Its traces start again after the last millisecond, and so do these.
@@ -35,6 +37,7 @@ import numpy as np
 
 from rowcast.config import as_number
 from rowcast.errors import TraceError
+from rowcast.links.iperf3 import trace_of_iperf3
 from rowcast.links.trace import Trace
 
 __all__ = ["load_team", "load_trace", "save_csv"]
@@ -43,7 +46,8 @@ TIME_COLUMNS = ("time_s", "t_s", "t_start_s")
 RATE_COLUMNS = ("mbps", "dl_mbps")
 MAHIMAHI_SUFFIXES = (".up", ".down", ".mahi", ".txt")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-SUFFIXES = (".csv", *MAHIMAHI_SUFFIXES)
+IPERF3_SUFFIX = ".json"
+SUFFIXES = (".csv", *MAHIMAHI_SUFFIXES, IPERF3_SUFFIX)
 
 _PACKET_BITS = 1500 * 8
 _BIN_MS = 100
@@ -72,6 +76,8 @@ def load_trace(path: str | Path, *, loop: bool = True) -> Trace:
         raise TraceError(
             f"{path}: unknown kind of file {suffix!r}; expected one of {', '.join(SUFFIXES)} (or .gz of it)"
         )
+    if suffix == IPERF3_SUFFIX:
+        return trace_of_iperf3(path, _text(path), loop=loop)
     lines = _lines(path)
     if suffix == ".csv":
         return _from_rows(path, lines[0][0], list(_table(path, lines)), loop)
@@ -119,18 +125,23 @@ def save_csv(trace: Trace, path: str | Path) -> None:
         raise TraceError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _lines(path: Path) -> list[Line]:
-    """The lines that say something."""
+def _text(path: Path) -> str:
+    """What a file holds."""
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".gz":
             content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except (EOFError, zlib.error, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: not a text file: {error}; expected UTF-8, save it as that") from error
     except (OSError, ValueError) as error:  # also a file that is not gzip, and a name that cannot be one
         raise TraceError(f"{path}: cannot be read: {_why(error)}") from error
-    lines = [(number, line) for number, line in enumerate(_LINE_ENDS.split(text), start=1) if _says_something(line)]
+
+
+def _lines(path: Path) -> list[Line]:
+    """The lines that say something."""
+    split = _LINE_ENDS.split(_text(path))
+    lines = [(number, line) for number, line in enumerate(split, start=1) if _says_something(line)]
     if not lines:
         raise TraceError(f"{path}, line 1: the file is empty; expected a trace")
     return lines
