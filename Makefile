@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FUZZ_INPUTS ?= 1000000
 
-.PHONY: setup demo demo-split demo-stream demo-map paper test check bench fuzz faults mutate clean
+.PHONY: setup demo demo-split demo-stream demo-map emulate paper test check bench fuzz faults mutate clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ demo-stream: $(STAMP)  ## a server, four robots with 12 to 75 samples a second: 
 demo-map: $(STAMP)  ## a server, four robots that map a place together: bsp, rog:4 and rowcast, a minute each
 	$(BIN)/rowcast demo --task crimp-room --policies bsp,rog:4,rowcast --seconds 60 --seed 0 --pace 0.3 --set ratio=0.2 \
 		--out demo-map-out
+
+emulate: $(STAMP)  ## real sockets in network namespaces, links as recorded: bsp, rog:4 and rowcast, a minute each
+	@reason=$$($(BIN)/python -c "from rowcast.drivers.netns.rights import why_not_here as why; print(why() or '')"); \
+	if [ -n "$$reason" ]; then echo "skipped: $$reason"; else \
+		$(BIN)/rowcast emulate --policies bsp,rog:4,rowcast --minutes 1 --devices 0.3 --ratio 0.67 --out emulate-out; fi
 
 paper: $(STAMP)  ## a reduced version of the whole evaluation in virtual time, with a report
 	$(BIN)/rowcast compare --task cruda-digits --policies bsp,ssp:4,ssp:20,flown:4,rog:4,rog:20 --links outdoor \
@@ -65,6 +70,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/log_places.py --check
 	$(BIN)/python benchmarks/finish_together.py --check
 	$(BIN)/python benchmarks/goodput.py --check
+	$(BIN)/python benchmarks/agreement.py --check --parts steps
 	$(BIN)/python benchmarks/wide_area.py --check
 	$(BIN)/python benchmarks/tls.py --check
 	$(BIN)/python benchmarks/split.py --check
@@ -80,4 +86,4 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/simulate.py --check
 
 clean:
-	rm -rf $(VENV) demo-out demo-split-out demo-stream-out demo-map-out split-bench-out bench-out paper-out paper-map-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out demo-split-out demo-stream-out demo-map-out emulate-out split-bench-out bench-out paper-out paper-map-out compare-out mutate-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -333,21 +333,19 @@ def test_a_meter_that_reads_and_none(monkeypatch, tmp_path):
     assert local.meter_check(tmp_path).status == "ok"
 
 
-def test_what_the_kernel_shapes(monkeypatch, tmp_path):
-    missing = local.kernel_check(str(tmp_path))
-    assert missing.status == "warn" and "tc" in missing.found
-    monkeypatch.setattr(local.shutil, "which", lambda name, path=None: name)
-    monkeypatch.setattr(local, "_fails", lambda command: None)
-    assert local.kernel_check().status == "ok"
-    monkeypatch.setattr(local, "_fails", lambda command: "no" if "netem" in command else None)
-    assert local.kernel_check().found == "namespaces work; netem: no"
+def test_whether_links_can_be_emulated(monkeypatch):
+    monkeypatch.setattr(local, "why_not_here", lambda: None)
+    assert local.emulation_check().status == "ok"
+    monkeypatch.setattr(local, "why_not_here", lambda: "networks of namespaces need CAP_NET_ADMIN")
+    check = local.emulation_check()
+    assert (check.status, check.found) == ("warn", "networks of namespaces need CAP_NET_ADMIN")
 
 
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_says_it_in_json_and_exits_with_what_failed(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(local, "kernel_check", lambda: doctor.Check("shaping", "ok", "left out"))
+    monkeypatch.setattr(local, "emulation_check", lambda: doctor.Check("emulation", "ok", "left out"))
     (tmp_path / "secret").write_bytes(SECRET)
     (tmp_path / "secret").chmod(0o600)
     with LiveServer(secret=SECRET) as server, running(monkeypatch, capsys, "doctor") as run:
@@ -361,7 +359,7 @@ def test_the_command_says_it_in_json_and_exits_with_what_failed(monkeypatch, cap
             "threads",
             "memory",
             "meter",
-            "shaping",
+            "emulation",
             *REMOTE,
         ]
         for check in found["checks"]:

@@ -243,8 +243,8 @@ def test_an_end_before_the_last_row(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"none\.csv: cannot be read: No such file"):
         load_trace(tmp_path / "none.csv")
-    with pytest.raises(TraceError, match=r"unknown kind of file '\.json'"):
-        load_trace(tmp_path / "link.json")
+    with pytest.raises(TraceError, match=r"unknown kind of file '\.xml'"):
+        load_trace(tmp_path / "link.xml")
     (tmp_path / "dir.csv").mkdir()
     with pytest.raises(TraceError, match="cannot be read"):
         load_trace(tmp_path / "dir.csv")

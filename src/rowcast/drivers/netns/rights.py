@@ -22,7 +22,7 @@ from rowcast.drivers.netns.namespaces import in_new_namespace, make_namespace, r
 from rowcast.drivers.netns.places import PRIVATE, records_folder
 from rowcast.errors import ConfigError
 
-__all__ = ["enter_user_namespace", "why_no_user_namespace", "why_not"]
+__all__ = ["enter_user_namespace", "why_no_user_namespace", "why_not", "why_not_here"]
 
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 _PROGRAMS = {"nsenter": "util-linux"}
@@ -57,6 +57,14 @@ def why_not() -> str | None:
             f"{' in a container with --privileged' if os.geteuid() == 0 else ', or as a user in a user namespace'}"
         )
     return _refused()
+
+
+def why_not_here() -> str | None:
+    """What keeps networks from being made here, by this process or in a user namespace of it; ``None``: nothing."""
+    reason = why_not()
+    if reason is None or os.geteuid() == 0 or importlib.util.find_spec("pyroute2") is None:
+        return reason
+    return why_no_user_namespace()
 
 
 def why_no_user_namespace() -> str | None:

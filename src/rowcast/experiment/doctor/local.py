@@ -1,34 +1,34 @@
-"""Checks of this machine: versions, threads, memory, meters, what the kernel can shape."""
+"""Checks of this machine: versions, threads, memory, meters, emulated links."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
+from rowcast.drivers.netns.rights import why_not_here
 from rowcast.energy import open_meter
 from rowcast.errors import MeterError
 from rowcast.experiment.doctor.check import Check
 from rowcast.version import __version__
 
-__all__ = ["VECTORS", "kernel_check", "local_checks", "memory_check", "meter_check", "threads_check", "versions_check"]
+__all__ = [
+    "VECTORS",
+    "emulation_check",
+    "local_checks",
+    "memory_check",
+    "meter_check",
+    "threads_check",
+    "versions_check",
+]
 
 #: Copies of the model that a worker holds at most: parameters, gradients, two of an inner optimizer, pending, what was
 #: sent and not acknowledged, and what is expected.
 VECTORS = 7
 #: So much of the free memory a worker may take before other programs feel it.
 COMFORTABLE = 0.5
-#: A probe of the kernel takes no longer (s).
-KERNEL_LIMIT_S = 10.0
-#: What is tried, in a network namespace of its own: a queue that shapes, and one that delays.
-SHAPING = {
-    "htb": "tc qdisc add dev lo root handle 1: htb default 1",
-    "netem": "tc qdisc add dev lo root netem delay 1ms",
-}
 
 
 def local_checks(parameters: int) -> list[Check]:
@@ -37,7 +37,7 @@ def local_checks(parameters: int) -> list[Check]:
     Args:
         parameters: of the model that is to be trained.
     """
-    return [versions_check(), threads_check(), memory_check(parameters), meter_check(), kernel_check()]
+    return [versions_check(), threads_check(), memory_check(parameters), meter_check(), emulation_check()]
 
 
 def versions_check() -> Check:
@@ -121,39 +121,9 @@ def meter_check(sys_root: Path = Path("/sys")) -> Check:
         opened.meter.close()
 
 
-def kernel_check(path: str | None = None) -> Check:
-    """Whether links can be shaped here: network namespaces without root, and the queues htb and netem.
-
-    Only emulated links need it; a worker on real links does not.
-
-    Args:
-        path: where programs are looked for; ``None``: as the system has it.
-    """
-    missing = [name for name in ("unshare", "tc", "ip") if shutil.which(name, path=path) is None]
-    remedy = "only emulated links need it: install iproute2 and util-linux, load sch_htb and sch_netem"
-    if missing:
-        return Check("shaping", "warn", f"programs that are not there: {', '.join(missing)}", remedy)
-    if (why := _fails("true")) is not None:
-        return Check("shaping", "warn", f"no network namespace for this user: {why}", remedy)
-    found = {name: _fails(f"ip link set lo up && {command}") for name, command in SHAPING.items()}
-    if lacking := [f"{name}: {why}" for name, why in found.items() if why is not None]:
-        return Check("shaping", "warn", f"namespaces work; {'; '.join(lacking)}", remedy)
-    return Check("shaping", "ok", "network namespaces, htb and netem work")
-
-
-def _fails(command: str) -> str | None:
-    """Why a command does not work in a network namespace of its own; ``None``: it does."""
-    try:
-        done = subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", command],
-            capture_output=True,
-            text=True,
-            timeout=KERNEL_LIMIT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return None
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
+def emulation_check() -> Check:
+    """Whether ``rowcast emulate`` runs here; a worker on real links does not need it."""
+    reason = why_not_here()
+    if reason is None:
+        return Check("emulation", "ok", "networks of namespaces can be made")
+    return Check("emulation", "warn", reason, "only 'rowcast emulate' needs it")
