@@ -44,8 +44,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where runs are kept; without it they are not")
     parser.add_argument("--parts", default=",".join((*LINKS, "steps")), help="of: %(default)s")
     options = parser.parse_args()
+    title = "Agreement of virtual time and real sockets"
     if (reason := why_not()) is not None:
-        parser.exit(0, f"skipped: {reason}\n")
+        print(f"agreement: skipped: {reason}")
+        finish(title, [Figure("networks can be made here", 0, "", note=reason)], options)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
         figures: list[Figure] = []
@@ -56,7 +59,7 @@ def main() -> None:
                 print(f"{part}: left out: no traces in the folder {TRACES.name}")
             else:
                 figures += agreement(part, *LINKS[part], out / part)
-    finish("Agreement of virtual time and real sockets", figures, options)
+    finish(title, figures, options)
 
 
 def agreement(part: str, link: str, minutes: float, out: Path) -> Iterator[Figure]:

@@ -29,6 +29,7 @@ import rowcast
 from common import SHARED, Figure, arguments, finish
 from rowcast.drivers.netns.forward_spec import ForwardSettings, ForwardSpec, Port, Station, save_spec
 from rowcast.drivers.netns.medium import MediumLink
+from rowcast.drivers.netns.rights import why_not
 from rowcast.errors import ConfigError
 from rowcast.links import Trace, load_trace, named_trace
 from shaping_network import Host, Network, network
@@ -323,25 +324,24 @@ def main() -> None:
     options = parser.parse_args()
     seconds = 1 if options.tiny else options.seconds
     parts = options.parts.split(",")
+    title = "the medium of rowcast emulate, on real packets"
+    if (reason := why_not()) is not None:
+        print(f"shaping: skipped: {reason}")
+        finish(title, [Figure("networks can be made here", 0, "", note=reason)], options)
+        return
     figures: list[Figure] = []
-    try:
-        with contextlib.ExitStack() as stack:
-            net = stack.enter_context(network(3))
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            stack.enter_context(busy(0 if options.idle or options.tiny else os.cpu_count() or 1))
-            if "traces" in parts:
-                for trace in traces_of(options):
-                    figures += fidelity(net, trace, seconds, folder)
-            if "delays" in parts:
-                figures += delays(net, 1 if options.tiny else 8, folder)
-            if "shares" in parts:
-                figures += shares(net, 1 if options.tiny else 8, folder)
-    except ConfigError as error:
-        if "namespaces are not allowed" not in str(error):
-            raise
-        print(f"shaping: skipped: {error}")
-        figures = [Figure("namespaces allowed here", 0, "", note=str(error))]
-    finish("the medium of rowcast emulate, on real packets", figures, options)
+    with contextlib.ExitStack() as stack:
+        net = stack.enter_context(network(3))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(busy(0 if options.idle or options.tiny else os.cpu_count() or 1))
+        if "traces" in parts:
+            for trace in traces_of(options):
+                figures += fidelity(net, trace, seconds, folder)
+        if "delays" in parts:
+            figures += delays(net, 1 if options.tiny else 8, folder)
+        if "shares" in parts:
+            figures += shares(net, 1 if options.tiny else 8, folder)
+    finish(title, figures, options)
 
 
 if __name__ == "__main__":

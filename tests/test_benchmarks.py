@@ -19,6 +19,7 @@ FOLDER = ROOT / "benchmarks"
 #: The arguments with which a script takes a second or two. A new script needs an entry; ``common.arguments`` has the
 #: option ``--tiny`` for it, ``common.reference_layout`` a tiny layout.
 TINY = {
+    "agreement": ["--tiny"],
     "beyond": ["--tiny", "--parts", "timing,silence,delivery"],
     "combining": ["--tiny"],
     "drift": ["--tiny"],

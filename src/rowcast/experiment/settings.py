@@ -128,8 +128,7 @@ class RobotSettings(Checked):
     )
     devices: str | None = setting(
         None,
-        "What each gradient takes here, in place of --pace, in the words of 'rowcast compare --devices'; of a team of "
-        "--parts robots.",
+        "What each gradient takes here, in place of --pace, in the words that 'rowcast compare' has for its devices.",
         flag="--devices",
     )
     threads: int = setting(1, "Processor threads to compute with.", low=1, high=4096, flag="--threads")
