@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from live import LIMIT_S, LiveServer
-from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.delivery.residual import Residual
+from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import NonFiniteGradient
 from rowcast.optim import Optimizer
 from rowcast.rows.kernels import row_abs_sums, row_sums

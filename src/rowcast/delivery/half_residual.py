@@ -49,7 +49,6 @@ class HalfResidual(Residual):
         self.most_elements = expanded_elements(layout)
         self._rows = HalfRows(layout)
         self._books = books
-        self._every = np.arange(layout.rows, dtype=np.int64)
 
     # -- what is looked at -------------------------------------------------------------------------------------
 
@@ -79,11 +78,11 @@ class HalfResidual(Residual):
         return self._rows.sizes(rows)
 
     def count(self) -> int:
-        return int(np.count_nonzero(self._rows.sizes(self._every)))
+        return int(np.count_nonzero(self._rows.sizes(_numbers(slice(0, self.layout.rows)))))
 
     def measure(self) -> None:
         if not self.measured:
-            self.abs_sums[:] = self._rows.sizes(self._every)
+            self.abs_sums[:] = self._rows.sizes(_numbers(slice(0, self.layout.rows)))
             self.measured = True
 
     def fit(self, codec: Codec, room: float | Above) -> Codec:
@@ -96,7 +95,7 @@ class HalfResidual(Residual):
 
     def _pieces(self) -> Iterator[tuple[slice, Vector]]:
         for part in self._rows.groups(self._most):
-            yield part, self._rows.expand(self._every[part])
+            yield part, self._rows.expand(_numbers(part))
 
     @property
     def _most(self) -> int:
@@ -125,7 +124,7 @@ class HalfResidual(Residual):
 
     def scale(self, rows: int, factor: float, gained: npt.NDArray[np.float64]) -> None:
         for part in self._rows.groups(self._most, rows):
-            numbers = self._every[part]
+            numbers = _numbers(part)
             values = self._rows.expand(numbers)
             scaled = np.float32(factor) * values
             starts = self.layout.offsets[part] - self.layout.offsets[part.start]
@@ -134,7 +133,7 @@ class HalfResidual(Residual):
 
     def restore(self, vector: Vector, stamps: npt.NDArray[np.int32], left: Vector) -> None:
         for part in self._rows.groups(self._most):
-            numbers = self._every[part]
+            numbers = _numbers(part)
             values = vector[self.layout.offsets[part.start] : self.layout.offsets[part.stop]].copy()
             self._rows.store(numbers, values, self._books)
         self._sent_in[:], self.left[:] = stamps, left
@@ -177,3 +176,8 @@ class HalfResidual(Residual):
         self._rows.clear(rows)
         self.abs_sums[rows] = 0
         return parameters
+
+
+def _numbers(part: slice) -> Integers:
+    """The numbers of consecutive rows."""
+    return np.arange(part.start, part.stop, dtype=np.int64)

@@ -117,8 +117,8 @@ class HalfRows:
 
         Args:
             rows: int64 [k], each at most once.
-            values: float32, one behind the other; where they are not finite they become the largest number that can be
-                stored, or 0 for NaN, which is no rounding.
+            values: float32, one behind the other; used up. Where they are not finite the largest number is stored that
+                can be, or 0 for NaN, which is no rounding.
             books: float64 [rows of the layout]: gains what rounding has added to each row.
 
         Returns:
@@ -231,7 +231,10 @@ def _scale_of(peak: int) -> np.float32:
 
 @compiled_serial
 def _round(value: Vector, number: Numbers, scale: np.float32, seed: np.uint32) -> None:
-    """Write ``value`` as multiples of ``scale`` into ``number``, rounded up or down at random."""
+    """Write ``value`` as multiples of ``scale`` into ``number``, rounded up or down at random.
+
+    ``value`` becomes what that adds, in multiples of ``scale``.
+    """
     inverse = np.float32(1.0) / scale
     for j in range(len(value)):
         # Each step says its type: numba would go on with 64 bits, and half as many elements at once.
@@ -246,6 +249,7 @@ def _round(value: Vector, number: Numbers, scale: np.float32, seed: np.uint32) -
         up = np.int32(1) if chance < rest else np.int32(0)
         down = np.int32(1) if chance < -rest else np.int32(0)
         number[j] = np.int16(whole + up - down)
+        value[j] = np.float32(up - down) - rest
 
 
 @compiled_serial
@@ -257,18 +261,19 @@ def _size_of(number: Numbers, scale: np.float32) -> np.float32:
     return np.float32(np.float64(total) * np.float64(scale))
 
 
+# Of differences that are there already: a compiler that may reorder sums up both sides of a difference apart, which are
+# thousands of times larger.
 @compiled
-def _gained(value: Vector, number: Numbers, scale: np.float32) -> np.float64:
-    """What rounding has added to a row."""
-    gained = np.float32(0.0)
+def _sum_of(value: Vector) -> np.float32:
+    total = np.float32(0.0)
     for j in range(len(value)):
-        gained += np.float32(number[j]) * scale - value[j]
-    return np.float64(gained)
+        total += value[j]
+    return total
 
 
 @compiled_serial
-def _keep(value: Vector, number: Numbers, scales: Vector, row: int, turn: np.uint32) -> np.float32:
-    """Store a row; returns sum |element| of it."""
+def _keep(value: Vector, number: Numbers, scales: Vector, row: int, turn: np.uint32) -> tuple[np.float32, np.float64]:
+    """Store a row; returns sum |element| of it, and the sum of what rounding has added. ``value`` is used up."""
     peak = _peak_of(value)
     if peak >= MOST_PATTERN:
         _tame(value)
@@ -276,13 +281,14 @@ def _keep(value: Vector, number: Numbers, scales: Vector, row: int, turn: np.uin
     if peak == 0:
         number[:] = 0
         scales[row] = np.float32(0.0)
-        return np.float32(0.0)
-    scales[row] = _scale_of(peak)
-    _round(value, number, scales[row], _mixed(np.uint32(_mixed(turn) ^ np.uint32(row))))
-    size = _size_of(number, scales[row])
+        return np.float32(0.0), np.float64(0.0)
+    scale = _scale_of(peak)
+    _round(value, number, scale, _mixed(np.uint32(_mixed(turn) ^ np.uint32(row))))
+    size = _size_of(number, scale)
+    scales[row] = scale
     if size == np.float32(0.0):  # all of it was below the least scale
         scales[row] = np.float32(0.0)
-    return size
+    return size, np.float64(_sum_of(value)) * np.float64(scale)
 
 
 @compiled_serial
@@ -323,8 +329,8 @@ def _store(
         i = rows[k]
         number = numbers[offsets[i] : offsets[i + 1]]
         value = values[place : place + len(number)]
-        sums[k] = _keep(value, number, scales, i, np.uint32(turn))
-        books[i] += _gained(value, number, scales[i])
+        sums[k], gained = _keep(value, number, scales, i, np.uint32(turn))
+        books[i] += gained
         place += len(number)
 
 
@@ -364,8 +370,8 @@ def _accumulate(
             total += step
             distance += abs(step)
             value[j] = np.float32(number[j]) * scale + weight * step
-        abs_sums[i] = _keep(value, number, scales, i, np.uint32(span[2]))
-        computed[i] += np.float64(weight) * np.float64(total) + _gained(value, number, scales[i])
+        abs_sums[i], gained = _keep(value, number, scales, i, np.uint32(span[2]))
+        computed[i] += np.float64(weight) * np.float64(total) + gained
         moved += np.float64(weight) * np.float64(distance)
     return moved
 

@@ -82,7 +82,8 @@ def _sizes_of(numbers: Numbers, scales: Vector) -> Vector:
 
 
 def _gained(values: Vector, numbers: Numbers, scales: Vector) -> Floats:
-    return sums_of_rows(numbers.astype(np.float32) * scales[:, None] - values).astype(np.float64)
+    gained: Floats = sums_of_rows(numbers.astype(np.float32) * scales[:, None] - values).astype(np.float64)
+    return gained
 
 
 def sizes(numbers: Numbers, scales: Vector, offsets: Integers, rows: Integers, sums: Vector) -> None:

@@ -153,7 +153,8 @@ def _parts(
     vector = 4 * layout.elements
     yield Part("replica", vector)
     if half:
-        yield Part("pending in half precision", half_bytes(layout))
+        # Beside it, when rows travel, how many elements they have together.
+        yield Part("pending in half precision", half_bytes(layout) + 8 * layout.rows)
         yield Part("rows of it expanded", 4 * expanded_elements(layout))
     else:
         yield Part("pending", vector)
