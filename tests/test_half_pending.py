@@ -445,7 +445,16 @@ def test_training_ends_where_it_does_with_float32(policy: str) -> None:
 def test_who_is_killed_and_loses_nothing_goes_on_with_exact_books(policy: str, moment: float) -> None:
     mb = least_mb(policy, keeps_state=True)
     scripts = [
-        worker(f"robot{k}", layout=LAYOUT, initial=start_of(LAYOUT), gradient=noise(k, LAYOUT), rate_bps=1e5, **more)
+        worker(
+            f"robot{k}",
+            iterations=20,
+            compute_s=0.1,
+            layout=LAYOUT,
+            initial=start_of(LAYOUT),
+            gradient=noise(k, LAYOUT),
+            rate_bps=1e6,
+            **more,
+        )
         for k, more in enumerate(({}, {"pictures": lambda n: True}))
     ]
     own = WorkerSettings(memory_mb=mb)
