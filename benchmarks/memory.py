@@ -24,6 +24,7 @@ from common import TINY, Figure, arguments, finish, reference_layout
 from rowcast.config import WorkerSettings
 from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.rows import Layout
+from rowcast.rows.scattered import Scattered, addresses_of
 from rowcast.sync import parse_policy
 from rowcast.testing import ScriptedWorker, VirtualTeam
 from rowcast.training.memory import Loop, plan
@@ -211,7 +212,13 @@ def warm_up() -> None:
         whole = plan(TINY, parse_policy(policy), Loop(), limit_mb=None, keeps_state=False)
         vector_mb = 4 * TINY.elements / 1e6
         for limit in (None, whole.size / 1e6 - (1.2 if policy == "rowcast" else 0.3) * vector_mb):
-            VirtualTeam(TINY, policy, [script], worker_settings=WorkerSettings(memory_mb=limit)).run()
+            team = VirtualTeam(TINY, policy, [script], worker_settings=WorkerSettings(memory_mb=limit))
+            team.run()
+        vectors = [TINY.zeros() for _ in range(3)]
+        places = addresses_of([vectors[0][spec.start : spec.stop] for spec in TINY.tensors], TINY.tensors)
+        times = np.ones(TINY.rows, dtype=np.float32)
+        stored = team.workers["warm-up"].node.residual.stored
+        Scattered(TINY.tensors).spread_less(places, vectors[1], vectors[2], stored, times, TINY.offsets)
 
 
 # -- resident memory of servers --------------------------------------------------------------------------------------

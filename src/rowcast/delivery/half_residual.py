@@ -18,7 +18,7 @@ from rowcast.delivery.residual import Accumulate, Residual
 from rowcast.errors import LocalProtocolError
 from rowcast.rows import Layout
 from rowcast.rows.half_rows import HalfRows
-from rowcast.rows.kernels import accumulate
+from rowcast.rows.kernels import accumulate, row_sums
 from rowcast.wire import Rows
 
 __all__ = ["HalfResidual", "expanded_elements"]
@@ -49,6 +49,8 @@ class HalfResidual(Residual):
         self.most_elements = expanded_elements(layout)
         self._rows = HalfRows(layout)
         self._books = books
+        #: Expanded rows are here and not in memory that is taken anew each time: that lies about in pieces later.
+        self._room = np.empty(self.most_elements, dtype=np.float32)
 
     # -- what is looked at -------------------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class HalfResidual(Residual):
 
     def _pieces(self) -> Iterator[tuple[slice, Vector]]:
         for part in self._rows.groups(self._most):
-            yield part, self._rows.expand(_numbers(part))
+            yield part, self._rows.expand(_numbers(part), self._room)
 
     @property
     def _most(self) -> int:
@@ -125,16 +127,20 @@ class HalfResidual(Residual):
     def scale(self, rows: int, factor: float, gained: npt.NDArray[np.float64]) -> None:
         for part in self._rows.groups(self._most, rows):
             numbers = _numbers(part)
-            values = self._rows.expand(numbers)
-            scaled = np.float32(factor) * values
-            starts = self.layout.offsets[part] - self.layout.offsets[part.start]
-            gained[part] += np.add.reduceat(scaled - values, starts, dtype=np.float64)
-            self.abs_sums[part] = self._rows.store(numbers, scaled, self._books)
+            values = self._rows.expand(numbers, self._room)
+            offsets = self.layout.offsets[part.start : part.stop + 1] - self.layout.offsets[part.start]
+            before = row_sums(values, offsets)
+            values *= np.float32(factor)
+            after = row_sums(values, offsets)
+            gained[part] += after - before
+            self.abs_sums[part] = self._rows.store(numbers, values, self._books)
 
     def restore(self, vector: Vector, stamps: npt.NDArray[np.int32], left: Vector) -> None:
         for part in self._rows.groups(self._most):
             numbers = _numbers(part)
-            values = vector[self.layout.offsets[part.start] : self.layout.offsets[part.stop]].copy()
+            source = vector[self.layout.offsets[part.start] : self.layout.offsets[part.stop]]
+            values = self._room[: len(source)]
+            values[:] = source
             self._rows.store(numbers, values, self._books)
         self._sent_in[:], self.left[:] = stamps, left
         self.measured = False
@@ -146,7 +152,7 @@ class HalfResidual(Residual):
         self.mark_sent(rows, iteration)
         if isinstance(codec, Zero):  # nothing of them is pending, however many they are
             return codec.encode(self.layout, self._vector, rows), before
-        part, values = self.layout.only(rows), self._rows.expand(rows)
+        part, values = self.layout.only(rows), self._rows.expand(rows, self._room)
         payload = codec.encode(part, values, np.arange(part.rows, dtype=np.int64))
         self.abs_sums[rows] = self._rows.store(rows, values, self._books)
         if self.follower is not None and len(payload):
@@ -157,7 +163,7 @@ class HalfResidual(Residual):
     def put_back(self, message: Rows, before: npt.NDArray[np.int32], place: int = -1) -> None:
         if len(message.payload):
             rows = message.rows
-            part, values = self.layout.only(rows), self._rows.expand(rows)
+            part, values = self.layout.only(rows), self._rows.expand(rows, self._room)
             message.code.add(part, message.payload, np.arange(part.rows, dtype=np.int64), values, 1.0)
             self.abs_sums[rows] = self._rows.store(rows, values, self._books)
             if self.follower is not None:
@@ -167,7 +173,7 @@ class HalfResidual(Residual):
     def take_in(self, codec: Codec, message: Rows, floor: npt.NDArray[np.int32] | None) -> None:
         if len(message.payload):
             rows = message.rows
-            part, values = self.layout.only(rows), self._rows.expand(rows)
+            part, values = self.layout.only(rows), self._rows.expand(rows, self._room)
             codec.add(part, message.payload, np.arange(part.rows, dtype=np.int64), values, 1.0)
             self.abs_sums[rows] = self._rows.store(rows, values, self._books)
         self.grown = True

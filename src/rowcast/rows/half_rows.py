@@ -63,9 +63,11 @@ class HalfRows:
 
     # -- expanded ----------------------------------------------------------------------------------------------
 
-    def expand(self, rows: Integers) -> Vector:
-        """``rows``, one behind the other, as float32."""
-        values = np.empty(count_elements(self._layout.offsets, rows), dtype=np.float32)
+    def expand(self, rows: Integers, room: Vector | None = None) -> Vector:
+        """``rows``, one behind the other, as float32; in ``room``, flat float32, where that is long enough."""
+        count = count_elements(self._layout.offsets, rows)
+        fits = room is not None and len(room) >= count
+        values = room[:count] if room is not None and fits else np.empty(count, dtype=np.float32)
         _expand(self._numbers, self._scales, self._layout.offsets, rows, values)
         return values
 
