@@ -171,7 +171,8 @@ def gained_in_process(policy: str, rows: int, limit_mb: float) -> int:
     """Bytes that a worker process has gained, in a team of one."""
     with serving(policy) as (_, port):
         command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(port), str(rows), repr(limit_mb)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # Otherwise malloc keeps what was freed, up to the largest piece, and shows what was held once.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=ROOT)
     return int(done.stdout)
 

@@ -273,7 +273,7 @@ def test_a_link_that_comes_back_is_no_reason_to_say_it_again() -> None:
 
 
 def test_a_worker_that_has_too_little_refuses_before_it_trains() -> None:
-    with pytest.raises(ConfigError, match=r"memory_mb: expected at least 0\.39 with the policy 'bsp', got 0\.3 \("):
+    with pytest.raises(ConfigError, match=r"memory_mb: expected at least 0\.45 with the policy 'bsp', got 0\.3 \("):
         Trained("bsp", 0.3)
 
 

@@ -26,6 +26,8 @@ __all__ = ["HalfResidual", "expanded_elements"]
 #: Elements that are expanded at once: this part of a vector, and no more than so many.
 _PART = 16
 _MOST = 1 << 20
+#: No fewer either: frames of less are mostly heads, and a team gets further with larger ones.
+_LEAST = 1 << 14
 
 Vector = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -33,7 +35,7 @@ Integers = npt.NDArray[np.int64]
 
 def expanded_elements(layout: Layout) -> int:
     """How many elements are expanded at once, at most: all rows of a frame are."""
-    return max(min(layout.elements // _PART, _MOST), int(layout.lengths.max()))
+    return max(min(layout.elements // _PART, _MOST), _LEAST, int(layout.lengths.max()))
 
 
 class HalfResidual(Residual):
