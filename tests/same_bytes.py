@@ -19,6 +19,7 @@ from rowcast.codecs.tensors.base import TensorType
 from rowcast.planning.flow import Arcs, minimum_cut
 from rowcast.rows import Layout, kernels, lanes, select
 from rowcast.rows.compiling import HAS_NUMBA, PLAIN
+from rowcast.rows.half_rows import HalfRows
 from rowcast.rows.scaling import scale_rows
 from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
 from rowcast.testing import ScriptedWorker, VirtualTeam
@@ -142,6 +143,29 @@ def rows(found: dict[str, str]) -> None:
     found["lanes"] = digest(*(np.float32(lanes.dot_of(vector[:n], vector[1 : n + 1])) for n in range(100)))
 
 
+def halved(found: dict[str, str]) -> None:
+    """Rows in half precision: stored, expanded, added to, subtracted."""
+    every, some, vector = rows_of("all"), rows_of("some"), vectors()["usual"]
+    weights = np.linspace(0, 1, LAYOUT.rows, dtype=np.float32)
+    books, sums = np.zeros(LAYOUT.rows), np.empty(LAYOUT.rows, np.float32)
+    for kind, values in vectors().items():
+        half = HalfRows(LAYOUT)
+        found[f"half {kind}"] = digest(half.store(every, values.copy(), books), half[:], half.sizes(some))
+        apart = [np.ascontiguousarray(values[spec.start : spec.stop] * 3) for spec in LAYOUT.tensors]
+        half.accumulate(vector, apart, weights, sums, books)
+        half.accumulate_tensor(1, vector, apart[1], weights, sums, books)
+        found[f"half sum {kind}"] = digest(half._numbers, half._scales, sums)
+        image = LAYOUT.zeros()
+        Scattered(LAYOUT.tensors).spread_less(
+            addresses_of(apart, LAYOUT.tensors), image, vector, half, weights, LAYOUT.offsets
+        )
+        found[f"half less {kind}"] = digest(image, *apart, half.expand(some))
+    odd = vector.copy()
+    odd[::7], odd[1::7], odd[2::7] = np.nan, np.inf, np.float32(-3.4e38)
+    half.store(every, odd, books)
+    found["half without measure"] = digest(half[:], half.sizes(every))
+
+
 def chosen(found: dict[str, str]) -> None:
     random = np.random.default_rng(4)
     for spread in (5, 5000):
@@ -199,7 +223,7 @@ def main() -> None:
     if not HAS_NUMBA:
         sys.setprofile(note)
     found: dict[str, str] = {}
-    for part in (coded, sizes, tensors, rows, chosen, guarded, teams):
+    for part in (coded, sizes, tensors, rows, halved, chosen, guarded, teams):
         part(found)
     sys.setprofile(None)
     plain = sorted(name for name, function in PLAIN.items() if function.__code__ in called)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from live import LIMIT_S, LiveServer
+from rowcast.delivery.residual import Residual
 from rowcast.drivers.sockets import Endpoint, Team
 from rowcast.errors import NonFiniteGradient
 from rowcast.optim import Optimizer
@@ -51,14 +52,15 @@ def outer_sgd(start: np.ndarray, pseudo_gradients: list[np.ndarray], lr: float, 
 def test_the_contributions_are_the_steps_of_nesterov_sgd(lr: float, momentum: float) -> None:
     random = np.random.default_rng(3)
     replica = Replica(LAYOUT, start_of())
-    outer, pending, sums = Outer(LAYOUT, lr, momentum), LAYOUT.zeros(), np.zeros(LAYOUT.rows, dtype=np.float32)
+    outer, pending = Outer(LAYOUT, lr, momentum), LAYOUT.zeros()
+    residual = Residual(LAYOUT, pending)
     steps = [random.standard_normal(LAYOUT.elements).astype(np.float32) for _ in range(5)]
     for step in steps:
         outer.begin(first=True)
-        replica.propose(parts_of(replica.parameters - step), each(0.25), pending, sums, outer)
+        replica.propose(parts_of(replica.parameters - step), each(0.25), residual, outer)
     expected = outer_sgd(np.zeros(LAYOUT.elements), [0.25 * step for step in steps], lr, momentum)
     np.testing.assert_allclose(-pending, expected, atol=2e-5)
-    again = np.zeros_like(sums)
+    sums, again = residual.abs_sums, np.zeros_like(residual.abs_sums)
     row_abs_sums(pending, LAYOUT.offsets, again)
     np.testing.assert_allclose(sums, again, rtol=1e-6)
     np.testing.assert_allclose(replica.computed, row_sums(pending, LAYOUT.offsets), atol=1e-4)
@@ -67,29 +69,29 @@ def test_the_contributions_are_the_steps_of_nesterov_sgd(lr: float, momentum: fl
 
 def test_several_contributions_of_an_iteration_are_one_step_of_their_sum() -> None:
     replica = Replica(LAYOUT, start_of())
-    sums = np.zeros(LAYOUT.rows, dtype=np.float32)
     random = np.random.default_rng(4)
     steps = random.standard_normal((3, 3, LAYOUT.elements)).astype(np.float32)
     together, apart = (Outer(LAYOUT, 0.7, 0.9) for _ in range(2))
     pending = [LAYOUT.zeros(), LAYOUT.zeros()]
+    residuals = [Residual(LAYOUT, vector) for vector in pending]
     for parts in steps:
         together.begin(first=True)
-        replica.propose(parts_of(replica.parameters - parts.sum(axis=0)), each(0.5), pending[0], sums, together)
+        replica.propose(parts_of(replica.parameters - parts.sum(axis=0)), each(0.5), residuals[0], together)
         for k, part in enumerate(parts):
             apart.begin(first=k == 0)
-            replica.propose(parts_of(replica.parameters - part), each(0.5), pending[1], sums, apart)
+            replica.propose(parts_of(replica.parameters - part), each(0.5), residuals[1], apart)
     np.testing.assert_allclose(pending[1], pending[0], atol=2e-5)
     np.testing.assert_allclose(apart.velocity, together.velocity, atol=2e-5)
 
 
 def test_a_refused_proposal_leaves_momentum_and_books_alone() -> None:
     replica, outer = Replica(LAYOUT, start_of()), Outer(LAYOUT, 0.7, 0.9)
-    pending, sums = LAYOUT.zeros(), np.zeros(LAYOUT.rows, dtype=np.float32)
+    pending = LAYOUT.zeros()
     bad = start_of()
     bad[-1] = np.nan
     outer.begin(first=True)
     with pytest.raises(NonFiniteGradient, match="'scale'"):
-        replica.propose(parts_of(bad), each(1.0), pending, sums, outer)
+        replica.propose(parts_of(bad), each(1.0), Residual(LAYOUT, pending), outer)
     assert not pending.any() and not outer.velocity.any() and not replica.computed.any()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -18,6 +18,8 @@ __all__ = [
     "Codec",
     "Fitting",
     "IntArray",
+    "Pieced",
+    "Pieces",
     "Thresholded",
     "Vector",
     "bfloat_scales",
@@ -87,6 +89,20 @@ class Fitting(Codec, Protocol):
 
     def usual_bytes(self, layout: Layout, room: float) -> IntArray:
         """What rows take in such a form where nobody knows what is in them, int64 [rows]."""
+        ...
+
+
+#: Gives all rows of a vector again each time it is called, several consecutive ones at a time: which, and their
+#: elements, float32.
+Pieces = Callable[[], Iterator[tuple[slice, Vector]]]
+
+
+@runtime_checkable
+class Pieced(Fitting, Protocol):
+    """A fitting code for which the vector need not be in one piece."""
+
+    def fit_pieces(self, layout: Layout, pieces: Pieces, room: float) -> Codec:
+        """What :meth:`fit` gives for a vector in pieces."""
         ...
 
 

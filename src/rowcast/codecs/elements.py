@@ -13,10 +13,11 @@ has been added to it since.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
-from rowcast.codecs.base import INDEX_BYTES, Above, Bytes, IntArray, Vector
+from rowcast.codecs.base import INDEX_BYTES, Above, Bytes, IntArray, Pieces, Vector
 from rowcast.codecs.element_loops import (
     BINS,
     ESCAPE,
@@ -76,13 +77,17 @@ class Elements:
             layout, vector: what is to be sent.
             room: bytes; infinite: nothing is changed.
         """
+        return self.fit_pieces(layout, lambda: iter([(slice(0, layout.rows), vector)]), room)
+
+    def fit_pieces(self, layout: Layout, pieces: Pieces, room: float) -> Elements:
+        """The same for a vector in pieces."""
         if math.isinf(room):
             return self
         rows = layout.parameter_rows
         room = max(room, float(_few(layout.lengths[:rows]).sum()))
-        patterns = vector[: layout.offsets[rows]].view(np.uint32)
         bins = np.zeros(BINS, dtype=np.int64)
-        histogram(patterns, bins)
+        for _, offsets, values in _of_parameters(layout, pieces):
+            histogram(values[: offsets[-1]].view(np.uint32), bins)
         larger = np.cumsum(bins[::-1])[::-1]  # elements of each bin and of all above
         limits = np.zeros(layout.rows, dtype=np.int64)
         entries = (room - 3 * rows) / 2
@@ -90,7 +95,9 @@ class Elements:
         step = 1
         while True:
             least = np.uint32(min(place, BINS - 1) << SHIFT)
-            total = limits_of(patterns, layout.offsets, rows, least, limits)
+            total = 0
+            for part, offsets, values in _of_parameters(layout, pieces):
+                total += limits_of(values.view(np.uint32), offsets, len(offsets) - 1, least, limits[part])
             if total <= room or place >= BINS - 1 or larger[place] == 0:
                 return Elements(float(least.view(np.float32)), limits)
             place, step = place + step, 2 * step
@@ -135,7 +142,8 @@ class Elements:
         return layout.once(self.name, _usual) if self._limits is None else self._limits
 
     def encode(self, layout: Layout, vector: Vector, rows: IntArray, *, consume: bool = True) -> Bytes:
-        limits = self.row_bytes(layout)[rows]
+        sizes = self.row_bytes(layout)  # of the whole layout, where it was fitted to that
+        limits = sizes[rows if self._limits is None or layout.part_of is None else layout.part_of[rows]]
         payload = np.empty(int(limits.sum()), dtype=np.uint8)
         least = np.float32(self.threshold).view(np.uint32)
         return payload[: encode(vector, layout.offsets, rows, least, limits, payload, consume)]
@@ -146,6 +154,15 @@ class Elements:
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         if found := fault(layout.lengths[rows], payload):
             raise RemoteProtocolError(f"{self.name} payload: expected {_FAULTS[found]}")
+
+
+def _of_parameters(layout: Layout, pieces: Pieces) -> Iterator[tuple[slice, IntArray, Vector]]:
+    """Of each piece its rows of parameters, their offsets in it and the elements of the piece."""
+    for part, values in pieces():
+        last = min(part.stop, layout.parameter_rows)
+        if part.start < last:
+            offsets = layout.offsets[part.start : last + 1] - layout.offsets[part.start]
+            yield slice(part.start, last), offsets, values
 
 
 def _value(pattern: int) -> np.float32:

@@ -16,12 +16,14 @@ from rowcast.codecs.base import (
     Bytes,
     Codec,
     IntArray,
+    Pieced,
+    Pieces,
     Thresholded,
     Vector,
     expect_bytes,
     fitting,
 )
-from rowcast.errors import RemoteProtocolError
+from rowcast.errors import LocalProtocolError, RemoteProtocolError
 from rowcast.rows import Layout
 
 __all__ = ["Fine"]
@@ -53,6 +55,16 @@ class Fine:
         if code is None:
             return self
         fitted = code.fit(layout, vector, room - self._of_buffers(layout))
+        return Fine(fitted, self._careful, self._together(layout, fitted.row_bytes(layout)))
+
+    def fit_pieces(self, layout: Layout, pieces: Pieces, room: float) -> Codec:
+        """The same for a vector in pieces."""
+        code = fitting(self._codec)
+        if code is None:
+            return self
+        if not isinstance(code, Pieced):
+            raise LocalProtocolError(f"{self.name}: expected a code that is fitted piece by piece, see fit_pieces")
+        fitted = code.fit_pieces(layout, pieces, room - self._of_buffers(layout))
         return Fine(fitted, self._careful, self._together(layout, fitted.row_bytes(layout)))
 
     def above(self, layout: Layout, vector: Vector, ask: Above) -> Codec:

@@ -294,8 +294,8 @@ class WorkerSettings(Checked):
         None,
         "Most that Rowcast may take for what it holds of the model, beside Python, PyTorch, the model itself, its "
         "gradients and its inner optimizer. A line at joining says what it takes. Where that would be more, the worker "
-        "does with one vector less; where that does not suffice either, it ends, and its message has the sums. None: "
-        "no limit.",
+        "does with one vector less, then with half precision for what it has not delivered; where that does not "
+        "suffice either, it ends, and its message has the sums. None: no limit.",
         unit="MB",
         low=0.001,
         high=1e9,

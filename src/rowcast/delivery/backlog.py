@@ -61,6 +61,7 @@ class Backlog(ABC):
         abs_sums: float32 [rows], sum |vector| of each row; up to date while :attr:`measured` is set, which
             whoever adds to the vector without measuring must clear.
         place, limit: see :class:`~rowcast.delivery.arrivals.Share`.
+        most_elements: a frame holds rows of so many elements at most, or one row; ``None``: that makes no difference.
         grown: something was added; whoever asks clears it.
     """
 
@@ -76,6 +77,7 @@ class Backlog(ABC):
         self.measured = False
         self.place = 0
         self.limit = MAX_STAMP
+        self.most_elements: int | None = None
         self.grown = False
         self._vector = vector
         self._stamps = stamps

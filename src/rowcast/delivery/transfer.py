@@ -71,6 +71,8 @@ class Transfer:
         quota_done: time at which the quota was acknowledged (s).
         cancelled: nothing beyond the quota is to be sent any more.
         refining: what it sends could wait.
+        most_elements: a frame holds rows of so many elements at most, or one row; ``None``: that makes no difference.
+        element_ends: elements of each row of the order and all before it, int64, where it does.
     """
 
     iteration: int
@@ -89,6 +91,8 @@ class Transfer:
     quota_done: float | None = None
     cancelled: bool = False
     refining: bool = False
+    most_elements: int | None = None
+    element_ends: npt.NDArray[np.int64] | None = None
 
     @classmethod
     def begin(cls, source: RowSource, now: float, request: Request) -> Transfer:
@@ -124,7 +128,7 @@ class Transfer:
             travelled_bytes=int(row_bytes[due.travelled].sum()) if len(due.travelled) else 0,
         )
         chosen = request.choose(layout, view)
-        return cls(
+        transfer = cls(
             iteration=iteration,
             codec=codec,
             started=now,
@@ -135,6 +139,8 @@ class Transfer:
             zeros=zeros,
             refining=request.refine,
         )
+        transfer._bound_by(source)
+        return transfer
 
     @classmethod
     def of_everything(cls, source: RowSource, now: float, iteration: int) -> Transfer:
@@ -143,7 +149,15 @@ class Transfer:
         codec = codec_for(layout, codec_by_name("raw"))
         order = source.remaining()
         ends = _planned_ends(codec.row_bytes(layout), order)
-        return cls(iteration, codec, now, now, order, ends, len(order), order[:0])
+        transfer = cls(iteration, codec, now, now, order, ends, len(order), order[:0])
+        transfer._bound_by(source)
+        return transfer
+
+    def _bound_by(self, source: RowSource) -> None:
+        """Frames hold no more elements than the source can give at once."""
+        self.most_elements = source.own.most_elements
+        if self.most_elements is not None:
+            self.element_ends = source.layout.lengths[self.order].cumsum()
 
     # -- how far it got ----------------------------------------------------------------------------------------
 
@@ -174,11 +188,15 @@ class Transfer:
         return rows
 
     def take_rows(self, room: float) -> npt.NDArray[np.int64]:
-        """The next rows, int64 ascending: as many as fit into ``room`` bytes, at least one.
+        """The next rows, int64 ascending: as many as fit into ``room`` bytes and a frame's elements, at least one.
 
         A frame holds rows of the quota or rows beyond it.
         """
         limit = len(self.order) if self.place >= self.quota else self.quota
+        if self.element_ends is not None and self.most_elements is not None:
+            base = int(self.element_ends[self.place - 1]) if self.place else 0
+            end = int(np.searchsorted(self.element_ends, base + self.most_elements, side="right"))
+            limit = min(limit, max(end, self.place + 1))
         rows, ascending = _next_rows(self.order, self.ends, self.place, limit, int(room))
         if not ascending:
             rows.sort()

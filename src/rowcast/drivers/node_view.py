@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import LocalProtocolError
+from rowcast.rows.half_rows import HalfRows
 from rowcast.sync import Policy
 from rowcast.training import WorkerNode
 from rowcast.training.memory import Loop
@@ -59,7 +60,7 @@ class NodeView:
         return self.node.moved
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+    def anticipated(self) -> tuple[npt.NDArray[np.float32] | HalfRows, npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
         return self.node.anticipated
 

@@ -24,6 +24,7 @@ from rowcast.errors import ConfigError, LocalProtocolError, near_match
 from rowcast.optim.shared import Shared
 from rowcast.optim.tensors import from_host_, to_host
 from rowcast.rows import Layout, TensorSpec
+from rowcast.rows.half_rows import HalfRows
 
 __all__ = ["RULES", "Buffers"]
 
@@ -148,7 +149,7 @@ class Buffers:
     def fill(
         self,
         replica: Vector,
-        beyond: tuple[Vector, Vector] | None = None,
+        beyond: tuple[Vector | HalfRows, Vector] | None = None,
         *,
         leads: bool = False,
         everything: bool = False,

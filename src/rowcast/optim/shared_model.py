@@ -17,6 +17,7 @@ from rowcast.optim.shared import shared_parameters
 from rowcast.optim.team import TeamLike
 from rowcast.optim.tensors import read_into
 from rowcast.optim.view import View
+from rowcast.rows.half_rows import HalfRows
 from rowcast.training.memory import Loop
 
 __all__ = ["SharedModel"]
@@ -143,12 +144,12 @@ class SharedModel:
             self._view.fill(self._base_in_image(beyond), beyond, lean=getattr(self._team, "lean", False))
         self._view.project()
 
-    def _base(self, beyond: tuple[Vector, Vector] | None) -> Vector:
+    def _base(self, beyond: tuple[Vector | HalfRows, Vector] | None) -> Vector:
         """From what ``beyond`` is subtracted: the replica, with what is on its way where something is anticipated."""
         replica = self._team.replica
         return replica if beyond is None else getattr(self._team, "expected", replica)
 
-    def _base_in_image(self, beyond: tuple[Vector, Vector] | None) -> Vector:
+    def _base_in_image(self, beyond: tuple[Vector | HalfRows, Vector] | None) -> Vector:
         """The same; where the team does not keep it, it is made in the image, which is about to be written anyway."""
         if beyond is None or self._view.borrowed or not hasattr(self._team, "expected_in"):
             return self._base(beyond)

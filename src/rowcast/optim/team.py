@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.rows import Layout
+from rowcast.rows.half_rows import HalfRows
 from rowcast.streams import BatchRule
 from rowcast.training.proposal.contribution import Update
 
@@ -48,7 +49,7 @@ class TeamLike(Protocol):
         """This worker's parameters, float32 [layout.elements]: the only source of truth for them."""
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+    def anticipated(self) -> tuple[npt.NDArray[np.float32] | HalfRows, npt.NDArray[np.float32]] | None:
         """What is to be subtracted from ``replica``, or ``expected``, for the parameters of the next gradient.
 
         What this worker has computed and not sent, float32 [layout.elements], and how often each row of it, float32

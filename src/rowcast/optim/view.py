@@ -15,6 +15,7 @@ from rowcast.optim.projection import Projection
 from rowcast.optim.shared import Shared
 from rowcast.optim.tensors import Proposal, addresses, from_host_, read_into, to_host
 from rowcast.rows import Layout
+from rowcast.rows.half_rows import HalfRows
 from rowcast.rows.scattered import Scattered
 
 __all__ = ["View"]
@@ -85,7 +86,7 @@ class View:
         self.image[part] = held
         return True
 
-    def fill(self, replica: Vector, beyond: tuple[Vector, Vector] | None, *, lean: bool = False) -> None:
+    def fill(self, replica: Vector, beyond: tuple[Vector | HalfRows, Vector] | None, *, lean: bool = False) -> None:
         """Write the replica into the parameters, less what is beyond it: the one write of a step.
 
         Args:
@@ -115,13 +116,13 @@ class View:
             self._part = direct, Scattered([self._specs[k] for k in direct])
         return self._part[1]
 
-    def _convert(self, k: int, replica: Vector, beyond: tuple[Vector, Vector] | None) -> None:
+    def _convert(self, k: int, replica: Vector, beyond: tuple[Vector | HalfRows, Vector] | None) -> None:
         part, tensor = slice(self._specs[k].start, self._specs[k].stop), self._tensors[k]
         value = self._value(k, replica, beyond)
         from_host_(tensor, value)
         self.image[part] = value if tensor.dtype in _WIDE else to_host(tensor)
 
-    def _value(self, k: int, replica: Vector, beyond: tuple[Vector, Vector] | None) -> Vector:
+    def _value(self, k: int, replica: Vector, beyond: tuple[Vector | HalfRows, Vector] | None) -> Vector:
         """What :meth:`fill` writes into a tensor, flat float32."""
         spec = self._specs[k]
         part, rows = slice(spec.start, spec.stop), slice(spec.first_row, spec.end_row)
@@ -137,7 +138,7 @@ class View:
             self._projection.apply()
             read_into(self.image, self._layout, self._tensors)
 
-    def holds(self, replica: Vector, beyond: tuple[Vector, Vector] | None) -> bool:
+    def holds(self, replica: Vector, beyond: tuple[Vector | HalfRows, Vector] | None) -> bool:
         """Whether :meth:`fill` would write what is there already."""
         written = self.image if self._before is None else self._before
         for k, spec in enumerate(self._specs):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,15 @@ Integers = npt.NDArray[np.int64]
 
 #: Elements of a piece: what is looked at between two looks at the result, and shared out to threads.
 _PIECE = 4096
+
+
+class Rows(Protocol):
+    """Rows that are no flat vector of float32 (:class:`~rowcast.rows.half_rows.HalfRows`)."""
+
+    def subtract_into(
+        self, places: Integers, starts: Integers, image: Vector, vector: Vector, times: Vector, rows: Integers
+    ) -> None:
+        """Write ``vector`` less ``times`` these rows into tensors, and into ``image``."""
 
 
 class Scattered:
@@ -77,16 +86,20 @@ class Scattered:
         self._in_parts(lambda pieces: _spread(places, self._starts, image, vector, pieces))
 
     def spread_less(
-        self, places: Integers, image: Vector, vector: Vector, minus: Vector, times: Vector, offsets: Integers
+        self, places: Integers, image: Vector, vector: Vector, minus: Vector | Rows, times: Vector, offsets: Integers
     ) -> None:
         """Write ``vector - times * minus`` into the tensors, and into ``image`` as well.
 
         Args:
             places: of the tensors; written.
-            image, vector, minus: flat vectors of the layout, float32.
+            image, vector: flat vectors of the layout, float32.
+            minus: the same, or rows in another form.
             times: how often each row is subtracted, float32 [rows of the layout].
             offsets: of the rows of the layout.
         """
+        if not isinstance(minus, np.ndarray):
+            minus.subtract_into(places, self._starts, image, vector, times, self._rows)
+            return
         in_parts(
             lambda part, _: _spread_less(places, self._starts, image, vector, minus, times, offsets, self._rows[part]),
             len(self._rows),

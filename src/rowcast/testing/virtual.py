@@ -388,7 +388,7 @@ class VirtualTeam(Engine[_Worker]):
         seen = node.replica
         if node.anticipated is not None:
             vector, times = node.anticipated
-            seen = node.expected - np.repeat(times, self.layout.lengths) * vector
+            seen = node.expected - np.repeat(times, self.layout.lengths) * vector[:]
         update = worker.script.gradient(worker.computed, seen).astype(np.float32)
         weight = worker.script.weight if worker.script.weight is not None else 1 / node.members
         lost = decay(self.server.policy.feedback, self.layout, node.pending)

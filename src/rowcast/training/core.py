@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, WorkerSettings
+from rowcast.delivery.half_residual import HalfResidual
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
 from rowcast.delivery.residual import Residual
@@ -57,7 +58,7 @@ class WorkerCore:
     """The state of a worker, and what its parts call; see :class:`rowcast.training.WorkerNode` for the arguments.
 
     Attributes:
-        pending: flat float32, what was computed and not delivered.
+        residual: what was computed and not delivered.
         computed: float64 [rows], the signed sum of everything ever added to each row (the audit).
         state: what the worker is doing.
         iteration: iterations finished.
@@ -104,7 +105,6 @@ class WorkerCore:
         self.name = name
         self.layout = layout
         self.replica = replica
-        self.pending = layout.zeros()
         self._replica = Replica(layout, replica)
         self.computed = self._replica.computed
         self.settings = settings or WorkerSettings()
@@ -165,7 +165,21 @@ class WorkerCore:
 
     def _backlog(self, layout: Layout) -> Residual:
         """What is pending, with what is recorded of its rows."""
-        return Residual(layout, self.pending)
+        return Residual(layout, layout.zeros())
+
+    @property
+    def pending(self) -> npt.NDArray[np.float32]:
+        """What was computed and not delivered, flat float32; in half precision a copy that cannot be written."""
+        return self.residual.vector
+
+    def _hold(self, *, half: bool) -> None:
+        """What is pending is held in half precision from now on, or as float32."""
+        if half == isinstance(self.residual, HalfResidual):
+            return
+        new = HalfResidual(self.layout, self.computed) if half else Residual(self.layout, self.layout.zeros())
+        # What was kept of another life is put there once the server has told what of it has arrived.
+        new.adopt(self.residual, content=self.recovery is None)
+        self.residual = self.outbox.source = self.contribution.residual = self.delivered.residual = new
 
     @property
     def joined(self) -> bool:
@@ -305,7 +319,14 @@ class WorkerCore:
         if limit_mb is None or self.policy is None:
             return True
         try:
-            new = plan(self.layout, self.policy, self.loop, limit_mb=limit_mb, keeps_state=self.notebook is not None)
+            new = plan(
+                self.layout,
+                self.policy,
+                self.loop,
+                limit_mb=limit_mb,
+                keeps_state=self.notebook is not None,
+                relayed=bool(self.client.way),
+            )
         except ConfigError as error:
             self.say(Leave("its memory_mb is too small for the policy"))
             self.fail(error)
@@ -313,6 +334,7 @@ class WorkerCore:
         if new != self._memory:
             self._memory = new
             self.notices.append(f"{self.name}: memory: {new}")
+        self._hold(half=new.half)
         return True
 
     @property

@@ -22,12 +22,14 @@ class Delivered:
         residual: where they come from.
 
     Attributes:
+        residual: see above; another one where it is held in another form from now on.
         finished: iterations that the loop has finished.
     """
 
     def __init__(self, outbox: Outbox, residual: Residual) -> None:
         self.finished = 0
-        self._outbox, self._residual = outbox, residual
+        self.residual = residual
+        self._outbox = outbox
         self._numbering = outbox.numbering
         self._open: deque[tuple[int, int]] = deque()  # own count, the team's number
         self._delivered = 0
@@ -58,7 +60,7 @@ class Delivered:
 
     def _arrived(self) -> int:
         """The iteration, in the team's count, up to which every row was sent and acknowledged."""
-        return min(int(self._residual.stamps.min()), self._outbox.horizon_in_flight(0))
+        return min(int(self.residual.stamps.min()), self._outbox.horizon_in_flight(0))
 
     def _follow(self) -> None:
         """Where rows count as sent in another iteration since, sent or not, all has to be sent after that one."""

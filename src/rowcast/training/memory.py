@@ -3,13 +3,19 @@
 Counted is what Rowcast itself holds: vectors of the model's size, and some numbers for each row. Python, PyTorch, the
 model, its gradients, the inner optimizer and the frames on their way come on top.
 
-With a limit, a worker that would exceed it does without one vector, where the policy has one that can be spared
-(algorithms.md 8.13):
+With a limit, a worker that would exceed it does first without one vector, where the policy has one that can be spared
+(algorithms.md 8.13); what it contributes has the same bits:
 
 - Where gradients are computed from the expected parameters, these are not kept: they are made anew for each gradient,
   from the frames that were sent (:class:`~rowcast.training.proposal.sent_writes.SentWrites`).
 - Where the replica stands still while a gradient is computed, the training loop counts its step from the replica and
   keeps no copy of what was written into the model.
+
+Where that does not suffice, what is pending is held in half precision as well, which rounds (algorithms.md 8.14;
+:class:`~rowcast.delivery.half_residual.HalfResidual`). Some policies need more of it than rows that are expanded, a
+group at a time, and are not offered that: those with an outer momentum, with factors (``rank``), with rows that are
+drawn at random (``sampled``), with a threshold over all elements, and with a code that is fitted to a vector in one
+piece only. Nor are layouts without content, and workers below a relay.
 """
 
 from __future__ import annotations
@@ -17,12 +23,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rowcast.codecs import codec_by_name
+from rowcast.codecs.base import Pieced, fitting
+from rowcast.delivery.half_residual import expanded_elements
 from rowcast.errors import ConfigError
 from rowcast.rows import Layout
+from rowcast.rows.half_rows import half_bytes
 from rowcast.sync import Policy
 from rowcast.training.rules.factored import Forms
 
-__all__ = ["KEPT_SHARE", "ROW_BYTES", "Loop", "Part", "Plan", "plan", "stands_still"]
+__all__ = ["KEPT_SHARE", "ROW_BYTES", "Loop", "Part", "Plan", "can_be_half", "plan", "stands_still"]
 
 #: Numbers that a worker keeps for each row: offsets and lengths (24), sums, stamps and the audit (21), sizes in a code
 #: and the order in which rows travel (24), and what the kernels know of its place in a tensor, three times (48).
@@ -31,6 +41,8 @@ ROW_BYTES = 117
 KEPT_SHARE = 8
 #: Rules with which rows arrive in an exchange, and at no other time unless the worker joins anew.
 _STILL = ("phased", "slotted", "factored")
+#: Rules that take rows of what is pending, one group after the other.
+_EXPANDED = ("phased", "slotted", "streamed")
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,13 @@ class Plan:
         layout: of the model.
         parts: what is held.
         small: it does without a vector.
+        half: what is pending is held in half precision.
     """
 
     layout: Layout
     parts: tuple[Part, ...]
     small: bool = False
+    half: bool = False
 
     @property
     def size(self) -> int:
@@ -78,30 +92,54 @@ class Plan:
         return f"{_megabytes(self.size)} MB for rows of {_count(self.layout)} parameters: {parts}"
 
 
-def plan(layout: Layout, policy: Policy, loop: Loop, *, limit_mb: float | None, keeps_state: bool) -> Plan:
-    """What a worker is to hold: as much as is useful, and one vector less where that exceeds its limit.
+def plan(
+    layout: Layout,
+    policy: Policy,
+    loop: Loop,
+    *,
+    limit_mb: float | None,
+    keeps_state: bool,
+    relayed: bool = False,
+) -> Plan:
+    """What a worker is to hold: as much as is useful.
+
+    Where that exceeds its limit, one vector less, and where that does as well, what is pending in half precision.
 
     Args:
         layout: of the model.
         policy: the team's policy.
         loop: what the training loop holds.
         limit_mb: most that all parts may take together (MB, millions of bytes); ``None``: no limit.
-        keeps_state: pictures of the worker are written into a folder.
+        keeps_state: pictures of the worker are written into a folder. They are float32 in any case.
+        relayed: it is below a relay.
 
     Raises:
-        ConfigError: it exceeds the limit with one vector less as well.
+        ConfigError: it exceeds the limit in any of these ways.
     """
-    whole = Plan(layout, tuple(_parts(layout, policy, loop, keeps_state, small=False)))
-    if limit_mb is None or whole.size <= 1e6 * limit_mb:
-        return whole
-    small = Plan(layout, tuple(_parts(layout, policy, loop, keeps_state, small=True)), small=True)
-    least = small if small.size < whole.size else whole
-    if least.size > 1e6 * limit_mb:
-        raise ConfigError(
-            f"memory_mb: expected at least {_megabytes(least.size)} with the policy {policy.name!r}, got {limit_mb:g} "
-            f"({least}); allow more, take a smaller model, or let the team take a policy with which a worker holds less"
-        )
-    return small
+    least = Plan(layout, tuple(_parts(layout, policy, loop, keeps_state)))
+    if limit_mb is None or least.size <= 1e6 * limit_mb:
+        return least
+    ways = [(True, False)]
+    if not relayed and can_be_half(layout, policy):
+        ways += [(False, True), (True, True)]
+    for small, half in ways:
+        parts = tuple(_parts(layout, policy, loop, keeps_state, small=small, half=half))
+        if sum(part.size for part in parts) < least.size:
+            least = Plan(layout, parts, small, half)
+        if least.size <= 1e6 * limit_mb:
+            return least
+    raise ConfigError(
+        f"memory_mb: expected at least {_megabytes(least.size)} with the policy {policy.name!r}, got {limit_mb:g} "
+        f"({least}); allow more, take a smaller model, or let the team take a policy with which a worker holds less"
+    )
+
+
+def can_be_half(layout: Layout, policy: Policy) -> bool:
+    """Whether what is pending can be held in half precision."""
+    needs_more = policy.outer_momentum > 0 or policy.rank > 0 or policy.sampled or policy.rule not in _EXPANDED
+    codec = codec_by_name(policy.codec)
+    fitted_whole = fitting(codec) is not None and not isinstance(codec, Pieced)
+    return not (needs_more or fitted_whole or layout.is_timing_only)
 
 
 def stands_still(policy: Policy) -> bool:
@@ -109,10 +147,17 @@ def stands_still(policy: Policy) -> bool:
     return policy.rule in _STILL and policy.anticipate == "off"
 
 
-def _parts(layout: Layout, policy: Policy, loop: Loop, keeps_state: bool, *, small: bool) -> Iterator[Part]:
+def _parts(
+    layout: Layout, policy: Policy, loop: Loop, keeps_state: bool, *, small: bool = False, half: bool = False
+) -> Iterator[Part]:
     vector = 4 * layout.elements
     yield Part("replica", vector)
-    yield Part("pending", vector)
+    if half:
+        # Beside it, when rows travel, how many elements they have together.
+        yield Part("pending in half precision", half_bytes(layout) + 8 * layout.rows)
+        yield Part("rows of it expanded", 4 * expanded_elements(layout))
+    else:
+        yield Part("pending", vector)
     if policy.outer_momentum > 0:
         yield Part("outer momentum", vector)
     if policy.reads_own_writes and not layout.is_timing_only:

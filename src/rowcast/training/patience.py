@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rowcast.errors import AuthenticationFailed, RemoteProtocolError, RowcastError, ServerUnavailable
-from rowcast.rows.kernels import row_abs_sums
 from rowcast.training.worker_state import WorkerState
 
 if TYPE_CHECKING:
@@ -66,9 +63,7 @@ def waits_for(node: WorkerCore, now: float) -> str | None:
 
 
 def _left(node: WorkerCore) -> str:
-    sums = np.empty(node.layout.rows, dtype=np.float32)
-    row_abs_sums(node.pending, node.layout.offsets, sums)
-    rows = int(np.count_nonzero(sums))
+    rows = node.residual.count()
     if not rows:
         return "nothing that was computed here, but what the others compute from now on,"
     return f"what was computed and not delivered ({rows} of {node.layout.rows} rows)"

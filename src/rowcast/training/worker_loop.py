@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.errors import ConfigError, LocalProtocolError, NonFiniteGradient
+from rowcast.rows.half_rows import HalfRows
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
@@ -52,25 +53,25 @@ class WorkerLoop(WorkerCore):
         self._replica.release()
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+    def anticipated(self) -> tuple[npt.NDArray[np.float32] | HalfRows, npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`expected` the next gradient is computed: a vector, and how often to subtract its rows.
 
-        What is pending, float32 [elements], and float32 [rows]: once, and of what is fresh as much more as the others
-        may be expected to have (:func:`shared_part` for each of their shares; algorithms.md 8.3). Where rows are drawn
-        at random each counts as often as leads to the parameters that are this worker's own. ``None`` where the policy
-        has gradients computed from the replica, and when the work is done.
+        What is pending, float32 [elements] or rows in half precision, and float32 [rows]: once, and of what is fresh as
+        much more as the others may be expected to have (:func:`shared_part` for each of their shares; algorithms.md
+        8.3). Where rows are drawn at random each counts as often as leads to the parameters that are this worker's own.
+        ``None`` where the policy has gradients computed from the replica, and when the work is done.
         """
         policy = self.policy
         if policy is None or policy.anticipate == "off" or self.state is WorkerState.DONE:
             return None
         rows, times = self.layout.rows, 1.0 / self.contribution.weight
         if policy.anticipate == "own" or policy.sampled:
-            return self.pending, np.full(rows, times if policy.sampled else 1.0, dtype=np.float32)
+            return self.residual.stored, np.full(rows, times if policy.sampled else 1.0, dtype=np.float32)
         others = np.float32(max(times - 1.0, 0.0) * shared_part(self.inner_momentum))
         each = np.float32(1.0) + others * self.residual.fresh()
         own_writes = self._replica.own_writes
         if not isinstance(own_writes, RelayedWrites):
-            return self.pending, each
+            return self.residual.stored, each
         # Below a relay the others' part of what was sent is on its way for as long as the own one, which is expected
         # once already.
         return self.pending + own_writes.away() * np.repeat(others / each, self.layout.lengths), each

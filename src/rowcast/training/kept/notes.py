@@ -12,7 +12,6 @@ import numpy.typing as npt
 from rowcast.codecs import codec_by_id, codec_by_name, codec_for
 from rowcast.delivery.residual import Residual
 from rowcast.rows import Layout
-from rowcast.rows.kernels import some_row_abs_sums
 from rowcast.wire import Rows
 
 if TYPE_CHECKING:
@@ -166,9 +165,7 @@ def note_sent(notebook: Notebook, residual: Residual, message: Rows) -> None:
     if len(message.payload) and residual.follower is not None:
         left = residual.left[rows]  # it was measured
     elif len(message.payload):
-        sums = np.empty(layout.rows, dtype=np.float32)
-        some_row_abs_sums(residual.vector, layout.offsets, rows, sums)
-        left = sums[rows]
+        left = residual.sizes(rows)
     notebook.note(Sent(message, left))
 
 

@@ -131,7 +131,7 @@ class Picture:
         # Until its update was handed in, the newest step that took a time is the one before.
         handed_in = node.step.proposed >= node.step.started
         step = node.step if handed_in or node.done_step is None else node.done_step
-        vectors = {"replica": node.replica.copy(), "pending": residual.vector.copy()}
+        vectors = {"replica": node.replica.copy(), "pending": residual.copied()}
         if contribution.outer is not None:
             vectors["velocity"] = contribution.outer.velocity.copy()
         return cls(

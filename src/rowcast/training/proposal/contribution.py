@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from rowcast.delivery.residual import Residual
 from rowcast.errors import LocalProtocolError
-from rowcast.rows.scaling import scale_rows
 from rowcast.sync import Policy
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.replica import Replica
@@ -31,6 +30,7 @@ class Contribution:
         residual: what is pending.
 
     Attributes:
+        residual: see above; another one where it is held in another form from now on.
         weight: averaging weight of the last part.
         size: sum |.| of what the last iteration with a contribution has added.
         outer: the outer momentum; ``None`` before a policy asked for it.
@@ -43,7 +43,7 @@ class Contribution:
         self.size = 0.0
         self.outer: Outer | None = None
         self._replica = replica
-        self._residual = residual
+        self.residual = residual
         self._begun = False
         self._decayed = False
         self._trust = Trust()
@@ -71,11 +71,10 @@ class Contribution:
             NonFiniteGradient, LocalProtocolError: as :meth:`Replica.propose`; nothing was added.
         """
         self._decay(policy)
-        replica, residual = self._replica, self._residual
+        replica, residual = self._replica, self.residual
         if policy is not None and policy.sampled and weight != self.weight:
             # Pending is the averaging weight times what makes this worker's parameters its own (algorithms.md 5.10).
-            residual.measured = False
-            replica.rescale(residual.vector, weight / self.weight)
+            replica.rescale(residual, weight / self.weight)
             self.weight = weight
         weights = np.full(replica.layout.rows, weight, dtype=np.float32)
         if policy is not None and policy.outer_momentum > 0:
@@ -88,16 +87,15 @@ class Contribution:
             # Buffers are values, and no steps.
             weights[: replica.layout.parameter_rows] *= np.float32(1.0 if policy is None else policy.outer_lr)
             outer = None
-        moved = replica.propose(sources, weights, residual.vector, residual.abs_sums, outer, origin)
+        moved = replica.propose(sources, weights, residual, outer, origin)
         if policy is not None and policy.trust > 0:
             unit = weight * policy.outer_lr * (self.inner_lr or 1.0)
             self.share = self._trust.share(moved / unit, policy.trust)
             if self.share < 1:  # what is beyond is taken back
                 weights *= np.float32(self.share - 1.0)
                 weights[replica.layout.parameter_rows :] = 0.0
-                replica.propose(sources, weights, residual.vector, residual.abs_sums, origin=origin)
+                replica.propose(sources, weights, residual, origin=origin)
                 moved *= self.share
-        residual.measured = True
         self._book(moved, weight)
 
     def add_rows(self, amounts: npt.NDArray[np.float32], weight: float) -> None:
@@ -112,8 +110,8 @@ class Contribution:
         """
         if not self._replica.layout.is_timing_only:
             raise LocalProtocolError("accumulate_rows: expected a timing-only layout; call accumulate with the updates")
-        self._residual.vector += amounts
-        self._residual.measured = False
+        self.residual.vector += amounts
+        self.residual.measured = False
         self._book(float(amounts.sum()), weight)
 
     @property
@@ -152,11 +150,10 @@ class Contribution:
 
         Buffers are values and lose nothing. In a timing-only layout there is nothing that could decay.
         """
-        replica, residual = self._replica, self._residual
+        replica = self._replica
         rows = replica.layout.parameter_rows
         if not replica.layout.is_timing_only:
-            scale_rows(residual.vector, replica.layout.offsets[: rows + 1], share, replica.computed[:rows])
-            residual.measured = False
+            self.residual.scale(rows, share, replica.computed[:rows])
 
     def _book(self, size: float, weight: float) -> None:
         self.size = size + (self.size if self._begun else 0.0)

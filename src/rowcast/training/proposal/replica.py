@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
+from rowcast.delivery.residual import Residual
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.rows import Layout
 from rowcast.rows.kernels import accumulate, nonfinite
-from rowcast.rows.scaling import scale_rows
-from rowcast.rows.scattered import Scattered, accumulate_all, addresses_of
+from rowcast.rows.scattered import Scattered, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.own_writes import OwnWrites
 from rowcast.training.proposal.relayed_writes import RelayedWrites
@@ -99,8 +99,7 @@ class Replica:
         self,
         sources: Sequence[Vector],
         weights: Vector,
-        pending: Vector,
-        abs_sums: Vector,
+        residual: Residual,
         outer: Outer | None = None,
         origin: Vector | None = None,
     ) -> float:
@@ -113,8 +112,7 @@ class Replica:
                 once; of any other sequence each is asked for twice and none is kept: a source may be made when it is
                 asked for.
             weights: averaging weight of each row, float32 [rows], > 0.
-            pending: flat float32 [elements].
-            abs_sums: receives sum |pending| of each row, float32 [rows].
+            residual: what is pending; it is measured.
             outer: makes its step of what would be added, and adds that instead.
             origin: from where the sources were made, float32 [elements]; ``None``: from the parameters as they are.
 
@@ -133,35 +131,28 @@ class Replica:
             flat = [source.reshape(-1) for source in sources]
             self._check_all(flat)
             if outer is None:
-                return accumulate_all(self.layout, pending, origin, flat, weights, abs_sums, self.computed)
+                moved = residual.accumulate_all(origin, flat, weights, self.computed)
+                residual.measured = True
+                return moved
         else:
             self._check_each(sources)
         moved = 0.0
         for index, spec in enumerate(tensors):
-            rows = slice(spec.first_row, spec.end_row)
             is_buffer = spec.first_row >= self.layout.parameter_rows
             add = accumulate if outer is None or is_buffer else outer.accumulate
-            size = add(
-                pending,
-                origin,
-                sources[index].reshape(-1),
-                weights[rows],
-                spec.start,
-                self.layout.offsets[spec.first_row : spec.end_row + 1],
-                abs_sums[rows],
-                self.computed[rows],
-            )
+            size = residual.accumulate(index, origin, sources[index].reshape(-1), weights, self.computed, add)
             moved += 0.0 if is_buffer else size
+        residual.measured = True
         return moved
 
-    def rescale(self, pending: Vector, factor: float) -> None:
-        """Multiply what is pending, flat float32 [elements], and book what that adds.
+    def rescale(self, residual: Residual, factor: float) -> None:
+        """Multiply what is pending, and book what that adds.
 
         Buffers of which the first worker's count in full count as they did.
         """
         layout = self.layout
         rows = layout.parameter_rows if layout.buffer_rule == "first" else layout.rows
-        scale_rows(pending, layout.offsets[: rows + 1], factor, self.computed[:rows])
+        residual.scale(rows, factor, self.computed[:rows])
 
     def _check_each(self, sources: Sequence[Vector]) -> None:
         for index in range(len(sources)):

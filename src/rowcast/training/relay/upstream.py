@@ -93,7 +93,7 @@ class Upstream(WorkerNode):
         self._introduced = False  # on the connection that stands
 
     def _backlog(self, layout: Layout) -> Residual:
-        self.backlog = Summed(layout, self.pending)
+        self.backlog = Summed(layout, layout.zeros())
         self.passage = Passage(layout.rows, self.next_number)
         if not layout.is_timing_only:
             self.backlog.follower = self.passage
