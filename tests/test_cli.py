@@ -63,7 +63,7 @@ def rowcast(monkeypatch, capsys):
     monkeypatch.setattr(train_command, "limit_threads", lambda threads: None)
     # Each command would read the data again and warm up for a training that never begins.
     monkeypatch.setattr("rowcast.experiment.robot._task_of", built)
-    monkeypatch.setattr("rowcast.experiment.robot._warm_up", lambda robot: None)
+    monkeypatch.setattr("rowcast.experiment.robot._warm_up", lambda robot, settings: None)
 
     def run(*words):
         with pytest.raises(SystemExit) as end:
@@ -375,9 +375,34 @@ def test_a_robot_of_a_demo_trains_as_often_as_it_is_told(rowcast, state, monkeyp
                 return super().next()
 
         monkeypatch.setattr(train_command, "_Orders", lambda: Orders(theirs))
-        monkeypatch.setattr("rowcast.experiment.run_robot", ran.append, raising=False)
+        run = lambda settings, joined: ran.append(settings)  # noqa: E731
+        monkeypatch.setattr("rowcast.experiment.run_robot", run, raising=False)
         assert rowcast("train", "--await-start", "--state", state) == (code, "ready\n" + "finished\n" * files, says)
     assert [settings.name for settings in ran] == [str(number) for number in range(files)]
+
+
+def test_a_robot_that_has_joined_says_so_and_waits(rowcast, state, monkeypatch, tmp_path):
+    file = tmp_path / "robot.json"
+    save_tables(file, {"robot": RobotSettings(state=Path(state))})
+    lines = iter([str(file), "go", None])
+
+    class Orders:
+        idle = threading.Event()
+
+        def start(self):
+            pass
+
+        def next(self):
+            return next(lines)
+
+    monkeypatch.setattr(train_command, "_Orders", Orders)
+    monkeypatch.setattr("rowcast.experiment.run_robot", lambda settings, joined: joined(None), raising=False)
+    words = ("train", "--await-start", "--await-team", "--state", state)
+    assert rowcast(*words) == (ExitCode.FINE, "ready\njoined\nfinished\n", "")
+    lines = iter([str(file), None])
+    assert rowcast(*words) == (ExitCode.INTERRUPTED, "ready\njoined\n", "rowcast: interrupted\n")
+    code, _, err = rowcast("train", "--await-team", "--state", state)
+    assert code == ExitCode.USAGE and "--await-team: expected --await-start beside it" in err
 
 
 def test_a_robot_of_a_demo_stops_when_whoever_started_it_is_gone():

@@ -42,7 +42,7 @@ def _quick(monkeypatch):
     """One thread, as ``rowcast train`` has; the clock may run while something is slow for the first time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr("rowcast.experiment.robot._warm_up", lambda robot: None)
+    monkeypatch.setattr("rowcast.experiment.robot._warm_up", lambda robot, settings: None)
     yield
     torch.set_num_threads(threads)
 
