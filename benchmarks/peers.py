@@ -28,7 +28,6 @@ import argparse
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -84,7 +83,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser = arguments("the same job on the same links with what a user would otherwise install")
     parser.add_argument("--data", metavar="FOLDER", help="of the data set: Fashion-MNIST, say; 'cruda-digits' has none")
     parser.add_argument("--task", default="cruda", help="a CRUDA task (default: the one whose data the folder holds)")
-    parser.add_argument("--out", type=Path, default=Path("bench-out/peers"), metavar="FOLDER", help="where runs are kept")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-out/peers"), metavar="FOLDER", help="where runs are kept"
+    )
     parser.add_argument("--parts", default="all", help=f"contenders, by commas: {', '.join(CONTENDERS)}")
     parser.add_argument("--scenarios", default="all", help="plain, outage")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long a contender trains")
@@ -260,7 +261,9 @@ def _figures(bench: Bench, results: _Results) -> list[Figure]:
     for (scenario, name), each in results.items():
         if scenario == PLAIN:
             figures.append(Figure(f"{name}: accuracy after {each.seconds / 60:g} minutes", each.end, "%"))
-            figures.append(Figure(f"{name}: bytes on the links", each.bytes / 1e6, "MB", note=f"{each.steps:.0f} steps"))
+            figures.append(
+                Figure(f"{name}: bytes on the links", each.bytes / 1e6, "MB", note=f"{each.steps:.0f} steps")
+            )
     own, peer = results.get((PLAIN, "rowcast")), _best_peer(results)
     if own is not None and peer is not None:
         takes_s, own_s = peer.reaches_s(peer.end), own.reaches_s(peer.end)
@@ -292,6 +295,11 @@ def _show(console: Console, bench: Bench, results: _Results) -> None:
         _show_plain(console, bench, results)
     if any(scenario == OUTAGE for scenario, _ in results):
         _show_outage(console, results)
+    for name, contender in CONTENDERS.items():
+        if name in bench.not_run:
+            console.print(f"{name}: not run: {bench.not_run[name]}", highlight=False, soft_wrap=True)
+        elif any(name == ran for _, ran in results):
+            console.print(f"{name}: {contender.says}", highlight=False, soft_wrap=True)
     for (scenario, name), each in results.items():
         for said in each.ended.values():
             console.print(f"{scenario}, {name}: {said}", highlight=False, soft_wrap=True)
@@ -304,15 +312,15 @@ def _show_plain(console: Console, bench: Bench, results: _Results) -> None:
     heads = ["contender", "steps", "rounds", "MB", *(f"after {part * seconds / 60:.3g} min" for part in (1 / 3, 1))]
     for head in [*heads, "to the best peer's" if level is None else f"to {level:.1f} %"]:
         table.add_column(head, justify="left" if head == "contender" else "right")
-    for name, contender in CONTENDERS.items():
+    for name in CONTENDERS:
         each = results.get((PLAIN, name))
         if each is None:
             if name in bench.not_run:
-                table.add_row(contender.says, bench.not_run[name])
+                table.add_row(name, "not run")
             continue
         reached = math.inf if level is None else each.reaches_s(level)
         table.add_row(
-            contender.says,
+            name,
             f"{each.steps:.0f}",
             "" if each.rounds is None else str(each.rounds),
             f"{each.bytes / 1e6:.1f}",
@@ -332,7 +340,7 @@ def _show_outage(console: Console, results: _Results) -> None:
     for name, each in shown.items():
         back_s = each.back_s()
         table.add_row(
-            CONTENDERS[name].says,
+            name,
             *(f"{steps:.0f}" for steps in each.in_outage()),
             f"{each.longest_pause_s():.0f} s",
             f"{back_s:.0f} s after it" if math.isfinite(back_s) else "none",
@@ -342,4 +350,4 @@ def _show_outage(console: Console, results: _Results) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

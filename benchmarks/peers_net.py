@@ -128,9 +128,7 @@ async def _run(contender: Contender, job: Job, links: Links, tell: Callable[[str
             ended = await _watch([*server.workers, *robots.workers], began_s, job.seconds, air.failed, tell)
             await _wait_finished(robots.workers)
             # What is left to say is no part of it, and whoever waits for a partner would wait for ever.
-            for worker in (*robots.workers, *server.workers):
-                with contextlib.suppress(ProcessLookupError):
-                    worker.process.kill()
+            await _kill([*robots.workers, *server.workers])
             air.lift()
             medium = await air.end()
             return {"medium": medium, "congestion_control": network.congestion_control, "ended": ended}
@@ -191,6 +189,14 @@ async def _wait_finished(robots: Sequence[WorkerProcess]) -> None:
     for wait in late:
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _kill(processes: Sequence[WorkerProcess]) -> None:
+    running = [each.process for each in processes if each.process.returncode is None]
+    for process in running:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    await asyncio.gather(*(process.wait() for process in running))
 
 
 def steps_of(job: Job) -> list[list[dict[str, Any]]]:
