@@ -5,20 +5,20 @@ Real processes in namespaces of one machine, an access point and a robot each, a
 ``rowcast emulate``: exact to the packet, the same trace for each contender. ``pip install 'rowcast[peers,emulate]'``
 has them all; one that is not installed is named, and the others go on.
 
-What is the same for all: the task (CRUDA), its starting model, the parts of the data, batch, learning rate, momentum and
-seed; one thread; what a gradient takes (``--pace``: the computation is stretched to it); the links; TCP's congestion
-control (``--congestion-control``; by default the machine's, and it is printed), MTU 1500 and buffers of the system.
-Everybody connects, and has the starting model, before the time begins. Robots only keep their models now and then; they
-are evaluated when everything is over. Links are as slow as in ``rowcast demo``: at the best rate of its trace a link
-carries the model, in one bit an element as Rowcast's published policies send it, in 0.67 times the time of a gradient.
-That ratio is the one published for ROG; a float32 model takes 32 times as long.
+What is the same for all: the task (CRUDA), its starting model, the parts of the data, batch, learning rate, momentum
+and seed; one thread; what a gradient takes (``--pace``: the computation is stretched to it); the links; TCP's
+congestion control (``--congestion-control``; by default the machine's, and it is printed), MTU 1500 and buffers of the
+system. Everybody connects, and has the starting model, before the time begins. Robots only keep their models now and
+then; they are evaluated when everything is over. Links are as slow as in ``rowcast demo``: at the best rate of its
+trace a link carries the model, in one bit an element as Rowcast's published policies send it, in 0.67 times the time of
+a gradient. That ratio is the one published for ROG; a float32 model takes 32 times as long.
 
 How each contender is configured, and why, is in its own file: ``peers_rowcast.py``, ``peers_ddp.py``,
 ``peers_flower.py``, ``peers_hivemind.py``, ``peers_torchft.py``. Where one has a number of local steps that decides how
 it does, some are tried, and the best one is reported.
 
-Two scenarios: ``plain``; and ``outage``, shorter, in which the link of robot 1 carries nothing for a minute. Each run is
-kept in ``--out`` and not run again; a run takes its ``--minutes``, and a minute or two to begin and to evaluate. Run
+Two scenarios: ``plain``; and ``outage``, shorter, in which the link of robot 1 carries nothing for a minute. Each run
+is kept in ``--out`` and not run again; a run takes its ``--minutes``, and a minute or two to begin and to evaluate. Run
 nothing beside it.
 """
 
@@ -28,18 +28,19 @@ import argparse
 import json
 import math
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from common import Figure, arguments, finish
 from peers_contenders import CONTENDERS, Contender, missing
 from peers_job import Job
 from peers_net import Links, Outage, run
 from peers_results import Result, evaluated
-from rich.console import Console
-from rich.table import Table
-
 from rowcast.drivers.netns.rights import why_not
 from rowcast.errors import ConfigError, RowcastError, WorkerFailed, near_match
 from rowcast.experiment.local_team import starting_point
@@ -105,10 +106,10 @@ _SCENARIOS = (PLAIN, OUTAGE)
 
 
 def _tiny(args: argparse.Namespace) -> None:
-    """Two contenders that need no package, a few seconds each."""
+    """Two contenders that need no package, a few seconds each, on links that carry them."""
     args.task, args.data, args.workers, args.pace = "cruda-digits", None, 2, 0.1
-    args.parts, args.scenarios = "rowcast,ddp:fp16", "all"
-    args.minutes, args.outage_minutes, args.outage_s, args.every_s, args.test_images = 0.05, 0.08, 1.0, 1.0, 100
+    args.parts, args.scenarios, args.links = "rowcast,ddp:fp16", PLAIN, "constant:10"
+    args.minutes, args.every_s, args.test_images = 0.1, 1.0, 100
 
 
 def _chosen(text: str, known: Sequence[str] | dict[str, Contender], what: str) -> list[str]:
@@ -350,4 +351,5 @@ def _show_outage(console: Console, results: _Results) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: namespaces and processes go
     main()

@@ -11,9 +11,10 @@ earliest that PyTorch allows.
 from __future__ import annotations
 
 import torch.distributed as dist
-from peers_job import Robot, arguments
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
+
+from peers_job import Robot, arguments
 
 HOOKS = ("none", "fp16", "powersgd")
 

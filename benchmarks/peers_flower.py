@@ -19,8 +19,9 @@ from typing import Any
 import flwr
 import torch
 from flwr.common import Code, FitIns, FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays
-from peers_job import Job, Robot, Server, arguments
 from torch import nn
+
+from peers_job import Job, Robot, Server, arguments
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import hivemind
 from hivemind.compression import Float16Compression
+
 from peers_job import Job, Robot, Server, arguments
 
 #: Where the robots read how to enter the DHT.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from peers_contenders import Contender
 from peers_job import Job
-
 from rowcast.drivers.netns.network import INTERFACE, Network
 from rowcast.errors import WorkerFailed
 from rowcast.experiment.medium_settings import MediumSettings

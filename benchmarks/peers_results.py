@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils import vector_to_parameters
+
 from peers_job import Job
 from peers_net import Outage, steps_of
-from torch.nn.utils import vector_to_parameters
 
 __all__ = ["Result", "evaluated"]
 
@@ -107,7 +109,7 @@ class Result:
         longest = 0.0
         for times in self._others():
             marks = [0.0, *times, self.seconds]
-            for begin_s, end_s in zip(marks, marks[1:], strict=False):
+            for begin_s, end_s in itertools.pairwise(marks):
                 if begin_s < gap.end_s and end_s > gap.begin_s:
                     longest = max(longest, end_s - begin_s)
         return longest

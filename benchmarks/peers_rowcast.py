@@ -6,9 +6,8 @@ default ones.
 
 from __future__ import annotations
 
-from peers_job import Robot, arguments
-
 import rowcast
+from peers_job import Robot, arguments
 
 
 def main() -> None:

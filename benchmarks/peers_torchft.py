@@ -14,11 +14,12 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from peers_job import Robot, Server, arguments
 from torch.distributed import TCPStore
 from torchft import DistributedDataParallel, Manager, Optimizer, ProcessGroupGloo
 from torchft.coordination import LighthouseServer
 from torchft.local_sgd import LocalSGD
+
+from peers_job import Robot, Server, arguments
 
 
 def main() -> None:
