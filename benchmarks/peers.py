@@ -29,6 +29,7 @@ import json
 import math
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -239,7 +240,7 @@ class Bench:
                 )
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _teller(update: Callable[[str], None], name: str) -> Callable[[str], None]:
@@ -290,6 +291,7 @@ def _show(console: Console, bench: Bench, results: _Results) -> None:
         f"{bench.model_bytes / 1e3:.0f} kB in one bit an element; links of {bench.best_bps / 1e6:.2f} Mbit/s at best; "
         f"congestion control {', '.join(controls) or 'not known'}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     if any(scenario == PLAIN for scenario, _ in results) or bench.not_run:
@@ -298,12 +300,12 @@ def _show(console: Console, bench: Bench, results: _Results) -> None:
         _show_outage(console, results)
     for name, contender in CONTENDERS.items():
         if name in bench.not_run:
-            console.print(f"{name}: not run: {bench.not_run[name]}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: not run: {bench.not_run[name]}", highlight=False, markup=False, soft_wrap=True)
         elif any(name == ran for _, ran in results):
-            console.print(f"{name}: {contender.says}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {contender.says}", highlight=False, markup=False, soft_wrap=True)
     for (scenario, name), each in results.items():
         for said in each.ended.values():
-            console.print(f"{scenario}, {name}: {said}", highlight=False, soft_wrap=True)
+            console.print(f"{scenario}, {name}: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_plain(console: Console, bench: Bench, results: _Results) -> None:
@@ -352,4 +354,7 @@ def _show_outage(console: Console, results: _Results) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: namespaces and processes go
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("peers: interrupted; what is finished is kept, and the same command goes on")

@@ -5,7 +5,8 @@ As PyTorch's documentation recommends it (DistributedDataParallel; DDP communica
 The hooks are its own: ``fp16_compress_hook``; ``powerSGD_hook`` with rank 1 (the default, with which the documentation
 begins), error feedback and warm start. By default PowerSGD begins after 1,000 steps of plain float32, for the sake of
 models that begin untrained; this one begins trained, and would never come that far here: it begins at step 2, the
-earliest that PyTorch allows.
+earliest that PyTorch allows. It has one bucket: with two, as by default, its collectives come in another order on each
+rank, and gloo ends the processes ("collective mismatch").
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ def main() -> None:
     dist.init_process_group(
         "gloo", init_method=f"tcp://{options.address}", rank=robot.rank, world_size=robot.job.workers
     )
-    model = DistributedDataParallel(robot.worker.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # The same 25 MB as by default; but where they are named, there is no small first bucket.
+    buckets = {"bucket_cap_mb": 25} if options.hook == "powersgd" else {}
+    model = DistributedDataParallel(
+        robot.worker.model, broadcast_buffers=False, gradient_as_bucket_view=True, **buckets
+    )
     if options.hook == "fp16":
         model.register_comm_hook(None, default_hooks.fp16_compress_hook)
     elif options.hook == "powersgd":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -192,10 +193,11 @@ async def _wait_finished(robots: Sequence[WorkerProcess]) -> None:
 
 
 async def _kill(processes: Sequence[WorkerProcess]) -> None:
+    """Each is the first of a group; what it has started holds its pipes, and would keep us waiting."""
     running = [each.process for each in processes if each.process.returncode is None]
     for process in running:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
     await asyncio.gather(*(process.wait() for process in running))
 
 
