@@ -70,6 +70,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/log_places.py --check
 	$(BIN)/python benchmarks/finish_together.py --check
 	$(BIN)/python benchmarks/goodput.py --check
+	$(BIN)/python benchmarks/shaping.py --check
 	$(BIN)/python benchmarks/agreement.py --check --parts steps
 	$(BIN)/python benchmarks/wide_area.py --check
 	$(BIN)/python benchmarks/tls.py --check
