@@ -28,7 +28,8 @@ from rowcast.experiment.demo import DemoSettings
 from rowcast.experiment.folder import cell_folder, write_whole
 from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.robot import ShapeSettings, shaped_trace
-from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, model_bytes, one_thread
+from rowcast.experiment.runners.links import model_bytes
+from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, one_thread
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.links import Trace
 from rowcast.optim import Optimizer

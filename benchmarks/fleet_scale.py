@@ -12,7 +12,7 @@ from common import Figure, reference_layout
 from pulls import resident_bytes
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device, Simulation
-from rowcast.experiment.runners.virtual import model_bytes
+from rowcast.experiment.runners.links import model_bytes
 from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.links import PROFILES, synthesise

@@ -22,7 +22,8 @@ from grid_jobs import Digits
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device, Simulation, TreeSimulation, VirtualWorker
 from rowcast.errors import NonFiniteGradient
-from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, model_bytes, one_thread
+from rowcast.experiment.runners.links import model_bytes
+from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, one_thread
 from rowcast.experiment.timing_tree import timing_tree
 from rowcast.journal import Journal
 from rowcast.links import PROFILES, Trace, synthesise

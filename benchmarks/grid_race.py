@@ -22,7 +22,7 @@ from grid_cells import GridCell
 from grid_judge import Judged, gradients_to_target, judge, seconds_to_target, spread
 from grid_runs import JOBS_FILE, LINKS, Grid, Wanted, devices_of, each_done, run_all, save_json
 from rowcast.experiment.devices import parse_devices, place_in_recording
-from rowcast.experiment.runners.virtual import model_bytes
+from rowcast.experiment.runners.links import model_bytes
 from rowcast.experiment.timing_team import timing_team
 from rowcast.journal import Journal
 from rowcast.links import Trace, load_trace, named_trace

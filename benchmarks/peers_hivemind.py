@@ -4,8 +4,8 @@ As in hivemind's quickstart: each robot steps by itself (``use_local_updates``) 
 background (``delay_state_averaging``, the default) whenever all together have seen ``target_batch_size`` samples: with
 78 local steps that is the 10,000 of the quickstart. As its configuration guide says: Float16Compression for what
 travels; ``matchmaking_time`` of 5 s, for local runs; ``averaging_timeout`` of twice what an all-reduce takes, here
-120 s. ``next_chunk_timeout``, by default the 5 s of matchmaking, is 60 s, in hivemind's favour: links here carry next to
-nothing for longer than 5 s at a time, for which a robot would be banned from its group.
+120 s. ``next_chunk_timeout``, by default the 5 s of matchmaking, is 60 s, in hivemind's favour: links here carry next
+to nothing for longer than 5 s at a time, for which a robot would be banned from its group.
 """
 
 from __future__ import annotations

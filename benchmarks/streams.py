@@ -21,7 +21,7 @@ from common import Figure, arguments, finish
 from fashion import PARAMETERS, Fashion, make_cnn, write_noise
 from rowcast.experiment import Cell, Comparison, run_comparison
 from rowcast.experiment.folder import cell_folder
-from rowcast.experiment.runners.virtual import model_bytes
+from rowcast.experiment.runners.links import model_bytes
 from rowcast.journal import read_journal
 from rowcast.rows import Layout
 from rowcast.streams import AdaptiveTopK, compresses, parse_streams

@@ -422,7 +422,7 @@ def audited(team: VirtualTeam, *names: str) -> None:
         residual = team.workers[name].node.residual
         assert isinstance(residual, HalfResidual) and residual.empty
     server = ServerAudit.of(team.server, LAYOUT, start_of(LAYOUT))
-    audits = [WorkerAudit.of(one.node, metrics={}, busy_s=[], pace_s=0.0) for one in team.workers.values()]
+    audits = [WorkerAudit.of(one.node, metrics={}, busy_s=[], paces_s=[]) for one in team.workers.values()]
     report = prove(server, audits)
     assert report.clean, report
     assert team.imbalance() <= 2e-4

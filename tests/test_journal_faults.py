@@ -193,7 +193,7 @@ def test_a_team_trains_on_while_its_disk_is_full_and_afterwards(tmp_path, monkey
             robot.done()
         audit = prove(
             ServerAudit.of(server.node, LAYOUT, start_of()),
-            [WorkerAudit.of(robot.team.node, metrics={}, busy_s=[], pace_s=0.0) for robot in robots],
+            [WorkerAudit.of(robot.team.node, metrics={}, busy_s=[], paces_s=[]) for robot in robots],
         )
         assert audit.clean and audit.total_error < 1e-6, audit
     assert len([text for text in texts(caplog) if "goes on without" in text]) == 3

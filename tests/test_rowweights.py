@@ -200,7 +200,7 @@ def test_over_sockets_every_row_is_accounted_for(policy):
         f"{policy}{'&' if '?' in policy else '?'}codec=raw&row_weights=contributors", expected_workers=2
     ) as server:
         robots = [Robot(server, "all", steps=steps, update=2), HalfRobot(server, "half", steps=steps)]
-        audits = [WorkerAudit.of(robot.done().team.node, metrics={}, busy_s=[0.0], pace_s=0.0) for robot in robots]
+        audits = [WorkerAudit.of(robot.done().team.node, metrics={}, busy_s=[0.0], paces_s=[0.0]) for robot in robots]
         eventually(lambda: not server.ask(lambda node: node.members))
         audit = server.ask(lambda node: ServerAudit.of(node, LIVE_LAYOUT, start_of()))
     report = prove(audit, audits)
