@@ -47,7 +47,9 @@ def test_each_link_carries_its_rate_in_each_direction() -> None:
 @needs_shaper
 @pytest.mark.system
 def test_two_stations_go_through_both_of_their_links() -> None:
-    with Network(HOSTS) as network, KernelShaper(network, steady(robot_0=2, robot_1=50), steady(robot_0=50, robot_1=4)):
+    down, up = steady(robot_0=2, robot_1=50), steady(robot_0=50, robot_1=4)
+    with Network(HOSTS) as network, KernelShaper(network, down, up) as shaper:
+        shaper.start(time.monotonic())
         there = Datagrams(network, "robot-0", "robot-1", 9000, seconds=1.5, rate_bps=8e6).arrived()
         assert mbps(there, there[0][0] + 0.3, there[0][0] + 1.3) == pytest.approx(8, rel=0.1)
         back = Datagrams(network, "robot-1", "robot-0", 9001, seconds=1.5, rate_bps=8e6).arrived()
@@ -72,7 +74,7 @@ def test_a_trace_is_followed_through_an_outage() -> None:
     # What was on its way at the cut: what the bucket held, and the frame that was let through.
     assert sum(1 for at, _ in frames if begin + 1.02 <= at < begin + 2) <= 3
     assert sum(1 for at, _ in frames if begin + 4.02 <= at) <= 3
-    assert shaper.changes == 4
+    assert shaper.changes == 5
     assert 0 < shaper.lateness_s < 0.5
 
 
@@ -97,7 +99,26 @@ def test_a_tc_that_fails_is_told_to_the_caller(monkeypatch: pytest.MonkeyPatch) 
 @needs_namespaces
 @needs_shaper
 @pytest.mark.system
-def test_what_the_kernel_refuses_is_one_line() -> None:
+def test_nothing_is_shaped_before_it_starts_and_after_it_is_lifted() -> None:
+    slow = {name: Trace.constant(1e6) for name in HOSTS[1:]}
+
+    def rate(port: int) -> float:
+        frames = Datagrams(network, "server", "robot-0", port, seconds=1.5, rate_bps=8e6).arrived()
+        return mbps(frames, frames[0][0] + 0.3, frames[0][0] + 1.3)
+
+    with Network(HOSTS) as network, KernelShaper(network, slow, slow) as shaper:
+        assert rate(9000) == pytest.approx(8, rel=0.1)
+        shaper.start(time.monotonic())
+        assert rate(9001) == pytest.approx(1, rel=0.1)
+        shaper.lift()
+        assert rate(9002) == pytest.approx(8, rel=0.1)
+
+
+@needs_namespaces
+@needs_shaper
+@pytest.mark.system
+def test_what_the_kernel_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_shaper, "_OPEN_BPS", 1e40)
     too_fast = {name: Trace.constant(1e40) for name in HOSTS[1:]}
     with (
         Network(HOSTS) as network,

@@ -34,7 +34,7 @@ _REMADE_BELOW_BPS = 5e4
 #: The kernel has no rate 0, nor one at which the burst takes over 274 s. What was queued before waits.
 _SLOWEST_BPS = 100
 #: Of a link that is not shaped: faster than this machine.
-_OPEN_BPS = 2e10
+_OPEN_BPS = 1e9
 #: No host has a name with a dot.
 _BRIDGE = "air.bridge"
 _END_LIMIT_S = 5.0
