@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from typing import Any
 
@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from rowcast.errors import RowcastError
 from rowcast.page.address import is_loopback
+from rowcast.page.model import Team
 from rowcast.page.state import Changes, curves_of, team_state
 from rowcast.page.watching import Source
 
@@ -57,7 +58,6 @@ HEADERS = {
 COOKIE = "rowcast-page"
 
 _encode = msgspec.json.Encoder().encode
-Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Viewers:
@@ -159,46 +159,7 @@ def page_app(source: Source, token: str = "", updates_per_s: float = UPDATES_PER
         updates_per_s: how often changes are sent.
     """
     viewers = Viewers(source, updates_per_s)
-
-    async def index(request: Request) -> Response:
-        return await asset(request)
-
-    async def asset(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in ASSETS:
-            return PlainTextResponse("there is no such file\n", 404)
-        data = files("rowcast.page").joinpath("assets", name).read_bytes()
-        return Response(data, media_type=ASSETS[name])
-
-    async def events(request: Request) -> Response:
-        if viewers.count >= MOST_VIEWERS:
-            return PlainTextResponse(f"expected at most {MOST_VIEWERS} viewers at once; close a page\n", 503)
-        return StreamingResponse(viewers.stream(), media_type="text/event-stream")
-
-    async def curves(request: Request) -> Response:
-        robots = request.query_params.getlist("robot")[:MOST_ROBOTS]
-        name, whole = request.query_params.get("curve", ""), request.query_params.get("span") == "whole"
-        t = _time(request)
-
-        def find() -> bytes:
-            with source.lock:
-                team = source.team if t is None or not source.replays else source.at(t)
-                return _encode(curves_of(team, name, robots, whole=whole))
-
-        return await _json(find)
-
-    async def at(request: Request) -> Response:
-        t = _time(request)
-        if t is None:
-            return PlainTextResponse("expected t, a time in seconds, as in /at?t=12.5\n", 400)
-
-        def find() -> bytes:
-            with source.lock:
-                if not source.replays:
-                    return _encode({"kind": "none"})
-                return _encode(team_state(source.at(t), 0))
-
-        return await _json(find)
+    answers = _Answers(source, viewers)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -211,17 +172,69 @@ def page_app(source: Source, token: str = "", updates_per_s: float = UPDATES_PER
 
     app = Starlette(
         routes=[
-            Route("/", index),
-            Route("/assets/{name}", asset),
-            Route("/events", events),
-            Route("/curves", curves),
-            Route("/at", at),
+            Route("/", answers.asset),
+            Route("/assets/{name}", answers.asset),
+            Route("/events", answers.events),
+            Route("/curves", answers.curves),
+            Route("/at", answers.at),
         ],
         lifespan=lifespan,
     )
     app.add_middleware(_Guard, token=token)
     app.state.viewers = viewers
     return app
+
+
+class _Answers:
+    """What is answered to whom the guard has let in."""
+
+    def __init__(self, source: Source, viewers: Viewers) -> None:
+        self._source = source
+        self._viewers = viewers
+
+    async def asset(self, request: Request) -> Response:
+        """A file of the page."""
+        name = request.path_params.get("name", "index.html")
+        if name not in ASSETS:
+            return PlainTextResponse("there is no such file\n", 404)
+        data = files("rowcast.page").joinpath("assets", name).read_bytes()
+        return Response(data, media_type=ASSETS[name])
+
+    async def events(self, request: Request) -> Response:
+        """The team, and then what changes in it, as server-sent events."""
+        if self._viewers.count >= MOST_VIEWERS:
+            return PlainTextResponse(f"expected at most {MOST_VIEWERS} viewers at once; close a page\n", 503)
+        return StreamingResponse(self._viewers.stream(), media_type="text/event-stream")
+
+    async def curves(self, request: Request) -> Response:
+        """A curve of some robots, now or at ``t``."""
+        robots = request.query_params.getlist("robot")[:MOST_ROBOTS]
+        name, whole = request.query_params.get("curve", ""), request.query_params.get("span") == "whole"
+        t, source = _time(request), self._source
+
+        def look(team: Team) -> bytes:
+            return _encode(curves_of(team, name, robots, whole=whole))
+
+        def find() -> bytes:
+            if t is not None and source.replays:
+                return source.at(t, look)
+            with source.lock:
+                return look(source.team)
+
+        return await _json(find)
+
+    async def at(self, request: Request) -> Response:
+        """The team at ``t``."""
+        t, source = _time(request), self._source
+        if t is None:
+            return PlainTextResponse("expected t, a time in seconds, as in /at?t=12.5\n", 400)
+
+        def find() -> bytes:
+            if not source.replays:
+                return _encode({"kind": "none"})
+            return source.at(t, lambda team: _encode(team_state(team, 0)))
+
+        return await _json(find)
 
 
 async def _json(find: Callable[[], bytes]) -> Response:

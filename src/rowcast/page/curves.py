@@ -59,11 +59,12 @@ class Curve:
 
     def _widen(self) -> None:
         half = BINS // 2
-        for values in (self._sums, self._counts):
-            for place in range(half):
-                values[place] = values[2 * place] + values[2 * place + 1]
-            for place in range(half, BINS):
-                values[place] = 0
+        sums, counts = self._sums, self._counts
+        for place in range(half):
+            sums[place] = sums[2 * place] + sums[2 * place + 1]
+            counts[place] = counts[2 * place] + counts[2 * place + 1]
+        for place in range(half, BINS):
+            sums[place] = counts[place] = 0
         self._used = (self._used + 1) // 2
         self.width_s *= 2
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import zlib
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rowcast.page.model import Team
 from rowcast.page.recording import Place, Recording
 
 __all__ = ["MOMENTS_BYTES", "History"]
+
+T = TypeVar("T")
 
 #: Records between two moments that are kept, at first.
 FIRST_EVERY = 20_000
@@ -56,6 +61,7 @@ class History:
         self._moments_bytes = 0
         self._next = 0
         self._replay: tuple[float, Recording, Team] | None = None
+        self._replaying = threading.Lock()
 
     def read(self, most: int) -> int:
         """Take in the next records, at most so many; returns how many there were.
@@ -76,7 +82,7 @@ class History:
     def _keep(self) -> None:
         packed = zlib.compress(pickle.dumps(self.team, protocol=5), level=1)
         before_all = float("-inf") if self.team.now is None else self.team.now
-        self._moments.append(_Moment(before_all, self.recording.places(), packed))
+        self._moments = [*self._moments, _Moment(before_all, self.recording.places(), packed)]
         self._moments_bytes += len(packed)
         while self._moments_bytes > MOMENTS_BYTES and len(self._moments) > 2:
             self._moments = self._moments[::2]  # the first one, the beginning, stays
@@ -84,15 +90,20 @@ class History:
             self._every *= 2
         self._next = self.team.records + self._every
 
-    def at(self, t: float) -> Team:
-        """The team at time ``t`` (s), as the records up to then make it; to be read only.
+    def at(self, t: float, look: Callable[[Team], T]) -> T:
+        """``look`` at the team at time ``t`` (s), as the records up to then make it. From any thread.
 
         Raises:
             ConfigError: a file has become unreadable.
         """
+        with self._replaying:
+            return look(self._at(t))
+
+    def _at(self, t: float) -> Team:
         replay = self._replay
-        place = bisect_right([moment.t for moment in self._moments], t) - 1
-        moment = self._moments[max(place, 0)] if self._moments else None
+        moments = self._moments  # the thread that reads on may put another list there
+        place = bisect_right([moment.t for moment in moments], t) - 1
+        moment = moments[max(place, 0)] if moments else None
         if replay is None or t < replay[0] or (moment is not None and moment.t > replay[0]):
             if moment is None:
                 return Team()

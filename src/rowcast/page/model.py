@@ -27,6 +27,8 @@ LONGEST_NAME = 60
 _OF_THE_NODE = ("rate_bps", "share", "staleness", "samples", "queued")
 #: Events in which ``peer`` is a robot, in the journal of a server.
 _SERVER = ("server",)
+#: What happens to every robot that has finished.
+_OF_AN_END = ("link_down", "leave", "end")
 
 
 def _number(value: Any) -> float | None:
@@ -149,7 +151,7 @@ class Team:
         layers: names of the layers of the map of rows, and how many rows each has.
         start, now: time of the first record, and the greatest (s); ``None`` before the first.
         policy: the policy of the team, as far as it is known.
-        running: how many sessions of a server have begun and not ended.
+        ended: why the server ended; empty: it has not.
         records: how many were taken.
         unknown: records of events that this version does not know.
     """
@@ -183,7 +185,11 @@ class Team:
             return
         told = sentence(record)
         if told is not None:
-            self.tell(t, self._who(record), event, told)
+            who = self._who(record)
+            robot = self.robots.get(who)
+            if robot is not None and robot.finished and event in _OF_AN_END:
+                told = ("info", told[1])  # it has finished: that its link ends is nobody's trouble
+            self.tell(t, who, event, told)
 
     def tell(self, t: float, who: str, event: str, told: tuple[str, str]) -> None:
         """Add a line to the log: how serious it is, and the text."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import heapq
 import math
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
 
 import msgspec
 
@@ -29,37 +31,31 @@ def session_start(path: Path, session: int) -> int:
     Raises:
         ConfigError: the file cannot be read, or there is no such session.
     """
-    starts = []
-    wanted = -session if session < 0 else None
     try:
         with path.open("rb") as file:
             end = file.seek(0, 2)
-            if wanted is None:
+            if session >= 0:
                 starts = _starts_between(file, 0, end)
             else:  # from the end: a day's journal is long, and the newest session is what is mostly wanted
-                place = end
-                while place > 0 and len(starts) < wanted:
+                starts, place = [], end
+                while place > 0 and len(starts) < -session:
                     begin = max(place - 8 * CHUNK_BYTES, 0)
                     starts = _starts_between(file, begin, place) + starts
                     place = begin
-            if not starts or (wanted is not None and len(starts) < wanted):
-                first = file.seek(0) or file.read(4096).lstrip(b"\0\n\r\t ")
-                if session in (0, -1) or not first:
-                    return 0
-                raise ConfigError(f"journal {path}: expected a session in 0 .. {max(len(starts) - 1, 0)}, got {session}")
     except OSError as error:
         raise ConfigError(f"journal {path}: cannot be read: {error.strerror}") from error
+    if not starts and session in (0, -1):
+        return 0
     if not -len(starts) <= session < len(starts):
         raise ConfigError(f"journal {path}: expected a session in 0 .. {len(starts) - 1}, got {session}")
     return starts[session]
 
 
-def _starts_between(file: object, begin: int, end: int) -> list[int]:
+def _starts_between(file: BinaryIO, begin: int, end: int) -> list[int]:
     """Where the lines begin that hold ``start``, whose event stands in these bytes."""
     reach = 4096  # how far before the event its line may begin, or the event across a border
-    file.seek(max(begin - reach, 0))  # type: ignore[attr-defined]
-    base = max(begin - reach, 0)
-    data: bytes = file.read(end - base + len(_START))  # type: ignore[attr-defined]
+    base = file.seek(max(begin - reach, 0))
+    data = file.read(end - base + len(_START))
     found, place = [], data.find(_START)
     while place >= 0:
         if begin <= base + place < end:
@@ -130,7 +126,7 @@ class _File:
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > LONGEST_LINE_BYTES:
-            raise ConfigError(f"journal {self.path}: a line of more than {LONGEST_LINE_BYTES >> 20} MB; it is no journal")
+            raise ConfigError(f"journal {self.path}: a line of over {LONGEST_LINE_BYTES >> 20} MB; it is no journal")
         behind = self._read_to - len(self._rest) - sum(map(len, lines)) - len(lines)
         for line in lines:
             behind += len(line) + 1
@@ -142,10 +138,9 @@ class _File:
         line = line.strip(b"\0 \t\r")
         if not line:
             return None
-        try:
+        record: Any = None
+        with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):  # it is told of below
             record = _decode(line)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            record = None
         if not _is_record(record):
             if not self.place.started and not self.place.offset:
                 raise ConfigError(f"journal {self.path}: expected lines with t, node and event, got something else")
@@ -155,7 +150,7 @@ class _File:
         self.place.started = True
         if record["event"] not in EVENTS:
             self._remark(f"was written by another version: its events {visible(record['event'], 40)!r} are left out")
-        return record  # type: ignore[no-any-return]
+        return record
 
     def _remark(self, text: str) -> None:
         if text not in self.place.complained and len(self.place.complained) < 20:
@@ -183,7 +178,7 @@ class _File:
         return record
 
 
-def _is_record(record: object) -> bool:
+def _is_record(record: object) -> TypeGuard[Record]:
     return (
         isinstance(record, dict)
         and isinstance(record.get("t"), int | float)
@@ -226,7 +221,7 @@ class Recording:
         paths = [self.path] if not self.path.is_dir() else sorted(self.path.glob("*.jsonl"))
         for path in paths:
             if path.name not in self._files:
-                place = self._given.get(path.name)
+                place = copy.deepcopy(self._given.get(path.name))
                 place = place or Place(session_start(path, self.session))
                 self._files[path.name] = _File(path, place, alone=path == self.path)
 

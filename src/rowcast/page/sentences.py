@@ -81,8 +81,10 @@ _TEXTS: Mapping[str, tuple[str, Callable[[Record], str]]] = {
     "return": (FINE, lambda record: f"returns at iteration {_amount(record.get('iteration'))}"),
     "clipped": (
         NOTE,
-        lambda record: f"updates scaled down in {_amount(record.get('rows'))} rows, up to "
-        f"{_amount(record.get('largest'))} times too large",
+        lambda record: (
+            f"updates scaled down in {_amount(record.get('rows'))} rows, up to "
+            f"{_amount(record.get('largest'))} times too large"
+        ),
     ),
     "quarantined": (TROUBLE, lambda record: f"quarantined{_because(record)}; its updates do not count"),
     "released": (FINE, lambda record: "released: its updates count again"),
@@ -95,8 +97,10 @@ _TEXTS: Mapping[str, tuple[str, Callable[[Record], str]]] = {
     "task": (FINE, lambda record: f"{record.get('what')}: {record.get('detail')}"),
     "resume": (
         FINE,
-        lambda record: f"resumes: {_amount(record.get('delivered'))} frames had arrived, "
-        f"{_amount(record.get('restored'))} are sent again",
+        lambda record: (
+            f"resumes: {_amount(record.get('delivered'))} frames had arrived, "
+            f"{_amount(record.get('restored'))} are sent again"
+        ),
     ),
     "recovered": (NOTE, _recovered),
     "drained": (FINE, lambda record: f"has sent and received everything, iteration {_amount(record.get('iteration'))}"),

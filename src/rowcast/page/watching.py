@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rowcast.errors import RowcastError
 from rowcast.journal import Record
@@ -15,6 +15,8 @@ from rowcast.page.model import Team
 from rowcast.page.preview import preview
 
 __all__ = ["Live", "Source", "Watch"]
+
+T = TypeVar("T")
 
 #: Records that wait for the page at most; the oldest go first.
 MOST_WAITING = 100_000
@@ -27,7 +29,7 @@ LONG_BYTES = 24 << 20
 
 
 class Source(Protocol):
-    """Where a page gets its team from. All but ``lock`` is to be looked at with ``lock`` held.
+    """Where a page gets its team from. All but :meth:`at` is to be looked at with ``lock`` held.
 
     Attributes:
         title: what is watched, for people.
@@ -52,8 +54,8 @@ class Source(Protocol):
     def pump(self) -> None:
         """Take in what waits."""
 
-    def at(self, t: float) -> Team:
-        """The team at time ``t`` (s)."""
+    def at(self, t: float, look: Callable[[Team], T]) -> T:
+        """``look`` at the team at time ``t`` (s)."""
 
 
 class Watch:
@@ -111,8 +113,8 @@ class Watch:
     def pump(self) -> None:
         """Nothing waits: the thread takes it in."""
 
-    def at(self, t: float) -> Team:
-        return self._history.at(t)
+    def at(self, t: float, look: Callable[[Team], T]) -> T:
+        return self._history.at(t, look)
 
     def _follow(self) -> None:
         waited_s = 0.0
@@ -151,6 +153,7 @@ class Live:
         self._waiting: deque[Record] = deque(maxlen=MOST_WAITING)
         self._past = past
         self._history: History | None = None
+        self._reading = threading.Lock()
 
     def take(self, record: Record) -> None:
         """One record, from the thread of the server: it waits for the page's."""
@@ -169,11 +172,12 @@ class Live:
         for _ in range(min(len(waiting), AT_ONCE)):
             self.team.take(waiting.popleft())
 
-    def at(self, t: float) -> Team:
-        if self._history is None:
-            path = self._past()
-            assert path is not None, "who asks looks at 'replays' first"
-            self._history = History(path)
-        while self._history.read(AT_ONCE):
-            pass
-        return self._history.at(t)
+    def at(self, t: float, look: Callable[[Team], T]) -> T:
+        with self._reading:
+            if self._history is None:
+                path = self._past()
+                assert path is not None, "who asks looks at 'replays' first"
+                self._history = History(path)
+            while self._history.read(AT_ONCE):
+                pass
+        return self._history.at(t, look)

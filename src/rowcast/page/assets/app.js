@@ -133,7 +133,7 @@ function showRobots() {
     put(parts[0], MARKS[level]);
     const since = level === "fine" ? "" : ` ${clock(now - robot.since)}`;
     put(parts[1], robot.state + (robot.quarantined && robot.state !== "quarantined" ? ", quarantined" : "") + since);
-    put(parts[2], robot.why || "");
+    put(parts[2], robot.why === robot.state ? "" : robot.why || "");
     put(cells.step, robot.iteration === null ? "–" : String(robot.iteration));
     put(cells.behind, robot.staleness === null ? "–" : String(robot.staleness));
     put(cells.metric, figure(robot.metrics[$("metric").value] ?? null, 4));
