@@ -3,6 +3,7 @@ import { Charts, styleOf } from "./charts.js";
 import { RowMap } from "./map.js";
 
 const MOST_DRAWN = 8;
+const ENERGY = /batter|watt|power|joule|energy|soc\b/i;
 const $ = (id) => document.getElementById(id);
 const MARKS = { fine: "●", note: "◐", trouble: "▲" };
 const LEVEL_WORDS = { info: "", note: "note: ", trouble: "trouble: " };
@@ -94,7 +95,7 @@ function put(cell, text) {
 }
 
 function energyOf(robot) {
-  const found = Object.entries(robot.metrics).filter(([name]) => /batter|watt|power|joule|energy|soc/i.test(name));
+  const found = Object.entries(robot.metrics).filter(([name]) => ENERGY.test(name));
   const texts = found.slice(0, 2).map(([name, value]) => `${name} ${figure(value)}`);
   if (robot.joules !== null) texts.push(`${figure(robot.joules)} J`);
   return texts.join(", ");
@@ -170,7 +171,8 @@ function showMetrics(names) {
   const team = shown();
   const found = new Set();
   names.forEach((name) => Object.keys(team.robots.get(name).metrics).forEach((metric) => found.add(metric)));
-  const list = [...found].sort((a, b) => (a === "loss") - (b === "loss") || a.localeCompare(b));
+  const rank = (name) => (ENERGY.test(name) ? 2 : name === "loss" ? 1 : 0);
+  const list = [...found].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
   const select = $("metric");
   if (list.join("\n") === [...select.options].map((option) => option.value).join("\n")) return;
   const before = select.value;
