@@ -34,6 +34,7 @@ TINY = {
     "memory": ["--tiny"],
     "motion": ["--tiny", "--jobs", "0", "--models", "2d,online"],
     "optimizers": ["--steps", "3", "--only", "Adam"],
+    "page": ["--tiny"],
     "pulls": ["--tiny"],
     "shaping": ["--tiny"],
     "simulate": ["--tiny"],
