@@ -180,6 +180,18 @@ def test_a_journal_tells_who_watches_it_also_when_it_cannot_be_written():
     assert journal.missed == 3 and not live.replays
 
 
+def test_what_the_page_cannot_take_in_is_left_out_and_told(monkeypatch):
+    monkeypatch.setattr("rowcast.page.watching.MOST_WAITING", 3)
+    live = Live("a server")
+    for number in range(5):
+        live.take({"t": float(number), "node": "server", "event": "join", "peer": f"r-{number}"})
+    with live.lock:
+        live.pump()
+        live.pump()
+    assert list(live.team.robots) == ["r-2", "r-3", "r-4"]
+    assert [line.who for line in live.team.log].count("page") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

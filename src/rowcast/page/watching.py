@@ -151,12 +151,14 @@ class Live:
         self.generation = 1
         self.team = Team()
         self._waiting: deque[Record] = deque(maxlen=MOST_WAITING)
+        self._overrun = False
         self._past = past
         self._history: History | None = None
         self._reading = threading.Lock()
 
     def take(self, record: Record) -> None:
         """One record, from the thread of the server: it waits for the page's."""
+        self._overrun = self._overrun or len(self._waiting) == MOST_WAITING
         self._waiting.append(record)
 
     @property
@@ -171,6 +173,10 @@ class Live:
         waiting = self._waiting
         for _ in range(min(len(waiting), AT_ONCE)):
             self.team.take(waiting.popleft())
+        if self._overrun:
+            self._overrun = False
+            told = ("trouble", "more was written than the page could take in: the oldest of it is left out here")
+            self.team.tell(self.team.now or 0.0, "page", "journal", told)
 
     def at(self, t: float, look: Callable[[Team], T]) -> T:
         with self._reading:
