@@ -200,7 +200,10 @@ def test_whatever_a_record_holds_it_is_taken_and_can_be_sent(found):
         json.dumps(told, allow_nan=False)
         if told["kind"] == "whole":
             seen.clear()
-        seen |= {robot["name"]: robot for robot in told["robots"]}
+        for name in told.get("gone", ()):
+            del seen[name]
+        for robot in told["robots"]:
+            seen[robot["name"]] = seen.get(robot["name"], {}) | robot
     # Who was sent the changes only knows what one does who is sent all of it.
     whole = {robot["name"]: robot for robot in team_state(team, 1)["robots"]}
     assert seen == whole

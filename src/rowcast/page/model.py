@@ -69,11 +69,13 @@ class RowMap:
     """How old a robot's rows are at the server, for each layer.
 
     Attributes:
+        serial: the record that it came with, so that a newer one is told from an older one.
         t: when that was (s).
         mean, oldest: mean and greatest age of the rows of each layer, in iterations behind the fastest robot.
         pending: share of the rows of each layer of which the newest iteration has not arrived.
     """
 
+    serial: int
     t: float
     mean: list[float]
     oldest: list[float]
@@ -395,7 +397,7 @@ class Team:
         if (robot := self._robot(record)) is not None:
             found = [_numbers(record.get(name)) for name in ("mean_age", "oldest_age", "pending")]
             if len({len(each) for each in found}) == 1:
-                robot.rows = RowMap(t, *found)
+                robot.rows = RowMap(self.records, t, *found)
 
     def _on_layers(self, t: float, record: Record) -> None:
         names = record.get("names")

@@ -17,8 +17,8 @@ def _rounded(values: list[float], digits: int) -> list[float]:
     return [round(value, digits) for value in values]
 
 
-def _robot(robot: Robot) -> dict[str, Any]:
-    return {
+def _robot(robot: Robot, *, rows: bool = True) -> dict[str, Any]:
+    told = {
         "name": robot.name,
         "state": robot.state,
         "phase": robot.phase,
@@ -32,8 +32,15 @@ def _robot(robot: Robot) -> dict[str, Any]:
         "joules": robot.joules,
         "curves": list(robot.curves),
         **{name: robot.newest(name) for name in ("link", "up", "down", "stall")},
-        "rows": None if robot.rows is None else dataclasses.asdict(robot.rows),
     }
+    if rows:
+        told["rows"] = None if robot.rows is None else vars(robot.rows)
+    return told
+
+
+def _map_of(robot: Robot) -> int:
+    """Which map of rows of a robot is the newest; 0: there is none."""
+    return 0 if robot.rows is None else robot.rows.serial
 
 
 def _head(team: Team, generation: int) -> dict[str, Any]:
@@ -85,6 +92,7 @@ class Changes:
         self._layers: list[str] = []
         self._totals: dict[tuple[str, str], int] = {}
         self._robots: dict[str, int] = {}
+        self._maps: dict[str, int] = {}
 
     def since_last(self, team: Team, generation: int) -> dict[str, Any] | None:
         """The changes; ``None``: nothing has changed. Where the team is another object, all of it."""
@@ -92,6 +100,7 @@ class Changes:
             self._generation = generation
             self._totals.clear()
             self._robots.clear()
+            self._maps.clear()
             self._note(team)
             self._records, self._lines, self._layers = team.records, team.lines, team.layers[0]
             return team_state(team, generation)
@@ -99,10 +108,12 @@ class Changes:
             return None
         told: dict[str, Any] = {"kind": "changes", **_head(team, generation)}
         changed = [robot for robot in team.robots.values() if self._robots.get(robot.name) != robot.serial]
-        told["robots"] = [_robot(robot) for robot in changed]
+        # The map of rows is most of it, and changes less often than all else.
+        told["robots"] = [_robot(robot, rows=self._maps.get(robot.name) != _map_of(robot)) for robot in changed]
         gone = self._robots.keys() - team.robots.keys()
         if gone:
             told["gone"] = sorted(gone)
+            self._maps = {name: t for name, t in self._maps.items() if name not in gone}
             self._robots = {name: serial for name, serial in self._robots.items() if name not in gone}
             self._totals = {key: total for key, total in self._totals.items() if key[0] not in gone}
         new = team.lines - self._lines
@@ -130,5 +141,6 @@ class Changes:
         for robot in team.robots.values():
             if self._robots.get(robot.name) != robot.serial:
                 self._robots[robot.name] = robot.serial
+                self._maps[robot.name] = _map_of(robot)
                 for name, curve in robot.curves.items():
                     self._totals[robot.name, name] = curve.total

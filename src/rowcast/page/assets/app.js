@@ -354,7 +354,8 @@ function take(told) {
   }
   live.head = headOf(told);
   (told.gone || []).forEach((name) => live.robots.delete(name));
-  told.robots.forEach((robot) => live.robots.set(robot.name, robot));
+  // What is left out has not changed.
+  told.robots.forEach((robot) => live.robots.set(robot.name, { ...live.robots.get(robot.name), ...robot }));
   if (told.layers) live.layers = told.layers;
   live.log = live.log.concat(told.log).slice(-500);
   if (told.points) charts.take(told.points);
