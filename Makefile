@@ -66,6 +66,7 @@ bench: $(STAMP)  ## the numbers quoted in docs/benchmarks.md
 	$(BIN)/python benchmarks/memory.py --check
 	$(BIN)/python benchmarks/worker_state.py --check
 	$(BIN)/python benchmarks/pulls.py --check
+	$(BIN)/python benchmarks/page.py --check
 	$(BIN)/python benchmarks/fleet.py --check
 	$(BIN)/python benchmarks/log_places.py --check
 	$(BIN)/python benchmarks/finish_together.py --check

@@ -342,6 +342,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "AnswererSettings": lambda: settings(config.AnswererSettings),
     "ServeSettings": late("rowcast.cli.serve", "ServeSettings"),
     "RelaySettings": late("rowcast.cli.relay", "RelaySettings"),
+    "WatchSettings": late("rowcast.cli.watch", "WatchSettings"),
     "RobotSettings": late("rowcast.experiment", "RobotSettings"),
     "DemoSettings": late("rowcast.experiment", "DemoSettings"),
     "StreamDemoSettings": late("rowcast.experiment.stream_settings", "StreamDemoSettings"),

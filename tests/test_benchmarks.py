@@ -36,6 +36,7 @@ TINY = {
     "motion": ["--tiny", "--jobs", "0", "--models", "2d,online"],
     "optimizers": ["--steps", "3", "--only", "Adam"],
     "peers": ["--tiny"],
+    "page": ["--tiny"],
     "pulls": ["--tiny"],
     "shaping": ["--tiny"],
     "simulate": ["--tiny"],

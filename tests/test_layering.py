@@ -22,7 +22,7 @@ FLOORS = {
     "delivery": 3,
     "session": 4,
     **dict.fromkeys(("training", "inference", "durability"), 5),
-    **dict.fromkeys(("drivers", "sources", "testing"), 6),
+    **dict.fromkeys(("drivers", "sources", "testing", "page"), 6),
     **dict.fromkeys(("optim", "split", "loader"), 7),
     **dict.fromkeys(("tasks", "experiment", "combining"), 8),
     **dict.fromkeys(("cli", "report"), 9),
@@ -40,6 +40,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "testing": PURE,
     "drivers": {"torch"},
     "sources": {"torch"},
+    "page": {"torch"},
     "optim": SOCKETS | CLOCKS | THREADS,
 }
 #: What a module may import although its part may not: models to test with are models of PyTorch.

@@ -30,6 +30,7 @@ from rowcast.cli import (
     trace,
     train,
     validate,
+    watch,
 )
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
 from rowcast.cli.options import PanelCommand, TaskCommand
@@ -66,6 +67,7 @@ app.add_typer(team.app)
 app.command("compare", cls=TaskCommand)(compare.compare)
 app.command("emulate", cls=TaskCommand)(emulate.emulate)
 app.command("combine", cls=TaskCommand)(combine.combine)
+app.command("watch", cls=PanelCommand)(watch.watch)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)
 app.command("doctor", cls=PanelCommand)(doctor.doctor)

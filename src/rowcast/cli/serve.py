@@ -59,6 +59,25 @@ class ServeSettings(Checked):
         flag="--take-over",
     )
     journal: Path | None = setting(None, "Write what happens to the end of this file, as JSON lines.", flag="--journal")
+    page: str | None = setting(
+        None,
+        "Show the team on a page there: a port of loopback, or HOST:PORT; 0 lets the system choose the port. Beyond "
+        "loopback the page wants a token, which is printed.",
+        flag="--page",
+        metavar="[HOST:]PORT",
+    )
+    page_token_file: Path | None = setting(
+        None, "File with the token of the page, in place of one that is made at each start.", flag="--page-token-file"
+    )
+    watch_every_s: float = setting(
+        0.0,
+        "Write so often into the journal where each robot is (event 'told'), and every second time how old its rows "
+        "are ('rows'). 0: never, or each second while there is a page.",
+        unit="s",
+        low=0.0,
+        high=3600.0,
+        flag="--watch-every-s",
+    )
     seconds: float | None = setting(None, "Stop after so long.", unit="s", low=0.0, high=1e9, flag="--seconds")
     once: bool = setting(False, "Exit when everybody has finished or is gone.", flag="--once")
     audit: Path | None = setting(
@@ -70,6 +89,8 @@ class ServeSettings(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_policy(self.policy)
+        if self.page is None and self.page_token_file is not None:
+            raise ConfigError("--page-token-file: expected a page as well, got none; give --page PORT")
         if self.state is None and (self.standby_of is not None or self.take_over):
             what = "--standby-of" if self.standby_of is not None else "--take-over"
             raise ConfigError(f"{what}: expected a folder for the state as well, got none; give --state DIR")

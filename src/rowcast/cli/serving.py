@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,16 @@ from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec, state_at
 from rowcast.errors import ConfigError, RowcastError, SteppedDown
 from rowcast.experiment.audit import save_server
 from rowcast.journal import Journal, open_journal
+from rowcast.page import Live, PageAddress, page_server
 from rowcast.session import record_start
 from rowcast.training import ServerNode
+from rowcast.training.watching import TeamWatch
 
 __all__ = ["lost", "run_server"]
 
 TICK_S = 0.25
+#: How often the journal is told where each robot is while there is a page (s).
+PAGE_EVERY_S = 1.0
 
 
 def run_server(
@@ -42,7 +46,11 @@ def run_server(
     team = TeamSpec(serve.policy, settings, link, security.secret)
     if serve.state is not None and state.durability == "none":
         state = dataclasses.replace(state, durability="log")
-    with open_journal("server", None) as journal, TeamDisplay(PlainConsole(), quiet=quiet) as display:
+    with (
+        open_journal("server", None) as journal,
+        TeamDisplay(PlainConsole(), quiet=quiet) as display,
+        _page(serve, journal, display),
+    ):
         if serve.standby_of is not None:
             return asyncio.run(_stand_by(serve, team, state, journal, display, security))
 
@@ -66,6 +74,20 @@ def run_server(
         node = team.node(journal)
         server = Server(node, serve.host, serve.port, link_settings=link, security=security)
         return asyncio.run(_run(server, node, display, serve, begin))
+
+
+@contextlib.contextmanager
+def _page(serve: ServeSettings, journal: Journal, display: TeamDisplay) -> Iterator[None]:
+    """The page, if one is wanted; it is told by the journal, and knows nothing else of the server."""
+    if serve.page is None:
+        yield
+        return
+    address = PageAddress.of(serve.page, serve.page_token_file)
+    live = Live(f"server on {serve.host}:{serve.port}", lambda: serve.journal)
+    journal.watch(live.take)
+    with page_server(live, address) as url:
+        display.says(f"page: {url}")
+        yield
 
 
 async def _stand_by(
@@ -158,9 +180,11 @@ async def _run(
     )
     ends = float("inf") if serve.seconds is None else server.now() + serve.seconds
     cause = ""
+    watch = TeamWatch(node.team, serve.watch_every_s or (PAGE_EVERY_S if serve.page is not None else 0.0))
     try:
         while not cause:
             now = server.now()
+            watch.look(now)
             display.shows(f"{node.policy.name} on {server.host}:{server.port}", node.status(now))
             if now >= ends:
                 cause = f"{serve.seconds:g} s are over"

@@ -207,6 +207,27 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "what": "what happened in the task, in a word or two of its own: the same for all events of a kind",
         "detail": "what differs from one to the next",
     },
+    "told": {
+        "peer": "name of a robot, of which this is written every watch_every_s (server that is watched)",
+        "state": "what the server does for it, see rowcast.training.member.MemberState",
+        "iteration": "newest iteration whose push has ended",
+        "staleness": "iterations by which it is behind the fastest",
+        "waited_s": "seconds for which it has been held so far, or 0",
+        "down_bps": "measured delivery rate of rows to the robot, bit/s, or null before the first",
+        "metrics": "what it reported last, by name; rate_bps is its own measured delivery rate, bit/s",
+    },
+    "layers": {
+        "names": "of the layers in the events 'rows' that follow: a tensor, or several neighbours",
+        "rows": "rows that each of them has",
+    },
+    "rows": {
+        "peer": "name of a robot, of which this is written every watch_every_s (server that is watched)",
+        "iteration": "newest iteration of which anything has arrived from it",
+        "mean_age": "of each layer, mean over its rows of the iterations by which what has arrived of them is behind "
+        "the fastest robot",
+        "oldest_age": "the same of the oldest row",
+        "pending": "of each layer, share of its rows of which that iteration has not arrived",
+    },
     "resume": {
         "peer": "who came back",
         "delivered": "frames that had arrived before the link was lost",

@@ -62,6 +62,7 @@ class Journal:
         self.records: list[Record] = []
         self.missed = 0
         self._sink = sink if sink is not None else self.records.append
+        self._watchers: tuple[Callable[[Record], None], ...] = ()
         self._gap: _Gap | None = None
 
     def record(self, now: float, event: str, **fields: Any) -> None:
@@ -77,6 +78,8 @@ class Journal:
             extra = sorted(fields.keys() - known.keys())
             raise LocalProtocolError(f"journal: event {event!r} has no field {extra}; see rowcast.journal.EVENTS")
         record = {"t": round(now, 6), "node": self.node, "event": event, **fields}
+        for watcher in self._watchers:
+            watcher(record)
         if self._gap is not None and now < self._gap.retry_at:
             self._miss(record)
             return
@@ -95,14 +98,22 @@ class Journal:
         """
         self._sink = FileSink(path)
 
+    def watch(self, watcher: Callable[[Record], None]) -> None:
+        """Call ``watcher`` with each record from now on, also with those that cannot be written.
+
+        It must be quick, raise nothing, and leave the record as it is.
+        """
+        self._watchers = (*self._watchers, watcher)
+
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
         """While entered, nothing is kept: what happens has happened before, and is in the record."""
         sink, self._sink = self._sink, forget
+        watchers, self._watchers = self._watchers, ()
         try:
             yield
         finally:
-            self._sink = sink
+            self._sink, self._watchers = sink, watchers
 
     def close(self) -> None:
         """Close the file, if there is one; a warning says what could not be written."""
