@@ -19,7 +19,7 @@ from common import Figure, arguments, finish
 from rowcast.drivers.netns.rights import why_not
 from rowcast.experiment.compare import run_comparison
 from rowcast.experiment.devices import parse_devices
-from rowcast.experiment.emulation import EmulationSettings
+from rowcast.experiment.emulation_settings import EmulationSettings
 from rowcast.report import RunSummary, read_experiment, summarise
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces_wifi_robot"

@@ -346,7 +346,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "RobotSettings": late("rowcast.experiment", "RobotSettings"),
     "DemoSettings": late("rowcast.experiment", "DemoSettings"),
     "StreamDemoSettings": late("rowcast.experiment.stream_settings", "StreamDemoSettings"),
-    "EmulationSettings": late("rowcast.experiment.emulation", "EmulationSettings"),
+    "EmulationSettings": late("rowcast.experiment.emulation_settings", "EmulationSettings"),
     "MediumSettings": late("rowcast.experiment.medium_settings", "MediumSettings"),
     "Comparison": late("rowcast.experiment", "Comparison"),
     "RunSettings": late("rowcast.experiment", "RunSettings"),

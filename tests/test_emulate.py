@@ -14,7 +14,8 @@ import pytest
 from namespaces import needs_namespaces
 from rowcast.drivers.netns.cleaning import clean
 from rowcast.errors import ConfigError
-from rowcast.experiment.emulation import EmulationSettings, plan_emulation
+from rowcast.experiment.emulation import plan_emulation
+from rowcast.experiment.emulation_settings import EmulationSettings
 from rowcast.experiment.medium_settings import MediumSettings
 from rowcast.report import read_experiment, summarise
 

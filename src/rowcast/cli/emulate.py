@@ -13,7 +13,7 @@ import typer
 
 from rowcast.cli.options import limit_threads, options_from
 from rowcast.errors import ConfigError
-from rowcast.experiment.emulation import EmulationSettings
+from rowcast.experiment.emulation_settings import EmulationSettings
 from rowcast.experiment.loading import loading
 
 if TYPE_CHECKING:

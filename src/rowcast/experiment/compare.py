@@ -25,7 +25,8 @@ from typing import TypeVar
 
 from rowcast.errors import ConfigError
 from rowcast.experiment.cell import Cell
-from rowcast.experiment.emulation import EmulationSettings, plan_emulation
+from rowcast.experiment.emulation import plan_emulation
+from rowcast.experiment.emulation_settings import EmulationSettings
 from rowcast.experiment.executors import Executor, Work, executor_for
 from rowcast.experiment.folder import (
     cell_folder,
