@@ -11,7 +11,7 @@ A part is a link with all policies, and ``steps``, which is ``rowcast`` at the p
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,18 +65,17 @@ def main() -> None:
 def agreement(part: str, link: str, minutes: float, out: Path) -> Iterator[Figure]:
     """Both kinds of runs over a link, policy by policy."""
     emulated = EmulationSettings(policies=POLICIES, links=(link,), minutes=minutes)
-    virtual = both(emulated, out)
+    real, virtual = both(emulated, out)
     for policy in POLICIES:
-        real, simulated = virtual["real"][policy], virtual["virtual"][policy]
-        yield from compared(f"{part}, {policy}", real, simulated)
+        yield from compared(f"{part}, {policy}", real[policy], virtual[policy])
 
 
-def both(settings: EmulationSettings, out: Path) -> Mapping[str, Mapping[str, RunSummary]]:
+def both(settings: EmulationSettings, out: Path) -> tuple[dict[str, RunSummary], dict[str, RunSummary]]:
     """What came of each policy, on real sockets and in virtual time."""
     out.mkdir(parents=True, exist_ok=True)
     run_comparison(settings, out / "real")
     run_comparison(settings.comparison, out / "virtual", jobs=0)
-    return {kind: summaries(out / kind) for kind in ("real", "virtual")}
+    return summaries(out / "real"), summaries(out / "virtual")
 
 
 def summaries(folder: Path) -> dict[str, RunSummary]:

@@ -483,7 +483,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.config": """
         AnswererSettings AskerSettings StateSettings StrangerSettings
         Checked LinkSettings Secret ServerSettings WorkerSettings as_number describe from_table load load_tables
-        load_values read_file read_secret save_tables setting
+        load_values read_file read_secret same_as save_tables setting
     """,
     "rowcast.drivers": "",
     "rowcast.drivers.kept": "Keeper Kept",

@@ -8,7 +8,7 @@ import pytest
 
 from namespaces import Datagrams, mbps, needs_namespaces
 from rowcast.drivers.netns import kernel_shaper
-from rowcast.drivers.netns.kernel_shaper import KernelShaper, check_supported, why_not_kernel
+from rowcast.drivers.netns.kernel_shaper import KernelShaper, why_not_kernel
 from rowcast.drivers.netns.network import Network
 from rowcast.drivers.netns.rights import why_not
 from rowcast.errors import ConfigError, WorkerFailed
@@ -132,24 +132,6 @@ def test_without_tc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_shaper, "why_not", lambda: None)
     monkeypatch.setenv("PATH", "")
     assert why_not_kernel() == "shaper kernel: needs the program tc; install the system package iproute2"
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"delay_s": 0.01}, "has no delay, got 0.01; leave it out, or take --shaper user"),
-        ({"jitter_s": 0.002}, "has no jitter, got 0.002"),
-        ({"loss": 0.02}, "has no loss, got 0.02"),
-        ({"channel": "airtime"}, "stations share no channel, got 'airtime'"),
-    ],
-)
-def test_what_it_cannot_do(asked: dict[str, float], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"shaper kernel: {message}"):
-        check_supported(**asked)
-
-
-def test_what_it_can_do() -> None:
-    check_supported(channel="independent", delay_s=0, jitter_s=0, loss=0)
 
 
 def test_a_trace_for_each_station() -> None:

@@ -18,7 +18,17 @@ from typer.testing import CliRunner
 from rowcast.cli import compare, demo, serve
 from rowcast.cli.app import app
 from rowcast.cli.options import options_from
-from rowcast.config import Checked, LinkSettings, WorkerSettings, load, load_tables, load_values, save_tables, setting
+from rowcast.config import (
+    Checked,
+    LinkSettings,
+    WorkerSettings,
+    load,
+    load_tables,
+    load_values,
+    same_as,
+    save_tables,
+    setting,
+)
 from rowcast.config.fields import item_types
 from rowcast.errors import ConfigError
 from rowcast.experiment import Comparison, DemoSettings, RobotSettings, RunSettings, ShapeSettings
@@ -248,6 +258,23 @@ def test_every_flag_is_an_option_with_the_advice_of_its_field(command: str, kind
         assert helps[field.metadata["flag"]].startswith(field.metadata["doc"])
     unit = next(field for field in fields if field.metadata["unit"] and field.metadata["low"] is not None)
     assert f"{unit.metadata['unit']}" in helps[unit.metadata["flag"]].rpartition("[")[2]
+
+
+def test_a_field_that_is_that_of_another_class() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Other(Checked):
+        hours: float = same_as(Comparison, "hours", default=2.0, flag="--other-hours")
+        links: tuple[str, ...] = same_as(Comparison, "links")
+
+    hours, links = dataclasses.fields(Other)
+    theirs = {field.name: field for field in dataclasses.fields(Comparison)}
+    assert hours.metadata == {**theirs["hours"].metadata, "flag": "--other-hours"}
+    assert links.metadata == theirs["links"].metadata
+    assert (Other().hours, Other().links) == (2.0, Comparison().links)
+    with pytest.raises(ConfigError, match="hours: expected"):
+        Other(hours=0.0)
+    with pytest.raises(ValueError, match="not enough values"):
+        same_as(Comparison, "hour")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ hint::
 The reference page ``docs/settings.md`` (:func:`describe`) and the options of the commands are made from these classes.
 """
 
-from rowcast.config.fields import Checked, describe, from_table, setting
+from rowcast.config.fields import Checked, describe, from_table, same_as, setting
 from rowcast.config.inference import AnswererSettings, AskerSettings
 from rowcast.config.nodes import LinkSettings, ServerSettings, StateSettings, StrangerSettings, WorkerSettings
 from rowcast.config.reading import as_number, load, load_tables, load_values, read_file, save_tables
@@ -32,6 +32,7 @@ __all__ = [
     "load_values",
     "read_file",
     "read_secret",
+    "same_as",
     "save_tables",
     "setting",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "from_table",
     "hints_of",
     "item_types",
+    "same_as",
     "setting",
 ]
 
@@ -59,6 +60,18 @@ def setting(
             "metavar": metavar,
         },
     )
+
+
+def same_as(kind: type, name: str, **other: Any) -> Any:
+    """A dataclass field that is that of another settings class: its default, its documentation and its range.
+
+    Args:
+        kind, name: the class, and its field.
+        other: what differs; ``default``, or as :func:`setting` takes it.
+    """
+    (field,) = (field for field in dataclasses.fields(kind) if field.name == name)
+    default = other.pop("default", field.default)
+    return dataclasses.field(default=default, metadata={**field.metadata, **other})
 
 
 def from_table(table: str, make: Any, doc: str) -> Any:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rowcast.config import Checked, LinkSettings, from_table, setting
+from rowcast.config import Checked, LinkSettings, from_table, same_as, setting
 from rowcast.errors import ConfigError
 from rowcast.experiment.medium_settings import MediumSettings
 from rowcast.experiment.settings import Comparison
-from rowcast.links import CHANNELS
-from rowcast.sync import policy_forms
 
 __all__ = ["EmulationSettings"]
 
@@ -24,52 +22,21 @@ class EmulationSettings(Checked):
         ConfigError: a value out of its range, an empty list, or a value that is in its list twice.
     """
 
-    policies: tuple[str, ...] = setting(
-        ("bsp", "rog:4", "rowcast"), f"Policies to compare: {policy_forms()}.", flag="--policies"
-    )
-    links: tuple[str, ...] = setting(
-        ("outdoor",),
-        "Profiles, 'constant:MBPS' or trace files, each for all robots; or a folder of trace files, one for each "
-        "robot in the order of their names; or cities, the server's first: 'wide:boston/shanghai?mbit=20'.",
-        flag="--links",
-    )
-    links_reuse: bool = setting(
-        False,
-        "Robots beyond the files of a folder of traces share them, each entering at another moment.",
-        flag="--links-reuse",
-    )
-    ratio: float | None = setting(
-        None,
-        "Scale each link so that sending the whole encoded model at its best rate takes so many seconds per second of "
-        "computation, as 'rowcast demo' does (0.67 there). None: rates as recorded, times the size of the model by "
-        "that at the recording.",
-        low=0.001,
-        high=1000.0,
-        flag="--ratio",
-    )
+    policies: tuple[str, ...] = same_as(Comparison, "policies", default=("bsp", "rog:4", "rowcast"))
+    links: tuple[str, ...] = same_as(Comparison, "links")
+    links_reuse: bool = same_as(Comparison, "links_reuse")
+    ratio: float | None = same_as(Comparison, "ratio")
     links_repeat: bool = setting(
         False,
         "Recorded traces that are shorter than a run start again, as in 'rowcast compare'.",
         flag="--links-repeat",
     )
-    channel: str = setting(
-        "independent",
-        f"How packets at the same time share the medium: {', '.join(map(repr, sorted(CHANNELS)))}.",
-        choices=CHANNELS,
-        flag="--channel",
-    )
+    channel: str = same_as(Comparison, "channel")
     workers: int = setting(4, "Robots of the team.", unit="workers", low=1, high=64, flag="--workers")
     minutes: float = setting(5.0, "How long each run trains.", unit="min", low=0.05, high=10_000.0, flag="--minutes")
-    task: str = setting(
-        "cruda-digits",
-        "Name of a task; a family of tasks, as cruda: then the data folder decides; or a class of one's own, as "
-        "my_file.py:MyTask.",
-        flag="--task",
-    )
-    data: str | None = setting(None, "Folder of the data set; 'cruda-digits' needs none.", flag="--data")
-    task_options: tuple[str, ...] = setting(
-        (), "What differs from the task's own settings, as 'lr=0.1'; also in a table [task], or with --set lr=0.1."
-    )
+    task: str = same_as(Comparison, "task", default="cruda-digits")
+    data: str | None = same_as(Comparison, "data")
+    task_options: tuple[str, ...] = same_as(Comparison, "task_options")
     batch: int | None = setting(
         None, "Items of one step of one robot; the task's where none are given.", low=1, high=65_536, flag="--batch"
     )
@@ -79,28 +46,14 @@ class EmulationSettings(Checked):
         "stretched to it. Raise it when the processors cannot keep up (the summary tells).",
         flag="--devices",
     )
-    seeds: int | tuple[int, ...] = setting(
-        1,
-        "How many seeds (0, 1, ...), or a list of them; of data, model and links.",
-        low=0,
-        high=2**32 - 1,
-        flag="--seeds",
+    seeds: int | tuple[int, ...] = same_as(Comparison, "seeds", default=1)
+    eval_every_s: float = same_as(
+        Comparison,
+        "eval_every_s",
+        default=15.0,
+        doc="Time between two looks at the task's metrics; a look is a part of its step.",
     )
-    eval_every_s: float = setting(
-        15.0,
-        "Time between two looks at the task's metrics; a look is a part of its step.",
-        unit="s",
-        low=0.1,
-        high=86_400.0,
-        flag="--eval-every-s",
-    )
-    eval_items: int = setting(
-        250,
-        "Items of the test data of such a look, the first so many, where the task limits them.",
-        unit="items",
-        low=1,
-        high=100_000,
-    )
+    eval_items: int = same_as(Comparison, "eval_items", default=250)
     medium: MediumSettings = from_table("medium", MediumSettings, "What carries the packets, and how well.")
     link: LinkSettings = from_table("link", LinkSettings, "How server and robots put bytes on the links.")
 

@@ -68,7 +68,10 @@ class PageAddress:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
+    """Whether an address is reached from this machine only.
+
+    No name is looked up but ``localhost``: it is also asked of names that pages elsewhere were made to have.
+    """
     if host == "localhost":
         return True
     try:

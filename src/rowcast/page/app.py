@@ -287,7 +287,7 @@ class _Guard:
             return PlainTextResponse("expected a name of this machine's loopback, such as localhost\n", 421)
         given = request.query_params.get("token", "")
         if given and hmac.compare_digest(given.encode(), self._token):
-            answer = RedirectResponse(request.url.path, 303)
+            answer = RedirectResponse("/", 303)
             answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", path="/")
             return answer
         if hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self._token):

@@ -20,7 +20,7 @@ from rowcast.drivers.netns.rights import why_not
 from rowcast.errors import ConfigError, WorkerFailed
 from rowcast.links import Trace
 
-__all__ = ["KernelShaper", "check_supported", "why_not_kernel"]
+__all__ = ["KernelShaper", "why_not_kernel"]
 
 _FRAME_BYTES = MTU_BYTES + 14
 #: Two frames: one is on its way while the next waits for its turn.
@@ -38,24 +38,6 @@ _OPEN_BPS = 1e9
 #: No host has a name with a dot.
 _BRIDGE = "air.bridge"
 _END_LIMIT_S = 5.0
-
-
-def check_supported(
-    *, channel: str = "independent", delay_s: float = 0.0, jitter_s: float = 0.0, loss: float = 0.0
-) -> None:
-    """Whether the kernel's shaper can do what is asked.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    asked = {"delay": delay_s, "jitter": jitter_s, "loss": loss}
-    for name, value in asked.items():
-        if value:
-            raise ConfigError(f"shaper kernel: has no {name}, got {value:g}; leave it out, or take --shaper user")
-    if channel != "independent":
-        raise ConfigError(
-            f"shaper kernel: stations share no channel, got {channel!r}; take --channel independent or --shaper user"
-        )
 
 
 def why_not_kernel() -> str | None:
