@@ -42,6 +42,8 @@ def test_a_run_leaves_what_a_report_is_drawn_from(tmp_path: Path) -> None:
     assert found.steps >= 10
     assert found.push_bytes > 0 < found.pull_bytes
     assert all(0 < end <= 6.0 for robot in run.robots for end in robot.ends_s)
+    looks = [len(robot.measured["accuracy"].values) for robot in run.robots]
+    assert all(2 <= count <= 3 for count in looks)  # at the start, and each 2 s of 6
     account = json.loads((run.folder / "emulation.json").read_text())
     assert account["audit"]["clean"]
     links = account["medium"]["links"]
@@ -118,6 +120,18 @@ def processes_with(text: str) -> list[str]:
         if text in words and path.parent.name != str(os.getpid()):
             found.append(words)
     return found
+
+
+def test_looks_come_by_the_clock_or_by_the_step() -> None:
+    from rowcast.experiment.robot import _Looks
+
+    by_clock = _Looks(5, 10.0)
+    assert [by_clock.due(step, t) for step, t in enumerate((0.0, 4.0, 9.9, 13.0, 19.0, 20.0, 45.0, 49.0, 50.5))] == [
+        *(True, False, False, True, False, True, True, False, True)
+    ]
+    by_step = _Looks(2, None)
+    assert [by_step.due(step, 100.0) for step in range(4)] == [True, False, True, False]
+    assert not any(_Looks(0, None).due(step, 100.0) for step in range(4))
 
 
 def test_runs_of_an_emulation_are_those_of_virtual_time_on_other_terms() -> None:

@@ -163,6 +163,28 @@ def run_robot(
         return audit
 
 
+class _Looks:
+    """When a robot looks at the metrics of its task.
+
+    Args:
+        every: at the iterations that are multiples of it, 0 never; unless
+        every_s: there is a time between two looks (s).
+    """
+
+    def __init__(self, every: int, every_s: float | None) -> None:
+        self._every, self._every_s = every, every_s
+        self._next_s = 0.0
+
+    def due(self, iteration: int, passed_s: float) -> bool:
+        """Whether it looks before this iteration, so many seconds after its first."""
+        if self._every_s is None:
+            return bool(self._every) and iteration % self._every == 0
+        if passed_s < self._next_s:
+            return False
+        self._next_s = (passed_s // self._every_s + 1) * self._every_s
+        return True
+
+
 @dataclass(frozen=True)
 class _Trainee:
     """What is trained, one gradient of it after the other, and to how many seconds each of them is stretched."""
@@ -192,11 +214,12 @@ def _train(
     last = team.iteration + settings.steps if settings.steps is not None else None
     busy_s: list[float] = []
     paces_s: list[float] = []
+    looks = _Looks(settings.eval_every, settings.eval_every_s)
     values: dict[str, float] = {}
     with _shaped(shaper, settings.seconds):
         while (last is None or team.iteration < last) and time.monotonic() < ends:
             started = time.monotonic()
-            if settings.eval_every and team.iteration % settings.eval_every == 0:
+            if looks.due(team.iteration, started - began):
                 with optimizer.evaluating():
                     measured = robot.evaluate(brief=True)
                 optimizer.report(**measured)

@@ -110,6 +110,14 @@ class RobotSettings(Checked):
         high=1_000_000_000,
         flag="--eval-every",
     )
+    eval_every_s: float | None = setting(
+        None,
+        "Time between two looks at the task's metrics, in place of --eval-every.",
+        unit="s",
+        low=0.1,
+        high=86_400.0,
+        flag="--eval-every-s",
+    )
     test_items: int | None = setting(
         None,
         "Look at so many items of the test data only, where the task limits them.",

@@ -17,8 +17,7 @@ from rowcast.config import LinkSettings, save_tables
 from rowcast.drivers.netns.network import Network
 from rowcast.errors import ConfigError
 from rowcast.experiment.audit import ServerAudit, WorkerAudit, prove
-from rowcast.experiment.cell import Cell, batch_size
-from rowcast.experiment.devices import parse_devices
+from rowcast.experiment.cell import Cell
 from rowcast.experiment.folder import write_whole
 from rowcast.experiment.local_team import starting_point
 from rowcast.experiment.medium_settings import MediumSettings
@@ -31,7 +30,6 @@ from rowcast.experiment.starting import keep_starting_state
 from rowcast.experiment.warming import compile_kernels
 from rowcast.links import Trace
 from rowcast.rows import Layout
-from rowcast.tasks import load_task
 
 __all__ = ["EMULATION", "SERVER", "run_emulated"]
 
@@ -189,12 +187,8 @@ def _serve(run: _Run, network: Network) -> list[str]:
 def _orders(run: _Run, network: Network) -> list[Path]:
     """What each robot is to do, in a file of its own."""
     cell, folder = run.cell, run.folder.resolve()
-    times = parse_devices(cell.devices)
-    batch = batch_size(load_task(cell.task), cell.options(), cell.devices) if times.by_samples else None
     files = []
-    for index, (name, device) in enumerate(
-        zip(run.robots, times.team(cell.workers, cell.seed, batch=batch), strict=True)
-    ):
+    for index, name in enumerate(run.robots):
         settings = RobotSettings(
             server=f"{network.address(SERVER)}:{PORT}",
             name=name,
@@ -205,7 +199,7 @@ def _orders(run: _Run, network: Network) -> list[Path]:
             seed=cell.seed,
             state=run.state,
             seconds=cell.seconds,
-            eval_every=max(1, round(cell.eval_every_s / device.gradient_s(0))),
+            eval_every_s=cell.eval_every_s,
             devices=cell.devices,
             insecure=True,
             journal=folder / f"{name}.jsonl",
