@@ -7,6 +7,8 @@ import datetime
 import ipaddress
 import itertools
 import signal
+import socket
+import struct
 import threading
 
 import msgspec
@@ -352,6 +354,41 @@ def test_a_password_comes_from_a_file(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="Authorization") as caught:
             state_at(f"{place}/wrong", StateSettings())
         assert "abracadabra" not in str(caught.value)
+
+
+def refusing_once(listener):
+    """A NATS server that refuses its first client, and resets the connections of those after it before they know."""
+    said = b'INFO {"server_id": "x", "version": "2.10.0", "max_payload": 1048576, "auth_required": true}\r\n'
+    for number in itertools.count():
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.sendall(said)
+            asked = b""
+            while b"PING" not in asked:
+                asked += connection.recv(4096)
+            if number == 0:
+                connection.sendall(b"-ERR 'Authorization Violation'\r\n")
+            else:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_a_refusal_is_said_also_where_the_next_attempts_are_reset(tmp_path, monkeypatch):
+    (tmp_path / "wrong").write_text("abracadabra\n")
+    monkeypatch.setattr(nats_client, "CONNECT_S", 1.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refusing_once, args=(listener,))
+        thread.start()
+        place = f"nats://127.0.0.1:{listener.getsockname()[1]}/team?user=me&password_file={tmp_path}/wrong"
+        try:
+            with pytest.raises(ConfigError, match="Authorization Violation"):
+                state_at(place, StateSettings())
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(LIMIT_S)
+    assert not thread.is_alive()
 
 
 def certificate(folder):

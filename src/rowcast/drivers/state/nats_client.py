@@ -122,10 +122,17 @@ class NatsThread:
 
     async def _connect(self) -> None:
         address = self._address
+        errors = self.library.errors
+        refused = False
 
         async def failed(error: Exception) -> None:
-            self._said = visible(str(error) or type(error).__name__)
-            log.debug("NATS at %s: %s", address, self._said)
+            # A server that refuses a client closes the connection at once, so that the client reads the refusal or only
+            # a reset, by chance: until there is a connection, a refusal is not displaced by a broken attempt.
+            nonlocal refused
+            broken = isinstance(error, (OSError, asyncio.TimeoutError, errors.StaleConnectionError))
+            log.debug("NATS at %s: %s", address, error)
+            if not (broken and refused and self._client is None):
+                self._said, refused = visible(str(error) or type(error).__name__), not broken
 
         options = self._options()
         client = self.library.NATS()
@@ -143,7 +150,7 @@ class NatsThread:
                 ),
                 CONNECT_S,
             )
-        except (self.library.errors.Error, OSError, asyncio.TimeoutError) as error:
+        except (errors.Error, OSError, asyncio.TimeoutError) as error:
             await client.close()
             why = self._said or visible(str(error)) or "no answer"
             raise ConfigError(
