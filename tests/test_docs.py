@@ -523,7 +523,7 @@ EXPORTED: dict[str, str] = {
         AnswererNode AskerNode Engine Made ModelSpec Outcome Piece Planning Side Spent Work
     """,
     "rowcast.journal": """
-        EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
+        EVENTS Event FileSink Journal Record forget open_journal read_journal session_count write_to
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
