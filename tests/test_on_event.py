@@ -23,9 +23,7 @@ def warnings(caplog):
 
 
 def joined(server, journal_file=None, **words):
-    return rowcast.join(
-        f"127.0.0.1:{server.port}", name="r-1", settings=IMPATIENT, journal_file=journal_file, **words
-    )
+    return rowcast.join(f"127.0.0.1:{server.port}", name="r-1", settings=IMPATIENT, journal_file=journal_file, **words)
 
 
 def train(team, steps=3):
