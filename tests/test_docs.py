@@ -519,6 +519,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.experiment.faults": "FaultScript Report Verdict load_script play_sockets play_virtual",
     "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
     "rowcast.experiment.inference": "",
+    "rowcast.export": "Moment Moments TARGETS Target Value Written export_run",
     "rowcast.graphs": """
         Barrier Graph Identity Op Profile RULES Resize RowRule RunningSum Transposed Window load_profile save_profile
     """,
