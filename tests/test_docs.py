@@ -465,6 +465,9 @@ def test_the_benchmarks_that_are_counted_are_those_that_there_are() -> None:
 # -- exported names ------------------------------------------------------------------------------------------
 
 EXPORTED: dict[str, str] = {
+    "rowcast.bags": """
+        DamagedChunk McapFile Message Segment in_order open_rosbag2 packs_messages read_topic
+    """,
     "rowcast": "LinkSettings Optimizer RowcastError StreamLoader Team WorkerSettings __version__ join",
     "rowcast.cli": "ExitCode main",
     "rowcast.cli.split": "app",
@@ -516,6 +519,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.experiment.faults": "FaultScript Report Verdict load_script play_sockets play_virtual",
     "rowcast.experiment.runners": "RUNNERS RunCell run_cell",
     "rowcast.experiment.inference": "",
+    "rowcast.export": "Moment Moments TARGETS Target Value Written export_run",
     "rowcast.graphs": """
         Barrier Graph Identity Op Profile RULES Resize RowRule RunningSum Transposed Window load_profile save_profile
     """,
@@ -523,7 +527,7 @@ EXPORTED: dict[str, str] = {
         AnswererNode AskerNode Engine Made ModelSpec Outcome Piece Planning Side Spent Work
     """,
     "rowcast.journal": """
-        EVENTS FileSink Journal Record forget open_journal read_journal session_count write_to
+        EVENTS Event FileSink Journal Record forget open_journal read_journal session_count write_to
     """,
     "rowcast.links": """
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats

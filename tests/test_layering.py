@@ -16,14 +16,14 @@ SOURCE = Path(rowcast.__file__).parent
 #: Part of the package -> floor. A part that stands nowhere here is an error: give it a floor first.
 FLOORS = {
     **dict.fromkeys(("errors", "config", "journal", "metric", "version"), 0),
-    **dict.fromkeys(("registry", "userfile"), 0),
-    **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs", "streams", "exhibits"), 1),
+    **dict.fromkeys(("registry", "userfile", "libraries"), 0),
+    **dict.fromkeys(("rows", "codecs", "links", "energy", "graphs", "streams", "exhibits", "bags"), 1),
     **dict.fromkeys(("sync", "wire", "planning"), 2),
     "delivery": 3,
     "session": 4,
     **dict.fromkeys(("training", "inference", "durability"), 5),
     **dict.fromkeys(("drivers", "sources", "testing", "page"), 6),
-    **dict.fromkeys(("optim", "split", "loader"), 7),
+    **dict.fromkeys(("optim", "split", "loader", "export"), 7),
     **dict.fromkeys(("tasks", "experiment", "combining"), 8),
     **dict.fromkeys(("cli", "report"), 9),
 }
@@ -41,6 +41,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "drivers": {"torch"},
     "sources": {"torch"},
     "page": {"torch"},
+    "export": {"torch"},
     "optim": SOCKETS | CLOCKS | THREADS,
 }
 #: What a module may import although its part may not: models to test with are models of PyTorch.

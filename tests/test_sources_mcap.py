@@ -80,7 +80,7 @@ def test_several_files_are_one_recording(tmp_path: Path, opened: Opened) -> None
 
 
 def test_only_what_is_needed_is_unpacked(tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rowcast.sources.mcap_index import McapFile
+    from rowcast.bags.mcap_index import McapFile
 
     path = tmp_path / "a.mcap"
     write_mcap(path, count=600)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.errors import ConfigError
-from rowcast.sources.libraries import needing
+from rowcast.libraries import needing
 from rowcast.sources.text import SourceText
 
 

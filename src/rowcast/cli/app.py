@@ -21,6 +21,7 @@ from rowcast.cli import (
     demo,
     doctor,
     emulate,
+    export,
     relay,
     report,
     serve,
@@ -68,6 +69,7 @@ app.command("compare", cls=TaskCommand)(compare.compare)
 app.command("emulate", cls=TaskCommand)(emulate.emulate)
 app.command("combine", cls=TaskCommand)(combine.combine)
 app.command("watch", cls=PanelCommand)(watch.watch)
+app.command("export", cls=PanelCommand)(export.export)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)
 app.command("doctor", cls=PanelCommand)(doctor.doctor)

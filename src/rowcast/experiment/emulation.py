@@ -11,6 +11,7 @@ from rowcast.experiment.cell import Cell
 from rowcast.experiment.emulation_settings import EmulationSettings
 from rowcast.experiment.plan import plan_cells
 from rowcast.links import load_team, load_trace
+from rowcast.links.topics import TopicAddress
 
 __all__ = ["plan_emulation"]
 
@@ -31,7 +32,8 @@ def plan_emulation(settings: EmulationSettings) -> list[Cell]:
 def _check_length(link: str, seconds: float) -> None:
     """Whether what was recorded lasts for a run."""
     path = Path(link)
-    traces = load_team(path) if path.is_dir() else [load_trace(path)] if path.is_file() else []
+    is_recorded = path.is_file() or TopicAddress.parse(link) is not None
+    traces = load_team(path) if path.is_dir() else [load_trace(link)] if is_recorded else []
     shortest = min((trace.duration_s for trace in traces), default=seconds)
     if shortest < seconds:
         raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rowcast.errors import ConfigError, DataError
-from rowcast.sources.libraries import needing
+from rowcast.libraries import needing
 from rowcast.tasks import pack_item
 
 __all__ = ["MOST_BYTES", "TOPIC", "write_samples"]

@@ -14,13 +14,14 @@ The schema is :data:`EVENTS`: a name for each event and, for each field, what it
 fall behind the code.
 """
 
-from rowcast.journal.events import EVENTS, Record
+from rowcast.journal.events import EVENTS, Event, Record
 from rowcast.journal.reading import read_journal, session_count
 from rowcast.journal.recording import Journal, open_journal
 from rowcast.journal.sinks import FileSink, forget, write_to
 
 __all__ = [
     "EVENTS",
+    "Event",
     "FileSink",
     "Journal",
     "Record",

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-__all__ = ["ALWAYS", "EVENTS", "Record"]
+__all__ = ["ALWAYS", "EVENTS", "Event", "Record"]
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A record, for whoever is called with it.
+
+    Attributes:
+        t: time (s, the node's monotonic clock).
+        node: name of the node that recorded it.
+        name: which event, as in :data:`EVENTS`.
+        fields: its fields by name, as in :data:`EVENTS`; one that the node had nothing for is missing or ``None``.
+    """
+
+    t: float
+    node: str
+    name: str
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, record: Record) -> Event:
+        """The event that a record is about; the record stays as it is."""
+        fields = {name: value for name, value in record.items() if name not in ALWAYS}
+        return cls(record["t"], record["node"], record["event"], MappingProxyType(fields))
+
+    @property
+    def cause(self) -> str:
+        """Why it happened: its field ``cause`` or ``why``; empty where it has none."""
+        return str(self.fields.get("cause") or self.fields.get("why") or "")
+
 
 #: Every event and its fields. ``t`` (s, the node's monotonic clock), ``node`` and ``event`` are in all.
 EVENTS: Mapping[str, Mapping[str, str]] = {

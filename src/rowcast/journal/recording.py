@@ -105,6 +105,10 @@ class Journal:
         """
         self._watchers = (*self._watchers, watcher)
 
+    def unwatch(self, watcher: Callable[[Record], None]) -> None:
+        """Call ``watcher`` no longer; one that was never called is nobody's error."""
+        self._watchers = tuple(each for each in self._watchers if each != watcher)
+
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
         """While entered, nothing is kept: what happens has happened before, and is in the record."""

@@ -18,6 +18,7 @@ from rowcast.links.fitting import fit
 from rowcast.links.likeness import differences
 from rowcast.links.stats import TraceStats
 from rowcast.links.synth import PROFILES, LinkState, MarkovProfile, outdoor, synthesise
+from rowcast.links.topics import TopicAddress
 from rowcast.links.trace import Trace
 from rowcast.links.wide_area import WideArea, parse_wide_area
 
@@ -49,12 +50,13 @@ def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 60
     """The trace that a user asked for in words.
 
     Args:
-        text: a profile's name (``"outdoor"``), ``"constant:20"`` (Mbit/s) or the path of a trace file.
+        text: a profile's name (``"outdoor"``), ``"constant:20"`` (Mbit/s), the path of a trace file, or a topic of a
+            recording (``"drive.mcap?topic=/bandwidth&field=data"``).
         seed: for profiles: which trace of this kind; see :func:`synthesise`.
         duration_s: for profiles: length in seconds, after which the trace starts again.
 
     Raises:
-        ConfigError: ``text`` is none of the three (the message names the nearest that is), or links between cities:
+        ConfigError: ``text`` is none of these (the message names the nearest that is), or links between cities:
             their delay is no part of a trace.
         TraceError: the file cannot be read.
     """
@@ -68,12 +70,14 @@ def named_trace(text: str, seed: int | Sequence[int] = 0, duration_s: float = 60
             f"link {text!r}: has a delay, which a trace cannot say; expected a link of 'rowcast compare --links'; for "
             f"the bandwidth alone write 'constant:{wide.mbps[0]:g}'"
         )
+    if TopicAddress.parse(text) is not None:
+        return load_trace(text)
     path = Path(text)
     if path.suffix.lower() in (*SUFFIXES, ".gz") or path.is_file():
         return load_trace(path)
     raise ConfigError(
         f"unknown link {text!r}: {near_match(text, [*PROFILES, 'constant:MBPS'])},"
-        f" or the path of a trace file ({', '.join(SUFFIXES)})"
+        f" or the path of a trace file ({', '.join(SUFFIXES)}), or a topic of a recording (FILE.mcap?topic=...)"
     )
 
 

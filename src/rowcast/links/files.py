@@ -13,9 +13,11 @@ What is read (a further ``.gz`` is unpacked on the way):
                         bytes may pass; counted in bins of 100 ms.
 ``.txt``, two columns   seconds and Mbit/s, no header; moved to start at 0. With a header: as CSV.
 ``.json``               what ``iperf3 -J`` writes: the rate of each interval, all streams together.
+``.mcap?topic=...``     a topic of an MCAP file, of a ``.db3`` file or of the folder of a rosbag2; see
+                        :mod:`rowcast.links.topics`.
 ======================= =============================================================================
 
-In all but the last, empty lines and lines that begin with ``#`` are left out. Columns are separated by commas,
+In all but the last two, empty lines and lines that begin with ``#`` are left out. Columns are separated by commas,
 semicolons or tabs (in ``.txt`` by blanks as well), the same in all lines. Numbers have a decimal point, and no other
 marks.
 
@@ -38,6 +40,7 @@ import numpy as np
 from rowcast.config import as_number
 from rowcast.errors import TraceError
 from rowcast.links.iperf3 import trace_of_iperf3
+from rowcast.links.topics import TopicAddress, trace_of_topic
 from rowcast.links.trace import Trace
 
 __all__ = ["load_team", "load_trace", "save_csv"]
@@ -69,12 +72,16 @@ def load_trace(path: str | Path, *, loop: bool = True) -> Trace:
 
     Raises:
         TraceError: the file is missing, empty or breaks its format; the message names file, line and reason.
+        ConfigError: a library that reads it is not installed.
     """
+    if (address := TopicAddress.parse(str(path))) is not None:
+        return trace_of_topic(address, loop=loop)
     path = Path(path)
     suffix = _kind(path)
     if suffix not in SUFFIXES:
         raise TraceError(
-            f"{path}: unknown kind of file {suffix!r}; expected one of {', '.join(SUFFIXES)} (or .gz of it)"
+            f"{path}: unknown kind of file {suffix!r}; expected one of {', '.join(SUFFIXES)} (or .gz of it), or "
+            "a topic, as in drive.mcap?topic=/bandwidth&field=data"
         )
     if suffix == IPERF3_SUFFIX:
         return trace_of_iperf3(path, _text(path), loop=loop)

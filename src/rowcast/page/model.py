@@ -155,6 +155,7 @@ class Team:
         policy: the policy of the team, as far as it is known.
         ended: why the server ended; empty: it has not.
         records: how many were taken.
+        about: the robot that the newest record is about; ``None``: it is about none, or none that is known.
         unknown: records of events that this version does not know.
     """
 
@@ -168,6 +169,7 @@ class Team:
         self.policy = ""
         self.ended = ""
         self.records = 0
+        self.about: Robot | None = None
         self.unknown = 0
 
     def take(self, record: Record) -> None:
@@ -178,6 +180,7 @@ class Team:
         elif t > self.now:
             self.now = t
         self.records += 1
+        self.about = None
         event = record["event"]
         handler = _HANDLERS.get(event)
         if handler is not None:
@@ -185,9 +188,13 @@ class Team:
         elif event not in EVENTS:
             self.unknown += 1
             return
+        about: Robot | None = self.about  # a handler has found it
         told = sentence(record)
+        if told is None and about is not None:
+            return
+        who = self._who(record)
+        self.about = about or self.robots.get(who)
         if told is not None:
-            who = self._who(record)
             robot = self.robots.get(who)
             if robot is not None and robot.finished and event in _OF_AN_END:
                 told = ("info", told[1])  # it has finished: that its link ends is nobody's trouble
@@ -222,6 +229,7 @@ class Team:
                 del self.robots[ended]
             robot = self.robots[name] = Robot(name)
         robot.serial = self.records
+        self.about = robot
         return robot
 
     def _add(self, robot: Robot, curve: str, t: float, value: float | None) -> None:

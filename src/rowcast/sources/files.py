@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from rowcast.bags import packs_messages
 from rowcast.errors import ConfigError, DataError, near_match
 from rowcast.sources.csv_file import CsvSource
 from rowcast.sources.mcap_file import McapSource
@@ -22,17 +22,6 @@ _KINDS = {
 }
 
 
-def _packs_messages(bag: Path) -> bool:
-    """Whether the messages of a rosbag2 are compressed one by one: what is in its MCAP files is not what was sent."""
-    try:
-        text = (bag / "metadata.yaml").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise DataError(f"{bag}/metadata.yaml: cannot be read: {error.strerror}") from error
-    return re.search(r"""^\s*compression_mode:\s*["']?message\b""", text, re.MULTILINE | re.IGNORECASE) is not None
-
-
 def recorded(text: SourceText) -> Source:
     """The source of a file or folder, not opened.
 
@@ -48,7 +37,7 @@ def recorded(text: SourceText) -> Source:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         raise ConfigError(f"{path}: not a kind of file that can be read; {near_match(ending, _KINDS)}, or a rosbag2")
-    if any(path.glob("*.mcap")) and not _packs_messages(path):
+    if any(path.glob("*.mcap")) and not packs_messages(path):
         return McapSource.from_text(text)
     if (path / "metadata.yaml").exists() or any(path.glob("*.db3")):
         return RosbagSource.from_text(text)

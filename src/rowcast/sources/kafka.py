@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rowcast.errors import ConfigError, LocalProtocolError, RowcastError, visible
+from rowcast.libraries import needing
 from rowcast.sources.base import Drops
 from rowcast.sources.client_options import passed_options, without_secrets
 from rowcast.sources.kafka_health import BrokerHealth
 from rowcast.sources.kafka_settings import client_settings, split_brokers
 from rowcast.sources.kafka_topic import REQUEST_S, KafkaTopic, NoTopicYet
-from rowcast.sources.libraries import needing
 from rowcast.sources.text import SourceText
 from rowcast.streams import Positions, Sample
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rowcast.bags import DamagedChunk, McapFile, Segment, in_order
 from rowcast.errors import ConfigError, DataError, SourceEnded, StreamGap, near_match, visible
 from rowcast.sources.base import PulledSource
-from rowcast.sources.mcap_index import DamagedChunk, McapFile, Segment
 from rowcast.sources.text import SourceText
 from rowcast.streams import MOST_PARTITIONS, Positions, Sample
 
-__all__ = ["BAG_OPTIONS", "McapSource", "chosen_topics", "in_order"]
+__all__ = ["BAG_OPTIONS", "McapSource", "chosen_topics"]
 
 BAG_OPTIONS = ("topic",)
 #: Bytes that a message takes besides its content.
@@ -54,7 +53,7 @@ class McapSource(PulledSource):
     def _begin(self, positions: Positions) -> Positions:
         self._queue.clear()
         for path in self._paths:
-            self._files.append(McapFile(path))
+            self._files.append(McapFile(path, "a source of an MCAP file"))
         totals: Counter[str] = Counter()
         for file in self._files:
             totals.update(dict.fromkeys(file.topics.values(), 0))
@@ -151,8 +150,3 @@ def chosen_topics(name: str, there: Iterable[str], wanted: Sequence[str]) -> lis
             f"{name}: {len(chosen)} topics, and at most {MOST_PARTITIONS} can be read; choose: topic=NAME"
         )
     return chosen
-
-
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    """The files of a recording by name, numbers as numbers: ``drive_2`` before ``drive_10``."""
-    return sorted(paths, key=lambda path: [part.zfill(20) for part in re.split(r"(\d+)", path.name)])

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rowcast.errors import ConfigError, LocalProtocolError, RowcastError, visible
+from rowcast.libraries import needing
 from rowcast.sources.client_options import passed_options
-from rowcast.sources.libraries import needing
 from rowcast.sources.mqtt_settings import MqttLink, check_topic
 from rowcast.sources.mqtt_topics import MqttTopics
 from rowcast.sources.text import SourceText

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rowcast.bags import open_rosbag2
 from rowcast.errors import DataError, SourceEnded, StreamGap, visible
+from rowcast.libraries import needing
 from rowcast.sources.base import PulledSource
-from rowcast.sources.libraries import needing
-from rowcast.sources.mcap_file import BAG_OPTIONS, MESSAGE_BYTES, chosen_topics, in_order
+from rowcast.sources.mcap_file import BAG_OPTIONS, MESSAGE_BYTES, chosen_topics
 from rowcast.sources.text import SourceText
 from rowcast.streams import Positions, Sample
 
@@ -44,20 +45,11 @@ class RosbagSource(PulledSource):
         return cls(text.place, text.many("topic"))
 
     def _begin(self, positions: Positions) -> Positions:
-        from rosbags.rosbag2 import Reader
-
-        whole = not self._path.is_dir() or (self._path / "metadata.yaml").exists()
         totals: Counter[str] = Counter()
-        self._check_journals()
-        try:
-            for path in [self._path] if whole else in_order(self._path.glob("*.db3")):
-                reader = Reader(path)
-                reader.open()
-                self._readers.append(reader)
-                for connection in reader.connections:
-                    totals[connection.topic] += connection.msgcount
-        except Exception as error:  # whatever rosbags and its data base raise for a damaged file
-            raise DataError(f"{self._path}: no rosbag2 that can be read: {visible(str(error))}") from error
+        self._readers += open_rosbag2(self._path)
+        for reader in self._readers:
+            for connection in reader.connections:
+                totals[connection.topic] += connection.msgcount
         self._topics = chosen_topics(self.name, totals, self._wanted)
         for topic in self._topics:
             if positions.get(topic, 0) > totals[topic]:
@@ -70,22 +62,6 @@ class RosbagSource(PulledSource):
         self._count = sum(totals[topic] - place for topic, place in self._behind.items())
         self._messages, self._failure = self._unread(), ""
         return Positions({topic: place for topic, place in self._behind.items() if place or topic in positions})
-
-    def _check_journals(self) -> None:
-        """``rosbags`` would pass over what a process that was killed had only written there.
-
-        Raises:
-            DataError: there is a journal with something in it.
-        """
-        folder = self._path if self._path.is_dir() else self._path.parent
-        mine = "*.db3" if self._path.is_dir() else self._path.name
-        for journal in in_order([*folder.glob(f"{mine}-wal"), *folder.glob(f"{mine}-journal")]):
-            if journal.stat().st_size:
-                base = journal.with_name(journal.name.rpartition("-")[0])
-                raise DataError(
-                    f"{base}: its last writes are still in {journal.name}; open it once with SQLite: "
-                    f"sqlite3 {base} 'PRAGMA wal_checkpoint(TRUNCATE); SELECT count(*) FROM messages'"
-                )
 
     def _unread(self) -> Iterator[Sample]:
         """What is behind the positions."""

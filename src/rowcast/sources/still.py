@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rowcast.errors import ConfigError, DataError, RowcastError, visible
+from rowcast.libraries import needing
 from rowcast.sources.base import Drops
-from rowcast.sources.libraries import needing
 from rowcast.sources.text import SourceText
 from rowcast.streams import Positions, Sample, Source
 from rowcast.streams.packed import read_arrays

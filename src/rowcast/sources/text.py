@@ -202,7 +202,7 @@ class SourceKind(Protocol):
     """What makes a source of a text: a class method ``from_text``, or a function.
 
     It raises :class:`ConfigError` for options that it does not know (:meth:`SourceText.check`) and imports its client
-    library within :func:`rowcast.sources.libraries.needing`. Nothing is opened or connected yet.
+    library within :func:`rowcast.libraries.needing`. Nothing is opened or connected yet.
     """
 
     def __call__(self, text: SourceText, /) -> Source:

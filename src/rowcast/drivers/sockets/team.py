@@ -19,8 +19,9 @@ from rowcast.drivers.node_view import NodeView
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.network import NetworkThread
 from rowcast.drivers.sockets.tcp import check_congestion_control
+from rowcast.drivers.subscribing import Subscription
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, NonFiniteGradient, near_match
-from rowcast.journal import Journal
+from rowcast.journal import Event, Journal
 from rowcast.rows import Layout
 from rowcast.session import JoinRequest
 from rowcast.session.proof import check_name
@@ -82,6 +83,7 @@ class Team(NodeView):
         self._settings = settings or WorkerSettings()
         self._link_settings = link_settings or LinkSettings()
         self._state_dir = None if state_dir is None else Path(state_dir)
+        self._subscriptions: list[Subscription] = []
         self._forget()
 
     def _forget(self) -> None:
@@ -96,6 +98,33 @@ class Team(NodeView):
     def address(self) -> str:
         """The server's, for people."""
         return str(self._endpoint)
+
+    def on_event(self, callback: Callable[[Event], object]) -> Subscription:
+        """Call ``callback`` with what happens to this robot from now on, as its journal has it, kept or not.
+
+        It is called on a thread of its own, one event after the other: it may be slow, and it may raise, and training
+        goes on; see :class:`~rowcast.drivers.subscribing.Subscription`. It ends with :meth:`finish` and :meth:`leave`,
+        which wait up to 5 s for what has not been told by then; or when the returned handle is closed, or left::
+
+            with team.on_event(lambda event: logger.info("%s %s", event.name, event.cause)):
+                train()
+
+        Args:
+            callback: called with each :class:`rowcast.journal.Event`.
+
+        Raises:
+            LocalProtocolError: it cannot be called.
+        """
+        if not callable(callback):
+            raise LocalProtocolError(f"on_event: expected a function that takes an event, got {callback!r}")
+        self._subscriptions = [each for each in self._subscriptions if not each.closed]
+        self._subscriptions.append(Subscription(self.journal, callback))
+        return self._subscriptions[-1]
+
+    def _tell_the_rest(self) -> None:
+        """Everything has been recorded: whoever is called with events hears of the last ones."""
+        for each in self._subscriptions:
+            each.close()
 
     # -- what the optimizer needs (rowcast.optim.TeamLike) ---------------------------------------------------------
 
@@ -114,7 +143,7 @@ class Team(NodeView):
             LayoutMismatch, RemoteProtocolError: the server refused.
         """
         if self._failed:  # and the end of that attempt was interrupted
-            self.leave()
+            self._go()
             self._forget()
         if self._node is not None:
             raise LocalProtocolError("team: started before; a team serves one optimizer")
@@ -140,7 +169,7 @@ class Team(NodeView):
             self._wait(lambda: self.node.state is not WorkerState.JOINING and not self.node.exchanging)
         except BaseException:
             self._failed = True
-            self.leave()
+            self._go()
             self._forget()
             raise
 
@@ -244,6 +273,7 @@ class Team(NodeView):
             LinkLost: time ran out, or the server was gone for ``finish_limit_s``; the message says what is lost.
         """
         if self._network is None or self.node.over:
+            self._tell_the_rest()
             return
         self._network.check_process()
         if self.node.state is not WorkerState.FINISHING:  # a call that was interrupted goes on
@@ -254,9 +284,14 @@ class Team(NodeView):
             raise LinkLost(f"{self.name}: finishing took longer than {timeout_s:g} s; what was pending is dropped")
         self._network.join()
         self._close_state(done=True)
+        self._tell_the_rest()
 
     def leave(self) -> None:
         """Go now; what is pending is dropped, or kept where there is a state_dir. Takes at most about two seconds."""
+        self._go()
+        self._tell_the_rest()
+
+    def _go(self) -> None:
         if self._network is not None:
             if self._keeper is not None and not self.node.over and self._network.is_alive():
                 self._network.run(self._take_last_picture)

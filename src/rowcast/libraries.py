@@ -1,4 +1,4 @@
-"""Libraries that only some sources need."""
+"""Libraries that only some parts need, each behind an extra of the package."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rowcast.errors import ConfigError, DataError, visible
-from rowcast.sources.libraries import needing
+from rowcast.libraries import needing
 
 __all__ = ["DamagedChunk", "McapFile", "Message", "Segment"]
 
 MAGIC = b"\x89MCAP0\r\n"
-_FOOTER, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 0x02, 0x04, 0x05, 0x06, 0x07
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
 _RECORD = struct.Struct("<BQ")
 _MESSAGE_HEAD = struct.Struct("<HIQQ")
 _CHUNK_HEAD = struct.Struct("<QQQII")
@@ -56,7 +56,12 @@ class Segment:
 class McapFile:
     """An open MCAP file.
 
+    Args:
+        path: the file.
+        what: needs the library, for the message.
+
     Raises:
+        ConfigError: the library is not installed.
         DataError: it cannot be read, or is no MCAP file.
 
     Attributes:
@@ -66,12 +71,14 @@ class McapFile:
         cut_messages: messages, or chunks of them, of which only a part is there: 0 or 1.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str = "an MCAP file") -> None:
         self.path = path
         self.segments: list[Segment] = []
         self.topics: dict[int, str] = {}
+        self._encodings: dict[int, tuple[str, int]] = {}
+        self._schemas: dict[int, tuple[str, str, bytes]] = {}
         self.cut, self.cut_messages = "", 0
-        with needing("a source of an MCAP file", "mcap"):
+        with needing(what, "mcap"):
             import mcap.stream_reader  # noqa: F401
         try:
             self._file = path.open("rb", buffering=0)
@@ -105,6 +112,14 @@ class McapFile:
             raise DamagedChunk("it does not hold what its index says")
         return found
 
+    def described(self, channel: int) -> tuple[str, tuple[str, str, bytes]]:
+        """How the messages of a channel are encoded: that, and name, encoding and content of its schema.
+
+        Known as soon as a message of it was read; what the file does not say is empty.
+        """
+        encoding, schema = self._encodings.get(channel, ("", 0))
+        return encoding, self._schemas.get(schema, ("", "", b""))
+
     # -- walking -----------------------------------------------------------------------------------------------
 
     def _walk(self) -> None:
@@ -137,6 +152,8 @@ class McapFile:
             self._see_message(content - _RECORD.size, _RECORD.size + length, _MESSAGE_HEAD.unpack_from(head)[0])
         elif kind == _CHANNEL:
             self._see_channel(os.pread(self._number, length, content))
+        elif kind == _SCHEMA:
+            self._see_schema(os.pread(self._number, length, content))
 
     def _see_message(self, offset: int, length: int, channel: int) -> None:
         last = self.segments[-1] if self.segments else None
@@ -147,11 +164,27 @@ class McapFile:
         last.counts[channel] += 1
 
     def _see_channel(self, content: bytes) -> None:
-        """A channel record: number, schema, topic; the rest is for whoever decodes."""
-        if len(content) >= 8:
-            channel, _, size = struct.unpack_from("<HHI", content)
-            if 8 + size <= len(content):
-                self.topics.setdefault(channel, content[8 : 8 + size].decode(errors="replace"))
+        """A channel record: number, schema, topic, encoding of messages."""
+        if len(content) < 4:
+            return
+        channel, schema = struct.unpack_from("<HH", content)
+        topic, place = _text(content, 4)
+        if topic is not None:
+            self.topics.setdefault(channel, topic.decode(errors="replace"))
+            encoding, _ = _text(content, place)
+            self._encodings.setdefault(channel, ((encoding or b"").decode(errors="replace"), schema))
+
+    def _see_schema(self, content: bytes) -> None:
+        """A schema record: number, name, encoding, content."""
+        if len(content) < 2:
+            return
+        (schema,) = struct.unpack_from("<H", content)
+        name, place = _text(content, 2)
+        encoding, place = _text(content, place)
+        data, _ = _text(content, place)
+        if name is not None and encoding is not None and data is not None:
+            told = (name.decode(errors="replace"), encoding.decode(errors="replace"), data)
+            self._schemas.setdefault(schema, told)
 
     def _cut_record(self, kind: int, content: int) -> None:
         """A record of which only the beginning is there."""
@@ -209,6 +242,8 @@ class McapFile:
                 yield channel, log_ns, data[place + _MESSAGE_HEAD.size : end]
             elif kind == _CHANNEL:
                 self._see_channel(data[place:end])
+            elif kind == _SCHEMA:
+                self._see_schema(data[place:end])
             place = end
         if place != len(data) and segment.whole:
             raise DamagedChunk("its last record is longer than the chunk")
@@ -248,6 +283,15 @@ class McapFile:
         if len(data) != size:
             raise DamagedChunk(f"it holds {len(data)} bytes, and says {size}")
         return data
+
+
+def _text(content: bytes, place: int) -> tuple[bytes | None, int]:
+    """Bytes behind their number, and the place behind them; ``None``: the record ends before."""
+    if place + 4 <= len(content):
+        (size,) = struct.unpack_from("<I", content, place)
+        if place + 4 + size <= len(content):
+            return content[place + 4 : place + 4 + size], place + 4 + size
+    return None, len(content)
 
 
 def _beginning(name: str, packed: bytes) -> bytes:
