@@ -387,7 +387,7 @@ def test_where_nobody_counts_the_first_that_has_caught_up_counts_at_once():
     back = events(team, "server", "return")
     assert back[0]["t"] < 5.5
     assert back[0]["members"] == 1
-    assert 6.0 < back[1]["t"]  # who comes second proves itself to the first: 30 iterations of 0.2 s
+    assert back[1]["t"] > 6.0  # who comes second proves itself to the first: 30 iterations of 0.2 s
     replicas_agree(team)
 
 
