@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 from rowcast.errors import ConfigError
 from rowcast.page.address import PageAddress
-from rowcast.page.watching import Source
+from rowcast.libraries import needing
+from rowcast.page.watching import Counted, Source
+
+if TYPE_CHECKING:
+    from rowcast.page.metrics import Exposition
 
 __all__ = ["page_server"]
 

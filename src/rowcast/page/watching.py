@@ -13,8 +13,9 @@ from rowcast.journal import Record
 from rowcast.page.history import History
 from rowcast.page.model import Team
 from rowcast.page.preview import preview
+from rowcast.page.totals import Totals
 
-__all__ = ["Live", "Source", "Watch"]
+__all__ = ["Counted", "Live", "Source", "Watch"]
 
 T = TypeVar("T")
 
@@ -56,6 +57,16 @@ class Source(Protocol):
 
     def at(self, t: float, look: Callable[[Team], T]) -> T:
         """``look`` at the team at time ``t`` (s)."""
+
+
+class Counted(Source, Protocol):
+    """A source that also knows what its records add up to.
+
+    Attributes:
+        totals: of all records so far; with ``lock`` held.
+    """
+
+    totals: Totals
 
 
 class Watch:
@@ -150,6 +161,7 @@ class Live:
         self.title = title
         self.generation = 1
         self.team = Team()
+        self.totals = Totals()
         self._waiting: deque[Record] = deque(maxlen=MOST_WAITING)
         self._overrun = False
         self._past = past
@@ -172,7 +184,9 @@ class Live:
     def pump(self) -> None:
         waiting = self._waiting
         for _ in range(min(len(waiting), AT_ONCE)):
-            self.team.take(waiting.popleft())
+            record = waiting.popleft()
+            self.team.take(record)
+            self.totals.take(record, self.team.about)
         if self._overrun:
             self._overrun = False
             told = ("trouble", "more was written than the page could take in: the oldest of it is left out here")
