@@ -130,18 +130,26 @@ def test_an_empty_environment_runs_a_demo(installed: tuple[Path, dict[str, str]]
     folder, environment = installed
     python = folder / "env/bin/python"
     where = "import importlib.util as i, rowcast; print(rowcast.__file__, *map(i.find_spec, ('sklearn', 'matplotlib')))"
-    seen = subprocess.run([python, "-c", where], capture_output=True, text=True, env=environment, cwd=folder, timeout=60)
+    seen = subprocess.run(
+        [python, "-c", where], capture_output=True, text=True, env=environment, cwd=folder, timeout=60, check=True
+    )
     file, *missing = seen.stdout.split()
-    assert Path(file).is_relative_to(folder / "env"), seen.stderr
+    assert Path(file).is_relative_to(folder / "env")
     assert missing == ["None", "None"]
-    words = "demo --workers=2 --seconds=1 --pace=0.1 --policies=bsp,rowcast --set ratio=0.2 --out out".split()
+    words = ["--workers=2", "--seconds=4", "--pace=0.1", "--policies=rog:4,rowcast", "--set", "ratio=0.2", "--out=out"]
     done = subprocess.run(
-        [folder / "env/bin/rowcast", *words], capture_output=True, text=True, env=environment, cwd=folder, timeout=170
+        [folder / "env/bin/rowcast", "demo", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+        timeout=170,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     summary = json.loads((folder / "out/summary.json").read_text())
-    for policy in ("bsp", "rowcast"):
+    for policy, journals in (("rog:4", "rog-4"), ("rowcast", "rowcast")):
         numbers = summary["policies"][policy]
         assert numbers["updates_sent"] > 0 and numbers["updates_lost"] == 0 and numbers["audit"]["clean"]
-        assert [each["event"] for each in read_journal(folder / f"out/{policy}/robot-0.jsonl")][0] == "start"
+        events = {each["event"] for each in read_journal(folder / "out" / journals / "robot-0.jsonl")}
+        assert {"start", "step", "end"} <= events
     assert "no figures: they need matplotlib, which is not installed; pip install 'rowcast[demo]'" in done.stdout

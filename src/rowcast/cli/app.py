@@ -30,6 +30,7 @@ from rowcast.cli import (
     trace,
     train,
     validate,
+    warmup,
     watch,
 )
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
@@ -70,6 +71,7 @@ app.command("combine", cls=TaskCommand)(combine.combine)
 app.command("watch", cls=PanelCommand)(watch.watch)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)
+app.command("warmup", cls=PanelCommand)(warmup.warmup)
 app.command("doctor", cls=PanelCommand)(doctor.doctor)
 
 
