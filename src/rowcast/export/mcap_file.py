@@ -11,6 +11,7 @@ import msgspec
 from rowcast.errors import ConfigError, visible
 from rowcast.export.moments import Moment, Value
 from rowcast.export.schema import LOG_SCHEMA, RATE_SCHEMA, STATE_SCHEMA, VALUE_SCHEMA, event_schema
+from rowcast.journal import Event
 from rowcast.journal.events import ALWAYS
 from rowcast.libraries import needing
 from rowcast.version import __version__
@@ -113,9 +114,8 @@ def _state(moment: Moment) -> dict[str, Any]:
 
 
 def _log_line(moment: Moment, time_ns: int) -> dict[str, Any]:
-    line, record = moment.line, moment.record
+    line = moment.line
     assert line is not None
-    cause = record.get("cause") or record.get("why") or ""
     return {
         "timestamp": {"sec": time_ns // 1_000_000_000, "nsec": time_ns % 1_000_000_000},
         "level": _LEVELS[line.level],
@@ -123,5 +123,5 @@ def _log_line(moment: Moment, time_ns: int) -> dict[str, Any]:
         "name": line.who,
         "file": line.event,
         "line": line.number,
-        "cause": visible(str(cause)),
+        "cause": visible(Event.of(moment.record).cause),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +13,7 @@ from rowcast.errors import visible
 from rowcast.export.schema import unit_of
 from rowcast.journal import EVENTS, Record
 from rowcast.page import Recording, Robot, Team
-from rowcast.page.model import Line
+from rowcast.page.model import Line, finite_number
 
 __all__ = ["Moment", "Moments", "Value"]
 
@@ -179,11 +178,5 @@ def _series(event: str, field: str) -> tuple[str, str]:
 
 
 def _finite(value: Any) -> float | None:
-    """A number or a truth as a finite number; ``None``: it is none."""
-    if not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    """A number, or a truth as 0 or 1; ``None``: it is none, or not finite."""
+    return finite_number(int(value) if isinstance(value, bool) else value)

@@ -18,7 +18,7 @@ from rowcast.journal import EVENTS, Record
 from rowcast.page.curves import Curve
 from rowcast.page.sentences import sentence
 
-__all__ = ["Line", "Robot", "RowMap", "Team"]
+__all__ = ["Line", "Robot", "RowMap", "Team", "finite_number"]
 
 #: Robots, lines of the log, metrics of a robot and layers of the map that are kept; characters of a name.
 MOST_ROBOTS, MOST_LINES, MOST_METRICS, MOST_LAYERS = 256, 500, 8, 256
@@ -31,7 +31,7 @@ _SERVER = ("server",)
 _OF_AN_END = ("link_down", "leave", "end")
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """``value`` as a finite number, or ``None``: a journal of another version may hold anything."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -49,7 +49,7 @@ def _text(value: Any, limit: int = 300) -> str:
 def _numbers(value: Any) -> list[float]:
     if not isinstance(value, list):
         return []
-    return [number for each in value[:MOST_LAYERS] if (number := _number(each)) is not None]
+    return [number for each in value[:MOST_LAYERS] if (number := finite_number(each)) is not None]
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class Team:
 
     def _on_absent(self, t: float, record: Record) -> None:
         if (robot := self._robot(record)) is not None:
-            silent_s = _number(record.get("silent_s"))
+            silent_s = finite_number(record.get("silent_s"))
             robot.absent, robot.since = True, t
             robot.why = "" if silent_s is None else f"silent for {silent_s:.0f} s"
 
@@ -328,7 +328,7 @@ class Team:
         if robot is None:
             return
         self._iteration(robot, record)
-        size, before, robot.pushed_at = _number(record.get("bytes")), robot.pushed_at, t
+        size, before, robot.pushed_at = finite_number(record.get("bytes")), robot.pushed_at, t
         if not robot.own and size is not None and before is not None and t > before:
             self._add(robot, "up", t, 8 * size / (t - before))
 
@@ -339,7 +339,7 @@ class Team:
         self._does(robot, t, "computing")
         self._iteration(robot, record)
         self._behind(robot, record)
-        held_s, before, robot.passed_at = _number(record.get("held_s")), robot.passed_at, t
+        held_s, before, robot.passed_at = finite_number(record.get("held_s")), robot.passed_at, t
         if not robot.own and held_s is not None and before is not None and t > before:
             self._add(robot, "stall", t, min(held_s / (t - before), 1.0))
 
@@ -355,30 +355,32 @@ class Team:
         self._does(robot, t, "computing")
         self._iteration(robot, record)
         self._behind(robot, record)
-        robot.share = _number(record.get("push_share"))
-        times = [_number(record.get(name)) or 0.0 for name in ("compute_s", "communicate_s", "stall_s", "starve_s")]
+        robot.share = finite_number(record.get("push_share"))
+        times = [
+            finite_number(record.get(name)) or 0.0 for name in ("compute_s", "communicate_s", "stall_s", "starve_s")
+        ]
         taken_s = sum(times)
-        self._add(robot, "link", t, _number(record.get("rate_bps")))
+        self._add(robot, "link", t, finite_number(record.get("rate_bps")))
         if taken_s > 0:
             for curve, name in (("up", "push_bytes"), ("down", "pull_bytes")):
-                size = _number(record.get(name))
+                size = finite_number(record.get(name))
                 self._add(robot, curve, t, None if size is None else 8 * size / taken_s)
             self._add(robot, "stall", t, times[2] / taken_s)
 
     def _on_metric(self, t: float, record: Record) -> None:
         if (robot := self._robot(record)) is not None:
-            self._metric(robot, t, record.get("name"), _number(record.get("value")))
+            self._metric(robot, t, record.get("name"), finite_number(record.get("value")))
 
     def _on_inference(self, t: float, record: Record) -> None:
         robot = self._robot(record)
-        joules = _number(record.get("joules"))
+        joules = finite_number(record.get("joules"))
         if robot is None:
             return
         if joules is not None:
             robot.joules = (robot.joules or 0.0) + joules
         self._does(robot, t, "inferring", _text(record.get("error")))
-        self._metric(robot, t, "latency_s", _number(record.get("latency_s")))
-        self._add(robot, "link", t, _number(record.get("rate_bps")))
+        self._metric(robot, t, "latency_s", finite_number(record.get("latency_s")))
+        self._add(robot, "link", t, finite_number(record.get("rate_bps")))
 
     def _on_told(self, t: float, record: Record) -> None:
         """What the server of a watched team says of a robot."""
@@ -394,12 +396,12 @@ class Team:
         metrics = record.get("metrics")
         if robot.own or not isinstance(metrics, dict):
             return
-        self._add(robot, "down", t, _number(record.get("down_bps")))
-        self._add(robot, "link", t, _number(metrics.get("rate_bps")))
-        robot.share = _number(metrics.get("share"))
+        self._add(robot, "down", t, finite_number(record.get("down_bps")))
+        self._add(robot, "link", t, finite_number(metrics.get("rate_bps")))
+        robot.share = finite_number(metrics.get("share"))
         for name, value in metrics.items():
             if name not in _OF_THE_NODE:
-                self._metric(robot, t, name, _number(value))
+                self._metric(robot, t, name, finite_number(value))
 
     def _on_rows(self, t: float, record: Record) -> None:
         if (robot := self._robot(record)) is not None:
@@ -414,12 +416,12 @@ class Team:
             self.layers = (told, _numbers(record.get("rows")))
 
     def _iteration(self, robot: Robot, record: Record) -> None:
-        iteration = _number(record.get("iteration"))
+        iteration = finite_number(record.get("iteration"))
         if iteration is not None:
             robot.iteration = int(iteration)
 
     def _behind(self, robot: Robot, record: Record) -> None:
-        staleness = _number(record.get("staleness"))
+        staleness = finite_number(record.get("staleness"))
         if staleness is not None:
             robot.staleness = int(staleness)
 

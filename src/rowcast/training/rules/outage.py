@@ -127,4 +127,5 @@ class Outages:
         if not len(self._team.gate.versions):
             return 0.0
         iteration_s = min(max(streamed.step_s, STEADY_LEAST_S), STEADY_MOST_S)
-        return iteration_s * min(2.0 ** min(streamed.absences - 1, 10), STEADY_CAP)
+        doublings = min(streamed.absences - 1, 10)  # beyond the cap already; a link may flap for days
+        return iteration_s * min(2.0**doublings, STEADY_CAP)
