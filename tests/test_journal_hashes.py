@@ -58,12 +58,12 @@ TIMING_ONLY: dict[str, str] = {
     "flown:3": "e98b5b9bd12136d5",
     "localsgd:4": "7d604a0834760039",
     "diloco:4": "7d604a0834760039",
-    "rowcast": "54619c1e959a980a",
-    "rowcast:4": "c3493c4b024c4db8",
-    "rowcast:4?pulls=common": "872d621a81b0946a",
+    "rowcast": "62146c41f36a3cc0",
+    "rowcast:4": "9aa55bfb9665e416",
+    "rowcast:4?pulls=common": "b8b1921a9c000b02",
     "rowcast:4?elastic=off&ahead=0": "161dc91ec6d365f0",
     "bsp?row_weights=contributors": "aee8f7c398c5567e",
-    "rowcast:4?row_weights=contributors": "c3493c4b024c4db8",
+    "rowcast:4?row_weights=contributors": "9aa55bfb9665e416",
 }
 CONTENT: dict[str, str] = {
     "bsp": "f698f07aff0eae4e",
@@ -92,12 +92,12 @@ CUTS: dict[str, str] = {
     "flown:3": "74ba7b73ec20c4af",
     "localsgd:4": "8fd1dd1efdf1b5df",
     "diloco:4": "03150aa100b6b658",
-    "rowcast": "47cb217bd5e212de",
-    "rowcast:4": "a2157f7761643b25",
-    "rowcast:4?pulls=common": "a3b62c687fa4fcce",
+    "rowcast": "a4f41353f070e939",
+    "rowcast:4": "faae465920f28268",
+    "rowcast:4?pulls=common": "aa7c434acec511e9",
     "rowcast:4?elastic=off&ahead=0": "e5bace62e07b9dab",
     "bsp?row_weights=contributors": "ff5a7119d06f9d51",
-    "rowcast:4?row_weights=contributors": "2c138942c793221a",
+    "rowcast:4?row_weights=contributors": "6c578a81e4251d8f",
 }
 
 
