@@ -239,7 +239,6 @@ def test_what_took_no_time_is_not_in_the_first_sample():
     meter.sent(0.0, 100_000)
     meter.acknowledged(0.0, 100_000, 0.0)
     assert not meter.measured and meter.rate_bps(0.0) == 1e6
-    meter.drop_rest()  # as where the first parameters came in no time
     meter.sent(1.0, 100)
     meter.acknowledged(2.0, 100, 1.0)
     assert meter.measured and meter.rate_bps(2.0) == pytest.approx(800)

@@ -27,7 +27,7 @@ VERSION_4 = {
     "Proof": "proof",
     "LayoutTable": "part left",
     "Welcome": "how server policy epoch members iteration received state | training origin positions",
-    "Ack": "number | stream",
+    "Ack": "number | stream arrived",
     "Ask": "iteration weight rate_bps",
     "Grant": "iteration held_s",
     "PushEnd": "iteration quota_s compute_s rate_bps skipped | positions",
@@ -145,9 +145,9 @@ def test_fields_of_a_newer_peer_are_skipped(message, more):
 def test_what_is_skipped_is_not_built_and_cannot_be_nested_without_end():
     """A newer peer's fields cost nothing but the bytes of their frame."""
     known = msgspec.msgpack.encode(7)
-    long = b"".join((b"\x93", known, b"\x00", b"\xdd\x00\x01\x00\x00", b"\xc0" * (1 << 16)))
+    long = b"".join((b"\x94", known, b"\x00\x00", b"\xdd\x00\x01\x00\x00", b"\xc0" * (1 << 16)))
     frame = framed(Ack.KIND, long)
-    deep = framed(Ack.KIND, b"\x93" + known + b"\x00" + b"\x91" * 100_000)
+    deep = framed(Ack.KIND, b"\x94" + known + b"\x00\x00" + b"\x91" * 100_000)
     reader, other = decoder(), decoder()
     for each in (reader, other):
         each.buffer(1 << 18)

@@ -199,7 +199,7 @@ class Outbox:
         if self.snapshot.left:
             return self._state_frame(now, room)
         assert transfer is not None
-        if transfer.refining and self._flight:
+        if transfer.refining and self.window.queues(now, self._flight_bytes):
             # What could wait is in nobody's way: behind a full window of it the next iteration would wait its turn,
             # for seconds where the link has become slower than it was measured.
             return None
@@ -268,26 +268,38 @@ class Outbox:
 
     # -- what came of it ---------------------------------------------------------------------------------------
 
-    def acknowledged(self, now: float, number: int) -> None:
+    def acknowledged(self, now: float, number: int, arrived: float | None = None) -> None:
         """The peer applied every frame up to ``number``.
+
+        Args:
+            now: time (s).
+            number: of the newest.
+            arrived: when that one arrived, by the peer's clock (s); ``None``: it does not say.
 
         Raises:
             RemoteProtocolError: it acknowledges what was never sent.
         """
+        sent_at = self._flight[0].sent_at if self._flight else now
+        if size := self._settle(now, number):
+            self.meter.acknowledged(now, size, sent_at, arrived)
+
+    def _settle(self, now: float, number: int) -> int:
+        """Frames up to ``number`` have arrived; their bytes."""
         if number > self.sent_frames:
             raise RemoteProtocolError(f"acknowledgement: expected a number up to {self.sent_frames}, got {number}")
+        before = self._flight_bytes
         on_their_way = self._flight
         while on_their_way and on_their_way[0].message.number <= number:
             flight = on_their_way.popleft()
             self._flight_bytes -= flight.size
             self.delivered += 1
             self.moved_at = now
-            self.meter.acknowledged(now, flight.size, flight.sent_at)
             if flight.place >= 0 and self._cursor is not None:
                 self._cursor.delivered()
             transfer = self.transfer
             if transfer is not None and transfer.quota_frame == flight.message.number:
                 transfer.quota_done = now
+        return before - self._flight_bytes
 
     def link_lost(self) -> None:
         """Nothing is sent until :meth:`resume`."""
@@ -319,7 +331,7 @@ class Outbox:
             raise RemoteProtocolError(
                 f"resume: expected at least {self.sent_frames - before} frames, which were acknowledged, got {received}"
             )
-        self.acknowledged(now, received)
+        self._settle(now, received)  # when they arrived is not known: they are no measure of the link
         restored = len(self._flight)
         while self._flight:
             flight = self._flight.pop()

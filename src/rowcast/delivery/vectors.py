@@ -114,12 +114,24 @@ class VectorOutbox:
         number, codec = self._sent_frames, self._codec.wire_id
         return Rows(number, self._number, codec, True, False, rows, payload, self._stream)
 
-    def acknowledged(self, now: float, number: int) -> None:
+    def acknowledged(self, now: float, number: int, arrived: float | None = None) -> None:
         """The peer has every frame up to ``number``.
+
+        Args:
+            now: time (s).
+            number: of the newest.
+            arrived: when that one arrived, by the peer's clock (s); ``None``: it does not say.
 
         Raises:
             RemoteProtocolError: it acknowledges what was never sent.
         """
+        size, sent_at = self._settle(now, number)
+        if size:
+            self.meter.acknowledged(now, size, sent_at, arrived)
+
+    def _settle(self, now: float, number: int) -> tuple[int, float]:
+        """Frames up to ``number`` have arrived: bytes of those on their way, and when the first was sent (s)."""
+        total, first = 0, now
         if number > self._sent_frames:
             raise RemoteProtocolError(f"acknowledgement: expected a number up to {self._sent_frames}, got {number}")
         while self._kept and self._kept[0][0].number <= number:
@@ -130,11 +142,13 @@ class VectorOutbox:
                 self._again = len(self._kept)  # it had arrived before the link was lost
             else:
                 self._flight_bytes -= size
-                self.meter.acknowledged(now, size, sent_at)
+                total, first = total + size, min(first, sent_at)
+        return total, first
 
     def all_arrived(self, now: float) -> None:
         """The peer has answered to the vector: it has all of it."""
-        self.acknowledged(now, self._sent_frames)
+        size, _ = self._settle(now, self._sent_frames)
+        self.meter.settled(size)
 
     def link_lost(self) -> None:
         """Nothing is sent until :meth:`link_ready`."""

@@ -58,7 +58,8 @@ class Window:
         meter, settings = self.meter, self._settings
         peak_bps = meter.peak_bps(now)
         target = self._target_bytes(peak_bps)
-        wanted = in_flight + target
+        # What has arrived, and its acknowledgement waits behind rows of the peer, is in nobody's way.
+        wanted = max(in_flight - peak_bps / 8 * meter.late_s, 0.0) + target
         fits = wanted <= self._least_window or wanted <= peak_bps / 8 * (settings.window_s + 2 * meter.round_trip_s)
         if in_flight and not fits:
             return 0.0
@@ -67,6 +68,14 @@ class Window:
                 return 0.0
             target = settings.frame_min_bytes
         return target - ROWS_OVERHEAD_BYTES
+
+    def queues(self, now: float, in_flight: int) -> bool:
+        """Whether something of ``in_flight`` bytes still waits in front of the link.
+
+        No more is certain to have arrived than what the link carries while an acknowledgement is on its way back.
+        """
+        back_s = self.meter.round_trip_s + self.meter.late_s
+        return in_flight > self.meter.rate_bps(now) / 8 * back_s
 
     def rows_room(self, now: float, size: float) -> float:
         """Bytes that rows and their index may take so that all of their frames take ``size`` bytes at most.
@@ -84,7 +93,8 @@ class Window:
 
     def budget(self, now: float, in_flight: int, deadline: float) -> float:
         """Bytes that will still have arrived at ``deadline`` (s) if they are sent now, behind ``in_flight`` bytes."""
-        return self.meter.rate_bps(now) / 8 * (deadline - now) - in_flight
+        rate = self.meter.rate_bps(now) / 8
+        return rate * (deadline - now) - max(in_flight - rate * self.meter.late_s, 0.0)
 
     def drain_s(self, now: float, in_flight: int) -> float:
         """Seconds until ``in_flight`` bytes will be acknowledged, at the measured rate and with a round trip."""

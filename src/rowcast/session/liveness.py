@@ -105,7 +105,7 @@ class Progress:
 
 def _unacknowledged_at(link: Link, outbox: Sending, limit_s: float) -> float:
     """When it has taken too long that nothing is acknowledged of what is on its way (s)."""
-    usual_s = outbox.in_flight * 8 / outbox.meter.usual_bps + outbox.meter.round_trip_s
+    usual_s = outbox.in_flight * 8 / outbox.meter.usual_bps + outbox.meter.round_trip_s + outbox.meter.late_s
     return max(outbox.moved_at, link.arrived_at, link.occupied_at) + max(limit_s, MARGIN * usual_s)
 
 

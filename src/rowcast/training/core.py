@@ -381,14 +381,14 @@ class WorkerCore:
             self._replica.apply(codec, rows, self.rule.returned(rows))
             self.moved = True
             self.rule.arrived(codec, rows)
-        self.say(Ack(self.inbox.received))
+        self.say(Ack.at(now, self.inbox.received))
 
     def _on_ack(self, now: float, message: Message) -> None:
         ack = cast(Ack, message)
         if ack.stream:
             self.rule.side_acknowledged(now, ack)
             return
-        self.outbox.acknowledged(now, ack.number)
+        self.outbox.acknowledged(now, ack.number, ack.arrived_s)
         if self.notebook is not None:
             self.notebook.note(Acknowledged(ack.number))
         self.rule.acknowledged(now)

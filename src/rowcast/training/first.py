@@ -59,8 +59,8 @@ class FirstParameters:
         link.decoder.streams[0] = RowLimits(outline.rows, RAW_ROW_BYTES)  # what is kept must weigh something
         self._lay_out(member)
 
-    def on_rows(self, member: Member, message: Rows) -> bool:
-        """Rows that come before the model is laid out.
+    def on_rows(self, now: float, member: Member, message: Rows) -> bool:
+        """Rows that come before the model is laid out, at ``now`` (s).
 
         Returns:
             Whether they had not come before.
@@ -74,7 +74,7 @@ class FirstParameters:
         seed.keep(message)
         new = seed.rows > before
         member.inbox.received = len(seed.frames)
-        self._team.notifier.say(member.link, Ack(member.inbox.received))
+        self._team.notifier.say(member.link, Ack.at(now, member.inbox.received))
         self._lay_out(member)
         return new
 

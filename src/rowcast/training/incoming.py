@@ -118,7 +118,7 @@ class Incoming:
             self._team.rule.side_rows(now, member, rows)
             return
         if self._team.model.layout is None:
-            if self._first.on_rows(member, rows):
+            if self._first.on_rows(now, member, rows):
                 self._count_frame(member)
             return
         if not rows.absolute:
@@ -139,7 +139,7 @@ class Incoming:
             else:
                 self._apply(now, member, codec, rows)
             self._team.departures.wake_draining()
-        self._team.notifier.say(member.link, Ack(member.inbox.received))
+        self._team.notifier.say(member.link, Ack.at(now, member.inbox.received))
 
     def _count_frame(self, member: Member) -> None:
         self.frames_applied[member.name] = self.frames_applied.get(member.name, 0) + 1
@@ -218,7 +218,7 @@ class Incoming:
         if ack.stream:
             team.rule.side_acknowledged(now, member, ack)
         else:
-            member.owed.acknowledged(now, ack.number)
+            member.owed.acknowledged(now, ack.number, ack.arrived_s)
             team.rule.acknowledged(now, member)
         assert member.link is not None
         team.notifier.ready[member.link] = None  # wakes it without a call: this is for every frame

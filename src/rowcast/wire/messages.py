@@ -41,6 +41,9 @@ from rowcast.wire.relays import RELAYS
 from rowcast.wire.slots import SLOTS
 from rowcast.wire.streams import STREAMS
 
+#: Unit of times that travel as whole numbers (s).
+TICK_S = 1e-4
+
 __all__ = [
     "CONTROL",
     "Ack",
@@ -223,6 +226,17 @@ class Ack(Control, frozen=True):
     KIND: ClassVar[int] = 6
     number: Count
     stream: StreamId = 0
+    arrived: Count = 0  #: when that frame arrived, by a clock of the receiver, in units of 100 us; 0: not said
+
+    @classmethod
+    def at(cls, now: float, number: int, stream: int = 0) -> Ack:
+        """The acknowledgement of a frame that arrived at ``now`` (s)."""
+        return cls(number, stream, max(round(now / TICK_S), 0))
+
+    @property
+    def arrived_s(self) -> float | None:
+        """When that frame arrived, by a clock of the receiver (s); ``None``: it does not say."""
+        return self.arrived * TICK_S if self.arrived else None
 
 
 class PushEnd(Control, frozen=True):

@@ -166,11 +166,11 @@ class FactoredRule(PhasedRule):
             member.push_bytes += frame_bytes(message)
             if side.waits:
                 self._answer(now)
-        self.team.notifier.say(member.link, Ack(side.sketch.received, STREAM))
+        self.team.notifier.say(member.link, Ack.at(now, side.sketch.received, STREAM))
 
     def side_acknowledged(self, now: float, member: Member, message: Ack) -> None:
         if (side := self._side(member)) is not None:
-            side.basis.acknowledged(now, message.number)
+            side.basis.acknowledged(now, message.number, message.arrived_s)
 
     def _answer(self, now: float) -> None:
         """Make the basis of the next iteration if all sketches are here; send the newest to all who wait for it."""

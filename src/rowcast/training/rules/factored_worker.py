@@ -126,7 +126,7 @@ class FactoredWorker(PhasedWorker):
 
     def side_acknowledged(self, now: float, message: Ack) -> None:
         if self._sketches is not None:
-            self._sketches.acknowledged(now, message.number)
+            self._sketches.acknowledged(now, message.number, message.arrived_s)
             if self._sketches.empty and self.node.state is WorkerState.ASKING and not self._answered:
                 self._told_at = now
 
@@ -139,7 +139,7 @@ class FactoredWorker(PhasedWorker):
             node.step.pull_bytes += frame_bytes(message)
             if node.state is WorkerState.ASKING and bases.number == self._number:
                 self._arrives(now, bases)
-        node.say(Ack(bases.received, STREAM))
+        node.say(Ack.at(now, bases.received, STREAM))
 
     def _arrives(self, now: float, bases: VectorInbox) -> None:
         """A part of the basis for which this worker waits is here."""

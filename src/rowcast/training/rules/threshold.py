@@ -43,10 +43,6 @@ class ThresholdRule(PhasedRule):
     def reset(self) -> None:
         self._thresholds.clear()
 
-    def admit(self, now: float, member: Member) -> None:
-        super().admit(now, member)
-        member.owed.meter.drop_rest()
-
     def remove(self, member: Member) -> None:
         self._thresholds.pop(member.name, None)
 
@@ -71,10 +67,6 @@ class ThresholdWorker(PhasedWorker):
     def __init__(self, node: WorkerCore) -> None:
         super().__init__(node)
         self._threshold: Threshold | None = None
-
-    def start(self) -> None:
-        super().start()
-        self.node.outbox.meter.drop_rest()
 
     def push_request(self, now: float, policy: Policy, limit_s: float) -> Request:
         request, outbox = super().push_request(now, policy, limit_s), self.node.outbox
