@@ -22,7 +22,8 @@ from common import Figure
 from fashion import Fashion, FashionSettings
 from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
 from rowcast.errors import ConfigError, WorkerFailed
-from rowcast.experiment.runners.virtual import CALM_WORKER, VIRTUAL_LINKS, calm_server, one_thread
+from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, one_thread
+from rowcast.experiment.settings import VIRTUAL_LINKS
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.optim import Optimizer

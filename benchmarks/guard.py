@@ -29,7 +29,8 @@ import torch
 from common import Figure, arguments, finish
 from rowcast.drivers.virtual import Device, Simulation, TimeOver, VirtualWorker
 from rowcast.experiment.runners.links import model_bytes
-from rowcast.experiment.runners.virtual import CALM_WORKER, VIRTUAL_LINKS, calm_server, one_thread
+from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server, one_thread
+from rowcast.experiment.settings import VIRTUAL_LINKS
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.journal import Journal
 from rowcast.links import named_trace

@@ -76,10 +76,10 @@ def test_a_frame_that_comes_twice_is_applied_once_and_acknowledged_again() -> No
     assert len(pushed) > 1 and len(rows_of(pulled)) > 1
     for frame in (pushed[0], pushed[-1]):
         server.receive(2.0, link, frame)
-        assert server.poll(2.0, link) == Ack(pushed[-1].number)
+        assert server.poll(2.0, link) == Ack.at(2.0, pushed[-1].number)
     for frame in (rows_of(pulled)[0], rows_of(pulled)[-1]):
         node.receive(2.0, frame)
-        assert node.poll(2.0) == Ack(rows_of(pulled)[-1].number)
+        assert node.poll(2.0) == Ack.at(2.0, rows_of(pulled)[-1].number)
     np.testing.assert_array_equal(server.parameters, parameters)
     np.testing.assert_array_equal(node.replica, replica)
 

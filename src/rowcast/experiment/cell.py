@@ -48,7 +48,8 @@ class Cell:
         topk: what is used of each gradient, as :func:`rowcast.streams.parse_topk` takes it; '' for all.
         ratio: seconds to send the encoded model at a link's best rate, per second of computation: to that links are
             scaled; ``None``: to the size of the model.
-        medium, link: of a run in namespaces: what carries the packets, and how bytes are put on the links.
+        medium: of a run in namespaces: what carries the packets.
+        link: how bytes are put on the links; ``None``: as the driver has it.
     """
 
     policy: str

@@ -85,4 +85,5 @@ class EmulationSettings(Checked):
             seeds=self.seeds,
             eval_every_s=self.eval_every_s,
             eval_items=self.eval_items,
+            link=self.link,
         )

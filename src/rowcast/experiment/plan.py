@@ -17,7 +17,7 @@ from rowcast.errors import ConfigError
 from rowcast.experiment.cell import OPTION_JOIN, Cell, batch_option, batch_size
 from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.feeding import Feeding, plan_feeding
-from rowcast.experiment.settings import Comparison
+from rowcast.experiment.settings import VIRTUAL_LINKS, Comparison
 from rowcast.links import PROFILES, load_team, named_trace, parse_wide_area
 from rowcast.streams import parse_topk
 from rowcast.sync import parse_policy
@@ -80,6 +80,7 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             task_code=task.code,
             feeding=feeding,
             topk=topk,
+            link=None if settings.link == VIRTUAL_LINKS else settings.link,
         )
         for seed, link, device, workers, batch, feeding, topk, policy in axes
     ]

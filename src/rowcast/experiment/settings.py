@@ -16,11 +16,22 @@ from rowcast.streams import parse_batch, parse_buffer, parse_rehearsal
 from rowcast.sync import parse_policy, policy_forms
 from rowcast.training.relay import check_relayed
 
-__all__ = ["DRIVERS", "Comparison", "DemoSettings", "RobotSettings", "ShapeSettings", "StreamSettings"]
+__all__ = [
+    "DRIVERS",
+    "VIRTUAL_LINKS",
+    "Comparison",
+    "DemoSettings",
+    "RobotSettings",
+    "ShapeSettings",
+    "StreamSettings",
+]
 
 DRIVERS = ("virtual",)
 #: More than so many is a seed that was taken for a number of them.
 MOST_SEEDS = 1000
+#: Of virtual time. Frames of 50 ms of link time instead of 10 ms: five times fewer events, and the deadline of a step
+#: that takes seconds is still met to a hundredth.
+VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
 _POWER = PowerStates()
 #: Of a demo, where none are named: without relays, and with.
 _DEMO_POLICIES = ("bsp", "rog:4", "rowcast")
@@ -403,6 +414,12 @@ class Comparison(Checked):
         _POWER.communicate_w, "Power of a robot that sends or receives.", unit="W", low=0.0, high=10_000.0
     )
     stall_w: float = setting(_POWER.stall_w, "Power of a robot that waits.", unit="W", low=0.0, high=10_000.0)
+
+    link: LinkSettings = from_table(
+        "link",
+        lambda: VIRTUAL_LINKS,
+        "How server and robots put bytes on the links; with longer frames than on sockets.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

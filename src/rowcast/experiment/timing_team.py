@@ -9,7 +9,8 @@ import numpy as np
 
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device, ServerCosts, Simulation
-from rowcast.experiment.runners.virtual import CALM_WORKER, VIRTUAL_LINKS, calm_server
+from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server
+from rowcast.experiment.settings import VIRTUAL_LINKS
 from rowcast.journal import Journal
 from rowcast.links import Trace, WideArea
 from rowcast.rows import Layout

@@ -10,7 +10,8 @@ import numpy as np
 from rowcast.config import LinkSettings
 from rowcast.drivers.virtual import Device, TreeSimulation
 from rowcast.errors import ConfigError
-from rowcast.experiment.runners.virtual import CALM_WORKER, VIRTUAL_LINKS, calm_server
+from rowcast.experiment.runners.virtual import CALM_WORKER, calm_server
+from rowcast.experiment.settings import VIRTUAL_LINKS
 from rowcast.journal import Journal
 from rowcast.links import Trace
 from rowcast.rows import Layout

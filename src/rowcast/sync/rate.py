@@ -104,12 +104,12 @@ class RateMeter:
         """
         self.settled(size)
         self._heard = now
-        if now <= sent_at:
-            return  # what takes no time says nothing of a link: in virtual time the first parameters come like that
-        if arrived is None:
-            arrived = now
-        self._carried(now, size, sent_at, arrived)
-        late_s = self._transit.heard(now, sent_at, arrived, size)
+        late_s = 0.0
+        if now > sent_at:  # what takes no time says nothing of a link: in virtual time the first parameters come so
+            if arrived is None:
+                arrived = now
+            self._carried(now, size, sent_at, arrived)
+            late_s = self._transit.heard(now, sent_at, arrived, size)
         if sent_at == self._alone_at and size == self._alone_bytes:
             # Nothing of ours was before it in any queue.
             self._alone_at = -math.inf

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from statistics import median
 
 __all__ = ["Shortest", "Transit"]
 
 #: The shortest of so many seconds counts, at least, and of twice as many, at most: clocks drift apart, by 20 parts in a
 #: million as a rule, and paths change.
 MEMORY_S = 30.0
-#: An acknowledgement is as late as the most punctual of so many: one that was held up alone says nothing of a queue.
-LATE = 3
+#: Acknowledgements are as late as the middle one of so many: one that was held up alone says nothing of a queue. No
+#: later than the second number (s): what was held up longer comes in a bunch, and the next is punctual.
+LATE, MOST_LATE_S = 5, 0.5
 
 
 class Shortest:
@@ -71,7 +73,7 @@ class Transit:
         assert shortest is not None
         late_s = now - arrived - shortest[0]
         self._late.append(late_s)
-        self.late_s = min(self._late) if len(self._late) == LATE else 0.0
+        self.late_s = min(median(self._late), MOST_LATE_S) if len(self._late) == LATE else 0.0
         return late_s
 
     def reaches_s(self, sent_at: float, byte_s: float) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.config import ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import ServerCosts, Simulation, TimeOver, VirtualWorker
 from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.cell import Cell, batch_size
@@ -19,6 +19,7 @@ from rowcast.experiment.preparing import Preparing
 from rowcast.experiment.runners.fed import FedWorker, Feeder
 from rowcast.experiment.runners.links import delays_of, save_links, traces_of
 from rowcast.experiment.runners.thinning import Thinning, ThinningWorker
+from rowcast.experiment.settings import VIRTUAL_LINKS
 from rowcast.experiment.starting import keep_starting_state
 from rowcast.experiment.telling import save_shown, tell_events
 from rowcast.journal import open_journal
@@ -30,15 +31,11 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import TaskWorker
 from rowcast.training import ServerNode
 
-__all__ = ["CALM_WORKER", "VIRTUAL_LINKS", "calm_server", "one_thread", "run_virtual"]
+__all__ = ["CALM_WORKER", "calm_server", "one_thread", "run_virtual"]
 
 #: In virtual time nobody listens to heartbeats, and nobody waits at a terminal. A robot in an outage is waited for,
 #: as in the published systems: the limits never run out.
 CALM_WORKER = WorkerSettings(heartbeat_s=600.0, silence_limit_s=3600.0, patience_s=600.0)
-
-#: Frames of 50 ms of link time instead of 10 ms: five times fewer events, and the deadline of a step that takes
-#: seconds is still met to a hundredth.
-VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
 
 
 def run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> None:
@@ -83,14 +80,14 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
     robots = [task.worker(index, cell.workers) for index in range(cell.workers)]
     traces = traces_of(cell, task, robots[0].model)
     save_links(traces, delays_of(cell), folder)
-    entropy = random.Random(cell.seed)
+    entropy, link = random.Random(cell.seed), cell.link or VIRTUAL_LINKS
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(open_journal("server", folder / "server.jsonl"))
         journals = [journal]
         server = ServerNode(
             parse_policy(cell.policy),
             settings=calm_server(cell.workers),
-            link_settings=VIRTUAL_LINKS,
+            link_settings=link,
             journal=journal,
             entropy=entropy.randbytes,
         )
@@ -113,7 +110,7 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
                 traces[index],
                 entropy=entropy.randbytes,
                 settings=CALM_WORKER,
-                link_settings=VIRTUAL_LINKS,
+                link_settings=link,
                 journal=journal,
             )
             fed = None if feeder is None else feeder.stream(worker, index)
