@@ -21,7 +21,14 @@ __all__ = ["LATER", "OPTION_JOIN", "Cell", "batch_option", "batch_size"]
 #: Between the options of a task in one text.
 OPTION_JOIN = "; "
 #: Fields that runs of older versions have not, and what says nothing in them; a run without streams has no ``feeding``.
-LATER: Mapping[str, Any] = {"feeding": None, "topk": "", "ratio": None, "medium": None, "link": None}
+LATER: Mapping[str, Any] = {
+    "feeding": None,
+    "topk": "",
+    "ratio": None,
+    "medium": None,
+    "link": None,
+    "transport": "direct",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Cell:
             scaled; ``None``: to the size of the model.
         medium: of a run in namespaces: what carries the packets.
         link: how bytes are put on the links; ``None``: as the driver has it.
+        transport: in virtual time, see :class:`~rowcast.experiment.settings.Comparison`.
     """
 
     policy: str
@@ -77,6 +85,7 @@ class Cell:
     ratio: float | None = None
     medium: MediumSettings | None = None
     link: LinkSettings | None = None
+    transport: str = "direct"
 
     def written(self) -> dict[str, Any]:
         """As files have it: without the fields of :data:`LATER` that say nothing, as before there were any."""

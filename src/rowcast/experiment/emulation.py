@@ -26,7 +26,9 @@ def plan_emulation(settings: EmulationSettings) -> list[Cell]:
     cells = plan_cells(settings.comparison)
     for link in {} if settings.links_repeat else dict.fromkeys(cell.links for cell in cells):
         _check_length(link, 60.0 * settings.minutes)
-    return [replace(cell, driver="netns", medium=settings.medium, link=settings.link) for cell in cells]
+    return [
+        replace(cell, driver="netns", medium=settings.medium, link=settings.link, transport="direct") for cell in cells
+    ]
 
 
 def _check_length(link: str, seconds: float) -> None:

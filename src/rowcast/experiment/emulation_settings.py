@@ -86,4 +86,5 @@ class EmulationSettings(Checked):
             eval_every_s=self.eval_every_s,
             eval_items=self.eval_items,
             link=self.link,
+            transport="tcp",
         )

@@ -81,6 +81,7 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             feeding=feeding,
             topk=topk,
             link=None if settings.link == VIRTUAL_LINKS else settings.link,
+            transport=settings.transport,
         )
         for seed, link, device, workers, batch, feeding, topk, policy in axes
     ]

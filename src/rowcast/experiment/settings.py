@@ -32,6 +32,7 @@ MOST_SEEDS = 1000
 #: Of virtual time. Frames of 50 ms of link time instead of 10 ms: five times fewer events, and the deadline of a step
 #: that takes seconds is still met to a hundredth.
 VIRTUAL_LINKS = LinkSettings(frame_s=0.05, window_s=0.1)
+TRANSPORTS = ("direct", "tcp")
 _POWER = PowerStates()
 #: Of a demo, where none are named: without relays, and with.
 _DEMO_POLICIES = ("bsp", "rog:4", "rowcast")
@@ -415,6 +416,13 @@ class Comparison(Checked):
     )
     stall_w: float = setting(_POWER.stall_w, "Power of a robot that waits.", unit="W", low=0.0, high=10_000.0)
 
+    transport: str = setting(
+        "direct",
+        "How messages travel in virtual time: 'direct': one at a time in each direction, without heads; 'tcp': as "
+        "through a socket, in packets with heads that are acknowledged, one behind the other as they were handed over.",
+        choices=TRANSPORTS,
+        flag="--transport",
+    )
     link: LinkSettings = from_table(
         "link",
         lambda: VIRTUAL_LINKS,

@@ -161,8 +161,8 @@ class Engine(Generic[P]):
         """Something was done with the worker node of ``peer``, or has happened to it: send, go on, set its timer."""
         if peer.killed:
             return
-        if peer.connected and peer.up.takes(self.clock.now):
-            self.send_up(peer)
+        while peer.connected and peer.up.takes(self.clock.now) and self.send_up(peer):
+            pass
         self._changed(peer)
         due = peer.node.next_wake(peer.worker_wake)
         if due is not None and due < peer.worker_wake:
@@ -205,8 +205,8 @@ class Engine(Generic[P]):
         while ready := server.take_ready():  # what one robot is sent may let another one go on
             for link in ready:
                 peer = by_link.get(link)
-                if peer is not None and peer.down.takes(self.clock.now):
-                    self.send_down(peer)
+                while peer is not None and peer.down.takes(self.clock.now) and self.send_down(peer):
+                    pass
         due = server.next_wake()
         if due is not None and due < self._server_wake:
             self._server_wake = due

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rowcast.drivers.virtual.clock import rare_collections
 from rowcast.drivers.virtual.device import Device, ServerCosts
 from rowcast.drivers.virtual.engine import Engine, Peer
-from rowcast.drivers.virtual.lane import Lane, starting_at
+from rowcast.drivers.virtual.lane import Lane, TcpLane, starting_at
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
@@ -66,6 +66,7 @@ class Simulation(Engine[Robot]):
         channel: the medium; ``None``: each link has its own.
         costs: the server's work.
         delay_s: propagation delay of each direction (s), of all links or by the name of the robot; else 0.
+        tcp: links carry packets of TCP, :class:`~rowcast.drivers.virtual.lane.TcpLane`, and not one message at a time.
 
     Raises:
         ConfigError: a delay that is negative or not finite.
@@ -86,6 +87,7 @@ class Simulation(Engine[Robot]):
         channel: Channel | None = None,
         costs: ServerCosts | None = None,
         delay_s: float | Mapping[str, float] = 0.0,
+        tcp: bool = False,
     ) -> None:
         super().__init__(server)
         for value in delay_s.values() if isinstance(delay_s, Mapping) else (delay_s,):
@@ -98,6 +100,7 @@ class Simulation(Engine[Robot]):
         self._delay_s = delay_s
         costs = costs or ServerCosts()
         self._push_s, self._pull_s = costs.push_s, costs.pull_s
+        self._make_lane = TcpLane if tcp else Lane
         self._lanes: list[Lane] = []
         self._moved: dict[Trace, Trace] = {}
         self._zero = 0.0
@@ -265,7 +268,7 @@ class Simulation(Engine[Robot]):
         return self._moved[trace]
 
     def _lane(self, trace: Trace, delay_s: float) -> Lane:
-        lane = Lane(self, len(self._lanes), trace, delay_s)
+        lane = self._make_lane(self, len(self._lanes), trace, delay_s)
         self._lanes.append(lane)
         if self.started:
             self._channel.add(lane.key, self._in_force(trace))
@@ -273,22 +276,26 @@ class Simulation(Engine[Robot]):
 
     def _pump(self, lane: Lane) -> None:
         """Hand the next message to a link, if it is free."""
-        if lane.takes(self.clock.now) and lane.next() and lane.robot is not None:
+        spoke = False
+        while lane.takes(self.clock.now) and lane.next():
+            spoke = True
+        if spoke and lane.robot is not None:
             self.serve()  # the server has spoken; what it hears it is served for when it hears it
 
     def begin(self, now: float, lane: Lane, message: Message) -> None:
         """The first bit of a message enters the link."""
         if self.started:
             burden, lane.burden = lane.burden, 0
-            self._channel.begin(now, lane.key, 8 * (message_bytes(message) + burden))
+            self._channel.begin(now, lane.key, 8 * (lane.wire_bytes(message_bytes(message)) + burden))
         else:
             self.clock.at(now, self._passed, lane)
 
     def _passed(self, lane: Lane) -> None:
         """The last bit of a message has left the link."""
-        message, lane.carrying = lane.carrying, None
+        message = lane.passed(self._lanes[lane.key ^ 1])
         if message is None:
             return
+        lane.follow(self.clock.now)
         if self._pull_s and self.started and lane.robot is not None:
             self._hold(lane, lane.robot, self.server.pull_work(message) * self._pull_s)
         if lane.delay_s:
@@ -369,6 +376,7 @@ class Simulation(Engine[Robot]):
         for lane in (robot.up, robot.down):
             if lane.carrying is not None and self.started:
                 self._channel.abort(now, lane.key)
-            lane.connection = lane.carrying = None
+            lane.connection = None
+            lane.clear()
             lane.held_until = 0.0
         robot.served_until = 0.0

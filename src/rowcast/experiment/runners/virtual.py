@@ -93,7 +93,9 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         )
         record_start(journal, 0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
-        simulation = Simulation(server, channel=CHANNELS[cell.channel](), costs=costs, delay_s=delays_of(cell))
+        simulation = Simulation(
+            server, channel=CHANNELS[cell.channel](), costs=costs, delay_s=delays_of(cell), tcp=cell.transport == "tcp"
+        )
         feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
         rule = parse_topk(cell.topk) if cell.topk else None
         thinning = None if rule is None else Thinning(rule)
