@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rowcast.energy.access import SYS
+from rowcast.energy.jetson import Ina3221, JetsonStats
 from rowcast.energy.meters import Between, Meter, change_load
-from rowcast.energy.sensors import SYS, Ina3221, JetsonStats, Model, Nvml, NvmlPower, Rapl
+from rowcast.energy.sensors import Model, Nvml, NvmlPower, Rapl
 from rowcast.energy.states import PowerStates
 from rowcast.errors import ConfigError, MeterError, near_match
 from rowcast.registry import Registry
