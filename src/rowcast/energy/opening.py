@@ -116,7 +116,7 @@ def open_meter(
     if len(refused) == 1:
         raise MeterError(*refused.values())
     reasons = "".join(f"\n  {reason}" for reason in refused.values())
-    raise MeterError(f"no power sensor works here; without one take the meter 'model', whose figures say so:{reasons}")
+    raise MeterError(f"no power sensor works here; without one there is 'model', the table of power states:{reasons}")
 
 
 def _proved(make: MakeMeter, sys_root: Path, between: Between) -> Meter:

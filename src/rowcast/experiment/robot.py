@@ -126,11 +126,11 @@ def run_robot(
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     source = source_of(settings.stream)
     takes_s = _time_of_gradients(settings)
-    robot = load_robot(settings)
     with contextlib.ExitStack() as stack:
         meter = _meter_of(settings.meter)
         if meter is not None:
             stack.callback(meter.close)
+        robot = load_robot(settings)
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
         if settings.journal is not None:
             forget_shown(settings.journal)
@@ -288,8 +288,9 @@ def _meter_of(kind: str | None) -> Meter | None:
     try:
         opened = open_meter(kind)
     except MeterError as error:
-        raise MeterError(f"--meter {kind}: {' '.join(str(error).split())}; or leave --meter out") from error
-    log.info("%s", opened)
+        reasons = "; ".join(line.strip() for line in str(error).splitlines())
+        raise MeterError(f"--meter {kind}: {reasons}; or leave --meter out") from error
+    log.info("%s", "; ".join(str(opened).splitlines()))
     return opened.meter
 
 
