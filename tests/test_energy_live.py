@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 import queue
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from jetson_trees import BOARDS, write_tree
 from live import LAYOUT, LIMIT_S, LiveServer, eventually
+from rowcast.cli.display import plain
+from rowcast.cli.train import _Talk
 from rowcast.drivers.metering import metered
 from rowcast.drivers.sockets import Endpoint, Security, Team
 from rowcast.energy import CounterMeter, Ina3221, PowerMeter, register
 from rowcast.energy.live import LiveEnergy, Told
 from rowcast.energy.opening import REGISTRY
 from rowcast.errors import ConfigError, LinkLost, MeterError
-from rowcast.experiment import RobotSettings, run_robot
+from rowcast.experiment import Progress, RobotSettings, run_robot
 from rowcast.journal import Journal, read_journal
+from rowcast.metric import Metric
 from rowcast.page import Team as PageTeam
+from rowcast.training.member import MemberStatus
 
 AGX_ORIN = BOARDS[1]
 
@@ -225,3 +230,18 @@ def test_a_meter_that_is_none_is_said_before_the_training(monkeypatch: pytest.Mo
         with pytest.raises(error, match=says) as refused:
             run_robot(RobotSettings(meter=kind))
         assert "\n" not in str(refused.value)
+
+
+def test_the_terminal_shows_the_power(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the lines of a robot; in the table of a server it is no metric of the task."""
+    figures = {"power_w": 7.52, "energy_j": 90.0, "accuracy": 61.0}
+    robot = SimpleNamespace(name="robot-1", address="a server", node=SimpleNamespace(metrics=figures))
+    for power_w, shown in ((7.52, True), (0.0, False)):
+        figures["power_w"] = power_w
+        talk = _Talk(quiet=False)
+        talk.joined(robot)  # type: ignore[arg-type]
+        talk.progress(Progress(12, 0.5, (Metric("accuracy", unit="%"),), {"accuracy": 61.0}, 3.0))
+        assert (", 7.5 W, rows sent" in capsys.readouterr().out) == shown
+    line = MemberStatus("robot-1", "computing", 12, 0, 0.0, figures)
+    assert "step 12, 61" in plain("team", [line])
+    assert "90" not in plain("team", [line])
