@@ -533,7 +533,7 @@ EXPORTED: dict[str, str] = {
         CHANNELS Channel EqualThroughput Independent LinkState MarkovProfile PROFILES SharedAirtime Trace TraceStats
         WideArea differences fit load_team load_trace named_trace outdoor parse_wide_area save_csv synthesise
     """,
-    "rowcast.page": "Curve Live PageAddress Recording Robot Team Watch page_server",
+    "rowcast.page": "Curve Live PageAddress Recording Robot Team Totals Watch page_server",
     "rowcast.planning": """
         Always Answers ByRate Chooser CostModel Decision ENERGY Job LATENCY LateStart LinkCosts Objective PIECES PLACES
         PLANNERS Plan PlanTable RateEstimate RateEstimator SLABS Span TensorCosts carried chain course data follow

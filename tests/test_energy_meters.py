@@ -455,7 +455,7 @@ def test_auto_never_falls_back_on_a_model(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(MeterError) as caught:
         open_meter("jetson", between=nothing, sys_root=tmp_path)
     lines = str(caught.value).split("\n")
-    assert "without one take the meter 'model'" in lines[0]
+    assert "without one there is 'model'" in lines[0]
     assert [line.split(":")[0] for line in lines[1:]] == ["  meter jtop", "  meter ina3221"]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from live import LIMIT_S, Robot
 from rowcast.drivers.sockets import Endpoint, Security
+from rowcast.page import Live, PageAddress, page_server
 from standby_processes import ServerProcess, free_port
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -137,3 +138,25 @@ def test_a_team_is_watched_while_it_trains(server, browser):
             robot.team.abandon()
         for robot in robots:
             robot.join(LIMIT_S)
+
+
+def test_what_a_meter_and_a_battery_say_is_shown(browser, tmp_path):
+    """Live, with units; and gone once the meter does not read any longer."""
+    live = Live("a server")
+    told = {"node": "server", "event": "told", "peer": "robot-1", "state": "computing", "iteration": 1}
+    with page_server(live, PageAddress.of("0")) as url:
+        tab = Tab(browser, url)
+        for t, metrics, text in (
+            (1.0, {"loss": 1.0}, "–"),
+            (2.0, {"power_w": 7.523, "energy_j": 812.4, "battery_pct": 81.0}, "7.52 W, 812 J, battery 81 %"),
+            (3.0, {"power_w": 9.104, "energy_j": 820.0}, "9.1 W, 820 J, battery 81 %"),
+            (4.0, {"power_w": 0.0, "energy_j": 820.0}, "820 J, battery 81 %"),
+        ):
+            live.take({"t": t, **told, "metrics": metrics})
+            row = tab.page.locator("#robots tbody tr", has_text="robot-1")
+            playwright.expect(row.locator("td").last).to_have_text(text)
+            assert row.locator("td").last.is_visible() == (text != "–")
+        tab.page.screenshot(path=tmp_path / "energy.png")
+        options = tab.page.locator("#metric option").all_inner_texts()
+        assert options[0] == "loss" and "power_w" not in options
+        assert tab.complaints == []

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rowcast.energy.live import ENERGY_J, POWER_W
 from rowcast.errors import ConfigError, visible
 from rowcast.metric import Metric
 
@@ -31,7 +32,7 @@ LONGEST, LONGEST_NAME = 20_000, 40
 #: Space within columns (above, right, below, left): where there is room, with more columns, and with yet more.
 _PADDINGS = (0, 1, 0, 1), (0, 1, 0, 0), (0, 0, 0, 0)
 #: Figures that every worker reports, whatever it trains.
-_OF_THE_NODE = ("loss", "rate_bps", "share", "staleness", "samples", "queued")
+_OF_THE_NODE = ("loss", "rate_bps", "share", "staleness", "samples", "queued", POWER_W, ENERGY_J)
 
 
 def on_terminal(console: Console) -> bool:

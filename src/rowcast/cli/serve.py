@@ -69,6 +69,11 @@ class ServeSettings(Checked):
     page_token_file: Path | None = setting(
         None, "File with the token of the page, in place of one that is made at each start.", flag="--page-token-file"
     )
+    metrics: bool = setting(
+        False,
+        "Tell Prometheus of the team as well, at /metrics on the port of the page; beyond loopback with its token.",
+        flag="--metrics",
+    )
     watch_every_s: float = setting(
         0.0,
         "Write so often into the journal where each robot is (event 'told'), and every second time how old its rows "
@@ -91,6 +96,8 @@ class ServeSettings(Checked):
         parse_policy(self.policy)
         if self.page is None and self.page_token_file is not None:
             raise ConfigError("--page-token-file: expected a page as well, got none; give --page PORT")
+        if self.page is None and self.metrics:
+            raise ConfigError("--metrics: expected a page as well, got none; give --page PORT: metrics are at /metrics")
         if self.state is None and (self.standby_of is not None or self.take_over):
             what = "--standby-of" if self.standby_of is not None else "--take-over"
             raise ConfigError(f"{what}: expected a folder for the state as well, got none; give --state DIR")

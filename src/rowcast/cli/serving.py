@@ -20,7 +20,7 @@ from rowcast.drivers.state import RealDisk, ServerKeeper, TeamSpec, state_at
 from rowcast.errors import ConfigError, RowcastError, SteppedDown
 from rowcast.experiment.audit import save_server
 from rowcast.journal import Journal, open_journal
-from rowcast.page import Live, PageAddress, page_server
+from rowcast.page import Live, PageAddress, Totals, page_server
 from rowcast.session import record_start
 from rowcast.training import ServerNode
 from rowcast.training.watching import TeamWatch
@@ -83,7 +83,8 @@ def _page(serve: ServeSettings, journal: Journal, display: TeamDisplay) -> Itera
         yield
         return
     address = PageAddress.of(serve.page, serve.page_token_file)
-    live = Live(f"server on {serve.host}:{serve.port}", lambda: serve.journal)
+    totals = Totals() if serve.metrics else None
+    live = Live(f"server on {serve.host}:{serve.port}", lambda: serve.journal, totals)
     journal.watch(live.take)
     with page_server(live, address) as url:
         display.says(f"page: {url}")

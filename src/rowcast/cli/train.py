@@ -16,6 +16,7 @@ import typer
 
 from rowcast.cli.options import limit_threads, options_from
 from rowcast.config import load_tables
+from rowcast.energy.live import POWER_W
 from rowcast.errors import ConfigError
 from rowcast.experiment.loading import loading
 from rowcast.experiment.settings import RobotSettings, StreamSettings
@@ -110,8 +111,9 @@ class _Talk:
         self._next = now + REPORT_EVERY_S
         metrics = self._team.node.metrics
         fed = "batch {samples:.0f}, queue {queued:.0f}, ".format(**metrics) if "queued" in metrics else ""
+        power = f"{metrics[POWER_W]:.1f} W, " if metrics.get(POWER_W) else ""
         self.says(
-            f"{self._team.name}: step {progress.iteration}, loss {progress.loss:.3f}, {progress.written}, {fed}"
+            f"{self._team.name}: step {progress.iteration}, loss {progress.loss:.3f}, {progress.written}, {fed}{power}"
             f"rows sent {100 * metrics.get('share', 0):.0f} %, behind {metrics.get('staleness', 0):.0f}"
         )
 

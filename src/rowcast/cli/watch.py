@@ -33,6 +33,11 @@ class WatchSettings(Checked):
     page_token_file: Path | None = setting(
         None, "File with the token of the page, in place of one that is made at each start.", flag="--page-token-file"
     )
+    metrics: bool = setting(
+        False,
+        "Tell Prometheus of the team as well, at /metrics on the port of the page; beyond loopback with its token.",
+        flag="--metrics",
+    )
     session: int = setting(
         -1,
         "Session of each journal to begin with: 0 is the first, -1 the last.",
@@ -49,9 +54,9 @@ def watch(
     watch: WatchSettings,
 ) -> None:
     """Show a team on a page, from its journals: a run that goes on, or one that is over. Ctrl-C ends it."""
-    from rowcast.page import PageAddress, Watch, page_server
+    from rowcast.page import PageAddress, Totals, Watch, page_server
 
-    source = Watch(path, watch.session)
+    source = Watch(path, watch.session, Totals() if watch.metrics else None)
     with page_server(source, PageAddress.of(watch.page, watch.page_token_file)) as url:
         source.start()
         try:

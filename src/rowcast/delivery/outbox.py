@@ -66,6 +66,7 @@ class Outbox:
         transfer: the push or pull under way.
         sent_frames: number of the newest row frame.
         delivered: frames that were acknowledged, over all connections and sessions.
+        sent_bytes: of row frames that were sent, headers included, also those that were sent again.
         numbering: how often the iterations of all rows were set, and to which one.
         moved_at: when one was last acknowledged, or sent while nothing else was on its way (s).
     """
@@ -79,6 +80,7 @@ class Outbox:
         self.transfer: Transfer | None = None
         self.sent_frames = 0
         self.delivered = 0
+        self.sent_bytes = 0
         self.numbering = (0, 0)
         self.moved_at = 0.0
         self._cursor = source if isinstance(source, Cursor) else None
@@ -248,6 +250,7 @@ class Outbox:
             self.moved_at = flight.sent_at
         self._flight.append(flight)
         self._flight_bytes += flight.size
+        self.sent_bytes += flight.size
         self.meter.sent(flight.sent_at, flight.size)
         return flight.message
 

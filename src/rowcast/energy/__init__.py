@@ -7,10 +7,11 @@ A figure is an amount with a source: either the table of power states (:class:`P
 from __future__ import annotations
 
 from rowcast.energy.account import Energy, StateSeconds, WorkerEnergy, total_energy, worker_energy
+from rowcast.energy.jetson import Ina3221, JetsonStats
 from rowcast.energy.meters import CounterMeter, Meter, MeterLog, PowerMeter, change_load, check_alive
 from rowcast.energy.opening import CHOICES, REGISTRY, OpenedMeter, open_meter, register
 from rowcast.energy.reaching import CensoredValue, any_censored, energy_to_metric, smoothed, time_to_metric
-from rowcast.energy.sensors import Ina3221, JetsonStats, Model, Nvml, NvmlPower, Rapl
+from rowcast.energy.sensors import Model, Nvml, NvmlPower, Rapl
 from rowcast.energy.states import PowerStates
 
 __all__ = [

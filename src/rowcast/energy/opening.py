@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rowcast.energy.access import SYS
+from rowcast.energy.jetson import Ina3221, JetsonStats
 from rowcast.energy.meters import Between, Meter, change_load
-from rowcast.energy.sensors import SYS, Ina3221, JetsonStats, Model, Nvml, NvmlPower, Rapl
+from rowcast.energy.sensors import Model, Nvml, NvmlPower, Rapl
 from rowcast.energy.states import PowerStates
 from rowcast.errors import ConfigError, MeterError, near_match
 from rowcast.registry import Registry
@@ -114,7 +116,7 @@ def open_meter(
     if len(refused) == 1:
         raise MeterError(*refused.values())
     reasons = "".join(f"\n  {reason}" for reason in refused.values())
-    raise MeterError(f"no power sensor works here; without one take the meter 'model', whose figures say so:{reasons}")
+    raise MeterError(f"no power sensor works here; without one there is 'model', the table of power states:{reasons}")
 
 
 def _proved(make: MakeMeter, sys_root: Path, between: Between) -> Meter:

@@ -16,8 +16,10 @@ from rowcast.codecs import REGISTRY as CODECS
 from rowcast.codecs import codec_by_name
 from rowcast.config import WorkerSettings
 from rowcast.delivery.half_residual import HalfResidual
+from rowcast.drivers.metering import metered
 from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
-from rowcast.errors import ConfigError, NonFiniteGradient, SourceEnded
+from rowcast.energy import Meter, open_meter
+from rowcast.errors import ConfigError, MeterError, NonFiniteGradient, SourceEnded
 from rowcast.experiment.audit import WorkerAudit
 from rowcast.experiment.cell import batch_size
 from rowcast.experiment.devices import parse_devices
@@ -124,8 +126,11 @@ def run_robot(
     traces = [shaped_trace(shape, settings.index, way) for way in (UP, DOWN)] if shape is not None else None
     source = source_of(settings.stream)
     takes_s = _time_of_gradients(settings)
-    robot = load_robot(settings)
     with contextlib.ExitStack() as stack:
+        meter = _meter_of(settings.meter)
+        if meter is not None:
+            stack.callback(meter.close)
+        robot = load_robot(settings)
         journal = stack.enter_context(open_journal(settings.name, settings.journal))
         if settings.journal is not None:
             forget_shown(settings.journal)
@@ -151,7 +156,8 @@ def run_robot(
             joined(team)
         loader = stack.enter_context(streaming(source, settings.stream, robot, optimizer, settings.seconds))
         trainee = _Trainee(robot, optimizer, team, computing(robot, loader), takes_s)
-        busy_s, paces_s = _train(settings, trainee, shaper, progress)
+        with contextlib.nullcontext() if meter is None else metered(team, meter):
+            busy_s, paces_s = _train(settings, trainee, shaper, progress)
         optimizer.close()
         audit = WorkerAudit.of(team.node, metrics=robot.evaluate(), busy_s=busy_s, paces_s=paces_s)
         if settings.save is not None:
@@ -263,6 +269,29 @@ def _time_of_gradients(settings: RobotSettings) -> _TimeOfGradient:
     if profile.by_samples and settings.stream is None:
         batch = batch_size(find_task(settings.task, settings.data).kind, settings.task_options, settings.devices)
     return profile.team(settings.workers, settings.seed, batch=batch)[settings.index].gradient_s
+
+
+def _meter_of(kind: str | None) -> Meter | None:
+    """The meter of that name, which has proved that it reads; ``None``: none is wanted.
+
+    Raises:
+        ConfigError: there is no such meter, or the model is wanted, which measures nothing.
+        MeterError: it does not read; in one line.
+    """
+    if kind is None:
+        return None
+    if kind == "model":
+        raise ConfigError(
+            "--meter: expected a sensor, got 'model', the table of power states; what it gives is worked out of the "
+            "journal afterwards: leave --meter out"
+        )
+    try:
+        opened = open_meter(kind)
+    except MeterError as error:
+        reasons = "; ".join(line.strip() for line in str(error).splitlines())
+        raise MeterError(f"--meter {kind}: {reasons}; or leave --meter out") from error
+    log.info("%s", "; ".join(str(opened).splitlines()))
+    return opened.meter
 
 
 @contextlib.contextmanager

@@ -152,6 +152,13 @@ class RobotSettings(Checked):
         flag="--devices",
     )
     threads: int = setting(1, "Processor threads to compute with.", low=1, high=4096, flag="--threads")
+    meter: str | None = setting(
+        None,
+        "Prove this power meter ('auto', 'jetson', 'ina3221', 'jtop', 'rapl', 'nvml', or one of your own), read it "
+        "while training, and report Watts and Joules to the team.",
+        flag="--meter",
+        metavar="KIND",
+    )
     shape: ShapeSettings | None = setting(None, "A bandwidth trace under the connection.")
     stream: StreamSettings | None = setting(None, "Samples that arrive, in place of the task's own data.")
     secret_file: Path | None = setting(

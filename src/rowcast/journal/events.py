@@ -245,6 +245,9 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "staleness": "iterations by which it is behind the fastest",
         "waited_s": "seconds for which it has been held so far, or 0",
         "down_bps": "measured delivery rate of rows to the robot, bit/s, or null before the first",
+        "down_bytes": "row frames sent to the robot so far, headers included, those sent again as well; begins anew "
+        "where the robot does, or the server",
+        "in_flight_bytes": "those of them that were sent and are not acknowledged",
         "metrics": "what it reported last, by name; rate_bps is its own measured delivery rate, bit/s",
     },
     "layers": {

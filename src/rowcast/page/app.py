@@ -8,7 +8,7 @@ import hmac
 import math
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -56,6 +56,7 @@ HEADERS = {
     "cache-control": "no-store",
 }
 COOKIE = "rowcast-page"
+METRICS = "/metrics"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -149,17 +150,26 @@ def _event(told: dict[str, Any]) -> bytes:
     return b"data: " + _encode(told) + b"\n\n"
 
 
-def page_app(source: Source, token: str = "", updates_per_s: float = UPDATES_PER_S) -> Starlette:
+class Metrics(Protocol):
+    """See :class:`rowcast.page.metrics.Exposition`."""
+
+    def answer(self, accept: str) -> tuple[bytes, str]: ...
+
+
+def page_app(
+    source: Source, token: str = "", updates_per_s: float = UPDATES_PER_S, metrics: Metrics | None = None
+) -> Starlette:
     """The page as an ASGI application.
 
     Args:
         source: the team.
-        token: without it, in the address at first and in a cookie then, nothing is shown. Empty: the page is on
-            loopback, and whoever asks under a name of loopback is shown it.
+        token: without it, in the address at first and in a cookie then, or as a bearer, nothing is shown. Empty: the
+            page is on loopback, and whoever asks under a name of loopback is shown it.
         updates_per_s: how often changes are sent.
+        metrics: what answers at ``/metrics``, if anything does.
     """
     viewers = Viewers(source, updates_per_s)
-    answers = _Answers(source, viewers)
+    answers = _Answers(source, viewers, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -177,6 +187,7 @@ def page_app(source: Source, token: str = "", updates_per_s: float = UPDATES_PER
             Route("/events", answers.events),
             Route("/curves", answers.curves),
             Route("/at", answers.at),
+            Route(METRICS, answers.metrics),
         ],
         lifespan=lifespan,
     )
@@ -188,9 +199,10 @@ def page_app(source: Source, token: str = "", updates_per_s: float = UPDATES_PER
 class _Answers:
     """What is answered to whom the guard has let in."""
 
-    def __init__(self, source: Source, viewers: Viewers) -> None:
+    def __init__(self, source: Source, viewers: Viewers, metrics: Metrics | None) -> None:
         self._source = source
         self._viewers = viewers
+        self._metrics = metrics
 
     async def asset(self, request: Request) -> Response:
         """A file of the page."""
@@ -235,6 +247,13 @@ class _Answers:
             return source.at(t, lambda team: _encode(team_state(team, 0)))
 
         return await _json(find)
+
+    async def metrics(self, request: Request) -> Response:
+        """The team for Prometheus, in the form that it asks for."""
+        if self._metrics is None:
+            return PlainTextResponse("there are no metrics; start it with --metrics\n", 404)
+        text, kind = await run_in_threadpool(self._metrics.answer, request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": kind})
 
 
 async def _json(find: Callable[[], bytes]) -> Response:
@@ -285,8 +304,13 @@ class _Guard:
             if is_loopback(name.strip("[]")):
                 return None
             return PlainTextResponse("expected a name of this machine's loopback, such as localhost\n", 421)
+        kind, _, bearer = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and hmac.compare_digest(bearer.strip().encode(), self._token):
+            return None
         given = request.query_params.get("token", "")
         if given and hmac.compare_digest(given.encode(), self._token):
+            if request.url.path == METRICS:  # who asks there keeps no cookie
+                return None
             answer = RedirectResponse("/", 303)
             answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", path="/")
             return answer

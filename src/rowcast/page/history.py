@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from rowcast.page.model import Team
 from rowcast.page.recording import Place, Recording
+from rowcast.page.totals import Totals
 
 __all__ = ["MOMENTS_BYTES", "History"]
 
@@ -44,6 +45,7 @@ class History:
 
     Args:
         path, session: see :class:`Recording`.
+        totals: where records are counted as well; ``None``: nowhere.
 
     Attributes:
         team: what all that was read says of the team.
@@ -52,8 +54,9 @@ class History:
         ConfigError: see :class:`Recording`.
     """
 
-    def __init__(self, path: str | Path, session: int = -1) -> None:
+    def __init__(self, path: str | Path, session: int = -1, totals: Totals | None = None) -> None:
         self.team = Team()
+        self._totals = totals
         self.recording = Recording(path, session)
         self._path, self._session = path, session
         self._every = FIRST_EVERY
@@ -74,6 +77,8 @@ class History:
         records = self.recording.read(most)
         for record in records:
             self.team.take(record)
+            if self._totals is not None:
+                self._totals.take(record, self.team.about)
         remarks, self.recording.remarks = self.recording.remarks, []
         for remark in remarks:
             self.team.tell(self.team.now or 0.0, "page", "journal", ("trouble", remark))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rowcast.energy.live import POWER_W
 from rowcast.errors import visible
 from rowcast.journal import EVENTS, Record
 from rowcast.page.curves import Curve
@@ -243,6 +244,9 @@ class Team:
 
     def _metric(self, robot: Robot, t: float, name: Any, value: float | None) -> None:
         if not isinstance(name, str) or value is None:
+            return
+        if name == POWER_W and not value:
+            robot.metrics.pop(name, None)  # its meter does not read any longer
             return
         if name not in robot.metrics and len(robot.metrics) >= MOST_METRICS:
             return

@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rowcast.errors import ConfigError
+from rowcast.libraries import needing
 from rowcast.page.address import PageAddress
 from rowcast.page.watching import Source
+
+if TYPE_CHECKING:
+    from rowcast.page.metrics import Exposition
 
 __all__ = ["page_server"]
 
@@ -22,7 +27,7 @@ def page_server(source: Source, address: PageAddress, updates_per_s: float | Non
     """Show a page while entered; gives its address, to be opened in a browser.
 
     Args:
-        source: the team.
+        source: the team. Where it counts, there are metrics for Prometheus at ``/metrics`` as well.
         address: where.
         updates_per_s: how often changes are sent, where it shall be otherwise.
 
@@ -35,9 +40,10 @@ def page_server(source: Source, address: PageAddress, updates_per_s: float | Non
         from rowcast.page.app import UPDATES_PER_S, page_app
     except ImportError as error:
         raise ConfigError(INSTALL) from error
+    metrics = _metrics_of(source)
     listener = address.bind()
     try:
-        app = page_app(source, address.token, updates_per_s or UPDATES_PER_S)
+        app = page_app(source, address.token, updates_per_s or UPDATES_PER_S, metrics)
         config = uvicorn.Config(
             app,
             loop="asyncio",
@@ -60,3 +66,16 @@ def page_server(source: Source, address: PageAddress, updates_per_s: float | Non
             thread.join(LIMIT_S)
     finally:
         listener.close()
+
+
+def _metrics_of(source: Source) -> Exposition | None:
+    """What answers who asks for metrics; ``None``: nobody counts, and there are none.
+
+    Raises:
+        ConfigError: the library for it is not installed.
+    """
+    if source.totals is None:
+        return None
+    with needing("--metrics", "metrics"):
+        from rowcast.page.metrics import Exposition
+    return Exposition(source, source.totals)

@@ -13,6 +13,7 @@ from rowcast.journal import Record
 from rowcast.page.history import History
 from rowcast.page.model import Team
 from rowcast.page.preview import preview
+from rowcast.page.totals import Totals
 
 __all__ = ["Live", "Source", "Watch"]
 
@@ -34,6 +35,7 @@ class Source(Protocol):
     Attributes:
         title: what is watched, for people.
         generation: another number means that ``team`` is another object.
+        totals: what the records add up to, for metrics; ``None``: nobody counts.
         loaded: share of the journals that was read; 1 where all of it was.
         replays: whether :meth:`at` can tell of the past.
     """
@@ -41,6 +43,7 @@ class Source(Protocol):
     lock: threading.Lock
     title: str
     generation: int
+    totals: Totals | None
 
     @property
     def team(self) -> Team: ...
@@ -63,17 +66,19 @@ class Watch:
 
     Args:
         path, session: see :class:`rowcast.page.Recording`.
+        totals: where records are counted for metrics; ``None``: nowhere.
 
     Raises:
         ConfigError: see :class:`rowcast.page.Recording`.
     """
 
-    def __init__(self, path: str | Path, session: int = -1) -> None:
+    def __init__(self, path: str | Path, session: int = -1, totals: Totals | None = None) -> None:
+        self.totals = totals
         self.lock = threading.Lock()
         self.title = str(path)
         self.generation = 1
         self.failure = ""
-        self._history = History(path, session)
+        self._history = History(path, session, totals)
         self._preview: Team | None = None
         self._size = self._history.recording.bytes_left
         self._stop = threading.Event()
@@ -143,9 +148,13 @@ class Live:
     Args:
         title: what is watched, for people.
         past: the journal's file, once it is written: then the run can be replayed.
+        totals: where records are counted for metrics; ``None``: nowhere.
     """
 
-    def __init__(self, title: str, past: Callable[[], Path | None] = lambda: None) -> None:
+    def __init__(
+        self, title: str, past: Callable[[], Path | None] = lambda: None, totals: Totals | None = None
+    ) -> None:
+        self.totals = totals
         self.lock = threading.Lock()
         self.title = title
         self.generation = 1
@@ -158,7 +167,10 @@ class Live:
 
     def take(self, record: Record) -> None:
         """One record, from the thread of the server: it waits for the page's."""
-        self._overrun = self._overrun or len(self._waiting) == MOST_WAITING
+        if len(self._waiting) == MOST_WAITING:
+            self._overrun = True
+            if self.totals is not None:
+                self.totals.left_out += 1
         self._waiting.append(record)
 
     @property
@@ -172,7 +184,10 @@ class Live:
     def pump(self) -> None:
         waiting = self._waiting
         for _ in range(min(len(waiting), AT_ONCE)):
-            self.team.take(waiting.popleft())
+            record = waiting.popleft()
+            self.team.take(record)
+            if self.totals is not None:
+                self.totals.take(record, self.team.about)
         if self._overrun:
             self._overrun = False
             told = ("trouble", "more was written than the page could take in: the oldest of it is left out here")

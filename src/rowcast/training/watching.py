@@ -64,6 +64,8 @@ class TeamWatch:
                 staleness=line.staleness,
                 waited_s=round(line.waited_s, 3),
                 down_bps=round(meter.rate_bps(now)) if meter.measured else None,
+                down_bytes=member.owed.sent_bytes,
+                in_flight_bytes=member.owed.in_flight,
                 metrics=line.metrics,
             )
 

@@ -114,7 +114,7 @@ def meter_check(sys_root: Path = Path("/sys")) -> Check:
         opened = open_meter("auto", sys_root=sys_root)
     except MeterError as error:
         why = " ".join(str(error).split())
-        return Check("meter", "warn", why, "energy is worked out from power states: --meter model")
+        return Check("meter", "warn", why, "energy is worked out of the journal, from power states")
     try:
         return Check("meter", "ok", opened.meter.source)
     finally:

@@ -94,9 +94,15 @@ function put(cell, text) {
   if (cell.textContent !== text) cell.textContent = text;
 }
 
+// What a meter reads, and a battery, are told with their units.
+const UNITS = [[/^power_w$/, "", "W"], [/^energy_j$/, "", "J"], [/^battery_(pct|percent)$/, "battery ", "%"]];
+
 function energyOf(robot) {
   const found = Object.entries(robot.metrics).filter(([name]) => ENERGY.test(name));
-  const texts = found.slice(0, 2).map(([name, value]) => `${name} ${figure(value)}`);
+  const texts = found.slice(0, 3).map(([name, value]) => {
+    const known = UNITS.find(([pattern]) => pattern.test(name));
+    return known ? `${known[1]}${figure(value)} ${known[2]}` : `${name} ${figure(value)}`;
+  });
   if (robot.joules !== null) texts.push(`${figure(robot.joules)} J`);
   return texts.join(", ");
 }
