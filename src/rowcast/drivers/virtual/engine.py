@@ -102,6 +102,10 @@ class Engine(Generic[P]):
     def _changed(self, peer: P) -> None:
         """The worker node has changed: perhaps it computes now, or has ended."""
 
+    def _has_left(self, direction: Direction) -> bool:
+        """Whether all that was handed to a direction that takes more has left it."""
+        return True
+
     # -- connections -----------------------------------------------------------------------------------------------
 
     def connect(self, peer: P) -> None:
@@ -176,7 +180,7 @@ class Engine(Generic[P]):
         if message is not None:
             peer.up.carry(now, message)
             return True
-        if peer.worker_link.closing:
+        if peer.worker_link.closing and self._has_left(peer.up):
             self.clock.at(now + peer.delay_s, self._hang_up, peer, peer.server_link, "closed by the worker")
         return False
 
@@ -219,7 +223,7 @@ class Engine(Generic[P]):
         if message is not None:
             peer.down.carry(now, message)
             return True
-        if link.closing:
+        if link.closing and self._has_left(peer.down):
             self.clock.at(now + peer.delay_s, self._hang_up, peer, link, "closed by the server")
         return False
 

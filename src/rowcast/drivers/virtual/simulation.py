@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rowcast.drivers.virtual.clock import rare_collections
 from rowcast.drivers.virtual.device import Device, ServerCosts
-from rowcast.drivers.virtual.engine import Engine, Peer
+from rowcast.drivers.virtual.engine import Direction, Engine, Peer
 from rowcast.drivers.virtual.lane import Lane, TcpLane, starting_at
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
@@ -303,6 +303,9 @@ class Simulation(Engine[Robot]):
         else:
             lane.deliver(message)
         self._pump(lane)
+
+    def _has_left(self, direction: Direction) -> bool:
+        return not isinstance(direction, Lane) or direction.carrying is None
 
     def _hold(self, lane: Lane, robot: Robot, work_s: float) -> None:
         """The server works before it sends more to ``robot``."""
