@@ -140,7 +140,8 @@ def content_run(policy: str, *, tcp: bool, cut: bool = False) -> tuple[np.ndarra
     for replica in replicas:
         same(policy, replica, simulation.server.parameters)
     pushed = sum(one.get("push_bytes", 0) for own in records.values() for one in own if one["event"] == "step")
-    return simulation.server.parameters, simulation.clock.now, pushed
+    ended_s = max(one["t"] for own in records.values() for one in own)
+    return simulation.server.parameters, ended_s, pushed
 
 
 @pytest.mark.parametrize("policy", POLICIES)
