@@ -1,7 +1,8 @@
 """The same runs in virtual time and on real sockets: do simulator and emulation agree?
 
-Trace, task, devices, seed and settings of the links are the same for both. Real sockets add what the simulator does not
-know: TCP with its headers, acknowledgements and recovery, the queue in front of a link, and processors that are shared.
+Trace, task, devices, seed and settings of the links are the same for both. The simulator carries packets of TCP
+(``--transport tcp``): their heads, its acknowledgements, and messages in the order in which they were handed over. Real
+sockets add what it does not know: packets that are dropped, TCP's recovery, and processors that are shared.
 Where the medium is exact (``shaping.py``), what differs is one of these; docs/simulator.md says what each costs.
 
 A part is a link with all policies, and ``steps``, which is ``rowcast`` at the pace of the demo. What is finished in
