@@ -122,6 +122,16 @@ class Fine:
         if len(fine):
             self._careful.add(layout, payload[place:], fine, vector, sign)
 
+    def parts(self, layout: Layout, rows: IntArray) -> tuple[tuple[Codec, IntArray], tuple[Codec, IntArray]]:
+        """The code of parameters and that of buffers, each with those of ``rows`` that it is for, as they come."""
+        coarse, fine = _parts(layout, rows)
+        return (self._codec, coarse), (self._careful, fine)
+
+    def pieces(self, layout: Layout, payload: Bytes, rows: IntArray) -> tuple[Bytes, Bytes]:
+        """What of a payload belongs to either of :meth:`parts`."""
+        place = len(payload) - int(self._careful.row_bytes(layout)[_parts(layout, rows)[1]].sum())
+        return payload[:place], payload[place:]
+
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         coarse, fine = _parts(layout, rows)
         place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
