@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from rowcast.codecs.base import starts
 from rowcast.rows import Layout
 
-__all__ = ["Chosen", "Group", "table_of"]
+__all__ = ["Chosen", "Group", "chosen_of"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -57,7 +57,7 @@ class Chosen(NamedTuple):
     """Rows that are worked on.
 
     Attributes:
-        table: see :func:`table_of`; on the device.
+        table: a column for each of them, ordered by length, int64 [4, k] as :class:`Group` has it; on the device.
         cuts: of each group its length, and its first and last column in the table.
         numbers: the second line of the table, in host memory.
         rows: how many rows are in a payload of them, of which these may be a part.
@@ -80,16 +80,16 @@ class Chosen(NamedTuple):
         return Group(length, *self.table.to(device)[:, first:last])
 
 
-def table_of(layout: Layout, rows: IntArray, only: npt.NDArray[np.bool_] | None) -> tuple[IntArray, Chosen]:
-    """What kernels have to know of rows.
+def chosen_of(
+    layout: Layout, rows: IntArray, only: npt.NDArray[np.bool_] | None, upload: Callable[[IntArray], Tensor]
+) -> Chosen:
+    """Choose rows.
 
     Args:
         layout: has them.
         rows: all that are in a payload, int64 [n].
         only: which of them are worked on, bool [n]; ``None``: all.
-
-    Returns:
-        int64 [4, k], ordered by length, as :class:`Group` has it; and a choice that waits for it on a device.
+        upload: brings an array to the device.
     """
     lengths = layout.lengths[rows]
     signs, places = starts((lengths + 7) >> 3), starts(lengths)
@@ -102,4 +102,4 @@ def table_of(layout: Layout, rows: IntArray, only: npt.NDArray[np.bool_] | None)
         first, end = np.searchsorted(lengths, [length, length + 1]).tolist()
         step = max(GROUP_ELEMENTS // length, 1)
         cuts += [(length, k, min(k + step, end)) for k in range(first, end, step)]
-    return table, Chosen(torch.empty(0), cuts, numbers, len(rows), int(signs[-1]))
+    return Chosen(upload(table), cuts, numbers, len(rows), int(signs[-1]))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rowcast.errors import ConfigError
-from rowcast.optim.device.chosen import Chosen, table_of
+from rowcast.optim.device.chosen import Chosen, chosen_of
 from rowcast.optim.device.vector import DeviceVector
 from rowcast.rows import Layout
 
@@ -148,8 +148,7 @@ class DeviceHome:
         everything = only is None and len(rows) == layout.rows and bool((rows[1:] > rows[:-1]).all())
         if everything and self._all is not None and self._all[0] is layout:
             return self._all[1]
-        table, chosen = table_of(layout, rows, only)
-        chosen = chosen._replace(table=self.do(lambda: self.upload(table)))
+        chosen = chosen_of(layout, rows, only, lambda table: self.do(lambda: self.upload(table)))
         if everything:
             self._all = layout, chosen
         return chosen
