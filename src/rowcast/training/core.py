@@ -388,6 +388,7 @@ class WorkerCore:
         if self.state is not WorkerState.FINISHING:
             raise RemoteProtocolError("expected a farewell after a finish, got one out of turn")
         self.state = WorkerState.DONE
+        self.holding.settle()
         self.delivered.all_arrived()
         self.journal.record(
             now,
