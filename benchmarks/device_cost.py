@@ -1,4 +1,4 @@
-"""What a step costs on a device: what is done with rows as multiples of one copy there, and what the host does beside them.
+"""What a step costs on a device: work on rows as multiples of one copy there, and what the host does beside it.
 
 A copy is one of a vector of the model's size from and to the device's memory. Each is the shortest of several runs,
 timed by the host until the device is done. The host's part is what ``Optimizer.step()`` takes beside the inner

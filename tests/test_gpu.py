@@ -62,7 +62,7 @@ def test_a_robot_with_a_gpu_and_one_without_train_one_model_over_sockets(vectors
                 model = models[index]
                 inner = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
                 with Optimizer(inner, model, team) as optimizer:
-                    assert (team.held is not None) == (settings.vectors == "device")
+                    assert (team.placed is not None) == (settings.vectors == "device")
                     steps(model, optimizer, 15)
             except BaseException as error:
                 errors.append(error)

@@ -237,7 +237,7 @@ def same_team(one: VirtualTeam, other: VirtualTeam) -> None:
 )
 def test_a_team_on_devices_sends_what_a_team_in_host_memory_sends(policy: str, device: str) -> None:
     other = run(policy, [None, home_on(device), home_on(device)])
-    assert [worker.node.held is not None for worker in other.workers.values()] == [False, True, True]
+    assert [worker.node.placed is not None for worker in other.workers.values()] == [False, True, True]
     assert other.imbalance() < 1e-5
     same_team(run(policy, [None] * 3), other)
 
@@ -258,7 +258,7 @@ def test_policies_that_compute_on_the_host_do_so(policy: str, reason: str) -> No
     other = run(policy, [home_on("cpu")] * 2)
     same_team(run(policy, [None, None]), other)
     for worker in other.workers.values():
-        assert worker.node.held is None
+        assert worker.node.placed is None
         told = [notice for notice in worker.node.notices if "host memory" in notice]
         assert len(told) == 1 and reason in told[0] and told[0].startswith(worker.node.name)
 
@@ -282,7 +282,7 @@ def test_a_killed_worker_goes_on_from_vectors_that_were_kept() -> None:
         team.at(1.4, lambda team=team: team.restart("w1"))
         ends.append(ended(team))
         assert any("goes on where its process was killed" in notice for notice in team.workers["w1"].node.notices)
-    assert ends[1].workers["w1"].node.held is not None
+    assert ends[1].workers["w1"].node.placed is not None
     same_team(*ends)
 
 
@@ -295,7 +295,7 @@ def test_a_server_that_lost_its_memory_is_given_the_parameters(policy: str, then
         team.at(0.5, lambda team=team: team.restart_server(then))
         ends.append(ended(team))
     same_team(*ends)
-    assert [worker.node.held is not None for worker in ends[1].workers.values()] == [then is None] * 2
+    assert [worker.node.placed is not None for worker in ends[1].workers.values()] == [then is None] * 2
 
 
 def test_a_timing_only_layout_stays_in_host_memory() -> None:
@@ -304,7 +304,7 @@ def test_a_timing_only_layout_stays_in_host_memory() -> None:
     node.holding.home = home_on("cpu")
     node.follow(VirtualTeam(layout, "bsp", []).server.policy)
     node.read_own_writes()
-    assert node.held is None and len(node.pending) == layout.elements
+    assert node.placed is None and len(node.pending) == layout.elements
 
 
 def test_what_only_the_host_does_is_refused_on_a_device() -> None:
@@ -400,7 +400,7 @@ def test_a_device_that_runs_out_of_memory_in_a_team_changes_nothing(
         node = other.workers["w1"].node
         (told,) = [notice for notice in node.notices if "host memory" in notice]
         assert home.full in told and "not on cpu: out of memory (CUDA out of memory. Tried" in told
-        assert "More text" not in told and node.held is None and not isinstance(node.residual, PlacedResidual)
+        assert "More text" not in told and node.placed is None and not isinstance(node.residual, PlacedResidual)
 
 
 # -- the optimizer -------------------------------------------------------------------------------------------------
@@ -581,7 +581,7 @@ def test_a_team_over_sockets_trains_with_its_vectors_on_a_device(policy: str, de
                 optimizer.zero_grad()
                 model(features_of(step, torch.device(device))).square().mean().backward()
                 optimizer.step()
-                assert team.held is not None
+                assert team.placed is not None
         np.testing.assert_allclose(team.replica, server.node.parameters, rtol=1e-5, atol=1e-6)
     assert not torch.equal(model.state_dict()["turned"].cpu(), Net().state_dict()["turned"])
 
@@ -599,7 +599,7 @@ def test_a_device_without_memory_is_told_of_once(
                 optimizer.zero_grad()
                 model(features_of(step, torch.device("cpu"))).square().mean().backward()
                 optimizer.step()
-            assert team.held is None
+            assert team.placed is None
     told = [record for record in caplog.records if "in host memory, not on cpu: out of memory" in record.message]
     assert [record.levelname for record in told] == ["WARNING"]
 
@@ -620,7 +620,7 @@ def test_vectors_lie_on_a_device_only_where_a_worker_asks_for_it(vectors: str, m
         with Optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, team) as optimizer:
             model(torch.ones(2, 40)).sum().backward()
             optimizer.step()
-            assert (team.home is not None, team.held is not None) == (vectors == "device",) * 2
+            assert (team.home is not None, team.placed is not None) == (vectors == "device",) * 2
 
     monkeypatch.setattr(shared_model, "home_for", home)
     settings = WorkerSettings(vectors=vectors)

@@ -22,7 +22,7 @@ from rowcast.codecs import Codec
 from rowcast.codecs.base import Bytes
 from rowcast.rows import Layout
 
-__all__ = ["Held", "Home", "NotFinite", "PlacedProposal", "PlacedVector"]
+__all__ = ["Home", "NotFinite", "Placed", "PlacedProposal", "PlacedVector"]
 
 Vector = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -122,8 +122,8 @@ class Home(Protocol):
         """A vector of a layout with these values, float32 [elements]."""
 
 
-class Held(NamedTuple):
-    """The vectors of a worker that do not lie in host memory.
+class Placed(NamedTuple):
+    """The vectors of a worker where they do not lie in host memory.
 
     Attributes:
         replica: its parameters, as far as they have arrived.

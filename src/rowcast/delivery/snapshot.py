@@ -26,7 +26,7 @@ class Snapshot:
         codec: absolute rows are in this codec.
         due: bool [rows], rows whose parameters must be sent as they are, before anything else.
         left: whether there are any.
-        placed: the parameters where they do not lie in host memory; whoever moves them says so. ``None``: they do.
+        placed: the parameters where they do not lie in host memory, see :meth:`move`; ``None``: they do.
     """
 
     def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32], *, settles: bool) -> None:
@@ -43,9 +43,12 @@ class Snapshot:
         """Flat float32; a copy to read where they do not lie in host memory."""
         return self._parameters if self.placed is None else self.placed[:]
 
-    @parameters.setter
-    def parameters(self, parameters: npt.NDArray[np.float32]) -> None:
-        self._parameters, self.placed = parameters, None
+    def move(self, to: npt.NDArray[np.float32] | PlacedVector) -> None:
+        """The parameters, as they are, lie there from now on."""
+        if isinstance(to, np.ndarray):
+            self._parameters, self.placed = to, None
+        else:
+            self._parameters, self.placed = np.zeros(0, dtype=np.float32), to
 
     def send_all(self) -> None:
         """All parameters are to be sent."""
@@ -72,7 +75,10 @@ class Snapshot:
 
     def apply(self, codec: Codec, message: Rows) -> None:
         """Write the rows of an absolute frame that has arrived into the parameters."""
-        replace_rows(self.layout, codec, message, self.parameters)
+        if self.placed is not None:
+            self.placed.replace(message.payload, message.rows)
+        else:
+            replace_rows(self.layout, codec, message, self._parameters)
 
 
 def replace_rows(layout: Layout, codec: Codec, message: Rows, vector: npt.NDArray[np.float32]) -> None:

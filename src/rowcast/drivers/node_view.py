@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.delivery.placed import Held, Home
+from rowcast.delivery.placed import Home, Placed
 from rowcast.delivery.residual import Stored
 from rowcast.errors import LocalProtocolError
 from rowcast.sync import Policy
@@ -55,9 +55,9 @@ class NodeView:
         return self.node.expected_in(room)
 
     @property
-    def held(self) -> Held | None:
+    def placed(self) -> Placed | None:
         """The vectors of this worker where they do not lie in host memory; ``None``: they do."""
-        return self.node.held
+        return self.node.placed
 
     def leave_home(self, cause: str) -> None:
         """The vectors go to host memory, for good; call it in ``still()``. ``cause``: why, for people."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from rowcast.delivery.placed import Held
+from rowcast.delivery.placed import Placed
 from rowcast.errors import NonFiniteGradient
 from rowcast.optim.buffers import Buffers
 from rowcast.optim.device import home_for
@@ -79,7 +79,7 @@ class SharedModel:
         if getattr(team, "vectors", "host") == "device" and team.home is None:
             team.home = home_for(self.shared.tensors)
         self._team.start(self.layout, vector)
-        if self._held is not None:
+        if self._placed is not None:
             try:
                 self._view = DeviceView(team.home, self.shared, self.layout, self._projection)
             except OutOfRoom as error:
@@ -89,9 +89,9 @@ class SharedModel:
     # -- where vectors lie -----------------------------------------------------------------------------------------
 
     @property
-    def _held(self) -> Held | None:
+    def _placed(self) -> Placed | None:
         """The worker's vectors where they lie on the device of the model; ``None``: in host memory."""
-        return getattr(self._team, "held", None)
+        return getattr(self._team, "placed", None)
 
     def _do(self, work: Callable[[Any], T], *, still: bool = False) -> T:
         """Do something with the view; where its device has no memory for that, with one in host memory.
@@ -100,7 +100,7 @@ class SharedModel:
             work: takes the view.
             still: nothing changes at the moment.
         """
-        if isinstance(self._view, DeviceView) and self._held is None:
+        if isinstance(self._view, DeviceView) and self._placed is None:
             self._to_host(self._view, "", still)
         try:
             return work(self._view)
@@ -136,12 +136,9 @@ class SharedModel:
             NonFiniteGradient: parameters hold NaN or Inf. Nothing was given; the iteration is finished all the same.
         """
         weight = weight if weight is not None else 1.0 / max(1, self._team.members)
-
-        def proposal(view: View | DeviceView) -> tuple[Sequence[Vector], Vector | None]:
-            kept = view.borrowed
-            return view.proposal(lambda origin: self.buffers.proposal(origin, weight, leads=self._leads, kept=kept))
-
-        sources, origin = self._do(proposal)
+        now = self._do(self._buffers_now)
+        bases, values = self.buffers.proposal(now, weight, leads=self._leads)
+        sources, origin = self._do(lambda view: view.proposal(bases, values))
         update = sources, weight, origin
         told = self._filled = False
 
@@ -149,8 +146,8 @@ class SharedModel:
             """The team has taken it, and nothing changes for the moment."""
             nonlocal told
             told = True
-            self.buffers.proposed()
-            self._fill(ahead=True, everything=False)
+            self.buffers.proposed(now)
+            self._fill(now, ahead=True, everything=False)
             self._filled = True
 
         try:
@@ -163,7 +160,12 @@ class SharedModel:
             raise
         finally:
             if not told:  # also where a Ctrl-C has ended the wait for the others
-                self.buffers.proposed()
+                self.buffers.proposed(now)
+
+    def _buffers_now(self, view: Any) -> list[Vector]:
+        """What the buffers hold that travel."""
+        now: list[Vector] = view.read(self.buffers.tensors())
+        return now
 
     # -- what the model is given -----------------------------------------------------------------------------------
 
@@ -177,18 +179,18 @@ class SharedModel:
         """
         if not self._filled or not ahead or everything:
             with self._team.still():
-                self._fill(ahead=ahead, everything=everything)
+                self._fill(self._do(self._buffers_now, still=True), ahead=ahead, everything=everything)
         self._filled = False
         self._do(lambda view: view.project())
 
-    def _fill(self, *, ahead: bool, everything: bool) -> None:
+    def _fill(self, now: list[Vector], *, ahead: bool, everything: bool) -> None:
         def work(view: Any) -> None:
             beyond = self._fill_view(view, ahead=ahead)
             if ahead:
                 if beyond is not None:
                     beyond = view.tail(beyond[0]), beyond[1]
                 replica = view.tail(self._base(None))
-                self.buffers.fill(replica, beyond, leads=self._leads, everything=everything, whole=self.own)
+                self.buffers.fill(now, replica, beyond, leads=self._leads, everything=everything, whole=self.own)
 
         self._do(work, still=True)
 
@@ -210,9 +212,9 @@ class SharedModel:
 
     def _base(self, beyond: tuple[Any, Vector] | None) -> Any:
         """From what ``beyond`` is subtracted: the replica, with what is on its way where something is anticipated."""
-        held = self._held
-        if held is not None:
-            return held.replica if beyond is None else held.expected
+        placed = self._placed
+        if placed is not None:
+            return placed.replica if beyond is None else placed.expected
         replica = self._team.replica
         return replica if beyond is None else getattr(self._team, "expected", replica)
 

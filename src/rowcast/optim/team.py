@@ -37,7 +37,7 @@ class TeamLike(Protocol):
       count steps from ``replica`` and keep no copy of it, and ``moved``, whether rows have moved it meanwhile;
     - ``vectors``, which is "host" or "device" as :attr:`rowcast.config.WorkerSettings.vectors`, and ``home``, a
       :class:`rowcast.delivery.placed.Home` or ``None``, which the optimizer sets before ``start`` where it is "device";
-      then also ``held``, the worker's vectors there (:class:`rowcast.delivery.placed.Held`) or ``None``, and
+      then also ``placed``, the worker's vectors there (:class:`rowcast.delivery.placed.Placed`) or ``None``, and
       ``leave_home(cause)``, called in ``still``, which takes them to host memory;
     - ``contributed``, sum |.| of what this worker's last iteration contributed, and ``shortened``, whether that was
       less than what it computed: the optimizer warns where they are as they are when training diverges;

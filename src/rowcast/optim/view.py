@@ -6,17 +6,18 @@ written into them, by hand or by the model as it ran, is gone. That is easily ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from rowcast.optim.projection import Projection
 from rowcast.optim.shared import Shared
-from rowcast.optim.tensors import Proposal, addresses, from_host_, read_into, to_host
+from rowcast.optim.tensors import Proposal, addresses, from_host_, read_into, to_host, to_host_together
 from rowcast.rows import Layout
 from rowcast.rows.half_rows import HalfRows
 from rowcast.rows.scattered import Scattered
@@ -167,22 +168,32 @@ class View:
         """A vector that can be read where it holds buffers: this one."""
         return vector
 
-    def proposal(self, buffers: Callable[[Vector], list[Vector]]) -> tuple[list[Vector] | Proposal, Vector]:
+    def read(self, tensors: Sequence[Tensor]) -> list[Vector]:
+        """What tensors of the model hold, each flat float32; perhaps seen where it is."""
+        return to_host_together(tensors)
+
+    def proposal(self, bases: list[Vector], values: list[Vector]) -> tuple[list[Vector] | Proposal, Vector]:
         """What the parameters hold now, one array for each, and behind them what is proposed for the buffers.
 
         No parameter is copied that is float32 in host memory; one that is not is converted when it is asked for.
 
         Args:
-            buffers: gives what is proposed for those, one array for each; takes from where a step counts, and writes
-                there from where they do.
+            bases: from where each buffer counts.
+            values: what is proposed for it.
 
         Returns:
-            That, and from where it counts.
+            That, and from where it counts; without an image that is the replica, and values count from there.
         """
         origin = self.origin()
-        return self._held(buffers(origin)), origin
+        parts = [slice(spec.start, spec.stop) for spec in self._layout.tensors[len(self._specs) :]]
+        if self.borrowed:
+            values = [origin[part] - (base - value) for part, base, value in zip(parts, bases, values, strict=True)]
+        else:
+            for part, base in zip(parts, bases, strict=True):
+                origin[part] = base
+        return self._proposed(values), origin
 
-    def _held(self, buffers: list[Vector]) -> list[Vector] | Proposal:
+    def _proposed(self, buffers: list[Vector]) -> list[Vector] | Proposal:
         places = addresses(self._tensors, self._specs)
         if not places.all():
             return Proposal(self._tensors, buffers)

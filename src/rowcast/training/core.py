@@ -123,8 +123,7 @@ class WorkerCore:
         self._metrics_left_out = False
         self.residual = self._backlog(layout)
         window = Window(link_settings or LinkSettings())
-        self._snapshot = Snapshot(layout, replica, settles=False)
-        self.outbox = Outbox(self.residual, window, self._snapshot)
+        self.outbox = Outbox(self.residual, window, Snapshot(layout, replica, settles=False))
         self.inbox = Inbox(layout)
         self.delivered = Delivered(self.outbox, self.residual)
         self.supplier = Supplier(self.say)
@@ -182,11 +181,8 @@ class WorkerCore:
 
     def move_replica(self, to: npt.NDArray[np.float32] | PlacedVector) -> None:
         """The parameters, as they are, lie there from now on."""
-        for holder in (self._replica, self._snapshot):
-            if isinstance(to, np.ndarray):
-                holder.parameters = to
-            else:
-                holder.placed = to
+        self._replica.move(to)
+        self.outbox.snapshot.move(to)
 
     @property
     def own_writes(self) -> Writes | None:

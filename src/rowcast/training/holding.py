@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rowcast.delivery.half_residual import HalfResidual
-from rowcast.delivery.placed import Held, Home, PlacedVector
+from rowcast.delivery.placed import Home, Placed, PlacedVector
 from rowcast.delivery.placed_residual import PlacedResidual
 from rowcast.delivery.residual import Residual
 from rowcast.errors import ConfigError
@@ -62,7 +62,7 @@ class Holding:
         self.home: Home | None = None
         self._node = node
         self._plan: Plan | None = None
-        self._placed: PlacedVector | None = None  # the replica
+        self._replica: PlacedVector | None = None  # the replica
 
     # -- with little memory ------------------------------------------------------------------------------------
 
@@ -129,13 +129,13 @@ class Holding:
             self.leave(self.home.full)
 
     @property
-    def held(self) -> Held | None:
+    def placed(self) -> Placed | None:
         """The vectors in their home; ``None``: they are in host memory."""
-        residual, replica = self._node.residual, self._placed
+        residual, replica = self._node.residual, self._replica
         if self.home is None or self.home.full or replica is None or not isinstance(residual, PlacedResidual):
             return None
         writes = self._node.own_writes
-        return Held(replica, residual.placed, writes.vector if isinstance(writes, PlacedWrites) else replica)
+        return Placed(replica, residual.placed, writes.vector if isinstance(writes, PlacedWrites) else replica)
 
     def _move(self) -> None:
         node, home = self._node, self.home
@@ -144,20 +144,20 @@ class Holding:
         cause = "it is below a relay" if node.client.way else host_only(node.policy)
         if cause is not None:
             self.leave(cause)
-        elif self._placed is None:
-            self._placed = home.vector(node.layout, node.replica)
+        elif self._replica is None:
+            self._replica = home.vector(node.layout, node.replica)
             new = PlacedResidual(node.layout, home.vector(node.layout, node.layout.zeros()))
             new.adopt(node.residual, content=True)
             node.hold_in(new)
-            node.move_replica(self._placed)
+            node.move_replica(self._replica)
         self.settle()
 
     def leave(self, cause: str) -> None:
         """Vectors that lie, or are to lie, in a home are in host memory from now on; a notice says why."""
-        node, layout, home, placed = self._node, self._node.layout, self.home, self._placed
+        node, layout, home, placed = self._node, self._node.layout, self.home, self._replica
         if home is None:
             return
-        self.home = self._placed = None
+        self.home = self._replica = None
         why = home.full or cause
         node.notices.append(f"{node.name}: what is shared is computed in host memory, not on {home.name}: {why}")
         if placed is None:
@@ -177,10 +177,10 @@ class Holding:
         on_their_way = node.outbox.unacknowledged
         if node.client.way:
             return now if isinstance(now, RelayedWrites) else RelayedWrites(layout, node.replica, node.next_number)
-        if self.home is not None and self._placed is not None:
+        if self.home is not None and self._replica is not None:
             if isinstance(now, PlacedWrites):
                 return now
-            return PlacedWrites(layout, self._placed, self.home.vector(layout, layout.zeros()), on_their_way)
+            return PlacedWrites(layout, self._replica, self.home.vector(layout, layout.zeros()), on_their_way)
         if self.small:
             room = 4 * layout.elements // KEPT_SHARE
             return now if isinstance(now, SentWrites) else SentWrites(layout, node.replica, on_their_way, room)

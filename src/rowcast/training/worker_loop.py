@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rowcast.delivery.placed import Held
+from rowcast.delivery.placed import Placed
 from rowcast.delivery.residual import Stored
 from rowcast.errors import ConfigError, LocalProtocolError, NonFiniteGradient
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
@@ -84,9 +84,9 @@ class WorkerLoop(WorkerCore):
         return self.replica if own_writes is None else own_writes.expected
 
     @property
-    def held(self) -> Held | None:
+    def placed(self) -> Placed | None:
         """The vectors of this worker where they do not lie in host memory; ``None``: they do."""
-        return self.holding.held
+        return self.holding.placed
 
     def expected_in(self, room: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """:attr:`expected`; where it is not kept, written into ``room``, float32 [elements], which is returned."""
@@ -123,7 +123,7 @@ class WorkerLoop(WorkerCore):
         :meth:`rowcast.training.proposal.replica.Replica.propose` for shapes and errors.
         """
         self.holding.settle()
-        if self.moved and self.held is None and origin is self.replica:
+        if self.moved and self.placed is None and origin is self.replica:
             self.notices.append(
                 f"{self.name}: the team's parameters came anew while a step was computed; to save memory nothing was "
                 "kept of those that it began from, and it makes no contribution"

@@ -15,14 +15,13 @@ from torch import Tensor
 from rowcast.errors import ConfigError
 from rowcast.optim.device.chosen import Chosen, chosen_of
 from rowcast.optim.device.vector import DeviceVector
+from rowcast.optim.tensors import fetched, to_device
 from rowcast.rows import Layout
 
-__all__ = ["DeviceHome", "home_for", "to_device"]
+__all__ = ["DeviceHome", "home_for"]
 
 IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
-
-_TYPES = {np.dtype(kind): getattr(torch, kind) for kind in ("float32", "int64", "uint8")}
 
 
 def home_for(tensors: Sequence[Tensor]) -> DeviceHome:
@@ -39,13 +38,6 @@ def home_for(tensors: Sequence[Tensor]) -> DeviceHome:
             "vectors = 'host'"
         )
     return DeviceHome(devices.pop())
-
-
-def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """An array on a device, in the stream that is current; nobody waits, and it may change as soon as this returns."""
-    staged = torch.empty(array.shape, dtype=_TYPES[array.dtype], pin_memory=device.type == "cuda")
-    staged.numpy()[...] = array
-    return staged.to(device, non_blocking=True)
 
 
 class DeviceHome:
@@ -125,21 +117,24 @@ class DeviceHome:
             torch.cuda.current_stream(stream.device).wait_stream(stream)
 
     def upload(self, array: npt.NDArray[Any]) -> Tensor:
-        """An array on the device; see :func:`to_device`."""
+        """An array on the device; see :func:`rowcast.optim.tensors.to_device`."""
         return to_device(array, self.device)
 
     def download(self, tensor: Tensor) -> npt.NDArray[Any]:
         """A tensor's values in host memory, as an array of its own; waits for them."""
-        if not tensor.is_cuda:
-            return np.array(tensor.detach().numpy())
-        if self._stream is None:  # made before the memory was full, in whatever stream
+        self._finish(tensor)
+        return fetched([tensor])[0]
+
+    def here(self, tensor: Tensor) -> Tensor:
+        """The tensor where the vectors are now."""
+        if tensor.device == self.device:
+            return tensor
+        self._finish(tensor)
+        return tensor.to(self.device)
+
+    def _finish(self, tensor: Tensor) -> None:
+        if tensor.is_cuda and self._stream is None:  # made before the memory was full, in whatever stream
             torch.cuda.synchronize(tensor.device)
-        staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        staged.copy_(tensor, non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record(torch.cuda.current_stream(tensor.device))
-        done.synchronize()
-        return np.array(staged.numpy())
 
     # -- rows --------------------------------------------------------------------------------------------------
 

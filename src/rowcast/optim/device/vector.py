@@ -236,9 +236,14 @@ class DeviceVector:
             work: takes a group, and the other tensors, where this vector lies; its last act changes the group.
             others: tensors that it needs.
         """
-        home = self._home
+        home, here = self._home, list(others)
+
+        def change(k: int) -> None:
+            here[:] = [home.here(one) for one in here]  # they go to host memory once
+            work(chosen.group(k, home.device), *here)
+
         for k in range(len(chosen.cuts)):
-            home.do(lambda k=k: work(chosen.group(k, home.device), *(one.to(home.device) for one in others)))  # type: ignore[misc]
+            home.do(lambda k=k: change(k))  # type: ignore[misc]
 
     # -- updates -----------------------------------------------------------------------------------------------
 
@@ -266,7 +271,7 @@ class DeviceVector:
 
         self._each(chosen, work, proposed, start, often, good)
         found.append(good.expand(3, 1))
-        figures = home.do(lambda: home.download(torch.cat([one.to(home.device, torch.float32) for one in found], 1)))
+        figures = home.do(lambda: home.download(torch.cat([home.here(one).to(torch.float32) for one in found], 1)))
         if not figures[0, -1]:
             raise NotFinite(self._first_bad(proposed))
         size, total, distance = figures[:, :-1]

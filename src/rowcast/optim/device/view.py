@@ -7,7 +7,7 @@ training loop is waited for once in a step: for whether parameters were written 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from rowcast.delivery.placed import PlacedVector
 from rowcast.errors import LocalProtocolError
-from rowcast.optim.device.home import DeviceHome, to_device
+from rowcast.optim.device.home import DeviceHome
 from rowcast.optim.device.vector import DeviceProposal, DeviceVector
 from rowcast.optim.projection import Projection
 from rowcast.optim.shared import Shared
+from rowcast.optim.tensors import to_device, to_host_together
 from rowcast.optim.view import WIDE, View
 from rowcast.rows import Layout
 
@@ -107,14 +108,10 @@ class DeviceView:
         return finite
 
     def _gradients(self) -> list[Tensor] | None:
-        """Those of all parameters, if each has one that can be looked at together with the others."""
-        found = []
-        for tensor in self._shared.tensors:
-            gradient = tensor.grad
-            if gradient is None or gradient.layout is not torch.strided or gradient.device != self._device:
-                return None
-            found.append(gradient)
-        return found
+        """Those of all parameters that have one, if all can be looked at together."""
+        found = [tensor.grad for tensor in self._shared.tensors if tensor.grad is not None]
+        together = all(one.layout is torch.strided and one.device == self._device for one in found)
+        return found if found and together else None
 
     def _read(self) -> None:
         """What the parameters hold now, in the vector of what is proposed."""
@@ -146,12 +143,14 @@ class DeviceView:
         """
         self._finite = False
         self._home.ahead()
-        with self._working():
-            self._image.copy_(self._target(replica, beyond))  # all that needs memory is done by now
-            torch._foreach_copy_(list(self._shared.tensors), self._image_parts)
-            for k in self._rounded:
-                self._image_parts[k].copy_(self._shared.tensors[k])
-        self._home.behind()
+        try:
+            with self._working():
+                self._image.copy_(self._target(replica, beyond))  # all that needs memory is done by now
+                torch._foreach_copy_(list(self._shared.tensors), self._image_parts)
+                for k in self._rounded:
+                    self._image_parts[k].copy_(self._shared.tensors[k])
+        finally:
+            self._home.behind()
 
     def _target(self, replica: PlacedVector, beyond: tuple[PlacedVector, Vector] | None) -> Tensor:
         if beyond is None:
@@ -180,7 +179,14 @@ class DeviceView:
 
     # -- what is proposed --------------------------------------------------------------------------------------
 
-    def proposal(self, buffers: Callable[[Vector], list[Vector]]) -> tuple[DeviceProposal, None]:
+    def read(self, tensors: Sequence[Tensor]) -> list[Vector]:
+        """See :meth:`View.read`; the stream of the home is waited for, not that of the training loop."""
+        if not tensors:
+            return []
+        self._home.behind()
+        return self._home.do(lambda: to_host_together(tensors))
+
+    def proposal(self, bases: list[Vector], values: list[Vector]) -> tuple[DeviceProposal, None]:
         """What the parameters hold now, and what is proposed for the buffers; see :meth:`View.proposal`."""
         with self._working():
             self._read()
@@ -189,11 +195,9 @@ class DeviceView:
                 start = self._image.clone()
                 projected = start[: self._elements]
                 projected.add_((self._before - projected).mul_(float(self._projection.RETURN)))
-            origin = self._layout.zeros()
-            values = buffers(origin)
             if values:
-                for vector, tail in ((self._proposed, np.concatenate(values)), (start, origin[self._elements :])):
-                    vector[self._elements :] = to_device(tail, self._device)
+                for vector, tail in ((self._proposed, values), (start, bases)):
+                    vector[self._elements :] = to_device(np.concatenate(tail), self._device)
         self._home.behind()
         return DeviceProposal(self._home, self._layout, self._proposed, start), None
 

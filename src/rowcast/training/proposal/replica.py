@@ -50,7 +50,7 @@ class Replica:
     Attributes:
         computed: float64 [rows], signed sum of everything ever proposed for each row, less what decayed (the audit).
         own_writes: is told which rows have moved, if there is one.
-        placed: the parameters where they do not lie in host memory; whoever moves them says so. ``None``: they do.
+        placed: the parameters where they do not lie in host memory, see :meth:`move`; ``None``: they do.
     """
 
     def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
@@ -75,9 +75,12 @@ class Replica:
         """Flat float32 [elements]; a copy to read where they do not lie in host memory."""
         return self._parameters if self.placed is None else self.placed[:]
 
-    @parameters.setter
-    def parameters(self, parameters: Vector) -> None:
-        self._parameters, self.placed = parameters, None
+    def move(self, to: Vector | PlacedVector) -> None:
+        """The parameters, as they are, lie there from now on."""
+        if isinstance(to, np.ndarray):
+            self._parameters, self.placed = to, None
+        else:
+            self._parameters, self.placed = np.zeros(0, dtype=np.float32), to
 
     def hold(self) -> None:
         """Rows that arrive wait until :meth:`release`."""
