@@ -83,8 +83,7 @@ class SharedModel:
             try:
                 self._view = DeviceView(team.home, self.shared, self.layout, self._projection)
             except OutOfRoom as error:
-                with team.still():
-                    team.leave_home(str(error))
+                self._leave(str(error), still=False)
 
     # -- where vectors lie -----------------------------------------------------------------------------------------
 
@@ -100,20 +99,26 @@ class SharedModel:
             work: takes the view.
             still: nothing changes at the moment.
         """
-        if isinstance(self._view, DeviceView) and self._placed is None:
-            self._to_host(self._view, "", still)
+        if self._placed is not None and self._team.home.full:  # type: ignore[attr-defined]
+            self._leave("", still)
+        self._follow()
         try:
             return work(self._view)
         except OutOfRoom as error:
-            assert isinstance(self._view, DeviceView)
-            self._to_host(self._view, str(error), still)
+            self._leave(str(error), still)
+        self._follow()
         return work(self._view)
 
-    def _to_host(self, view: DeviceView, cause: str, still: bool) -> None:
+    def _leave(self, cause: str, still: bool) -> None:
+        """The worker takes its vectors to host memory."""
         team: Any = self._team
         with contextlib.nullcontext() if still else team.still():
             team.leave_home(cause)
-        self._view = view.on_host()
+
+    def _follow(self) -> None:
+        """The view is where the vectors are."""
+        if isinstance(self._view, DeviceView) and self._placed is None:
+            self._view = self._view.on_host()
 
     def finite(self) -> bool:
         """Whether all gradients were just found finite, on the device; False: nobody has looked."""

@@ -132,7 +132,7 @@ class Holding:
     def placed(self) -> Placed | None:
         """The vectors in their home; ``None``: they are in host memory."""
         residual, replica = self._node.residual, self._replica
-        if self.home is None or self.home.full or replica is None or not isinstance(residual, PlacedResidual):
+        if self.home is None or replica is None or not isinstance(residual, PlacedResidual):
             return None
         writes = self._node.own_writes
         return Placed(replica, residual.placed, writes.vector if isinstance(writes, PlacedWrites) else replica)

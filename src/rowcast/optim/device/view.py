@@ -142,6 +142,8 @@ class DeviceView:
             lean: see :meth:`rowcast.optim.view.View.fill`; never here.
         """
         self._finite = False
+        if self._home.full:  # since the replica was asked for
+            raise OutOfRoom(self._home.full)
         self._home.ahead()
         try:
             with self._working():
