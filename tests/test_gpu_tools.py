@@ -35,6 +35,15 @@ def test_limits_of_all_parts_add_up_to_less_than_eight_minutes_and_what_they_run
             assert not argument.endswith(".py") or (TOOLS.parent / argument).is_file(), argument
 
 
+def test_every_file_with_a_test_that_needs_a_gpu_is_run() -> None:
+    (arguments,) = (arguments for name, arguments, _ in tool("gpu_checks").PARTS if name == "tests")
+    marked = [path for path in (TOOLS.parent / "tests").glob("*.py") if "mark.cuda" in path.read_text(encoding="utf-8")]
+    own = Path(__file__).name
+    assert {f"tests/{path.name}" for path in marked} - {f"tests/{own}"} == {
+        argument for argument in arguments if argument.endswith(".py")
+    }
+
+
 def test_what_failed_is_named(monkeypatch, capfd) -> None:
     checks = tool("gpu_checks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

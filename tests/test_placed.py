@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -25,6 +27,7 @@ from rowcast.drivers.sockets import Team
 from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError, LocalProtocolError, NonFiniteGradient
 from rowcast.optim import Optimizer, shared_model
+from rowcast.optim import tensors as tensors_module
 from rowcast.optim.device import DeviceHome, home_for
 from rowcast.optim.device import chosen as chosen_module
 from rowcast.optim.device.view import DeviceView
@@ -585,6 +588,67 @@ def test_a_team_over_sockets_trains_with_its_vectors_on_a_device(policy: str, de
                 assert team.placed is not None
         np.testing.assert_allclose(team.replica, server.node.parameters, rtol=1e-5, atol=1e-6)
     assert not torch.equal(model.state_dict()["turned"].cpu(), Net().state_dict()["turned"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("policy", ["bsp", "rowcast:4"])
+def test_a_step_waits_once_for_the_stream_of_the_training_loop(
+    policy: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not once more for each tensor or buffer; for what the home has computed, its own stream is waited for."""
+    waits: list[str] = []
+    at_home = threading.local()
+
+    def watched(name: str, function: Callable) -> Callable:
+        def called(*arguments, **options):
+            if threading.current_thread() is threading.main_thread() and not getattr(at_home, "inside", False):
+                waits.append(name)
+            return function(*arguments, **options)
+
+        return called
+
+    @contextlib.contextmanager
+    def working(home: DeviceHome) -> Iterator[None]:
+        with WORKING[0](home):
+            at_home.inside = True
+            try:
+                yield
+            finally:
+                at_home.inside = False
+
+    monkeypatch.setattr(DeviceHome, "_working", working)
+    model, on = Net().to(device), torch.device(device)
+    with LiveServer(policy) as server:
+        team = Team(server.endpoint, name="robot-0")
+        team.home = home_on(device)
+        with Optimizer(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), model, team) as optimizer:
+            for step in range(5):
+                optimizer.zero_grad()
+                model(features_of(step, on)).square().mean().backward()
+                with monkeypatch.context() as patch:
+                    for name in ("tolist", "item", "cpu", "__bool__", "__float__"):
+                        patch.setattr(torch.Tensor, name, watched(name, getattr(torch.Tensor, name)))
+                    for name in ("to_host", "fetched"):
+                        patch.setattr(tensors_module, name, watched(name, getattr(tensors_module, name)))
+                    with waits_of_cuda(on) as more:
+                        optimizer.step()
+                assert (waits, [str(one.message) for one in more][1:]) == (["tolist"], [])
+                waits.clear()
+
+
+@contextlib.contextmanager
+def waits_of_cuda(device: torch.device) -> Iterator[list[warnings.WarningMessage]]:
+    """A warning for each operation that makes the host wait for a GPU."""
+    if device.type != "cuda":
+        yield []
+        return
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_device_without_memory_is_told_of_once(

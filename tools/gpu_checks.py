@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Name, arguments behind the interpreter, longest time (s). Together less than 8 minutes.
 PARTS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("cost of a step", ("benchmarks/step_cost.py", "--device", "cuda", "--check"), 150),
-    ("tests", ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_placed.py", "tests/test_gpu.py"), 300),
+    ("tests", ("-m", "pytest", "-q", "-m", "cuda", "tests/test_gpu.py", "tests/test_placed.py"), 300),
 )
 
 

@@ -303,11 +303,11 @@ class WorkerSettings(Checked):
     )
     vectors: str = setting(
         "host",
-        "Where what is shared of the parameters is computed: updates, what is pending, encoded rows. host: in host "
-        "memory, whatever device the model is on. device: on the GPU that all parameters are on, with the codes onebit "
-        "and raw; not run on a GPU yet, tested on the processor only. Not together with memory_mb, which bounds host "
-        "memory.",
+        "Where updates, what is pending and encoded rows are computed. host: in host memory, whatever device the model "
+        "is on. device: on the GPU that all parameters are on, with the codes onebit and raw; not run on a GPU yet, "
+        "tested on the processor only. Not together with memory_mb, which bounds host memory.",
         choices=("host", "device"),
+        flag="--vectors",
     )
     refusals_limit: int = setting(
         8,
