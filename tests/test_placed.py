@@ -31,6 +31,7 @@ from rowcast.optim import tensors as tensors_module
 from rowcast.optim.device import DeviceHome, home_for
 from rowcast.optim.device import chosen as chosen_module
 from rowcast.optim.device.view import DeviceView
+from rowcast.optim.tensors import fetched, from_host_, rounded, to_host, to_host_together
 from rowcast.rows import Layout
 from rowcast.rows.kernels import row_abs_sums
 from rowcast.rows.scattered import accumulate_all
@@ -153,6 +154,23 @@ def test_rows_are_measured_copied_and_replaced(device: str) -> None:
     same_bits(there[:], other)
     with pytest.raises(LocalProtocolError, match="expected a vector on"):
         there.take_rows(other, np.arange(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_tensors_come_together_and_values_go_without_anyone_waiting(device: str, dtype: torch.dtype) -> None:
+    values = values_of(LAYOUT, 1)[:600].clip(-1e4, 1e4)
+    values.setflags(write=False)
+    tensors = [torch.zeros(shape, dtype=dtype, device=device) for shape in ((20, 30), (600,))]
+    tensors.append(torch.zeros((30, 20), dtype=dtype, device=device).t())
+    for tensor in tensors:
+        from_host_(tensor, values, wait=False)
+    expected = torch.tensor(values).to(dtype).float().numpy()
+    for found in (*to_host_together(tensors), *(to_host(one) for one in tensors), rounded(values, dtype)):
+        same_bits(found, expected)
+    (copy,) = fetched(tensors[:1], torch.float32)
+    tensors[0].zero_()
+    same_bits(copy, expected.reshape(20, 30))
 
 
 # -- updates -------------------------------------------------------------------------------------------------------
@@ -350,11 +368,11 @@ class Scarce:
             return entered
 
         # Inside of whatever turns the error into what we do about it.
-        monkeypatch.setattr(DeviceHome, "_working", watched(WORKING[0]))
+        monkeypatch.setattr(DeviceHome, "working", watched(WORKING[0]))
         monkeypatch.setattr(DeviceView, "_working", watched(WORKING[1]))
 
 
-WORKING = DeviceHome._working, DeviceView._working
+WORKING = DeviceHome.working, DeviceView._working
 
 
 @pytest.mark.parametrize("name", ["onebit", "raw"])
@@ -616,7 +634,7 @@ def test_a_step_waits_once_for_the_stream_of_the_training_loop(
             finally:
                 at_home.inside = False
 
-    monkeypatch.setattr(DeviceHome, "_working", working)
+    monkeypatch.setattr(DeviceHome, "working", working)
     model, on = Net().to(device), torch.device(device)
     with LiveServer(policy) as server:
         team = Team(server.endpoint, name="robot-0")

@@ -101,13 +101,14 @@ def from_host_(tensor: Tensor, values: Vector, *, wait: bool = True) -> None:
         values: flat float32.
         wait: until a GPU has them; otherwise host memory of their size is taken until then.
     """
-    if not wait and tensor.is_cuda:
+    goes_on = not wait and tensor.is_cuda
+    if goes_on:
         source = _staged(values, tensor.device)
     else:
         # torch has no read-only tensors, and says so in a warning
         source = torch.from_numpy(values if values.flags.writeable else values.copy())
     with torch.no_grad():
-        tensor.copy_(source.view(tensor.shape), non_blocking=not wait)
+        tensor.copy_(source.view(tensor.shape), non_blocking=goes_on)
 
 
 def rounded(values: Vector, dtype: torch.dtype) -> Vector:

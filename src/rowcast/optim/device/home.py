@@ -46,6 +46,10 @@ class DeviceHome:
     On a GPU everything happens in a stream of its own. :meth:`behind` and :meth:`ahead` order that and the stream of
     the training loop, without waiting; the host waits only for what it is given (:meth:`download`).
 
+    Memory that one stream has given back may be written by that stream at once, whatever others still read. So whoever
+    reads a tensor of the other stream orders the two before and behind it, or waits until the reading is done:
+    :meth:`DeviceView.fill <rowcast.optim.device.view.DeviceView.fill>` the one, an update the other.
+
     When the device has no memory left, all vectors go to host memory, what was being done is done there, and the same
     operations of PyTorch go on there until the worker takes the vectors back (:attr:`full`).
 
@@ -79,26 +83,28 @@ class DeviceHome:
     def do(self, work: Callable[[], T]) -> T:
         """Do something in the stream of this home; once more, in host memory, where the device has no memory for it.
 
-        What changes a vector does so at its end, with memory that it has by then.
+        That moves all vectors: call it where nobody else works on one, on the worker's thread or in ``still()``. What
+        changes a vector does so at its end, with memory that it has by then.
         """
         try:
-            with self._working():
+            with self.working():
                 return work()
         except torch.cuda.OutOfMemoryError as error:
             if self.full:
                 raise
             self._leave(error)
-        with self._working():
+        with self.working():
             return work()
 
     @contextlib.contextmanager
-    def _working(self) -> Iterator[None]:
+    def working(self) -> Iterator[None]:
+        """While entered, operations go to the stream of this home, and none is recorded by autograd."""
         stream: Any = contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
         with torch.no_grad(), stream:
             yield
 
     def _leave(self, error: torch.cuda.OutOfMemoryError) -> None:
-        with self._working():
+        with self.working():
             for vector in self._vectors:
                 vector.data = torch.from_numpy(self.download(vector.data))
         self.full = f"out of memory ({str(error).splitlines()[0][:160]})"

@@ -186,7 +186,8 @@ class DeviceView:
         if not tensors:
             return []
         self._home.behind()
-        return self._home.do(lambda: to_host_together(tensors))
+        with self._working(), self._home.working():
+            return to_host_together(tensors)
 
     def proposal(self, bases: list[Vector], values: list[Vector]) -> tuple[DeviceProposal, None]:
         """What the parameters hold now, and what is proposed for the buffers; see :meth:`View.proposal`."""
