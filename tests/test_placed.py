@@ -319,6 +319,26 @@ def test_a_server_that_lost_its_memory_is_given_the_parameters(policy: str, then
     assert [worker.node.placed is not None for worker in ends[1].workers.values()] == [then is None] * 2
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_to_links_and_workers_the_same_is_sent(seed: int) -> None:
+    """Random cuts at any byte, and a robot that is killed and goes on: invariants 2, 5, 7 and 8 with either."""
+    ends = []
+    for homes in ([None] * 3, [home_on("cpu"), None, home_on("cpu")]):
+        draw = np.random.default_rng(seed)
+        policy = ("bsp", "rowcast:4", "rog:4", "rowcast", "ssp:3", "flown:2")[seed % 6]
+        team = VirtualTeam(LAYOUT, policy, scripts(homes, 10, pictures=lambda step: step % 2 == 0), seed=seed)
+        for _ in range(8):
+            way = ("up", "down")[int(draw.integers(2))]
+            team.cut_after(f"w{draw.integers(3)}", way, int(draw.integers(200, 30_000)), float(draw.uniform(0.05, 0.8)))
+        killed, at = f"w{draw.integers(3)}", float(draw.uniform(0.3, 1.5))
+        team.at(at, lambda team=team, killed=killed: team.kill(killed))
+        team.at(at + float(draw.uniform(0.1, 1.0)), lambda team=team, killed=killed: team.restart(killed))
+        ends.append(ended(team))
+    assert any(worker.node.placed is not None for worker in ends[1].workers.values())
+    assert ends[1].imbalance() < 1e-5
+    same_team(*ends)
+
+
 def test_a_timing_only_layout_stays_in_host_memory() -> None:
     layout = Layout.from_shapes([("weight", (60, 50))]).timing_only()
     node = WorkerNode("w", layout, layout.zeros())
