@@ -3,6 +3,7 @@
 A copy is one of a vector of the model's size from and to the device's memory. Each is the shortest of several runs,
 timed by the host until the device is done. The host's part is what ``Optimizer.step()`` takes beside the inner
 optimizer's step, less the time in which kernels ran (PyTorch's profiler), with a server in a process of its own.
+Operations of PyTorch are counted without views; most are a kernel each. ``cpu:0`` does all of it on the processor.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import Figure, best_s
 from goodput import server_process
@@ -59,22 +61,35 @@ def _work(home: DeviceHome, layout: Layout, repeat: int) -> list[Figure]:
         return _best_on(home, work, repeat)
 
     copy_s = timed(lambda: home.do(lambda: pending.data.copy_(replica.data)))
-    encode_s = timed(lambda: pending.encode(codec, rows))
-    add_s = timed(lambda: replica.add(codec, payload, rows, -1.0))
-    stages = {
-        "accumulate (check, add, measure)": timed(
-            lambda: pending.accumulate(proposal, replica, weights, sums, computed)
-        ),
-        "measure rows": timed(lambda: pending.sizes(rows)),
-        "encode, to bytes in host memory": encode_s,
-        "decode and add, each of two vectors": add_s,
+    encode, add = "encode, to bytes in host memory", "decode and add, each of two vectors"
+    works: dict[str, Callable[[], object]] = {
+        "accumulate (check, add, measure)": lambda: pending.accumulate(proposal, replica, weights, sums, computed),
+        "measure rows": lambda: pending.sizes(rows),
+        encode: lambda: pending.encode(codec, rows),
+        add: lambda: replica.add(codec, payload, rows, -1.0),
     }
+    times = {name: timed(work) for name, work in works.items()}
+    notes = {name: f"{times[name] / copy_s:.2f} copies, {_operations(work)} operations" for name, work in works.items()}
     bound = MOST_COPIES if home.device.type == "cuda" else None
     figures = [Figure("copy on the device", copy_s * 1e3, "ms", note=home.name)]
-    figures += [
-        Figure(name, seconds * 1e3, "ms", note=f"{seconds / copy_s:.2f} copies") for name, seconds in stages.items()
-    ]
-    return [*figures, Figure("encode, decode, apply / copy", (encode_s + 2 * add_s) / copy_s, "ratio", bound)]
+    figures += [Figure(name, seconds * 1e3, "ms", note=notes[name]) for name, seconds in times.items()]
+    whole = (times[encode] + 2 * times[add]) / copy_s
+    return [*figures, Figure("encode, decode, apply / copy", whole, "ratio", bound)]
+
+
+def _operations(work: Callable[[], object]) -> int:
+    """How many operations of PyTorch something takes, views left out."""
+    count = 0
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal count
+            count += not func.is_view
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        work()
+    return count
 
 
 def _best_on(home: DeviceHome, work: Callable[[], object], repeat: int) -> float:
