@@ -10,17 +10,24 @@ network included, over unshaped loopback (:mod:`step_share` lists what it reads 
 
 from __future__ import annotations
 
+import argparse
+import sys
+
 import numpy as np
 
 from common import Figure, arguments, best_s, finish, reference_layout
+from device_cost import device_figures
 from rowcast.config import LinkSettings
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.transfer import Request
 from rowcast.drivers.crew import lend_threads
+from rowcast.errors import ConfigError
+from rowcast.rows import Layout
 from rowcast.sync import parse_policy
+from rowcast.tasks.devices import device_of
 from rowcast.training.worker import WorkerNode
 from rowcast.wire import FrameDecoder, FrameEncoder, RowLimits
-from step_share import measure
+from step_share import PAUSE_S, measure
 
 REPEAT = 15
 
@@ -33,9 +40,13 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--policy", default="rog:4")
     parser.add_argument("--rate-mbps", type=float, default=1000.0, help="link rate, which sets the size of a frame")
+    parser.add_argument("--device", default="cpu", help="where parameters are, such as cuda; that is measured there")
     options = parser.parse_args()
     lend_threads()
     layout, name = reference_layout(tiny=options.tiny)
+    if options.device != "cpu":
+        on_device(layout, name, options)
+        return
     repeat = 1 if options.tiny else REPEAT
     policy = parse_policy(options.policy)
     codec = policy.row_codec
@@ -132,6 +143,16 @@ def main() -> None:
             Figure(f"own share of a step, {policy} / copy", share.step_s / share.copy_s, "ratio", bound, note=note)
         )
     finish(f"Cost of a step, {layout.rows} rows, {layout.elements} elements, 1 worker", figures, options)
+
+
+def on_device(layout: Layout, name: str, options: argparse.Namespace) -> None:
+    """The same where parameters are on a device; see :mod:`device_cost`."""
+    try:
+        device = device_of(options.device)
+    except ConfigError as error:
+        sys.exit(str(error))
+    figures = device_figures(layout, device, *((1, 1, 0.0) if options.tiny else (REPEAT, STEPS, PAUSE_S)))
+    finish(f"Cost of a step on {device}, {layout.rows} rows, {layout.elements} elements, {name}", figures, options)
 
 
 if __name__ == "__main__":

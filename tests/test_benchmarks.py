@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from rowcast.drivers.netns.rights import why_not
 from rowcast.errors import ConfigError
@@ -93,6 +94,19 @@ def test_script_runs(name, monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out.strip()
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert figures and all(figure["name"] for figure in figures)
+
+
+def test_the_cost_of_a_step_on_a_device_runs_on_the_processor():
+    device_cost, common = importlib.import_module("device_cost"), importlib.import_module("common")
+    figures = device_cost.device_figures(common.TINY, torch.device("cpu"), 1, 1, 0.0)
+    assert {"encode, decode, apply / copy", "host's part of a step"} <= {figure.name for figure in figures}
+    assert all(figure.bound is None and figure.value > 0 for figure in figures)
+
+
+def test_the_cost_of_a_step_names_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["step_cost.py", "--device", "nowhere"])
+    with pytest.raises(SystemExit, match="device: 'nowhere' cannot be used here"):
+        importlib.import_module("step_cost").main()
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -553,6 +553,7 @@ EXPORTED: dict[str, str] = {
     "rowcast.training.rules": "ServerRule WorkerRule register server_rule worker_rule",
     "rowcast.delivery": "",
     "rowcast.optim": "Optimizer TeamLike",
+    "rowcast.optim.device": "DeviceHome home_for",
     "rowcast.report": """
         ACCURACY Conditions Curve CurvePanel Experiment Interval JOULES Robot Run RunSummary SECONDS Series Table
         Timeline composition_table curve_table draw_bars draw_curves draw_timeline interval joules_at

@@ -10,12 +10,16 @@ import torch
 from torch import nn
 
 from live import LiveServer
+from rowcast.config import WorkerSettings
 from rowcast.drivers.sockets import Team
 from rowcast.optim import Optimizer
 from rowcast.tasks import build_task
 from test_optim_fakes import Hub, flat, small_model
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here"),
+]
 
 
 def steps(model: nn.Module, optimizer: Optimizer, count: int) -> None:
@@ -45,17 +49,20 @@ def test_a_replica_on_a_gpu_is_that_of_a_processor() -> None:
     assert (ends[0] != np.concatenate([np.arange(12), np.arange(3)])).any()
 
 
-def test_a_robot_with_a_gpu_and_one_without_train_one_model_over_sockets() -> None:
+@pytest.mark.parametrize("vectors", ["host", "device"])
+def test_a_robot_with_a_gpu_and_one_without_train_one_model_over_sockets(vectors: str) -> None:
     with LiveServer("bsp?codec=onebit", expected_workers=2) as server:
         models = [small_model(1), small_model(2).to("cuda")]
         errors: list[BaseException] = []
 
         def train(index: int) -> None:
             try:
-                team = Team(server.endpoint, name=f"robot-{index}")
+                settings = WorkerSettings(vectors=vectors if index == 1 else "host")
+                team = Team(server.endpoint, name=f"robot-{index}", settings=settings)
                 model = models[index]
                 inner = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
                 with Optimizer(inner, model, team) as optimizer:
+                    assert (team.placed is not None) == (settings.vectors == "device")
                     steps(model, optimizer, 15)
             except BaseException as error:
                 errors.append(error)

@@ -301,7 +301,7 @@ def test_it_is_written_by_methods_only() -> None:
 
 def test_sources_that_are_made_when_they_are_asked_for_are_added_too() -> None:
     whole, half = WorkerNode("robot", LAYOUT, start_of(LAYOUT)), WorkerNode("robot", LAYOUT, start_of(LAYOUT))
-    half._hold(half=True)
+    half.holding.hold(half=True)
     step = np.random.default_rng(4).standard_normal(LAYOUT.elements).astype(np.float32)
     for node in (whole, half):
         node.accumulate(tuple(node.replica[s.start : s.stop] - step[s.start : s.stop] for s in LAYOUT.tensors), 0.5)
@@ -370,7 +370,7 @@ def test_another_policy_may_ask_for_the_other_form_and_nothing_is_lost() -> None
     node.residual.stamps[:] = EVERY
     for half in (True, True, False, True):
         before, books = row_sums(node.pending, LAYOUT.offsets), node.computed.copy()
-        node._hold(half=half)
+        node.holding.hold(half=half)
         assert isinstance(node.residual, HalfResidual) == half
         assert node.residual is node.outbox.source is node.contribution.residual is node.delivered.residual
         gained = row_sums(node.pending, LAYOUT.offsets) - before

@@ -117,14 +117,28 @@ class Fine:
 
     def add(self, layout: Layout, payload: Bytes, rows: IntArray, vector: Vector, sign: float) -> None:
         coarse, fine = _parts(layout, rows)
-        place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
+        place = self._place(layout, payload, fine)
         self._codec.add(layout, payload[:place], coarse, vector, sign)
         if len(fine):
             self._careful.add(layout, payload[place:], fine, vector, sign)
 
+    def parts(self, layout: Layout, rows: IntArray) -> tuple[tuple[Codec, IntArray], tuple[Codec, IntArray]]:
+        """The code of parameters and that of buffers, each with those of ``rows`` that it is for, as they come."""
+        coarse, fine = _parts(layout, rows)
+        return (self._codec, coarse), (self._careful, fine)
+
+    def pieces(self, layout: Layout, payload: Bytes, rows: IntArray) -> tuple[Bytes, Bytes]:
+        """What of a payload belongs to either of :meth:`parts`."""
+        place = self._place(layout, payload, _parts(layout, rows)[1])
+        return payload[:place], payload[place:]
+
+    def _place(self, layout: Layout, payload: Bytes, fine: IntArray) -> int:
+        """Where the rows of buffers begin in a payload; below zero: it is too short for them."""
+        return len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
+
     def check(self, layout: Layout, payload: Bytes, rows: IntArray) -> None:
         coarse, fine = _parts(layout, rows)
-        place = len(payload) - int(self._careful.row_bytes(layout)[fine].sum())
+        place = self._place(layout, payload, fine)
         if fitting(self._codec) is None:
             expect_bytes(self.name, payload, int(self.row_bytes(layout)[rows].sum()))
         elif place < 0:

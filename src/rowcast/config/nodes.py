@@ -301,6 +301,14 @@ class WorkerSettings(Checked):
         high=1e9,
         flag="--memory-mb",
     )
+    vectors: str = setting(
+        "host",
+        "Where updates, what is pending and encoded rows are computed. host: in host memory, whatever device the model "
+        "is on. device: on the GPU that all parameters are on, with the codes onebit and raw; not run on a GPU yet, "
+        "tested on the processor only. Not together with memory_mb, which bounds host memory.",
+        choices=("host", "device"),
+        flag="--vectors",
+    )
     refusals_limit: int = setting(
         8,
         "When a server refuses what this worker says, or says itself what has no place here, the link is made anew, "
@@ -310,3 +318,11 @@ class WorkerSettings(Checked):
         low=0,
         high=1_000_000,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vectors == "device" and self.memory_mb is not None:
+            raise ConfigError(
+                "memory_mb: expected none with vectors = 'device', got "
+                f"{self.memory_mb:g}: it bounds host memory; leave out one of the two"
+            )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from rowcast.codecs import Codec
 from rowcast.codecs.base import Bytes
 from rowcast.delivery.backlog import Backlog
+from rowcast.delivery.placed import PlacedVector
 from rowcast.rows import Layout
 from rowcast.rows.half_rows import HalfRows
 from rowcast.rows.kernels import accumulate, row_abs_sums, some_row_abs_sums
@@ -22,8 +23,10 @@ from rowcast.rows.scaling import scale_rows
 from rowcast.rows.scattered import accumulate_all
 from rowcast.wire import Rows
 
-__all__ = ["Accumulate", "Residual", "Sent"]
+__all__ = ["Accumulate", "Residual", "Sent", "Stored"]
 
+#: What is pending as it is kept.
+Stored = npt.NDArray[np.float32] | HalfRows | PlacedVector
 #: Adds to the rows of one tensor, as :func:`rowcast.rows.kernels.accumulate` does.
 Accumulate = Callable[..., float]
 
@@ -108,10 +111,10 @@ class Residual(Backlog):
     # -- what is looked at -------------------------------------------------------------------------------------
 
     @property
-    def stored(self) -> npt.NDArray[np.float32] | HalfRows:
-        """What is pending as it is kept, to be read: flat float32 [elements], or rows in half precision.
+    def stored(self) -> Stored:
+        """What is pending as it is kept, to be read: flat float32 [elements], rows in half precision, or elsewhere.
 
-        Both give the elements of whole rows for a slice.
+        All give the elements of whole rows for a slice.
         """
         return self.vector
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.delivery.placed import Home, Placed
+from rowcast.delivery.residual import Stored
 from rowcast.errors import LocalProtocolError
-from rowcast.rows.half_rows import HalfRows
 from rowcast.sync import Policy
 from rowcast.training import WorkerNode
 from rowcast.training.memory import Loop
@@ -19,10 +20,14 @@ class NodeView:
 
     Attributes:
         loop: what the training loop holds beside the worker; whoever holds it says so before :meth:`start`.
+        vectors: what :attr:`rowcast.config.WorkerSettings.vectors` asks for.
+        home: where the vectors of the worker are to lie; set before :meth:`start`. ``None``: in host memory.
     """
 
     _node: WorkerNode | None = None
     loop = Loop()
+    vectors: str = "host"
+    home: Home | None = None
 
     @property
     def node(self) -> WorkerNode:
@@ -50,6 +55,15 @@ class NodeView:
         return self.node.expected_in(room)
 
     @property
+    def placed(self) -> Placed | None:
+        """The vectors of this worker where they do not lie in host memory; ``None``: they do."""
+        return self.node.placed
+
+    def leave_home(self, cause: str) -> None:
+        """The vectors go to host memory, for good; call it in ``still()``. ``cause``: why, for people."""
+        self.node.holding.leave(cause)
+
+    @property
     def lean(self) -> bool:
         """The training loop is to count its steps from the replica, and to keep no copy of it."""
         return self.node.lean
@@ -60,7 +74,7 @@ class NodeView:
         return self.node.moved
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32] | HalfRows, npt.NDArray[np.float32]] | None:
+    def anticipated(self) -> tuple[Stored, npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`replica` the next gradient is computed; see :attr:`WorkerNode.anticipated`."""
         return self.node.anticipated
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rowcast.errors import ConfigError, LocalProtocolError, near_match
 from rowcast.optim.shared import Shared
-from rowcast.optim.tensors import from_host_, to_host
+from rowcast.optim.tensors import from_host_, rounded
 from rowcast.rows import Layout, TensorSpec
 from rowcast.rows.half_rows import HalfRows
 
@@ -116,38 +116,33 @@ class Buffers:
 
     # -- what this worker contributes --------------------------------------------------------------------------
 
-    def proposal(self, origin: Vector, weight: float, *, leads: bool, kept: bool = False) -> list[Vector]:
-        """What is proposed for the buffers, one flat float32 array for each.
+    def proposal(self, now: Sequence[Vector], weight: float, *, leads: bool) -> tuple[list[Vector], list[Vector]]:
+        """From where each buffer counts, the value of which the team has been told, and what is proposed for it.
 
         Args:
-            origin: float32 [elements]; receives from where it counts, the values of which the team has been told.
-            kept: it stays as it is instead, and what is proposed counts from there.
+            now: what they hold, flat float32.
             weight: the averaging weight that it will be multiplied by.
             leads: what the first worker makes of them counts in full, and that of the others not at all.
         """
         share = 1.0 if not self._first else 1.0 / weight if leads else 0.0
-        proposed = []
-        for k, (spec, base) in enumerate(zip(self._specs, self._bases, strict=True)):
-            now = to_host(self._current(k))
-            if not share or not np.isfinite(now).all():
-                now = base
+        values = []
+        for value, base in zip(now, self._bases, strict=True):
+            if not share or not np.isfinite(value).all():
+                value = base
             elif share != 1.0:
-                now = base + np.float32(share) * (now - base)
-            if kept:
-                proposed.append(origin[spec.start : spec.stop] - (base - now))
-            else:
-                origin[spec.start : spec.stop] = base
-                proposed.append(now)
-        return proposed
+                value = base + np.float32(share) * (value - base)
+            values.append(value)
+        return list(self._bases), values
 
-    def proposed(self) -> None:
-        """The team has been told what they are now."""
-        self._bases = [to_host(tensor).copy() for tensor in self.tensors()]
+    def proposed(self, now: Sequence[Vector]) -> None:
+        """The team has been told that they are this."""
+        self._bases = [value.copy() for value in now]
 
     # -- what the model holds ----------------------------------------------------------------------------------
 
     def fill(
         self,
+        now: Sequence[Vector],
         replica: Vector,
         beyond: tuple[Vector | HalfRows, Vector] | None = None,
         *,
@@ -158,6 +153,7 @@ class Buffers:
         """Put what arrived into the model, for the next forward pass.
 
         Args:
+            now: what they hold, flat float32.
             replica: float32 [elements].
             beyond: what this worker has computed and not sent, and how often that counts; as in ``TeamLike``.
             leads: as in :meth:`proposal`.
@@ -168,10 +164,9 @@ class Buffers:
         bases, seen = [], []
         for k, spec in enumerate(self._specs):
             part = slice(spec.start, spec.stop)
-            arrived, tensor = replica[part].copy(), self._current(k)
+            arrived, held = replica[part].copy(), now[k]
             seen.append(arrived)
-            now = to_host(tensor)
-            finite = bool(np.isfinite(now).all())
+            finite = bool(np.isfinite(held).all())
             if finite and not everything and np.array_equal(arrived, self._seen[k]):
                 bases.append(self._bases[k])
                 continue
@@ -182,8 +177,8 @@ class Buffers:
                 )
                 value = value - (np.float32(1.0) if self._first else times) * beyond[0][part]
                 if finite and not (everything or whole) and self._travelling[k].leaf in _STATISTICS:
-                    value = now + _APPROACH * (value - now)
-            bases.append(self._write(k, tensor, value))
+                    value = held + _APPROACH * (value - held)
+            bases.append(self._write(k, self._current(k), value))
         self._bases, self._seen = bases, seen
 
     def show(self, replica: Vector) -> None:
@@ -206,11 +201,13 @@ class Buffers:
         Contributions from old values can bring a variance below zero for a while. It is written as zero, and the next
         contribution counts from where it really is.
         """
-        if self._travelling[k].leaf in _NOT_NEGATIVE and (value < 0).any():
-            from_host_(tensor, np.maximum(value, np.float32(0)))
-            return np.where(value < 0, value, to_host(tensor))
-        from_host_(tensor, value)
-        return to_host(tensor).copy()
+        below = value < 0 if self._travelling[k].leaf in _NOT_NEGATIVE else None
+        if below is None or not below.any():
+            from_host_(tensor, value, wait=False)
+            return rounded(value, tensor.dtype)
+        written = np.maximum(value, np.float32(0))
+        from_host_(tensor, written, wait=False)
+        return np.where(below, value, rounded(written, tensor.dtype))
 
     def _current(self, k: int) -> Tensor:
         place, spec = self._travelling[k], self._specs[k]

@@ -121,7 +121,7 @@ class Optimizer(TeamOptimizer):
         self._deviates = False  # the parameters hold steps that the team has not been told
         self._closed = False
         self._skipped_steps = 0
-        self._stepping = Stepping(inner, shared.shared)
+        self._stepping = Stepping(inner, shared.shared, shared.finite)
         self._remarks = Remarks()
         shared.join()
         try:

@@ -45,11 +45,15 @@ class Stepping:
     Args:
         inner: the optimizer.
         shared: the parameters that travel.
+        finite: whether somebody has just found all gradients finite; asked once before each step without a closure.
     """
 
-    def __init__(self, inner: torch.optim.Optimizer, shared: Shared) -> None:
+    def __init__(
+        self, inner: torch.optim.Optimizer, shared: Shared, finite: Callable[[], bool] = lambda: False
+    ) -> None:
         self._inner = inner
         self._shared = shared
+        self._finite = finite
         self._curvature = Curvature(inner)
         self._scattered = Scattered(shared.layout.tensors)
 
@@ -66,7 +70,8 @@ class Stepping:
         if scale is not None:
             self._unscale(scale)
         if closure is None:
-            loss, bad = None, self._bad_gradient()
+            known = self._finite() and scale is None
+            loss, bad = None, None if known else self._bad_gradient()
             if bad is None:
                 self._inner.step()
         else:

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.delivery.residual import Stored
 from rowcast.rows import Layout
-from rowcast.rows.half_rows import HalfRows
 from rowcast.streams import BatchRule
 from rowcast.training.proposal.contribution import Update
 
@@ -35,6 +35,10 @@ class TeamLike(Protocol):
     - ``expected_in``, which returns the same and may write it into the vector that it is given: it is not kept then;
     - ``loop``, a :class:`rowcast.training.memory.Loop`, which the optimizer sets before ``start``; ``lean``, whether to
       count steps from ``replica`` and keep no copy of it, and ``moved``, whether rows have moved it meanwhile;
+    - ``vectors``, which is "host" or "device" as :attr:`rowcast.config.WorkerSettings.vectors`, and ``home``, a
+      :class:`rowcast.delivery.placed.Home` or ``None``, which the optimizer sets before ``start`` where it is "device";
+      then also ``placed``, the worker's vectors there (:class:`rowcast.delivery.placed.Placed`) or ``None``, and
+      ``leave_home(cause)``, called in ``still``, which takes them to host memory;
     - ``contributed``, sum |.| of what this worker's last iteration contributed, and ``shortened``, whether that was
       less than what it computed: the optimizer warns where they are as they are when training diverges;
     - ``keep``, called once behind ``start`` with a function that gives what belongs to this worker's state beside the
@@ -49,7 +53,7 @@ class TeamLike(Protocol):
         """This worker's parameters, float32 [layout.elements]: the only source of truth for them."""
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32] | HalfRows, npt.NDArray[np.float32]] | None:
+    def anticipated(self) -> tuple[Stored, npt.NDArray[np.float32]] | None:
         """What is to be subtracted from ``replica``, or ``expected``, for the parameters of the next gradient.
 
         What this worker has computed and not sent, float32 [layout.elements], and how often each row of it, float32

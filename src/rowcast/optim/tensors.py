@@ -2,13 +2,16 @@
 
 A contiguous float32 tensor in host memory is seen through a view; any
 other (float64, bfloat16, a transposed weight, a CUDA tensor) is converted alone, when it is asked for, and
-dropped after use. :func:`to_host` and :func:`from_host_` are the only places that know about devices.
+dropped after use. What goes to a device and comes from there does so with the functions of this module only.
+
+A copy to or from a GPU happens in the stream that is current there. Where nobody waits for it, it goes through memory
+that is pinned; PyTorch gives that to nobody else before the copy is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +21,24 @@ from torch import Tensor
 from rowcast.rows import Layout
 from rowcast.rows.layout import TensorSpec
 
-__all__ = ["Proposal", "addresses", "first_nonfinite", "from_host_", "in_place", "read_into", "to_host"]
+__all__ = [
+    "Proposal",
+    "addresses",
+    "fetched",
+    "first_nonfinite",
+    "from_host_",
+    "in_place",
+    "read_into",
+    "rounded",
+    "to_device",
+    "to_host",
+    "to_host_together",
+]
 
 Vector = npt.NDArray[np.float32]
 
 _FLOAT32, _STRIDED = torch.float32, torch.strided
+_TYPES = {np.dtype(kind): getattr(torch, kind) for kind in ("float32", "int64", "uint8")}
 
 
 def to_host(tensor: Tensor) -> Vector:
@@ -36,15 +52,69 @@ def to_host(tensor: Tensor) -> Vector:
     return view
 
 
-def from_host_(tensor: Tensor, values: Vector) -> None:
+def to_host_together(tensors: Sequence[Tensor]) -> list[Vector]:
+    """The same as :func:`to_host` of each; those on a GPU are waited for once."""
+    if not any(tensor.is_cuda for tensor in tensors):
+        return [to_host(tensor) for tensor in tensors]
+    return [array.reshape(-1) for array in fetched(tensors, torch.float32)]
+
+
+def fetched(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[npt.NDArray[Any]]:
+    """Copies of tensors in host memory, each an array of its own shape; those on a GPU are waited for once.
+
+    Args:
+        tensors: anywhere.
+        dtype: what the arrays hold; ``None``: what the tensors do.
+    """
+    copies = [
+        torch.empty(tensor.shape, dtype=dtype or tensor.dtype, pin_memory=tensor.is_cuda).copy_(
+            tensor.detach(), non_blocking=tensor.is_cuda
+        )
+        for tensor in tensors
+    ]
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(device))
+        done.synchronize()  # other threads run meanwhile
+    return [np.array(copy.numpy()) if copy.is_pinned() else copy.numpy() for copy in copies]
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array on a device; nobody waits, and it may change as soon as this returns."""
+    return _staged(array, device).to(device, non_blocking=True)
+
+
+def _staged(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A copy of an array in host memory, to be copied to a device."""
+    staged = torch.empty(array.shape, dtype=_TYPES[array.dtype], pin_memory=device.type == "cuda")
+    staged.numpy()[...] = array
+    return staged
+
+
+def from_host_(tensor: Tensor, values: Vector, *, wait: bool = True) -> None:
     """Overwrite a tensor with flat float32 values [elements], rounding to the tensor's own type and device.
 
     The write goes through torch, so autograd notices a tensor that was changed between forward and backward.
+
+    Args:
+        tensor: of as many elements.
+        values: flat float32.
+        wait: until a GPU has them; otherwise host memory of their size is taken until then.
     """
-    if not values.flags.writeable:  # torch has no read-only tensors, and says so in a warning
-        values = values.copy()
+    goes_on = not wait and tensor.is_cuda
+    if goes_on:
+        source = _staged(values, tensor.device)
+    else:
+        # torch has no read-only tensors, and says so in a warning
+        source = torch.from_numpy(values if values.flags.writeable else values.copy())
     with torch.no_grad():
-        tensor.copy_(torch.from_numpy(values).view(tensor.shape))
+        tensor.copy_(source.view(tensor.shape), non_blocking=goes_on)
+
+
+def rounded(values: Vector, dtype: torch.dtype) -> Vector:
+    """What a tensor of a type holds where these were written into it, float32; a copy."""
+    copy: Vector = torch.tensor(values).to(dtype).to(torch.float32).numpy()
+    return copy
 
 
 def read_into(vector: Vector, layout: Layout, tensors: Sequence[Tensor]) -> None:

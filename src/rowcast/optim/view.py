@@ -6,24 +6,29 @@ written into them, by hand or by the model as it ran, is gone. That is easily ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from rowcast.optim.projection import Projection
 from rowcast.optim.shared import Shared
-from rowcast.optim.tensors import Proposal, addresses, from_host_, read_into, to_host
+from rowcast.optim.tensors import Proposal, addresses, from_host_, read_into, to_host, to_host_together
 from rowcast.rows import Layout
 from rowcast.rows.half_rows import HalfRows
 from rowcast.rows.scattered import Scattered
 
-__all__ = ["View"]
+__all__ = ["WIDE", "View"]
 
 Vector = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 #: Types that hold every float32 as it is. What another one holds is rounded.
-_WIDE = (torch.float32, torch.float64)
+WIDE = (torch.float32, torch.float64)
 
 
 class View:
@@ -58,8 +63,13 @@ class View:
         self._before: Vector | None = None  # what was written, before it was projected
         self.image = layout.zeros()
         self.copies = 3 if projection else 1
-        self.spares = not projection and all(tensor.dtype in _WIDE for tensor in shared.tensors)
+        self.spares = not projection and all(tensor.dtype in WIDE for tensor in shared.tensors)
         self.borrowed = False
+
+    def go_on(self, image: Vector, before: Vector | None) -> None:
+        """Take over what another view has written, and what it was before it was projected; copied."""
+        self.image[:] = image
+        self._before = None if before is None else before.copy()
 
     def written(self) -> list[str]:
         """Names of parameters that somebody else has written since: they hold something else than the image.
@@ -120,7 +130,7 @@ class View:
         part, tensor = slice(self._specs[k].start, self._specs[k].stop), self._tensors[k]
         value = self._value(k, replica, beyond)
         from_host_(tensor, value)
-        self.image[part] = value if tensor.dtype in _WIDE else to_host(tensor)
+        self.image[part] = value if tensor.dtype in WIDE else to_host(tensor)
 
     def _value(self, k: int, replica: Vector, beyond: tuple[Vector | HalfRows, Vector] | None) -> Vector:
         """What :meth:`fill` writes into a tensor, flat float32."""
@@ -154,11 +164,36 @@ class View:
         origin[: self._elements] = self._projection.base(self._before, origin[: self._elements])
         return origin
 
-    def proposal(self, buffers: list[Vector]) -> list[Vector] | Proposal:
+    def tail(self, vector: T) -> T:
+        """A vector that can be read where it holds buffers: this one."""
+        return vector
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Vector]:
+        """What tensors of the model hold, each flat float32; perhaps seen where it is."""
+        return to_host_together(tensors)
+
+    def proposal(self, bases: list[Vector], values: list[Vector]) -> tuple[list[Vector] | Proposal, Vector]:
         """What the parameters hold now, one array for each, and behind them what is proposed for the buffers.
 
         No parameter is copied that is float32 in host memory; one that is not is converted when it is asked for.
+
+        Args:
+            bases: from where each buffer counts.
+            values: what is proposed for it.
+
+        Returns:
+            That, and from where it counts; without an image that is the replica, and values count from there.
         """
+        origin = self.origin()
+        parts = [slice(spec.start, spec.stop) for spec in self._layout.tensors[len(self._specs) :]]
+        if self.borrowed:
+            values = [origin[part] - (base - value) for part, base, value in zip(parts, bases, values, strict=True)]
+        else:
+            for part, base in zip(parts, bases, strict=True):
+                origin[part] = base
+        return self._proposed(values), origin
+
+    def _proposed(self, buffers: list[Vector]) -> list[Vector] | Proposal:
         places = addresses(self._tensors, self._specs)
         if not places.all():
             return Proposal(self._tensors, buffers)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
+from rowcast.delivery.placed import Home
 from rowcast.drivers.virtual.clock import Clock
 from rowcast.drivers.virtual.engine import Engine, Peer
 from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
@@ -54,6 +55,7 @@ class ScriptedWorker:
         secret: the shared secret that it knows, or ``None``.
         duplicate: probability that a row frame arrives twice on its link, each direction.
         pictures: whether a picture is taken behind an iteration, by its number; ``None``: nothing is kept of it.
+        home: where its vectors are to lie; ``None``: in host memory.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ScriptedWorker:
     secret: bytes | None = None
     duplicate: float = 0.0
     pictures: Callable[[int], bool] | None = None
+    home: Home | None = None
 
 
 class _Worker(Peer):
@@ -200,6 +203,7 @@ class VirtualTeam(Engine[_Worker]):
             journal=self._journal(script.name),
             entropy=self.random.randbytes,
         )
+        node.holding.home = script.home
         if script.pictures is not None:
             self.shelves.setdefault(script.name, Shelf(script.pictures))
             node.notebook = self.shelves[script.name]

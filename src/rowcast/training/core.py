@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.config import LinkSettings, WorkerSettings
-from rowcast.delivery.half_residual import HalfResidual
 from rowcast.delivery.inbox import Inbox
 from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.placed import PlacedVector
 from rowcast.delivery.residual import Residual
 from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.window import Window
-from rowcast.errors import ConfigError, LinkLost, RemoteProtocolError, RowcastError
+from rowcast.errors import LinkLost, RemoteProtocolError, RowcastError
 from rowcast.journal import Journal
 from rowcast.rows import Layout
 from rowcast.session.client import Client, JoinRequest
@@ -24,16 +24,14 @@ from rowcast.session.link import Link
 from rowcast.session.reconnect import Reconnect
 from rowcast.sync import Policy, UsualInterval, parse_policy
 from rowcast.training.delivered import Delivered
+from rowcast.training.holding import Holding
 from rowcast.training.joining import Joining
 from rowcast.training.kept.notes import Acknowledged, Notebook, Received
 from rowcast.training.kept.recovery import Recovery
 from rowcast.training.kept.replay import Replay
-from rowcast.training.memory import KEPT_SHARE, Loop, Plan, plan, stands_still
+from rowcast.training.memory import Loop
 from rowcast.training.proposal.contribution import Contribution
-from rowcast.training.proposal.own_writes import OwnWrites
-from rowcast.training.proposal.relayed_writes import RelayedWrites
-from rowcast.training.proposal.replica import Replica
-from rowcast.training.proposal.sent_writes import SentWrites
+from rowcast.training.proposal.replica import Replica, Writes
 from rowcast.training.rules import worker_rule
 from rowcast.training.rules.base import WorkerHandler, WorkerRule
 from rowcast.training.steps import Step
@@ -88,6 +86,7 @@ class WorkerCore:
         recovery: it goes on from what was kept, and no server has welcomed it yet.
         loop: what the training loop holds beside it; whoever makes both says so before they join.
         moved: rows have moved the replica since the last exchange was over.
+        holding: where its vectors lie, and in which form.
     """
 
     def __init__(
@@ -104,7 +103,6 @@ class WorkerCore:
     ) -> None:
         self.name = name
         self.layout = layout
-        self.replica = replica
         self._replica = Replica(layout, replica)
         self.computed = self._replica.computed
         self.settings = settings or WorkerSettings()
@@ -146,7 +144,7 @@ class WorkerCore:
         self.recovery: Recovery | None = None
         self.loop = Loop()
         self.moved = False
-        self._memory: Plan | None = None
+        self.holding = Holding(self)
         self.rule = WorkerRule(self)
         self._joining = Joining(self, self.client)
         self._watch = WorkerWatch(self, self._joining)
@@ -168,18 +166,32 @@ class WorkerCore:
         return Residual(layout, layout.zeros())
 
     @property
+    def replica(self) -> npt.NDArray[np.float32]:
+        """Its parameters, flat float32 [elements]; a copy where they do not lie in host memory."""
+        return self._replica.parameters
+
+    @property
     def pending(self) -> npt.NDArray[np.float32]:
-        """What was computed and not delivered, flat float32; in half precision a copy that cannot be written."""
+        """What was computed and not delivered, flat float32; a copy where it is not held as such in host memory."""
         return self.residual.vector
 
-    def _hold(self, *, half: bool) -> None:
-        """What is pending is held in half precision from now on, or as float32."""
-        if half == isinstance(self.residual, HalfResidual):
-            return
-        new = HalfResidual(self.layout, self.computed) if half else Residual(self.layout, self.layout.zeros())
-        # What was kept of another life is put there once the server has told what of it has arrived.
-        new.adopt(self.residual, content=self.recovery is None)
-        self.residual = self.outbox.source = self.contribution.residual = self.delivered.residual = new
+    def hold_in(self, residual: Residual) -> None:
+        """What is pending is in this from now on."""
+        self.residual = self.outbox.source = self.contribution.residual = self.delivered.residual = residual
+
+    def move_replica(self, to: npt.NDArray[np.float32] | PlacedVector) -> None:
+        """The parameters, as they are, lie there from now on."""
+        self._replica.move(to)
+        self.outbox.snapshot.move(to)
+
+    @property
+    def own_writes(self) -> Writes | None:
+        """What follows this worker's own rows, if the policy asks for that."""
+        return self._replica.own_writes
+
+    @own_writes.setter
+    def own_writes(self, writes: Writes | None) -> None:
+        self._replica.own_writes = writes
 
     @property
     def joined(self) -> bool:
@@ -290,58 +302,16 @@ class WorkerCore:
 
     def read_own_writes(self) -> None:
         """The replica is the team's: follow what of this worker is on its way, if the policy asks for it."""
-        wanted = self.policy is not None and self.policy.reads_own_writes and not self.layout.is_timing_only
-        if not wanted:
-            self.residual.follower = self._replica.own_writes = None
-            return
-        if self.client.way:
-            if not isinstance(self._replica.own_writes, RelayedWrites):
-                self._replica.own_writes = RelayedWrites(self.layout, self.replica, self.next_number)
-            self.residual.follower = self._replica.own_writes
-            self._replica.own_writes.restart()
-            return
-        small = self._memory is not None and self._memory.small
-        if not isinstance(self._replica.own_writes, SentWrites if small else OwnWrites):
-            common = self.layout, self.replica, self.outbox.unacknowledged
-            room = 4 * self.layout.elements // KEPT_SHARE
-            self._replica.own_writes = SentWrites(*common, room) if small else OwnWrites(*common)
-        self.residual.follower = self._replica.own_writes
-        assert self._replica.own_writes is not None
-        self._replica.own_writes.restart()
+        self.holding.begin()
 
     def next_number(self) -> int:
         """Number of the next frame of rows that is sent."""
         return self.outbox.sent_frames + 1
 
-    def fit_memory(self) -> bool:
-        """The policy is known: plan what is held, and tell it; false: that is more than it may, and it has failed."""
-        limit_mb = self.settings.memory_mb
-        if limit_mb is None or self.policy is None:
-            return True
-        try:
-            new = plan(
-                self.layout,
-                self.policy,
-                self.loop,
-                limit_mb=limit_mb,
-                keeps_state=self.notebook is not None,
-                relayed=bool(self.client.way),
-            )
-        except ConfigError as error:
-            self.say(Leave("its memory_mb is too small for the policy"))
-            self.fail(error)
-            return False
-        if new != self._memory:
-            self._memory = new
-            self.notices.append(f"{self.name}: memory: {new}")
-        self._hold(half=new.half)
-        return True
-
     @property
     def lean(self) -> bool:
         """The training loop is to count its steps from the replica, and to keep no copy of it."""
-        small = self._memory is not None and self._memory.small
-        return small and self.loop.spares and self.policy is not None and stands_still(self.policy)
+        return self.holding.lean
 
     def compute(self, now: float) -> None:
         """The exchange of an iteration is over: the training loop may compute the next one."""
@@ -414,6 +384,7 @@ class WorkerCore:
         if self.state is not WorkerState.FINISHING:
             raise RemoteProtocolError("expected a farewell after a finish, got one out of turn")
         self.state = WorkerState.DONE
+        self.holding.settle()
         self.delivered.all_arrived()
         self.journal.record(
             now,

@@ -216,7 +216,7 @@ class Joining:
                 )
             )
             return
-        if not self._node.fit_memory():
+        if not self._node.holding.fit():
             return
         self._node.members = max(welcome.members, 1)
         self.client.enter(welcome)

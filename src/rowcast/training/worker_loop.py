@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.delivery.placed import Placed
+from rowcast.delivery.residual import Stored
 from rowcast.errors import ConfigError, LocalProtocolError, NonFiniteGradient
-from rowcast.rows.half_rows import HalfRows
 from rowcast.session.figures import LONGEST_NAME, MOST_REPORTED, keep
 from rowcast.session.texts import shorten
 from rowcast.training.core import WorkerCore
@@ -53,10 +54,10 @@ class WorkerLoop(WorkerCore):
         self._replica.release()
 
     @property
-    def anticipated(self) -> tuple[npt.NDArray[np.float32] | HalfRows, npt.NDArray[np.float32]] | None:
+    def anticipated(self) -> tuple[Stored, npt.NDArray[np.float32]] | None:
         """How far beyond :attr:`expected` the next gradient is computed: a vector, and how often to subtract its rows.
 
-        What is pending, float32 [elements] or rows in half precision, and float32 [rows]: once, and of what is fresh as
+        What is pending, as it is held, and float32 [rows]: once, and of what is fresh as
         much more as the others may be expected to have (:func:`shared_part` for each of their shares; algorithms.md
         8.3). Where rows are drawn at random each counts as often as leads to the parameters that are this worker's own.
         ``None`` where the policy has gradients computed from the replica, and when the work is done.
@@ -81,6 +82,11 @@ class WorkerLoop(WorkerCore):
         """The replica, with this worker's own contributions that are on their way where the policy reads them."""
         own_writes = self._replica.own_writes
         return self.replica if own_writes is None else own_writes.expected
+
+    @property
+    def placed(self) -> Placed | None:
+        """The vectors of this worker where they do not lie in host memory; ``None``: they do."""
+        return self.holding.placed
 
     def expected_in(self, room: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """:attr:`expected`; where it is not kept, written into ``room``, float32 [elements], which is returned."""
@@ -116,7 +122,8 @@ class WorkerLoop(WorkerCore):
         The policy's outer learning rate and momentum come in here. See
         :meth:`rowcast.training.proposal.replica.Replica.propose` for shapes and errors.
         """
-        if origin is self.replica and self.moved:
+        self.holding.settle()
+        if self.moved and self.placed is None and origin is self.replica:
             self.notices.append(
                 f"{self.name}: the team's parameters came anew while a step was computed; to save memory nothing was "
                 "kept of those that it began from, and it makes no contribution"

@@ -81,6 +81,7 @@ class Team(NodeView):
         self._endpoint = endpoint
         self._parameters = parameters or ""
         self._settings = settings or WorkerSettings()
+        self.vectors = self._settings.vectors
         self._link_settings = link_settings or LinkSettings()
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._subscriptions: list[Subscription] = []
@@ -161,7 +162,7 @@ class Team(NodeView):
                 request=JoinRequest(self._endpoint.security.secret, self._parameters),
                 journal=self.journal,
             )
-            self._node.loop = self.loop
+            self._node.loop, self._node.holding.home = self.loop, self.home
             self._restore(self._node)
             self._network = NetworkThread(self._node, self._endpoint, self._link_settings)
             self._network.start()

@@ -72,6 +72,7 @@ class VirtualWorker(NodeView):
         self._device, self._link = device, link
         self._entropy = entropy
         self._settings = settings
+        self.vectors = "host" if settings is None else settings.vectors
         self._link_settings = link_settings
         self._node: WorkerNode | None = None
         self._robot: Robot
@@ -123,7 +124,7 @@ class VirtualWorker(NodeView):
             journal=self.journal,
             entropy=self._entropy,
         )
-        self._node.loop = self.loop
+        self._node.loop, self._node.holding.home = self.loop, self.home
         self._robot = self._simulation.add(self._node, self._device, *self._link, self._may_compute)
         self._wait()
 

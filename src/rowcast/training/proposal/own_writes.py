@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from rowcast.rows import Layout
 from rowcast.rows.kernels import copy_rows, gather_rows, scatter_rows
 from rowcast.wire import Rows
 
-__all__ = ["OwnWrites"]
+__all__ = ["OwnWrites", "overtaken"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -61,12 +61,8 @@ class OwnWrites:
     def arrived(self, rows: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64] | None = None) -> None:
         """``rows`` of the replica have moved."""
         copy_rows(self._replica, self.expected, self._layout.offsets, rows)
-        self._arrived[rows] = True
-        for message in self._on_their_way():
-            arrived = self._arrived[message.rows]
-            if len(message.payload) and arrived.any():
-                self._take_out(message, message.rows[~arrived])
-        self._arrived[rows] = False
+        for message, arrived in overtaken(rows, self._arrived, self._on_their_way()):
+            self._take_out(message, message.rows[~arrived])
 
     def _take_out(self, message: Rows, others: npt.NDArray[np.int64]) -> None:
         """Take the rows of a frame out of what is expected, but for some others, of which that was done before."""
@@ -74,3 +70,21 @@ class OwnWrites:
         kept = gather_rows(self.expected, offsets, others)
         message.code.add(self._layout, message.payload, message.rows, self.expected, -1.0)
         scatter_rows(kept, self.expected, offsets, others)
+
+
+def overtaken(
+    rows: npt.NDArray[np.int64], room: npt.NDArray[np.bool_], on_their_way: Iterable[Rows]
+) -> Iterator[tuple[Rows, npt.NDArray[np.bool_]]]:
+    """Frames on their way of which rows have arrived, and which of their rows, bool [k].
+
+    Args:
+        rows: that have arrived.
+        room: bool [rows of the layout], all false; used meanwhile.
+        on_their_way: the frames.
+    """
+    room[rows] = True
+    for message in on_their_way:
+        arrived = room[message.rows]
+        if len(message.payload) and arrived.any():
+            yield message, arrived
+    room[rows] = False

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rowcast.codecs import Codec
+from rowcast.delivery.placed import NotFinite, PlacedProposal, PlacedVector
+from rowcast.delivery.placed_residual import PlacedResidual
 from rowcast.delivery.residual import Residual
 from rowcast.delivery.snapshot import replace_rows
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
@@ -18,6 +20,7 @@ from rowcast.rows.kernels import accumulate, nonfinite
 from rowcast.rows.scattered import Scattered, addresses_of
 from rowcast.training.proposal.outer import Outer
 from rowcast.training.proposal.own_writes import OwnWrites
+from rowcast.training.proposal.placed_writes import PlacedWrites
 from rowcast.training.proposal.relayed_writes import RelayedWrites
 from rowcast.training.proposal.sent_writes import SentWrites
 from rowcast.wire import Rows
@@ -26,6 +29,8 @@ __all__ = ["Replica", "first_nonfinite"]
 
 Vector = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
+#: Follows this worker's own rows, in one way or another.
+Writes = OwnWrites | PlacedWrites | SentWrites | RelayedWrites
 
 
 def first_nonfinite(layout: Layout, parameters: npt.NDArray[np.float32]) -> str | None:
@@ -45,6 +50,7 @@ class Replica:
     Attributes:
         computed: float64 [rows], signed sum of everything ever proposed for each row, less what decayed (the audit).
         own_writes: is told which rows have moved, if there is one.
+        placed: the parameters where they do not lie in host memory, see :meth:`move`; ``None``: they do.
     """
 
     def __init__(self, layout: Layout, parameters: npt.NDArray[np.float32]) -> None:
@@ -53,15 +59,28 @@ class Replica:
                 f"worker: expected {layout.elements} float32 parameters, got {parameters.dtype} {parameters.shape}"
             )
         self.layout = layout
-        self.parameters = parameters
+        self.placed: PlacedVector | None = None
+        self._parameters = parameters
         self.computed = np.zeros(layout.rows, dtype=np.float64)
-        self.own_writes: OwnWrites | SentWrites | RelayedWrites | None = None
+        self.own_writes: Writes | None = None
         self._held: list[tuple[Codec, Rows, Numbers | None]] | None = None
 
     @cached_property
     def _tensors(self) -> Scattered:
         """The layout's tensors. Where only the timing is simulated nobody asks, and they take 16 bytes a row."""
         return Scattered(self.layout.tensors)
+
+    @property
+    def parameters(self) -> Vector:
+        """Flat float32 [elements]; a copy to read where they do not lie in host memory."""
+        return self._parameters if self.placed is None else self.placed[:]
+
+    def move(self, to: Vector | PlacedVector) -> None:
+        """The parameters, as they are, lie there from now on."""
+        if isinstance(to, np.ndarray):
+            self._parameters, self.placed = to, None
+        else:
+            self._parameters, self.placed = np.zeros(0, dtype=np.float32), to
 
     def hold(self) -> None:
         """Rows that arrive wait until :meth:`release`."""
@@ -88,10 +107,15 @@ class Replica:
         if self._held is not None:
             self._held.append((codec, dataclasses.replace(message, payload=message.payload.copy()), numbers))
             return
-        if message.absolute:
-            replace_rows(self.layout, codec, message, self.parameters)
+        if self.placed is not None:
+            if message.absolute:
+                self.placed.replace(message.payload, message.rows)
+            else:
+                self.placed.add(codec, message.payload, message.rows, -1.0)
+        elif message.absolute:
+            replace_rows(self.layout, codec, message, self._parameters)
         else:
-            codec.add(self.layout, message.payload, message.rows, self.parameters, -1.0)
+            codec.add(self.layout, message.payload, message.rows, self._parameters, -1.0)
         if self.own_writes is not None:
             self.own_writes.arrived(message.rows, numbers)
 
@@ -110,7 +134,7 @@ class Replica:
         Args:
             sources: proposed values, one float32 array for each tensor of the layout, in order. A list is worked on at
                 once; of any other sequence each is asked for twice and none is kept: a source may be made when it is
-                asked for.
+                asked for. A :class:`~rowcast.delivery.placed.PlacedProposal` has an origin of its own.
             weights: averaging weight of each row, float32 [rows], > 0.
             residual: what is pending; it is measured.
             outer: makes its step of what would be added, and adds that instead.
@@ -126,6 +150,10 @@ class Replica:
         tensors = self.layout.tensors
         if len(sources) != len(tensors):
             raise LocalProtocolError(f"accumulate: expected {len(tensors)} tensors, got {len(sources)}")
+        if isinstance(residual, PlacedResidual):
+            return self._propose_placed(sources, weights, residual, origin)
+        if isinstance(sources, PlacedProposal):
+            origin = sources.origin
         origin = self.parameters if origin is None else origin
         if isinstance(sources, list):
             flat = [source.reshape(-1) for source in sources]
@@ -144,6 +172,18 @@ class Replica:
             moved += 0.0 if is_buffer else size
         residual.measured = True
         return moved
+
+    def _propose_placed(
+        self, sources: Sequence[Vector], weights: Vector, residual: PlacedResidual, origin: Vector | None
+    ) -> float:
+        if not isinstance(sources, PlacedProposal):
+            for index in range(len(sources)):
+                self._check_size(index, sources[index].reshape(-1))
+        start = origin if origin is not None else self.placed if self.placed is not None else self._parameters
+        try:
+            return residual.accumulate_placed(start, sources, weights, self.computed)
+        except NotFinite as error:
+            raise self._refusal(error.tensor) from None
 
     def rescale(self, residual: Residual, factor: float) -> None:
         """Multiply what is pending, and book what that adds.
