@@ -58,12 +58,12 @@ TIMING_ONLY: dict[str, str] = {
     "flown:3": "972c3634511f5fd8",
     "localsgd:4": "aa1877a4dc3baa43",
     "diloco:4": "aa1877a4dc3baa43",
-    "rowcast": "297a58fa5c0e1c96",
-    "rowcast:4": "1e42d1f3778cd694",
-    "rowcast:4?pulls=common": "fb5f27186999275a",
+    "rowcast": "11b94676e8d71f4e",
+    "rowcast:4": "8c0e6f4391d13806",
+    "rowcast:4?pulls=common": "2c353ff078f99dd6",
     "rowcast:4?elastic=off&ahead=0": "6ebf46054ad1572e",
     "bsp?row_weights=contributors": "79779eb63ed71ec3",
-    "rowcast:4?row_weights=contributors": "1e42d1f3778cd694",
+    "rowcast:4?row_weights=contributors": "8c0e6f4391d13806",
 }
 CONTENT: dict[str, str] = {
     "bsp": "073c9c848db7790f",
@@ -92,12 +92,12 @@ CUTS: dict[str, str] = {
     "flown:3": "553ae0ca72ac4c8e",
     "localsgd:4": "91d293b0a7c410af",
     "diloco:4": "aef9ab39e0b8c375",
-    "rowcast": "5b052d43240532a3",
-    "rowcast:4": "966081cdc55c8bcc",
-    "rowcast:4?pulls=common": "8f077609cb5e60d9",
+    "rowcast": "836fe183c60bed95",
+    "rowcast:4": "31fa140c344975b6",
+    "rowcast:4?pulls=common": "1d37e2f390578672",
     "rowcast:4?elastic=off&ahead=0": "66178d3d65c9d526",
     "bsp?row_weights=contributors": "fa6f08ff8251b09a",
-    "rowcast:4?row_weights=contributors": "bbb269cbc15e5eb3",
+    "rowcast:4?row_weights=contributors": "b8bf070e3f1a936f",
 }
 
 

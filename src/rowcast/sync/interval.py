@@ -43,9 +43,14 @@ class UsualInterval:
             self._ordered.remove(self._intervals.popleft())
 
     @property
+    def known(self) -> bool:
+        """Whether enough intervals were seen to tell what is usual."""
+        return len(self._ordered) >= self.ENOUGH
+
+    @property
     def limit_s(self) -> float:
         """Silence for longer than this is an outage (s)."""
-        if len(self._ordered) < self.ENOUGH:
+        if not self.known:
             return self.UNKNOWN_S
         usual_s = self._ordered[math.ceil(self.QUANTILE * len(self._ordered)) - 1]
         return usual_s + min(usual_s, self.GRACE_S)

@@ -39,7 +39,7 @@ def status(now: float, team: Team) -> list[MemberStatus]:
         state = member.state.value if member.link else f"link lost {now - member.lost_at:.0f} s ago"
         lines.append(
             MemberStatus(
-                member.name, state, member.iteration, newest - member.iteration, waited_s, dict(member.metrics)
+                member.name, state, team.rule.newest(member), newest - member.iteration, waited_s, dict(member.metrics)
             )
         )
     return sorted(lines, key=lambda line: line.name)

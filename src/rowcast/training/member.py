@@ -135,8 +135,8 @@ class MemberStatus:
 
     Attributes:
         state: what it is doing, or since when its link is down.
-        iteration: iterations finished.
-        staleness: iterations behind the fastest.
+        iteration: iterations finished, by its own count.
+        staleness: iterations behind the fastest, by the gate's, which begins anew where one of the two was absent.
         waited_s: seconds held at the gate or for a slot so far, 0 when it is not.
         metrics: what it reported last.
     """

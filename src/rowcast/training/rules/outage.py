@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["Outages"]
 
 
-#: A worker counts again when it lacks at most this share of the slack, for so long (s), doubled with each absence of
-#: the last :data:`FORGIVEN_S` seconds: a link that comes and goes is damped.
+#: A worker counts again when it lacks at most this share of the slack for as long as one of its iterations takes, or
+#: for what these times are (s) where that is less or more; doubled with each absence of the last :data:`FORGIVEN_S`
+#: seconds, up to :data:`STEADY_CAP` times as long: a link that comes and goes is damped. Not in seconds alone, for a
+#: worker that does not count computes on for so many iterations, not for so long. Of one whose usual interval is not
+#: known yet others would wait for the first silence: it takes the longest.
 CAUGHT_UP = 0.5
-STEADY_S = 2.0
-STEADY_CAP_S = 60.0
+STEADY_LEAST_S, STEADY_MOST_S = 0.1, 2.0
+STEADY_CAP = 30.0
 FORGIVEN_S = 300.0
 
 
@@ -124,5 +127,7 @@ class Outages:
         """For how long a worker must have caught up (s): where nobody counts there is nobody to spare."""
         if not len(self._team.gate.versions):
             return 0.0
+        usual_s = streamed.step_s if streamed.interval.known else STEADY_MOST_S
+        iteration_s = min(max(usual_s, STEADY_LEAST_S), STEADY_MOST_S)
         doublings = min(streamed.absences - 1, 10)  # beyond the cap already; a link may flap for days
-        return min(STEADY_S * 2.0**doublings, STEADY_CAP_S)
+        return iteration_s * min(2.0**doublings, STEADY_CAP)
