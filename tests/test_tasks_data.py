@@ -6,7 +6,6 @@ import gzip
 import io
 import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np

@@ -6,17 +6,58 @@ compiled again by each process.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["keep"]
+__all__ = ["KernelEvent", "Place", "keep", "place_of_kernels", "watch_kernels"]
 
 log = logging.getLogger("rowcast")
 
+#: What becomes of a kernel: it was on disk; it was not, and is compiled; it was compiled and kept, or could not be.
+KernelEvent = Literal["found", "missing", "kept", "lost"]
+
 _said = False
+_watcher: Callable[[KernelEvent, str], None] | None = None
+_folders: set[str] = set()
+_unkept: str | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where kernels are kept.
+
+    Attributes:
+        folder: the folder with all of them; ``None``: there is none.
+        why_not: why they are not kept, or some of them; ``None``: they are.
+    """
+
+    folder: Path | None
+    why_not: str | None
+
+
+def place_of_kernels() -> Place:
+    """Where this process keeps kernels, as far as it has loaded and compiled them."""
+    return Place(Path(os.path.commonpath(_folders)) if _folders else None, _unkept)
+
+
+@contextlib.contextmanager
+def watch_kernels(watcher: Callable[[KernelEvent, str], None]) -> Iterator[None]:
+    """Within, be told of each kernel that is looked for on disk, by its module and name.
+
+    A kernel that is compiled calls others: what they need is told between its 'missing' and its 'kept' or 'lost'.
+    """
+    global _watcher
+    before, _watcher = _watcher, watcher
+    try:
+        yield
+    finally:
+        _watcher = before
 
 
 def keep(dispatcher: Any) -> Any:
@@ -36,7 +77,9 @@ def keep(dispatcher: Any) -> Any:
         _say(error)
     else:
         if hasattr(dispatcher, "_cache"):
-            dispatcher._cache = _Forgiving(dispatcher._cache)
+            _folders.add(str(dispatcher._cache.cache_path))
+            function = dispatcher.py_func
+            dispatcher._cache = _Forgiving(dispatcher._cache, f"{function.__module__}.{function.__qualname__}")
     return dispatcher
 
 
@@ -54,34 +97,48 @@ def _homeless(source: str) -> bool:
 
 def _say(error: BaseException) -> None:
     """Say once that, and why, nothing is kept."""
-    global _said
+    global _said, _unkept
     if not _said:
         _said = True
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        _unkept = " ".join(why.split())
         log.info(
             "compiled kernels are not kept (%s), so that each start takes some seconds longer; set NUMBA_CACHE_DIR to "
             "a folder that can be written",
-            " ".join(why.split()),
+            _unkept,
         )
+
+
+def _tell(event: KernelEvent, name: str) -> None:
+    if _watcher is not None:
+        _watcher(event, name)
 
 
 class _Forgiving:
     """A cache of numba's that never keeps a kernel from running."""
 
-    def __init__(self, cache: Any) -> None:
+    def __init__(self, cache: Any, name: str) -> None:
         self._cache = cache
+        self._name = name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         try:
-            return self._cache.load_overload(signature, target)
+            found = self._cache.load_overload(signature, target)
         except Exception:  # whatever a damaged file leads to: it is compiled again
-            return None
+            found = None
+        _tell("missing" if found is None else "found", self._name)
+        return found
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
+        event: KernelEvent = "kept"
         try:
+            if compiled.library.has_dynamic_globals:  # numba would warn of each
+                raise ValueError("numba keeps no code with addresses of this process; is NUMBA_OPT=0 set?")
             self._cache.save_overload(signature, compiled)
         except Exception as error:
+            event = "lost"
             _say(error)
+        _tell(event, self._name)
