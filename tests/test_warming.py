@@ -7,6 +7,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,40 @@ def test_after_a_warmup_a_team_compiles_nothing(
     finally:
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=60)
+    assert kept_in(cache) == before
+
+
+#: Runs a command (from the second word on) with the whole file system read-only but a folder (the first word).
+READ_ONLY = (
+    'mount --rbind "$1" "$1" && awk \'$5 != d {print $5}\' d="$1" /proc/self/mountinfo | while read -r where; do '
+    'mount -o remount,bind,ro "$where" 2>/dev/null; done; cd "$1"; shift; exec "$@"'
+)
+
+
+def read_only(writable: Path, *command: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command where only a folder can be written, in a mount namespace of a user of our own."""
+    prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, "sh", str(writable)]
+    return subprocess.run([*prefix, *command], capture_output=True, text=True, env=env, cwd=writable, timeout=170)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(400)
+def test_kernels_are_found_where_they_can_only_be_read(warmed: tuple[Path, str], tmp_path: Path) -> None:
+    """As in an image whose root is read-only: nothing is compiled, nothing is written."""
+    cache, said = warmed
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed: no read-only file system at hand")
+    tried = read_only(tmp_path, "sh", "-c", f"touch here && ! touch {cache}/there", env=dict(os.environ))
+    if tried.returncode != 0:
+        pytest.skip(f"no read-only file system at hand: {tried.stderr.strip()}")
+    before = kept_in(cache)
+    done = read_only(tmp_path, sys.executable, "-m", "rowcast", "warmup", env=environment(cache))
+    assert (done.returncode, done.stderr) == (0, "")
+    count = re.search(r"compiled (\d+) kernels", said)
+    assert count is not None
+    found = re.fullmatch(r"compiled 0 kernels, found (\d+), in [\d.]+ s; they are kept in (.+)\n", done.stdout)
+    assert found is not None, done.stdout
+    assert int(count[1]) >= int(found[1]) > 50 and Path(found[2]) == cache
     assert kept_in(cache) == before
 
 
