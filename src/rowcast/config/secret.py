@@ -75,4 +75,4 @@ def warn_if_shared(found: os.stat_result, kind: str, path: str | Path) -> None:
 def _is_credential(path: str | Path) -> bool:
     """Whether systemd has put a file there for this service alone: others are kept from the folder, not from it."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(folder) and Path(path).resolve().is_relative_to(Path(folder).resolve())
+    return folder is not None and Path(path).resolve().is_relative_to(Path(folder).resolve())
