@@ -343,6 +343,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ServeSettings": late("rowcast.cli.serve", "ServeSettings"),
     "RelaySettings": late("rowcast.cli.relay", "RelaySettings"),
     "WatchSettings": late("rowcast.cli.watch", "WatchSettings"),
+    "WarmupSettings": late("rowcast.cli.warmup", "WarmupSettings"),
     "RobotSettings": late("rowcast.experiment", "RobotSettings"),
     "DemoSettings": late("rowcast.experiment", "DemoSettings"),
     "StreamDemoSettings": late("rowcast.experiment.stream_settings", "StreamDemoSettings"),

@@ -23,7 +23,7 @@ FLOORS = {
     "session": 4,
     **dict.fromkeys(("training", "inference", "durability"), 5),
     **dict.fromkeys(("drivers", "sources", "testing", "page"), 6),
-    **dict.fromkeys(("optim", "split", "loader", "export"), 7),
+    **dict.fromkeys(("optim", "split", "loader", "export", "warming"), 7),
     **dict.fromkeys(("tasks", "experiment", "combining"), 8),
     **dict.fromkeys(("cli", "report"), 9),
 }
@@ -43,6 +43,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "page": {"torch"},
     "export": {"torch"},
     "optim": SOCKETS | CLOCKS | THREADS,
+    "warming": PURE,
 }
 #: What a module may import although its part may not: models to test with are models of PyTorch.
 ALLOWED = {"rowcast.testing.zoo": {"torch"}}

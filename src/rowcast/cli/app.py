@@ -31,6 +31,7 @@ from rowcast.cli import (
     trace,
     train,
     validate,
+    warmup,
     watch,
 )
 from rowcast.cli.exits import MEANINGS, ExitCode, exit_code
@@ -72,6 +73,7 @@ app.command("watch", cls=PanelCommand)(watch.watch)
 app.command("export", cls=PanelCommand)(export.export)
 app.command("report", cls=PanelCommand)(report.report)
 app.command("validate", cls=PanelCommand)(validate.validate)
+app.command("warmup", cls=PanelCommand)(warmup.warmup)
 app.command("doctor", cls=PanelCommand)(doctor.doctor)
 
 

@@ -32,6 +32,7 @@ from rowcast.report import (
     terminal_table,
 )
 from rowcast.report.exhibits_sections import draw_exhibits
+from rowcast.report.style import WHY_NO_FIGURES, can_draw
 from rowcast.report.told_sections import told_line
 from rowcast.version import __version__
 
@@ -40,6 +41,8 @@ __all__ = ["finish", "summary_of"]
 
 def finish(settings: DemoSettings, runs: list[PolicyRun], out: Path, console: Console) -> None:
     """Print the table and write ``summary.json``, ``composition.png``, and ``METRIC.png`` for each metric.
+
+    Without matplotlib there are no figures, and a line says so.
 
     Raises:
         ConfigError: a file cannot be written.
@@ -51,18 +54,24 @@ def finish(settings: DemoSettings, runs: list[PolicyRun], out: Path, console: Co
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"summary {out / 'summary.json'}: cannot be written: {error.strerror}") from error
+    about = _figures(read, metrics, out) if can_draw() else [WHY_NO_FIGURES]
+    console.print(terminal_table([summarise(run) for run in read.values()], metrics))
+    told = filter(None, map(told_line, read.values()))
+    for line in [*_sentences(runs, summary), *_at_equal_steps(read), *told, *about]:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _figures(read: Mapping[str, Run], metrics: Sequence[Metric], out: Path) -> list[str]:
+    """Draw them; what is to be said about them."""
     undrawn = [metric for metric in metrics if not _draw(read, metric, out / f"{metric.name}.png")]
     groups = {policy: [run] for policy, run in read.items()}
     draw_bars(composition_table(groups, meanwhile=True), SECONDS, out / "composition.png")
-    console.print(terminal_table([summarise(run) for run in read.values()], metrics))
-    without = [f"{metric.name}: no policy has measurements that all robots share; no figure" for metric in undrawn]
-    told = filter(None, map(told_line, read.values()))
     notes: list[str] = []
     shown = draw_exhibits(read, out, notes)
     drawn = [f"what the replicas show at the end: {', '.join(map(str, shown))}"] if shown else []
     left_out = [f"left out of the figures: {note}" for note in notes]
-    for line in [*_sentences(runs, summary), *_at_equal_steps(read), *told, *drawn, *left_out, *without]:
-        console.print(Text(line), soft_wrap=True)
+    without = [f"{metric.name}: no policy has measurements that all robots share; no figure" for metric in undrawn]
+    return [*drawn, *left_out, *without]
 
 
 def _draw(runs: Mapping[str, Run], metric: Metric, path: Path) -> bool:

@@ -53,16 +53,19 @@ def finish(settings: StreamDemoSettings, runs: Sequence[StreamRun], out: Path, c
     from rowcast.report import curve_table, read_experiment
     from rowcast.report.stream_figure import draw_streams
     from rowcast.report.stream_tables import queue_table, stream_groups, summarise_stream
+    from rowcast.report.style import WHY_NO_FIGURES, can_draw
     from rowcast.report.terminal import stream_terminal_table
 
     experiment = read_experiment(out)
     summaries = [summarise_stream(run) for run in experiment.runs]
     (group,), primary = stream_groups(experiment), experiment.metrics[0]
     curves = curve_table(group.groups, primary, "time")
-    if curves.rows:
+    drawn = [] if curves.rows else [f"{primary.name}: not measured by all robots; no picture"]
+    if not can_draw():
+        drawn = [WHY_NO_FIGURES]
+    elif curves.rows:
         draw_streams(queue_table(group), curves, primary, out / PICTURE)
     console.print(stream_terminal_table(summaries, experiment.metrics, len(settings.rates)))
-    drawn = [] if curves.rows else [f"{primary.name}: not measured by all robots; no picture"]
     for line in [*_sentences(settings, runs, out), *drawn]:
         console.print(Text(line), soft_wrap=True)
     path = out / SUMMARY

@@ -59,6 +59,8 @@ def warn_if_shared(found: os.stat_result, kind: str, path: str | Path) -> None:
     # Where there are no such modes (Windows), they say nothing about who may read.
     if os.name != "posix" or not found.st_mode & 0o077 or (found.st_dev, found.st_ino) in _warned:
         return
+    if _is_credential(path):
+        return
     _warned.add((found.st_dev, found.st_ino))
     shown = visible(str(path))
     log.warning(
@@ -68,3 +70,9 @@ def warn_if_shared(found: os.stat_result, kind: str, path: str | Path) -> None:
         found.st_mode & 0o777,
         shown,
     )
+
+
+def _is_credential(path: str | Path) -> bool:
+    """Whether systemd has put a file there for this service alone: others are kept from the folder, not from it."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and Path(path).resolve().is_relative_to(Path(folder).resolve())

@@ -35,6 +35,7 @@ from rowcast.sync import parse_policy
 from rowcast.tasks import Task
 from rowcast.training import ServerNode
 from rowcast.training.member import MemberStatus
+from rowcast.warming import Kernel, warm_up, watched
 
 __all__ = [
     "SERVER_JOURNAL",
@@ -189,6 +190,7 @@ async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: Dem
         WorkerFailed: a worker process ended badly or hangs.
     """
     _empty(run.folder)
+    _compile_kernels(run.policy, observer)
     files = [run.folder / f"{robot.name}.json" for robot in run.robots]
     async with _servers(run) as servers:
         for robot, file, port in zip(run.robots, files, servers.ports, strict=True):
@@ -213,6 +215,17 @@ async def run_team(run: LocalRun, group: ProcessGroup, logs: Path, observer: Dem
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
     return servers
+
+
+def _compile_kernels(policy: str, observer: DemoObserver) -> None:
+    """Before the clock runs: the server is in this process, and the robots find what is kept."""
+
+    def show(kernel: Kernel) -> None:
+        if kernel is next(iter(warmed.compiled), None):
+            observer.says("compiling kernels, once on this machine")
+
+    with watched(time.perf_counter, show) as warmed:
+        warm_up(policy)
 
 
 def drained_metrics(metrics: Sequence[Metric], workers: Sequence[WorkerAudit]) -> dict[str, float]:

@@ -10,12 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
-from rowcast.codecs import REGISTRY as CODECS
-from rowcast.codecs import codec_by_name
 from rowcast.config import WorkerSettings
-from rowcast.delivery.half_residual import HalfResidual
 from rowcast.drivers.metering import metered
 from rowcast.drivers.sockets import Endpoint, Security, Shaper, Team
 from rowcast.energy import Meter, open_meter
@@ -33,13 +28,10 @@ from rowcast.journal import open_journal
 from rowcast.links import Trace, named_trace
 from rowcast.optim import Optimizer
 from rowcast.optim.shared import shared_parameters
-from rowcast.rows import Layout
-from rowcast.rows.scattered import Scattered, addresses_of
 from rowcast.session import record_start
-from rowcast.sync import parse_policy
 from rowcast.tasks import Metric, Task, TaskWorker, find_task, save_model
 from rowcast.tasks.saved import check_model_file
-from rowcast.training import WorkerNode
+from rowcast.warming import warm_worker
 
 __all__ = ["Progress", "load_robot", "run_robot", "shaped_trace"]
 
@@ -321,28 +313,7 @@ def _task_of(settings: RobotSettings) -> Task:
     return kind.build(options, data_dir=settings.data, seed=settings.seed)
 
 
-def _warm_up_half_precision() -> None:
-    """The same for what a worker needs whose memory is limited; a small layout will do, it is compiled once."""
-    layout = Layout.from_shapes([("warm-up", (2, 2))], small_tensor=1)
-    residual, rows = HalfResidual(layout, np.zeros(layout.rows)), np.arange(layout.rows, dtype=np.int64)
-    ones, apart = layout.zeros() + 1, layout.zeros()
-    residual.accumulate_all(ones, [layout.zeros()], np.ones(layout.rows, dtype=np.float32), np.zeros(layout.rows))
-    residual.measure()
-    residual.take(rows, codec_by_name("onebit"), 1)
-    places = addresses_of([apart], layout.tensors)
-    Scattered(layout.tensors).spread_less(places, layout.zeros(), ones, residual.stored, ones[:2], layout.offsets)
-
-
 def _warm_up(robot: TaskWorker, settings: WorkerSettings) -> None:
     """Let what is slow the first time be slow before the clock runs: memory, compiled kernels."""
     robot.warm_up()
-    layout = shared_parameters(robot.model, robot.optimizer).layout
-    node = WorkerNode("warm-up", layout, layout.zeros())
-    for policy in ("bsp", "diloco:1"):  # without and with outer momentum
-        node.policy = parse_policy(policy)
-        node.accumulate([node.replica[spec.start : spec.stop] for spec in layout.tensors], 1.0)
-    if settings.memory_mb is not None:
-        _warm_up_half_precision()
-    row = np.zeros(1, dtype=np.int64)
-    for codec in CODECS.usable().values():
-        codec.add(layout, codec.encode(layout, node.pending, row), row, node.replica, 1.0)
+    warm_worker(shared_parameters(robot.model, robot.optimizer).layout, half=settings.memory_mb is not None)

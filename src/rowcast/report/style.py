@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ __all__ = [
     "INK",
     "STARVE_COLOUR",
     "STATE_COLOURS",
+    "WHY_NO_FIGURES",
+    "can_draw",
     "figure_legend",
     "headline",
     "line_styles",
@@ -142,6 +145,15 @@ def figure_legend(figure: Figure, axes: Axes) -> None:
 def headline(figure: Figure, text: str) -> None:
     """The title of a figure, at the left."""
     figure.suptitle(visible(text), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+
+
+#: What a command says that goes on without figures.
+WHY_NO_FIGURES = "no figures: they need matplotlib, which is not installed; pip install 'rowcast[demo]'"
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
 
 
 @contextmanager

@@ -27,9 +27,9 @@ from rowcast.experiment.runners.air import Air, AirPlan, opened_air
 from rowcast.experiment.runners.links import delays_of, save_links, traces_of
 from rowcast.experiment.settings import RobotSettings
 from rowcast.experiment.starting import keep_starting_state
-from rowcast.experiment.warming import compile_kernels
 from rowcast.links import Trace
 from rowcast.rows import Layout
+from rowcast.warming import warm_up
 
 __all__ = ["EMULATION", "SERVER", "run_emulated"]
 
@@ -100,7 +100,7 @@ def _check(cell: Cell) -> None:
 
 
 def _prepared(cell: Cell, folder: Path, progress: Callable[[float | Preparing], None]) -> _Run:
-    compile_kernels(cell.policy)
+    warm_up(cell.policy)
     task = cell.build_task()
     states = folder.parents[1] / "states"
     state = keep_starting_state(task, states, lambda share: progress(Preparing(share)), code=cell.task_code)
