@@ -36,7 +36,14 @@ class LinkSettings(Checked):
         low=0.001,
         high=10.0,
     )
-    frame_min_bytes: int = setting(1024, "Smallest target size of a row frame.", unit="byte", low=64, high=1 << 20)
+    frame_min_bytes: int = setting(
+        512,
+        "Smallest target size of a row frame. Smaller lets acknowledgements through sooner on a slow link and costs "
+        "headers there.",
+        unit="byte",
+        low=64,
+        high=1 << 20,
+    )
     frame_max_bytes: int = setting(1 << 20, "Largest target size of a row frame.", unit="byte", low=1024, high=4 << 20)
     window_s: float = setting(
         0.02,
@@ -46,7 +53,9 @@ class LinkSettings(Checked):
         low=0.002,
         high=5.0,
     )
-    window_min_bytes: int = setting(4096, "The window never shrinks below this.", unit="byte", low=256, high=1 << 20)
+    window_min_bytes: int = setting(
+        1024, "The window never shrinks below this, nor below two frames.", unit="byte", low=256, high=1 << 20
+    )
     initial_rate_bps: float = setting(
         1e6, "Delivery rate assumed before the first acknowledgement.", unit="bit/s", low=1e3, high=1e11
     )

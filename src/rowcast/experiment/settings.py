@@ -256,11 +256,7 @@ class DemoSettings(Checked):
     task_options: Mapping[str, Any] = field(
         default_factory=dict, metadata={"doc": "What differs from the task's own settings, by name.", "table": "task"}
     )
-    link: LinkSettings = from_table(
-        "link",
-        lambda: LinkSettings(frame_min_bytes=512, window_min_bytes=2048),
-        "How bytes are put on the links; smaller frames than elsewhere, since the model is small.",
-    )
+    link: LinkSettings = from_table("link", LinkSettings, "How bytes are put on the links.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
