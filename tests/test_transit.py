@@ -130,10 +130,10 @@ def test_the_window_is_kept_full_behind_late_acknowledgements_and_no_fuller():
     prompt = filled(last)
     assert window.meter.late_s == pytest.approx(0.0, abs=1e-3)
     assert prompt <= 4e6 / 8 * (sizes.window_s + 2 * window.meter.round_trip_s)
-    last = exchange(window.meter, path, pairs(2.0, 50, 4e6, 0.2))
-    assert window.meter.late_s == pytest.approx(0.2, abs=0.01)
+    last = exchange(window.meter, path, pairs(2.0, 50, 4e6, 0.08))
+    assert window.meter.late_s == pytest.approx(0.08, abs=0.005)
     late = filled(last)
-    assert late - prompt == pytest.approx(0.2 * 4e6 / 8, rel=0.05)
+    assert late - prompt == pytest.approx(0.08 * 4e6 / 8, rel=0.05)
     assert window.budget(last, late, last + 1.0) == pytest.approx(4e6 / 8 - prompt, rel=0.05)
 
 
@@ -145,8 +145,8 @@ def test_one_acknowledgement_that_was_held_up_opens_no_window():
     transit.heard(9.0, 5.9, 6.0, 100)
     assert transit.late_s == pytest.approx(0.0)
     for k in range(LATE):
-        transit.heard(10 + k, 9.6 + k, 9.65 + k, 100)
-    assert transit.late_s == pytest.approx(0.3)
+        transit.heard(10 + k, 9.85 + k, 9.87 + k, 100)
+    assert transit.late_s == pytest.approx(0.08)
     for k in range(LATE):
         transit.heard(20.0 + k, 15.9 + k, 16.0 + k, 100)
     assert transit.late_s == MOST_LATE_S

@@ -18,8 +18,9 @@ __all__ = ["Shortest", "Transit"]
 #: million as a rule, and paths change.
 MEMORY_S = 30.0
 #: Acknowledgements are as late as the middle one of so many: one that was held up alone says nothing of a queue. No
-#: later than the second number (s): what was held up longer comes in a bunch, and the next is punctual.
-LATE, MOST_LATE_S = 5, 0.5
+#: later than the second number (s): a link that carried nothing meanwhile would be sent as much as if it had, and what
+#: comes after that, the next iteration's rows first, would wait behind it.
+LATE, MOST_LATE_S = 5, 0.1
 
 
 class Shortest:
