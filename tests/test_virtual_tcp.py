@@ -157,7 +157,7 @@ def test_heads_take_their_time():
     """With phases a run is what its bytes take: longer by the heads, and by no more than heads and order can cost."""
     _, direct_s, direct = content_run("bsp", tcp=False)
     _, tcp_s, pushed = content_run("bsp", tcp=True)
-    assert pushed == pytest.approx(direct, rel=0.01)  # frames are cut where the measured rate says
+    assert pushed == pytest.approx(direct, rel=0.03)  # frames, and so heads, are cut where the measured rate says
     assert direct_s * 1.01 < tcp_s < direct_s * 1.4
 
 
