@@ -170,7 +170,8 @@ function showSummary(robots) {
   robots.forEach((robot) => counts.set(robot.state, (counts.get(robot.state) || 0) + 1));
   const parts = [...counts].sort((a, b) => b[1] - a[1]).map(([state, count]) => `${count} ${state}`);
   const ended = shown().head.ended ? ` The server has ended: ${shown().head.ended}.` : "";
-  put($("summary"), (robots.length ? `${robots.length} robots: ${parts.join(", ")}.` : "Nobody has joined yet.") + ended);
+  const team = `${robots.length} robot${robots.length === 1 ? "" : "s"}: ${parts.join(", ")}.`;
+  put($("summary"), (robots.length ? team : "Nobody has joined yet.") + ended);
 }
 
 function showMetrics(names) {
