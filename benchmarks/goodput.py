@@ -78,9 +78,9 @@ class Probe:
                 self.in_flight.append((time.monotonic(), outbox.in_flight))
             return message
 
-        def acknowledged(now: float, number: int) -> None:
+        def acknowledged(now: float, number: int, arrived: float | None = None) -> None:
             before = outbox.in_flight
-            real_acknowledged(now, number)
+            real_acknowledged(now, number, arrived)
             self.acknowledged.append((time.monotonic(), before - outbox.in_flight))
             self.in_flight.append((time.monotonic(), outbox.in_flight))
 

@@ -102,8 +102,8 @@ class Side:
         outbox, last = self.team.node.outbox, [0.0]
         real = outbox.acknowledged
 
-        def acknowledged(now: float, number: int) -> None:
-            real(now, number)
+        def acknowledged(now: float, number: int, arrived: float | None = None) -> None:
+            real(now, number, arrived)
             last[0] = time.perf_counter()
 
         outbox.acknowledged = acknowledged

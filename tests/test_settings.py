@@ -204,15 +204,13 @@ def test_settings_travel_in_one_file(tmp_path: Path) -> None:
         pace_s=0.1 + 0.2,
         shape=ShapeSettings("constant:3", best_bps=1 / 3, seed=9),
         worker_settings=WorkerSettings(patience_s=0.7),
-        link_settings=LinkSettings(frame_min_bytes=512),
+        link_settings=LinkSettings(frame_min_bytes=2048),
         insecure=True,
     )
     save_tables(path, {"robot": robot})
     assert load_tables({"robot": RobotSettings}, path) == {"robot": robot}
-    assert json.loads(path.read_text())["link"] == {"frame_min_bytes": 512}
-    assert load_tables({"demo": DemoSettings}, path)["demo"].link == LinkSettings(
-        frame_min_bytes=512, window_min_bytes=2048
-    )
+    assert json.loads(path.read_text())["link"] == {"frame_min_bytes": 2048}
+    assert load_tables({"demo": DemoSettings}, path)["demo"].link == LinkSettings()
     with pytest.raises(ConfigError, match="cannot be written"):
         save_tables(tmp_path / "nowhere" / "robot.json", {"robot": robot})
 
