@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable
 
-from rowcast.config import ServerSettings, WorkerSettings
+from rowcast.config import LinkSettings, ServerSettings, WorkerSettings
 from rowcast.drivers.virtual import Device, Simulation, VirtualWorker
 from rowcast.links import Trace
 from rowcast.sync import parse_policy
@@ -23,6 +23,7 @@ def run_team(
     compute_s: float = 1.0,
     spread: float = 0.2,
     settings: WorkerSettings | None = None,
+    link_settings: LinkSettings | None = None,
 ) -> tuple[ServerNode, list[VirtualWorker]]:
     """Run a training loop in each of so many workers to the end.
 
@@ -30,7 +31,7 @@ def run_team(
         loop: the training loop of a robot: its index and its worker.
         rate_bps: of each link, both directions.
         compute_s, spread: see :class:`Device`.
-        settings: of each worker.
+        settings, link_settings: of each worker.
 
     Returns:
         The server and the workers.
@@ -50,7 +51,13 @@ def run_team(
     for index in range(robots):
         device = Device(compute_s, spread, seed=index)
         worker = VirtualWorker(
-            simulation, f"robot-{index}", device, (trace, trace), entropy=entropy.randbytes, settings=settings
+            simulation,
+            f"robot-{index}",
+            device,
+            (trace, trace),
+            entropy=entropy.randbytes,
+            settings=settings,
+            link_settings=link_settings,
         )
         worker.train(functools.partial(whole, index, worker))
         workers.append(worker)

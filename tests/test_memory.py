@@ -14,7 +14,7 @@ from torch import nn
 
 from live import LiveServer
 from loops import run_team
-from rowcast.config import WorkerSettings
+from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.sockets import Team
 from rowcast.drivers.virtual import VirtualWorker
 from rowcast.errors import ConfigError
@@ -83,7 +83,9 @@ class Trained:
                 if index == 0:
                     self._look(team, optimizer)
 
-        _, teams = run_team(policy, 2, loop, rate_bps=2e5, settings=WorkerSettings(memory_mb=memory_mb))
+        large = LinkSettings(frame_min_bytes=1024, window_min_bytes=4096)
+        worker = WorkerSettings(memory_mb=memory_mb)
+        _, teams = run_team(policy, 2, loop, rate_bps=2e5, settings=worker, link_settings=large)
         self.replicas = [team.replica.copy() for team in teams]
 
     def _look(self, team: VirtualWorker, optimizer: Optimizer) -> None:

@@ -210,7 +210,7 @@ def test_settings_travel_in_one_file(tmp_path: Path) -> None:
     save_tables(path, {"robot": robot})
     assert load_tables({"robot": RobotSettings}, path) == {"robot": robot}
     assert json.loads(path.read_text())["link"] == {"frame_min_bytes": 2048}
-    assert load_tables({"demo": DemoSettings}, path)["demo"].link == LinkSettings()
+    assert load_tables({"demo": DemoSettings}, path)["demo"].link == LinkSettings(frame_min_bytes=2048)
     with pytest.raises(ConfigError, match="cannot be written"):
         save_tables(tmp_path / "nowhere" / "robot.json", {"robot": robot})
 
