@@ -83,7 +83,7 @@ class Trained:
                 if index == 0:
                     self._look(team, optimizer)
 
-        large = LinkSettings(frame_min_bytes=1024, window_min_bytes=4096)
+        large = LinkSettings(frame_min_bytes=8192, window_min_bytes=32768)
         worker = WorkerSettings(memory_mb=memory_mb)
         _, teams = run_team(policy, 2, loop, rate_bps=2e5, settings=worker, link_settings=large)
         self.replicas = [team.replica.copy() for team in teams]
