@@ -171,6 +171,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
         "rate_bps": "measured delivery rate of the push direction, bit/s",
         "staleness": "iterations by which this worker is behind the fastest",
         "skipped": "true when the step made no contribution (NaN, Inf, skipped by a gradient scaler)",
+        "own_s": "seconds that the training thread has spent in Rowcast since the step before, waiting and the step of "
+        "the inner optimizer excluded; not in virtual time, where that takes none",
         "starve_s": "seconds in which the training loop waited for data; this field and those down to "
         "exposed_bytes only with a stream",
         "samples": "samples that it was computed on, those of others included",

@@ -25,7 +25,7 @@ from rowcast.optim.inner import tell_settings
 from rowcast.optim.remarks import Remarks
 from rowcast.optim.shared_model import SharedModel
 from rowcast.optim.stepping import BadGradient, Stepping
-from rowcast.optim.team import TeamLike
+from rowcast.optim.team import NoStopwatch, Stopwatch, TeamLike
 from rowcast.optim.team_optimizer import TeamOptimizer
 from rowcast.optim.weights import StepWeights
 
@@ -121,7 +121,8 @@ class Optimizer(TeamOptimizer):
         self._deviates = False  # the parameters hold steps that the team has not been told
         self._closed = False
         self._skipped_steps = 0
-        self._stepping = Stepping(inner, shared.shared, shared.finite)
+        self._own_time: Stopwatch = getattr(team, "own_time", NoStopwatch())
+        self._stepping = Stepping(inner, shared.shared, self._own_time, shared.finite)
         self._remarks = Remarks()
         shared.join()
         try:
@@ -169,24 +170,25 @@ class Optimizer(TeamOptimizer):
             LocalProtocolError: the optimizer is closed, or moves a parameter that the team does not share.
             LinkLost: the team is gone; the parameters hold what the next step would have begun from.
         """
-        try:
-            self._check_usable()
-            self._weights.expect(samples, self._team.members)
-            self._remarks.buffers(self._model.buffers.moving(), stacklevel=4)
-            self._remarks.code(self._inner, self._team, stacklevel=4)
-            tell_settings(self._inner, self._team)
-            if self._deviates or self._team.local_steps > 1:
-                loss, problem = self._step_locally(closure)
-            else:
-                self._remarks.handwriting(self._model.handwritten(), stacklevel=4)
-                loss, problem = self._step_together(closure)
-            self._remarks.growth(self._inner, self._team, stacklevel=4)
-            self._answer(problem, stacklevel=5)
-        except BaseException:
-            # GradScaler takes these back only after a step that returned; left here, they would scale the next.
-            self.__dict__.pop("grad_scale", None)
-            self.__dict__.pop("found_inf", None)
-            raise
+        with self._own_time.ours():
+            try:
+                self._check_usable()
+                self._weights.expect(samples, self._team.members)
+                self._remarks.buffers(self._model.buffers.moving(), stacklevel=4)
+                self._remarks.code(self._inner, self._team, stacklevel=4)
+                tell_settings(self._inner, self._team)
+                if self._deviates or self._team.local_steps > 1:
+                    loss, problem = self._step_locally(closure)
+                else:
+                    self._remarks.handwriting(self._model.handwritten(), stacklevel=4)
+                    loss, problem = self._step_together(closure)
+                self._remarks.growth(self._inner, self._team, stacklevel=4)
+                self._answer(problem, stacklevel=5)
+            except BaseException:
+                # GradScaler takes these back only after a step that returned; left here, they would scale the next.
+                self.__dict__.pop("grad_scale", None)
+                self.__dict__.pop("found_inf", None)
+                raise
         return loss
 
     def _step_together(self, closure: Callable[[], float] | None) -> tuple[float | None, NonFiniteGradient | None]:

@@ -10,6 +10,7 @@ import torch
 from rowcast.errors import LocalProtocolError, NonFiniteGradient
 from rowcast.optim.inner import Curvature
 from rowcast.optim.shared import Shared
+from rowcast.optim.team import Stopwatch
 from rowcast.optim.tensors import addresses, first_nonfinite
 from rowcast.rows.scattered import Scattered
 
@@ -45,16 +46,22 @@ class Stepping:
     Args:
         inner: the optimizer.
         shared: the parameters that travel.
+        own_time: told when the inner optimizer steps, closures included.
         finite: whether somebody has just found all gradients finite; asked once before each step without a closure.
     """
 
     def __init__(
-        self, inner: torch.optim.Optimizer, shared: Shared, finite: Callable[[], bool] = lambda: False
+        self,
+        inner: torch.optim.Optimizer,
+        shared: Shared,
+        own_time: Stopwatch,
+        finite: Callable[[], bool] = lambda: False,
     ) -> None:
         self._inner = inner
         self._shared = shared
         self._finite = finite
         self._curvature = Curvature(inner)
+        self._own_time = own_time
         self._scattered = Scattered(shared.layout.tensors)
 
     def attempt(
@@ -73,7 +80,8 @@ class Stepping:
             known = self._finite() and scale is None
             loss, bad = None, None if known else self._bad_gradient()
             if bad is None:
-                self._inner.step()
+                with self._own_time.not_ours():
+                    self._inner.step()
         else:
             if refresh is not None:
                 refresh()
@@ -122,7 +130,8 @@ class Stepping:
             return loss
 
         try:
-            loss = self._inner.step(checked)
+            with self._own_time.not_ours():
+                loss = self._inner.step(checked)
             self._curvature.after()
             return loss, None
         except _NoContribution:

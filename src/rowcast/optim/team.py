@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -14,9 +14,29 @@ from rowcast.rows import Layout
 from rowcast.streams import BatchRule
 from rowcast.training.proposal.contribution import Update
 
-__all__ = ["StreamTeam", "TeamLike", "Update"]
+__all__ = ["NoStopwatch", "Stopwatch", "StreamTeam", "TeamLike", "Update"]
 
 Vector = npt.NDArray[np.float32]
+
+
+class Stopwatch(Protocol):
+    """Measures what the training thread works for Rowcast. The optimizer tells it; there is no clock here."""
+
+    def ours(self) -> AbstractContextManager[None]:
+        """What is done while this is entered is Rowcast's work."""
+
+    def not_ours(self) -> AbstractContextManager[None]:
+        """The same, except for what is done while this is entered."""
+
+
+class NoStopwatch:
+    """Stands for one at a team that has none."""
+
+    def ours(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def not_ours(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class TeamLike(Protocol):
@@ -44,6 +64,7 @@ class TeamLike(Protocol):
     - ``keep``, called once behind ``start`` with a function that gives what belongs to this worker's state beside the
       parameters, a :class:`rowcast.training.kept.Extras`; it returns what was kept of another life, or ``None``; and
       ``restored``, the iteration from which it goes on, or ``None``;
+    - ``own_time``, a :class:`Stopwatch` of what the training thread works for Rowcast;
     - ``inner_momentum`` and ``inner_lr``, which the optimizer sets before each step: what the inner momentum carries on
       is no progress, and an update that is large because the rate is is not suspicious.
     """

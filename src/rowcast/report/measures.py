@@ -26,6 +26,7 @@ __all__ = [
     "final_value",
     "is_share",
     "measures_of",
+    "own_s",
     "seconds_in",
     "sensitive_measures",
     "sent_meanwhile_s",
@@ -102,6 +103,12 @@ def sent_meanwhile_s(run: Run) -> float:
     """Mean seconds per step, of those of the computation, in which rows may have travelled as well."""
     overlap = np.nan_to_num(step_values(run, "overlap_s"))
     return math.fsum(overlap) / len(overlap) if len(overlap) else 0.0
+
+
+def own_s(run: Run) -> float | None:
+    """Mean seconds per step that Rowcast itself took on the training thread; ``None`` where it was not measured."""
+    measured = [seconds for seconds in step_values(run, "own_s") if not math.isnan(seconds)]
+    return math.fsum(measured) / len(measured) if measured else None
 
 
 # -- energy ------------------------------------------------------------------------------------------------------------
@@ -195,6 +202,7 @@ class RunSummary:
     skipped: int  #: steps of all workers that made no contribution
     overlap_s: float = 0.0  #: mean seconds per step, of those of compute_s, in which rows may have travelled as well
     starve_s: float = 0.0  #: mean seconds per step in which a robot waited for data; 0 without a stream
+    own_s: float | None = None  #: mean seconds per step that Rowcast took on the training thread; None: not measured
 
     @property
     def step_s(self) -> float:
@@ -204,12 +212,14 @@ class RunSummary:
     def to_json(self) -> dict[str, Any]:
         """The fields, with ``final_NAME`` for each metric; ``None`` where a value is not a number.
 
-        Without a stream there is no ``starve_s``.
+        Without a stream there is no ``starve_s``, and no ``own_s`` where it was not measured.
         """
         fields = dict(vars(self))
         fields.pop("final")
         if not self.starve_s:
             fields.pop("starve_s")
+        if self.own_s is None:
+            fields.pop("own_s")
         known = {
             name: value if value is not None and math.isfinite(value) else None for name, value in self.final.items()
         }
@@ -247,4 +257,5 @@ def summarise(run: Run) -> RunSummary:
         skipped=int(step_values(run, "skipped").sum()),
         overlap_s=sent_meanwhile_s(run),
         starve_s=starved_s(run),
+        own_s=own_s(run),
     )

@@ -99,6 +99,9 @@ def _notes(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> str:
     beside = [f"{run.policy} {100 * run.overlap_s / run.compute_s:.0f} %" for run in summaries if run.overlap_s > 0]
     if beside:
         lines.append(f"computation of steps in which rows travelled meanwhile: {', '.join(beside)}")
+    own = [f"{run.policy} {100 * run.own_s / run.step_s:.1f} %" for run in summaries if run.own_s is not None]
+    if own:
+        lines.append(f"of a step on the training thread, what Rowcast itself takes: {', '.join(own)}")
     skipped = [f"{run.policy} {run.skipped}" for run in summaries if run.skipped]
     if skipped:
         lines.append(f"steps without a contribution: {', '.join(skipped)}")

@@ -49,6 +49,7 @@ STEP_FIELDS = (
     "staleness",
     "skipped",
     "overlap_s",
+    "own_s",
     "quota_s",
     "mta_time_s",
     "starve_s",

@@ -62,6 +62,7 @@ class Step:
     Attributes:
         started, proposed: when the computation began, when its update was handed in.
         skipped: it made no contribution.
+        own_s: see the field of the event 'step'; ``None``: nobody measures it.
         streamed: rows travel while it computes; whether any did so all the time is not measured.
         fed: what a stream gave; ``None`` where the samples are not those of a stream.
         thinned: what would be sent of its gradients; ``None`` without top-k.
@@ -70,6 +71,7 @@ class Step:
     started: float
     proposed: float = 0.0
     skipped: bool = False
+    own_s: float | None = None
     streamed: bool = False
     held_s: float = 0.0
     staleness: int = 0
@@ -143,6 +145,7 @@ class Step:
             rate_bps=round(rate_bps),
             staleness=self.staleness,
             skipped=self.skipped,
+            **({} if self.own_s is None else {"own_s": round(self.own_s, 6)}),
             **({} if self.fed is None else self.fed.fields()),
             **({} if self.thinned is None else self.thinned.fields()),
         )

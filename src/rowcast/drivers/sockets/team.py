@@ -16,6 +16,7 @@ from rowcast.config import LinkSettings, WorkerSettings
 from rowcast.drivers.crew import lend_threads
 from rowcast.drivers.kept import Keeper
 from rowcast.drivers.node_view import NodeView
+from rowcast.drivers.own_time import OwnTime
 from rowcast.drivers.sockets.endpoint import Endpoint
 from rowcast.drivers.sockets.network import NetworkThread
 from rowcast.drivers.sockets.tcp import check_congestion_control
@@ -54,6 +55,7 @@ class Team(NodeView):
     Attributes:
         journal: the journal of this worker.
         restored: the iteration from which it goes on after its process was killed; ``None``: it began anew.
+        own_time: measures what the training thread works for Rowcast.
 
     Raises:
         ConfigError: the server is not on loopback, and there is neither a secret nor a certificate; the file of the
@@ -78,6 +80,7 @@ class Team(NodeView):
         check_name(name)
         self.name = name
         self.journal = journal or Journal(name)
+        self.own_time = OwnTime()
         self._endpoint = endpoint
         self._parameters = parameters or ""
         self._settings = settings or WorkerSettings()
@@ -218,9 +221,10 @@ class Team(NodeView):
             NonFiniteGradient: the update holds NaN or Inf; nothing of it was added, and the iteration is finished.
             LinkLost: the server did not come back within ``reconnect_limit_s``.
         """
+        own_s = self.own_time.take()
         self._end_exchange()
         thread = self._running
-        with thread.resting(lambda: self._finish_iteration(thread.loop.time(), update)) as refused:
+        with thread.resting(lambda: self._finish_iteration(thread.loop.time(), update, own_s)) as refused:
             at_once = not self.node.exchanging
             if at_once and refused is None and then is not None:
                 then()
@@ -232,15 +236,17 @@ class Team(NodeView):
         if refused is not None:
             raise refused
 
-    def _finish_iteration(self, now: float, update: Update | None) -> NonFiniteGradient | None:
+    def _finish_iteration(self, now: float, update: Update | None, own_s: float) -> NonFiniteGradient | None:
         """On the network thread; why the update was refused, or ``None``."""
+        self.node.step.own_s = own_s
         refused = self.node.offer(update)
         self.node.exchange(now)
         return refused
 
     def _end_exchange(self) -> None:
         """Wait for an exchange that is under way; a Ctrl-C in the one before may have left it to itself."""
-        self._wait(lambda: not self.node.exchanging)
+        with self.own_time.not_ours():
+            self._wait(lambda: not self.node.exchanging)
 
     @property
     def delivered(self) -> int:
