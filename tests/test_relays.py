@@ -18,7 +18,7 @@ from rowcast.testing.tree import VirtualTree
 from rowcast.testing.virtual import ScriptedWorker
 from rowcast.training.relay import RelayNode
 from rowcast.training.relay.passage import Passage
-from rowcast.training.relay.returns import Returns
+from rowcast.training.rules.returns import Returns
 from rowcast.wire import Returned
 
 PLAIN = "rowcast:{}?codec=raw&adapt=off&trust=0&auto_lr=off"

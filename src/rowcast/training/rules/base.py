@@ -210,6 +210,10 @@ class ServerRule:
         """The next message to a worker in one of the :attr:`states`, if any."""
         return None
 
+    def take_next(self, member: Member) -> Message | None:
+        """What must follow the last message to ``member`` before anything else, in whatever state it is now."""
+        return None
+
     def wake_all_ready(self) -> None:
         """Wake those to whom something may be sent since the last call."""
 
