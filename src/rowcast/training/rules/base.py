@@ -302,7 +302,7 @@ class WorkerRule:
         """Rows have come, and were applied to the replica or wait until it may be moved."""
 
     def returned(self, message: Rows) -> npt.NDArray[np.int64] | None:
-        """Of each row of a frame that has come, up to which own frame it holds what was sent, where a relay says so."""
+        """Of each row of a frame that has come, up to which own frame it holds what was sent, if the server says so."""
         return None
 
     def acknowledged(self, now: float) -> None:
