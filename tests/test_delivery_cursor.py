@@ -15,7 +15,7 @@ from rowcast.delivery.backlog import MAX_STAMP
 from rowcast.delivery.cursor import Cursor
 from rowcast.delivery.floored import Floored
 from rowcast.delivery.outbox import Outbox
-from rowcast.delivery.shared_log import SharedLog
+from rowcast.delivery.shared_log import NOTHING_HELD, SharedLog
 from rowcast.delivery.snapshot import Snapshot
 from rowcast.delivery.transfer import Request
 from rowcast.delivery.window import Window
@@ -71,6 +71,8 @@ class Peer:
 class Team:
     """A log with readers, the parameters it belongs to, and the time."""
 
+    peer: type[Peer] = Peer
+
     def __init__(self, readers: int, policy: str = "rowcast:4?pulls=common") -> None:
         self.now = 0.0
         self.newest = 0
@@ -87,7 +89,7 @@ class Team:
         """A worker that has the parameters as they are."""
         window = Window(LINK)
         snapshot = Snapshot(LAYOUT, self.parameters, settles=True)
-        peer = Peer(Outbox(Cursor(name, self.log, window), window, snapshot), self.parameters.copy())
+        peer = self.peer(Outbox(Cursor(name, self.log, window), window, snapshot), self.parameters.copy())
         peer.outbox.link_ready()
         self.log.count(name, True)
         # The round trip is known, so that frames are not held back for a probe.
@@ -372,6 +374,114 @@ def test_nothing_is_lost_and_nothing_is_doubled(steps, options):
             peer.arrive()
         peer.outbox.acknowledged(team.now, peer.received)
         team.drain(peer)
+
+
+@dataclass
+class Reader(Peer):
+    """A peer that is told with each frame up to which contribution it holds the rows of it."""
+
+    said: dict[int, np.ndarray] = field(default_factory=dict)
+    holds: np.ndarray = field(default_factory=lambda: np.full(LAYOUT.rows, NOTHING_HELD, dtype=np.int64))
+
+    def arrive(self) -> None:
+        message = self.wire[0]
+        super().arrive()
+        self.holds[message.rows] = np.maximum(self.holds[message.rows], self.said[message.number])
+
+
+class Counted(Weather):
+    """Contribution k to a row adds 2^k to its first element, so that one sees in a row which of them it holds."""
+
+    peer = Reader
+    #: So many bits has a float32.
+    MOST = 22
+
+    def __init__(self, readers: int, policy: str) -> None:
+        self.stamp = 0
+        self.touched: list[list[int]] = [[] for _ in range(LAYOUT.rows)]  # stamps of the contributions to each row
+        super().__init__(readers, policy)
+        self.log.holds = lambda rows: np.full(len(rows), self.stamp, dtype=np.int64)
+
+    def add(self) -> None:
+        """A contribution to some rows."""
+        if self.stamp == self.MOST:
+            return
+        self.stamp += 1
+        rows = np.flatnonzero(self.random.random(LAYOUT.rows) < 0.6)
+        self.log.touch(rows)
+        for row in rows:
+            value = np.float32(2.0 ** len(self.touched[row]))
+            self.log.residual.vector[LAYOUT.offsets[row]] += value
+            self.parameters[LAYOUT.offsets[row]] -= value
+            self.touched[row].append(self.stamp)
+        self.log.residual.measured = False
+        self.newest += 1
+        self.floor[:] = self.newest
+
+    def send(self, peer: Peer, *, draining: bool = False) -> bool:
+        assert isinstance(peer, Reader)
+        sent = super().send(peer, draining=draining)
+        if sent:
+            said = peer.outbox.newest_holds()
+            rows = peer.wire[-1].rows
+            peer.said[peer.wire[-1].number] = np.full(len(rows), self.stamp) if said is None else said
+        return sent
+
+    def check(self, peer: Peer) -> None:
+        """What a worker was told that it holds of a row it holds; and it was told of all that it holds without gaps."""
+        assert isinstance(peer, Reader)
+        super().check(peer)
+        for row, stamps in enumerate(self.touched):
+            held = int(-peer.values[LAYOUT.offsets[row]])
+            without_gaps = ((held + 1) & ~held).bit_length() - 1
+            told = sum(stamp <= peer.holds[row] for stamp in stamps)
+            assert told <= without_gaps, (row, stamps, held, peer.holds[row])
+            assert told == without_gaps or held >> without_gaps, (row, stamps, held, peer.holds[row])
+
+
+def test_rows_of_the_arrears_are_as_old_as_the_place_in_the_log_from_which_on_it_is_read():
+    """They are sent after the log has gone on, and hold nothing of that."""
+    team = Counted(2, "rowcast:4?pulls=common&codec=raw&refine=off")
+    fast, slow = team.peers
+    assert isinstance(slow, Reader)
+    team.add()
+    team.deliver(fast)
+    slow.outbox.begin(team.now, Request(1, team.policy.row_codec, team.policy.choose_pull))
+    place = slow.cursor.place
+    team.add()
+    while team.send(fast):
+        fast.arrive()
+    assert slow.cursor.place == place < team.log.head
+    ahead = np.concatenate([entry.message.rows for entry in team.log.frames(place)])
+    assert team.send(slow)
+    rows = slow.wire[0].rows
+    assert np.isin(rows, ahead).any() and (slow.said[1] == 1).any()
+    slow.arrive()
+    assert set(slow.holds[rows]) <= {1, NOTHING_HELD}
+    team.check(slow)
+
+
+#: What makes the readers' places differ.
+OFTEN = ["on_add", "on_arrive", "on_send", "on_send"]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.sampled_from(HAPPENS + OFTEN), st.integers(0, 3)), min_size=40, max_size=80),
+    st.sampled_from(["", "&refine=off"]),
+)
+def test_what_is_said_of_a_row_is_what_was_there_when_it_was_encoded(steps, options):
+    team = Counted(2, f"rowcast:4?pulls=common&codec=raw{options}")
+    for action, index in steps:
+        getattr(team, action)(team.peers[index % len(team.peers)])
+        for one in team.peers:
+            team.check(one)
+    for peer in team.peers:
+        while peer.wire:
+            peer.arrive()
+        peer.outbox.acknowledged(team.now, peer.received)
+        team.drain(peer)
+        team.check(peer)
 
 
 @pytest.mark.parametrize("readers", [1, 5])

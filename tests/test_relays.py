@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from itertools import pairwise
 
@@ -9,6 +10,13 @@ import numpy as np
 import pytest
 
 from rowcast.codecs import codec_by_name
+from rowcast.config import LinkSettings
+from rowcast.delivery.cursor import Cursor
+from rowcast.delivery.inbox import Inbox
+from rowcast.delivery.outbox import Outbox
+from rowcast.delivery.shared_log import SharedLog
+from rowcast.delivery.snapshot import Snapshot
+from rowcast.delivery.window import Window
 from rowcast.durability import records
 from rowcast.errors import ConfigError, RowcastError
 from rowcast.rows import Layout
@@ -16,10 +24,11 @@ from rowcast.streams import parse_batch
 from rowcast.sync import parse_policy
 from rowcast.testing.tree import VirtualTree
 from rowcast.testing.virtual import ScriptedWorker
+from rowcast.training.member import Member, MemberState
 from rowcast.training.relay import RelayNode
 from rowcast.training.relay.passage import Passage
-from rowcast.training.relay.returns import Returns
-from rowcast.wire import Returned
+from rowcast.training.rules.returns import Applied, Returning, Returns
+from rowcast.wire import Message, Returned, Rows
 
 PLAIN = "rowcast:{}?codec=raw&adapt=off&trust=0&auto_lr=off"
 LAYOUT = Layout.from_shapes([("block", (6, 8)), ("bias", (5,))])
@@ -210,31 +219,12 @@ def test_staleness_is_bounded_from_end_to_end(shape, slack):
     assert max(starts) >= 1
 
 
-#: A frame of the root's log may be older than the acknowledgement that overtakes it: a relay then takes rows for such
-#: that hold what it has sent up, and its workers miss that for a moment. Nothing is lost, and it is known.
-OLDER_THAN_SAID = pytest.mark.xfail(
-    strict=True, reason="frames of a common log do not say up to where they hold a relay's own rows"
-)
+def watch_own(tree: VirtualTree) -> list[int]:
+    """Whenever a worker computes: what is expected, less what is pending, holds all that it has computed, once.
 
-
-SHAPES_PULLS_FAULTS = [
-    pytest.param(
-        shape,
-        pulls,
-        faults,
-        marks=OLDER_THAN_SAID if (len(shape), pulls, faults) == (2, "common", 8) else (),
-        id=f"{len(shape)} levels-{pulls}-{'faults' if faults else 'calm'}",
-    )
-    for shape in [(2, 2), (2, 2, 2)]
-    for pulls in ["own", "common"]
-    for faults in [0, 8]
-]
-
-
-@pytest.mark.parametrize(("shape", "pulls", "faults"), SHAPES_PULLS_FAULTS)
-def test_a_worker_sees_each_of_its_own_contributions_once(shape, pulls, faults):
-    """What is expected, less what is pending, holds all that a worker has computed, wherever that is in the tree."""
-    tree = tree_of(shape, pulls=pulls, seed=3, make=lambda number: whole(number, 30))
+    Returns:
+        Of each of these moments whether something was on its way; filled as they come.
+    """
     looks: list[int] = []
     for number, leaf in enumerate(tree.leaves):
         gradient = leaf.script.gradient
@@ -246,10 +236,129 @@ def test_a_worker_sees_each_of_its_own_contributions_once(shape, pulls, faults):
             return gradient(count, seen)
 
         leaf.script.gradient = look
-    if faults:
-        schedule(tree, 1, faults, 1.5)
+    return looks
+
+
+@pytest.mark.parametrize(
+    ("pulls", "faults", "seed"),
+    [("own", 0, 1), ("own", 8, 1), ("common", 0, 1), *(("common", 8, seed) for seed in range(8))],
+)
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 2)], ids=["2 levels", "3 levels"])
+def test_a_worker_sees_each_of_its_own_contributions_once(shape, pulls, faults, seed):
+    """Wherever in the tree they are, and however old the frames of a common log are that hold them."""
+    tree = tree_of(shape, pulls=pulls, seed=seed, make=lambda number: whole(number, 30))
+    looks = watch_own(tree)
+    schedule(tree, seed, faults, 1.5)
     settle(tree, int(np.prod(shape)), 30)
     assert sum(looks) > len(looks) / 4, "in these moments something was on its way"
+
+
+@pytest.mark.parametrize(
+    ("shape", "seed"), [((2, 2), 11), ((2, 2), 13), ((2, 2), 17), ((2, 2, 2), 5), ((2, 2, 2), 10), ((2, 2, 2), 17)]
+)
+def test_who_was_left_behind_by_a_common_log_sees_its_own_contributions_once(shape, seed, monkeypatch):
+    """On slow links the log is folded into what a worker or a relay alone is owed."""
+    draw = random.Random(seed)
+    places: list[int] = []
+    holds = Cursor.holds
+
+    def counted(cursor: Cursor, rows: np.ndarray, place: int) -> np.ndarray:
+        places.append(place)
+        return holds(cursor, rows, place)
+
+    def make(number: int) -> ScriptedWorker:
+        return dataclasses.replace(whole(number, 40), rate_bps=draw.choice([5e3, 2e4, 1e5, 1e6]))
+
+    monkeypatch.setattr(Cursor, "holds", counted)
+    policy = f"{PLAIN.format(8)}&pulls=common"
+    tree = VirtualTree(LAYOUT, policy, shape, make, seed=seed, rate_bps=lambda _: draw.choice([1e4, 3e4, 1e5, 5e5]))
+    looks = watch_own(tree)
+    schedule(tree, seed, 12, 6.0)
+    settle(tree, int(np.prod(shape)), 40, until=2000.0)
+    assert sum(looks) > len(looks) / 4
+    assert min(places) < 0 <= max(places), "rows of the log were sent, and others of what one alone was owed"
+
+
+class Root:
+    """The log of a root, two that read it, and what is said to them."""
+
+    def __init__(self, **below: tuple[bytes, ...]) -> None:
+        links = LinkSettings(window_min_bytes=1 << 20)
+        policy = parse_policy(f"{PLAIN.format(8)}&pulls=common")
+        self.newest, self.now = 0, 0.0
+        floor = np.zeros(LAYOUT.rows, dtype=np.int32)
+        self.log = SharedLog(
+            lambda: policy, LAYOUT, links, floor, choose_s=0.0, step_s=lambda: 1.0, newest=lambda: self.newest
+        )
+        self.returning = Returning(Applied())
+        self.members = {}
+        for name, sessions in below.items():
+            window = Window(links)
+            owed = Outbox(Cursor(name, self.log, window), window, Snapshot(LAYOUT, LAYOUT.zeros(), settles=True))
+            owed.link_ready()
+            self.log.count(name, True)
+            self.members[name] = Member(name, b"", owed, Inbox(LAYOUT), MemberState.COMPUTING, below=sessions)
+
+    def hear(self, name: str, number: int) -> None:
+        """A frame of all rows comes from this member; it is acknowledged at once."""
+        rows, values = np.arange(LAYOUT.rows), np.ones(LAYOUT.elements, dtype=np.float32)
+        raw = codec_by_name("raw")
+        message = Rows(number, number, raw.wire_id, False, False, rows, raw.encode(LAYOUT, values, rows))
+        self.newest = number
+        self.returning.taken(self.members[name], message, self.log)
+        self.log.touch(rows)
+        self.log.residual.take_in(raw, message, None)
+
+    def say(self, name: str) -> list[Message]:
+        """All that this member can be sent now; it arrives."""
+        member, said = self.members[name], []
+        self.now += 1.0
+        while (message := self.returning.before(member, member.owed.follow(self.now))) is not None:
+            said += [message] if (rows := self.returning.take_next(member)) is None else [message, rows]
+        member.owed.acknowledged(self.now + 0.1, member.owed.sent_frames)
+        return said
+
+
+def test_an_acknowledgement_that_overtakes_an_older_frame_of_the_log_says_nothing_of_it():
+    """The root has acknowledged frame 2 before it sends the relay the rows that it had encoded behind frame 1."""
+    root = Root(relay=(b"r" * 16,), robot=())
+    root.hear("relay", 1)
+    first = root.say("robot")
+    assert [type(one) for one in first] == [Rows] * len(first) and root.log.head == len(first)
+    root.hear("relay", 2)
+    told, *old = root.say("relay")[: 2 * len(first)]
+    assert told == Returned(1, b"") and old[1::2] == [Returned(1, b"")] * (len(first) - 1)
+    numbers = iter([1, 2])
+    passage = Passage(LAYOUT.rows, lambda: next(numbers))
+    for _ in range(2):
+        passage.taken(np.arange(LAYOUT.rows))
+        passage.sent(codec_by_name("raw"), np.zeros(0, np.uint8), np.arange(LAYOUT.rows))
+    for rows in old[::2]:
+        passage.arrived(rows.rows, np.full(len(rows.rows), told.number))
+    assert set(passage.stamps(np.arange(LAYOUT.rows))) == {1}
+
+
+def test_nothing_is_said_of_rows_that_hold_all_that_was_acknowledged_nor_to_a_worker():
+    root = Root(relay=(b"r" * 16,), robot=())
+    for number in (1, 2, 3):
+        root.hear("relay", number)
+        said = root.say("relay")
+        assert said and {type(one) for one in said} == {Rows}
+    assert {type(one) for one in root.say("robot")} == {Rows}
+
+
+def test_rows_that_were_said_and_not_sent_are_forgotten_with_the_link():
+    root = Root(relay=(b"r" * 16,), robot=())
+    root.hear("relay", 1)
+    root.say("robot")
+    root.hear("relay", 2)
+    relay = root.members["relay"]
+    assert root.returning.before(relay, relay.owed.follow(0.0)) == Returned(1, b"")
+    relay.owed.link_lost()
+    root.returning.link_lost(relay)
+    assert root.returning.take_next(relay) is None
+    relay.owed.resume(0.0, 0)
+    assert root.say("relay")[0] == Returned(1, b""), "it is said again with the rows"
 
 
 def test_what_is_told_of_rows_is_exact_in_its_byte():

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rowcast.codecs import Above, Codec, codec_by_name, codec_for
 from rowcast.delivery.backlog import MAX_STAMP, Due
 from rowcast.delivery.floored import Floored
-from rowcast.delivery.shared_log import NEAR_FRAMES, Entry, SharedLog
+from rowcast.delivery.shared_log import NEAR_FRAMES, NOTHING_HELD, Entry, SharedLog
 from rowcast.delivery.transfer import Transfer
 from rowcast.delivery.window import Window
 from rowcast.wire import Rows
@@ -188,6 +188,23 @@ class Cursor:
                 return None
             sender.send_everything(now, 0).refining = True
         return sender.next_own(now)
+
+    def holds(self, rows: npt.NDArray[np.int64], place: int) -> npt.NDArray[np.int64]:
+        """Up to which stamp the worker holds ``rows`` of the frame that was sent last, once it has that, int64 [k].
+
+        The frame may be older than what was received meanwhile: it holds what was there when it was encoded. Where an
+        older one is in the arrears still, nothing is known of a row until that is sent.
+
+        Args:
+            place: of the frame in the log; negative: it is of the arrears, with which the worker lacks nothing of its
+                rows before :attr:`place`.
+        """
+        if place < 0:
+            return self._log.held(self.place, rows)
+        held = self._log.entry(place).held
+        if held is None:
+            return np.full(len(rows), NOTHING_HELD, dtype=np.int64)
+        return np.where(self._arrears.changed[rows], NOTHING_HELD, held) if len(self._arrears.vector) else held
 
     # -- the arrears -------------------------------------------------------------------------------------------
 

@@ -129,10 +129,15 @@ class Outbox:
         """The frames on their way, oldest first."""
         return [flight.message for flight in self._flight]
 
-    @property
-    def newest_place(self) -> int:
-        """The place in a shared log of the frame that was sent last and is on its way; -1: it is this peer's own."""
-        return self._flight[-1].place if self._flight else -1
+    def newest_holds(self) -> npt.NDArray[np.int64] | None:
+        """What the peer holds of the rows of the frame that was sent last, see :meth:`Cursor.holds`.
+
+        ``None``: all that is here now, for no log is read.
+        """
+        if self._cursor is None:
+            return None
+        newest = self._flight[-1]
+        return self._cursor.holds(newest.message.rows, newest.place)
 
     def flights(self) -> Iterator[Flight]:
         """The same, with what is known of each."""

@@ -32,14 +32,18 @@ from rowcast.sync import MinimumTracker, Policy
 from rowcast.wire import Rows
 from rowcast.wire.frames import ROWS_OVERHEAD_BYTES, frame_bytes
 
-__all__ = ["NEAR_FRAMES", "Entry", "Reader", "SharedLog"]
+__all__ = ["NEAR_FRAMES", "NOTHING_HELD", "Entry", "Reader", "SharedLog"]
 
 #: A reader that has at most so many frames to read is near the head.
 NEAR_FRAMES = 3
 #: Frames are no smaller than this part of what suits the fastest link, however slow another one is.
 SMALLEST_PART = 1 / 8
+#: Below the stamp of any frame.
+NOTHING_HELD = -1
 #: Where a reader stands that was left behind: never near the head.
 _BEHIND = -(1 << 60)
+
+Stamps = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,15 @@ class Entry:
         size: its bytes on the wire.
         before: int32 [k], how far the contributions had come that a reader holds of its rows without it;
             :data:`MAX_STAMP` where it lacks nothing.
-        held: int64 [k], at a relay, up to which frame from below its rows hold everything; else ``None``.
+        held: int64 [k], up to which stamp its rows hold everything (:attr:`SharedLog.holds`); ``None``: not recorded.
+        held_before: int64 [k], the same of a reader that has all of them but this frame; :data:`NOTHING_HELD`: nothing.
     """
 
     message: Rows
     size: int
     before: npt.NDArray[np.int32]
-    held: npt.NDArray[np.int64] | None = None
+    held: Stamps | None = None
+    held_before: Stamps | None = None
 
 
 class Reader(Protocol):
@@ -106,7 +112,8 @@ class SharedLog:
 
     Attributes:
         residual: what was added and is in no frame yet.
-        holds: at a relay, says of rows up to which frame from below they hold everything; ``None``: it is none.
+        holds: says of rows, as they are now, up to which of the frames that have come they hold everything: stamps,
+            int64 [k], which never fall. ``None``: nobody asks.
         first, head: places of the oldest frame of the log and of the next one.
     """
 
@@ -125,7 +132,8 @@ class SharedLog:
         self.residual = Floored(layout, layout.zeros(), floor)
         self.settings = settings
         self.first = self.head = 0
-        self.holds: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
+        self.holds: Callable[[Stamps], Stamps] | None = None
+        self._held: Stamps | None = None  # int64 [rows], what who has read the whole log holds
         self._newest = newest
         self._choose_s = choose_s
         self._step_s = step_s
@@ -237,6 +245,18 @@ class SharedLog:
         """The frame at ``place``."""
         return self._log[place - self.first]
 
+    def held(self, place: int, rows: Stamps) -> Stamps:
+        """Up to which stamp a reader holds ``rows`` that lacks nothing of the log before ``place``, int64 [k].
+
+        See :attr:`holds`; :data:`NOTHING_HELD` where nothing is recorded.
+        """
+        if self._held is None:
+            return np.full(len(rows), NOTHING_HELD, dtype=np.int64)
+        held = self._held.copy()
+        for entry in reversed(self.frames(place)):
+            held[entry.message.rows] = NOTHING_HELD if entry.held_before is None else entry.held_before
+        return held[rows]
+
     # -- frames ------------------------------------------------------------------------------------------------
 
     def grow(self, now: float, *, idle: bool, draining: bool) -> bool:
@@ -319,7 +339,7 @@ class SharedLog:
         rows = self._transfer.take_rows(self._frame_bytes)
         payload, before = self.residual.take(rows, codec, iteration)
         message = Rows(0, iteration, codec.wire_id, False, False, rows, payload)
-        entry = Entry(message, frame_bytes(message), before, None if self.holds is None else self.holds(rows))
+        entry = Entry(message, frame_bytes(message), before, *self._holding(rows))
         low = int(before.min())
         while self._lows and self._lows[-1][1] >= low:
             self._lows.pop()
@@ -330,6 +350,16 @@ class SharedLog:
         self._woken.update(self._waiting)
         self._waiting.clear()
         self._trim()
+
+    def _holding(self, rows: Stamps) -> tuple[Stamps | None, Stamps | None]:
+        """What ``rows`` hold that are encoded now, and what is held of them without; both ``None``: nobody asks."""
+        if self.holds is None:
+            return None, None
+        if self._held is None:
+            self._held = np.full(self.residual.layout.rows, NOTHING_HELD, dtype=np.int64)
+        held, before = self.holds(rows), self._held[rows]
+        self._held[rows] = held
+        return held, before
 
     def _trim(self) -> None:
         """Drop what everybody has got, and what is too much; a whole model that nothing is added to is not."""

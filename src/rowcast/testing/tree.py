@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class Branch(DurableTeam):
 
     def graft(self, branch: Branch) -> _Worker:
         """``branch`` connects to this server from now on."""
-        script = ScriptedWorker(branch.name, lambda count, seen: seen, 0, rate_bps=self.tree.rate_bps)
+        script = ScriptedWorker(branch.name, lambda count, seen: seen, 0, rate_bps=self.tree.rate_of(branch.name))
         peer = _Worker(script, Uplink(branch), self._pipe(script), self._pipe(script))  # type: ignore[arg-type]
         self.branches[branch.name] = branch
         self._carry(peer)
@@ -194,7 +194,7 @@ class VirtualTree:
         shape: how many branches each server of a level has, and workers at the last one, as ``(2, 4)``.
         make: makes the script of a worker, by its number.
         seed: of everything that is random.
-        rate_bps: of the links between relays and what is above them (bit/s).
+        rate_bps: of the links between relays and what is above them (bit/s); or says it of each, by its name.
         more: see :class:`~rowcast.testing.durable.DurableTeam`; settings of all servers alike.
 
     Attributes:
@@ -211,11 +211,11 @@ class VirtualTree:
         make: Any,
         *,
         seed: int = 0,
-        rate_bps: float = 4e6,
+        rate_bps: float | Callable[[str], float] = 4e6,
         **more: Any,
     ) -> None:
         self.clock = Clock()
-        self.rate_bps = rate_bps
+        self._rate_bps = rate_bps
         self.branches: dict[str, Branch] = {}
         self._made = 0
         self._make = make
@@ -240,6 +240,10 @@ class VirtualTree:
                 branch.start(self._make(self._made))
                 self._made += 1
         return branch
+
+    def rate_of(self, name: str) -> float:
+        """Of the link between this relay and what is above it (bit/s)."""
+        return self._rate_bps(name) if callable(self._rate_bps) else self._rate_bps
 
     @property
     def now(self) -> float:

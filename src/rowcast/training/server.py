@@ -158,10 +158,12 @@ class ServerNode(ServerCore, Host):
 
         Control overtakes rows.
         """
-        message = link.next_control(now) if link.control else None
+        member = self._admission.by_link.get(link)
+        message = None if member is None else self._rule.take_next(member)
+        if message is None and link.control:
+            message = link.next_control(now)
         if message is not None or link.closing:
             return message
-        member = self._admission.by_link.get(link)
         if member is None:
             return None
         if member.state in self._rule.states:

@@ -32,7 +32,9 @@ class Through(Control, frozen=True):
 
 
 class Returned(Control, frozen=True):
-    """s> I am a relay. What the next row frame holds of what you have sent: it has been to the root and is back."""
+    """s> What the next row frame holds of what you have sent, which is back from the root. A relay says it before each;
+    another server to a relay only, before rows that are older than what it has acknowledged.
+    """
 
     KIND: ClassVar[int] = 47
     number: Count  #: of each row what was in your frames up to this one

@@ -102,7 +102,7 @@ class Replica:
 
         Args:
             codec, message: the frame.
-            numbers: of own frames up to which each of its rows holds what was sent, int64 [k], where a relay says so.
+            numbers: of own frames up to which each of its rows holds what was sent, int64 [k], if the server says so.
         """
         if self._held is not None:
             self._held.append((codec, dataclasses.replace(message, payload=message.payload.copy()), numbers))

@@ -350,9 +350,7 @@ class RelayNode(ServerNode):
 
     def poll(self, now: float, link: Link) -> Message | None:
         if (upper := self._above(link)) is None:
-            member = self._admission.by_link.get(link)
-            rows = None if member is None else self._relay_rule.take_next(member)
-            return rows or super().poll(now, link)
+            return super().poll(now, link)
         return upper.poll(now) if upper.link is link else None
 
     def farewell(self, link: Link, cause: str) -> None:

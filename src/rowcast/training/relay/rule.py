@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from rowcast.rows import Layout
 from rowcast.training.member import Member
 from rowcast.training.relay.passage import Passage
-from rowcast.training.relay.returns import Returns
 from rowcast.training.rules.adaptation import Adaptation
+from rowcast.training.rules.returns import Returning
 from rowcast.training.rules.streamed import StreamedRule
 from rowcast.training.rules.streamed_member import StreamedMember
-from rowcast.wire import Computed, Horizon, Message, Rows
+from rowcast.wire import Computed, Horizon, Rows
 
 if TYPE_CHECKING:
     from rowcast.sync import Policy
@@ -54,8 +55,6 @@ class RelayRule(StreamedRule):
         self._sizes: dict[str, float] = {}
         self._momentum: dict[str, float] = {}
         self.passage: Passage | None = None
-        self._returns: dict[str, Returns] = {}
-        self._next: dict[str, Rows] = {}  # rows that were chosen, and are said before they are sent
         super().__init__(team)
 
     def _begin(self, rows: int) -> None:
@@ -63,6 +62,10 @@ class RelayRule(StreamedRule):
         self._adaptation = _Follows(self.team, self._policy)
         self._levels = np.zeros(rows, dtype=np.int32)
         self._held = 0
+
+    def lay_out(self, layout: Layout) -> None:
+        super().lay_out(layout)
+        self.returning = Returning(None, to_all=True)  # until it has joined above
 
     # -- from above --------------------------------------------------------------------------------------------
 
@@ -76,10 +79,9 @@ class RelayRule(StreamedRule):
         self.least = max(self.least, iteration)
         self.told = False
         self.passage = passage
+        self.returning.counter = passage
         if passage is not None:
             passage.restart()
-            if self.stream is not None:
-                self.stream.holds = passage.stamps
 
     def heard_horizon(self, held: int, newest: int, members: int) -> None:
         """What is held here has everybody's contributions up to ``held``; see the attributes for the others."""
@@ -142,38 +144,6 @@ class RelayRule(StreamedRule):
         super().remove(member)
         self._sizes.pop(member.name, None)
         self._momentum.pop(member.name, None)
-        self._returns.pop(member.name, None)
-        self._next.pop(member.name, None)
-
-    # -- what has come back ------------------------------------------------------------------------------------
-
-    def arriving(self, now: float, member: Member, message: Rows) -> None:
-        super().arriving(now, member, message)
-        if self.passage is not None:
-            self.passage.taken(message.rows if len(message.payload) else message.rows[:0])
-            found = self._returns.get(member.name)
-            if found is None:
-                found = self._returns[member.name] = Returns(message.number)
-            found.taken(message.number, self.passage.stamp)
-
-    def next_message(self, now: float, member: Member) -> Message | None:
-        """See :class:`ServerRule`; before rows goes what of the worker's own is in them."""
-        message = super().next_message(now, member)
-        returns = self._returns.get(member.name)
-        if type(message) is not Rows or message.absolute or returns is None or self.passage is None:
-            return message
-        self._next[member.name] = message
-        place = member.owed.newest_place
-        held = self.stream.entry(place).held if place >= 0 and self.stream is not None else None
-        return returns.told(self.passage.stamps(message.rows) if held is None else held)
-
-    def take_next(self, member: Member) -> Rows | None:
-        """The rows of which it was said what is in them: nothing comes in between, whatever ``member`` does now."""
-        return self._next.pop(member.name, None)
-
-    def link_lost(self, now: float, member: Member) -> None:
-        self._next.pop(member.name, None)
-        super().link_lost(now, member)
 
     def leaves(self) -> int:
         """Workers below among whom updates are shared, in outages as well."""

@@ -210,6 +210,10 @@ class ServerRule:
         """The next message to a worker in one of the :attr:`states`, if any."""
         return None
 
+    def take_next(self, member: Member) -> Message | None:
+        """What must follow the last message to ``member`` before anything else, in whatever state it is now."""
+        return None
+
     def wake_all_ready(self) -> None:
         """Wake those to whom something may be sent since the last call."""
 
@@ -298,7 +302,7 @@ class WorkerRule:
         """Rows have come, and were applied to the replica or wait until it may be moved."""
 
     def returned(self, message: Rows) -> npt.NDArray[np.int64] | None:
-        """Of each row of a frame that has come, up to which own frame it holds what was sent, where a relay says so."""
+        """Of each row of a frame that has come, up to which own frame it holds what was sent, if the server says so."""
         return None
 
     def acknowledged(self, now: float) -> None:

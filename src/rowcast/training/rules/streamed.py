@@ -35,6 +35,7 @@ from rowcast.training.rules.base import ServerRule
 from rowcast.training.rules.downstream import CHOOSE_FRAMES, choose, due_at, lacks, refine
 from rowcast.training.rules.floor import Floor
 from rowcast.training.rules.outage import Outages
+from rowcast.training.rules.returns import Applied, Returning
 from rowcast.training.rules.streamed_member import STREAMED, StreamedMember
 from rowcast.training.rules.subtree import hear_subtree
 from rowcast.wire import Computed, Horizon, Message, Rows, Subtree
@@ -52,6 +53,7 @@ class StreamedRule(ServerRule):
         floor: how far everybody's contribution to each row has come.
         stream: the rows that all workers are sent alike; ``None`` where each is sent its own.
         outages: who has left the gate although it is a member, and when it counts again.
+        returning: says what of a member's own rows is in those that it is sent.
     """
 
     states = between_steps = STREAMED
@@ -71,6 +73,7 @@ class StreamedRule(ServerRule):
         self.stream: SharedLog | None = None
         self._apart: dict[str, Member] = {}  # who is sent rows of its own although there is a common stream
         self.outages = Outages(self)
+        self.returning = Returning(None)
 
     # -- the model ---------------------------------------------------------------------------------------------
 
@@ -87,6 +90,8 @@ class StreamedRule(ServerRule):
                 step_s=self._usual_step_s,
                 newest=self.team.gate.newest,
             )
+            asked = self._policy.reads_own_writes and not layout.is_timing_only
+            self.returning = Returning(Applied() if asked else None)
 
     def reset(self) -> None:
         self.team.policy = self._policy
@@ -172,6 +177,7 @@ class StreamedRule(ServerRule):
         return self.floor.lowest if self.outages.sharing() else 0  # who is away holds all up to there
 
     def remove(self, member: Member) -> None:
+        self.returning.forget(member)
         if not len(self.floor.levels):
             return  # the model is not there yet, or not any more
         self._streamed.pop(member.name, None)
@@ -207,6 +213,7 @@ class StreamedRule(ServerRule):
 
     def arriving(self, now: float, member: Member, message: Rows) -> None:
         """Rows of ``member`` are whole up to an iteration (in its own count)."""
+        self.returning.taken(member, message, self.stream)
         rows = message.rows
         if member.state not in STREAMED:
             self._touch(rows)
@@ -348,6 +355,9 @@ class StreamedRule(ServerRule):
     def newest(self, member: Member) -> int:
         return self._streamed[member.name].own if member.name in self._streamed else member.iteration
 
+    def link_lost(self, now: float, member: Member) -> None:
+        self.returning.link_lost(member)
+
     def resumed(self, member: Member) -> None:
         if member.name in self._streamed:
             self.streamed(member).told = None
@@ -377,7 +387,10 @@ class StreamedRule(ServerRule):
             choose(now, team, member, streamed)
         else:
             refine(now, team, member)
-        return member.owed.next_frame(now) or member.owed.follow(now)
+        return self.returning.before(member, member.owed.next_frame(now) or member.owed.follow(now))
+
+    def take_next(self, member: Member) -> Rows | None:
+        return self.returning.take_next(member)
 
     def wake_at(self, member: Member) -> float:
         """When something may have to be done for ``member`` that nothing else is the occasion for (s).
