@@ -126,6 +126,7 @@ def main() -> None:
         "decode and apply at the worker": apply_s,
     }
     total_s = sum(stages.values())
+    coding_s = encode_s + decode_s + apply_s
     megabytes = 4 * layout.elements / 1e6
     figures = [Figure("copy of the vector", copy_s * 1e3, "ms", note=f"{megabytes:.1f} MB, {name}")]
     figures += [
@@ -134,6 +135,7 @@ def main() -> None:
     figures += [
         Figure("total", total_s * 1e3, "ms"),
         Figure("total / copy", total_s / copy_s, "ratio", bound=10.0),
+        Figure("encode, decode and apply / copy", coding_s / copy_s, "ratio", bound=6.0),
         Figure("frames", len(frames), "frames", note=f"{sum(len(m.rows) for m in frames)} rows, {codec.name}"),
     ]
     for policy, bound in SHARES.items():
