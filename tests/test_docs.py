@@ -502,6 +502,7 @@ EXPORTED: dict[str, str] = {
         Clock Device Gifts InferenceSimulation ProfileEngine ServerCosts Simulation TimeOver TreeSimulation
         VirtualRobot VirtualStream VirtualWorker
     """,
+    "rowcast.drivers.virtual.tcp": "",
     "rowcast.durability": """
         Appendix Drawn Leadership Record RecordedServer Recovery Replay Standing State capture decode recover restore
     """,

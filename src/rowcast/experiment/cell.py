@@ -12,7 +12,7 @@ from typing import Any
 from rowcast.config import LinkSettings
 from rowcast.errors import ConfigError
 from rowcast.experiment.feeding import Feeding
-from rowcast.experiment.medium_settings import MediumSettings
+from rowcast.experiment.medium_settings import QUEUE_MS, MediumSettings
 from rowcast.tasks import Task, find_task, load_task
 from rowcast.tasks.options import read_options
 
@@ -28,6 +28,7 @@ LATER: Mapping[str, Any] = {
     "medium": None,
     "link": None,
     "transport": "direct",
+    "queue_ms": QUEUE_MS,
 }
 
 
@@ -57,7 +58,7 @@ class Cell:
             scaled; ``None``: to the size of the model.
         medium: of a run in namespaces: what carries the packets.
         link: how bytes are put on the links; ``None``: as the driver has it.
-        transport: in virtual time, see :class:`~rowcast.experiment.settings.Comparison`.
+        transport, queue_ms: in virtual time, see :class:`~rowcast.experiment.settings.Comparison`.
     """
 
     policy: str
@@ -86,6 +87,7 @@ class Cell:
     medium: MediumSettings | None = None
     link: LinkSettings | None = None
     transport: str = "direct"
+    queue_ms: float = QUEUE_MS
 
     def written(self) -> dict[str, Any]:
         """As files have it: without the fields of :data:`LATER` that say nothing, as before there were any."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from rowcast.errors import ConfigError
 from rowcast.experiment.cell import Cell
 from rowcast.experiment.emulation_settings import EmulationSettings
+from rowcast.experiment.medium_settings import QUEUE_MS
 from rowcast.experiment.plan import plan_cells
 from rowcast.links import load_team, load_trace
 from rowcast.links.topics import TopicAddress
@@ -27,7 +28,8 @@ def plan_emulation(settings: EmulationSettings) -> list[Cell]:
     for link in {} if settings.links_repeat else dict.fromkeys(cell.links for cell in cells):
         _check_length(link, 60.0 * settings.minutes)
     return [
-        replace(cell, driver="netns", medium=settings.medium, link=settings.link, transport="direct") for cell in cells
+        replace(cell, driver="netns", medium=settings.medium, link=settings.link, transport="direct", queue_ms=QUEUE_MS)
+        for cell in cells
     ]
 
 

@@ -87,4 +87,5 @@ class EmulationSettings(Checked):
             eval_items=self.eval_items,
             link=self.link,
             transport="tcp",
+            queue_ms=self.medium.queue_ms,
         )

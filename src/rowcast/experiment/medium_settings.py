@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from rowcast.config import Checked, setting
 from rowcast.errors import ConfigError
 
-__all__ = ["SHAPERS", "MediumSettings"]
+__all__ = ["QUEUE_MS", "SHAPERS", "MediumSettings"]
 
 #: What moves packets at the rates of the traces: a program of ours, or the kernel's traffic control.
 SHAPERS = ("user", "kernel")
+#: Length of the queue in front of a link, as time at its present rate.
+QUEUE_MS = 50.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class MediumSettings(Checked):
     )
     loss: float = setting(0.0, "Share of the packets that are lost, each alone.", low=0.0, high=1.0, flag="--loss")
     queue_ms: float = setting(
-        50.0,
+        QUEUE_MS,
         "Length of the queue in front of a link, as time at its present rate; beyond it packets are dropped.",
         unit="ms",
         low=1.0,

@@ -82,6 +82,7 @@ def plan_cells(settings: Comparison) -> list[Cell]:
             topk=topk,
             link=None if settings.link == VIRTUAL_LINKS else settings.link,
             transport=settings.transport,
+            queue_ms=settings.queue_ms,
         )
         for seed, link, device, workers, batch, feeding, topk, policy in axes
     ]

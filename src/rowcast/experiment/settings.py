@@ -10,6 +10,7 @@ from typing import Any
 from rowcast.config import Checked, LinkSettings, WorkerSettings, from_table, setting
 from rowcast.energy import PowerStates
 from rowcast.errors import ConfigError
+from rowcast.experiment.medium_settings import QUEUE_MS
 from rowcast.experiment.trees import parse_tree
 from rowcast.links import CHANNELS
 from rowcast.streams import parse_batch, parse_buffer, parse_rehearsal
@@ -422,9 +423,19 @@ class Comparison(Checked):
     transport: str = setting(
         "direct",
         "How messages travel in virtual time: 'direct': one at a time in each direction, without heads; 'tcp': as "
-        "through a socket, in packets with heads that are acknowledged, one behind the other as they were handed over.",
+        "through a socket, in packets with heads, of which a full queue drops some, one behind the other as they were "
+        "handed over.",
         choices=TRANSPORTS,
         flag="--transport",
+    )
+    queue_ms: float = setting(
+        QUEUE_MS,
+        "With --transport tcp, length of the queue in front of a link, as time at its present rate; it holds five "
+        "packets at any rate, and drops what is beyond.",
+        unit="ms",
+        low=1.0,
+        high=60_000.0,
+        flag="--queue-ms",
     )
     link: LinkSettings = from_table(
         "link",

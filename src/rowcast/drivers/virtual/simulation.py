@@ -12,7 +12,8 @@ import numpy.typing as npt
 from rowcast.drivers.virtual.clock import rare_collections
 from rowcast.drivers.virtual.device import Device, ServerCosts
 from rowcast.drivers.virtual.engine import Direction, Engine, Peer
-from rowcast.drivers.virtual.lane import Lane, TcpLane, starting_at
+from rowcast.drivers.virtual.lane import Lane, starting_at
+from rowcast.drivers.virtual.tcp.lane import QUEUE_S, TcpLane
 from rowcast.errors import ConfigError, LinkLost, LocalProtocolError, RemoteProtocolError, RowcastError
 from rowcast.links import Trace
 from rowcast.links.channel import Channel, Independent
@@ -66,7 +67,10 @@ class Simulation(Engine[Robot]):
         channel: the medium; ``None``: each link has its own.
         costs: the server's work.
         delay_s: propagation delay of each direction (s), of all links or by the name of the robot; else 0.
-        tcp: links carry packets of TCP, :class:`~rowcast.drivers.virtual.lane.TcpLane`, and not one message at a time.
+        tcp: links carry packets of TCP, :class:`~rowcast.drivers.virtual.tcp.lane.TcpLane`, and not one message at a
+            time.
+        queue_s: of those links, the queue in front of each holds what it carries in so many seconds at its present
+            rate, and five packets at any rate.
 
     Raises:
         ConfigError: a delay that is negative or not finite.
@@ -88,6 +92,7 @@ class Simulation(Engine[Robot]):
         costs: ServerCosts | None = None,
         delay_s: float | Mapping[str, float] = 0.0,
         tcp: bool = False,
+        queue_s: float = QUEUE_S,
     ) -> None:
         super().__init__(server)
         for value in delay_s.values() if isinstance(delay_s, Mapping) else (delay_s,):
@@ -101,6 +106,7 @@ class Simulation(Engine[Robot]):
         costs = costs or ServerCosts()
         self._push_s, self._pull_s = costs.push_s, costs.pull_s
         self._make_lane = TcpLane if tcp else Lane
+        self.queue_s = queue_s
         self._lanes: list[Lane] = []
         self._moved: dict[Trace, Trace] = {}
         self._zero = 0.0
@@ -259,9 +265,9 @@ class Simulation(Engine[Robot]):
 
     def _open_lanes(self, robot: Robot) -> None:
         for lane in (robot.up, robot.down):
-            self._channel.add(lane.key, self._in_force(lane.trace))
+            self._channel.add(lane.key, self.in_force(lane.trace))
 
-    def _in_force(self, trace: Trace) -> Trace:
+    def in_force(self, trace: Trace) -> Trace:
         """The trace as the clock of the channel sees it; one for all links that share it."""
         if trace not in self._moved:
             self._moved[trace] = starting_at(trace, self._zero)
@@ -271,10 +277,10 @@ class Simulation(Engine[Robot]):
         lane = self._make_lane(self, len(self._lanes), trace, delay_s)
         self._lanes.append(lane)
         if self.started:
-            self._channel.add(lane.key, self._in_force(trace))
+            self._channel.add(lane.key, self.in_force(trace))
         return lane
 
-    def _pump(self, lane: Lane) -> None:
+    def pump(self, lane: Lane) -> None:
         """Hand the next message to a link, if it is free."""
         spoke = False
         while lane.takes(self.clock.now) and lane.next():
@@ -286,32 +292,49 @@ class Simulation(Engine[Robot]):
         """The first bit of a message enters the link."""
         if self.started:
             burden, lane.burden = lane.burden, 0
-            self._channel.begin(now, lane.key, 8 * (lane.wire_bytes(message_bytes(message)) + burden))
+            self._channel.begin(now, lane.key, 8 * (message_bytes(message) + burden))
         else:
             self.clock.at(now, self._passed, lane)
 
+    def put(self, now: float, lane: Lane, size_bytes: int) -> None:
+        """The first bit of a packet enters the link."""
+        self._channel.begin(now, lane.key, 8 * size_bytes)
+
+    def lane_of(self, key: int) -> Lane:
+        """A direction of a link, by its key."""
+        return self._lanes[key]
+
     def _passed(self, lane: Lane) -> None:
-        """The last bit of a message has left the link."""
-        message = lane.passed(self._lanes[lane.key ^ 1])
+        """The last bit of a message, or of a packet, has left the link."""
+        message = lane.passed()
         if message is None:
             return
-        lane.follow(self.clock.now)
-        if self._pull_s and self.started and lane.robot is not None:
-            self._hold(lane, lane.robot, self.server.pull_work(message) * self._pull_s)
+        self._hold_after(lane, message)
         if lane.delay_s:
             self.clock.at(self.clock.now + lane.delay_s, self._arrived, lane, lane.connection, message)
         else:
             lane.deliver(message)
-        self._pump(lane)
+        self.pump(lane)
+
+    def hand_over(self, lane: Lane, message: Message) -> None:
+        """A message has come out of a link that carries packets."""
+        self._hold_after(lane, message)
+        lane.deliver(message)
+        self.pump(lane)
+
+    def _hold_after(self, lane: Lane, message: Message) -> None:
+        """The server works for what it has sent."""
+        if self._pull_s and self.started and lane.robot is not None:
+            self._hold(lane, lane.robot, self.server.pull_work(message) * self._pull_s)
 
     def _has_left(self, direction: Direction) -> bool:
-        return not isinstance(direction, Lane) or direction.carrying is None
+        return not isinstance(direction, Lane) or direction.idle
 
     def _hold(self, lane: Lane, robot: Robot, work_s: float) -> None:
         """The server works before it sends more to ``robot``."""
         if work_s:
             robot.served_until = lane.held_until = max(self.clock.now, robot.served_until) + work_s
-            self.clock.at(lane.held_until, self._pump, lane)
+            self.clock.at(lane.held_until, self.pump, lane)
 
     def _arrived(self, lane: Lane, connection: Link, message: Message) -> None:
         """A message comes out of the link, unless it was cut meanwhile."""
@@ -374,10 +397,12 @@ class Simulation(Engine[Robot]):
     def _opened(self, robot: Robot) -> None:
         robot.worker_link.shaped_by = robot.server_link.shaped_by = robot.up.trace.name
         robot.up.connection = robot.down.connection = robot.server_link
+        robot.up.opened(self.clock.now)
+        robot.down.opened(self.clock.now)
 
     def _closing(self, robot: Robot, now: float) -> None:
         for lane in (robot.up, robot.down):
-            if lane.carrying is not None and self.started:
+            if lane.busy and self.started:
                 self._channel.abort(now, lane.key)
             lane.connection = None
             lane.clear()

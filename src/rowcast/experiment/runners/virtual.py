@@ -94,7 +94,12 @@ def _run_virtual(cell: Cell, folder: Path, progress: Callable[[float | Preparing
         record_start(journal, 0.0, "server", cell.policy)
         costs = ServerCosts(cell.server_push_s, cell.server_pull_s)
         simulation = Simulation(
-            server, channel=CHANNELS[cell.channel](), costs=costs, delay_s=delays_of(cell), tcp=cell.transport == "tcp"
+            server,
+            channel=CHANNELS[cell.channel](),
+            costs=costs,
+            delay_s=delays_of(cell),
+            tcp=cell.transport == "tcp",
+            queue_s=cell.queue_ms / 1e3,
         )
         feeder = None if cell.feeding is None else Feeder(task, cell.feeding, cell.workers, cell.seed)
         rule = parse_topk(cell.topk) if cell.topk else None
