@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -273,17 +273,16 @@ class WorkerLoop(WorkerCore):
         self.state = WorkerState.DONE
         self.journal.record(now, "end", cause=cause)
 
-    def report(self, now: float, metrics: dict[str, float]) -> None:
-        """Tell the journal and the server's display a few numbers."""
-        plain = {name: float(value) for name, value in metrics.items()}
-        left_out = keep(self.metrics, plain, MOST_REPORTED)
+    def report(self, now: float, metrics: Mapping[str, float]) -> None:
+        """Tell the journal and the server's display a few numbers, by their names."""
+        left_out = keep(self.metrics, metrics, MOST_REPORTED)
         if left_out and not self._metrics_left_out:
             self._metrics_left_out = True
             what = f"figures under further names: {left_out[0][:LONGEST_NAME]!r} ..."
             why = f"expected at most {MOST_REPORTED} names of {LONGEST_NAME} characters; the journal has all of them"
             self.journal.record(now, "dropped", peer=self.name, what=what, why=why)
             self.notices.append(f"{self.name}: the server's display is not told {what}: {why}")
-        for name, value in plain.items():
+        for name, value in metrics.items():
             self.journal.record(now, "metric", iteration=self.iteration, name=name, value=value)
 
     def note(self, now: float, what: str, detail: str) -> None:

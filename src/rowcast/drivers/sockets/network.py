@@ -119,6 +119,22 @@ class NetworkThread(Owner):
         with self.resting(function) as result:
             return result
 
+    def post(self, function: Callable[[], object]) -> None:
+        """The same as :meth:`call`, without waiting for it: ``function`` must not fail."""
+        self.check_process()
+        self._raise_if_dead()
+
+        def do() -> None:
+            function()
+            self._attend()
+
+        with self._ending:
+            ended = self._ended
+            if not ended:
+                self.loop.call_soon_threadsafe(do)
+        if ended:
+            function()
+
     @contextlib.contextmanager
     def resting(self, function: Callable[[], T]) -> Iterator[T]:
         """The same, and what is entered gets the result; until it is left the thread does nothing else."""

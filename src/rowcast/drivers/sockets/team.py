@@ -263,11 +263,12 @@ class Team(NodeView):
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal and show them to the server's display."""
-        self._call(lambda now: self.node.report(now, dict(metrics)))
+        plain = {name: float(value) for name, value in metrics.items()}
+        self._post(lambda now: self.node.report(now, plain))
 
     def note(self, what: str, detail: str) -> None:
         """Write what happened in the task into the journal."""
-        self._call(lambda now: self.node.note(now, what, detail))
+        self._post(lambda now: self.node.note(now, what, detail))
 
     def finish(self, wait: bool = True, timeout_s: float | None = None) -> None:
         """Deliver everything, receive everything, say goodbye, close.
@@ -336,6 +337,11 @@ class Team(NodeView):
         """Run ``function(now)`` on the network thread, if that has not given up."""
         thread = self._running
         return thread.call(lambda: function(thread.loop.time()))
+
+    def _post(self, function: Callable[[float], object]) -> None:
+        """The same, without waiting for it."""
+        thread = self._running
+        thread.post(lambda: function(thread.loop.time()))
 
     def _wait(self, reached: Callable[[], bool], timeout_s: float | None = None) -> bool:
         return self._running.wait(reached, timeout_s)

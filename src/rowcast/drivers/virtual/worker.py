@@ -213,7 +213,7 @@ class VirtualWorker(NodeView):
 
     def report(self, **metrics: float) -> None:
         """Write figures of the training loop into the journal."""
-        self.node.report(self._simulation.clock.now, dict(metrics))
+        self.node.report(self._simulation.clock.now, {name: float(value) for name, value in metrics.items()})
 
     def note(self, what: str, detail: str) -> None:
         """Write what happened in the task into the journal."""
