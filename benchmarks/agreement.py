@@ -22,6 +22,7 @@ from rowcast.drivers.netns.rights import why_not
 from rowcast.experiment.compare import run_comparison
 from rowcast.experiment.devices import parse_devices
 from rowcast.experiment.emulation_settings import EmulationSettings
+from rowcast.experiment.medium_settings import MediumSettings
 from rowcast.report import RunSummary, read_experiment, summarise
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces_wifi_robot"
@@ -32,6 +33,8 @@ LINKS = {
     "ax-5ghz": (str(TRACES / "ax_20mhz_5ghz_run1_loc3.csv"), 3.0),
 }
 POLICIES = ("bsp", "ssp:4", "rog:4", "rowcast")
+#: The congestion control that the simulator has.
+MEDIUM = MediumSettings(congestion_control="cubic")
 #: Steps and bytes may differ by so much, the share of stall by so many points.
 WITHIN, POINTS = 0.10, 5.0
 #: Of ``rowcast``: steps of those without a network, and the share of a step that it takes on the training thread.
@@ -66,7 +69,7 @@ def main() -> None:
 
 def agreement(part: str, link: str, minutes: float, out: Path) -> Iterator[Figure]:
     """Both kinds of runs over a link, policy by policy."""
-    emulated = EmulationSettings(policies=POLICIES, links=(link,), minutes=minutes)
+    emulated = EmulationSettings(policies=POLICIES, links=(link,), minutes=minutes, medium=MEDIUM)
     real, virtual = both(emulated, out)
     for policy in POLICIES:
         yield from compared(f"{part}, {policy}", real[policy], virtual[policy])
@@ -110,7 +113,7 @@ def compared(name: str, real: RunSummary, simulated: RunSummary) -> Iterator[Fig
 def at_demo_pace(out: Path, *, tiny: bool) -> Iterator[Figure]:
     """``rowcast`` on real sockets with the demo's model, pace and links, against the gradients alone."""
     settings = EmulationSettings(
-        policies=("rowcast",), devices=str(DEMO_PACE_S), ratio=DEMO_RATIO, minutes=DEMO_MINUTES
+        policies=("rowcast",), devices=str(DEMO_PACE_S), ratio=DEMO_RATIO, minutes=DEMO_MINUTES, medium=MEDIUM
     )
     if tiny:
         settings = replace(settings, workers=2, minutes=0.05)
