@@ -1,10 +1,9 @@
 """The same runs in virtual time and on real sockets: do simulator and emulation agree?
 
-Trace, task, devices, seed and settings of the links are the same for both. The simulator carries packets of TCP
-(``--transport tcp``): heads, acknowledgements, messages in the order in which they were handed over, a queue of the
-length that the emulation's has, and what TCP does about packets that it drops. Real sockets add what it does not know:
-processors that are shared, and the congestion control of this system where that is not CUBIC. Where the medium is exact
-(``shaping.py``), what differs is one of these; docs/simulator.md says what is known.
+Trace, task, devices, seed, settings of the links and congestion control are the same for both. The simulator carries
+packets of TCP (``--transport tcp``): heads, acknowledgements, messages in the order in which they were handed over, a
+queue of the length that the emulation's has, and what TCP does about packets that it drops. Real sockets add what it
+does not know, above all processors that are shared; docs/simulator.md says what is known.
 
 A part is a link with all policies, and ``steps``, which is ``rowcast`` at the pace of the demo. What is finished in
 ``--out`` is not run again. Each run takes its minutes; nothing else should use the processors meanwhile.
