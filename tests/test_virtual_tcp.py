@@ -22,6 +22,7 @@ from rowcast.drivers.virtual.tcp.congestion import BETA, INITIAL_WINDOW, Cubic
 from rowcast.drivers.virtual.tcp.lane import HEAD_BYTES, QUEUE_PACKETS, QUEUE_S, UNSENT_BYTES, Packet, TcpLane
 from rowcast.drivers.virtual.tcp.receiver import DELAYED_S, Receiver
 from rowcast.drivers.virtual.tcp.sender import GRAIN_S, LEAST_TIMEOUT_S, SEGMENT_BYTES, Sender
+from rowcast.errors import ConfigError
 from rowcast.experiment.emulation_settings import EmulationSettings
 from rowcast.experiment.medium_settings import MediumSettings
 from rowcast.experiment.plan import plan_cells
@@ -206,6 +207,8 @@ def test_the_queue_is_that_of_the_emulation():
     assert UNSENT_BYTES == NOTSENT_LOWAT_BYTES
     settings = EmulationSettings(medium=MediumSettings(queue_ms=80.0))
     assert [cell.queue_ms for cell in plan_cells(settings.comparison)] == [80.0] * 3
+    with pytest.raises(ConfigError, match="--queue-ms: 80 goes with --transport tcp"):
+        Comparison(queue_ms=80.0)
 
 
 @given(

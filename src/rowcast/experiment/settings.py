@@ -469,6 +469,11 @@ class Comparison(Checked):
             )
         if not self.seed_list:
             raise ConfigError("seeds: expected at least one")
+        if self.queue_ms != QUEUE_MS and self.transport != "tcp":
+            raise ConfigError(
+                f"--queue-ms: {self.queue_ms:g} goes with --transport tcp, the links of which have a queue; got "
+                f"--transport {self.transport}"
+            )
         _ = self.power
 
     @property
