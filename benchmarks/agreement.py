@@ -1,9 +1,9 @@
 """The same runs in virtual time and on real sockets: do simulator and emulation agree?
 
-Trace, task, devices, seed, settings of the links and congestion control are the same for both. The simulator carries
-packets of TCP (``--transport tcp``): heads, acknowledgements, messages in the order in which they were handed over, a
-queue of the length that the emulation's has, and what TCP does about packets that it drops. Real sockets add what it
-does not know, above all processors that are shared; docs/simulator.md says what is known.
+Trace, task, devices, seed and settings of the links are the same for both. The simulator carries packets of TCP
+(``--transport tcp``): heads, acknowledgements, messages in the order in which they were handed over, a queue of the
+length that the emulation's has, and what CUBIC does about packets that it drops. Real sockets add what it does not
+know, above all processors that are shared; docs/simulator.md says what is known.
 
 A part is a link with all policies, and ``steps``, which is ``rowcast`` at the pace of the demo. What is finished in
 ``--out`` is not run again. Each run takes its minutes; nothing else should use the processors meanwhile.
@@ -32,8 +32,6 @@ LINKS = {
     "ax-5ghz": (str(TRACES / "ax_20mhz_5ghz_run1_loc3.csv"), 3.0),
 }
 POLICIES = ("bsp", "ssp:4", "rog:4", "rowcast")
-#: The congestion control that the simulator has.
-MEDIUM = MediumSettings(congestion_control="cubic")
 #: Steps and bytes may differ by so much, the share of stall by so many points.
 WITHIN, POINTS = 0.10, 5.0
 #: Of ``rowcast``: steps of those without a network, and the share of a step that it takes on the training thread.
@@ -47,7 +45,11 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where runs are kept; without it they are not")
     parser.add_argument("--parts", default=",".join((*LINKS, "steps")), help="of: %(default)s")
+    parser.add_argument(
+        "--congestion-control", metavar="NAME", help="of all hosts; the simulator has cubic; without it the system's"
+    )
     options = parser.parse_args()
+    medium = MediumSettings(congestion_control=options.congestion_control)
     title = "Agreement of virtual time and real sockets"
     if (reason := why_not()) is not None:
         print(f"agreement: skipped: {reason}")
@@ -58,17 +60,17 @@ def main() -> None:
         figures: list[Figure] = []
         for part in ("steps",) if options.tiny else options.parts.split(","):
             if part == "steps":
-                figures += at_demo_pace(out / part, tiny=options.tiny)
+                figures += at_demo_pace(medium, out / part, tiny=options.tiny)
             elif Path(LINKS[part][0]).is_absolute() and not TRACES.is_dir():
                 print(f"{part}: left out: no traces in the folder {TRACES.name}")
             else:
-                figures += agreement(part, *LINKS[part], out / part)
+                figures += agreement(part, *LINKS[part], medium, out / part)
     finish(title, figures, options)
 
 
-def agreement(part: str, link: str, minutes: float, out: Path) -> Iterator[Figure]:
+def agreement(part: str, link: str, minutes: float, medium: MediumSettings, out: Path) -> Iterator[Figure]:
     """Both kinds of runs over a link, policy by policy."""
-    emulated = EmulationSettings(policies=POLICIES, links=(link,), minutes=minutes, medium=MEDIUM)
+    emulated = EmulationSettings(policies=POLICIES, links=(link,), minutes=minutes, medium=medium)
     real, virtual = both(emulated, out)
     for policy in POLICIES:
         yield from compared(f"{part}, {policy}", real[policy], virtual[policy])
@@ -109,10 +111,10 @@ def compared(name: str, real: RunSummary, simulated: RunSummary) -> Iterator[Fig
     )
 
 
-def at_demo_pace(out: Path, *, tiny: bool) -> Iterator[Figure]:
+def at_demo_pace(medium: MediumSettings, out: Path, *, tiny: bool) -> Iterator[Figure]:
     """``rowcast`` on real sockets with the demo's model, pace and links, against the gradients alone."""
     settings = EmulationSettings(
-        policies=("rowcast",), devices=str(DEMO_PACE_S), ratio=DEMO_RATIO, minutes=DEMO_MINUTES, medium=MEDIUM
+        policies=("rowcast",), devices=str(DEMO_PACE_S), ratio=DEMO_RATIO, minutes=DEMO_MINUTES, medium=medium
     )
     if tiny:
         settings = replace(settings, workers=2, minutes=0.05)
