@@ -41,7 +41,7 @@ STEPS_PER_S = 2.0
 STEP = {
     "compute_s": 0.31, "overlap_s": 0.31, "communicate_s": 0.12, "stall_s": 0.07, "push_rows": 311,
     "push_bytes": 48211, "push_share": 0.7312, "pull_rows": 301, "pull_bytes": 47011, "quota_s": 0.0731,
-    "mta_time_s": 0.0712, "rate_bps": 5512345, "staleness": 1, "skipped": False,
+    "mta_time_s": 0.0712, "rate_bps": 5512345, "staleness": 1, "skipped": False, "own_s": 0.004861,
 }  # fmt: skip
 LAYERS = 48
 #: Bounds: shares of a step and of a core, and seconds.
@@ -59,6 +59,7 @@ def told(t: float, robots: int) -> list[dict[str, object]]:
         of = {"t": t, "node": "server", "peer": f"robot-{robot}"}
         metrics = {"rate_bps": 5e6, "loss": 0.4, "accuracy": 81.0, "share": 0.7, "staleness": 1.0}
         state = {"state": "computing", "iteration": 9, "staleness": 1, "waited_s": 0.0, "down_bps": 4e6}
+        state |= {"down_bytes": 48211 * 311, "in_flight_bytes": 8192}
         found.append({**of, "event": "told", **state, "metrics": metrics})
         rows = {"mean_age": [1.25] * LAYERS, "oldest_age": [3] * LAYERS, "pending": [0.125] * LAYERS}
         found.append({**of, "event": "rows", "iteration": 9, **rows})
