@@ -594,6 +594,23 @@ def test_a_batch_is_shared_among_all_workers_of_the_tree():
     assert {leaf.node.supplier.team_rate for leaf in tree.leaves} == {8.0}
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_relay_that_dies_while_it_tries_to_connect_tries_again(given_up):
+    """What it has noted last is that it tries, and nobody will tell it what came of that."""
+    tree = tree_of((2, 2), make=lambda number: whole(number, 30))
+    pass_until(tree, 0.6)
+    branch = tree.branches["relay-0"]
+    branch.above.disconnect(branch._peer, "gone")
+    branch.host.connecting(tree.now, "the server above")
+    if given_up:
+        branch.relay.upper.fail(ConfigError("the server above was away for too long"))
+    branch.snapshot()
+    assert branch.relay.connect_at is None
+    branch.crash_server()
+    assert branch.relay.connect_at == tree.now
+    settle(tree, 4, 30)
+
+
 def test_a_relay_that_had_given_up_goes_on_from_its_log_when_it_is_started_again():
     """What made it give up may be mended by then; what it had taken in counts."""
     tree = tree_of((2, 2), make=lambda number: whole(number, 30))

@@ -61,8 +61,13 @@ class Reconnect:
         self._pause_s = min(self._first_s * 2.0 ** min(setbacks, 60), self._cap_s)
 
     def again_from(self, now: float) -> None:
-        """From now on the limit is counted anew, however long the server was gone before."""
+        """A process that has just started looks for the server: the limit counts from now, however long that was gone.
+
+        Where the one before it was trying, or had given up, the driver is to try at once.
+        """
         self._since = now
+        if self.connect_at is None:
+            self.connect_at = now
 
     def failed(self, now: float, cause: str, limit_s: float, *, hurries: bool = False) -> bool:
         """An attempt, or the connection that it made, has ended.
