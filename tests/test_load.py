@@ -343,7 +343,7 @@ def test_nothing_is_read_from_who_does_not_read():
     transport.pause_reading.assert_called_once_with()
     transport.resume_reading.assert_not_called()
     owner.next_message = lambda connection: connection.link.next_control(0.0)
-    connection.resume_writing()
+    connection.write_on()
     transport.resume_reading.assert_called_once_with()
     assert not connection.link.control
 
@@ -424,3 +424,26 @@ def test_who_was_forgotten_returns_over_sockets(policy):
         np.testing.assert_allclose(np.add.reduceat(moved, LIVE_LAYOUT.offsets[:-1]), computed, rtol=1e-5)
         np.testing.assert_allclose(robots[0].team.replica, robots[1].team.replica, rtol=0, atol=1e-3)
         assert server.ask(lambda node: node.frames_applied["robot1"]) > 0
+
+
+def test_nothing_is_written_within_the_call_that_there_is_room_again():
+    """A write that failed there would end the connection twice: asyncio then fails itself, and ends the thread."""
+
+    async def run() -> None:
+        owner, transport = Mock(), Mock()
+        connection = Connection(owner)
+        connection.connection_made(transport)
+        transport.is_closing.return_value = False
+        owner.committed_to.return_value = owner.position.return_value = 0
+        waiting = [Heartbeat()]
+        owner.next_message = lambda _: waiting.pop() if waiting else None
+        connection.link = Link("robot0")
+        connection.pause_writing()
+        connection.pump()
+        connection.resume_writing()
+        transport.write.assert_not_called()
+        await asyncio.sleep(0)
+        transport.write.assert_called_once()
+        owner.after_write.assert_called_once_with()
+
+    asyncio.run(run())

@@ -365,7 +365,7 @@ def test_who_is_released_while_the_kernel_takes_bytes_is_sent_to_at_once():
     connection = Connection(server)
     # The end of somebody's pull is handed out: that frees a slot.
     with patch.object(connection, "pump", lambda: server.node.team.notifier.wake(released)):
-        connection.resume_writing()
+        connection.write_on()
     server._connections[released].pump.assert_called_once_with()
 
 

@@ -342,10 +342,10 @@ def test_control_overtakes_rows_inside_tls():
     one.pump()
     assert len(owner.handed) == 1 and written == [tcp.CHUNK_BYTES + 22]
     control.append(Refusal("name", "first"))
-    one.resume_writing()
+    one.write_on()
     assert len(owner.handed) == 1  # the first frame goes on
     while len(owner.handed) < 4:
-        one.resume_writing()
+        one.write_on()
     assert isinstance(owner.handed[1], Refusal), [type(message).__name__ for message in owner.handed]
     assert max(written) <= tcp.CHUNK_BYTES + 22
 

@@ -69,7 +69,6 @@ class Connection(asyncio.BufferedProtocol):
         self._timers: list[asyncio.TimerHandle] = []
         self._transport: asyncio.Transport | None = None
         self._writable = True
-        self._resuming = False
         self._paused = False  # nothing is read until the other end has read
         self._rest = memoryview(b"")
         self._held: deque[tuple[int, bytes]] = deque()  # frames, and what must be committed before each
@@ -187,17 +186,16 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = False
 
     def resume_writing(self) -> None:
-        if self.free:  # a write that fails within this call is reported twice by asyncio, and standbys hang up at will
-            self._writable = True
-            asyncio.get_running_loop().call_soon(self.pump)
-            return
-        self._writable = self._resuming = True
-        try:
-            self.pump()
+        # A write that fails within this call, or a close, is reported twice by asyncio, which then fails itself.
+        asyncio.get_running_loop().call_soon(self.write_on)
+
+    def write_on(self) -> None:
+        """There is room again: go on writing."""
+        self._writable = True
+        self.pump()
+        if not self.free:
             with self._reporting():
                 self._owner.after_write()
-        finally:
-            self._resuming = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -273,7 +271,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._lingers:
             self._linger(transport)
         else:
-            self._shut(transport.close)
+            transport.close()
 
     def _linger(self, transport: asyncio.Transport) -> None:
         """Say nothing more, and drop what still comes until the other end closes."""
@@ -281,7 +279,7 @@ class Connection(asyncio.BufferedProtocol):
             self._lingering = bytearray(STRANGER_READ_BYTES)
             if self._paused:
                 transport.resume_reading()
-            self._shut(lambda: self._end_writing(transport))
+            self._end_writing(transport)
             self._later(LINGER_S, lambda: self.close("left"))
 
     def _flush(self) -> None:
@@ -317,13 +315,6 @@ class Connection(asyncio.BufferedProtocol):
             transport.write_eof()
         except OSError:  # the other end has closed already, and asyncio has not noticed yet
             transport.abort()
-
-    def _shut(self, how: Callable[[], None]) -> None:
-        """End the transport; not while it says that it takes bytes again, for then it reports its end twice."""
-        if self._resuming:
-            asyncio.get_running_loop().call_soon(how)
-        else:
-            how()
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -364,4 +355,4 @@ class Connection(asyncio.BufferedProtocol):
         """End the connection now; what was not written is dropped."""
         self._cause = self._cause or cause
         if self._transport is not None:
-            self._shut(self._transport.abort)
+            self._transport.abort()
