@@ -445,5 +445,11 @@ def test_nothing_is_written_within_the_call_that_there_is_room_again():
         await asyncio.sleep(0)
         transport.write.assert_called_once()
         owner.after_write.assert_called_once_with()
+        waiting.append(Heartbeat())
+        connection.resume_writing()
+        connection.pause_writing()
+        await asyncio.sleep(0)
+        connection.pump()
+        transport.write.assert_called_once()
 
     asyncio.run(run())

@@ -38,11 +38,8 @@ class OwnTime:
 
     def take(self) -> float:
         """Seconds since the last call."""
-        inside = self._since is not None
-        self._stop()
-        spent_s, self._spent_s = self._spent_s, 0.0
-        if inside:
-            self._since = time.perf_counter()
+        with self.not_ours():
+            spent_s, self._spent_s = self._spent_s, 0.0
         return spent_s
 
     def _stop(self) -> None:

@@ -69,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timers: list[asyncio.TimerHandle] = []
         self._transport: asyncio.Transport | None = None
         self._writable = True
+        self._resumed: asyncio.Handle | None = None  # goes on writing in the next turn of the loop
         self._paused = False  # nothing is read until the other end has read
         self._rest = memoryview(b"")
         self._held: deque[tuple[int, bytes]] = deque()  # frames, and what must be committed before each
@@ -184,10 +185,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._writable = False
+        if self._resumed is not None:  # what TLS had got to say has filled it again
+            self._resumed.cancel()
 
     def resume_writing(self) -> None:
         # A write that fails within this call, or a close, is reported twice by asyncio, which then fails itself.
-        asyncio.get_running_loop().call_soon(self.write_on)
+        self._resumed = asyncio.get_running_loop().call_soon(self.write_on)
 
     def write_on(self) -> None:
         """There is room again: go on writing."""
