@@ -67,6 +67,32 @@ def test_rows_travel_while_the_next_gradient_is_computed():
     assert took["bsp?codec=raw"] > 1.8 * took["rowcast:4?codec=raw"]
 
 
+def test_rows_are_chosen_when_they_can_be_sent_and_not_while_the_training_loop_waits():
+    team = team_of("rowcast:4?ahead=30", [MODEL_BPS] * 2)
+    node, chosen, exchanging = team.workers["robot0"].node, [], []
+    begin, exchange = node.outbox.begin, node.exchange
+
+    def note_begin(now, request):
+        chosen.append((now, request.iteration, bool(exchanging)))
+        return begin(now, request)
+
+    def note_exchange(now):
+        exchanging.append(now)
+        exchange(now)
+        exchanging.pop()
+
+    node.outbox.begin, node.exchange = note_begin, note_exchange
+    team.at(2.0, lambda: team.cut("robot0", 3.0))
+    finished(team)
+    replicas_agree(team)
+    assert {iteration for now, iteration, _ in chosen if now < 2.0} >= set(range(1, 9))
+    assert not any(within for _, _, within in chosen)
+    assert not [now for now, _, _ in chosen if 2.0 < now < 5.0]
+    gone = [record for record in steps(team, "robot0") if 2.2 < record["t"] < 5.0]
+    assert len(gone) > 10
+    assert not any(record["push_rows"] or record["push_bytes"] for record in gone)  # nothing is booked twice
+
+
 def test_a_step_says_that_rows_travelled_during_the_computation():
     team = team_of("rowcast:4", [MODEL_BPS] * 2)
     finished(team)
@@ -130,8 +156,8 @@ def test_a_worker_alone_never_waits():
 
 
 def begin_at(slack, kept=SlackTuner.__init__):
-    def begin(self, most):
-        kept(self, most)
+    def begin(self, first, most=0):
+        kept(self, first, most)
         self.slack = slack
 
     return begin
@@ -153,6 +179,25 @@ def test_stalls_raise_the_slack_and_the_journal_says_why(monkeypatch):
     assert [record["before"] for record in changes[1:]] == [record["slack"] for record in changes[:-1]]
     assert all(2 <= record["slack"] <= 8 for record in changes)
     assert max(teams["on"].gaps) <= 8
+
+
+def test_stalls_raise_the_slack_beyond_the_one_to_begin_with_and_the_bound_with_it():
+    """The link of one robot carries a model in twenty gradients, of which a slack of four is over too soon."""
+    rates = [MODEL_BPS, MODEL_BPS / 40]
+    text = "rowcast:4?codec=raw&adapt=off&elastic=off&refine=off&auto=on"
+    gaps = {}
+    for most in (0, 24):
+        team = team_of(f"{text}&most_slack={most}", rates, iterations=200)
+        books = Books(team)
+        books.check_at(10.0, 40.0)
+        finished(team)
+        books.check()
+        replicas_agree(team)
+        changes = events(team, "server", "slack")
+        assert all(record["slack"] <= max(most, 4) for record in changes)
+        gaps[most] = max(team.gaps)
+    assert max(record["slack"] for record in changes) == 24
+    assert gaps[0] <= 4 < gaps[24] <= 24
 
 
 def test_nothing_is_decided_when_nobody_counts():
@@ -326,6 +371,29 @@ def test_a_server_that_comes_back_with_another_kind_of_policy_is_followed(first,
     team.at(at_s, lambda: team.restart_server(f"{then}?codec=raw"))
     finished(team)
     replicas_agree(team)
+
+
+def test_who_counts_again_begins_where_neither_side_waits_for_what_the_other_has_yet_to_compute():
+    """Rows of a robot with a poor link are old; whose rows are fresh is not taken to be as far behind as they are."""
+    team = team_of("rowcast:12?adapt=off&refine=off", [1e5, 6e3, outage(8.0, 14.0, 1e5)], iterations=150)
+    gate, rule, found = team.server.gate, team.server.rule, []
+    readmit = gate.readmit
+
+    def note(member, iteration, versions):
+        left = iteration - rule.horizon_of(member), gate.newest() - int(versions.min())
+        found.append((gate.newest() - rule.floor.lowest, gate.newest() - iteration, *left))
+        readmit(member, iteration, versions)
+
+    gate.readmit = note
+    books = Books(team)
+    books.check_at(15.0, 18.0)
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    lag, behind, beyond_its_horizon, behind_the_newest = found[0]
+    assert lag >= 6  # of the oldest row of all
+    assert abs(beyond_its_horizon - behind_the_newest) <= 1
+    assert behind < lag
 
 
 def test_a_link_that_comes_and_goes_is_believed_later_each_time():

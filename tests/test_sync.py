@@ -655,13 +655,28 @@ def looks(tuner: SlackTuner, windows: list[tuple[float, float, float]]) -> list[
     return decided
 
 
-def test_the_slack_begins_at_its_most_and_rises_again_with_the_stall() -> None:
+def test_a_slack_that_was_lowered_rises_by_a_half_with_the_stall() -> None:
     tuner = SlackTuner(10)
     assert tuner.slack == 10
-    tuner.slack = 5
+    tuner.slack = 3
     much, little = 0.02 * 32, 0.005 * 32
     assert looks(tuner, [(much, 1, 1), (little, 1, 1), (much, 1, 1), (much, 1, 1), (much, 1, 1)]) == [
-        (7, "stall"), None, (9, "stall"), (10, "stall"), None,
+        (5, "stall"), None, (7, "stall"), (10, "stall"), None,
+    ]  # fmt: skip
+
+
+def test_stalls_raise_the_slack_beyond_the_first_quickly_and_it_falls_slowly() -> None:
+    much = (0.02 * 32, 1.0, 1.0)
+    calm = (0.005 * 32, 1.0, 1.0)
+    tuner = SlackTuner(16, 64)
+    assert looks(tuner, [much, much, calm, much, much, much, *[calm] * 3]) == [
+        (24, "stall"), (36, "stall"), (35, "calm"), (52, "stall"), (64, "stall"), None,
+        (63, "calm"), (62, "calm"), (61, "calm"),
+    ]  # fmt: skip
+    # Updates a quarter as large halve what it is where nobody stalls; what stalls have added stays, less one.
+    tuner = SlackTuner(16, 64)
+    assert looks(tuner, [(9.0, 4.0, 4.0), (0.0, 1.0, 1.0), (0.0, 1.0, 1.0), *[(0.0, 1.0, 1.0)] * 7]) == [
+        (24, "stall"), (15, "calm"), (14, "calm"), *[(slack, "calm") for slack in range(13, 7, -1)], None,
     ]  # fmt: skip
 
 
@@ -674,11 +689,11 @@ def test_thrice_the_usual_divergence_lowers_it_whatever_the_stall() -> None:
     ]  # fmt: skip
 
 
-def test_updates_a_quarter_as_large_halve_the_most_that_is_allowed() -> None:
+def test_updates_a_quarter_as_large_halve_the_slack_where_nobody_stalls() -> None:
     tuner = SlackTuner(16)
     tuner.slack = 8
-    assert looks(tuner, [(1.0, 8.0, 8.0)] * 4) == [(10, "stall"), (12, "stall"), (14, "stall"), (16, "stall")]
-    assert looks(SlackTuner(16), [(0.0, 8.0, 8.0), (0.0, 2.0, 2.0), (1.0, 2.0, 2.0), (0.0, 0.5, 0.5)]) == [
+    assert looks(tuner, [(1.0, 8.0, 8.0)] * 4) == [(12, "stall"), (16, "stall"), None, None]
+    assert looks(SlackTuner(16), [(0.0, 8.0, 8.0), (0.0, 2.0, 2.0), (0.0, 2.0, 2.0), (0.0, 0.5, 0.5)]) == [
         None, (8, "progress"), None, (4, "progress"),
     ]  # fmt: skip
 

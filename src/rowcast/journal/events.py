@@ -90,7 +90,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "slack": {
         "slack": "iterations that a worker may be ahead of its horizon from now on",
         "before": "the same up to now",
-        "why": "'stall' (raised), 'divergence' or 'progress' (lowered)",
+        "why": "'stall' (raised), 'divergence', 'progress' or 'calm', nobody stalls any longer (lowered)",
         "stall_share": "time that workers waited at the gate since the last look, share of all of their time",
         "divergence": "what a replica lacks, in iterations' worth of the team's updates",
         "usual": "its level so far",

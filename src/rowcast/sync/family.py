@@ -53,6 +53,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "adapt": _switch,
     "refine": _switch,
     "auto": _switch,
+    "most_slack": int,
     "auto_lr": _switch,
     "pulls": str,
     "budget_s": float,

@@ -82,8 +82,9 @@ class Policy:
         anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
             pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
             the same pending. Only with 'streamed', and where rows are drawn at 'random'.
-        auto: the slack adapts to the stalls and to the progress of the training, and is at most ``slack``
-            (:mod:`rowcast.sync.slack`). Only with 'streamed'.
+        auto: the slack adapts to the stalls and to the progress of the training (:mod:`rowcast.sync.slack`): it begins
+            at ``slack``. Only with 'streamed'.
+        most_slack: what stalls may raise it to then, where that is more than ``slack``.
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with 'streamed'.
         order: how speculative rows follow: by ROG's 'importance', or by 'age' as the quota does, and as all rows do
@@ -125,6 +126,7 @@ class Policy:
     adapt: bool = False
     refine: bool = False
     auto: bool = False
+    most_slack: int = 0
     pulls: str = "own"
     order: str = "importance"
     row_weights: str = "members"
@@ -160,8 +162,9 @@ class Policy:
             yield f"expected budget_s >= 0, got {self.budget_s}"
         if not 0 <= self.smooth < 1:
             yield f"expected smooth in 0 .. below 1, got {self.smooth}"
-        if self.ahead < 0:
-            yield f"expected ahead >= 0, got {self.ahead}"
+        for key in ("ahead", "most_slack"):
+            if (count := getattr(self, key)) < 0:
+                yield f"expected {key} >= 0, got {count}"
         yield from self._outer_numbers()
 
     def _outer_numbers(self) -> Iterator[str]:
@@ -185,9 +188,10 @@ class Policy:
             # What a cut has left of a transfer would be beyond the quota.
             yield "granularity=model sends all rows together; take share=1 (and pull_share=1)"
         anticipates, common = self.anticipate != "off" and not self.sampled, self.pulls != "own"
-        own = (self.elastic, self.ahead, anticipates, self.adapt, self.refine, self.auto, self.auto_lr, common)
+        adapts = (self.adapt, self.refine, self.auto, self.most_slack, self.auto_lr)
+        own = (self.elastic, self.ahead, anticipates, *adapts, common)
         if self.rule != "streamed" and any(own):
-            options = "elastic, ahead, anticipate, adapt, refine, auto, auto_lr and pulls"
+            options = "elastic, ahead, anticipate, adapt, refine, auto, most_slack, auto_lr and pulls"
             yield f"{options} go with rows that are streamed only"
         if (self.rank > 0) != (self.rule == "factored"):
             yield f"expected a rank of 1 or more with the rule 'factored', and 0 with others, got {self.rank}"
@@ -268,6 +272,11 @@ class Policy:
         if self.slack is None or self.sampled:
             return None
         return self.slack + 1 - self.pull_bound if self.streaming else self.slack
+
+    @property
+    def largest_slack(self) -> int:
+        """What the slack may rise to."""
+        return max(self.slack or 0, self.most_slack if self.auto else 0)
 
     @property
     def pull_bound(self) -> int:

@@ -1,4 +1,4 @@
-"""A slack that adapts: large while much is to be learnt, smaller later, and no smaller than the links allow."""
+"""A slack that adapts: large while much is to be learnt, smaller later, and as large as it takes on poor links."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SlackChange:
 
     Attributes:
         slack: from now on; ``before``: up to now.
-        why: 'stall' (raised), 'divergence' or 'progress' (lowered).
+        why: 'stall' (raised), 'divergence', 'progress' or 'calm', nobody stalls any longer (lowered).
         stall_share: time that the workers waited at the gate, as a share of all of their time since the last look.
         divergence: what a replica lacks, in iterations' worth of the team's updates; ``usual``: its level so far.
         progress: size of the updates, as a share of what it was when it was largest.
@@ -34,14 +34,16 @@ class SlackChange:
 class SlackTuner:
     """Looks at the team every few iterations and says which slack it is to have.
 
-    Source: algorithms.md 8.12, after Dynamic SSP (Zhao et al., ICDCS 2019) and ADSP (Hu, Wang, Wu, AAAI 2020): up by
-    two where more than a hundredth of the time is stall, down by two where the replicas have drifted much further
-    apart than usual, and down with the learning rate. The size of the updates stands for the learning rate: it
-    follows every schedule, and falls as well where the training converges by itself. The slack falls with its square
-    root: the early updates of a fine-tuning are several times as large as those a minute later.
+    Source: algorithms.md 8.12, after Dynamic SSP (Zhao et al., ICDCS 2019) and ADSP (Hu, Wang, Wu, AAAI 2020): up by a
+    half where more than a hundredth of the time is stall, and slowly down again where it is less, since the stalls of
+    poor links come in bursts; down by two where the replicas have drifted much further apart than usual; and down with
+    the learning rate. The size of the updates stands for the learning rate: it follows every schedule, and falls as
+    well where the training converges by itself. The slack falls with its square root: the early updates of a
+    fine-tuning are several times as large as those a minute later.
 
     Args:
-        most: the slack to begin with, which is never exceeded, >= 1.
+        first: the slack to begin with, >= 1. Where nobody stalls it is never exceeded.
+        most: what stalls may raise it to; less than ``first``: no further than that.
 
     Attributes:
         slack: in force.
@@ -49,7 +51,9 @@ class SlackTuner:
 
     #: A look is taken when the slowest worker has finished so many iterations more.
     WINDOW = 16
-    STEP = 2
+    #: Divergence takes so much off; stalls add this share of it, so much at least; a look without stall takes the last
+    #: of these off what stalls have added.
+    STEP, RISE, FALL = 2, 0.5, 1
     #: More stall than this share of the time is too much.
     STALL = 0.01
     #: So many times its usual level is too much divergence. One robot of four in an outage doubles the mean.
@@ -57,16 +61,17 @@ class SlackTuner:
     #: So many looks tell what divergence is usual.
     MEMORY = 16
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.least = min(2, most)
-        self.slack = most
+    def __init__(self, first: int, most: int = 0) -> None:
+        self.first, self.most = first, max(first, most)
+        self.least = min(2, first)
+        self.slack = first
         self._looked_at: tuple[float, int] | None = None
         self._stall_s = 0.0
         self._sizes: list[float] = []
         self._lacks: list[float] = []
         self._levels: deque[float] = deque(maxlen=self.MEMORY)
         self._largest = 0.0
+        self._raised = 0  # so many iterations of it are there because of stalls
 
     def stalled(self, seconds: float) -> None:
         """A worker waited at the gate for so long (s)."""
@@ -105,14 +110,15 @@ class SlackTuner:
         self._begin(now, oldest)
         self._levels.append(divergence)
         usual = statistics.median_low(self._levels)
-        ceiling = max(math.ceil(self.most * math.sqrt(progress)), self.least)
-        before = self.slack
+        calm = max(math.ceil(self.first * math.sqrt(progress)), self.least)  # where nobody stalls
+        before, raised = self.slack, self._raised
         if divergence > self.DRIFT * usual:
             self.slack, why = max(before - self.STEP, self.least), "divergence"
-        elif before > ceiling:
-            self.slack, why = ceiling, "progress"
         elif stall_share > self.STALL:
-            self.slack, why = min(before + self.STEP, ceiling), "stall"
+            self.slack, why = min(before + max(self.STEP, int(self.RISE * before)), self.most), "stall"
+        else:
+            self.slack, why = min(before, calm + max(raised - self.FALL, 0)), "calm" if raised else "progress"
+        self._raised = max(self.slack - calm, 0)
         if self.slack == before:
             return None
         return SlackChange(self.slack, before, why, stall_share, divergence, usual, progress)

@@ -8,10 +8,11 @@ from rowcast.sync.policy import Policy, stream_shares
 
 __all__ = ["ROWCAST"]
 
-#: Iterations of staleness, end to end, that are allowed at most where no number is written.
-DEFAULT_SLACK = 16
+#: Iterations of staleness, end to end, that are allowed to begin with where no number is written, and those that stalls
+#: may raise it to.
+DEFAULT_SLACK, MOST_SLACK = 16, 64
 #: Iterations beyond it that a robot in an outage computes.
-DEFAULT_AHEAD = 32
+DEFAULT_AHEAD = 96
 #: An update counts at most so many times the median of a worker's last ones.
 DEFAULT_TRUST = 2.0
 
@@ -33,6 +34,7 @@ def _build(name: str, slack: int | None) -> Policy:
         adapt=True,
         refine=True,
         auto=slack is None,
+        most_slack=MOST_SLACK if slack is None else 0,
         auto_lr=True,
         trust=DEFAULT_TRUST,
     )
@@ -41,7 +43,8 @@ def _build(name: str, slack: int | None) -> Policy:
 ROWCAST = Family(
     "rowcast:S",
     "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
-    "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it.",
+    "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it, to "
+    "64 on poor links.",
     _build,
-    options=("elastic", "ahead", "anticipate", "adapt", "refine", "auto", "auto_lr", "pulls"),
+    options=("elastic", "ahead", "anticipate", "adapt", "refine", "auto", "most_slack", "auto_lr", "pulls"),
 )

@@ -25,7 +25,7 @@ class Adaptation:
     def __init__(self, team: Team, policy: Policy) -> None:
         self._team = team
         self._policy = policy
-        self._slack = SlackTuner(policy.slack or 1) if policy.auto else None
+        self._slack = SlackTuner(policy.slack or 1, policy.most_slack) if policy.auto else None
         self._outer_lr = OuterRateTuner(policy.outer_lr) if policy.auto_lr else None
         self._momentum: dict[str, float] = {}
 

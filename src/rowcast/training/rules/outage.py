@@ -106,7 +106,7 @@ class Outages:
         oldest = int(streamed.versions.min())
         horizon = rule.horizon_of(member)
         lag = math.ceil(CAUGHT_UP * rule.slack)
-        # Its oldest row will count as the oldest of all: what it holds must not be older than its own first iteration.
+        # Its oldest row may count as the oldest of all: what it holds must not be older than its own first iteration.
         late = max(streamed.own - oldest, rule.held - horizon) > lag
         if late or oldest < rule.floor.lowest - horizon or not member.leaves:
             streamed.steady_since = None
@@ -115,13 +115,29 @@ class Outages:
             streamed.steady_since = now
         if now < streamed.steady_since + self.proof_s(streamed):
             return False
-        streamed.shift = rule.floor.lowest - oldest
+        streamed.shift = self._place(streamed, oldest, horizon)
         streamed.interval.since = now
         self._away.pop(member.name, None)
         self._team.gate.readmit(member, streamed.own + streamed.shift, streamed.versions + np.int32(streamed.shift))
         rule.floor.renew()
         rule.count(member, True)
         return True
+
+    def _place(self, streamed: StreamedMember, oldest: int, horizon: int) -> int:
+        """What is added to the count of a worker that counts again.
+
+        Others wait when its oldest row is the slack behind their newest iteration, and it waits when its own newest
+        iteration is the slack beyond its horizon. It begins where both are as far from that. Were its oldest row to be
+        the oldest of the team, all would soon wait for iterations that it has yet to compute.
+
+        Args:
+            streamed: the worker.
+            oldest: its oldest row, in its own count.
+            horizon: what it holds, in the gate's count.
+        """
+        middle = (self._team.gate.newest() + horizon - streamed.own - oldest) // 2
+        # No horizon falls by it: its oldest row is none below the floor. Nor is what it is told of its own below 0.
+        return max(self._rule.floor.lowest - oldest, min(middle, horizon))
 
     def proof_s(self, streamed: StreamedMember) -> float:
         """For how long a worker must have caught up (s): where nobody counts there is nobody to spare."""

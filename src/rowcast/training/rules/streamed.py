@@ -132,7 +132,7 @@ class StreamedRule(ServerRule):
     @property
     def ahead(self) -> int:
         """Iterations that a worker may finish while its link is down."""
-        return (self._policy.slack or 0) + self._policy.ahead + 1
+        return self._policy.largest_slack + self._policy.ahead + 1
 
     def streamed(self, member: Member) -> StreamedMember:
         """What is kept for ``member``."""

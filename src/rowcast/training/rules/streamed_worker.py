@@ -53,7 +53,7 @@ class StreamedWorker(WorkerRule):
 
     def welcomed(self, policy: Policy) -> Policy:
         # What was told last holds until it is told anew.
-        self._most_slack = policy.slack or 0
+        self._most_slack = policy.largest_slack
         self._outer_lr = policy.outer_lr
         return policy if self.told is None else self._at(policy, self.told)
 
