@@ -58,12 +58,12 @@ TIMING_ONLY: dict[str, str] = {
     "flown:3": "70dab743ec22b8b6",
     "localsgd:4": "85d6563debdcf50c",
     "diloco:4": "85d6563debdcf50c",
-    "rowcast": "5801c1f94e347c6c",
-    "rowcast:4": "7230bb694e533a88",
-    "rowcast:4?pulls=common": "46bcdd9e251874b7",
+    "rowcast": "8217e0e40e8f264f",
+    "rowcast:4": "559a286c7541f1d6",
+    "rowcast:4?pulls=common": "ee6e2b38e5ea9218",
     "rowcast:4?elastic=off&ahead=0": "ab5f6201deac2455",
     "bsp?row_weights=contributors": "d8f8270f89341147",
-    "rowcast:4?row_weights=contributors": "7230bb694e533a88",
+    "rowcast:4?row_weights=contributors": "559a286c7541f1d6",
 }
 CONTENT: dict[str, str] = {
     "bsp": "f3b5110dbd4e9f83",
@@ -75,12 +75,12 @@ CONTENT: dict[str, str] = {
     "flown:3": "b3a7d787bd07ce7a",
     "localsgd:4": "645e81f463fa4dd3",
     "diloco:4": "645e81f463fa4dd3",
-    "rowcast": "4670ee1284425871",
-    "rowcast:4": "b5046b4cb6f22b25",
-    "rowcast:4?pulls=common": "6a19a3fefaa67080",
-    "rowcast:4?elastic=off&ahead=0": "91ec2666f147edfe",
+    "rowcast": "81a5795ee803ce3b",
+    "rowcast:4": "9148f6491abb26f1",
+    "rowcast:4?pulls=common": "8725b2f7ea7a35c7",
+    "rowcast:4?elastic=off&ahead=0": "9148f6491abb26f1",
     "bsp?row_weights=contributors": "f3b5110dbd4e9f83",
-    "rowcast:4?row_weights=contributors": "b5046b4cb6f22b25",
+    "rowcast:4?row_weights=contributors": "9148f6491abb26f1",
 }
 CUTS: dict[str, str] = {
     "bsp": "d643c9b049fc7ac8",
@@ -92,12 +92,12 @@ CUTS: dict[str, str] = {
     "flown:3": "da824501866735b3",
     "localsgd:4": "0934b9600e56c188",
     "diloco:4": "f21cb8a9232e99f9",
-    "rowcast": "cf31e9998117669a",
-    "rowcast:4": "5c9faf853d3b3d6a",
-    "rowcast:4?pulls=common": "7c617dfdc917ea93",
+    "rowcast": "204fea73755a92d7",
+    "rowcast:4": "2f531363854e32eb",
+    "rowcast:4?pulls=common": "c92c41ec3612982d",
     "rowcast:4?elastic=off&ahead=0": "0f735fa50efca356",
     "bsp?row_weights=contributors": "a269006bc30a3449",
-    "rowcast:4?row_weights=contributors": "5c9e954ad139d6e3",
+    "rowcast:4?row_weights=contributors": "ad701dbaf41a855f",
 }
 
 

@@ -138,8 +138,11 @@ class WorkerNode(WorkerLoop):
             return StateEnd()
         if not (self.client.joined or self.client.seeding):
             return None
+        finishing = self.state is WorkerState.FINISHING  # everything was chosen
+        if not finishing:
+            self.rule.before_frame(now)
         frame = self.outbox.next_frame(now)
-        if frame is None and self.state is not WorkerState.FINISHING and self.rule.refine(now):
+        if frame is None and not finishing and self.rule.refine(now):
             frame = self.outbox.next_frame(now)
         if frame is None:
             return self._after_rows(now)

@@ -27,7 +27,7 @@ class UpstreamRule(StreamedWorker):
     def __init__(self, node: Upstream) -> None:
         super().__init__(node)
         self._choose_at = -math.inf
-        self._step_s = math.inf
+        self._last_step_s = math.inf
 
     def _on_horizon(self, now: float, message: Message) -> None:
         super()._on_horizon(now, message)
@@ -41,20 +41,22 @@ class UpstreamRule(StreamedWorker):
 
     @property
     def busy(self) -> bool:
-        return self.node.backlog.news
+        return super().busy or self.node.backlog.news
 
-    def _choose(self, now: float, step_s: float) -> None:
-        node = self.node
-        super()._choose(now, step_s)
-        node.backlog.news = False
-        self._step_s = step_s
-        self._choose_at = now + CHOOSE_FRAMES * node.frame_s
+    def before_frame(self, now: float) -> None:
+        node, step_s = self.node, self._step_s
+        super().before_frame(now)
+        if step_s is not None:
+            node.backlog.news = False
+            self._last_step_s = step_s
+            self._choose_at = now + CHOOSE_FRAMES * node.frame_s
 
     def refine(self, now: float) -> bool:
         if self._news_wait(now):
             if now < self._choose_at:
                 return False
-            self._choose(now, self._step_s)
+            self._choose_before_next_frame(now, self._last_step_s)
+            self.before_frame(now)
             return True
         return super().refine(now)
 

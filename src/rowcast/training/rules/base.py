@@ -277,7 +277,7 @@ class WorkerRule:
 
     @property
     def busy(self) -> bool:
-        """Beside the model's rows there is something to send: :meth:`after_rows` says what."""
+        """There is something to send that is not in the outbox: rows are to be chosen, or see :meth:`after_rows`."""
         return False
 
     def start(self) -> None:
@@ -318,6 +318,9 @@ class WorkerRule:
         if transfer is not None and transfer.iteration == node.iteration:
             node.step.pushed(transfer)
         node.outbox.transfer = None
+
+    def before_frame(self, now: float) -> None:
+        """The next frame of rows is about to be taken: choose them, where they are to be chosen anew."""
 
     def refine(self, now: float) -> bool:
         """All rows were sent; whether there is something new to send."""

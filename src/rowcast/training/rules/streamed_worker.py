@@ -48,6 +48,7 @@ class StreamedWorker(WorkerRule):
         self._returned: Returned | None = None
         self._most_slack = 0
         self._outer_lr = 1.0  # to begin with
+        self._step_s: float | None = None  # rows are to be chosen for a step of so many seconds; None: they are
 
     # -- joining -----------------------------------------------------------------------------------------------
 
@@ -96,27 +97,38 @@ class StreamedWorker(WorkerRule):
                 iteration is finished.
         """
         node = self.node
-        self._choose(now, math.inf if finished is None else finished.interval_s)
+        self._choose_before_next_frame(now, math.inf if finished is None else finished.interval_s)
         if finished is not None and node.let_in:
             size = 0.0 if finished.skipped else node.contribution.size
             rate_bps = node.outbox.meter.rate_bps(now)
             momentum = node.inner_momentum
             node.say(Computed(node.iteration, finished.interval_s, rate_bps, size, finished.skipped, momentum))
 
-    def _choose(self, now: float, step_s: float) -> None:
-        """Choose the rows that are sent next.
+    def _choose_before_next_frame(self, now: float, step_s: float) -> None:
+        """Rows are to be chosen anew; not now, since the training loop waits.
 
         Args:
             now: time (s).
             step_s: what a gradient takes, with the wait for its data (s); ``inf`` as long as nobody knows.
         """
-        node, outbox, policy = self.node, self.node.outbox, self._policy
+        node, transfer = self.node, self.node.outbox.transfer
         if self._overdue_at() == math.inf:
             node.acknowledgements.since = now  # until now there was nothing to acknowledge
-        if outbox.transfer is not None:
-            node.step.pushed(outbox.transfer)  # the rows that travelled since they were last chosen
-        code, room = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), step_s)
-        outbox.begin(now, Request(node.iteration, code, policy.choose_push, room=room))
+        if self._step_s is None and transfer is not None:
+            node.step.pushed(transfer)  # the rows that travelled since they were last chosen
+        self._step_s = step_s
+
+    @property
+    def busy(self) -> bool:
+        return self._step_s is not None
+
+    def before_frame(self, now: float) -> None:
+        if self._step_s is None:
+            return
+        outbox, policy = self.node.outbox, self._policy
+        code, room = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), self._step_s)
+        outbox.begin(now, Request(self.node.iteration, code, policy.choose_push, room=room))
+        self._step_s = None
 
     def refine(self, now: float) -> bool:
         """All rows were sent, and the next iteration is not finished: the idle link carries what the code left."""
@@ -196,7 +208,7 @@ class StreamedWorker(WorkerRule):
     def _overdue_at(self) -> float:
         """When it becomes an outage that nothing is acknowledged although there is something to send (s)."""
         outbox = self.node.outbox
-        all_sent = outbox.transfer is None or outbox.transfer.all_sent()
+        all_sent = self._step_s is None and (outbox.transfer is None or outbox.transfer.all_sent())
         return math.inf if all_sent and outbox.settled else self.node.acknowledgements.overdue_at()
 
     @property
