@@ -327,7 +327,7 @@ def test_a_robot_whose_link_is_gone_does_not_hold_the_others_until_the_absence_l
 
 def test_a_robot_whose_count_differs_is_cut_while_it_delivers_the_rest():
     """After an absence the server counts its iterations otherwise than it does itself."""
-    team = team_of("rowcast:4", [1e5, outage(3.0, 11.0, 1e5)], iterations=400, compute_s=0.1)
+    team = team_of("rowcast:4?ahead=32", [1e5, outage(3.0, 11.0, 1e5)], iterations=400, compute_s=0.1)
     team.workers["robot1"].script.iterations = 100
     cuts = []
 

@@ -103,7 +103,8 @@ class Stepping:
         """
         for g, group in enumerate(self._inner.param_groups):
             for i, parameter in enumerate(group["params"]):
-                if parameter.grad is not None and id(parameter) not in self._shared.known:
+                # Asking for a gradient takes longer than looking the parameter up.
+                if id(parameter) not in self._shared.known and parameter.grad is not None:
                     raise LocalProtocolError(
                         f"step: param_groups[{g}]['params'][{i}] of shape {tuple(parameter.shape)} has a gradient, but "
                         "was frozen or absent when the team agreed on its parameters; unfreeze and add parameters "

@@ -119,8 +119,13 @@ class StreamedWorker(WorkerRule):
         self._step_s = step_s
 
     @property
+    def _to_choose(self) -> bool:
+        """Rows are to be chosen yet; who finishes sends everything."""
+        return self._step_s is not None and self.node.state is not WorkerState.FINISHING
+
+    @property
     def busy(self) -> bool:
-        return self._step_s is not None
+        return self._to_choose
 
     def before_frame(self, now: float) -> None:
         if self._step_s is None:
@@ -208,7 +213,7 @@ class StreamedWorker(WorkerRule):
     def _overdue_at(self) -> float:
         """When it becomes an outage that nothing is acknowledged although there is something to send (s)."""
         outbox = self.node.outbox
-        all_sent = self._step_s is None and (outbox.transfer is None or outbox.transfer.all_sent())
+        all_sent = not self._to_choose and (outbox.transfer is None or outbox.transfer.all_sent())
         return math.inf if all_sent and outbox.settled else self.node.acknowledgements.overdue_at()
 
     @property
