@@ -189,6 +189,13 @@ def records(draw):
     return found
 
 
+def test_a_step_of_next_to_no_time_has_no_rate():
+    team = Team()
+    team.take({"t": 0.0, "node": "r-1", "event": "step", "push_bytes": 2.5e9, "starve_s": 1e-298})
+    team.take({"t": 0.1, "node": "r-1", "event": "step", "stall_s": 1e9, "compute_s": -1e9, "starve_s": 1e-300})
+    json.dumps(Changes().since_last(team, 1), allow_nan=False)
+
+
 @settings(max_examples=80, deadline=None)
 @given(records())
 def test_whatever_a_record_holds_it_is_taken_and_can_be_sent(found):

@@ -368,8 +368,8 @@ class Team:
         if taken_s > 0:
             for curve, name in (("up", "push_bytes"), ("down", "pull_bytes")):
                 size = finite_number(record.get(name))
-                self._add(robot, curve, t, None if size is None else 8 * size / taken_s)
-            self._add(robot, "stall", t, times[2] / taken_s)
+                self._add(robot, curve, t, None if size is None else finite_number(8 * size / taken_s))
+            self._add(robot, "stall", t, finite_number(times[2] / taken_s))
 
     def _on_metric(self, t: float, record: Record) -> None:
         if (robot := self._robot(record)) is not None:
