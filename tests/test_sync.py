@@ -689,6 +689,20 @@ def test_thrice_the_usual_divergence_lowers_it_whatever_the_stall() -> None:
     ]  # fmt: skip
 
 
+def test_who_has_waited_for_as_long_as_an_iteration_takes_need_not_wait_for_a_whole_window() -> None:
+    tuner = SlackTuner(16, 64)
+    assert tuner.look(0.0, 0, 2) is None
+    for _ in range(8):  # four iterations each, of a second
+        tuner.computed(1.0, 1.0)
+    tuner.stalled(1.9)
+    assert tuner.look(4.95, 4, 2) is None
+    tuner.stalled(0.1)
+    change = tuner.look(5.0, 4, 2)
+    assert change is not None and (change.slack, change.why) == (24, "stall")
+    tuner.stalled(9.0)
+    assert tuner.look(14.0, 4, 2) is None  # nobody has finished an iteration since
+
+
 def test_updates_a_quarter_as_large_halve_the_slack_where_nobody_stalls() -> None:
     tuner = SlackTuner(16)
     tuner.slack = 8

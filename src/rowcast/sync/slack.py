@@ -49,7 +49,8 @@ class SlackTuner:
         slack: in force.
     """
 
-    #: A look is taken when the slowest worker has finished so many iterations more.
+    #: A look is taken when the slowest worker has finished so many iterations more; or sooner, when the workers have
+    #: waited for as long as an iteration of theirs takes: then the answer is known.
     WINDOW = 16
     #: Divergence takes so much off; stalls add this share of it, so much at least; a look without stall takes the last
     #: of these off what stalls have added.
@@ -100,11 +101,14 @@ class SlackTuner:
             self._begin(now, oldest)
         assert self._looked_at is not None
         since, begun = self._looked_at
-        if oldest < begun + self.WINDOW or now <= since or not self._sizes or not members:
+        if now <= since or not self._sizes or not members:
+            return None
+        stall_share = self._stall_s / ((now - since) * members)
+        each = len(self._sizes) / members  # iterations
+        if oldest < begun + self.WINDOW and (each < 1 or stall_share * (each + 1) < 1):
             return None
         size = sum(self._sizes) / len(self._sizes)
         divergence = sum(self._lacks) / len(self._lacks) / (size * members) if size > 0 else 0.0
-        stall_share = self._stall_s / ((now - since) * members)
         self._largest = max(self._largest, size)
         progress = size / self._largest if self._largest > 0 else 1.0
         self._begin(now, oldest)
