@@ -413,6 +413,22 @@ def test_a_link_that_comes_and_goes_is_believed_later_each_time():
     assert waits[0] < waits[1] < waits[2]
 
 
+def test_who_finishes_while_it_connects_does_not_connect_a_second_time():
+    """It computes on without a link, so it may get there; two connections would be of the same worker."""
+    team = team_of("rowcast:4", [1e5, 1e5])
+    team.run(2.0)
+    node = team.workers["robot0"].node
+    node.link_down(team.now, "cut")
+    assert node.connect_at is not None
+    node.connecting(team.now, "there")
+    assert node.connect_at is None
+    assert node.state is WorkerState.COMPUTING
+    node.finish(team.now)
+    assert node.connect_at is None
+    node.connect_failed(team.now, "nobody there")
+    assert node.connect_at is not None
+
+
 def test_absences_of_the_last_five_minutes_count():
     team = team_of("rowcast:4", [1e5, 1e5])
     team.run(2.0)

@@ -61,11 +61,13 @@ class Reconnect:
         self._pause_s = min(self._first_s * 2.0 ** min(setbacks, 60), self._cap_s)
 
     def again_from(self, now: float) -> None:
-        """A process that has just started looks for the server: the limit counts from now, however long that was gone.
-
-        Where the one before it was trying, or had given up, the driver is to try at once.
-        """
+        """From now on the limit is counted anew, however long the server was gone before."""
         self._since = now
+
+    def restarted(self, now: float) -> None:
+        """A process that has just started looks for the server, and nobody else does: what the one before it had under
+        way has ended with it, and if it had given up, that counts no more. The limit counts from now."""
+        self.again_from(now)
         if self.connect_at is None:
             self.connect_at = now
 

@@ -297,7 +297,7 @@ class RelayNode(ServerNode):
         super().listen(now)
         if self.upper is not None:
             self.upper.failure = None
-            self.upper.search.again_from(now)
+            self.upper.search.restarted(now)
 
     def link_up(self, now: float, link: Link) -> None:
         if (upper := self._above(link)) is None:
