@@ -56,10 +56,10 @@ OPTIONS = {
     "'team', as far as if the others had the same to send. Used by 'rowcast'.",
     "adapt": "'on' or 'off': a link that cannot carry the quota in the time of a step gets rows in the codec "
     "`elements`. Used by 'rowcast'.",
-    "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training, and begins at that of "
-    "the name. Used by 'rowcast'.",
-    "most_slack": "Iterations that stalls may raise the slack to where it adapts (`auto`), if that is more than it "
-    "begins with. Used by 'rowcast'.",
+    "auto": "'on' or 'off': the slack adapts to stalls and to the progress of the training; where nobody stalls it "
+    "is that of the name at most. Used by 'rowcast'.",
+    "most_slack": "The slack to begin with where it adapts (`auto`), and what stalls may raise it to, if that is more "
+    "than that of the name. Used by 'rowcast'.",
     "auto_lr": "'on' or 'off': the outer learning rate rises, to twice `outer_lr` at most, while successive movements "
     "of the team agree. Used by 'rowcast'.",
     "refine": "'on' or 'off': an idle link carries what the codec left, in the codec `half`. Used by 'rowcast'.",

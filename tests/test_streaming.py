@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -174,15 +175,16 @@ def test_stalls_raise_the_slack_and_the_journal_says_why(monkeypatch):
         replicas_agree(team)
     changes = events(teams["on"], "server", "slack")
     assert events(teams["off"], "server", "slack") == []
-    assert changes[0]["why"] == "stall" and changes[0]["before"] == 4 and changes[0]["slack"] == 6
+    assert changes[0]["why"] == "stall" and changes[0]["before"] == 4 and changes[0]["slack"] == 8
     assert changes[0]["stall_share"] > 0.01
     assert [record["before"] for record in changes[1:]] == [record["slack"] for record in changes[:-1]]
     assert all(2 <= record["slack"] <= 8 for record in changes)
     assert max(teams["on"].gaps) <= 8
 
 
-def test_stalls_raise_the_slack_beyond_the_one_to_begin_with_and_the_bound_with_it():
+def test_stalls_raise_the_slack_beyond_that_of_its_name_and_the_bound_with_it(monkeypatch):
     """The link of one robot carries a model in twenty gradients, of which a slack of four is over too soon."""
+    monkeypatch.setattr(SlackTuner, "__init__", begin_at(4))
     rates = [MODEL_BPS, MODEL_BPS / 40]
     text = "rowcast:4?codec=raw&adapt=off&elastic=off&refine=off&auto=on"
     gaps = {}
@@ -198,6 +200,29 @@ def test_stalls_raise_the_slack_beyond_the_one_to_begin_with_and_the_bound_with_
         gaps[most] = max(team.gaps)
     assert max(record["slack"] for record in changes) == 24
     assert gaps[0] <= 4 < gaps[24] <= 24
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_the_slack_is_raised_while_robots_wait_and_not_when_the_wait_is_over(looks, monkeypatch):
+    """A link carries nothing for six seconds, which are thirty iterations."""
+    monkeypatch.setattr(SlackTuner, "__init__", begin_at(4))
+    if not looks:
+        monkeypatch.setattr(SlackTuner, "look_at", lambda self, members: math.inf)
+    rates = [MODEL_BPS, MODEL_BPS, outage(6.0, 12.0)]
+    team = team_of("rowcast:4?codec=raw&adapt=off&elastic=off&auto=on&most_slack=32", rates, iterations=100)
+    books = Books(team)
+    books.check_at(7.0, 9.0, 11.9)
+    finished(team)
+    books.check()
+    replicas_agree(team)
+    raised = [record["t"] for record in events(team, "server", "slack") if record["why"] == "stall"]
+    stall_s = sum(record["stall_s"] for name in ("robot0", "robot1") for record in steps(team, name)) / 2
+    if looks:
+        assert len([at for at in raised if 6.5 < at < 11.5]) >= 3
+        assert stall_s < 2.5
+    else:
+        assert not [at for at in raised if 7.5 < at < 11.5]
+        assert stall_s > 3.5
 
 
 def test_nothing_is_decided_when_nobody_counts():

@@ -82,9 +82,9 @@ class Policy:
         anticipate: from what a worker computes: 'off', from its replica; 'own', from the replica moved by what it has
             pending, so that it reads its own writes (Ho et al., NIPS 2013); 'team', moved as far as if the others had
             the same pending. Only with 'streamed', and where rows are drawn at 'random'.
-        auto: the slack adapts to the stalls and to the progress of the training (:mod:`rowcast.sync.slack`): it begins
-            at ``slack``. Only with 'streamed'.
-        most_slack: what stalls may raise it to then, where that is more than ``slack``.
+        auto: the slack adapts to the stalls and to the progress of the training (:mod:`rowcast.sync.slack`): it is
+            ``slack`` at most where nobody stalls. Only with 'streamed'.
+        most_slack: what it begins with then, and what stalls may raise it to, where that is more than ``slack``.
         pulls: what workers are sent: 'own', rows of each worker's own, or 'common', one stream of rows for all of
             them (algorithms.md 8.9). Only with 'streamed'.
         order: how speculative rows follow: by ROG's 'importance', or by 'age' as the quota does, and as all rows do
@@ -297,10 +297,14 @@ class Policy:
         return self.slack is None or oldest is None or iteration - oldest <= self.slack
 
     def at_slack(self, slack: int) -> Policy:
-        """This policy with another slack, and the shares that go with it; shares that a user chose stay."""
+        """This policy with another slack, and the shares that go with it; shares that a user chose stay.
+
+        A larger slack than that of the policy leaves the shares as they are: it is there for a link that fades, and
+        smaller shares would use it up beforehand, with rows that are older at all times.
+        """
         if slack == self.slack:
             return self
-        if self.slack is None or (self.share, self.pull_share) != stream_shares(self.slack):
+        if self.slack is None or slack > self.slack or (self.share, self.pull_share) != stream_shares(self.slack):
             return dataclasses.replace(self, slack=slack)
         share, pull_share = stream_shares(slack)
         return dataclasses.replace(self, slack=slack, share=share, pull_share=pull_share)

@@ -8,8 +8,8 @@ from rowcast.sync.policy import Policy, stream_shares
 
 __all__ = ["ROWCAST"]
 
-#: Iterations of staleness, end to end, that are allowed to begin with where no number is written, and those that stalls
-#: may raise it to.
+#: Iterations of staleness, end to end, that are allowed where no number is written: while nobody stalls, and to begin
+#: with and where there are stalls.
 DEFAULT_SLACK, MOST_SLACK = 16, 64
 #: Iterations beyond it that a robot in an outage computes.
 DEFAULT_AHEAD = 96
@@ -43,8 +43,8 @@ def _build(name: str, slack: int | None) -> Policy:
 ROWCAST = Family(
     "rowcast:S",
     "Row by row, all the time: rows flow in both directions while the next gradient is computed. The slack bounds "
-    "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone begins at 16 and adapts it, to "
-    "64 on poor links.",
+    "the staleness end to end; nobody waits for a robot in an outage. `rowcast` alone adapts it: 64 at most, and less, "
+    "to 16, where nobody stalls.",
     _build,
     options=("elastic", "ahead", "anticipate", "adapt", "refine", "auto", "most_slack", "auto_lr", "pulls"),
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rowcast.sync import OuterRateTuner, Policy, SlackTuner
@@ -18,8 +19,8 @@ class Adaptation:
 
     Args:
         team: the team.
-        policy: its policy with the largest slack, and the outer learning rate to begin with; what is not ``auto`` or
-            ``auto_lr`` stays.
+        policy: its policy with the slack and the outer learning rate to begin with; what is not ``auto`` or ``auto_lr``
+            stays.
     """
 
     def __init__(self, team: Team, policy: Policy) -> None:
@@ -46,14 +47,25 @@ class Adaptation:
         if self._slack is not None:
             self._slack.computed(size, owed)
 
-    def stalled(self, seconds: float) -> None:
-        """A worker that counts has waited at the gate."""
+    def waits(self, name: str, now: float) -> None:
+        """A worker that counts begins to wait at the gate."""
         if self._slack is not None:
-            self._slack.stalled(seconds)
+            self._slack.waits(name, now)
+
+    def goes_on(self, name: str, now: float) -> None:
+        """It does not wait any longer, or does not count."""
+        if self._slack is not None:
+            self._slack.goes_on(name, now)
+
+    def look_at(self) -> float:
+        """When to :meth:`look` although nobody has finished an iteration (s)."""
+        return math.inf if self._slack is None else self._slack.look_at(len(self._team.gate.versions))
 
     def forget(self, name: str) -> None:
         """A worker has left for good."""
         self._momentum.pop(name, None)
+        if self._slack is not None:
+            self._slack.forget(name)
 
     def look(self, now: float, lowest: int) -> None:
         """Change the policy, when the stalls or the progress of the training ask for it.
@@ -75,7 +87,7 @@ class Adaptation:
         change = tuner.look(now, lowest, len(team.gate.versions))
         if change is None:
             return
-        team.policy = team.policy.at_slack(change.slack)
+        team.policy = self._policy.at_slack(change.slack).at_outer_lr(team.policy.outer_lr)
         team.journal.record(
             now,
             "slack",

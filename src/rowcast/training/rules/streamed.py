@@ -62,7 +62,7 @@ class StreamedRule(ServerRule):
     def __init__(self, team: Team) -> None:
         super().__init__(team)
         self.handlers = {Computed: self._on_computed, Subtree: self._on_subtree}
-        self._policy = team.policy  # with the largest slack
+        self._policy = team.policy  # with the slack and the outer learning rate to begin with
         self._begin(0)
 
     def _begin(self, rows: int) -> None:
@@ -189,6 +189,7 @@ class StreamedRule(ServerRule):
 
     def left(self, now: float, member: Member) -> None:
         self.outages.left(now, member, self.streamed(member))
+        self._adaptation.goes_on(member.name, now)
         self.floor.renew()
         self.count(member, False)
         self.team.notifier.wake_all(self.team.members.values())
@@ -304,6 +305,8 @@ class StreamedRule(ServerRule):
         member.state = MemberState.WAITING
         member.waiting_since = now
         self.outages.waits(member)
+        if member.gated:
+            self._adaptation.waits(member.name, now)
 
     # -- horizons ------------------------------------------------------------------------------------------------
 
@@ -329,8 +332,7 @@ class StreamedRule(ServerRule):
                 self._wait(now, member)
         elif member.state is MemberState.WAITING:
             member.state = MemberState.COMPUTING
-            if member.gated:
-                self._adaptation.stalled(now - member.waiting_since)
+            self._adaptation.goes_on(member.name, now)
         return message
 
     def waits_for(self, member: Member) -> bool:
@@ -378,6 +380,8 @@ class StreamedRule(ServerRule):
                 members=len(team.gate.versions),
             )
             team.notifier.wake_all(team.members.values())
+        if member.state is MemberState.WAITING and self._adaptation.look_at() <= now:
+            self._adaptation.look(now, self.floor.lowest)
         told = self._tell(now, member)
         if told is not None:
             return told
@@ -404,8 +408,10 @@ class StreamedRule(ServerRule):
         soonest = due if due > woken_at else math.inf
         if self.stream is not None and woken_at < (due := self.stream.due_at(member.name)) < soonest:
             soonest = due
-        if member.state is MemberState.WAITING and woken_at < (due := self.outages.check_at()) < soonest:
-            soonest = due
+        if member.state is MemberState.WAITING:
+            for due in (self.outages.check_at(), self._adaptation.look_at()):
+                if woken_at < due < soonest:
+                    soonest = due
         if not member.gated and streamed.steady_since is not None:
             proven_at = streamed.steady_since + self.outages.proof_s(streamed)
             return proven_at if woken_at < proven_at < soonest else soonest

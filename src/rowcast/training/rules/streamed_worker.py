@@ -46,21 +46,20 @@ class StreamedWorker(WorkerRule):
         self.told: Horizon | None = None
         self.handlers = {Horizon: self._on_horizon, Returned: self._on_returned}
         self._returned: Returned | None = None
-        self._most_slack = 0
-        self._outer_lr = 1.0  # to begin with
+        self._begun: Policy | None = None  # the policy with the slack and the outer learning rate to begin with
         self._step_s: float | None = None  # rows are to be chosen for a step of so many seconds; None: they are
 
     # -- joining -----------------------------------------------------------------------------------------------
 
     def welcomed(self, policy: Policy) -> Policy:
         # What was told last holds until it is told anew.
-        self._most_slack = policy.largest_slack
-        self._outer_lr = policy.outer_lr
+        self._begun = policy
         return policy if self.told is None else self._at(policy, self.told)
 
-    def _at(self, policy: Policy, told: Horizon) -> Policy:
+    @staticmethod
+    def _at(begun: Policy, told: Horizon) -> Policy:
         """The policy with the slack and the outer learning rate that are in force."""
-        return policy.at_slack(min(told.slack, self._most_slack)).at_outer_lr(told.outer_lr or self._outer_lr)
+        return begun.at_slack(min(told.slack, begun.largest_slack)).at_outer_lr(told.outer_lr or begun.outer_lr)
 
     def start(self) -> None:
         self.told = None
@@ -152,14 +151,16 @@ class StreamedWorker(WorkerRule):
     def _on_horizon(self, now: float, message: Message) -> None:
         node, told = self.node, cast(Horizon, message)
         expect_countable(max(told.horizon, told.newest))
-        if not 1 <= told.slack <= self._most_slack:
-            raise RemoteProtocolError(f"expected a slack in 1 .. {self._most_slack}, got {told.slack}")
-        if not 0 <= told.outer_lr <= MOST * self._outer_lr:
+        begun = self._begun
+        assert begun is not None
+        if not 1 <= told.slack <= begun.largest_slack:
+            raise RemoteProtocolError(f"expected a slack in 1 .. {begun.largest_slack}, got {told.slack}")
+        if not 0 <= told.outer_lr <= MOST * begun.outer_lr:
             raise RemoteProtocolError(
-                f"expected an outer learning rate in 0 .. {MOST * self._outer_lr:g}, got {told.outer_lr:g}"
+                f"expected an outer learning rate in 0 .. {MOST * begun.outer_lr:g}, got {told.outer_lr:g}"
             )
         self.told = told
-        node.policy = self._at(self._policy, told)
+        node.policy = self._at(begun, told)
         node.members = max(told.members, 1)
         if node.state is WorkerState.WAITING:
             self._pass_gate(now)
