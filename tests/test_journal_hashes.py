@@ -58,12 +58,12 @@ TIMING_ONLY: dict[str, str] = {
     "flown:3": "70dab743ec22b8b6",
     "localsgd:4": "85d6563debdcf50c",
     "diloco:4": "85d6563debdcf50c",
-    "rowcast": "28b57cfac118a646",
-    "rowcast:4": "559a286c7541f1d6",
-    "rowcast:4?pulls=common": "ee6e2b38e5ea9218",
-    "rowcast:4?elastic=off&ahead=0": "ab5f6201deac2455",
+    "rowcast": "ede13909732fb43d",
+    "rowcast:4": "3bf4ebae6328961e",
+    "rowcast:4?pulls=common": "d7070e0a870792d8",
+    "rowcast:4?elastic=off&ahead=0": "d17f8590028047d6",
     "bsp?row_weights=contributors": "d8f8270f89341147",
-    "rowcast:4?row_weights=contributors": "559a286c7541f1d6",
+    "rowcast:4?row_weights=contributors": "3bf4ebae6328961e",
 }
 CONTENT: dict[str, str] = {
     "bsp": "f3b5110dbd4e9f83",
@@ -76,11 +76,11 @@ CONTENT: dict[str, str] = {
     "localsgd:4": "645e81f463fa4dd3",
     "diloco:4": "645e81f463fa4dd3",
     "rowcast": "81a5795ee803ce3b",
-    "rowcast:4": "9148f6491abb26f1",
-    "rowcast:4?pulls=common": "8725b2f7ea7a35c7",
-    "rowcast:4?elastic=off&ahead=0": "9148f6491abb26f1",
+    "rowcast:4": "af42d05dfa352e52",
+    "rowcast:4?pulls=common": "bd4c306f6b284047",
+    "rowcast:4?elastic=off&ahead=0": "af42d05dfa352e52",
     "bsp?row_weights=contributors": "f3b5110dbd4e9f83",
-    "rowcast:4?row_weights=contributors": "9148f6491abb26f1",
+    "rowcast:4?row_weights=contributors": "af42d05dfa352e52",
 }
 CUTS: dict[str, str] = {
     "bsp": "d643c9b049fc7ac8",

@@ -352,6 +352,23 @@ def test_the_estimate_is_never_below_the_fifth_worst_of_the_last_seconds() -> No
     assert meter.rate_bps(now) == pytest.approx(1e5, rel=0.05)
 
 
+def test_the_latest_rate_follows_a_fade_long_before_the_estimate() -> None:
+    meter = RateMeter(1e6)
+    assert meter.latest_bps(0.0) == 1e6
+    now = deliver(meter, 0.0, 6e6, 10.0)
+    assert meter.latest_bps(now) == meter.rate_bps(now) == pytest.approx(6e6, rel=1e-3)
+    now = deliver(meter, now, 2e5, 3 * HALF_LIFE_S, size=2000)
+    assert meter.rate_bps(now) == pytest.approx(6e6, rel=1e-3)
+    assert meter.latest_bps(now) < 1e6
+    # Silence lowers it as long as something is on its way; afterwards it is what it was.
+    latest_bps = meter.latest_bps(now)
+    meter.sent(now, 2000)
+    assert meter.latest_bps(now + 4 * HALF_LIFE_S) == pytest.approx(latest_bps / 16, rel=0.01)
+    assert meter.latest_bps(now + 1000.0) == pytest.approx(1.0)
+    meter.settled(2000)
+    assert meter.latest_bps(now + 1000.0) == latest_bps
+
+
 def test_idle_time_does_not_count() -> None:
     meter = RateMeter(1e6)
     now = deliver(meter, 0.0, 4e6, 2.0)

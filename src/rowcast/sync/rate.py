@@ -185,19 +185,24 @@ class RateMeter:
 
     def rate_bps(self, now: float) -> float:
         """The estimate at ``now``, bit/s."""
+        bps = self.latest_bps(now)
+        samples, ordered = self._samples, self._ordered
+        if samples and samples[0][0] < now - MEMORY_S:
+            self._forget(now)
+        if ordered:
+            usual_bps = 8 * ordered[int(QUANTILE * (len(ordered) - 1))]
+            if usual_bps > bps:
+                return usual_bps
+        return bps
+
+    def latest_bps(self, now: float) -> float:
+        """The average alone, bit/s: it follows a link that fades within a second, as well as one that only stumbles."""
         average = self._average
         if self._unacked and self._measured:
             # Silence while bytes are on their way is news as well: no more than one frame can have passed.
             silent_s = now - self._heard - self._transit.late_s - GRAIN_S
             if silent_s > 0:
                 average *= 0.5 ** (silent_s / HALF_LIFE_S)
-        samples, ordered = self._samples, self._ordered
-        if samples and samples[0][0] < now - MEMORY_S:
-            self._forget(now)
-        if ordered:
-            usual = ordered[int(QUANTILE * (len(ordered) - 1))]
-            if usual > average:
-                average = usual
         bps = 8 * average
         return bps if bps > LOWEST_BPS else LOWEST_BPS
 

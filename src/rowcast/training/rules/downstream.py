@@ -29,7 +29,7 @@ def lacks(member: Member) -> Floored | Cursor:
 def choose(now: float, team: Team, member: Member, streamed: StreamedMember) -> None:
     """Choose the rows that ``member`` is sent next."""
     owed, policy = member.owed, team.policy
-    code, room = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.rate_bps(now), streamed.step_s)
+    code, room = policy.code_for(owed.layout, policy.share_of_pull, owed.meter.latest_bps(now), streamed.step_s)
     owed.begin(now, Request(member.iteration, code, policy.choose_pull, announce_zeros=False, room=room))
     frames = 1 if member.state is MemberState.WAITING else CHOOSE_FRAMES
     streamed.choose_at = now + frames * team.links.frame_s

@@ -130,7 +130,7 @@ class StreamedWorker(WorkerRule):
         if self._step_s is None:
             return
         outbox, policy = self.node.outbox, self._policy
-        code, room = policy.code_for(outbox.layout, policy.share, outbox.meter.rate_bps(now), self._step_s)
+        code, room = policy.code_for(outbox.layout, policy.share, outbox.meter.latest_bps(now), self._step_s)
         outbox.begin(now, Request(self.node.iteration, code, policy.choose_push, room=room))
         self._step_s = None
 
