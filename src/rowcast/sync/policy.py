@@ -300,7 +300,8 @@ class Policy:
         """This policy with another slack, and the shares that go with it; shares that a user chose stay.
 
         A larger slack than that of the policy leaves the shares as they are: it is there for a link that fades, and
-        smaller shares would use it up beforehand, with rows that are older at all times.
+        smaller shares would use it up beforehand, with rows that are older at all times. So this is asked of the policy
+        that a team begins with: what a smaller slack has changed does not come back.
         """
         if slack == self.slack:
             return self

@@ -134,6 +134,7 @@ class SlackTuner:
         stall_s = self._stall_s + sum(now - begun_at for begun_at in self._waiting.values())
         stall_share = stall_s / ((now - since) * members)
         times = self._iterations(members) + 1
+        # The latter is the same, and holds at the very time that was given, however that was rounded.
         early = times >= 2 and (stall_share * times >= 1 or now >= self.look_at(members))
         if oldest < begun + self.WINDOW and not early:
             return None
